@@ -1,0 +1,246 @@
+"""The library: fetch a manifest into a folder. The only place that knows the concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from .engine.gate import Gate
+from .engine.run import Run
+from .engine.transfer import Tools
+from .model import events
+from .model.protocols import Manifest
+from .model.report import Outcome, Report
+from .model.settings import Settings
+from .network.transport import ConnectTo, HttpTransport
+from .sources.checksums import Checksums
+from .sources.huggingface import DownloadMetadata
+from .sources.resolve import Options, resolve
+from .sources.select import Selection
+from .storage.folder import RunLock, state_folder
+from .storage.ledger import SqliteLedger
+from .storage.sink import FolderSink
+from .views.board import Board
+from .views.logs import EventLog, StatusFile
+
+if TYPE_CHECKING:
+    import pandas
+
+    AnyManifest = str | Path | Sequence[str] | pandas.DataFrame | Manifest
+
+_LEAST_BUFFER = 64 << 10
+_MOST_BUFFER = 1 << 20  # past this a larger buffer moves nothing faster
+_BUFFERS = 6  # copies of a buffer that a connection may hold: read ahead twice, gathered, being written
+
+
+class Stop:
+    """Asks a run to end early and keep what it holds. The first reason is the one that counts."""
+
+    def __init__(self) -> None:
+        self.why: str | None = None
+        self._asked = asyncio.Event()
+
+    def ask(self, why: str) -> None:
+        """End the run soon; `why` stands in the report."""
+        self.why = self.why or why
+        self._asked.set()
+
+    async def wait(self) -> None:
+        """Return when somebody asks."""
+        await self._asked.wait()
+
+
+class FetchOptions(TypedDict, total=False):
+    """What `fetch_all`, `fetch_iter` and `fetch` take by name.
+
+    `settings`: limits, timeouts and the rest. `observer`: called with every event. `include` and
+    `exclude`: globs. `checksums`: an md5sum or sha256sum list to join. `headers`: sent with every
+    request to the links' own origins. `shard`: (i, n), the i-th of n from 0. `strict`: a bad row ends
+    the run. `max_duration`: seconds. `stop`: ends the run on demand. `connect_to`, `cafile`: as in
+    curl. `environment`: take proxies and netrc from the environment.
+    """
+
+    settings: Settings
+    observer: events.Observer
+    include: Sequence[str]
+    exclude: Sequence[str]
+    checksums: str | Path
+    headers: Mapping[str, str]
+    shard: tuple[int, int]
+    strict: bool
+    max_duration: float
+    stop: Stop
+    connect_to: Sequence[str]
+    cafile: str
+    environment: bool
+
+
+async def fetch_all(
+    manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]
+) -> Report:
+    """Fetch every entry of `manifest` into `folder`; what is there already is not fetched again.
+
+    `manifest`: a SOURCE string, a path, a DataFrame, or an (async) iterable of Entry. Returns a Report
+    also where files failed (`raise_for_failures`). Raises ManifestError, SettingsError,
+    CredentialsError, or StorageError (FolderBusy, DiskFull) where the run as a whole cannot go on. When
+    cancelled, what is held stays held, and the same call goes on from there.
+    """
+    return await _fetch(manifest, Path(folder), options, lambda _: None)
+
+
+async def fetch_iter(
+    manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]
+) -> AsyncIterator[Outcome]:
+    """The outcome of each entry as it ends; otherwise as `fetch_all`. Leaving the loop stops the run."""
+    outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
+    work = asyncio.create_task(_fetch(manifest, Path(folder), options, outcomes.put_nowait))
+    work.add_done_callback(lambda _: outcomes.put_nowait(None))
+    try:
+        while (outcome := await outcomes.get()) is not None:
+            yield outcome
+        await work
+    finally:
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+
+
+def fetch(manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]) -> Report:
+    """`fetch_all` for code that is not async; runs an event loop of uvloop's."""
+    import uvloop
+
+    return uvloop.run(fetch_all(manifest, folder, **options))
+
+
+async def _fetch(
+    manifest: AnyManifest, root: Path, options: FetchOptions, deliver: Callable[[Outcome], None]
+) -> Report:
+    settings = options.get("settings") or Settings()
+    rows = await asyncio.to_thread(resolve, manifest, _row_options(options))
+    state = state_folder(root, options.get("shard"))
+    report, board = Report(), Board()
+    begun = time.monotonic()
+    async with AsyncExitStack() as stack:
+        stack.enter_context(RunLock(state))
+        log = EventLog(state / "events.jsonl")
+        stack.callback(log.close)
+        own: list[events.Observer] = [board, log]
+        observe = _all([*own, options["observer"]] if "observer" in options else own)
+        metadata = stack.enter_context(ThreadPoolExecutor(1, "osp-metadata"))
+        noted = DownloadMetadata(root)
+
+        def finish(outcome: Outcome) -> None:
+            report.add(outcome)
+            metadata.submit(noted.note, outcome)
+            deliver(outcome)
+
+        tools = await _tools(stack, root, state, settings, options, observe)
+        await stack.enter_async_context(ticking(StatusFile(state / "status.json", board)))
+        observe(events.RunStarted(str(root)))
+        try:
+            await _until_stopped(Run(tools, finish).fetch(rows), report, options, observe)
+        finally:
+            report.bytes, report.seconds = board.received, time.monotonic() - begun
+            observe(events.RunEnded(report))
+    return report
+
+
+def _row_options(options: FetchOptions) -> Options:
+    checksums = options.get("checksums")
+    return Options(
+        selection=Selection(tuple(options.get("include", ())), tuple(options.get("exclude", ()))),
+        checksums=Checksums.read(Path(checksums)) if checksums else None,
+        headers=tuple(options.get("headers", {}).items()),
+        shard=options.get("shard"),
+        strict=options.get("strict", False),
+    )
+
+
+async def _tools(
+    stack: AsyncExitStack,
+    root: Path,
+    state: Path,
+    settings: Settings,
+    options: FetchOptions,
+    observe: events.Observer,
+) -> Tools:
+    gate = Gate(settings.limits)
+    buffer = min(max(settings.limits.memory // (gate.total * _BUFFERS), _LEAST_BUFFER), _MOST_BUFFER)
+    ledger = SqliteLedger(state / "ledger.sqlite3", durable=settings.storage.durability == "full")
+    transport = HttpTransport(
+        settings.limits,
+        settings.retry,
+        settings.timeouts,
+        buffer=buffer,
+        connect_to=[ConnectTo.parse(rule) for rule in options.get("connect_to", ())],
+        cafile=options.get("cafile"),
+        environment=options.get("environment", False),
+    )
+    return Tools(
+        transport=await stack.enter_async_context(transport),
+        sink=await stack.enter_async_context(FolderSink(root, state, settings.storage)),
+        ledger=await stack.enter_async_context(ledger),
+        gate=gate,
+        settings=settings,
+        observe=observe,
+        write_size=buffer,
+    )
+
+
+async def _until_stopped(work: Any, report: Report, options: FetchOptions, observe: events.Observer) -> None:
+    """Await `work`, or cancel it when the run is asked to stop, and wait until it has let go."""
+    stop = options.get("stop") or Stop()
+    loop = asyncio.get_running_loop()
+    limit = options.get("max_duration")
+    timer = loop.call_later(limit, stop.ask, "--max-duration is over") if limit else None
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            report.stopped = stop.why
+            observe(events.Stopping(stop.why or ""))
+    finally:
+        if timer:
+            timer.cancel()
+        stopping.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+    if report.stopped is None or not working.cancelled():
+        working.result()
+
+
+def _all(observers: Iterable[events.Observer]) -> events.Observer:
+    each = tuple(observers)
+
+    def observe(event: events.Event) -> None:
+        for observer in each:
+            observer(event)
+
+    return observe
+
+
+class ticking:
+    """Calls `view.tick()` every `view.period` seconds while the context is open, and once at its end."""
+
+    def __init__(self, view: Any) -> None:
+        self._view = view
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._view.period)
+            self._view.tick()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait({self._task})
+        self._view.tick()

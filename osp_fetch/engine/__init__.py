@@ -1,0 +1,1 @@
+"""How files are fetched. Knows the protocols of `model`, and no adapter that fulfils them."""

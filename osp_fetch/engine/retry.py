@@ -1,0 +1,75 @@
+"""When to try again: tenacity, told by the remedy that an error carries."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Callable
+
+from tenacity import AsyncRetrying, AttemptManager, RetryCallState, retry_if_exception
+
+from ..model.errors import FetchError, Remedy
+from ..model.settings import Retry
+
+
+class Patience:
+    """Runs out on standstill, not on distance: getting further than ever makes an attempt a first one.
+
+    `progress` tells how far the work has come, in any unit that grows.
+    """
+
+    def __init__(self, settings: Retry, progress: Callable[[], int]) -> None:
+        self._settings, self._progress = settings, progress
+        self._best = progress()
+        self._failures = 0
+
+    def failed(self, state: RetryCallState) -> None:
+        """Count one more failed attempt."""
+        now = self._progress()
+        if now > self._best:
+            self._best, self._failures = now, 0
+        self._failures += 1
+
+    def stop(self, state: RetryCallState) -> bool:
+        """Whether that was the last attempt."""
+        return self._failures >= self._limit(state)
+
+    def _limit(self, state: RetryCallState) -> int:
+        # a page instead of the file may be a passing proxy, but nobody's page goes away in a minute
+        error = state.outcome.exception() if state.outcome else None
+        wrong = isinstance(error, FetchError) and error.cause == "not the payload"
+        return min(3, self._settings.attempts) if wrong else self._settings.attempts
+
+    def wait(self, state: RetryCallState) -> float:
+        """Seconds until the next attempt: full jitter, or what the server asked for."""
+        error = state.outcome.exception() if state.outcome else None
+        asked = error.retry_after if isinstance(error, FetchError) else None
+        ceiling = min(self._settings.longest, self._settings.initial * 2.0 ** min(self._failures - 1, 30))
+        jitter = random.uniform(0, ceiling)
+        # jitter on top of what was asked: all connections were told the same moment
+        return jitter if asked is None else asked + min(jitter, 1.0)
+
+
+def attempts(
+    settings: Retry,
+    progress: Callable[[], int],
+    observe: Callable[[FetchError, float], None],
+) -> AsyncIterator[AttemptManager]:
+    """Attempts for `async for attempt in …: with attempt: …`, repeated while errors say RETRY.
+
+    `observe(error, delay)` is told before each pause. The last error is raised as it is.
+    """
+    patience = Patience(settings, progress)
+
+    def before_sleep(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, FetchError):
+            observe(error, state.next_action.sleep if state.next_action else 0.0)
+
+    return AsyncRetrying(
+        retry=retry_if_exception(lambda e: isinstance(e, FetchError) and e.remedy is Remedy.RETRY),
+        after=patience.failed,
+        stop=patience.stop,
+        wait=patience.wait,
+        before_sleep=before_sleep,
+        reraise=True,
+    ).__aiter__()

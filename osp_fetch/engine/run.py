@@ -1,0 +1,163 @@
+"""A run fetches files: rows are read only as fast as slots come free, and each ends in an Outcome."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from ..model import events, links
+from ..model.entry import Entry
+from ..model.errors import FetchError, ManifestError, Remedy
+from ..model.protocols import Manifest, Row
+from ..model.record import Published, Record
+from ..model.report import Outcome, Status
+from .download import Download
+from .tasks import at_most
+from .transfer import Tools, Transfer
+
+_PAGE = 256  # rows whose records are looked up together
+_FINISHING = 64  # files that may be hashed, synced and recorded while others use the connections
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A row that needs more than a look at the ledger."""
+
+    entry: Entry
+    record: Record | None
+    seen: Published | None
+    order: int
+
+
+class Run:
+    """Brings every entry of a manifest to its outcome, and hands the outcomes over as they come."""
+
+    def __init__(self, tools: Tools, deliver: Callable[[Outcome], None]) -> None:
+        self._tools = tools
+        self._deliver = deliver
+        self._in_hand: set[str] = set()
+        self._order = 0
+
+    async def fetch(self, manifest: Manifest) -> None:
+        """Fetch all of `manifest`. Raises only errors whose remedy is ABORT."""
+        files = self._tools.gate.total + _FINISHING
+        await at_most(files, self._wanted(manifest), self._settle)
+
+    async def _wanted(self, manifest: Manifest) -> AsyncIterator[_Wanted]:
+        """The rows that are not simply present; those that are, and bad ones, are delivered here."""
+        async for rows in pages(manifest):
+            entries = [row for row in rows if isinstance(row, Entry)]
+            self._read(rows, entries)
+            paths = [entry.path for entry in entries]
+            records = await self._tools.ledger.look(paths)
+            seen = await self._tools.sink.look(paths)
+            for bad in (row for row in rows if isinstance(row, ManifestError)):
+                self._finish(Outcome("", Status.FAILED, error=bad))
+            for entry, record, stat in zip(entries, records, seen, strict=True):
+                if record and stat and record.published == stat and _fulfils(record, entry):
+                    self._finish(_present(entry, record))
+                    continue
+                self._order += 1
+                yield _Wanted(entry, record, stat, self._order)
+        self._tools.observe(events.ManifestEnded())
+
+    def _read(self, rows: list[Row], entries: list[Entry]) -> None:
+        signed = (url for e in entries for url in e.urls if "?" in url)
+        dates = [date for url in signed if (date := links.expiry(url))]
+        stated = sum(entry.size or 0 for entry in entries)
+        self._tools.observe(events.RowsRead(len(rows), stated, min(dates, default=None)))
+
+    def _finish(self, outcome: Outcome) -> None:
+        self._tools.observe(events.Finished(outcome))
+        self._deliver(outcome)
+
+    async def _settle(self, wanted: _Wanted) -> None:
+        """Bring one row to its outcome."""
+        entry = wanted.entry
+        clock = asyncio.get_running_loop().time
+        begun = clock()
+        if entry.path in self._in_hand:
+            twice = ManifestError(f"{entry.path}: two rows name this path; remove or rename one")
+            self._finish(Outcome(entry.path, Status.FAILED, entry, error=twice))
+            return
+        self._in_hand.add(entry.path)
+        try:
+            record = await self._adopt(wanted)
+            status = Status.PRESENT if record else Status.FETCHED
+            if record is None:
+                record = await self._fetch(wanted)
+            digest = _digest(entry, record)
+            self._finish(Outcome(entry.path, status, entry, record.length, digest, clock() - begun))
+        except FetchError as error:
+            if error.remedy is Remedy.ABORT:
+                raise
+            status = Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED
+            self._finish(Outcome(entry.path, status, entry, entry.size, None, clock() - begun, error))
+        finally:
+            self._in_hand.discard(entry.path)
+
+    async def _fetch(self, wanted: _Wanted) -> Record:
+        entry = wanted.entry
+        held = await self._tools.sink.held(entry.path) if wanted.record else None
+        download = Download(entry, wanted.record, held)
+        return await Transfer(self._tools, entry, download, wanted.order).fetch()
+
+    async def _adopt(self, wanted: _Wanted) -> Record | None:
+        """The record of a file that stands under its final name and is proved right; None where not."""
+        entry, record, seen = wanted.entry, wanted.record, wanted.seen
+        if seen is None or (entry.size is not None and entry.size != seen.size):
+            return None
+        proof = entry.digest
+        if proof is None and (record is None or record.length != seen.size):
+            return None
+        if proof is None and record is not None and not _same_source(record, entry):
+            return None
+        algorithm = proof.algorithm if proof else "sha256"
+        known = proof.hex if proof else (record.digests.get(algorithm) if record else None)
+        found = await self._tools.sink.digest(entry.path, algorithm)
+        if found != known:
+            return None
+        digests = {**(record.digests if record else {}), algorithm: found}
+        checksums = record.checksums if record else ()
+        fresh = Download(entry)
+        fresh.length = seen.size
+        adopted = fresh.record(fresh.held, digests, checksums, seen)
+        await self._tools.ledger.put(adopted)
+        return adopted
+
+
+def _fulfils(record: Record, entry: Entry) -> bool:
+    """Whether what was published is what the row asks for today."""
+    if entry.size is not None and entry.size != record.length:
+        return False
+    if entry.digest is not None:
+        return record.digests.get(entry.digest.algorithm) == entry.digest.hex
+    return _same_source(record, entry)
+
+
+def _same_source(record: Record, entry: Entry) -> bool:
+    return any(links.source_key(url) == record.source_key for url in entry.urls)
+
+
+def _digest(entry: Entry, record: Record) -> str | None:
+    algorithm = entry.digest.algorithm if entry.digest else "sha256"
+    value = record.digests.get(algorithm)
+    return f"{algorithm}:{value}" if value else None
+
+
+def _present(entry: Entry, record: Record) -> Outcome:
+    return Outcome(entry.path, Status.PRESENT, entry, record.length, _digest(entry, record))
+
+
+async def pages(manifest: Manifest) -> AsyncIterator[list[Row]]:
+    """The rows of `manifest`, a page at a time; a blocking iterable is read in a thread."""
+    if isinstance(manifest, AsyncIterable):
+        async for row in manifest:
+            yield [row]
+        return
+    rows: Iterator[Row] = iter(manifest)
+    read: Callable[[], Awaitable[list[Row]]] = lambda: asyncio.to_thread(lambda: list(islice(rows, _PAGE)))
+    while page := await read():
+        yield page

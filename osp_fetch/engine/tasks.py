@@ -1,0 +1,65 @@
+"""The one concurrency primitive of the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def at_most(limit: int, items: AsyncIterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+    """Do `work` on each item, on at most `limit` at a time; the next item is asked for when one ends.
+
+    The first exception, in `work` or in `items`, cancels the rest, waits for their end, and is raised.
+    """
+    room = asyncio.Semaphore(limit)
+    running: set[asyncio.Task[None]] = set()
+    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def ended(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        room.release()
+        if not task.cancelled() and (error := task.exception()) and not failed.done():
+            failed.set_exception(error)
+
+    async def one(item: T) -> None:
+        await work(item)
+
+    async def feed() -> None:
+        await room.acquire()
+        async for item in items:
+            task = asyncio.create_task(one(item))
+            running.add(task)
+            task.add_done_callback(ended)
+            await room.acquire()
+        room.release()
+        while running:
+            await asyncio.wait(running)
+            await asyncio.sleep(0)  # lets `ended` run
+
+    feeding = asyncio.create_task(feed())
+    try:
+        await asyncio.wait({feeding, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
+        feeding.result()
+    finally:
+        await _stop({feeding})
+        await _stop(running)
+        if failed.done():
+            failed.exception()  # seen, also where another error is on its way out
+
+
+async def _stop(tasks: set[asyncio.Task[None]]) -> None:
+    remaining = {task for task in tasks if not task.done()}
+    for task in remaining:
+        task.cancel()
+    while remaining:
+        # a second cancellation of ours must not leave tasks behind that still write to files
+        try:
+            _, remaining = await asyncio.wait(remaining)
+        except asyncio.CancelledError:
+            for task in remaining:
+                task.cancel()

@@ -1,0 +1,1 @@
+"""Nouns and their arithmetic. Nothing in this room awaits, opens or imports another of our rooms."""

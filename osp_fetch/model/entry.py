@@ -1,0 +1,103 @@
+"""Entries: one row of a manifest each, and the paths that they may have."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from .digest import Digest
+from .errors import ManifestError
+from .links import redact
+
+RelativePath = NewType("RelativePath", str)
+"""A path below the output folder, with `/` between its names. Made by `relative_path` alone."""
+
+STATE_FOLDER: Final = ".osp-fetch"
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def relative_path(text: str) -> RelativePath:
+    """Make sure that `text` names a file inside the output folder, on any system.
+
+    Raises ManifestError for names that are empty, absolute, climb out by `..`, hold control
+    characters or a backslash, are longer than file systems allow (255 bytes a name, 4096 in all),
+    or lie in the folder that the ledger lives in.
+    """
+    names = text.split("/")
+    while names and names[0] == ".":
+        del names[0]
+    why = _refusal(text, names)
+    if why:
+        raise ManifestError(f"the path {text[:200]!r} {why}")
+    return RelativePath("/".join(names))
+
+
+def _refusal(text: str, names: list[str]) -> str | None:
+    if not names or names == [""]:
+        return "names no file"
+    if _CONTROL.search(text):
+        return "holds a control character"
+    if "\\" in text:
+        return "holds a backslash, which is a separator on Windows; write it with /"
+    if text.startswith("/") or re.match(r"[A-Za-z]:", text):
+        return "is absolute; paths are relative to the output folder"
+    if ".." in names:
+        return "leaves the output folder by '..'"
+    if "" in names or "." in names:
+        return "has an empty name in it"
+    if names[0].lower() in (STATE_FOLDER, ".cache"):
+        return f"lies in {names[0]}/, which is kept for records"
+    try:
+        if max(len(n.encode()) for n in names) > 255 or len(text.encode()) > 3900:
+            return "is longer than file systems allow (255 bytes a name, 3900 in all)"
+    except UnicodeEncodeError:
+        return "is not valid Unicode"
+    return None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Entry:
+    """One row: a file to have at `path`, from any of `urls` (mirrors of the same bytes).
+
+    `size` in bytes and `digest` are promises that the file must keep. `headers` go to the origin of
+    the URL and nowhere else.
+    """
+
+    path: RelativePath
+    urls: tuple[str, ...]
+    size: int | None = None
+    digest: Digest | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        # urls may be signed and headers hold tokens: an entry in a traceback must give neither away
+        urls = ", ".join(map(redact, self.urls))
+        return f"Entry({self.path!r}, {urls}, size={self.size}, digest={self.digest})"
+
+
+def entry(
+    path: str,
+    url: str | tuple[str, ...] | list[str],
+    size: int | None = None,
+    digest: str | Digest | None = None,
+    headers: dict[str, str] | None = None,
+) -> Entry:
+    """Make an Entry from plain values; raises ManifestError where one of them makes no sense."""
+    urls = (url,) if isinstance(url, str) else tuple(url)
+    if not urls:
+        raise ManifestError(f"{path}: no URL; every entry needs at least one")
+    for each in urls:
+        if not re.match(r"https?://[^/\s?#]", each) or _CONTROL.search(each) or " " in each:
+            raise ManifestError(f"{path}: {each[:100]!r} is not an http(s) URL")
+    if size is not None and size < 0:
+        raise ManifestError(f"{path}: a size cannot be negative ({size})")
+    for name, value in (headers or {}).items():
+        if _CONTROL.search(name + value) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            raise ManifestError(f"{path}: {name!r} is not a header that HTTP can carry")
+    try:
+        parsed = Digest.parse(digest) if isinstance(digest, str) else digest
+    except ValueError as error:
+        raise ManifestError(f"{path}: {error}") from None
+    return Entry(relative_path(path), urls, size, parsed, tuple((headers or {}).items()))

@@ -1,0 +1,146 @@
+"""The errors of the house. Each knows its remedy; whoever catches one looks no further.
+
+Every message says what happened, why, and what to do next, with nothing secret in it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from .links import redact
+
+
+class Remedy(Enum):
+    """What helps against an error."""
+
+    RETRY = "retry"  # the same part again, a little later
+    RESTART = "restart"  # this file from its first byte
+    PARK = "park"  # set the file aside until something outside changes
+    FAIL = "fail"  # give this file up; the run goes on
+    ABORT = "abort"  # end the run
+
+
+class FetchError(Exception):
+    """Anything that kept a file, or a run, from its end.
+
+    `retry_after`: seconds that the server asked to wait, or None. `cause`: one word for counting.
+    """
+
+    remedy: Remedy = Remedy.FAIL
+    cause: str = "error"
+
+    def __init__(self, message: str, *, remedy: Remedy | None = None, retry_after: float | None = None):
+        super().__init__(redact(message))
+        if remedy is not None:
+            self.remedy = remedy
+        self.retry_after = retry_after
+        self.link: str | None = None  # the link of the manifest that was being asked
+
+
+class SettingsError(FetchError):
+    """A setting is unknown, or has a value that it cannot have."""
+
+    remedy = Remedy.ABORT
+    cause = "settings"
+
+
+class ManifestError(FetchError):
+    """A row, or a whole manifest, makes no sense."""
+
+    cause = "manifest"
+
+
+class CredentialsError(FetchError):
+    """A source cannot be listed without other credentials than it was given."""
+
+    remedy = Remedy.ABORT
+    cause = "credentials"
+
+
+class TransferError(FetchError):
+    """Something between the request and the last byte of its answer."""
+
+
+class NetworkError(TransferError):
+    """No connection, a stall, a cut, or an answer shorter than it should be."""
+
+    remedy = Remedy.RETRY
+    cause = "network"
+
+
+class UntrustedServer(TransferError):
+    """The server's certificate does not hold; asking again will not mend it."""
+
+    cause = "certificate"
+
+
+class StatusError(TransferError):
+    """The server answered with a status that is not the file. `status` as in RFC 9110 section 15."""
+
+    def __init__(self, message: str, *, status: int, remedy: Remedy, retry_after: float | None = None):
+        super().__init__(message, remedy=remedy, retry_after=retry_after)
+        self.status = status
+        self.cause = f"status {status}"
+
+
+class RangeNotSatisfiable(StatusError):
+    """416. `length` is what the server says the whole representation has, where it says so."""
+
+    def __init__(self, message: str, *, length: int | None):
+        super().__init__(message, status=416, remedy=Remedy.RETRY)
+        self.length = length
+
+
+class BorrowedLinkSpent(TransferError):
+    """A redirect's signed link is refused. The link that minted it is asked again."""
+
+    remedy = Remedy.RETRY
+    cause = "link renewed"
+
+
+class LinkExpired(TransferError):
+    """The link itself is dead. No retry helps, only a fresh one."""
+
+    remedy = Remedy.PARK
+    cause = "link expired"
+
+
+class NotThePayload(TransferError):
+    """A page stands where the file should be: a login, a quota, a captive portal, a coding."""
+
+    remedy = Remedy.RETRY
+    cause = "not the payload"
+
+
+class ChangedError(TransferError):
+    """The server now holds another file than the one we began."""
+
+    remedy = Remedy.RESTART
+    cause = "changed"
+
+
+class IntegrityError(FetchError):
+    """Every byte is there, and they are not the right ones."""
+
+    remedy = Remedy.RESTART
+    cause = "integrity"
+
+
+class StorageError(FetchError):
+    """The disk said no."""
+
+    cause = "storage"
+
+
+class DiskFull(StorageError):
+    """No room is left in the output folder."""
+
+    remedy = Remedy.ABORT
+    cause = "disk full"
+
+
+class FolderBusy(StorageError):
+    """Another run owns the output folder."""
+
+    remedy = Remedy.ABORT
+    cause = "folder busy"

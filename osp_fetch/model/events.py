@@ -1,0 +1,116 @@
+"""What a run tells its observers. Views draw from these; nothing in the engine waits for a view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .report import Outcome, Report
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    folder: str
+    expires: float | None = None  # when the first link of the manifest dies, Unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class RowsRead:
+    """So many more rows were read from the manifest. `bytes`: the sizes that they state."""
+
+    rows: int
+    bytes: int
+    expires: float | None = None  # the earliest death of their links, Unix seconds
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestEnded:
+    """Every row has been read, so that totals are final."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileBegun:
+    """The first reply of a file is here: its length if told, and how much is held already."""
+
+    path: str
+    length: int | None
+    stated: int | None  # the size that its row stated
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    path: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    path: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wrote:
+    """So many more bytes of a file are written."""
+
+    path: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """So many bytes of a file, held before, are to be fetched again."""
+
+    path: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    path: str
+    cause: str
+    delay: float
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cooling:
+    """A host is left alone for some seconds."""
+
+    host: str
+    seconds: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunEnded:
+    report: Report
+
+
+Event = (
+    RunStarted
+    | RowsRead
+    | ManifestEnded
+    | FileBegun
+    | Opened
+    | Closed
+    | Wrote
+    | Lost
+    | Retrying
+    | Cooling
+    | Finished
+    | Stopping
+    | RunEnded
+)
+Observer = Callable[[Event], None]

@@ -1,0 +1,71 @@
+"""What a URL tells about itself: which file it means, when it dies, and what of it is secret."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+
+def source_key(url: str) -> str:
+    """The host and path of `url`: what stays when a signed link is issued anew.
+
+    Six generations of SA-1B's link file differ in nothing but the query (FACTS section 2).
+    """
+    parts = urlsplit(url)
+    return f"{(parts.hostname or '').lower()}{parts.path}"
+
+
+def origin(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port (RFC 6454), the border that credentials never cross."""
+    parts = urlsplit(url)
+    default = {"https": 443, "http": 80}.get(parts.scheme)
+    return parts.scheme.lower(), (parts.hostname or "").lower(), parts.port or default
+
+
+def host(url: str) -> str:
+    """`host:port`, the unit by which connections are counted."""
+    _, name, port = origin(url)
+    return f"{name}:{port}"
+
+
+def expiry(url: str) -> float | None:
+    """When a signed link dies, in Unix seconds; None where the link does not say.
+
+    Known forms: fbcdn `oe` (hex), AWS `X-Amz-Date` + `X-Amz-Expires`, Google `X-Goog-…` alike,
+    CloudFront and old S3 `Expires`, Azure `se`.
+    """
+    query = {k.lower(): v for k, v in parse_qsl(urlsplit(url).query)}
+    try:
+        if "oe" in query and "oh" in query:
+            return float(int(query["oe"], 16))
+        for prefix in ("x-amz-", "x-goog-"):
+            if prefix + "date" in query and prefix + "expires" in query:
+                begun = datetime.strptime(query[prefix + "date"], "%Y%m%dT%H%M%SZ")
+                return begun.replace(tzinfo=UTC).timestamp() + int(query[prefix + "expires"])
+        if "expires" in query:
+            return float(int(query["expires"]))
+        if "se" in query and "sig" in query:
+            return datetime.fromisoformat(query["se"]).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return None
+
+
+_URL: Final = re.compile(
+    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^/\s@?#]*@)?(?P<rest>[^\s?#\"'<>]*)"
+    r"(?P<query>\?[^\s\"'<>]*)?",
+    re.IGNORECASE,
+)
+_PAIR: Final = re.compile(
+    r"(?i)\b(oh|oe|sig|signature|policy|key-pair-id|token|access_token|api_key|x-(?:amz|goog)-[a-z-]+)=[^&\s\"'<>]+"
+)
+_TOKEN: Final = re.compile(r"(?i)\b(bearer\s+|basic\s+)[^\s\"',]+|\bhf_[A-Za-z0-9]{6,}")
+
+
+def redact(text: str) -> str:
+    """`text` without anything secret: no query, fragment or userinfo of a URL, no bearer token."""
+    text = _URL.sub(lambda m: m["scheme"] + m["rest"] + ("?…" if m["query"] else ""), text)
+    text = _PAIR.sub(lambda m: m[1] + "=…", text)
+    return _TOKEN.sub(lambda m: (m[1] or "hf_") + "…", text)

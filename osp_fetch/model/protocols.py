@@ -1,0 +1,110 @@
+"""The doors between the engine and the world: what a transport, a sink and a ledger can do.
+
+The engine knows only these; adapters stand in `network` and `storage`, fakes in the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from .entry import Entry, RelativePath
+from .errors import ManifestError
+from .exchange import Representation, Request
+from .ranges import ByteRange
+from .record import Published, Record
+
+Row = Entry | ManifestError
+"""A source yields its bad rows too, as errors, so that they fail as rows and stop no others."""
+
+Manifest = Iterable[Row] | AsyncIterable[Row]
+
+
+class Reply(Protocol):
+    """An answer that is the payload, its body not yet read.
+
+    `range`: the bytes that the body supplies, None where it is the whole file. `framed`: whether
+    the end of the body shows (Content-Length or chunked), or is just where the connection closed.
+    `pauses`: hosts that asked to be left alone for so many seconds.
+    """
+
+    representation: Representation
+    range: ByteRange | None
+    framed: bool
+    borrowed: bool
+    pauses: tuple[tuple[str, float], ...]
+
+    async def read(self) -> bytes:
+        """The next chunk; empty at the end. Raises NetworkError on a cut or a stall."""
+        ...
+
+
+class Transport(Protocol):
+    def get(self, request: Request) -> AbstractAsyncContextManager[Reply]:
+        """Send one GET. Raises TransferError for anything that is not the payload."""
+        ...
+
+
+class Partial(Protocol):
+    """An unfinished file. Writes may come in any order and at once."""
+
+    async def write(self, offset: int, chunks: Sequence[bytes]) -> None: ...
+
+    async def read(self, span: ByteRange) -> bytes: ...
+
+    async def sync(self) -> None:
+        """Return when everything written so far survives a power loss."""
+        ...
+
+    async def clear(self) -> None:
+        """Forget every byte."""
+        ...
+
+    def follow(self, frontier: int, length: int | None) -> None:
+        """Hash up to `frontier` in the background: everything before it is there for good."""
+        ...
+
+    async def digests(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
+        """Algorithm → hex over the whole file of `length` bytes, and its checksums."""
+        ...
+
+    async def publish(self) -> Published:
+        """Give the file its final name. When this returns the name survives a power loss."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the file; what is written stays."""
+        ...
+
+
+class Sink(Protocol):
+    """Where files go."""
+
+    async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
+        """How the files under these final names look now; None where there is no file."""
+        ...
+
+    async def held(self, path: RelativePath) -> int | None:
+        """The size of the partial of `path`, None where there is none."""
+        ...
+
+    def partial(self, path: RelativePath, algorithms: frozenset[str]) -> Partial: ...
+
+    async def digest(self, path: RelativePath, algorithm: str) -> str:
+        """The hex digest of the finished file under its final name."""
+        ...
+
+    async def free(self) -> int:
+        """Bytes that may still be written."""
+        ...
+
+
+class Ledger(Protocol):
+    """The record of what is held and published."""
+
+    async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]: ...
+
+    async def put(self, record: Record) -> None:
+        """Return when the record survives a power loss."""
+        ...

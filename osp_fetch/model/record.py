@@ -1,0 +1,39 @@
+"""What the ledger keeps of one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .entry import RelativePath
+from .exchange import Validator
+from .ranges import NOTHING, RangeSet
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How the finished file looked on disk when it got its final name."""
+
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The state of one file: it may claim too little, never too much.
+
+    `source_key`: host and path it came from. `digests`: algorithm → hex, of the whole file.
+    `checksums`: CRC-32 of each `CHECKSUM_SPAN` bytes in order, to find a damaged spot.
+    `published`: None while only a partial exists.
+    """
+
+    path: RelativePath
+    source_key: str
+    length: int | None = None
+    validator: Validator = Validator()
+    held: RangeSet = NOTHING
+    digests: dict[str, str] = field(default_factory=dict)
+    checksums: tuple[int, ...] = ()
+    published: Published | None = None
+
+
+CHECKSUM_SPAN = 16 << 20

@@ -1,0 +1,1 @@
+"""The world behind HTTP. Above this room no foreign exception exists and no range is inclusive."""

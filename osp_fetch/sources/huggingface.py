@@ -1,0 +1,166 @@
+"""Hugging Face Hub: a repository's files at one commit, listed by the real client (FACTS section 3)."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from ..model.digest import Digest
+from ..model.entry import Entry, entry
+from ..model.errors import CredentialsError, ManifestError, NetworkError, Remedy
+from ..model.report import Outcome, Status
+from .rows import Blocks, Numbered, broken
+from .select import matches
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
+
+_ADDRESS: Final = re.compile(
+    r"hf://(?:(?P<kind>datasets|models)/)?(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<rev>[^/\s]+))?(?:/(?P<glob>.*))?"
+)
+_RESOLVED: Final = re.compile(r"/(?:datasets/)?[^/]+/[^/]+/resolve/(?P<commit>[0-9a-f]{40})/")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`hf://datasets/OWNER/NAME[@REV][/GLOB]`, or `hf://OWNER/NAME…` for a model."""
+
+    kind: str
+    repo: str
+    revision: str
+    glob: str
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise broken(f"{text}: not of the form hf://datasets/OWNER/NAME[@REV][/GLOB]")
+        kind = "dataset" if match["kind"] == "datasets" else "model"
+        return cls(kind, match["repo"], unquote(match["rev"] or "main"), match["glob"] or "")
+
+
+def listing(text: str) -> Blocks:
+    """The files of the repository that `text` names, pinned to the commit that its revision is now.
+
+    Sizes for all; sha256 for what LFS or Xet holds, git's blob sha1 for the rest. Raises
+    CredentialsError, ManifestError or NetworkError where the hub does not list it.
+    """
+    address = Address.parse(text)
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi()
+    try:
+        info = api.repo_info(address.repo, revision=address.revision, repo_type=address.kind)
+        if info.sha is None:
+            raise broken(f"{text}: the hub names no commit for revision {address.revision!r}")
+        yield from _pages(api, address, info.sha)
+    except (ManifestError, CredentialsError):
+        raise
+    except Exception as error:
+        raise _translated(error, address) from None
+
+
+def _pages(api: Any, address: Address, commit: str) -> Blocks:
+    """The tree, a page a block. Pages are followed by hand: a mirror's `Link` may name the original
+    host, and the token is the mirror's."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.hf_api import RepoFile
+    from huggingface_hub.utils import (
+        build_hf_headers,
+        get_token,
+        hf_raise_for_status,
+        http_backoff,
+    )
+
+    token = get_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    url: str | None = f"{api.endpoint}/api/{address.kind}s/{address.repo}/tree/{commit}?recursive=true"
+    number = 0
+    while url is not None:
+        reply = http_backoff("GET", url, headers=build_hf_headers(token=token))
+        hf_raise_for_status(reply)
+        block: list[Numbered] = []
+        for item in reply.json():
+            if item["type"] == "file" and _wanted(item["path"], address.glob):
+                number += 1
+                file = RepoFile(**item)  # type: ignore[no-untyped-call]
+                link = hf_hub_url(
+                    address.repo, file.path, repo_type=address.kind, revision=commit, endpoint=api.endpoint
+                )
+                block.append((number, _row(file, link, headers)))
+        yield block
+        following = reply.links.get("next", {}).get("url")
+        url = _rehosted(following, api.endpoint) if following else None
+
+
+def _wanted(path: str, glob: str) -> bool:
+    return not glob or matches(path, glob)
+
+
+def _row(file: RepoFile, link: str, headers: dict[str, str] | None) -> Entry | ManifestError:
+    digest = Digest("sha256", file.lfs.sha256) if file.lfs else Digest("git-blob-sha1", file.blob_id)
+    try:
+        return entry(file.path, link, file.size, digest, headers)
+    except ManifestError as error:
+        return error
+
+
+def _rehosted(url: str, endpoint: str) -> str:
+    there, here = urlsplit(url), urlsplit(endpoint)
+    path = there.path if there.path.startswith(here.path) else here.path.rstrip("/") + there.path
+    return urlunsplit((here.scheme, here.netloc, path, there.query, ""))
+
+
+def _translated(error: Exception, address: Address) -> Exception:
+    from huggingface_hub import errors
+
+    shown = f"hf://{address.kind}s/{address.repo}@{address.revision}"
+    match error:
+        case errors.GatedRepoError():
+            return CredentialsError(
+                f"{shown}: the repository is gated; accept its terms on its page, then set HF_TOKEN"
+            )
+        case errors.RepositoryNotFoundError():
+            return CredentialsError(
+                f"{shown}: there is no such repository, or it is private; check the name, or set HF_TOKEN "
+                "to a token that may read it"
+            )
+        case errors.RevisionNotFoundError():
+            return broken(f"{shown}: the repository has no such revision")
+        case errors.OfflineModeIsEnabled():
+            return broken(f"{shown}: HF_HUB_OFFLINE forbids the network; unset it to list the repository")
+        case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
+            return CredentialsError(
+                f"{shown}: the hub refuses the token; set HF_TOKEN to one that may read it"
+            )
+        case _:
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            return NetworkError(f"{shown}: the hub cannot be listed ({why})", remedy=Remedy.ABORT)
+
+
+class DownloadMetadata:
+    """Writes the records by which `hf download --local-dir` accepts the tree as its own.
+
+    `.cache/huggingface/download/<path>.metadata`: commit, etag (sha256 or git sha1), Unix time.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / ".cache" / "huggingface" / "download"
+
+    def note(self, outcome: Outcome) -> None:
+        """Record one outcome; those that did not come from a hub are none of its business."""
+        if outcome.entry is None or outcome.status not in (Status.FETCHED, Status.PRESENT):
+            return
+        commit = _RESOLVED.search(urlsplit(outcome.entry.urls[0]).path)
+        digest = outcome.entry.digest
+        if commit is None or digest is None:
+            return
+        place = self._folder / f"{outcome.path}.metadata"
+        if outcome.status is Status.PRESENT and place.is_file():
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(f"{commit['commit']}\n{digest.hex}\n{time.time()}\n", encoding="utf-8")

@@ -1,0 +1,102 @@
+"""From a row's plain values to an Entry: which column means what, and what makes no sense."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from ..model.digest import Digest
+from ..model.entry import Entry, entry
+from ..model.errors import ManifestError, Remedy
+from ..model.protocols import Row
+
+Numbered = tuple[int, Row]  # the row's line (or its number, where there are no lines), and the row
+Blocks = Iterator[list[Numbered]]
+
+COLUMNS: Final = {
+    "url": ("url", "urls", "link", "cdn_link", "download_url", "image_url", "video_url", "href", "uri"),
+    "path": ("path", "file_name", "filename", "name", "file", "output", "out"),
+    "size": ("size", "bytes", "length", "content_length", "file_size", "filesize"),
+    "headers": ("headers",),
+    "digest": ("digest", "checksum", "hash"),
+    **{name: (name,) for name in ("sha256", "md5", "sha1", "sha512", "blake2b", "crc32c")},
+}
+_MEANINGS: Final = {name: meaning for meaning, names in COLUMNS.items() for name in names}
+
+
+def broken(message: str) -> ManifestError:
+    """The error of a whole manifest that makes no sense: nothing of it can be fetched."""
+    return ManifestError(message, remedy=Remedy.ABORT)
+
+
+def meanings(columns: Sequence[str], where: str) -> dict[str, int]:
+    """What each known column is for: meaning → its place.
+
+    Other columns are left alone, for manifests carry captions and widths; one that is a known name
+    misspelt is an error, because a digest that is silently dropped is a check that never happens.
+    """
+    found: dict[str, int] = {}
+    for place, column in enumerate(columns):
+        name = column.strip().lower().replace("-", "_").replace(" ", "_")
+        meaning = _MEANINGS.get(name)
+        if meaning is not None:
+            found.setdefault(meaning, place)
+            continue
+        near = difflib.get_close_matches(name, _MEANINGS, n=1, cutoff=0.8)
+        if near:
+            raise broken(f"{where}: unknown column {column!r}; did you mean {near[0]!r}?")
+    if "url" not in found:
+        shown = ", ".join(repr(c) for c in columns[:8])
+        raise broken(f"{where}: no column holds links (columns are {shown}); name it url, link or cdn_link")
+    return found
+
+
+def read_row(values: Mapping[str, Any], where: str, line: int) -> Row:
+    """An Entry from meaning → value, or the error that names the row."""
+    try:
+        return _entry(values)
+    except (ManifestError, ValueError, TypeError) as error:
+        return ManifestError(f"{where}:{line}: {error}; mend or remove the row")
+
+
+def _entry(values: Mapping[str, Any]) -> Entry:
+    urls = values.get("url")
+    urls = [urls] if isinstance(urls, str) else list(urls or ())
+    if not urls or not all(isinstance(url, str) and url for url in urls):
+        raise ManifestError("the row has no link")
+    path = values.get("path") or name_of(urls[0])
+    if not isinstance(path, str):
+        raise ManifestError(f"the path {path!r} is not text")
+    headers = values.get("headers") or None
+    if headers is not None and not isinstance(headers, Mapping):
+        raise ManifestError("headers must be an object of names and values")
+    checked = {str(k): str(v) for k, v in headers.items()} if headers else None
+    return entry(path, urls, _size(values.get("size")), _digest(values), checked)
+
+
+def _size(value: Any) -> int | None:
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ManifestError(f"the size {value!r} is not a whole number of bytes")
+    try:
+        return int(value)
+    except ValueError:
+        raise ManifestError(f"the size {value!r} is not a whole number of bytes") from None
+
+
+def _digest(values: Mapping[str, Any]) -> Digest | None:
+    for algorithm in ("sha256", "sha512", "blake2b", "sha1", "md5", "crc32c"):
+        if values.get(algorithm):
+            return Digest.parse(str(values[algorithm]), algorithm)
+    return Digest.parse(str(values["digest"])) if values.get("digest") else None
+
+
+def name_of(url: str) -> str:
+    """The file name that a URL suggests: the last name of its path, its escapes undone."""
+    name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    if not name:
+        raise ManifestError(f"{url} names no file; give the row a path")
+    return name

@@ -1,0 +1,1 @@
+"""The output folder: partials, finished files, the ledger. A name appears only once its file is right."""

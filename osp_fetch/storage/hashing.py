@@ -1,0 +1,95 @@
+"""Digests over files, computed as the file grows and while its pages are warm."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+from ..model.errors import FetchError
+from ..model.record import CHECKSUM_SPAN
+
+_BLOCK: Final = 1 << 20  # bytes a read: past this neither hashing nor reading gets faster
+
+
+class Hasher(Protocol):
+    def update(self, data: bytes | memoryview, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+class _Crc32c:
+    def __init__(self) -> None:
+        try:
+            import google_crc32c
+        except ImportError:
+            raise FetchError("crc32c digests need a library: pip install 'osp-fetch[crc32c]'") from None
+        self._sum = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        self._sum.update(bytes(data))  # type: ignore[no-untyped-call]
+
+    def hexdigest(self) -> str:
+        return str(self._sum.hexdigest().decode("ascii"))  # type: ignore[no-untyped-call]
+
+
+def hasher(algorithm: str, length: int) -> Hasher:
+    """A running digest of a file of `length` bytes, which git puts before the content."""
+    if algorithm == "git-blob-sha1":
+        return hashlib.sha1(b"blob %d\0" % length, usedforsecurity=False)
+    if algorithm == "crc32c":
+        return _Crc32c()
+    make: Callable[..., Hasher] = getattr(hashlib, algorithm)
+    return make(usedforsecurity=False)
+
+
+class Tally:
+    """Running digests of one growing file, up to `position`; not safe for two threads at once."""
+
+    def __init__(self, algorithms: frozenset[str]) -> None:
+        self._algorithms = algorithms
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again at byte 0."""
+        self.position = 0
+        self._hashers: dict[str, Hasher] | None = None
+        self._checksums: list[int] = []
+
+    def advance(self, fd: int, upto: int, length: int) -> None:
+        """Read on to byte `upto` of a file that will have `length` bytes in all."""
+        if self._hashers is None:
+            self._hashers = {name: hasher(name, length) for name in sorted(self._algorithms)}
+        block = memoryview(bytearray(min(_BLOCK, max(upto - self.position, 1))))
+        while self.position < upto:
+            in_span = self.position % CHECKSUM_SPAN
+            want = min(len(block), upto - self.position, CHECKSUM_SPAN - in_span)
+            count = os.preadv(fd, [block[:want]], self.position)
+            if count == 0:
+                raise FetchError(f"a partial is shorter than what was written to it ({self.position})")
+            for each in self._hashers.values():
+                each.update(block[:count])
+            if in_span == 0:
+                self._checksums.append(0)
+            self._checksums[-1] = zlib.crc32(block[:count], self._checksums[-1])
+            self.position += count
+
+    def result(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
+        """Algorithm → hex of all of it, and the CRC-32 of each CHECKSUM_SPAN bytes."""
+        hashers = self._hashers or {name: hasher(name, length) for name in self._algorithms}
+        return {n: h.hexdigest() for n, h in hashers.items()}, tuple(self._checksums)
+
+
+def digests_of(path: Path, algorithms: frozenset[str]) -> tuple[dict[str, str], tuple[int, ...]]:
+    """The digests and checksums of a whole file. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        length = os.fstat(fd).st_size
+        tally = Tally(algorithms)
+        tally.advance(fd, length, length)
+        return tally.result(length)
+    finally:
+        os.close(fd)

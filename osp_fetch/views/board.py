@@ -1,0 +1,174 @@
+"""The state of a run as its events tell it; every view draws from one of these."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ..model import events
+from ..model.report import Report, Status
+
+_WINDOW: Final = 15.0  # seconds that the shown rate is a mean of
+
+
+@dataclass(slots=True)
+class FileLine:
+    """One file in hand."""
+
+    path: str
+    length: int | None
+    held: int
+    connections: int
+    since: float
+
+
+@dataclass(slots=True)
+class Board:
+    """Counts, rates and the files in hand. Feed it events; read it whenever."""
+
+    clock: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+    rows: int = 0
+    rows_final: bool = False
+    stated: int = 0  # bytes: by the rows, and by the servers where a row said nothing
+    done: int = 0  # bytes held or published
+    received: int = 0  # bytes that came over the network in this run
+    counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
+    files: dict[str, FileLine] = field(default_factory=dict)
+    connections: int = 0
+    retries: Counter[str] = field(default_factory=Counter)
+    expires: float | None = None
+    last_trouble: str = ""
+    stopping: str = ""
+    report: Report | None = None
+    _begun: float = 0.0
+    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        self._begun = self.clock()
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Wrote(path, count):
+                self.received += count
+                self.done += count
+                if path in self.files:
+                    self.files[path].held += count
+            case events.Opened(path, _):
+                self.connections += 1
+                self._line(path).connections += 1
+            case events.Closed(path, _):
+                self.connections -= 1
+                if path in self.files:
+                    self.files[path].connections -= 1
+            case events.FileBegun():
+                self._file_begun(event)
+            case events.Finished():
+                self._finished(event)
+            case events.Lost(path, count):
+                self.done -= count
+                if path in self.files:
+                    self.files[path].held -= count
+            case events.RowsRead(rows, count, expires):
+                self.rows += rows
+                self.stated += count
+                self.expires = min(filter(None, (self.expires, expires)), default=None)
+            case events.Retrying(_, cause, _, message):
+                self.retries[cause] += 1
+                self.last_trouble = message
+            case events.Cooling(host, seconds, why):
+                self.last_trouble = f"{host} is left alone for {seconds:.0f} s: {why}"
+            case events.ManifestEnded():
+                self.rows_final = True
+            case events.Stopping(why):
+                self.stopping = why
+            case events.RunEnded(report):
+                self.report = report
+            case _:
+                pass
+
+    def _line(self, path: str) -> FileLine:
+        return self.files.setdefault(path, FileLine(path, None, 0, 0, self.clock()))
+
+    def _file_begun(self, event: events.FileBegun) -> None:
+        line = self._line(event.path)
+        if line.length is None and event.stated is None:
+            self.stated += event.length or 0
+        line.length = event.length
+        self.done += event.held - line.held
+        line.held = event.held
+
+    def _finished(self, event: events.Finished) -> None:
+        outcome = event.outcome
+        self.counts[outcome.status] += 1
+        line = self.files.pop(outcome.path, None)
+        if outcome.status is Status.PRESENT:
+            self.done += outcome.size or 0
+            if outcome.entry is None or outcome.entry.size is None:
+                self.stated += outcome.size or 0
+        elif outcome.error is not None:
+            self.last_trouble = str(outcome.error)
+            if line is not None:
+                self.done -= line.held
+
+    @property
+    def finished(self) -> int:
+        return sum(self.counts.values())
+
+    @property
+    def seconds(self) -> float:
+        return self.clock() - self._begun
+
+    @property
+    def whole(self) -> bool:
+        """Whether `stated` is the size of the whole run, or only of what has been seen of it."""
+        return self.rows_final and self.rows == self.finished + len(self.files)
+
+    def rate(self) -> float:
+        """Bytes per second over the last seconds. Call it regularly: it samples."""
+        now = self.clock()
+        self._samples.append((now, self.received))
+        while now - self._samples[0][0] > _WINDOW:
+            self._samples.popleft()
+        then, before = self._samples[0]
+        return (self.received - before) / (now - then) if now > then else 0.0
+
+    def eta(self, rate: float) -> float | None:
+        """Seconds until the end at `rate`, by bytes where sizes are known, else by files."""
+        if not self.rows_final:
+            return None
+        if self.whole or (self.stated > 0 and not self._unsized()):
+            return max(0, self.stated - self.done) / rate if rate > 0 else None
+        done = self.finished
+        return self.seconds / done * (self.rows - done) if done else None
+
+    def _unsized(self) -> bool:
+        return any(line.length is None for line in self.files.values()) or self.stated == 0
+
+    def slowest(self, most: int) -> list[FileLine]:
+        """The files in hand that have been so for the longest."""
+        return sorted(list(self.files.values()), key=lambda line: line.since)[:most]
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state in plain values, for `status.json`."""
+        rate = self.rate()
+        return {
+            "time": round(self.wall(), 1),
+            "seconds": round(self.seconds, 1),
+            "rows": self.rows,
+            "rows_final": self.rows_final,
+            "counts": {status.value: n for status, n in self.counts.items()},
+            "bytes_known": self.stated,
+            "bytes_done": self.done,
+            "bytes_received": self.received,
+            "bytes_per_second": round(rate),
+            "eta_seconds": self.eta(rate),
+            "connections": self.connections,
+            "retries": dict(self.retries),
+            "links_expire": self.expires,
+            "stopping": self.stopping or None,
+            "ended": self.report is not None,
+        }

@@ -1,0 +1,82 @@
+"""Views that write files: the event log, and the status file that `osp-fetch status` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..model import events
+from ..model.report import Status
+from .board import Board
+
+
+class EventLog:
+    """Appends what mattered to `events.jsonl`, a JSON object a line, readable by the owner alone."""
+
+    def __init__(self, place: Path) -> None:
+        fd = os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file: TextIO | None = os.fdopen(fd, "a", encoding="utf-8")
+
+    def __call__(self, event: events.Event) -> None:
+        line = described(event)
+        if line is None or self._file is None:
+            return
+        try:
+            self._file.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
+        except OSError:
+            self._file = None  # a log that cannot be written must not end a run that can go on
+
+    def close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+
+def described(event: events.Event) -> dict[str, Any] | None:
+    """An event in plain values; None for those of which there are too many to keep."""
+    match event:
+        case events.RunStarted(folder):
+            return {"event": "run started", "folder": folder}
+        case events.FileBegun(path, length, _, held):
+            return {"event": "file begun", "path": path, "length": length, "held": held}
+        case events.Lost(path, count):
+            return {"event": "begun again", "path": path, "bytes": count}
+        case events.Retrying(path, cause, delay, message):
+            return {
+                "event": "retrying",
+                "path": path,
+                "cause": cause,
+                "delay": round(delay, 2),
+                "why": message,
+            }
+        case events.Cooling(host, seconds, why):
+            return {"event": "cooling", "host": host, "seconds": seconds, "why": why}
+        case events.Finished(outcome) if outcome.status is not Status.PRESENT:
+            return {"event": "finished", **outcome.row()}
+        case events.Stopping(why):
+            return {"event": "stopping", "why": why}
+        case events.RunEnded(report):
+            return {"event": "run ended", **{k: v for k, v in report.row().items() if k != "failures"}}
+        case _:
+            return None
+
+
+class StatusFile:
+    """Keeps `status.json` of the state folder current."""
+
+    period = 1.0
+
+    def __init__(self, place: Path, board: Board) -> None:
+        self._place, self._board = place, board
+
+    def tick(self) -> None:
+        beside = self._place.with_name(self._place.name + ".new")
+        try:
+            beside.write_text(json.dumps(self._board.snapshot()), encoding="utf-8")
+            beside.replace(self._place)
+        except OSError:
+            pass  # the next tick tries again; the run itself will say what is wrong with the disk

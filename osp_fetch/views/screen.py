@@ -1,0 +1,172 @@
+"""What a person sees of a run: a live panel on a terminal, a line every half minute elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Final, Protocol, TextIO
+
+from ..model import events
+from ..model.report import Status
+from . import words
+from .board import Board, FileLine
+
+_FILES: Final = 8  # lines of files; hundreds of bars would starve the event loop
+
+
+class Screen(Protocol):
+    """A view that is drawn every `period` seconds."""
+
+    period: float
+
+    def __call__(self, event: events.Event) -> None: ...
+
+    def tick(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Plain:
+    """Lines of text, for logs and pipes."""
+
+    period = 30.0
+
+    def __init__(self, board: Board, out: TextIO | None = None, *, verbose: bool = False) -> None:
+        self._board, self._out, self._verbose = board, out or sys.stderr, verbose
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Stopping(why):
+                self._say(f"stopping: {why}")
+            case events.Retrying(_, _, delay, message) if self._verbose:
+                self._say(f"again in {delay:.1f} s: {message}")
+            case events.Finished(outcome) if outcome.error or self._verbose:
+                self._say(f"{outcome.status.value}: {outcome.path} {outcome.error or ''}".rstrip())
+            case _:
+                pass
+
+    def _say(self, text: str) -> None:
+        print(text, file=self._out, flush=True)
+
+    def tick(self) -> None:
+        self._say(headline(self._board))
+
+    def close(self) -> None:
+        pass
+
+
+def headline(board: Board) -> str:
+    """The state of a run in one line."""
+    rate = board.rate()
+    total = f"/{board.rows}" if board.rows_final else f" of {board.rows} so far"
+    size = f"{words.size(board.done)}" + (f" of {words.size(board.stated)}" if board.stated else "")
+    parts = [
+        f"{board.finished}{total} files",
+        size,
+        f"{words.size(rate)}/s",
+        f"{board.connections} connections",
+    ]
+    if (eta := board.eta(rate)) is not None:
+        parts.append(f"{words.duration(eta)} left")
+    if board.counts[Status.FAILED] or board.counts[Status.PARKED]:
+        parts.append(f"{board.counts[Status.FAILED]} failed, {board.counts[Status.PARKED]} parked")
+    if board.retries:
+        parts.append("retries: " + ", ".join(f"{cause} {n}" for cause, n in board.retries.most_common(4)))
+    if board.expires is not None:
+        parts.append(words.expiry(board.expires, board.wall()))
+    return "; ".join(parts)
+
+
+class Live:
+    """A panel of about a dozen lines, drawn anew four times a second from one Board."""
+
+    period = 0.25
+
+    def __init__(self, board: Board) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        self._board = board
+        console = Console(stderr=True)
+        self._live = RichLive(console=console, auto_refresh=False, transient=True)
+        self._live.start()
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.Finished) and event.outcome.error is not None:
+            self._live.console.print(
+                f"{event.outcome.status.value}: {event.outcome.error}", markup=False, style="red"
+            )
+
+    def tick(self) -> None:
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        board = self._board
+        rate = board.rate()
+        total = Table.grid(padding=(0, 1))
+        share = board.done / board.stated if board.stated else 0.0
+        total.add_row(
+            ProgressBar(total=1.0, completed=min(share, 1.0), width=30),
+            Text(f"{share:4.0%}" if board.stated else "", style="bold"),
+            f"{words.size(board.done)} of {words.size(board.stated)}",
+            Text(f"{words.size(rate)}/s", style="bold green"),
+            f"{words.duration(eta)} left" if (eta := board.eta(rate)) is not None else "",
+        )
+        files = Table.grid(padding=(0, 1))
+        for line in board.slowest(_FILES):
+            files.add_row(*_cells(line))
+        self._live.update(
+            Group(total, Text(self._counts(), style="dim"), files, *self._trouble()), refresh=True
+        )
+
+    def _counts(self) -> str:
+        board = self._board
+        total = f"of {board.rows}" if board.rows_final else f"of {board.rows} read so far"
+        parts = [f"files: {board.finished} {total}"]
+        parts += [f"{n} {status.value}" for status, n in board.counts.items() if n]
+        parts.append(f"{board.connections} connections")
+        if board.retries:
+            parts.append("retries: " + ", ".join(f"{n} {cause}" for cause, n in board.retries.most_common(3)))
+        return " · ".join(parts)
+
+    def _trouble(self) -> list[object]:
+        from rich.text import Text
+
+        board = self._board
+        lines: list[object] = []
+        if board.expires is not None:
+            left = board.expires - time.time()
+            style = "dim" if left > 86400 else "yellow"
+            lines.append(
+                Text(
+                    words.expiry(board.expires, board.wall()), style=style, no_wrap=True, overflow="ellipsis"
+                )
+            )
+        if board.last_trouble:
+            lines.append(
+                Text(f"last: {board.last_trouble}", style="yellow", no_wrap=True, overflow="ellipsis")
+            )
+        if board.stopping:
+            lines.append(Text(f"stopping: {board.stopping}; saving what is held", style="bold yellow"))
+        return lines
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def _cells(line: FileLine) -> tuple[object, ...]:
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    share = line.held / line.length if line.length else 0.0
+    name = line.path if len(line.path) <= 40 else "…" + line.path[-39:]
+    return (
+        Text(name, no_wrap=True),
+        ProgressBar(total=1.0, completed=min(share, 1.0), width=16),
+        Text(
+            f"{words.size(line.held)} of {words.size(line.length)}" if line.length else words.size(line.held)
+        ),
+        Text(f"×{line.connections}", style="dim"),
+    )

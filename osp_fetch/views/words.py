@@ -1,0 +1,71 @@
+"""Sizes, times and summaries in the words that people read."""
+
+from __future__ import annotations
+
+import time
+
+from ..model.report import Report, Status
+
+
+def size(count: float) -> str:
+    """`1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(count) < 1024 or unit == "TiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return ""
+
+
+def duration(seconds: float) -> str:
+    """`45 s`, `12 min 3 s`, `5 h 12 min`, `29 d 4 h`."""
+    total = round(seconds)
+    for large, small, names in ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s"))):
+        if total >= large:
+            rest = total % large // small
+            return f"{total // large} {names[0]}" + (f" {rest} {names[1]}" if rest else "")
+    return f"{total} s"
+
+
+def moment(when: float) -> str:
+    """A point in time, local, to the minute."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+
+
+def expiry(when: float, now: float) -> str:
+    """When links die, or died by our clock: only the server decides."""
+    if when < now:
+        return f"links past their date since {moment(when)}; they are tried all the same"
+    return f"links die {moment(when)}, in {duration(when - now)}"
+
+
+def summary(report: Report) -> str:
+    """One line for the end of a run."""
+    counts = report.counts
+    parts = [f"{n} {status.value}" for status, n in counts.items() if n or status is Status.FETCHED]
+    rate = report.bytes / report.seconds if report.seconds > 0 else 0
+    return f"{', '.join(parts)}; {size(report.bytes)} in {duration(report.seconds)} ({size(rate)}/s)"
+
+
+def advice(report: Report) -> list[str]:
+    """What went wrong, the first few of it, and what to do next; nothing where all is well."""
+    said = [
+        f"  {o.path + ': ' if o.path else ''}{_without(o.path, str(o.error))}" for o in report.failures[:10]
+    ]
+    if (more := len(report.failures) - len(said)) > 0:
+        said.append(f"  … and {more} more; all are in .osp-fetch/events.jsonl")
+    if report.counts[Status.PARKED]:
+        said.append(
+            "Links have expired: get a fresh link file and run the same command with it. Everything "
+            "fetched so far is kept, and the work goes on at the same byte."
+        )
+    elif report.stopped:
+        said.append("Run the same command again to go on where this run stopped.")
+    elif said:
+        said.append(
+            "Run the same command again to try the failed ones once more; the rest is not fetched again."
+        )
+    return said
+
+
+def _without(path: str, message: str) -> str:
+    return message.removeprefix(f"{path}: ") if path else message
