@@ -256,10 +256,10 @@ class Download:
     def unsatisfiable(self, part: Part, error: RangeNotSatisfiable) -> None:
         """416: the server has nothing there. The end of the file, or another file."""
         start = part.range.start
-        if self.length is None and start == self.held.frontier and error.length in (start, None):
-            if start > 0 or error.length == 0:
-                self.length, self.begun = start, True
-                return
+        at_end = self.length is None and start == self.held.frontier
+        if at_end and (error.length == start or (error.length is None and start > 0)):
+            self.length, self.begun = start, True
+            return
         if start == 0 and not self._plain:
             self._plain = True
             raise error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -158,6 +158,5 @@ async def pages(manifest: Manifest) -> AsyncIterator[list[Row]]:
             yield [row]
         return
     rows: Iterator[Row] = iter(manifest)
-    read: Callable[[], Awaitable[list[Row]]] = lambda: asyncio.to_thread(lambda: list(islice(rows, _PAGE)))
-    while page := await read():
+    while page := await asyncio.to_thread(lambda: list(islice(rows, _PAGE))):
         yield page

@@ -40,13 +40,11 @@ _PAGE: Final = re.compile(
     rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|\?xml|error|script)\b", re.IGNORECASE
 )
 _MARKUP_NAMES: Final = frozenset(
-    ["html", "htm", "xhtml", "xml", "svg", "rss", "atom", "php", "asp", "aspx", "jsp", "meta4", "metalink", "xsd", "kml"]
+    "html htm xhtml xml svg rss atom php asp aspx jsp meta4 metalink xsd kml".split()
 )
-_TEXT_NAMES: Final = (
-    frozenset(
-        ["txt", "csv", "tsv", "json", "jsonl", "ndjson", "md", "rst", "yaml", "yml", "toml", "ini", "cfg", "log", "py", "js", "css", "srt", "vtt", "ass", "lst", "list", "sh", "c", "h", "cpp", "tex", "bib", "gitattributes", "gitignore", "sha256", "md5", "sums", "sql", "ipynb"]
-    )
-    | _MARKUP_NAMES
+_TEXT_NAMES: Final = _MARKUP_NAMES | frozenset(
+    "txt csv tsv json jsonl ndjson md rst yaml yml toml ini cfg log py js css srt vtt ass lst list sh c h "
+    "cpp tex bib gitattributes gitignore sha256 md5 sums sql ipynb".split()
 )
 
 

@@ -150,7 +150,7 @@ class Board:
 
     def slowest(self, most: int) -> list[FileLine]:
         """The files in hand that have been so for the longest."""
-        return sorted(list(self.files.values()), key=lambda line: line.since)[:most]
+        return sorted(self.files.values(), key=lambda line: line.since)[:most]
 
     def snapshot(self) -> dict[str, Any]:
         """The state in plain values, for `status.json`."""

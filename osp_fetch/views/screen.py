@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, Protocol, TextIO
 
 from ..model import events
 from ..model.report import Status
 from . import words
 from .board import Board, FileLine
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _FILES: Final = 8  # lines of files; hundreds of bars would starve the event loop
 
@@ -131,11 +134,11 @@ class Live:
             parts.append("retries: " + ", ".join(f"{n} {cause}" for cause, n in board.retries.most_common(3)))
         return " · ".join(parts)
 
-    def _trouble(self) -> list[object]:
+    def _trouble(self) -> list[RenderableType]:
         from rich.text import Text
 
         board = self._board
-        lines: list[object] = []
+        lines: list[RenderableType] = []
         if board.expires is not None:
             left = board.expires - time.time()
             style = "dim" if left > 86400 else "yellow"
@@ -156,7 +159,7 @@ class Live:
         self._live.stop()
 
 
-def _cells(line: FileLine) -> tuple[object, ...]:
+def _cells(line: FileLine) -> tuple[RenderableType, ...]:
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
