@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+from .datasets.catalogue import expand
 from .engine.gate import Gate
 from .engine.run import Run
 from .engine.transfer import Tools
@@ -62,7 +63,7 @@ class FetchOptions(TypedDict, total=False):
     `exclude`: globs. `checksums`: an md5sum or sha256sum list to join. `headers`: sent with every
     request to the links' own origins. `shard`: (i, n), the i-th of n from 0. `strict`: a bad row ends
     the run. `max_duration`: seconds. `stop`: ends the run on demand. `connect_to`, `cafile`: as in
-    curl. `environment`: take proxies and netrc from the environment.
+    curl. `links`: the link file of a dataset that needs one (`sam-11m`). `environment`: take proxies and netrc from the environment.
     """
 
     settings: Settings
@@ -76,6 +77,7 @@ class FetchOptions(TypedDict, total=False):
     max_duration: float
     stop: Stop
     connect_to: Sequence[str]
+    links: str | Path
     cafile: str
     environment: bool
 
@@ -121,7 +123,7 @@ async def _fetch(
     manifest: AnyManifest, root: Path, options: FetchOptions, deliver: Callable[[Outcome], None]
 ) -> Report:
     settings = options.get("settings") or Settings()
-    rows = await asyncio.to_thread(resolve, manifest, _row_options(options))
+    rows = await asyncio.to_thread(rows_of, manifest, options)
     state = state_folder(root, options.get("shard"))
     report, board = Report(), Board()
     begun = time.monotonic()
@@ -148,6 +150,17 @@ async def _fetch(
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report
+
+
+def rows_of(manifest: AnyManifest, options: FetchOptions) -> Manifest:
+    """The rows that a run over `manifest` with these options goes through."""
+    links = options.get("links")
+    source: object = manifest
+    if isinstance(manifest, str):
+        source = expand(manifest, links)
+    elif isinstance(manifest, (list, tuple)) and all(isinstance(each, str) for each in manifest):
+        source = [expand(each, links) for each in manifest]
+    return resolve(source, _row_options(options))
 
 
 def _row_options(options: FetchOptions) -> Options:
@@ -227,10 +240,10 @@ def _all(observers: Iterable[events.Observer]) -> events.Observer:
 
 
 class ticking:
-    """Calls `view.tick()` every `view.period` seconds while the context is open, and once at its end."""
+    """Calls `view.tick()` every `view.period` seconds while the context is open, and at its end."""
 
-    def __init__(self, view: Any) -> None:
-        self._view = view
+    def __init__(self, view: Any, *, at_end: bool = True) -> None:
+        self._view, self._at_end = view, at_end
 
     async def __aenter__(self) -> None:
         self._task = asyncio.create_task(self._tick())
@@ -243,4 +256,5 @@ class ticking:
     async def __aexit__(self, *_: object) -> None:
         self._task.cancel()
         await asyncio.wait({self._task})
-        self._view.tick()
+        if self._at_end:
+            self._view.tick()

@@ -22,7 +22,7 @@ class Checksums:
     """Digests by path. A list that names no folders also joins to files that lie in some."""
 
     def __init__(self, digests: Mapping[str, Digest], where: str = "checksums") -> None:
-        self._digests = digests
+        self.digests = digests
         self._where = where
         self._flat = not any("/" in name for name in digests)
 
@@ -54,8 +54,8 @@ class Checksums:
 
     def of(self, path: str) -> Digest | None:
         """The digest listed for `path`."""
-        found = self._digests.get(path)
-        return self._digests.get(path.rsplit("/", 1)[-1]) if found is None and self._flat else found
+        found = self.digests.get(path)
+        return self.digests.get(path.rsplit("/", 1)[-1]) if found is None and self._flat else found
 
     def join(self, row: Row) -> Row:
         """`row` with the digest listed for it; a contradiction fails the row."""

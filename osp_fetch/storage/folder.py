@@ -57,6 +57,21 @@ class RunLock:
         os.close(self._fd)
 
 
+def owner_of(state: Path) -> str | None:
+    """Which run owns the state folder now, in words; None where none does."""
+    try:
+        fd = os.open(state / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _owner(state / "lock")
+    finally:
+        os.close(fd)
+    return None
+
+
 def _owner(place: Path) -> str:
     try:
         owner = json.loads(place.read_text())

@@ -133,19 +133,35 @@ class SqliteLedger:
             raise
 
 
-def read_ledger(place: Path) -> Iterator[Record]:
-    """Every record, by path; for `status` and `verify`. Raises StorageError, also while a run owns it."""
-    if not place.is_file():
-        return
-    try:
-        db = sqlite3.connect(place)
+class LedgerReader:
+    """Reads a ledger that no run owns. Raises StorageError where one does, or it cannot be read."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._db = sqlite3.connect(place, timeout=0)
+
+    def _rows(self, query: str, values: Sequence[str] = ()) -> Iterator[Record]:
         try:
-            for row in db.execute("SELECT * FROM files ORDER BY path"):
-                yield _record(row)
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        raise StorageError(f"{place} cannot be read: {error}") from None
+            yield from map(_record, self._db.execute(query, values))
+        except sqlite3.Error as error:
+            raise StorageError(f"{self._place} cannot be read: {error}") from None
+
+    def all(self) -> Iterator[Record]:
+        """Every record, by path."""
+        return self._rows("SELECT * FROM files ORDER BY path")
+
+    def look(self, paths: Sequence[str]) -> dict[str, Record]:
+        """The records of `paths`."""
+        found: dict[str, Record] = {}
+        for at in range(0, len(paths), _ASK):
+            some = paths[at : at + _ASK]
+            marks = ",".join("?" * len(some))
+            rows = self._rows(f"SELECT * FROM files WHERE path IN ({marks})", some)
+            found.update((record.path, record) for record in rows)
+        return found
+
+    def close(self) -> None:
+        self._db.close()
 
 
 def _row(record: Record) -> tuple[Any, ...]:

@@ -1,0 +1,42 @@
+"""`osp-fetch config show`: the settings and where they come from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from ..model.settings import Settings
+from .options import PREFIX, layers
+
+
+@click.group("config")
+def command() -> None:
+    """Show the settings."""
+
+
+@command.command("show")
+@click.option("-c", "--config", envvar=PREFIX + "CONFIG", metavar="FILE", help="Settings in TOML.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting (repeatable).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def show(as_json: bool, **flags: Any) -> int:
+    """Print every setting with its value and where it comes from; the output is TOML."""
+    given = layers(flags)
+    made = Settings.load(*given)
+    origins = {(s, k): name for name, layer in given for s, values in layer.items() for k in values}
+    if as_json:
+        document: dict[str, dict[str, Any]] = {}
+        for section, key, value in made.items():
+            origin = origins.get((section, key), "default")
+            document.setdefault(section, {})[key] = {"value": value, "from": origin}
+        click.echo(json.dumps(document, indent=2))
+        return 0
+    last = ""
+    for section, key, value in made.items():
+        if section != last:
+            click.echo(("\n" if last else "") + f"[{section}]")
+            last = section
+        origin = origins.get((section, key), "default")
+        click.echo(f"{key} = {json.dumps(value)}  # {origin}")
+    return 0

@@ -1,0 +1,48 @@
+"""Exit codes, as the README lists them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..model.errors import (
+    CredentialsError,
+    FetchError,
+    FolderBusy,
+    ManifestError,
+    SettingsError,
+    StorageError,
+)
+from ..model.report import Report, Status
+
+OK: Final = 0
+SOME_FAILED: Final = 1
+USAGE: Final = 2
+DESTINATION: Final = 3
+CREDENTIALS: Final = 4
+BUSY: Final = 6
+STOPPED_EARLY: Final = 75  # EX_TEMPFAIL of sysexits.h: batch systems requeue on it
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells do
+
+
+def code_of(error: FetchError) -> int:
+    """The exit code of an error that ended the whole run."""
+    match error:
+        case SettingsError() | ManifestError():
+            return USAGE
+        case CredentialsError():
+            return CREDENTIALS
+        case FolderBusy():
+            return BUSY
+        case StorageError():
+            return DESTINATION
+        case _:
+            return SOME_FAILED
+
+
+def code_of_report(report: Report, *, interrupted: bool) -> int:
+    """The exit code of a run that came to its end, or was asked to."""
+    if report.stopped is not None:
+        return INTERRUPTED if interrupted else STOPPED_EARLY
+    if report.counts[Status.PARKED] or report.credentials:
+        return CREDENTIALS
+    return SOME_FAILED if report.counts[Status.FAILED] else OK

@@ -1,0 +1,96 @@
+"""`osp-fetch plan`: what `get` would do."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from . import exits
+from .options import options, shared
+
+if TYPE_CHECKING:
+    from ..model.protocols import Row
+    from ..survey import Plan
+
+
+@click.command("plan", short_help="Show what get would do.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@shared
+def command(sources: tuple[str, ...], **flags: Any) -> int:
+    """Show what `get` with the same words would do: files, bytes, what is here already, when links die."""
+    return show(sources, flags)
+
+
+def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
+    """Print the plan; the exit code."""
+    from .. import survey
+    from ..api import rows_of
+
+    made = options(flags)
+    rows = cast("Iterable[Row]", rows_of(list(sources), made))
+    plan = survey.plan(rows, Path(flags["output"]), made.get("shard"))
+    if flags["as_json"]:
+        click.echo(json.dumps(plan.row(), indent=2))
+    else:
+        _print(plan, made["settings"].limits.rate)
+    return exits.USAGE if plan.files == 0 and plan.bad_rows else exits.OK
+
+
+def _print(plan: Plan, rate: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in _rows(plan, rate):
+        table.add_row(name, value)
+    console = Console()
+    console.print(table)
+    for problem in plan.problems[:10]:
+        console.print(problem, style="yellow", markup=False)
+    if plan.bad_rows > 10:
+        console.print(f"… {plan.bad_rows} bad rows in all; they fail, the others are fetched")
+
+
+def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
+    from ..views import words
+
+    unsized = f", and {plan.unsized} files of unknown size" if plan.unsized else ""
+    left = plan.files - plan.present
+    rows = [
+        ("files", f"{plan.files}, of which {plan.digests} with a digest"),
+        ("bytes", f"{words.size(plan.bytes)}{unsized}"),
+        ("here already", f"{plan.present} files, {words.size(plan.present_bytes)}"),
+        ("begun", f"{plan.begun} files, {words.size(plan.held_bytes)} held"),
+        ("to fetch", f"{left} files, {words.size(plan.missing_bytes)}{unsized if left else ''}"),
+        ("free on disk", words.size(plan.free)),
+        ("from", ", ".join(f"{host} ({n})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
+    ]
+    if plan.missing_bytes > plan.free:
+        rows.append(("", "the disk has too little room for all of it"))
+    if plan.expires_first is not None:
+        rows.append(("links", _links(plan, rate)))
+    return rows
+
+
+def _links(plan: Plan, rate: int) -> str:
+    from ..views import words
+
+    now = time.time()
+    first, last = plan.expires_first or 0.0, plan.expires_last or 0.0
+    said = words.expiry(first, now)
+    if first < now or plan.files == plan.present:
+        return said
+    if last - first > 60:
+        said += f" (the last {words.moment(last)})"
+    if plan.unsized:
+        return f"{said}; sizes are unknown, so whether that suffices shows only while fetching"
+    needed = plan.missing_bytes / (first - now)
+    said += f"; to finish before takes {words.size(needed)}/s"
+    if rate:
+        said += ", which --limit-rate allows" if rate >= needed else ", more than --limit-rate allows"
+    return said

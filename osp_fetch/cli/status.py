@@ -1,0 +1,48 @@
+"""`osp-fetch status`: what a folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from . import exits
+
+
+@click.command("status", short_help="Show what a folder holds.")
+@click.argument("folder", default=".", metavar="DIR")
+@click.option("--sums", is_flag=True, help="Print a SHA256SUMS of the finished files, for sha256sum -c.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(folder: str, sums: bool, as_json: bool) -> int:
+    """Show what DIR holds: finished files, begun ones, and the run that works in it."""
+    from .. import survey
+    from ..model.errors import StorageError
+    from ..views import words
+
+    root = Path(folder)
+    if not (root / ".osp-fetch").is_dir():
+        raise StorageError(f"{folder}: nothing was fetched into this folder; name the one after -o")
+    if sums:
+        for line in survey.sums(root):
+            click.echo(line)
+        return exits.OK
+    found = survey.status(root)
+    if as_json:
+        click.echo(json.dumps(found.row(), indent=2))
+        return exits.OK
+    if found.owner:
+        click.echo(f"running: {found.owner}")
+        if found.run:
+            run = found.run
+            click.echo(
+                f"{sum(run['counts'].values())} of {run['rows']} files, {words.size(run['bytes_done'])}, "
+                f"{words.size(run['bytes_per_second'])}/s, {run['connections']} connections"
+            )
+        return exits.OK
+    click.echo(f"finished: {found.published} files, {words.size(found.published_bytes)}")
+    click.echo(f"begun: {len(found.begun)} files, {words.size(found.held_bytes)} held")
+    for each in found.begun[:20]:
+        length = words.size(each["length"]) if each["length"] is not None else "unknown size"
+        click.echo(f"  {each['path']}: {words.size(each['held'])} of {length}")
+    return exits.OK

@@ -1,0 +1,245 @@
+"""Meta's CDN with its link file, and a Hugging Face Hub with its CDN, as FACTS describes them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from .server import Content, Exchange
+
+_KEY = b"demo"
+_PAGE = 1000  # files a page of the hub's tree
+
+
+def _sign(text: str) -> str:
+    return base64.urlsafe_b64encode(hmac.digest(_KEY, text.encode(), "sha256")).decode().rstrip("=")
+
+
+@dataclass(slots=True)
+class MetaCdn:
+    """Serves tars behind links with a signature `oh` and an expiry `oe`; no ETag, no Last-Modified.
+
+    `cuts`: path → bytes after which the next connection drops, once. `rate`: bytes per second of one
+    connection. `sent`: bytes of bodies by path.
+    """
+
+    files: dict[str, Content] = field(default_factory=dict)
+    clock: Callable[[], float] = time.time
+    cuts: dict[str, int] = field(default_factory=dict)
+    rate: float | None = None
+    requests: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
+
+    @staticmethod
+    def path_of(name: str) -> str:
+        """The token that stays when a link is issued anew: 99 characters and `.tar`."""
+        token = base64.urlsafe_b64encode(hashlib.sha512(name.encode()).digest() * 2).decode()
+        return f"/m1/v/t6/{token[:99]}.tar"
+
+    def link(self, base: str, name: str, expires: float) -> str:
+        """A link to `name` that dies at `expires`; `_nc_gid` has no `=`, as in the real ones."""
+        path, oe = self.path_of(name), f"{int(expires):X}"
+        return f"{base}{path}?_nc_gid&ccb=10-5&oh=00_{_sign(path + oe)}&oe={oe}&_nc_sid=0fdd51"
+
+    def link_file(self, base: str, expires: float) -> str:
+        """A link file as Meta issues it: unsorted, without a final newline."""
+        names = sorted(self.files, key=lambda name: hashlib.md5(name.encode()).digest())
+        rows = [f"{name}\t{self.link(base, name, expires)}" for name in names]
+        return "\n".join(["file_name\tcdn_link", *rows])
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request for a tar."""
+        by_path = {self.path_of(name): name for name in self.files}
+        name = by_path.get(exchange.path)
+        if name is None:
+            await exchange.answer(404, "Not Found", {"Content-Type": "text/plain"})
+            return
+        self.requests[name] += 1
+        oe = exchange.query.get("oe", "")
+        if exchange.query.get("oh") != f"00_{_sign(exchange.path + oe)}" or "_nc_gid&" not in exchange.target:
+            await exchange.answer(403, "URL signature mismatch", {"Content-Type": "text/plain"})
+        elif int(oe, 16) <= self.clock():
+            await exchange.answer(403, "URL signature expired", {"Content-Type": "text/plain"})
+        else:
+            counted = _Counted(self.files[name], name, self.sent)
+            cut = self.cuts.pop(name, None)
+            await exchange.serve(
+                counted, {"Content-Type": "application/x-tar"}, cut_after=cut, rate=self.rate
+            )
+
+
+@dataclass(slots=True)
+class _Counted:
+    content: Content
+    name: str
+    sent: Counter[str]
+
+    @property
+    def length(self) -> int:
+        return self.content.length
+
+    def read(self, start: int, stop: int) -> bytes:
+        data = self.content.read(start, stop)
+        self.sent[self.name] += len(data)
+        return data
+
+
+@dataclass(slots=True)
+class HubRepo:
+    """One dataset repository: LFS files and small ones in git."""
+
+    name: str
+    lfs: dict[str, bytes] = field(default_factory=dict)
+    git: dict[str, bytes] = field(default_factory=dict)
+    gated: bool = False
+
+    @property
+    def commit(self) -> str:
+        return hashlib.sha1(repr(sorted({**self.lfs, **self.git})).encode()).hexdigest()
+
+    def tree(self) -> list[dict[str, object]]:
+        """The listing, in the form of `/api/datasets/{repo}/tree/{sha}?recursive=True`."""
+        items: list[dict[str, object]] = []
+        for path, data in sorted({**self.lfs, **self.git}.items()):
+            blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            item: dict[str, object] = {"type": "file", "oid": blob, "size": len(data), "path": path}
+            if path in self.lfs:
+                sha256 = hashlib.sha256(data).hexdigest()
+                item["lfs"] = {"oid": sha256, "size": len(data), "pointerSize": 135}
+            items.append(item)
+        folders = {path.rsplit("/", 1)[0] for path in {**self.lfs, **self.git} if "/" in path}
+        items += [{"type": "directory", "oid": "0" * 40, "size": 0, "path": each} for each in sorted(folders)]
+        return items
+
+
+@dataclass(slots=True)
+class Hub:
+    """The hub and its CDN. Give `cdn` a server of its own, so that it is another origin.
+
+    `token`: required where set, and counted as leaked where the CDN sees one. `lifetime`: seconds
+    that a signed CDN link holds. `page`: files a listing page.
+    """
+
+    repos: dict[str, HubRepo] = field(default_factory=dict)
+    cdn_url: str = ""
+    token: str | None = None
+    lifetime: float = 3600.0
+    page: int = _PAGE
+    link_host: str | None = None  # what a mirror puts into `Link` instead of its own address
+    clock: Callable[[], float] = time.time
+    cut_after: dict[str, int] = field(default_factory=dict)
+    rate: float | None = None
+    resolves: Counter[str] = field(default_factory=Counter)
+    leaks: list[str] = field(default_factory=list)
+    left: int = 3000  # of the quota of resolves
+
+    async def handle(self, exchange: Exchange) -> None:
+        """Answer one request to the hub itself."""
+        kind, _, rest = exchange.path.removeprefix("/api").lstrip("/").partition("/")
+        repo = next((r for name, r in self.repos.items() if rest.startswith(name + "/")), None)
+        if kind != "datasets" or repo is None:
+            await self._error(exchange, 401 if self.token is None else 404, "RepoNotFound")
+            return
+        if self.token and exchange.headers.get("authorization") != f"Bearer {self.token}":
+            await self._error(exchange, 401, "GatedRepo" if repo.gated else "RepoNotFound")
+            return
+        action, _, tail = rest.removeprefix(repo.name + "/").partition("/")
+        match action:
+            case "revision":
+                await self._revision(exchange, repo, tail)
+            case "tree":
+                await self._tree(exchange, repo, tail)
+            case "resolve":
+                await self._resolve(exchange, repo, tail.partition("/")[2])
+            case _:
+                await exchange.answer(404, "no such page", self._quota("pages"))
+
+    def _quota(self, kind: str) -> dict[str, str]:
+        return {
+            "RateLimit": f'"{kind}";r={self.left};t=55',
+            "RateLimit-Policy": f'"fixed window";"{kind}";q=3000;w=300',
+        }
+
+    async def _error(self, exchange: Exchange, status: int, code: str) -> None:
+        headers = {"X-Error-Code": code, "X-Error-Message": code, **self._quota("api")}
+        await exchange.answer(status, json.dumps({"error": code}), headers)
+
+    async def _revision(self, exchange: Exchange, repo: HubRepo, revision: str) -> None:
+        if revision not in ("main", repo.commit):
+            await self._error(exchange, 404, "RevisionNotFound")
+            return
+        siblings = [{"rfilename": path} for path in sorted({**repo.lfs, **repo.git})]
+        facts = {"id": repo.name, "sha": repo.commit, "siblings": siblings, "tags": [], "downloads": 0}
+        headers = {"Content-Type": "application/json", **self._quota("api")}
+        await exchange.answer(200, json.dumps(facts), headers)
+
+    async def _tree(self, exchange: Exchange, repo: HubRepo, revision: str) -> None:
+        if revision.partition("/")[0] not in ("main", repo.commit):
+            await self._error(exchange, 404, "RevisionNotFound")
+            return
+        items, at = repo.tree(), int(exchange.query.get("cursor", "0"))
+        headers = {"Content-Type": "application/json", **self._quota("api")}
+        if at + self.page < len(items):
+            base = self.link_host or f"http://{exchange.headers['host']}"
+            headers["Link"] = f'<{base}{exchange.path}?recursive=True&cursor={at + self.page}>; rel="next"'
+        await exchange.answer(200, json.dumps(items[at : at + self.page]), headers)
+
+    async def _resolve(self, exchange: Exchange, repo: HubRepo, path: str) -> None:
+        self.resolves[path] += 1
+        headers = {"X-Repo-Commit": repo.commit, **self._quota("resolvers")}
+        if path in repo.git:
+            data = repo.git[path]
+            etag = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+            await exchange.serve(_blob(data), {**headers, "ETag": f'"{etag}"'})
+        elif path in repo.lfs:
+            data = repo.lfs[path]
+            sha256 = hashlib.sha256(data).hexdigest()
+            headers |= {
+                "X-Linked-Etag": f'"{sha256}"',
+                "X-Linked-Size": str(len(data)),
+                "ETag": f'"{sha256}"',
+            }
+            await exchange.answer(302, "Found", {**headers, "Location": self._signed(repo, path)})
+        else:
+            await self._error(exchange, 404, "EntryNotFound")
+
+    def _signed(self, repo: HubRepo, path: str) -> str:
+        place = f"/{quote(repo.name, safe='/')}/{quote(path, safe='/')}"
+        expires = int(self.clock() + self.lifetime)
+        return f"{self.cdn_url}{place}?Expires={expires}&Policy=demo&Signature={_sign(place + str(expires))}"
+
+    async def handle_cdn(self, exchange: Exchange) -> None:
+        """Answer one request to the CDN: signed links only, and an ETag that is not the sha256."""
+        if "authorization" in exchange.headers:
+            self.leaks.append(exchange.target)
+        place, expires = exchange.target.partition("?")[0], exchange.query.get("Expires", "0")
+        name = next((n for n in self.repos if exchange.path.startswith(f"/{n}/")), None)
+        signed = exchange.query.get("Signature") == _sign(place + expires)
+        if name is None or not signed or int(expires) <= self.clock():
+            denied = "<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+            await exchange.answer(403, denied, {"Content-Type": "application/xml"})
+            return
+        path = exchange.path.removeprefix(f"/{name}/")
+        data = self.repos[name].lfs[path]
+        etag = hashlib.blake2b(data, digest_size=32).hexdigest()
+        cut = self.cut_after.pop(path, None)
+        await exchange.serve(_blob(data), {"ETag": f'"{etag}"'}, cut_after=cut, rate=self.rate)
+
+
+def _blob(data: bytes) -> Content:
+    from .server import Blob
+
+    return Blob(data)
+
+
+async def forever() -> None:
+    """Serve until the process is told to end."""
+    await asyncio.Event().wait()

@@ -1,0 +1,220 @@
+"""Looking without fetching: what a run would do, what a folder holds, whether it is still right."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from .model import links
+from .model.digest import Digest
+from .model.entry import Entry
+from .model.protocols import Row
+from .model.record import Record
+from .storage.folder import owner_of, state_folder, state_folders
+from .storage.hashing import digests_of
+from .storage.ledger import LedgerReader
+
+_PAGE = 1000
+_BAD_SHOWN = 100
+
+
+@dataclass(slots=True)
+class Plan:
+    """What `get` would do. Bytes; times in Unix seconds."""
+
+    files: int = 0
+    bytes: int = 0  # of the files whose size is known
+    unsized: int = 0
+    present: int = 0
+    present_bytes: int = 0
+    begun: int = 0
+    held_bytes: int = 0
+    digests: int = 0
+    hosts: Counter[str] = field(default_factory=Counter)
+    expires_first: float | None = None
+    expires_last: float | None = None
+    free: int = 0
+    bad_rows: int = 0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def missing_bytes(self) -> int:
+        return max(0, self.bytes - self.present_bytes - self.held_bytes)
+
+    def row(self) -> dict[str, Any]:
+        """In plain values, for `--json`."""
+        names = [name for name in self.__slots__ if name != "hosts"]
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "hosts": dict(self.hosts), "missing_bytes": self.missing_bytes}
+
+
+def plan(rows: Iterable[Row], root: Path, shard: tuple[int, int] | None = None) -> Plan:
+    """Read all of `rows` and hold them against what `root` has. Touches neither network nor folder."""
+    made = Plan(free=_free(root))
+    place = state_folder(root, shard) / "ledger.sqlite3"
+    reader = LedgerReader(place) if place.is_file() else None
+    try:
+        rows = iter(rows)
+        while page := list(islice(rows, _PAGE)):
+            entries = [row for row in page if isinstance(row, Entry)]
+            for bad in (row for row in page if not isinstance(row, Entry)):
+                made.bad_rows += 1
+                if len(made.problems) < _BAD_SHOWN:
+                    made.problems.append(str(bad))
+            records = reader.look([entry.path for entry in entries]) if reader else {}
+            for entry in entries:
+                _count(made, entry, records.get(entry.path))
+    finally:
+        if reader:
+            reader.close()
+    return made
+
+
+def _count(made: Plan, entry: Entry, record: Record | None) -> None:
+    made.files += 1
+    made.digests += entry.digest is not None
+    made.hosts[links.host(entry.urls[0]).removesuffix(":443").removesuffix(":80")] += 1
+    length = entry.size if entry.size is not None else record.length if record else None
+    if length is None:
+        made.unsized += 1
+    made.bytes += length or 0
+    if record and record.published:
+        made.present += 1
+        made.present_bytes += record.published.size
+    elif record:
+        made.begun += 1
+        made.held_bytes += len(record.held)
+    for url in entry.urls:
+        if "?" in url and (dies := links.expiry(url)) is not None:
+            made.expires_first = min(made.expires_first or dies, dies)
+            made.expires_last = max(made.expires_last or dies, dies)
+
+
+def _free(root: Path) -> int:
+    while not root.exists():
+        root = root.parent
+    return shutil.disk_usage(root).free
+
+
+@dataclass(slots=True)
+class FolderStatus:
+    """What a folder's ledgers say, and the run in it, where there is one."""
+
+    published: int = 0
+    published_bytes: int = 0
+    begun: list[dict[str, Any]] = field(default_factory=list)
+    held_bytes: int = 0
+    owner: str | None = None
+    run: dict[str, Any] | None = None  # the last `status.json`
+
+    def row(self) -> dict[str, Any]:
+        """In plain values, for `--json`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def status(root: Path) -> FolderStatus:
+    """What `root` holds, by its ledgers; while a run owns them, by what that run wrote last."""
+    found = FolderStatus()
+    for state in state_folders(root):
+        owner = owner_of(state)
+        found.run = _json(state / "status.json") or found.run
+        if owner is not None:
+            found.owner = owner
+            continue
+        for record in records(state):
+            if record.published:
+                found.published += 1
+                found.published_bytes += record.published.size
+            elif record.held:
+                found.begun.append({"path": record.path, "held": len(record.held), "length": record.length})
+                found.held_bytes += len(record.held)
+    return found
+
+
+def records(state: Path) -> Iterator[Record]:
+    """Every record of one state folder's ledger. Raises StorageError while a run owns it."""
+    reader = LedgerReader(state / "ledger.sqlite3")
+    try:
+        yield from reader.all()
+    finally:
+        reader.close()
+
+
+def _json(place: Path) -> dict[str, Any] | None:
+    try:
+        read = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def sums(root: Path) -> Iterator[str]:
+    """Lines of a SHA256SUMS for the published files, as `sha256sum -c` reads them."""
+    for state in state_folders(root):
+        for record in records(state):
+            if record.published and "sha256" in record.digests:
+                yield f"{record.digests['sha256']}  {record.path}"
+
+
+Verdict = Literal["ok", "damaged", "missing", "unchecked", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The verdict on one file. `expected` and `found`: "sha256:…"."""
+
+    path: str
+    verdict: Verdict
+    size: int = 0
+    expected: str | None = None
+    found: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """In plain values, for `--json`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def verify(root: Path, listed: Mapping[str, Digest] | None = None) -> Iterator[Checked]:
+    """Hash every published file again, on all cores, against the ledger, or against `listed`."""
+    wanted = listed.items() if listed is not None else _recorded(root)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        waiting = []
+        for path, digest in wanted:
+            waiting.append(pool.submit(_check, root, path, digest))
+            if len(waiting) > _PAGE:
+                yield waiting.pop(0).result()
+        for checked in waiting:
+            yield checked.result()
+
+
+def _recorded(root: Path) -> Iterator[tuple[str, Digest | None]]:
+    for state in state_folders(root):
+        for record in records(state):
+            if record.published:
+                known = [Digest(name, value) for name, value in record.digests.items()]
+                best = [d for d in known if d.algorithm == "sha256"] or known
+                yield record.path, best[0] if best else None
+
+
+def _check(root: Path, path: str, digest: Digest | None) -> Checked:
+    place = root / path
+    try:
+        size = place.stat().st_size
+        if digest is None:
+            return Checked(path, "unchecked", size)
+        found, _ = digests_of(place, frozenset({digest.algorithm}))
+    except FileNotFoundError:
+        return Checked(path, "missing", expected=str(digest) if digest else None)
+    except OSError:
+        return Checked(path, "unreadable", expected=str(digest) if digest else None)
+    value = found[digest.algorithm]
+    verdict: Verdict = "ok" if value == digest.hex else "damaged"
+    return Checked(path, verdict, size, str(digest), f"{digest.algorithm}:{value}")
