@@ -63,7 +63,8 @@ class FetchOptions(TypedDict, total=False):
     `exclude`: globs. `checksums`: an md5sum or sha256sum list to join. `headers`: sent with every
     request to the links' own origins. `shard`: (i, n), the i-th of n from 0. `strict`: a bad row ends
     the run. `max_duration`: seconds. `stop`: ends the run on demand. `connect_to`, `cafile`: as in
-    curl. `links`: the link file of a dataset that needs one (`sam-11m`). `environment`: take proxies and netrc from the environment.
+    curl. `links`: the link file of a dataset that needs one (`sam-11m`). `environment`: take proxies
+    and netrc from the environment.
     """
 
     settings: Settings

@@ -115,7 +115,7 @@ class _Signals:
         if self.interrupted:
             os._exit(exits.INTERRUPTED)
         self.interrupted = True
-        self._stop.ask("Ctrl-C; once more ends at once")
+        self._stop.ask("Ctrl-C (once more ends at once)")
 
 
 def _raise_descriptor_limit() -> None:

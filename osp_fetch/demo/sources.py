@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import hmac
@@ -13,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from .server import Content, Exchange
+from .server import Blob, Content, Exchange
 
 _KEY = b"demo"
 _PAGE = 1000  # files a page of the hub's tree
@@ -49,10 +48,13 @@ class MetaCdn:
         path, oe = self.path_of(name), f"{int(expires):X}"
         return f"{base}{path}?_nc_gid&ccb=10-5&oh=00_{_sign(path + oe)}&oe={oe}&_nc_sid=0fdd51"
 
+    def in_order(self) -> list[str]:
+        """The names as the link file has them: unsorted, and the same in each generation."""
+        return sorted(self.files, key=lambda name: hashlib.md5(name.encode()).digest())
+
     def link_file(self, base: str, expires: float) -> str:
-        """A link file as Meta issues it: unsorted, without a final newline."""
-        names = sorted(self.files, key=lambda name: hashlib.md5(name.encode()).digest())
-        rows = [f"{name}\t{self.link(base, name, expires)}" for name in names]
+        """A link file as Meta issues it, without a final newline."""
+        rows = [f"{name}\t{self.link(base, name, expires)}" for name in self.in_order()]
         return "\n".join(["file_name\tcdn_link", *rows])
 
     async def handle(self, exchange: Exchange) -> None:
@@ -198,7 +200,7 @@ class Hub:
         if path in repo.git:
             data = repo.git[path]
             etag = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-            await exchange.serve(_blob(data), {**headers, "ETag": f'"{etag}"'})
+            await exchange.serve(Blob(data), {**headers, "ETag": f'"{etag}"'})
         elif path in repo.lfs:
             data = repo.lfs[path]
             sha256 = hashlib.sha256(data).hexdigest()
@@ -231,15 +233,4 @@ class Hub:
         data = self.repos[name].lfs[path]
         etag = hashlib.blake2b(data, digest_size=32).hexdigest()
         cut = self.cut_after.pop(path, None)
-        await exchange.serve(_blob(data), {"ETag": f'"{etag}"'}, cut_after=cut, rate=self.rate)
-
-
-def _blob(data: bytes) -> Content:
-    from .server import Blob
-
-    return Blob(data)
-
-
-async def forever() -> None:
-    """Serve until the process is told to end."""
-    await asyncio.Event().wait()
+        await exchange.serve(Blob(data), {"ETag": f'"{etag}"'}, cut_after=cut, rate=self.rate)

@@ -25,7 +25,8 @@ from .retry import attempts
 from .tasks import at_most
 
 _CLAIM_BYTES = 4 << 20  # bytes of one connection that a kill may cost
-_CLAIM_SECONDS = 5.0  # so that a slow connection's bytes are claimed, too
+_CLAIM_SECONDS = 1.0  # so that a slow connection's bytes are claimed, too
+_WRITE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +201,8 @@ class Transfer:
     async def _drain(self, part: Part, span: ByteRange, reply: Reply, host: str) -> None:
         """Write the body of `reply` to `span`; what arrived is kept, however it ends."""
         clock = asyncio.get_running_loop().time
-        begun, at = clock(), span.start
+        at, begun = span.start, clock()
+        written = begun
         chunks: list[bytes] = []
         gathered = 0
         if reply.range is not None and part.sample:
@@ -211,9 +213,9 @@ class Transfer:
                 chunks.append(chunk)
                 gathered += len(chunk)
                 await self.tools.gate.spend(len(chunk))
-                if gathered >= self.tools.write_size:
+                if gathered >= self.tools.write_size or clock() - written > _WRITE_SECONDS:
                     full, chunks, gathered = chunks, [], 0
-                    at = await self._write(at, full)
+                    at, written = await self._write(at, full), clock()
         finally:
             if gathered:
                 at = await self._write(at, chunks)

@@ -94,11 +94,11 @@ def check_coding(request: Request, headers: Mapping[str, str]) -> None:
     ]
     if foreign:
         raise NotThePayload(
-            f"{_shown(request)}: the server sent the file coded ({', '.join(foreign)}) though identity was "
+            f"{_shown(request)} sent the file coded ({', '.join(foreign)}) though identity was "
             "asked for; a proxy on the way may do that"
         )
     if headers.get("Content-Type", "").lower().startswith("multipart/byteranges"):
-        raise NetworkError(f"{_shown(request)}: several ranges came in answer to one")
+        raise NetworkError(f"{_shown(request)} sent several ranges in answer to one")
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
@@ -150,29 +150,31 @@ def refusal(
     if status == 416:
         total = re.fullmatch(r"bytes \*/(\d{1,19})", headers.get("Content-Range", "").strip())
         return RangeNotSatisfiable(
-            f"{shown}: the server has nothing at byte {request.range.start if request.range else 0}",
+            f"{shown} has nothing at byte {request.range.start if request.range else 0}",
             length=int(total[1]) if total else None,
         )
     wait = retry_after(headers, now)
     if status in _PASSING or status >= 520:
         if wait is not None and wait > longest_wait:
             return StatusError(
-                f"{shown}: {status} {phrase}, and the server asks to wait {wait:.0f} s, longer than "
+                f"{shown} answered {status} {phrase} and asks to wait {wait:.0f} s, longer than "
                 f"retry.retry_after allows ({longest_wait:.0f} s); run again later",
                 status=status,
                 remedy=Remedy.FAIL,
             )
         return StatusError(
-            f"{shown}: {status} {phrase}", status=status, remedy=Remedy.RETRY, retry_after=wait
+            f"{shown} answered {status} {phrase}", status=status, remedy=Remedy.RETRY, retry_after=wait
         )
     if status in _LINK_STATUSES and borrowed:
-        return BorrowedLinkSpent(f"{shown}: the link that the server redirected to is refused ({status})")
+        return BorrowedLinkSpent(f"{shown}: the link that it redirected to is refused ({status})")
     if status in _LINK_STATUSES and _is_dead(request.url, headers, body, now):
         return LinkExpired(
-            f"{shown}: {status}, the link has expired; get a fresh link file and run the same command "
+            f"{shown} answered {status}, the link has expired; get a fresh link file and run the same command "
             "with it: the work goes on at the same byte"
         )
-    return StatusError(f"{shown}: {status} {phrase}{_advice(status)}", status=status, remedy=Remedy.FAIL)
+    return StatusError(
+        f"{shown} answered {status} {phrase}{_advice(status)}", status=status, remedy=Remedy.FAIL
+    )
 
 
 def _is_dead(url: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
@@ -198,4 +200,4 @@ def _advice(status: int) -> str:
 
 def _shown(request: Request) -> str:
     parts = urlsplit(request.url)
-    return f"{request.name or parts.path.rsplit('/', 1)[-1] or '/'} from {parts.hostname}"
+    return f"{request.name or parts.path.rsplit('/', 1)[-1] or '/'}: {parts.hostname}"

@@ -43,8 +43,8 @@ class Plain:
                 self._say(f"stopping: {why}")
             case events.Retrying(_, _, delay, message) if self._verbose:
                 self._say(f"again in {delay:.1f} s: {message}")
-            case events.Finished(outcome) if outcome.error or self._verbose:
-                self._say(f"{outcome.status.value}: {outcome.path} {outcome.error or ''}".rstrip())
+            case events.Finished(outcome) if self._verbose or outcome.status is Status.FAILED:
+                self._say(f"{outcome.status.value}: {outcome.error or outcome.path}")
             case _:
                 pass
 
@@ -95,10 +95,8 @@ class Live:
         self._live.start()
 
     def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.Finished) and event.outcome.error is not None:
-            self._live.console.print(
-                f"{event.outcome.status.value}: {event.outcome.error}", markup=False, style="red"
-            )
+        if isinstance(event, events.Finished) and event.outcome.status is Status.FAILED:
+            self._live.console.print(f"failed: {event.outcome.error}", markup=False, style="red")
 
     def tick(self) -> None:
         from rich.console import Group

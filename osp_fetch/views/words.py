@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ..model.report import Report, Status
+from ..model.report import Outcome, Report, Status
 
 
 def size(count: float) -> str:
@@ -47,25 +47,22 @@ def summary(report: Report) -> str:
 
 
 def advice(report: Report) -> list[str]:
-    """What went wrong, the first few of it, and what to do next; nothing where all is well."""
-    said = [
-        f"  {o.path + ': ' if o.path else ''}{_without(o.path, str(o.error))}" for o in report.failures[:10]
-    ]
-    if (more := len(report.failures) - len(said)) > 0:
-        said.append(f"  … and {more} more; all are in .osp-fetch/events.jsonl")
+    """What went wrong, one line a cause, and what to do next; nothing where all is well."""
+    said: list[str] = []
+    by_cause: dict[str, list[Outcome]] = {}
+    for outcome in report.failures:
+        by_cause.setdefault(outcome.error.cause if outcome.error else "", []).append(outcome)
+    for cause, outcomes in by_cause.items():
+        said.append(f"  {outcomes[0].status.value}, {cause}: {outcomes[0].error}")
+        if len(outcomes) > 1:
+            names = ", ".join(o.path for o in outcomes[1:4] if o.path)
+            said.append(
+                f"    … and so {len(outcomes) - 1} more{': ' + names if names else ''}{', …' * (len(outcomes) > 4)}"
+            )
     if report.counts[Status.PARKED]:
-        said.append(
-            "Links have expired: get a fresh link file and run the same command with it. Everything "
-            "fetched so far is kept, and the work goes on at the same byte."
-        )
+        said.append("Everything fetched so far is kept.")
     elif report.stopped:
-        said.append("Run the same command again to go on where this run stopped.")
+        said.append(f"Stopped by {report.stopped}. Run the same command again to go on from here.")
     elif said:
-        said.append(
-            "Run the same command again to try the failed ones once more; the rest is not fetched again."
-        )
+        said.append("Run the same command again to try these once more; the rest is not fetched again.")
     return said
-
-
-def _without(path: str, message: str) -> str:
-    return message.removeprefix(f"{path}: ") if path else message
