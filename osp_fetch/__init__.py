@@ -39,7 +39,25 @@ _HOMES = {
     "Status": "model.report",
     "Settings": "model.settings",
 }
-__all__ = [*_HOMES, "__version__"]  # noqa: PLE0604
+__all__ = [
+    "Digest",
+    "Entry",
+    "Event",
+    "FetchError",
+    "FetchOptions",
+    "Observer",
+    "Outcome",
+    "RelativePath",
+    "Report",
+    "Settings",
+    "Status",
+    "Stop",
+    "__version__",
+    "entry",
+    "fetch",
+    "fetch_all",
+    "fetch_iter",
+]
 
 
 def __getattr__(name: str) -> Any:

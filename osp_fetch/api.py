@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from .datasets.catalogue import expand
 from .engine.gate import Gate
 from .engine.run import Run
+from .engine.tasks import stop as stop_tasks
 from .engine.transfer import Tools
 from .model import events
 from .model.protocols import Manifest
@@ -108,9 +109,7 @@ async def fetch_iter(
             yield outcome
         await work
     finally:
-        work.cancel()
-        with suppress(asyncio.CancelledError):
-            await work
+        await stop_tasks({work})
 
 
 def fetch(manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]) -> Report:
@@ -222,10 +221,7 @@ async def _until_stopped(work: Any, report: Report, options: FetchOptions, obser
     finally:
         if timer:
             timer.cancel()
-        stopping.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait({working})
+        await stop_tasks({working, stopping})
     if report.stopped is None or not working.cancelled():
         working.result()
 
@@ -255,7 +251,6 @@ class ticking:
             self._view.tick()
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        await asyncio.wait({self._task})
+        await stop_tasks({self._task})
         if self._at_end:
             self._view.tick()

@@ -1,4 +1,4 @@
-"""`osp-fetch demo`: the ordinary commands against stand-ins of the real sources, and everything goes wrong."""
+"""`osp-fetch demo`: the ordinary commands against stand-ins of the real sources; much goes wrong."""
 
 from __future__ import annotations
 

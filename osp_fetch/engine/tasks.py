@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -20,8 +21,10 @@ async def at_most(limit: int, items: AsyncIterable[T], work: Callable[[T], Await
 
     def ended(task: asyncio.Task[None]) -> None:
         running.discard(task)
-        room.release()
-        if not task.cancelled() and (error := task.exception()) and not failed.done():
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            room.release()
+        elif not failed.done():
             failed.set_exception(error)
 
     async def one(item: T) -> None:
@@ -46,20 +49,21 @@ async def at_most(limit: int, items: AsyncIterable[T], work: Callable[[T], Await
             failed.result()
         feeding.result()
     finally:
-        await _stop({feeding})
-        await _stop(running)
+        await stop({feeding})
+        await stop(running)
         if failed.done():
             failed.exception()  # seen, also where another error is on its way out
 
 
-async def _stop(tasks: set[asyncio.Task[None]]) -> None:
-    remaining = {task for task in tasks if not task.done()}
+async def stop(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel `tasks` and return when they have ended, however often the caller is cancelled meanwhile.
+
+    Tasks that are left behind would still write to files; cancelled twice, they would lose what they
+    were about to save.
+    """
+    remaining: set[asyncio.Future[Any]] = {task for task in tasks if not task.done()}
     for task in remaining:
         task.cancel()
     while remaining:
-        # a second cancellation of ours must not leave tasks behind that still write to files
-        try:
+        with suppress(asyncio.CancelledError):
             _, remaining = await asyncio.wait(remaining)
-        except asyncio.CancelledError:
-            for task in remaining:
-                task.cancel()

@@ -169,8 +169,8 @@ def refusal(
         return BorrowedLinkSpent(f"{shown}: the link that it redirected to is refused ({status})")
     if status in _LINK_STATUSES and _is_dead(request.url, headers, body, now):
         return LinkExpired(
-            f"{shown} answered {status}, the link has expired; get a fresh link file and run the same command "
-            "with it: the work goes on at the same byte"
+            f"{shown} answered {status}, the link has expired; get a fresh link file and run the "
+            "same command with it: the work goes on at the same byte"
         )
     return StatusError(
         f"{shown} answered {status} {phrase}{_advice(status)}", status=status, remedy=Remedy.FAIL

@@ -78,7 +78,7 @@ def _numbered(
     block: pandas.DataFrame, width: int, wanted: dict[str, int], where: str, lines: Iterator[int]
 ) -> Iterator[Numbered]:
     columns = {meaning: block.iloc[:, place].tolist() for meaning, place in wanted.items()}
-    spare = block.iloc[:, width].tolist()
+    spare = (block.iloc[:, width:] != "").any(axis=1).tolist()
     for index, line in zip(range(len(block)), lines, strict=False):
         values = {meaning: column[index].strip() for meaning, column in columns.items()}
         if not any(values.values()):

@@ -10,9 +10,10 @@ import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from ..model.errors import StorageError
 from ..model.record import Published
@@ -23,11 +24,13 @@ from .threads import in_thread
 _SYNCERS: Final = 8
 
 
-class Finished(Protocol):
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A partial that is whole: `fd` is the publisher's to close, whoever waits for it or does not."""
+
+    fd: int
     place: Path
     final: Path
-
-    def opened(self) -> int: ...
 
 
 class Publisher:
@@ -94,13 +97,12 @@ class Publisher:
 
     def _sync(self, finished: Finished) -> Published | OSError:
         try:
-            fd = finished.opened()
             try:
                 if self._durable:
-                    os.fsync(fd)
-                seen = os.fstat(fd)
+                    os.fsync(finished.fd)
+                seen = os.fstat(finished.fd)
             finally:
-                os.close(fd)
+                os.close(finished.fd)
         except OSError as error:
             return error
         return Published(seen.st_size, seen.st_mtime_ns)

@@ -19,7 +19,7 @@ from ..model.ranges import ByteRange
 from ..model.record import Published
 from ..model.settings import Storage
 from . import files, hashing
-from .publish import Publisher
+from .publish import Finished, Publisher
 from .threads import in_thread
 
 # os.cpu_count() threads keep every core hashing; writes wait for the disk more than for a core
@@ -192,9 +192,9 @@ class FilePartial:
 
     async def publish(self) -> Published:
         await self._stop_hashing()
-        published = await self._sink.publisher.publish(self)
+        fd = await self._call(self.opened, "opened")
         self._fd = None
-        return published
+        return await self._sink.publisher.publish(Finished(fd, self.place, self.final))
 
     async def close(self) -> None:
         await self._stop_hashing()

@@ -55,10 +55,8 @@ def advice(report: Report) -> list[str]:
     for cause, outcomes in by_cause.items():
         said.append(f"  {outcomes[0].status.value}, {cause}: {outcomes[0].error}")
         if len(outcomes) > 1:
-            names = ", ".join(o.path for o in outcomes[1:4] if o.path)
-            said.append(
-                f"    … and so {len(outcomes) - 1} more{': ' + names if names else ''}{', …' * (len(outcomes) > 4)}"
-            )
+            names = [o.path for o in outcomes[1:4] if o.path] + ["…"] * (len(outcomes) > 4)
+            said.append(f"    … and so {len(outcomes) - 1} more: {', '.join(names)}")
     if report.counts[Status.PARKED]:
         said.append("Everything fetched so far is kept.")
     elif report.stopped:

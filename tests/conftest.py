@@ -1,0 +1,62 @@
+"""Fixtures: a misbehaving origin, settings that do not wait, and the command line as a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from osp_fetch import Settings
+from tests.origin import Origin, serving
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[Origin]:
+    async with serving() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No proxy, no token and no settings of whoever runs the tests."""
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy") or name.startswith(("HF_", "OSP_FETCH_", "SLURM_", "JOB_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+
+
+def quick(**sections: dict[str, object]) -> Settings:
+    """Settings whose pauses are short, so that faults cost no time; time is a setting."""
+    layer: dict[str, dict[str, object]] = {
+        "limits": {"part_size": "64KiB"},
+        "retry": {"initial": 0.01, "longest": 0.05, "attempts": 5},
+        "timeouts": {"connect": 1, "head": 1, "idle": 1},
+        "storage": {"min_free": 0},
+    }
+    for section, values in sections.items():
+        layer.setdefault(section, {}).update(values)
+    return Settings.load(("tests", layer))
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run `osp-fetch` in a process of its own, in `tmp_path`."""
+
+    def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "osp_fetch", *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,255 @@
+"""An origin that can misbehave in every way that the tests need, one fault a request."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from osp_fetch.demo.server import Blob, Cut, Exchange, Server
+
+Fault = Callable[[Exchange, "Page"], Awaitable[None]]
+
+
+@dataclass
+class Page:
+    """One file of the origin: `faults` are used up one a request, then `always` or good manners."""
+
+    data: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+    faults: deque[Fault] = field(default_factory=deque)
+    always: Fault | None = None
+
+
+class Origin:
+    """Serves pages by path; counts requests and bytes sent."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Page] = {}
+        self.requests: Counter[str] = Counter()
+        self.seen: list[Exchange] = []
+        self.sent: Counter[str] = Counter()
+        self.open = 0
+        self.most_open = 0
+        self.server: Server
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def add(
+        self,
+        path: str,
+        data: bytes,
+        *faults: Fault,
+        always: Fault | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> str:
+        """Serve `data` under `path`; its URL."""
+        self.pages[f"/{path}"] = Page(data, headers or {}, deque(faults), always)
+        return f"{self.url}/{path}"
+
+    async def handle(self, exchange: Exchange) -> None:
+        self.requests[exchange.path] += 1
+        self.seen.append(exchange)
+        self.open += 1
+        self.most_open = max(self.most_open, self.open)
+        try:
+            page = self.pages.get(exchange.path)
+            if page is None:
+                await exchange.answer(404, "nothing here", {"Content-Type": "text/plain"})
+            elif page.faults:
+                await page.faults.popleft()(exchange, page)
+            elif page.always:
+                await page.always(exchange, page)
+            else:
+                await polite(exchange, page)
+        finally:
+            self.open -= 1
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Origin]:
+    origin = Origin()
+    async with Server(origin.handle) as server:
+        origin.server = server
+        yield origin
+
+
+def noise(length: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(length)
+
+
+def sha256(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+# manners, good and bad
+
+
+async def polite(exchange: Exchange, page: Page) -> None:
+    await exchange.serve(Blob(page.data), page.headers)
+
+
+async def rangeless(exchange: Exchange, page: Page) -> None:
+    exchange.headers.pop("range", None)
+    await exchange.serve(Blob(page.data), {**page.headers, "Accept-Ranges": "none"})
+
+
+async def chunked(exchange: Exchange, page: Page) -> None:
+    """No Content-Length: chunked coding, ranges ignored."""
+    await exchange.head(200, {**page.headers, "Transfer-Encoding": "chunked"})
+    for at in range(0, len(page.data), 1000):
+        piece = page.data[at : at + 1000]
+        await exchange.raw(b"%x\r\n%s\r\n" % (len(piece), piece))
+    await exchange.raw(b"0\r\n\r\n")
+
+
+async def until_close(exchange: Exchange, page: Page) -> None:
+    """Neither length nor chunks: the body is over when the connection is."""
+    await exchange.head(200, {**page.headers, "Connection": "close"})
+    await exchange.raw(page.data)
+    exchange.keep_alive = False
+
+
+def until_close_short(count: int) -> Fault:
+    async def fault(exchange: Exchange, page: Page) -> None:
+        await exchange.head(200, {**page.headers, "Connection": "close"})
+        await exchange.raw(page.data[:count])
+        exchange.keep_alive = False
+
+    return fault
+
+
+def cut(after: int) -> Fault:
+    """Drop the connection after so many bytes of the body."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        await exchange.serve(Blob(page.data), page.headers, cut_after=after)
+
+    return fault
+
+
+async def reset(exchange: Exchange, page: Page) -> None:
+    raise Cut
+
+
+def status(code: int, body: str = "no", **headers: str) -> Fault:
+    async def fault(exchange: Exchange, page: Page) -> None:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        await exchange.answer(code, body, {"Content-Type": "text/plain", **named})
+
+    return fault
+
+
+def instead(body: str, kind: str = "text/html") -> Fault:
+    """A page with status 200 where the file should be."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        await exchange.answer(200, body, {"Content-Type": kind})
+
+    return fault
+
+
+def shifted(by: int) -> Fault:
+    """A range that starts elsewhere than asked."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        start, stop = exchange.span(len(page.data)) or (0, len(page.data))
+        start = max(0, start + by)
+        body = page.data[start:stop]
+        await exchange.head(
+            206,
+            {"Content-Range": f"bytes {start}-{stop - 1}/{len(page.data)}", "Content-Length": str(len(body))},
+        )
+        await exchange.raw(body)
+
+    return fault
+
+
+async def gzipped(exchange: Exchange, page: Page) -> None:
+    await exchange.serve(Blob(page.data), {"Content-Encoding": "gzip"})
+
+
+async def status_200_with_range(exchange: Exchange, page: Page) -> None:
+    """As ModelScope: a range comes with status 200 and a right Content-Range."""
+    span = exchange.span(len(page.data))
+    if span is None:
+        await polite(exchange, page)
+        return
+    start, stop = span
+    await exchange.head(
+        200,
+        {"Content-Range": f"bytes {start}-{stop - 1}/{len(page.data)}", "Content-Length": str(stop - start)},
+    )
+    await exchange.raw(page.data[start:stop])
+
+
+def short_range(most: int) -> Fault:
+    """A legal 206 that brings less than was asked for."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        start, stop = exchange.span(len(page.data)) or (0, len(page.data))
+        stop = min(stop, start + most)
+        headers = {
+            "Content-Range": f"bytes {start}-{stop - 1}/{len(page.data)}",
+            "Content-Length": str(stop - start),
+        }
+        await exchange.head(206, {**page.headers, **headers})
+        await exchange.raw(page.data[start:stop])
+
+    return fault
+
+
+async def silent(exchange: Exchange, page: Page) -> None:
+    """Say nothing, and keep the connection open."""
+    await asyncio.sleep(3600)
+
+
+def stall(after: int) -> Fault:
+    """Begin the body, and then say nothing more."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        await exchange.head(200, {"Content-Length": str(len(page.data))})
+        await exchange.raw(page.data[:after])
+        await asyncio.sleep(3600)
+
+    return fault
+
+
+def replaced(data: bytes, headers: dict[str, str] | None = None) -> Fault:
+    """From now on the page holds other bytes."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        page.data = data
+        page.headers = headers or page.headers
+        await polite(exchange, page)
+
+    return fault
+
+
+def redirect(target: str, code: int = 302) -> Fault:
+    async def fault(exchange: Exchange, page: Page) -> None:
+        await exchange.answer(code, "elsewhere", {"Location": target})
+
+    return fault
+
+
+def overlong(extra: int) -> Fault:
+    """More chunks than the Content-Range announces."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        start, stop = exchange.span(len(page.data)) or (0, len(page.data))
+        headers = {
+            "Content-Range": f"bytes {start}-{stop - 1}/{len(page.data)}",
+            "Transfer-Encoding": "chunked",
+        }
+        await exchange.head(206, headers)
+        body = page.data[start:stop] + b"x" * extra
+        await exchange.raw(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+
+    return fault

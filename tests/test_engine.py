@@ -1,0 +1,204 @@
+"""Tasks, patience and the gate."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from osp_fetch.engine.gate import Gate
+from osp_fetch.engine.retry import attempts
+from osp_fetch.engine.tasks import at_most
+from osp_fetch.model.errors import FetchError, NetworkError, Remedy, StatusError
+from osp_fetch.model.settings import Limits, Retry, Settings
+
+
+async def numbers(count: int) -> AsyncIterator[int]:
+    for number in range(count):
+        yield number
+
+
+async def test_at_most_does_all_and_never_more_at_once() -> None:
+    running, most, done = 0, 0, []
+
+    async def work(number: int) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        done.append(number)
+
+    await at_most(3, numbers(20), work)
+    assert (sorted(done), most) == (list(range(20)), 3)
+
+
+async def test_items_are_asked_for_only_as_slots_come_free() -> None:
+    asked = 0
+
+    async def items() -> AsyncIterator[int]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield asked
+
+    gate = asyncio.Event()
+
+    async def work(_: int) -> None:
+        await gate.wait()
+
+    task = asyncio.create_task(at_most(4, items(), work))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert asked == 4
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_the_first_failure_ends_the_rest_and_waits_for_them() -> None:
+    ended = []
+
+    async def work(number: int) -> None:
+        if number == 2:
+            raise ValueError("two")
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0)
+            ended.append(number)
+
+    with pytest.raises(ValueError, match="two"):
+        await at_most(5, numbers(10), work)
+    assert sorted(ended) == [0, 1, 3, 4]
+
+
+async def test_a_failing_source_is_raised() -> None:
+    async def broken() -> AsyncIterator[int]:
+        yield 1
+        raise ValueError("source")
+
+    async def work(_: int) -> None:
+        await asyncio.sleep(60)
+
+    with pytest.raises(ValueError, match="source"):
+        await at_most(5, broken(), work)
+
+
+FAST = Settings.load(("t", {"retry": {"initial": 0.001, "longest": 0.002, "attempts": 3}})).retry
+
+
+async def tries(errors: list[FetchError], steps: list[int], retry: Retry = FAST) -> tuple[int, list[float]]:
+    """How often a failing piece of work was tried, and the pauses, while progress follows `steps`."""
+    count = 0
+    delays: list[float] = []
+
+    def progress() -> int:
+        return steps[min(count, len(steps) - 1)]
+
+    try:
+        async for attempt in attempts(retry, progress, lambda _, delay: delays.append(delay)):
+            with attempt:
+                error = errors[min(count, len(errors) - 1)]
+                count += 1
+                raise error
+    except FetchError:
+        pass
+    return count, delays
+
+
+async def test_patience_runs_out_on_standstill() -> None:
+    count, _ = await tries([NetworkError("cut")], [0])
+    assert count == 3
+
+
+async def test_getting_further_makes_an_attempt_a_first_one() -> None:
+    count, _ = await tries([NetworkError("cut")], [0, 1, 2, 3, 4, 5, 5, 5, 5, 5])
+    assert count == 7
+
+
+async def test_what_no_retry_helps_is_tried_once() -> None:
+    count, _ = await tries([StatusError("no", status=404, remedy=Remedy.FAIL)], [0])
+    assert count == 1
+
+
+async def test_the_server_may_ask_for_a_pause() -> None:
+    busy = StatusError("busy", status=429, remedy=Remedy.RETRY, retry_after=0.05)
+    _, delays = await tries([busy], [0])
+    assert all(0.05 <= delay < 0.06 for delay in delays)
+
+
+def limits(**values: object) -> Limits:
+    return Settings.load(("t", {"limits": values})).limits
+
+
+async def test_the_gate_holds_both_budgets() -> None:
+    gate = Gate(limits(connections=5, per_host=3))
+    open_now: dict[str, int] = {"a": 0, "b": 0}
+    most: dict[str, int] = {"a": 0, "b": 0, "all": 0}
+
+    async def use(host: str, order: int) -> None:
+        async with gate.connection(host, order):
+            open_now[host] += 1
+            most[host] = max(most[host], open_now[host])
+            most["all"] = max(most["all"], sum(open_now.values()))
+            await asyncio.sleep(0.001)
+            open_now[host] -= 1
+
+    await asyncio.gather(*(use("ab"[n % 2], n) for n in range(40)))
+    assert most["all"] == 5
+    assert max(most["a"], most["b"]) == 3
+
+
+async def test_connections_go_to_the_earliest_file_first() -> None:
+    gate = Gate(limits(connections=1))
+    came: list[int] = []
+
+    async def use(order: int) -> None:
+        async with gate.connection("h", order):
+            came.append(order)
+
+    async with gate.connection("h", 0):
+        waiting = [asyncio.create_task(use(order)) for order in (5, 3, 9, 1)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*waiting)
+    assert came == [1, 3, 5, 9]
+
+
+async def test_who_is_cancelled_while_waiting_takes_no_place() -> None:
+    gate = Gate(limits(connections=1))
+
+    async def use() -> None:
+        async with gate.connection("h", 1):
+            pass
+
+    async with gate.connection("h", 0):
+        waiting = asyncio.create_task(use())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+    async with asyncio.timeout(1), gate.connection("h", 2):
+        pass
+
+
+async def test_a_cooling_host_gets_nothing_and_others_do() -> None:
+    gate = Gate(limits(connections=4))
+    gate.cool("slow", 0.05)
+    clock = asyncio.get_running_loop().time
+    begun = clock()
+    async with gate.connection("fast", 0):
+        assert clock() - begun < 0.05
+    async with asyncio.timeout(5), gate.connection("slow", 0):
+        assert clock() - begun >= 0.05
+
+
+async def test_part_size_follows_the_measured_pace() -> None:
+    gate = Gate(limits())
+    assert gate.part_size("h") == 8 << 20
+    gate.measured("h", 100 << 20, 1.0)
+    assert gate.part_size("h") == 64 << 20
+    for _ in range(20):
+        gate.measured("h", 1 << 20, 1.0)
+    assert gate.part_size("h") == 4 << 20
+    assert Gate(limits(part_size="1MiB")).part_size("h") == 1 << 20

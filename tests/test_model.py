@@ -1,0 +1,168 @@
+"""Digests, paths, links and settings: tables of what is read and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from osp_fetch import Settings, entry
+from osp_fetch.model import links, settings
+from osp_fetch.model.digest import Digest
+from osp_fetch.model.entry import relative_path
+from osp_fetch.model.errors import FetchError, ManifestError, SettingsError
+
+MD5 = hashlib.md5(b"").hexdigest()
+SIGNED = "https://cdn.example/a/b.tar?_nc_gid&ccb=10-5&oh=00_SECRET&oe=699024E8&_nc_sid=0fdd51"
+
+
+def test_digests_are_read_in_every_usual_form() -> None:
+    assert Digest.parse(f"md5:{MD5.upper()}") == Digest("md5", MD5)
+    assert Digest.parse(MD5) == Digest("md5", MD5)
+    assert Digest.parse(hashlib.sha256(b"").hexdigest()).algorithm == "sha256"
+    assert str(Digest("md5", MD5)) == f"md5:{MD5}"
+
+
+@pytest.mark.parametrize("text", ["md5:12", "crc7:00", "sha256:" + "g" * 64, "1e10", ""])
+def test_what_is_no_digest_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        Digest.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a/b.tar", "NA", "0012", "ä/ö.jpg", "a b/c", "..a/b..", "5000-0.tar.part0"]
+)
+def test_good_paths_stay_as_they_are(text: str) -> None:
+    assert relative_path(text) == text
+
+
+def test_a_leading_dot_is_dropped() -> None:
+    assert relative_path("./a/b") == "a/b"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "..", "../a", "a/../b", "/a", "//a", "C:/a", "a\\b", "a\0b", "a\nb", "a//b", "a/", "a/./b",
+     ".osp-fetch/x", ".OSP-FETCH/x", ".cache/x", "x" * 256, "/".join(["x" * 200] * 25), "\udcff"],
+)  # fmt: skip
+def test_paths_that_could_leave_the_folder_or_break_it_are_refused(text: str) -> None:
+    with pytest.raises(ManifestError):
+        relative_path(text)
+
+
+@pytest.mark.parametrize(
+    "url", ["", "ftp://a/b", "file:///etc/passwd", "http://", "http:///x", "http://a/b c", "x\ny"]
+)
+def test_only_http_links_are_taken(url: str) -> None:
+    with pytest.raises(ManifestError):
+        entry("a", url)
+
+
+def test_headers_cannot_inject_others() -> None:
+    with pytest.raises(ManifestError):
+        entry("a", "http://h/a", headers={"X-A": "b\r\nHost: evil"})
+    with pytest.raises(ManifestError):
+        entry("a", "http://h/a", headers={"X A": "b"})
+
+
+def test_an_entry_shows_no_secret() -> None:
+    shown = repr(entry("a", SIGNED, headers={"Authorization": "Bearer hf_abcdefgh"}))
+    assert "SECRET" not in shown
+    assert "hf_abcdefgh" not in shown
+
+
+def test_the_identity_of_a_link_outlives_its_signature() -> None:
+    assert links.source_key(SIGNED) == links.source_key(
+        SIGNED.replace("SECRET", "other").replace("699024E8", "69B7B1E8")
+    )
+    assert links.source_key(SIGNED) == "cdn.example/a/b.tar"
+
+
+@pytest.mark.parametrize(
+    ("url", "when"),
+    [
+        (SIGNED, 0x699024E8),
+        ("https://s3/x?X-Amz-Date=20260102T030405Z&X-Amz-Expires=600&X-Amz-Signature=1", 1767323045 + 600),
+        ("https://gs/x?X-Goog-Date=20260102T030405Z&X-Goog-Expires=600", 1767323045 + 600),
+        ("https://cf/x?Expires=1767323045&Signature=a&Key-Pair-Id=b", 1767323045),
+        ("https://az/x?se=2026-01-02T03:04:05Z&sig=a", 1767323045),
+        ("https://h/x?oe=699024E8", None),
+        ("https://h/x?Expires=soon", None),
+        ("https://h/x", None),
+    ],
+)
+def test_expiry_is_read_from_every_usual_signature(url: str, when: float | None) -> None:
+    assert links.expiry(url) == when
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [SIGNED, "https://user:SECRET@h/x", "Authorization: Bearer SECRET", "hf_SECRETSECRET", "oh=SECRET&x=1",
+     "X-Amz-Signature=SECRET", "https://h/x?token=SECRET#f", "see http://h/a?q=SECRET, then"],
+)  # fmt: skip
+def test_redaction_leaves_nothing_secret(secret: str) -> None:
+    assert "SECRET" not in links.redact(secret)
+    assert "SECRET" not in str(FetchError(secret))
+
+
+def test_redaction_leaves_the_rest() -> None:
+    assert links.redact("a.tar from https://h:8/p/a.tar: 404") == "a.tar from https://h:8/p/a.tar: 404"
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (7, 7),
+        ("64MiB", 64 << 20),
+        ("64M", 64 << 20),
+        ("64MB", 64_000_000),
+        ("1.5 GiB", 3 << 29),
+        ("2k", 2048),
+        ("9", 9),
+    ],
+)
+def test_sizes_are_read_with_units(value: object, size: int) -> None:
+    assert settings.size(value) == size
+
+
+@pytest.mark.parametrize(
+    ("value", "time"), [(7, 7.0), ("30s", 30.0), ("1.5m", 90.0), ("2h", 7200.0), ("100ms", 0.1)]
+)
+def test_times_are_read_with_units(value: object, time: float) -> None:
+    assert settings.seconds(value) == time
+
+
+def test_layers_lie_on_top_of_each_other() -> None:
+    made = Settings.load(
+        ("a", {"limits": {"per_host": 4, "rate": "1MiB"}}), ("b", {"limits": {"per_host": "auto"}})
+    )
+    assert (made.limits.per_host, made.limits.rate) == ("auto", 1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        ({"limits": {"perhost": 4}}, "did you mean per_host"),
+        ({"limit": {"per_host": 4}}, "did you mean limits"),
+        ({"limits": {"per_host": 0}}, "limits.per_host"),
+        ({"limits": {"rate": "fast"}}, "limits.rate"),
+        ({"limits": {"part_size": 5}}, "64KiB"),
+        ({"timeouts": {"idle": True}}, "timeouts.idle"),
+        ({"storage": {"durability": "some"}}, "full, none"),
+        ({"limits": 3}, "must hold keys"),
+    ],
+)
+def test_wrong_settings_name_the_layer_and_the_key(layer: dict[str, dict[str, object]], said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as caught:
+        Settings.load(("x.toml", layer))
+    assert str(caught.value).startswith("x.toml: ")
+
+
+@pytest.mark.parametrize("name", ["default", "sa1b", "huggingface", "polite"])
+def test_every_config_file_loads(name: str) -> None:
+    from osp_fetch.cli.options import read_toml
+
+    path = Path(__file__).parent.parent / "configs" / f"{name}.toml"
+    loaded = Settings.load((path.name, read_toml(path)))
+    assert (loaded == Settings()) == (name == "default")
