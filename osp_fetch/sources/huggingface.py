@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from ..model.digest import Digest
 from ..model.entry import Entry, entry
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 _ADDRESS: Final = re.compile(
-    r"hf://(?:(?P<kind>datasets|models)/)?(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<rev>[^/\s]+))?(?:/(?P<glob>.*))?"
+    r"hf://(?:(?P<kind>datasets|models)/)?(?P<repo>(?!datasets/|models/|spaces/)[^/@\s]+/[^/@\s]+)(?:@(?P<rev>[^/\s]+))?(?:/(?P<glob>.*))?"
 )
 _RESOLVED: Final = re.compile(r"/(?:datasets/)?[^/]+/[^/]+/resolve/(?P<commit>[0-9a-f]{40})/")
 
@@ -52,7 +53,8 @@ def listing(text: str) -> Blocks:
     address = Address.parse(text)
     import huggingface_hub
 
-    api = huggingface_hub.HfApi()
+    # read at the call: huggingface_hub itself reads it when it is imported, which may be too early
+    api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
     try:
         info = api.repo_info(address.repo, revision=address.revision, repo_type=address.kind)
         if info.sha is None:
@@ -67,7 +69,6 @@ def listing(text: str) -> Blocks:
 def _pages(api: Any, address: Address, commit: str) -> Blocks:
     """The tree, a page a block. Pages are followed by hand: a mirror's `Link` may name the original
     host, and the token is the mirror's."""
-    from huggingface_hub import hf_hub_url
     from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils import (
         build_hf_headers,
@@ -79,6 +80,9 @@ def _pages(api: Any, address: Address, commit: str) -> Blocks:
     token = get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else None
     url: str | None = f"{api.endpoint}/api/{address.kind}s/{address.repo}/tree/{commit}?recursive=true"
+    folder = (
+        f"{api.endpoint}/{'datasets/' if address.kind == 'dataset' else ''}{address.repo}/resolve/{commit}"
+    )
     number = 0
     while url is not None:
         reply = http_backoff("GET", url, headers=build_hf_headers(token=token))
@@ -88,9 +92,7 @@ def _pages(api: Any, address: Address, commit: str) -> Blocks:
             if item["type"] == "file" and _wanted(item["path"], address.glob):
                 number += 1
                 file = RepoFile(**item)  # type: ignore[no-untyped-call]
-                link = hf_hub_url(
-                    address.repo, file.path, repo_type=address.kind, revision=commit, endpoint=api.endpoint
-                )
+                link = f"{folder}/{quote(file.path, safe='/')}"
                 block.append((number, _row(file, link, headers)))
         yield block
         following = reply.links.get("next", {}).get("url")

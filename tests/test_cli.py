@@ -1,0 +1,309 @@
+"""The command line as a process: exit codes, one clear sentence, signals, and what is on stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests import origin as o
+from tests.origin import Origin, noise
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+QUICK = [
+    "--min-free",
+    "0",
+    "--set",
+    "retry.initial=0.01",
+    "--set",
+    "retry.longest=0.05",
+    "--set",
+    "retry.attempts=3",
+]
+
+
+async def get(
+    *words: str | Path, cwd: Path, environment: dict[str, str] | None = None
+) -> tuple[int, str, str]:
+    """`osp-fetch` in a process of its own, while the origin serves in this one."""
+    process = await start(*words, cwd=cwd, environment=environment)
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def start(
+    *words: str | Path, cwd: Path, environment: dict[str, str] | None = None
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "osp_fetch", *map(str, words)),
+        cwd=cwd,
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def manifest(origin: Origin, folder: Path, count: int = 5, size: int = 1000) -> Path:
+    lines = ["path\turl"]
+    for n in range(count):
+        lines.append(f"d/f{n}.bin\t{origin.add(f'f{n}', noise(size, n))}")  # noqa: PERF401
+    place = folder / "m.tsv"
+    place.write_text("\n".join(lines))
+    return place
+
+
+def test_help_is_instant_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['osp-fetch', '--help']\n"
+        "from osp_fetch.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'pandas', 'aiohttp', 'rich', 'huggingface_hub', 'uvloop', 'asyncio'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "get" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["get", "plan", "status", "verify", "demo", "config"])
+def test_every_command_has_help(command: Command, name: str) -> None:
+    assert command(name, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["get"], 2, "Missing argument"),
+        (["get", "absent.tsv"], 2, "no such manifest"),
+        (["get", "pexel"], 2, "did you mean pexels"),
+        (["get", "sam-11m"], 2, "--links FILE"),
+        (["get", "http://h/a", "--connections", "many"], 2, "'many' is not a whole number"),
+        (["get", "http://h/a", "--set", "limits.perhost=3"], 2, "did you mean per_host"),
+        (["get", "http://h/a", "--set", "x"], 2, "SECTION.KEY=VALUE"),
+        (["get", "http://h/a", "--shard", "4/4"], 2, "0 <= I < N"),
+        (["get", "http://h/a", "--shard", "auto"], 2, "Slurm"),
+        (["get", "http://h/a", "--connect-to", "x"], 2, "HOST:PORT:HOST:PORT"),
+        (["get", "http://h/a", "--header", "x"], 2, "NAME: VALUE"),
+        (["get", "http://h/a", "--cacert", "absent"], 2, "not a file"),
+        (["get", "http://h/a", "--checksums", "absent"], 2, "cannot be read"),
+        (["get", "http://h/a", "-c", "absent.toml"], 2, "cannot be read"),
+        (["get", "http://h/a", "--max-duration", "long"], 2, "not a time"),
+        (["get", "http://h/a", "-o", "/proc/none"], 3, "cannot be used"),
+        (["status", "absent"], 3, "nothing was fetched"),
+        (["verify", "absent"], 3, "no such folder"),
+        (["frobnicate"], 2, "No such command"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_its_exit_code(
+    command: Command, words: list[str], code: int, said: str
+) -> None:
+    done = command(*words)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_all_present_is_0_and_some_failed_is_1(origin: Origin, tmp_path: Path) -> None:
+    place = manifest(origin, tmp_path)
+    code, out, err = await get("get", place, "-o", "out", *QUICK, cwd=tmp_path)
+    assert (code, out) == (0, ""), err
+    assert "5 fetched" in err
+    del origin.pages["/f3"]
+    (tmp_path / "out/d/f3.bin").unlink()
+    code, out, err = await get("get", place, "-o", "out", "--json", *QUICK, cwd=tmp_path)
+    assert code == 1
+    document = json.loads(out)
+    assert document["counts"] == {"fetched": 0, "present": 4, "parked": 0, "failed": 1}
+    assert document["failures"][0]["path"] == "d/f3.bin"
+    assert "404" in err
+
+
+async def test_expired_links_are_4_and_a_fresh_file_goes_on(origin: Origin, tmp_path: Path) -> None:
+    place = manifest(origin, tmp_path)
+    origin.pages["/f2"].faults.append(o.status(403, "URL signature expired"))
+    code, _, err = await get("get", place, "-o", "out", *QUICK, cwd=tmp_path)
+    assert code == 4
+    assert "fresh link file" in err
+    code, _, err = await get("get", place, "-o", "out", *QUICK, cwd=tmp_path)
+    assert (code, "1 fetched, 4 present" in err) == (0, True)
+
+
+async def test_refused_credentials_are_4(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", b"x", always=o.status(401))
+    code, _, err = await get("get", url, *QUICK, cwd=tmp_path)
+    assert code == 4
+    assert "credentials" in err
+
+
+async def test_a_folder_in_use_is_6_and_names_the_owner(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", noise(100), always=o.silent)
+    first = await start("get", url, "-o", "out", *QUICK, cwd=tmp_path)
+    while not origin.open:
+        await asyncio.sleep(0.01)
+    code, _, err = await get("get", url, "-o", "out", *QUICK, cwd=tmp_path)
+    assert code == 6
+    assert f"process {first.pid}" in err
+    code, out, _ = await get("status", "out", cwd=tmp_path)
+    assert (code, f"process {first.pid}" in out) == (0, True)
+    first.kill()
+    await first.wait()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+async def test_signals_save_and_stop(
+    origin: Origin, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    data = noise(4 << 20)
+    url = origin.add("f.bin", data, o.stall(3 << 20))
+    process = await start("get", url, "-o", "out", *QUICK, cwd=tmp_path)
+    while not (tmp_path / "out/.osp-fetch/partial/f.bin").exists():
+        await asyncio.sleep(0.01)
+    process.send_signal(number)
+    _, err = await process.communicate()
+    assert process.returncode == code, err.decode()
+    assert "again" in err.decode()
+    assert not (tmp_path / "out/f.bin").exists()
+    done, out, _ = await get("status", "out", "--json", cwd=tmp_path)
+    assert (done, json.loads(out)["held_bytes"] > 0) == (0, True)
+    assert (await get("get", url, "-o", "out", *QUICK, cwd=tmp_path))[0] == 0
+    assert (tmp_path / "out/f.bin").read_bytes() == data
+
+
+async def test_a_second_ctrl_c_is_immediate(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", noise(100), always=o.silent)
+    process = await start("get", url, *QUICK, cwd=tmp_path)
+    while not origin.open:
+        await asyncio.sleep(0.01)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+    assert await process.wait() == 130
+
+
+async def test_max_duration_is_75(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", noise(100), always=o.silent)
+    code, _, err = await get("get", url, "--max-duration", "200ms", *QUICK, cwd=tmp_path)
+    assert code == 75
+    assert "--max-duration" in err
+
+
+async def test_plan_touches_nothing_and_counts_what_is_here(origin: Origin, tmp_path: Path) -> None:
+    place = manifest(origin, tmp_path)
+    code, out, _ = await get("plan", place, "-o", "out", "--json", cwd=tmp_path)
+    plan = json.loads(out)
+    assert (code, plan["files"], plan["present"], plan["unsized"]) == (0, 5, 0, 5)
+    assert origin.requests.total() == 0
+    assert not (tmp_path / "out").exists()
+    await get("get", place, "-o", "out", *QUICK, cwd=tmp_path)
+    code, out, _ = await get("get", place, "-o", "out", "--dry-run", cwd=tmp_path)
+    assert "5 files, 4.9 KiB" in out
+
+
+async def test_sums_are_what_sha256sum_accepts(origin: Origin, tmp_path: Path) -> None:
+    await get("get", manifest(origin, tmp_path), "-o", "out", *QUICK, cwd=tmp_path)
+    _, out, _ = await get("status", "out", "--sums", cwd=tmp_path)
+    (tmp_path / "SHA256SUMS").write_text(out)
+    done = subprocess.run(
+        ["sha256sum", "-c", "../SHA256SUMS"], cwd=tmp_path / "out", capture_output=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.count(b": OK") == 5
+
+
+async def test_verify_finds_damage_and_takes_a_checksum_list(origin: Origin, tmp_path: Path) -> None:
+    await get("get", manifest(origin, tmp_path), "-o", "out", *QUICK, cwd=tmp_path)
+    assert (await get("verify", "out", cwd=tmp_path))[0] == 0
+    listed = "".join(f"{hashlib.md5(noise(1000, n)).hexdigest()}  d/f{n}.bin\n" for n in range(5))
+    (tmp_path / "sums").write_text(listed)
+    assert (await get("verify", "out", "--checksums", "sums", cwd=tmp_path))[0] == 0
+    (tmp_path / "out/d/f1.bin").write_bytes(b"harm")
+    for more in ([], ["--checksums", "sums"]):
+        code, out, _ = await get("verify", "out", "--json", *more, cwd=tmp_path)
+        document = json.loads(out)
+        assert (code, document["counts"]) == (1, {"ok": 4, "damaged": 1})
+        assert document["bad"][0]["path"] == "d/f1.bin"
+
+
+async def test_flags_come_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('[limits]\nper_host = 1\nrate = "1MiB"\nmemory = "64MiB"\n')
+    environment = {"OSP_FETCH_LIMITS_PER_HOST": "2", "OSP_FETCH_LIMITS_RATE": "2MiB"}
+    words = ["config", "show", "--json", "-c", "c.toml", "--set", "limits.per_host=3"]
+    _, out, _ = await get(*words, cwd=tmp_path, environment=environment)
+    limits = json.loads(out)["limits"]
+    assert limits["per_host"] == {"value": 3, "from": "--set"}
+    assert limits["rate"] == {"value": 2 << 20, "from": "OSP_FETCH_LIMITS_RATE"}
+    assert limits["memory"] == {"value": 64 << 20, "from": "c.toml"}
+    assert limits["connections"] == {"value": "auto", "from": "default"}
+
+
+async def test_what_config_show_prints_is_a_config_file(tmp_path: Path) -> None:
+    _, out, _ = await get("config", "show", cwd=tmp_path)
+    (tmp_path / "c.toml").write_text(out)
+    code, again, err = await get("config", "show", "-c", "c.toml", cwd=tmp_path)
+    assert code == 0, err
+    assert [line.split("#")[0] for line in again.splitlines()] == [
+        line.split("#")[0] for line in out.splitlines()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "environment", "expected"),
+    [
+        ("1/4", {}, (1, 4)),
+        (
+            "auto",
+            {"SLURM_ARRAY_TASK_ID": "13", "SLURM_ARRAY_TASK_MIN": "10", "SLURM_ARRAY_TASK_COUNT": "5"},
+            (3, 5),
+        ),
+        (
+            "auto",
+            {"SLURM_ARRAY_TASK_ID": "6", "SLURM_ARRAY_TASK_STEP": "2", "SLURM_ARRAY_TASK_COUNT": "4"},
+            (3, 4),
+        ),
+        ("auto/8", {"JOB_COMPLETION_INDEX": "7"}, (7, 8)),
+        ("auto", {"JOB_COMPLETION_INDEX": "0", "JOB_COMPLETIONS": "2"}, (0, 2)),
+    ],
+)
+def test_shards_from_words_and_from_batch_systems(
+    text: str, environment: dict[str, str], expected: tuple[int, int]
+) -> None:
+    from osp_fetch.cli.options import shard
+
+    assert shard(text, environment) == expected
+
+
+async def test_shards_of_one_folder_run_at_once_and_together_hold_all(origin: Origin, tmp_path: Path) -> None:
+    place = manifest(origin, tmp_path, 12)
+    runs = [get("get", place, "-o", "out", "--shard", f"{i}/3", *QUICK, cwd=tmp_path) for i in range(3)]
+    assert [code for code, _, _ in await asyncio.gather(*runs)] == [0, 0, 0]
+    _, out, _ = await get("status", "out", "--json", cwd=tmp_path)
+    assert json.loads(out)["published"] == 12
+    assert len(list((tmp_path / "out/d").iterdir())) == 12
+
+
+async def test_a_bad_row_is_said_with_its_line_and_strict_ends_the_run(
+    origin: Origin, tmp_path: Path
+) -> None:
+    place = manifest(origin, tmp_path)
+    place.write_text(place.read_text() + "\n../x\thttp://h/x\n")
+    code, _, err = await get("get", place, "-o", "out", *QUICK, cwd=tmp_path)
+    assert (code, "m.tsv:7" in err, "5 fetched" in err) == (1, True, True)
+    code, _, err = await get("get", place, "-o", "strict", "--strict", *QUICK, cwd=tmp_path)
+    assert (code, (tmp_path / "strict").exists()) == (2, False)
+
+
+def test_the_demo_ends_well(command: Command) -> None:
+    done = command("demo", "--fast")
+    assert done.returncode == 0, done.stderr
+    assert "All as it should be" in done.stderr

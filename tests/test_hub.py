@@ -1,0 +1,189 @@
+"""The Hugging Face Hub: the real client and this tool against one emulator, which the client proves."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from osp_fetch import Status, fetch_all
+from osp_fetch.demo.server import Server
+from osp_fetch.demo.sources import Hub, HubRepo
+from osp_fetch.model.errors import CredentialsError, ManifestError
+from osp_fetch.model.report import Report
+from tests.conftest import quick
+from tests.origin import noise
+
+REPO = "LanguageBind/Open-Sora-Plan-v1.1.0"
+TOKEN = "hf_SECRETtoken"
+
+
+def repo() -> HubRepo:
+    lfs = {
+        f"all_mixkit/{name}.tar": noise(200_000 + n, n) for n, name in enumerate(["Road", "Safari", "beach"])
+    }
+    lfs |= {f"pexels/5000-0.tar.part{n}": noise(70_000 + n, n + 9) for n in range(5)}
+    git = {
+        "README.md": b"# hello\n",
+        "anno_jsons/video_mixkit_513f_1997.json": noise(90_000, 7),
+        "pexel/111.txt": b"",
+    }
+    return HubRepo(REPO, lfs=lfs, git=git)
+
+
+@asynccontextmanager
+async def running(monkeypatch: pytest.MonkeyPatch, hub: Hub, token: str | None = TOKEN) -> AsyncIterator[str]:
+    """A hub in this process; its address, which huggingface_hub learns in processes of their own."""
+    async with Server(hub.handle) as site, Server(hub.handle_cdn) as store:
+        hub.cdn_url = store.url
+        monkeypatch.setenv("HF_ENDPOINT", site.url)
+        monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        yield site.url
+
+
+def made(**more: object) -> Hub:
+    return Hub({REPO: repo()}, **{"token": TOKEN, **more})  # type: ignore[arg-type]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    places = (p for p in folder.rglob("*") if p.is_file())
+    kept = {p.relative_to(folder).as_posix(): p.read_bytes() for p in places}
+    return {name: data for name, data in kept.items() if not name.startswith((".cache/", ".osp-fetch/"))}
+
+
+async def hf_download(folder: Path, *more: str) -> str:
+    """The real client's command in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("hf")),
+        *("download", "--repo-type", "dataset", REPO, "--local-dir", str(folder), *more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    return out.decode()
+
+
+async def ours(folder: Path, source: str = f"hf://datasets/{REPO}", **sections: dict[str, object]) -> Report:
+    return await fetch_all(source, folder, settings=quick(**sections))
+
+
+async def test_both_clients_produce_identical_trees_and_hf_accepts_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = made(page=3)
+    async with running(monkeypatch, hub):
+        await hf_download(tmp_path / "theirs")
+        hub.resolves.clear()
+        assert (await ours(tmp_path / "ours")).counts[Status.FETCHED] == 11
+        content = {**hub.repos[REPO].lfs, **hub.repos[REPO].git}
+        assert tree(tmp_path / "theirs") == tree(tmp_path / "ours") == content
+        assert all(hub.resolves[path] == 1 for path in hub.repos[REPO].lfs)
+        hub.resolves.clear()
+        await hf_download(tmp_path / "ours")
+        assert hub.resolves.total() == 0
+        assert hub.leaks == []
+
+
+async def test_the_revision_is_pinned_and_digests_are_verified(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = made()
+    async with running(monkeypatch, hub):
+        report = await ours(tmp_path, f"hf://datasets/{REPO}@main/anno_jsons/*")
+    (outcome,) = report.outcomes
+    assert outcome.digest is not None
+    assert outcome.digest.startswith("git-blob-sha1:")
+    assert outcome.entry is not None
+    assert f"/resolve/{hub.repos[REPO].commit}/" in outcome.entry.urls[0]
+
+
+async def test_a_signed_link_that_dies_in_mid_file_is_minted_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ticks = itertools.count(1000, 3)  # every look at the clock finds it three seconds later
+    hub = made(lifetime=10.0, clock=lambda: float(next(ticks)))
+    async with running(monkeypatch, hub):
+        report = await ours(
+            tmp_path, f"hf://datasets/{REPO}/all_mixkit", limits={"per_host": 1, "part_size": "64KiB"}
+        )
+    assert report.ok, report.failures
+    assert tree(tmp_path) == {k: v for k, v in hub.repos[REPO].lfs.items() if k.startswith("all_mixkit")}
+    assert 3 < hub.resolves.total() < 12
+    assert hub.leaks == []
+
+
+async def test_the_quota_is_obeyed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hub = made(left=0)
+    slept = []
+    async with running(monkeypatch, hub):
+
+        def observe(event: object) -> None:
+            if type(event).__name__ == "Cooling":
+                slept.append(event)
+
+        report = await fetch_all(
+            f"hf://datasets/{REPO}/all_mixkit",
+            tmp_path,
+            settings=quick(limits={"connections": 1}),
+            observer=observe,
+            max_duration=1.0,
+        )
+    assert report.stopped
+    assert len(slept) == 1
+    assert hub.resolves.total() == 1
+    assert report.counts[Status.FETCHED] == 1
+
+
+async def test_a_mirrors_next_page_stays_on_the_mirror(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = made(page=2, link_host="https://original.invalid")
+    async with running(monkeypatch, hub):
+        assert (await ours(tmp_path)).counts[Status.FETCHED] == 11
+
+
+@pytest.mark.parametrize(
+    ("source", "token", "gated", "said"),
+    [
+        (f"hf://datasets/{REPO}", None, False, "private"),
+        (f"hf://datasets/{REPO}", None, True, "gated"),
+        ("hf://datasets/no/such", TOKEN, False, "no such repository"),
+        (f"hf://datasets/{REPO}@v9", TOKEN, False, "no such revision"),
+    ],
+)
+async def test_refusals_are_explained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, token: str | None, gated: bool, said: str
+) -> None:
+    hub = made()
+    hub.repos[REPO].gated = gated
+    async with running(monkeypatch, hub, token):
+        with pytest.raises((CredentialsError, ManifestError), match=said):
+            await ours(tmp_path, source)
+
+
+async def test_offline_mode_is_one_sentence(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "osp_fetch", "get", f"hf://datasets/{REPO}", "-o", str(tmp_path)),
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        stderr=subprocess.PIPE,
+    )
+    _, err = await process.communicate()
+    assert process.returncode == 2
+    assert "HF_HUB_OFFLINE forbids the network" in err.decode()
+
+
+@pytest.mark.parametrize("text", ["hf://", "hf://datasets/x", "hf://datasets//b", "hf://a b/c"])
+async def test_an_address_that_is_none_is_said_so(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ManifestError, match="not of the form"):
+        await ours(tmp_path, text)
