@@ -26,6 +26,7 @@ from osp_fetch import (
     fetch_iter,
 )
 from osp_fetch.demo.server import Blob, Exchange
+from osp_fetch.engine.download import SAMPLE
 from osp_fetch.model import events
 from osp_fetch.model.errors import DiskFull, FolderBusy, ManifestError
 from tests import origin as o
@@ -139,7 +140,8 @@ async def test_parts_go_over_several_connections_and_cover_the_file_once(
     await one(origin, tmp_path, data=noise(1 << 20), always=slowly, settings=slow)
     assert origin.most_open == 4
     asked = [e.span(1 << 20) for e in origin.seen]
-    assert sum(stop - start for start, stop in filter(None, asked)) == 1 << 20
+    once = sum(stop - start for start, stop in filter(None, asked))
+    assert 1 << 20 <= once <= (1 << 20) + SAMPLE  # nothing proves the file but one sample
 
 
 async def test_a_wrong_digest_is_tried_once_more_and_nothing_is_kept(origin: Origin, tmp_path: Path) -> None:

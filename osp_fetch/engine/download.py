@@ -28,7 +28,7 @@ from ..model.protocols import Reply
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from ..model.record import Published, Record
 
-SAMPLE: Final = 64 << 10  # bytes asked for again where nothing else proves that the file is the same
+SAMPLE: Final = 16 << 10  # bytes asked for again where nothing else proves that the file is the same
 OPEN_END: Final = 1 << 62  # where a body of unknown length is taken to stop
 RESTARTS: Final = 3
 

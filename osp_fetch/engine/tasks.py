@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -53,6 +53,20 @@ async def at_most(limit: int, items: AsyncIterable[T], work: Callable[[T], Await
         await stop(running)
         if failed.done():
             failed.exception()  # seen, also where another error is on its way out
+
+
+async def completed(work: Coroutine[Any, Any, None]) -> None:
+    """Await `work` to its end also when cancelled, so that what was begun can be accounted for."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 async def stop(tasks: Iterable[asyncio.Future[Any]]) -> None:

@@ -22,7 +22,7 @@ from ..model.settings import Settings
 from .download import Download, Part
 from .gate import Gate
 from .retry import attempts
-from .tasks import at_most
+from .tasks import at_most, completed
 
 _CLAIM_BYTES = 4 << 20  # bytes of one connection that a kill may cost
 _CLAIM_SECONDS = 1.0  # so that a slow connection's bytes are claimed, too
@@ -234,7 +234,12 @@ class Transfer:
 
     async def _write(self, at: int, chunks: list[bytes]) -> int:
         count = sum(map(len, chunks))
-        await self.partial.write(at, chunks)
+        try:
+            await completed(self.partial.write(at, chunks))
+        except asyncio.CancelledError:
+            self.download.wrote(ByteRange(at, at + count))
+            self._unclaimed += count
+            raise
         self.download.wrote(ByteRange(at, at + count))
         self.tools.observe(events.Wrote(self.entry.path, count))
         self.partial.follow(self.download.held.frontier, self.download.length)
