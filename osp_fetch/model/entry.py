@@ -15,6 +15,8 @@ RelativePath = NewType("RelativePath", str)
 
 STATE_FOLDER: Final = ".osp-fetch"
 
+# names that nothing could be wrong with: most of ten million rows, at a tenth of the cost
+_PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_][\w.,=+-]{0,99}/){0,20}[A-Za-z0-9_][\w.,=+-]{0,99}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -25,6 +27,8 @@ def relative_path(text: str) -> RelativePath:
     characters or a backslash, are longer than file systems allow (255 bytes a name, 4096 in all),
     or lie in the folder that the ledger lives in.
     """
+    if _PLAIN.fullmatch(text):
+        return RelativePath(text)
     names = text.split("/")
     while names and names[0] == ".":
         del names[0]

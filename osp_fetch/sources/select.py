@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]
 
-_SET_LIMIT: Final = 1 << 18  # past so many paths a Python set costs ten times what an array does
+_SET_LIMIT: Final = 1 << 17  # past so many paths a Python set costs ten times what an array does
+_LONGEST_RUN: Final = 1 << 21  # merging longer ones would need their memory twice
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -79,11 +80,12 @@ class Seen:
         """Move the set into sorted arrays, of which few are kept by merging those of like length."""
         import numpy
 
-        run = numpy.sort(numpy.fromiter(self._recent, dtype=numpy.int64, count=len(self._recent)))
+        run = numpy.fromiter(self._recent, dtype=numpy.int64, count=len(self._recent))
+        run.sort()
         self._recent = set()
-        while self._runs and len(self._runs[-1]) <= len(run):
+        while self._runs and len(self._runs[-1]) <= len(run) < _LONGEST_RUN:
             run = numpy.concatenate([self._runs.pop(), run])
-            run.sort(kind="stable")  # two sorted runs: timsort merges them in place
+            run.sort()
         self._runs.append(run)
 
 

@@ -1,0 +1,47 @@
+"""An origin in a process of its own, so that its work is not the client's: `python benchmarks/origin.py`.
+
+Prints its port, and serves `/SIZE/anything` as SIZE bytes until it is told to end.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import uvloop
+
+from osp_fetch.demo.server import Exchange, Server
+
+_BLOCK = bytes(range(256)) * 4096
+
+
+class Pattern:
+    """`length` bytes of a repeating pattern, made as they are read."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def read(self, start: int, stop: int) -> bytes:
+        first = start % len(_BLOCK)
+        if first + stop - start <= len(_BLOCK):
+            return _BLOCK[first : first + stop - start]
+        return (_BLOCK * ((first + stop - start) // len(_BLOCK) + 1))[first : first + stop - start]
+
+
+async def main(port: int, rate: float | None) -> None:
+    async def handle(exchange: Exchange) -> None:
+        length = int(exchange.path.split("/")[1])
+        await exchange.serve(Pattern(length), {"ETag": '"pattern"'}, rate=rate)
+
+    import asyncio
+
+    async with Server(handle, port=port) as server:
+        print(server.port, flush=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--rate", type=float, help="bytes per second of one connection")
+    arguments = parser.parse_args()
+    uvloop.run(main(arguments.port, arguments.rate))
