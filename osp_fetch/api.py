@@ -140,7 +140,8 @@ async def _fetch(
 
         def finish(outcome: Outcome) -> None:
             report.add(outcome)
-            metadata.submit(noted.note, outcome)
+            if noted.concerns(outcome):
+                metadata.submit(noted.note, outcome)
             deliver(outcome)
 
         tools = await _tools(stack, root, state, settings, options, observe)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
 from osp_fetch.engine.gate import Gate
-from osp_fetch.engine.retry import attempts
+from osp_fetch.engine.retry import persist
 from osp_fetch.engine.tasks import at_most
 from osp_fetch.model.errors import FetchError, NetworkError, Remedy, StatusError
 from osp_fetch.model.settings import Limits, Retry, Settings
@@ -97,14 +98,14 @@ async def tries(errors: list[FetchError], steps: list[int], retry: Retry = FAST)
     def progress() -> int:
         return steps[min(count, len(steps) - 1)]
 
-    try:
-        async for attempt in attempts(retry, progress, lambda _, delay: delays.append(delay)):
-            with attempt:
-                error = errors[min(count, len(errors) - 1)]
-                count += 1
-                raise error
-    except FetchError:
-        pass
+    async def work() -> None:
+        nonlocal count
+        error = errors[min(count, len(errors) - 1)]
+        count += 1
+        raise error
+
+    with suppress(FetchError):
+        await persist(work, retry, progress, lambda _, delay: delays.append(delay))
     return count, delays
 
 

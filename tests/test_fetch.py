@@ -489,3 +489,19 @@ async def test_published_bytes_are_what_the_ledger_says(origin: Origin, tmp_path
     (tmp_path / "d/f3").write_bytes(b"harm")
     (tmp_path / "d/f4").unlink()
     assert sorted(c.verdict for c in verify(tmp_path)) == ["damaged", "missing", "ok", "ok", "ok", "ok"]
+
+
+async def test_recorded_digests_are_those_of_the_bytes_also_after_a_silent_change(
+    origin: Origin, tmp_path: Path
+) -> None:
+    old, new = noise(40_000, 1), noise(40_000, 2)
+
+    async def changed(exchange: Exchange, page: o.Page) -> None:
+        page.data = new
+        await o.rangeless(exchange, page)
+
+    url = origin.add("f", old, o.cut(30_000), changed)
+    report = await fetch_all([entry("f", url)], tmp_path, settings=quick(limits={"part_size": "1MiB"}))
+    assert report.ok, report.failures
+    assert (tmp_path / "f").read_bytes() == new
+    assert report.outcomes[0].digest == sha256(new)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Awaitable, Callable
 
-from tenacity import AsyncRetrying, AttemptManager, RetryCallState, retry_if_exception
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
 from ..model.errors import FetchError, Remedy
 from ..model.settings import Retry
@@ -49,15 +49,23 @@ class Patience:
         return jitter if asked is None else asked + min(jitter, 1.0)
 
 
-def attempts(
+async def persist(
+    work: Callable[[], Awaitable[None]],
     settings: Retry,
     progress: Callable[[], int],
     observe: Callable[[FetchError, float], None],
-) -> AsyncIterator[AttemptManager]:
-    """Attempts for `async for attempt in …: with attempt: …`, repeated while errors say RETRY.
+) -> None:
+    """Await `work()` until it succeeds, patience runs out, or an error says that no retry helps.
 
     `observe(error, delay)` is told before each pause. The last error is raised as it is.
     """
+    try:
+        # tenacity comes in when there is something to retry: most files never need it, and it would
+        # cost them a tenth of their time
+        await work()
+        return
+    except FetchError as error:
+        failed: FetchError | None = error
     patience = Patience(settings, progress)
 
     def before_sleep(state: RetryCallState) -> None:
@@ -65,11 +73,17 @@ def attempts(
         if isinstance(error, FetchError):
             observe(error, state.next_action.sleep if state.next_action else 0.0)
 
-    return AsyncRetrying(
+    retrying = AsyncRetrying(
         retry=retry_if_exception(lambda e: isinstance(e, FetchError) and e.remedy is Remedy.RETRY),
         after=patience.failed,
         stop=patience.stop,
         wait=patience.wait,
         before_sleep=before_sleep,
         reraise=True,
-    ).__aiter__()
+    )
+    async for attempt in retrying:
+        with attempt:
+            first, failed = failed, None
+            if first is not None:
+                raise first
+            await work()

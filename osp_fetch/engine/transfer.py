@@ -21,7 +21,7 @@ from ..model.record import Record
 from ..model.settings import Settings
 from .download import Download, Part
 from .gate import Gate
-from .retry import attempts
+from .retry import persist
 from .tasks import at_most, completed
 
 _CLAIM_BYTES = 4 << 20  # bytes of one connection that a kill may cost
@@ -56,6 +56,7 @@ class Transfer:
         self._begun = asyncio.Event()
         self._minting = asyncio.Lock()
         self._connections = 0
+        self._written = bool(download.held)
         self._unclaimed = 0
         self._claimed_at = asyncio.get_running_loop().time()
         self._claiming: asyncio.Task[None] | None = None
@@ -117,20 +118,20 @@ class Transfer:
 
     async def _lane(self, _: int) -> None:
         """Fetch parts, one after another, until none is left to claim."""
+
+        async def parts() -> None:
+            while await self._part():
+                pass
+
         while True:
-            link = self.download.url
             try:
-                async for attempt in attempts(
-                    self.tools.settings.retry, lambda: len(self.download.held), self._retrying
-                ):
-                    with attempt:
-                        while (fetched := await self._part()) is not None:
-                            link = fetched
+                retry = self.tools.settings.retry
+                await persist(parts, retry, lambda: len(self.download.held), self._retrying)
                 self._begun.set()
                 return
             except TransferError as error:
-                link = error.link or link
-                if error.remedy is Remedy.RESTART or not self.download.forsake(link):
+                mirrored = error.link is not None and error.remedy is not Remedy.RESTART
+                if not (mirrored and self.download.forsake(error.link or "")):
                     raise
                 self._retrying(error, 0.0)
 
@@ -139,13 +140,13 @@ class Transfer:
 
     # a part fetches bytes
 
-    async def _part(self) -> str | None:
-        """Fetch the first missing part; the link it came by, None where nothing is left to claim."""
+    async def _part(self) -> bool:
+        """Fetch the first missing part; False where nothing is left to claim."""
         host = links.host(self.download.url)
         async with self.tools.gate.connection(host, self.order):
             part = self.download.part(self.tools.gate.part_size(host))
             if part is None:
-                return None
+                return False
             self._connections += 1
             self.tools.observe(events.Opened(self.entry.path, host))
             try:
@@ -159,7 +160,7 @@ class Transfer:
                 self.download.release(part)
                 self._connections -= 1
                 self.tools.observe(events.Closed(self.entry.path, host))
-            return part.url
+            return True
 
     async def _ask(self, part: Part, host: str) -> None:
         # a redirect is minted once for all connections: each costs a share of the hub's quota
@@ -169,10 +170,15 @@ class Transfer:
         request = self.download.request(part)
         try:
             async with self.tools.transport.get(request) as reply:
+                held = len(self.download.held)
                 span = self.download.agree(part, reply)
                 if minting:
                     self._minting.release()
                     minting = False
+                if span is not None and self._written and not self.download.held:
+                    # from the first byte again: what was hashed of the old bytes must go with them
+                    self.tools.observe(events.Lost(self.entry.path, held))
+                    await self.partial.clear()
                 self._begin(reply)
                 if span is not None:
                     await self._drain(part, span, reply, host)
@@ -234,8 +240,9 @@ class Transfer:
 
     async def _write(self, at: int, chunks: list[bytes]) -> int:
         count = sum(map(len, chunks))
+        self._written = True
         try:
-            await completed(self.partial.write(at, chunks))
+            await completed(self.partial.write(at, chunks, self.download.length))
         except asyncio.CancelledError:
             self.download.wrote(ByteRange(at, at + count))
             self._unclaimed += count

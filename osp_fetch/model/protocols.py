@@ -49,7 +49,9 @@ class Transport(Protocol):
 class Partial(Protocol):
     """An unfinished file. Writes may come in any order and at once."""
 
-    async def write(self, offset: int, chunks: Sequence[bytes]) -> None: ...
+    async def write(self, offset: int, chunks: Sequence[bytes], length: int | None = None) -> None:
+        """Write `chunks` one after another at `offset`, of a file of `length` bytes if that is known."""
+        ...
 
     async def read(self, span: ByteRange) -> bytes: ...
 

@@ -153,10 +153,14 @@ class DownloadMetadata:
     def __init__(self, root: Path) -> None:
         self._folder = root / ".cache" / "huggingface" / "download"
 
+    def concerns(self, outcome: Outcome) -> bool:
+        """Whether `outcome` is a file here that came from a hub."""
+        here = outcome.status in (Status.FETCHED, Status.PRESENT)
+        return here and outcome.entry is not None and "/resolve/" in outcome.entry.urls[0]
+
     def note(self, outcome: Outcome) -> None:
-        """Record one outcome; those that did not come from a hub are none of its business."""
-        if outcome.entry is None or outcome.status not in (Status.FETCHED, Status.PRESENT):
-            return
+        """Record one outcome that `concerns` it. Blocks: call it in a thread."""
+        assert outcome.entry is not None
         commit = _RESOLVED.search(urlsplit(outcome.entry.urls[0]).path)
         digest = outcome.entry.digest
         if commit is None or digest is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -61,8 +61,7 @@ class Tally:
 
     def advance(self, fd: int, upto: int, length: int) -> None:
         """Read on to byte `upto` of a file that will have `length` bytes in all."""
-        if self._hashers is None:
-            self._hashers = {name: hasher(name, length) for name in sorted(self._algorithms)}
+        self._begin(length)
         block = memoryview(bytearray(min(_BLOCK, max(upto - self.position, 1))))
         while self.position < upto:
             in_span = self.position % CHECKSUM_SPAN
@@ -70,12 +69,25 @@ class Tally:
             count = os.preadv(fd, [block[:want]], self.position)
             if count == 0:
                 raise FetchError(f"a partial is shorter than what was written to it ({self.position})")
-            for each in self._hashers.values():
-                each.update(block[:count])
-            if in_span == 0:
-                self._checksums.append(0)
-            self._checksums[-1] = zlib.crc32(block[:count], self._checksums[-1])
-            self.position += count
+            self._add(block[:count])
+
+    def take(self, chunks: Sequence[bytes], length: int) -> None:
+        """The next bytes, from memory: no more than end with the current CHECKSUM_SPAN."""
+        self._begin(length)
+        for chunk in chunks:
+            self._add(chunk)
+
+    def _begin(self, length: int) -> None:
+        if self._hashers is None:
+            self._hashers = {name: hasher(name, length) for name in sorted(self._algorithms)}
+
+    def _add(self, data: bytes | memoryview) -> None:
+        for each in (self._hashers or {}).values():
+            each.update(data)
+        if self.position % CHECKSUM_SPAN == 0:
+            self._checksums.append(0)
+        self._checksums[-1] = zlib.crc32(data, self._checksums[-1])
+        self.position += len(data)
 
     def result(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
         """Algorithm → hex of all of it, and the CRC-32 of each CHECKSUM_SPAN bytes."""

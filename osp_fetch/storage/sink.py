@@ -110,10 +110,16 @@ class FilePartial:
         self._goal = 0
         self._job: asyncio.Task[None] | None = None
 
-    async def write(self, offset: int, chunks: Sequence[bytes]) -> None:
+    async def write(self, offset: int, chunks: Sequence[bytes], length: int | None = None) -> None:
+        # a small file that comes in order is hashed while it is in hand; a larger one by `follow`,
+        # so that writing does not wait for hashing
+        small = length is not None and length <= _FOLLOW_FROM and offset == self._tally.position
+
         def write() -> None:
             self._sink.take_room(sum(map(len, chunks)))
             files.write_all(self.opened(), offset, chunks)
+            if small and chunks:
+                self._tally.take(chunks, length or 0)
 
         await self._call(write, "written")
 
@@ -192,7 +198,7 @@ class FilePartial:
 
     async def publish(self) -> Published:
         await self._stop_hashing()
-        fd = await self._call(self.opened, "opened")
+        fd = self._fd if self._fd is not None else await self._call(self.opened, "opened")
         self._fd = None
         return await self._sink.publisher.publish(Finished(fd, self.place, self.final))
 

@@ -41,8 +41,8 @@ def described(event: events.Event) -> dict[str, Any] | None:
     match event:
         case events.RunStarted(folder):
             return {"event": "run started", "folder": folder}
-        case events.FileBegun(path, length, _, held):
-            return {"event": "file begun", "path": path, "length": length, "held": held}
+        case events.FileBegun(path, length, _, held) if held:
+            return {"event": "resumed", "path": path, "length": length, "held": held}
         case events.Lost(path, count):
             return {"event": "begun again", "path": path, "bytes": count}
         case events.Retrying(path, cause, delay, message):
