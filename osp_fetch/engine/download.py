@@ -50,6 +50,7 @@ class Download:
         self.length: int | None = entry.size
         self.held: RangeSet = NOTHING
         self.begun = False
+        self.emptied = False  # all that was held is to be written anew; whoever writes clears this
         self._single = False  # one stream from a single reply: no ranges, or none that agree
         self._plain = False  # ask without Range
         self._claimed: RangeSet = NOTHING
@@ -210,20 +211,23 @@ class Download:
         """Status 200: the body is the file from its first byte, whatever was asked."""
         found = reply.representation
         self._check_length(found)
+        if self._claimed - part.range:
+            self._single = True  # alone next time: other parts are being written
+            raise NetworkError(f"{self.entry.path}: the whole file came in answer to a range")
         if part.range.start > 0:
             self._check_validator(part, found)
-            if self._claimed - part.range:
-                self._single = True
-                raise NetworkError(f"{self.entry.path}: the whole file came in answer to a range")
             if self._if_range_for(part):
                 self._if_range = False
                 raise NetworkError(f"{self.entry.path}: the whole file came though nothing had changed")
-        self.held = NOTHING
+        self._empty()
         self._single = True
         self._begin(part, found)
         if found.length == 0:
             return None
         return ByteRange(0, OPEN_END if found.length is None else found.length)
+
+    def _empty(self) -> None:
+        self.held, self.emptied = NOTHING, True
 
     def alike(self, part: Part, equal: bool) -> None:
         """The overlap sample of `part` was compared with the bytes held."""
@@ -250,7 +254,7 @@ class Download:
         if framed or self.entry.digest or self._ends.count(end) > 1:
             self.length = end
         else:
-            self.held = NOTHING
+            self._empty()
             raise NetworkError(f"{self.entry.path}: a body without a stated end is fetched twice to be sure")
 
     def unsatisfiable(self, part: Part, error: RangeNotSatisfiable) -> None:

@@ -175,10 +175,11 @@ class Transfer:
                 if minting:
                     self._minting.release()
                     minting = False
-                if span is not None and self._written and not self.download.held:
+                if self.download.emptied and self._written:
                     # from the first byte again: what was hashed of the old bytes must go with them
                     self.tools.observe(events.Lost(self.entry.path, held))
                     await self.partial.clear()
+                self.download.emptied = False
                 self._begin(reply)
                 if span is not None:
                     await self._drain(part, span, reply, host)
