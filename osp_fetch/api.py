@@ -7,8 +7,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from .datasets.catalogue import expand
 from .engine.gate import Gate
@@ -16,12 +17,13 @@ from .engine.run import Run
 from .engine.tasks import stop as stop_tasks
 from .engine.transfer import Tools
 from .model import events
-from .model.protocols import Manifest
+from .model.protocols import Manifest, Renewal, Row
 from .model.report import Outcome, Report
 from .model.settings import Settings
 from .network.transport import ConnectTo, HttpTransport
 from .sources.checksums import Checksums
 from .sources.huggingface import DownloadMetadata
+from .sources.renewal import LinkFiles
 from .sources.resolve import Options, resolve
 from .sources.select import Selection
 from .storage.folder import RunLock, state_folder
@@ -148,7 +150,8 @@ async def _fetch(
         await stack.enter_async_context(ticking(StatusFile(state / "status.json", board)))
         observe(events.RunStarted(str(root)))
         try:
-            await _until_stopped(Run(tools, finish).fetch(rows), report, options, observe)
+            run = Run(tools, finish, _renewal(manifest, options, settings))
+            await _until_stopped(run.fetch(rows), report, options, observe)
         finally:
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
@@ -157,13 +160,28 @@ async def _fetch(
 
 def rows_of(manifest: AnyManifest, options: FetchOptions) -> Manifest:
     """The rows that a run over `manifest` with these options goes through."""
+    return resolve(_sources(manifest, options) or manifest, _row_options(options))
+
+
+def _sources(manifest: AnyManifest, options: FetchOptions) -> list[str | Path]:
+    """The SOURCEs that `manifest` consists of; none where it is an iterable or a DataFrame."""
+    several = isinstance(manifest, (list, tuple)) and all(isinstance(s, (str, Path)) for s in manifest)
+    each = cast("list[str | Path]", manifest) if several else [manifest]
     links = options.get("links")
-    source: object = manifest
-    if isinstance(manifest, str):
-        source = expand(manifest, links)
-    elif isinstance(manifest, (list, tuple)) and all(isinstance(each, str) for each in manifest):
-        source = [expand(each, links) for each in manifest]
-    return resolve(source, _row_options(options))
+    return [expand(s, links) if isinstance(s, str) else s for s in each if isinstance(s, (str, Path))]
+
+
+def _renewal(manifest: AnyManifest, options: FetchOptions, settings: Settings) -> Renewal | None:
+    """Fresh links come from the manifest's files, where it has some."""
+    files = [Path(s) for s in _sources(manifest, options) if isinstance(s, Path) or Path(s).is_file()]
+    if not files:
+        return None
+
+    def read(places: Sequence[Path]) -> Iterable[Row]:
+        return cast("Iterable[Row]", resolve(list(places), replace(_row_options(options), shard=None)))
+
+    wait = settings.links.on_expired == "wait"
+    return LinkFiles(files, read, wait=wait, command=settings.links.command)
 
 
 def _row_options(options: FetchOptions) -> Options:

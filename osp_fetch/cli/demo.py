@@ -79,6 +79,7 @@ class _Demo:
         folder, links = self._root / "sam", self._root / "links.tsv"
         total = sum(map(len, tars.values()))
         get = ["get", "sam-11m", "--links", str(links), "-o", str(folder), "--min-free", "0", "-x", "8"]
+        get += ["--on-expired", "exit"]
         self._act(
             f"Meta's CDN: a link file of {_TARS} tars ({total >> 20} MB), no sizes, no checksums, no ETag",
             get,

@@ -26,6 +26,8 @@ _SETTING_FLAGS: Final = {
     "part_size": ("limits", "part_size"),
     "limit_rate": ("limits", "rate"),
     "min_free": ("storage", "min_free"),
+    "on_expired": ("links", "on_expired"),
+    "links_command": ("links", "command"),
 }
 
 
@@ -43,6 +45,12 @@ _OPTIONS: Final = (
     _option("-k", "--part-size", metavar="SIZE|auto", help="Bytes that one request asks for."),
     _option("--limit-rate", metavar="SIZE", help="Bytes per second, all together."),
     _option("--min-free", metavar="SIZE", help="Leave at least so much of the disk free."),
+    _option(
+        "--on-expired", metavar="wait|exit", help="Dead links: wait for a fresh file, or end with exit 4."
+    ),
+    _option(
+        "--links-command", metavar="CMD", help="Run this for fresh links; it prints or replaces the file."
+    ),
     _option("--include", multiple=True, metavar="GLOB", help="Only these paths (repeatable)."),
     _option("--exclude", multiple=True, metavar="GLOB", help="Not these paths (repeatable)."),
     _option("--checksums", metavar="FILE", help="md5sum or sha256sum list to verify against."),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from ..model import events, links
 from ..model.entry import Entry
 from ..model.errors import FetchError, ManifestError, Remedy
-from ..model.protocols import Manifest, Row
+from ..model.protocols import Manifest, Renewal, Row
 from ..model.record import Published, Record
 from ..model.report import Outcome, Status
 from .download import Download
@@ -29,21 +30,68 @@ class _Wanted:
     record: Record | None
     seen: Published | None
     order: int
+    error: FetchError | None = None  # why it is parked
 
 
 class Run:
     """Brings every entry of a manifest to its outcome, and hands the outcomes over as they come."""
 
-    def __init__(self, tools: Tools, deliver: Callable[[Outcome], None]) -> None:
+    def __init__(
+        self, tools: Tools, deliver: Callable[[Outcome], None], renewal: Renewal | None = None
+    ) -> None:
         self._tools = tools
         self._deliver = deliver
+        self._renewal = renewal
         self._in_hand: set[str] = set()
+        self._parked: list[_Wanted] = []
+        self._something_ended = asyncio.Event()
         self._order = 0
 
     async def fetch(self, manifest: Manifest) -> None:
         """Fetch all of `manifest`. Raises only errors whose remedy is ABORT."""
         files = self._tools.gate.total + _FINISHING
-        await at_most(files, self._wanted(manifest), self._settle)
+        await at_most(files, self._all_wanted(manifest), self._settle)
+
+    async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[_Wanted]:
+        """The rows of the manifest, and parked ones again whenever fresh links are there."""
+        async for wanted in self._wanted(manifest):
+            if self._parked and self._renewal and self._renewal.changed():
+                for renewed in await self._renewed(self._renewal):
+                    yield renewed
+            yield wanted
+        while self._renewal and (self._parked or self._in_hand):
+            if self._parked and (self._renewal.changed() or not self._in_hand):
+                if not await self._renewal.wait():
+                    break
+                for renewed in await self._renewed(self._renewal):
+                    yield renewed
+            else:
+                await self._until_something_ends()
+        for wanted in self._parked:
+            if wanted.error is not None:
+                self._end(wanted, Status.PARKED, wanted.error)
+
+    async def _renewed(self, renewal: Renewal) -> list[_Wanted]:
+        """The parked files that have fresh links; the others stay parked."""
+        parked, self._parked = self._parked, []
+        fresh = await renewal.renew([wanted.entry for wanted in parked])
+        ready: list[_Wanted] = []
+        for wanted, entry in zip(parked, fresh, strict=True):
+            if entry is None:
+                self._parked.append(wanted)
+                continue
+            (record,) = await self._tools.ledger.look([entry.path])
+            ready.append(replace(wanted, entry=entry, record=record, error=None))
+        if ready:
+            self._tools.observe(events.LinksRenewed(len(ready)))
+        return ready
+
+    async def _until_something_ends(self) -> None:
+        """Return when a file has ended, or after a second, to look for fresh links."""
+        self._something_ended.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._something_ended.wait()
 
     async def _wanted(self, manifest: Manifest) -> AsyncIterator[_Wanted]:
         """The rows that are not simply present; those that are, and bad ones, are delivered here."""
@@ -93,10 +141,18 @@ class Run:
         except FetchError as error:
             if error.remedy is Remedy.ABORT:
                 raise
-            status = Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED
-            self._finish(Outcome(entry.path, status, entry, entry.size, None, clock() - begun, error))
+            if error.remedy is Remedy.PARK and self._renewal is not None:
+                self._parked.append(replace(wanted, error=error))
+                self._tools.observe(events.Parked(len(self._parked)))
+            else:
+                self._end(wanted, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
         finally:
             self._in_hand.discard(entry.path)
+            self._something_ended.set()
+
+    def _end(self, wanted: _Wanted, status: Status, error: FetchError) -> None:
+        entry = wanted.entry
+        self._finish(Outcome(entry.path, status, entry, entry.size, error=error))
 
     async def _fetch(self, wanted: _Wanted) -> Record:
         entry = wanted.entry

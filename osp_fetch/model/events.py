@@ -84,6 +84,20 @@ class Cooling:
 
 
 @dataclass(frozen=True, slots=True)
+class Parked:
+    """So many files wait for fresh links."""
+
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinksRenewed:
+    """So many parked files go on with fresh links."""
+
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     outcome: Outcome
 
@@ -109,6 +123,8 @@ Event = (
     | Lost
     | Retrying
     | Cooling
+    | Parked
+    | LinksRenewed
     | Finished
     | Stopping
     | RunEnded

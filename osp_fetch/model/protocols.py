@@ -80,6 +80,22 @@ class Partial(Protocol):
         ...
 
 
+class Renewal(Protocol):
+    """Where fresh links come from when those of the manifest are dead."""
+
+    def changed(self) -> bool:
+        """Whether other links may be had at once."""
+        ...
+
+    async def wait(self) -> bool:
+        """Return True when other links may be there, False where none are to be expected."""
+        ...
+
+    async def renew(self, entries: Sequence[Entry]) -> list[Entry | None]:
+        """For each entry the same with other links, None where there are none."""
+        ...
+
+
 class Sink(Protocol):
     """Where files go."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
+from ..model import links
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
@@ -82,8 +84,8 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
         ) from None
     kind = path.suffix.lower()
     if sa1b.is_link_file(first):
-        links = table.delimited(path, "\t")
-        return path.name, sa1b.without_foreign(links, options.selection), size <= _MOMENT
+        listed = table.delimited(path, "\t")
+        return path.name, sa1b.without_foreign(listed, options.selection), size <= _MOMENT
     if kind == ".parquet":
         return path.name, table.parquet(path), False
     if kind in (".jsonl", ".ndjson") or first.lstrip("\ufeff ").startswith("{"):
@@ -121,8 +123,14 @@ def _take(row: Row, options: Options) -> Row | None:
 
 
 def _sorted(chosen: list[Row]) -> list[Row]:
-    """Bad rows first, so that they are said before a byte is fetched; the rest in its order."""
-    return sorted(chosen, key=lambda row: isinstance(row, Entry))
+    """Bad rows first, so that they are said before a byte is fetched; then the links that die first."""
+
+    def rank(row: Row) -> float:
+        if not isinstance(row, Entry):
+            return 0.0
+        return min((links.expiry(url) or math.inf for url in row.urls if "?" in url), default=math.inf)
+
+    return sorted(chosen, key=rank)
 
 
 def _shard(chosen: Iterable[Row], options: Options) -> Iterator[Row]:

@@ -81,6 +81,10 @@ class Board:
                 self.last_trouble = message
             case events.Cooling(host, seconds, why):
                 self.last_trouble = f"{host} is left alone for {seconds:.0f} s: {why}"
+            case events.Parked(files):
+                self.last_trouble = f"{files} files wait for fresh links"
+            case events.LinksRenewed(files):
+                self.last_trouble = f"fresh links are here: {files} files go on with them"
             case events.ManifestEnded():
                 self.rows_final = True
             case events.Stopping(why):

@@ -55,6 +55,8 @@ def described(event: events.Event) -> dict[str, Any] | None:
             }
         case events.Cooling(host, seconds, why):
             return {"event": "cooling", "host": host, "seconds": seconds, "why": why}
+        case events.LinksRenewed(files):
+            return {"event": "links renewed", "files": files}
         case events.Finished(outcome) if outcome.status is not Status.PRESENT:
             return {"event": "finished", **outcome.row()}
         case events.Stopping(why):

@@ -1,0 +1,139 @@
+"""Fresh links in mid-run: the link file is watched, and a command may be run to get another."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from ..model.entry import Entry
+from ..model.errors import ManifestError
+from ..model.links import source_key
+from ..model.protocols import Row
+
+_LOOK: Final = 1.0  # seconds between two looks at the files
+_COMMAND_TIME: Final = 600.0  # a command that takes longer is stuck
+
+Stamp = tuple[tuple[int, int, int] | None, ...]
+
+
+class LinkFiles:
+    """The Renewal of manifests that are files; see `model.protocols.Renewal`.
+
+    `read(files)`: the rows of `files`, as the run takes them. `wait`: wait for somebody to put fresh
+    files in place. `command`: run by the shell when links are dead; it puts fresh files in place, or
+    prints a link file.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        read: Callable[[Sequence[Path]], Iterable[Row]],
+        *,
+        wait: bool = False,
+        command: str = "",
+    ) -> None:
+        self._files, self._read, self._wait, self._command = list(files), read, wait, command
+        self._stamp = self._look()
+        self._looked = time.monotonic()
+        self._printed: str | None = None
+        self._in_vain = False
+
+    def _look(self) -> Stamp:
+        return tuple(_stamp(place) for place in self._files)
+
+    def changed(self) -> bool:
+        """Whether a fresh file was put in place since links were last read; looks once a second."""
+        now = time.monotonic()
+        if self._printed is not None:
+            return True
+        if now - self._looked < _LOOK:
+            return False
+        self._looked = now
+        return self._look() != self._stamp
+
+    async def wait(self) -> bool:
+        """Return True when fresh links may be there, False where none are to be expected."""
+        self._looked = -math.inf  # whoever waits wants to know it now
+        if self.changed():
+            return True
+        if self._command and not self._in_vain:
+            return await self._run_command()
+        while self._wait:
+            await asyncio.sleep(_LOOK)
+            if self.changed():
+                return True
+        return False
+
+    async def renew(self, entries: Sequence[Entry]) -> list[Entry | None]:
+        """For each entry the same with other links, None where the files have no others."""
+        found = await asyncio.to_thread(self._fresh, {entry.path for entry in entries})
+        renewed = [_other(entry, found.get(entry.path)) for entry in entries]
+        self._in_vain = not any(renewed)
+        return renewed
+
+    def _fresh(self, wanted: set[str]) -> dict[str, Entry]:
+        stamp, printed = self._look(), self._printed
+        self._stamp, self._printed = stamp, None
+        try:
+            if printed is None:
+                return _entries(self._read(self._files), wanted)
+            # links are secrets: what a command prints is on disk only while it is read
+            with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as file:
+                file.write(printed)
+                file.flush()
+                return _entries(self._read([Path(file.name)]), wanted)
+        except ManifestError:
+            return {}  # half a file, perhaps still being copied: the next change is looked at again
+
+    async def _run_command(self) -> bool:
+        """Run the command; True where it ended well."""
+        process = await asyncio.create_subprocess_shell(
+            self._command,
+            stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.DEVNULL,
+            env=dict(os.environ),
+        )
+        try:
+            async with asyncio.timeout(_COMMAND_TIME):
+                out, _ = await process.communicate()
+        except (TimeoutError, asyncio.CancelledError) as error:
+            process.kill()
+            await process.wait()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            self._in_vain = True
+            return False
+        printed = out.decode("utf-8", "replace")
+        self._printed = printed if printed.strip() else None
+        self._in_vain = process.returncode != 0
+        return not self._in_vain
+
+
+def _other(entry: Entry, fresh: Entry | None) -> Entry | None:
+    """`fresh`, where it means the same file by other links: a new signature changes no path."""
+    if fresh is None or fresh.urls == entry.urls:
+        return None
+    old = {_path(url) for url in entry.urls}
+    return fresh if any(_path(url) in old for url in fresh.urls) else None
+
+
+def _path(url: str) -> str:
+    return source_key(url).partition("/")[2]
+
+
+def _stamp(place: Path) -> tuple[int, int, int] | None:
+    try:
+        seen = place.stat()
+    except OSError:
+        return None
+    return seen.st_ino, seen.st_size, seen.st_mtime_ns
+
+
+def _entries(rows: Iterable[Row], wanted: set[str]) -> dict[str, Entry]:
+    return {row.path: row for row in rows if isinstance(row, Entry) and row.path in wanted}

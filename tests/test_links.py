@@ -1,0 +1,127 @@
+"""Links that die in mid-run: fresh ones are merged live, and the work goes on at the same byte."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from osp_fetch import Event, Status, fetch_all
+from osp_fetch.demo.server import Blob, Server
+from osp_fetch.demo.sources import MetaCdn
+from osp_fetch.model import events
+from tests.conftest import quick
+from tests.origin import noise
+
+FILES = {f"sa_{n:06}.tar": noise(300_000 + n, n) for n in range(6)}
+
+
+class World:
+    """Meta's CDN with links that die when told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.cdn = MetaCdn()
+        self.cdn.files |= {name: Blob(data) for name, data in FILES.items()}
+        self.now = 1000.0
+        self.cdn.clock = lambda: self.now
+        self.links = folder / "links.tsv"
+        self.out = folder / "out"
+
+    def issue(self, url: str, place: Path | None = None) -> None:
+        fresh = (place or self.links).with_suffix(".fresh")
+        fresh.write_text(self.cdn.link_file(url, self.now + 100))
+        fresh.replace(place or self.links)
+
+    def whole(self) -> bool:
+        return {p.name: p.read_bytes() for p in self.out.glob("*.tar")} == FILES
+
+
+def settings(**links: object):  # type: ignore[no-untyped-def]
+    return quick(limits={"per_host": 2}, links=links)
+
+
+@pytest.mark.parametrize("mode", ["wait", "exit"])
+async def test_a_fresh_file_in_mid_run_is_merged_live(tmp_path: Path, mode: str) -> None:
+    world = World(tmp_path)
+    async with Server(world.cdn.handle) as server:
+        world.issue(server.url)
+        seen: list[Event] = []
+
+        def observe(event: Event) -> None:
+            seen.append(event)
+            if isinstance(event, events.Finished) and world.now == 1000:
+                world.now = 2000.0  # all links are dead …
+                if mode == "exit":
+                    world.issue(server.url)  # … and a fresh file is there before the run gives up
+            if isinstance(event, events.Parked) and event.files == 1 and mode == "wait":
+                asyncio.get_running_loop().call_later(0.3, world.issue, server.url)
+
+        report = await fetch_all(world.links, world.out, settings=settings(on_expired=mode), observer=observe)
+    assert report.counts[Status.FETCHED] == len(FILES), report.failures
+    assert world.whole()
+    assert any(isinstance(event, events.LinksRenewed) for event in seen)
+    # nothing is fetched twice but samples of what is held
+    assert world.cdn.sent.total() <= sum(map(len, FILES.values())) + 8 * 65536
+
+
+async def test_without_fresh_links_the_rest_is_fetched_and_the_dead_are_parked(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with Server(world.cdn.handle) as server:
+        world.issue(server.url)
+        lines = world.links.read_text().split("\n")
+        dead = [line.replace("oh=00_", "oh=00_x") for line in lines[1:3]]
+        world.links.write_text("\n".join([lines[0], *dead, *lines[3:]]))
+        report = await fetch_all(world.links, world.out, settings=settings())
+        assert (report.counts[Status.PARKED], report.counts[Status.FETCHED]) == (2, len(FILES) - 2)
+        world.issue(server.url)
+        report = await fetch_all(world.links, world.out, settings=settings())
+        assert (report.counts[Status.PRESENT], report.counts[Status.FETCHED]) == (len(FILES) - 2, 2)
+    assert world.whole()
+
+
+@pytest.mark.parametrize("way", ["prints", "replaces"])
+async def test_a_command_brings_fresh_links(tmp_path: Path, way: str) -> None:
+    world = World(tmp_path)
+    fresh = tmp_path / "fresh.tsv"
+    async with Server(world.cdn.handle) as server:
+        world.issue(server.url)
+        world.now = 2000.0
+        world.issue(server.url, fresh)
+        copy = f"cp {shlex.quote(str(fresh))} {shlex.quote(str(world.links))}"
+        command = f"cat {shlex.quote(str(fresh))}" if way == "prints" else copy
+        report = await fetch_all(world.links, world.out, settings=settings(command=command))
+    assert report.counts[Status.FETCHED] == len(FILES), report.failures
+    assert world.whole()
+
+
+@pytest.mark.parametrize("command", ["false", "true", f"{sys.executable} -c 'print(1)'"])
+async def test_a_command_that_brings_nothing_ends_the_waiting(tmp_path: Path, command: str) -> None:
+    world = World(tmp_path)
+    async with Server(world.cdn.handle) as server:
+        world.issue(server.url)
+        world.now = 2000.0
+        report = await fetch_all(world.links, world.out, settings=settings(command=command))
+    assert report.counts[Status.PARKED] == len(FILES)
+
+
+async def test_half_a_fresh_file_is_no_harm(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    async with Server(world.cdn.handle) as server:
+        world.issue(server.url)
+        world.now = 2000.0
+
+        def observe(event: Event) -> None:
+            if isinstance(event, events.Parked) and event.files == len(FILES):
+                whole = world.cdn.link_file(server.url, world.now + 100)
+                loop = asyncio.get_running_loop()
+                loop.call_later(0.1, world.links.write_text, whole[:300])
+                loop.call_later(2.5, world.links.write_text, whole)
+
+        report = await fetch_all(
+            world.links, world.out, settings=settings(on_expired="wait"), observer=observe
+        )
+    assert report.counts[Status.FETCHED] == len(FILES)
+    assert world.whole()
