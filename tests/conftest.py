@@ -37,7 +37,7 @@ def quick(**sections: dict[str, object]) -> Settings:
         "limits": {"part_size": "64KiB"},
         "retry": {"initial": 0.01, "longest": 0.05, "attempts": 5},
         "timeouts": {"connect": 1, "head": 1, "idle": 1},
-        "storage": {"min_free": 0},
+        "storage": {"min_free": 0, "disk_patience": 0},
     }
     for section, values in sections.items():
         layer.setdefault(section, {}).update(values)

@@ -10,7 +10,7 @@ from itertools import islice
 
 from ..model import events, links
 from ..model.entry import Entry
-from ..model.errors import FetchError, ManifestError, Remedy
+from ..model.errors import DiskFull, FetchError, ManifestError, Remedy
 from ..model.protocols import Manifest, Renewal, Row
 from ..model.record import Published, Record
 from ..model.report import Outcome, Status
@@ -45,6 +45,7 @@ class Run:
         self._in_hand: set[str] = set()
         self._parked: list[_Wanted] = []
         self._something_ended = asyncio.Event()
+        self._full_since: float | None = None  # since when the disk is full and nothing was finished
         self._order = 0
 
     async def fetch(self, manifest: Manifest) -> None:
@@ -137,6 +138,7 @@ class Run:
             if record is None:
                 record = await self._fetch(wanted)
             digest = _digest(entry, record)
+            self._full_since = None
             self._finish(Outcome(entry.path, status, entry, record.length, digest, clock() - begun))
         except FetchError as error:
             if error.remedy is Remedy.ABORT:
@@ -155,10 +157,31 @@ class Run:
         self._finish(Outcome(entry.path, status, entry, entry.size, error=error))
 
     async def _fetch(self, wanted: _Wanted) -> Record:
-        entry = wanted.entry
-        held = await self._tools.sink.held(entry.path) if wanted.record else None
-        download = Download(entry, wanted.record, held)
-        return await Transfer(self._tools, entry, download, wanted.order).fetch()
+        """Fetch one file; on a full disk wait for room, and go on from what is held."""
+        entry, record = wanted.entry, wanted.record
+        while True:
+            held = await self._tools.sink.held(entry.path) if record else None
+            download = Download(entry, record, held)
+            try:
+                return await Transfer(self._tools, entry, download, wanted.order).fetch()
+            except DiskFull as error:
+                await self._until_room(error)
+            (record,) = await self._tools.ledger.look([entry.path])
+
+    async def _until_room(self, error: DiskFull) -> None:
+        """Return when there is room again; raises `error` when the patience for that is over."""
+        clock = asyncio.get_running_loop().time
+        patience = self._tools.settings.storage.disk_patience
+        self._tools.observe(events.DiskWaiting(str(error)))
+        while True:
+            if self._full_since is None:
+                self._full_since = clock()
+            if clock() - self._full_since >= patience:
+                raise error
+            # also where there seems to be room: a quota shows only when something is written
+            await asyncio.sleep(min(1.0, patience))
+            if await self._tools.sink.room() >= error.needed:
+                return
 
     async def _adopt(self, wanted: _Wanted) -> Record | None:
         """The record of a file that stands under its final name and is proved right; None where not."""

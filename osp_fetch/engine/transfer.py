@@ -27,6 +27,7 @@ from .tasks import at_most, completed
 _CLAIM_BYTES = 4 << 20  # bytes of one connection that a kill may cost
 _CLAIM_SECONDS = 1.0  # so that a slow connection's bytes are claimed, too
 _WRITE_SECONDS = 1.0
+_RESERVE_FROM = 1 << 20  # smaller files are not worth a look at the disk each
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ class Transfer:
                     self.tools.observe(events.Lost(self.entry.path, held))
                     await self.partial.clear()
                 self.download.emptied = False
-                self._begin(reply)
+                await self._begin(reply)
                 if span is not None:
                     await self._drain(part, span, reply, host)
                 self.download.expect(span, framed=reply.framed)
@@ -193,11 +194,13 @@ class Transfer:
             if minting:
                 self._minting.release()
 
-    def _begin(self, reply: Reply) -> None:
+    async def _begin(self, reply: Reply) -> None:
         for host, seconds in reply.pauses:
             self._cool(host, seconds, "its quota is used up")
         if not self._begun.is_set():
             d = self.download
+            if d.length is not None and d.length > _RESERVE_FROM:
+                await self.partial.reserve(d.length - len(d.held))
             self.tools.observe(events.FileBegun(d.entry.path, d.length, d.entry.size, len(d.held)))
             self._begun.set()
 

@@ -137,6 +137,7 @@ class DiskFull(StorageError):
 
     remedy = Remedy.ABORT
     cause = "disk full"
+    needed = 1 << 20  # bytes of room that would let the work go on
 
 
 class FolderBusy(StorageError):

@@ -98,6 +98,13 @@ class LinksRenewed:
 
 
 @dataclass(frozen=True, slots=True)
+class DiskWaiting:
+    """The disk is full; the work goes on by itself when there is room."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     outcome: Outcome
 
@@ -125,6 +132,7 @@ Event = (
     | Cooling
     | Parked
     | LinksRenewed
+    | DiskWaiting
     | Finished
     | Stopping
     | RunEnded

@@ -53,6 +53,10 @@ class Partial(Protocol):
         """Write `chunks` one after another at `offset`, of a file of `length` bytes if that is known."""
         ...
 
+    async def reserve(self, count: int) -> None:
+        """Keep room for `count` more bytes; raises DiskFull where there is not so much."""
+        ...
+
     async def read(self, span: ByteRange) -> bytes: ...
 
     async def sync(self) -> None:
@@ -113,8 +117,8 @@ class Sink(Protocol):
         """The hex digest of the finished file under its final name."""
         ...
 
-    async def free(self) -> int:
-        """Bytes that may still be written."""
+    async def room(self) -> int:
+        """Bytes that may still be written and are not reserved."""
         ...
 
 

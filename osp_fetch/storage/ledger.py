@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..model.entry import RelativePath
-from ..model.errors import StorageError
+from ..model.errors import DiskFull, StorageError
 from ..model.exchange import Validator
 from ..model.ranges import RangeSet
 from ..model.record import Published, Record
@@ -114,7 +114,8 @@ class SqliteLedger:
                 rows = [_row(record) for record, _ in batch]
                 await in_thread(self._thread, partial(self._write, rows))
             except sqlite3.Error as error:
-                failure = StorageError(f"{self._place} cannot be written: {error}")
+                full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+                failure = (DiskFull if full else StorageError)(f"{self._place} cannot be written: {error}")
             for _, done in batch:
                 if failure and not done.done():
                     done.set_exception(failure)

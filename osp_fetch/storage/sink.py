@@ -39,6 +39,7 @@ class FolderSink:
         self._min_free = settings.min_free
         self._room = 0
         self._room_read = 0.0
+        self.reserved = 0  # bytes that open partials still have to write
         self.publisher = Publisher(self.durable)
 
     async def __aenter__(self) -> FolderSink:
@@ -71,8 +72,9 @@ class FolderSink:
             raise files.storage_error(error, f"{path} cannot be read") from None
         return found[algorithm]
 
-    async def free(self) -> int:
-        return (await in_thread(self.writers, lambda: shutil.disk_usage(self.root))).free
+    async def room(self) -> int:
+        usage = await in_thread(self.writers, lambda: shutil.disk_usage(self.root))
+        return usage.free - self._min_free - self.reserved
 
     def take_room(self, count: int) -> None:
         """Refuse a write that would leave less than `min_free`; asks the disk twice a second."""
@@ -81,10 +83,17 @@ class FolderSink:
             self._room, self._room_read = shutil.disk_usage(self.root).free - self._min_free, now
         self._room -= count
         if self._room < 0:
-            raise DiskFull(
-                f"{self.root}: less than storage.min_free ({self._min_free >> 20} MiB) is left; free "
-                "some space or lower --min-free, and run the same command again"
-            )
+            raise self.full(count)
+
+    def full(self, needed: int) -> DiskFull:
+        """The error for `needed` bytes that have no room."""
+        error = DiskFull(
+            f"{self.root}: there is no room for {needed} more bytes beside storage.min_free "
+            f"({self._min_free >> 20} MiB); free some space or lower --min-free, and run the same "
+            "command again"
+        )
+        error.needed = needed
+        return error
 
 
 def _stat(path: Path) -> Published | None:
@@ -107,12 +116,14 @@ class FilePartial:
         self._opening = threading.Lock()
         self._fd: int | None = None
         self._busy: set[asyncio.Future[Any]] = set()
+        self._reserved = 0
         self._goal = 0
         self._job: asyncio.Task[None] | None = None
 
     async def write(self, offset: int, chunks: Sequence[bytes], length: int | None = None) -> None:
         # a small file that comes in order is hashed while it is in hand; a larger one by `follow`,
         # so that writing does not wait for hashing
+        self._use(sum(map(len, chunks)))
         small = length is not None and length <= _FOLLOW_FROM and offset == self._tally.position
 
         def write() -> None:
@@ -134,6 +145,19 @@ class FilePartial:
                     files.make_folder(self.place.parent, durable=False)
                     self._fd = os.open(self.place, flags, 0o666)
             return self._fd
+
+    async def reserve(self, count: int) -> None:
+        # files that have room are finished, instead of all being begun and none finished
+        if await self._sink.room() < count - self._reserved:
+            raise self._sink.full(count)
+        self._sink.reserved += count - self._reserved
+        self._reserved = count
+
+    def _use(self, count: int) -> None:
+        """Give back so much of what was reserved: it is being written, or will not be."""
+        count = min(count, self._reserved)
+        self._reserved -= count
+        self._sink.reserved -= count
 
     async def read(self, span: ByteRange) -> bytes:
         def read() -> bytes:
@@ -203,6 +227,7 @@ class FilePartial:
         return await self._sink.publisher.publish(Finished(fd, self.place, self.final))
 
     async def close(self) -> None:
+        self._use(self._reserved)
         await self._stop_hashing()
         if self._busy:
             await asyncio.wait(self._busy)

@@ -85,6 +85,8 @@ class Board:
                 self.last_trouble = f"{files} files wait for fresh links"
             case events.LinksRenewed(files):
                 self.last_trouble = f"fresh links are here: {files} files go on with them"
+            case events.DiskWaiting(why):
+                self.last_trouble = f"waiting for room: {why}"
             case events.ManifestEnded():
                 self.rows_final = True
             case events.Stopping(why):

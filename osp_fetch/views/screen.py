@@ -41,6 +41,8 @@ class Plain:
         match event:
             case events.Stopping(why):
                 self._say(f"stopping: {why}")
+            case events.DiskWaiting(why):
+                self._say(f"waiting for room: {why}")
             case events.LinksRenewed(files):
                 self._say(f"fresh links are here: {files} files go on with them")
             case events.Retrying(_, _, delay, message) if self._verbose:

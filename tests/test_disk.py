@@ -1,0 +1,85 @@
+"""A real small disk: what fits is finished, the rest waits for room, and then goes on by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from osp_fetch import Event, Status, entry, fetch_all
+from osp_fetch.model import events
+from osp_fetch.model.errors import DiskFull, StorageError
+from tests.conftest import quick
+from tests.origin import Origin, noise
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs of 16 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("file systems cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+async def test_what_fits_is_finished_and_a_full_disk_ends_the_run(origin: Origin, small: Path) -> None:
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(6 << 20, n))) for n in range(4)]
+    with pytest.raises(DiskFull):
+        await fetch_all(rows, small, settings=quick(storage={"disk_patience": 1}))
+    finished = sorted(p.name for p in small.glob("f*"))
+    assert len(finished) == 2
+    assert all((small / name).read_bytes() == noise(6 << 20, int(name[1:])) for name in finished)
+
+
+async def test_the_run_goes_on_by_itself_when_there_is_room(origin: Origin, small: Path) -> None:
+    ballast = small / "ballast"
+    ballast.write_bytes(bytes(12 << 20))
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(3 << 20, n))) for n in range(3)]
+    waits: list[Event] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, events.DiskWaiting):
+            if not waits:
+                asyncio.get_running_loop().call_later(0.2, ballast.unlink)
+            waits.append(event)
+
+    report = await fetch_all(rows, small, settings=quick(storage={"disk_patience": 30}), observer=observe)
+    assert report.counts[Status.FETCHED] == 3
+    assert waits
+    assert all((small / f"f{n}").read_bytes() == noise(3 << 20, n) for n in range(3))
+
+
+async def test_a_disk_that_fills_in_mid_file_loses_nothing(origin: Origin, small: Path) -> None:
+    ballast = small / "ballast"
+    data = noise(10 << 20)
+    seen = 0
+
+    def observe(event: Event) -> None:
+        nonlocal seen
+        if isinstance(event, events.Wrote):
+            seen += event.count
+            if seen > 4 << 20 and not ballast.exists():
+                ballast.write_bytes(bytes(4 << 20))  # somebody else needs the room
+        if isinstance(event, events.DiskWaiting):
+            ballast.unlink(missing_ok=True)
+            ballast.mkdir(exist_ok=True)
+
+    url = origin.add("f", data)
+    settings = quick(storage={"disk_patience": 30}, limits={"part_size": "1MiB"})
+    report = await fetch_all([entry("f", url)], small, settings=settings, observer=observe)
+    assert report.counts[Status.FETCHED] == 1
+    assert (small / "f").read_bytes() == data
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+async def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="can be written"):
+        await fetch_all([entry("f", "http://127.0.0.1:9/f")], tmp_path / "out", settings=quick())
