@@ -15,12 +15,13 @@ from .datasets.catalogue import expand
 from .engine.gate import Gate
 from .engine.run import Run
 from .engine.tasks import stop as stop_tasks
-from .engine.transfer import Tools
+from .engine.tools import Tools
 from .model import events
 from .model.protocols import Manifest, Renewal, Row
 from .model.report import Outcome, Report
 from .model.settings import Settings
-from .network.transport import ConnectTo, HttpTransport
+from .network.connect import ConnectTo
+from .network.transport import HttpTransport
 from .sources.checksums import Checksums
 from .sources.huggingface import DownloadMetadata
 from .sources.renewal import LinkFiles
@@ -203,7 +204,7 @@ async def _tools(
     options: FetchOptions,
     observe: events.Observer,
 ) -> Tools:
-    gate = Gate(settings.limits)
+    gate = Gate(settings.limits, settings.retry, observe)
     buffer = min(max(settings.limits.memory // (gate.total * _BUFFERS), _LEAST_BUFFER), _MOST_BUFFER)
     ledger = SqliteLedger(state / "ledger.sqlite3", durable=settings.storage.durability == "full")
     transport = HttpTransport(

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from osp_fetch.engine.download import OPEN_END, SAMPLE, Download
+from osp_fetch.engine.download import SAMPLE, Download
+from osp_fetch.engine.parts import OPEN_END
 from osp_fetch.model.entry import Entry, entry
 from osp_fetch.model.errors import (
     ChangedError,
@@ -19,7 +20,7 @@ from osp_fetch.model.errors import (
 )
 from osp_fetch.model.exchange import Representation, Validator
 from osp_fetch.model.ranges import ByteRange, RangeSet
-from osp_fetch.model.record import Record
+from osp_fetch.model.record import Published, Record
 
 URL = "https://cdn.example/f.tar?oh=1&oe=2"
 KEY = "cdn.example/f.tar"
@@ -140,23 +141,34 @@ def test_only_without_a_better_proof_is_a_sample_asked_for(
         (TAG, TAG, None, True),
         (TAG, Validator(etag='"b"'), None, False),
         (TAG, Validator(etag='"b"'), DIGEST, True),
-        (TAG, Validator(), None, True),
+        (TAG, Validator(), None, None),
+        (TAG, DATE, None, None),
+        (TAG, Validator(), DIGEST, True),
         (DATE, DATE, None, True),
         (DATE, Validator(last_modified="Tue, 02 Jan 2024 00:00:00 GMT"), None, False),
         (Validator(), TAG, None, True),
         (Validator(etag='W/"a"'), Validator(etag='W/"b"'), None, True),
     ],
 )
-def test_the_validator_ladder(known: Validator, seen: Validator, digest: str | None, same: bool) -> None:
+def test_the_validator_ladder(
+    known: Validator, seen: Validator, digest: str | None, same: bool | None
+) -> None:
     download = resumed(known, digest=digest)
     part = download.part(PART)
     assert part is not None
     reply = answer((part.range.start - part.sample, 600), validator=seen)
     if same:
         assert download.agree(part, reply) == ByteRange(500, 600)
-    else:
+    elif same is False:
         with pytest.raises(ChangedError):
             download.agree(part, reply)
+    else:  # the proof is gone: the next request carries a sample
+        with pytest.raises(NetworkError):
+            download.agree(part, reply)
+        download.release(part)
+        again = download.part(PART)
+        assert again is not None
+        assert again.sample
 
 
 def test_if_range_is_sent_for_a_strong_tag_only() -> None:
@@ -183,8 +195,14 @@ def test_a_length_against_the_manifest_is_not_the_payload() -> None:
         download.agree(part, answer((0, PART), length=SIZE - 1))
 
 
-def test_a_whole_body_instead_of_a_range_starts_over_with_it() -> None:
+def test_a_whole_body_instead_of_a_range_starts_over_with_it_the_second_time() -> None:
     download = resumed()
+    part = download.part(PART)
+    assert part is not None
+    with pytest.raises(NetworkError):
+        download.agree(part, answer(None))
+    download.release(part)
+    assert len(download.held) == 500
     part = download.part(PART)
     assert part is not None
     assert download.agree(part, answer(None)) == ByteRange(0, SIZE)
@@ -211,10 +229,42 @@ def test_a_sample_that_differs_is_another_file() -> None:
     with pytest.raises(ChangedError):
         download.alike(part, False)
     download.alike(part, True)
+
+
+def test_bytes_from_another_time_always_prove_themselves() -> None:
+    record = Record(file().path, KEY, SIZE, NONE, RangeSet.of([ByteRange(500, SIZE)]))
+    download = Download(file(), record, SIZE)
+    part = download.part(PART)
+    assert part is not None
+    assert part.sample
+    assert part.range.start >= 500
+
+
+def test_a_manifests_size_caps_a_body_that_tells_none() -> None:
+    download = Download(file(size=SIZE))
+    part = download.part(PART)
+    assert part is not None
+    assert download.agree(part, answer(None, length=None)) == ByteRange(0, SIZE)
+
+
+def test_a_published_record_holds_nothing_of_a_new_partial() -> None:
+    published = Record(file().path, KEY, SIZE, NONE, RangeSet.upto(SIZE), published=Published(SIZE, 1))
+    assert not Download(file(), published, 300).held
+
+
+def test_a_bare_416_ends_only_what_has_been_fetched_by_ranges() -> None:
+    download = Download(file())
+    part = download.part(PART)
+    assert part is not None
+    download.agree(part, answer(None, length=None))
+    download.wrote(ByteRange(0, 77))
     download.release(part)
-    again = download.part(PART)
-    assert again is not None
-    assert again.sample == 0
+    part = download.part(PART)
+    assert part is not None
+    with pytest.raises(RangeNotSatisfiable):
+        download.unsatisfiable(part, RangeNotSatisfiable("", length=None))
+    assert not download.complete
+    assert not download.held
 
 
 def test_a_short_answer_is_said_by_how_much() -> None:
@@ -288,9 +338,9 @@ def test_a_redirect_is_borrowed_until_it_is_spent() -> None:
     assert following is not None
     request = download.request(following)
     assert (request.url, request.borrowed, request.headers) == (signed, True, ())
-    download.spent(following, request)
-    assert download.unminted
-    assert download.url == URL
+    download.mirrors.spent(following.url, request.url)
+    assert download.mirrors.unminted
+    assert download.mirrors.url == URL
 
 
 def test_mirrors_share_parts_only_under_a_digest() -> None:
@@ -310,7 +360,7 @@ def test_a_forsaken_mirror_is_not_asked_again() -> None:
     urls = (URL, "https://mirror.example/f.tar")
     download = Download(file(urls=urls))
     assert download.forsake(URL)
-    assert download.url == urls[1]
+    assert download.mirrors.url == urls[1]
     assert not download.forsake(urls[1])
 
 

@@ -203,3 +203,40 @@ async def test_part_size_follows_the_measured_pace() -> None:
         gate.measured("h", 1 << 20, 1.0)
     assert gate.part_size("h") == 4 << 20
     assert Gate(limits(part_size="1MiB")).part_size("h") == 1 << 20
+
+
+async def test_a_silent_host_is_probed_by_one_and_excused_until_it_answers() -> None:
+    retry = Settings.load(
+        ("t", {"retry": {"initial": 0.01, "longest": 0.02, "outage": 5, "attempts": 2}})
+    ).retry
+    gate = Gate(limits(connections=8), retry)
+    gate.answered("h")
+    assert [gate.silent("h") for _ in range(3)] == [False, False, True]
+    inside = 0
+
+    async def probe() -> None:
+        nonlocal inside
+        async with gate.connection("h", 0):
+            inside += 1
+            await asyncio.sleep(3600)
+
+    probes = [asyncio.create_task(probe()) for _ in range(4)]
+    await asyncio.sleep(0.2)
+    assert inside == 1
+    gate.answered("h")
+    await asyncio.sleep(0.01)
+    assert inside == 4
+    for task in probes:
+        task.cancel()
+    await asyncio.wait(probes)
+
+
+async def test_a_host_that_never_answers_is_given_up_soon() -> None:
+    retry = Settings.load(("t", {"retry": {"initial": 0.001, "longest": 0.01, "attempts": 3}})).retry
+    gate = Gate(limits(), retry)
+    for _ in range(50):
+        gate.silent("h")
+        if gate.dead("h"):
+            return
+        await asyncio.sleep(0.002)
+    raise AssertionError("it was never given up")

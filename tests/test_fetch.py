@@ -505,3 +505,20 @@ async def test_recorded_digests_are_those_of_the_bytes_also_after_a_silent_chang
     assert report.ok, report.failures
     assert (tmp_path / "f").read_bytes() == new
     assert report.outcomes[0].digest == sha256(new)
+
+
+async def test_a_dead_host_costs_few_connections_and_fails_all_its_files(tmp_path: Path) -> None:
+    knocks = 0
+
+    async def slam(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal knocks
+        knocks += 1
+        writer.transport.abort()
+
+    server = await asyncio.start_server(slam, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    rows = [entry(f"f{n}", f"http://127.0.0.1:{port}/{n}") for n in range(300)]
+    report = await fetch_all(rows, tmp_path, settings=quick(limits={"connections": 8}))
+    server.close()
+    assert report.counts[Status.FAILED] == 300
+    assert knocks < 100

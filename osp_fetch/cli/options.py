@@ -119,7 +119,7 @@ def _plain(text: str) -> Any:
 
 def options(flags: Mapping[str, Any]) -> FetchOptions:
     """What the library takes, from what was typed. Raises SettingsError and click.UsageError."""
-    from ..network.transport import ConnectTo
+    from ..network.connect import ConnectTo
 
     made: FetchOptions = {
         "settings": Settings.load(*layers(flags)),

@@ -25,21 +25,26 @@ from ..model.errors import (
 )
 from ..model.exchange import Representation, Request, Validator
 from ..model.protocols import Reply
-from ..model.ranges import NOTHING, ByteRange, RangeSet
+from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Published, Record
+from .mirrors import Mirrors
+from .parts import OPEN_END, Claim, Parts
 
-SAMPLE: Final = 16 << 10  # bytes asked for again where nothing else proves that the file is the same
-OPEN_END: Final = 1 << 62  # where a body of unknown length is taken to stop
+SAMPLE: Final = 4 << 10  # bytes asked for again where nothing else proves that the file is the same
 RESTARTS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A claim on `range`, to be asked of `url`, with `sample` held bytes before it to compare."""
+    """A claim, to be asked of `url`, with `sample` held bytes before it to compare."""
 
-    range: ByteRange
+    claim: Claim
     url: str
     sample: int = 0
+
+    @property
+    def range(self) -> ByteRange:
+        return self.claim.range
 
 
 class Download:
@@ -47,88 +52,69 @@ class Download:
 
     def __init__(self, entry: Entry, record: Record | None = None, partial_size: int | None = None) -> None:
         self.entry = entry
-        self.length: int | None = entry.size
-        self.held: RangeSet = NOTHING
-        self.begun = False
+        self.parts = Parts(entry.size)
         self.emptied = False  # all that was held is to be written anew; whoever writes clears this
-        self._single = False  # one stream from a single reply: no ranges, or none that agree
         self._plain = False  # ask without Range
-        self._claimed: RangeSet = NOTHING
-        self._urls = list(entry.urls)
-        self._turn = 0
-        self._minted: dict[str, str | None] = {}  # link → what it redirected to; None when spent
+        self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None)
         self._validators: dict[str, Validator] = {}
-        self._alike: set[str] = set()  # source keys whose bytes compared equal to the held ones
+        self._ranged = False  # a range has been answered with one
+        self._wholes = 0  # times that the whole file came in answer to a range
         self._if_range = True
-        self._restarts = 0
+        self._restarts = {True: 0, False: 0}
         self._ends: list[int] = []
         if record is not None and partial_size is not None:
             self._resume(record, partial_size)
 
     def _resume(self, record: Record, partial_size: int) -> None:
-        known = any(links.source_key(url) == record.source_key for url in self._urls)
+        known = any(links.source_key(url) == record.source_key for url in self.mirrors.all)
         contradicts = None not in (self.length, record.length) and self.length != record.length
-        if contradicts or not (known or self.entry.digest):
+        if record.published or contradicts or not (known or self.entry.digest):
             return
-        self.held = record.held & RangeSet.upto(partial_size)  # the ledger is trusted as far as the disk
-        self.length = self.length if self.length is not None else record.length
+        # the ledger is trusted as far as the disk
+        self.parts.held = record.held & RangeSet.upto(partial_size)
+        self.parts.length = self.length if self.length is not None else record.length
         self._validators[record.source_key] = record.validator
 
     # what to ask next
 
     @property
     def complete(self) -> bool:
-        return self.length is not None and not RangeSet.upto(self.length) - self.held
+        """Whether every byte is held."""
+        return self.parts.complete
 
     @property
-    def more(self) -> bool:
-        """Whether another part could be claimed now."""
-        return self._gap() is not None
-
-    def _gap(self) -> ByteRange | None:
-        if self._claimed and (self._single or not self.begun or self.length is None):
-            return None
-        if self.length is None:
-            return ByteRange(self.held.frontier, OPEN_END)
-        gaps = RangeSet.upto(self.length) - self.held - self._claimed
-        return gaps.ranges[0] if gaps else None
+    def length(self) -> int | None:
+        return self.parts.length
 
     @property
-    def url(self) -> str:
-        """The link that the next part will be asked of; a redirect of it that still holds, first."""
-        return self._minted.get(self._link()) or self._link()
+    def held(self) -> RangeSet:
+        return self.parts.held
 
-    def _link(self) -> str:
-        # only a digest proves that mirrors hold the same bytes: without one, one at a time
-        spread = self.entry.digest is not None and self._restarts == 0
-        return self._urls[self._turn % len(self._urls) if spread else 0]
-
-    @property
-    def unminted(self) -> bool:
-        """Whether the next request asks anew for a redirect, which one connection should do for all."""
-        return self._link() in self._minted and not self._minted[self._link()]
-
-    def part(self, size: int) -> Part | None:
+    def part(self, size: int, now: float = 0.0) -> Part | None:
         """Claim the first missing bytes, about `size` of them; None where all is claimed or held."""
-        gap = self._gap()
-        if gap is None:
+        # bytes from another time prove themselves by a sample, which has to lie before a gap
+        beside = bool(self.held) and not self._proven(self.mirrors.link)
+        return self._part(self.parts.next(size, now, beside=beside))
+
+    def hedge(self, now: float) -> Part | None:
+        """Claim the bytes of the slowest part once more; None where none is slow."""
+        return self._part(self.parts.hedge(now))
+
+    def _part(self, claim: Claim | None) -> Part | None:
+        if claim is None:
             return None
-        # a remainder of less than a quarter part is not worth a request of its own
-        whole = self._single or (len_or_open(gap) <= size + size // 4)
-        span = gap if whole else ByteRange(gap.start, gap.start + size)
-        link = self._link()
-        self._turn += 1
-        part = Part(span, link, 0 if self._proven(link) else min(SAMPLE, self.held.before(span.start)))
-        self._claimed |= span
-        return part
+        link = self.mirrors.link
+        self.mirrors.taken()
+        sample = 0 if self._proven(link) else min(SAMPLE, self.held.before(claim.range.start))
+        return Part(claim, link, sample)
 
     def release(self, part: Part) -> None:
         """Give back a claim; what was not written of it is missing again."""
-        self._claimed -= part.range
+        self.parts.release(part.claim)
 
     def request(self, part: Part) -> Request:
         """The request for `part`: a file that fits in it is asked for whole, without a range."""
-        minted = self._minted.get(part.url)
+        minted = self.mirrors.borrowed(part.url)
         url = minted or part.url
         own = links.origin(url) == links.origin(part.url)
         return Request(
@@ -146,10 +132,10 @@ class Download:
     def _asks_whole(self, part: Part) -> bool:
         if part.range.start > 0:
             return False
-        return self._plain or self._single or part.range.stop == self.length
+        return self._plain or self.parts.single or part.range.stop == self.length
 
     def _if_range_for(self, part: Part) -> str | None:
-        wanted = self._if_range and self.held and not self.entry.digest
+        wanted = self._if_range and not self.entry.digest
         return self._validator(part.url).strong if wanted else None
 
     def _validator(self, link: str) -> Validator:
@@ -158,7 +144,7 @@ class Download:
     def _proven(self, link: str) -> bool:
         """Whether something better than a sample tells that `link` still means the bytes held."""
         key = links.source_key(link)
-        return self.entry.digest is not None or bool(self._validators.get(key)) or key in self._alike
+        return self.entry.digest is not None or bool(self._validators.get(key))
 
     # what the answers say
 
@@ -166,9 +152,10 @@ class Download:
         """The bytes that `reply` brings, None where it brings none; raises where it is not our file."""
         found = reply.representation
         if reply.borrowed:
-            self._minted[part.url] = found.url
+            self.mirrors.minted(part.url, found.url)
         if reply.range is None:
             return self._whole(part, reply)
+        self._ranged = True
         self._check_length(found)
         self._check_validator(part, found)
         self._begin(part, found)
@@ -177,10 +164,12 @@ class Download:
         return ByteRange(part.range.start, min(reply.range.stop, part.range.stop))
 
     def _begin(self, part: Part, found: Representation) -> None:
-        self.begun = True
+        self.parts.probed = True
         if found.length is not None:
-            self.length = found.length
-        self._validators.setdefault(links.source_key(part.url), found.validator)
+            self.parts.length = found.length
+        key = links.source_key(part.url)
+        if not self._validators.get(key):
+            self._validators[key] = found.validator
 
     def _check_length(self, found: Representation) -> None:
         if found.length is None or self.length is None or found.length == self.length:
@@ -196,14 +185,16 @@ class Download:
 
     def _check_validator(self, part: Part, found: Representation) -> None:
         known, seen = self._validator(part.url), found.validator
-        if self.entry.digest is not None or not known or not seen:
+        if self.entry.digest is not None or not known:
             return
         if known.strong and seen.strong:
             same = known.strong == seen.strong
+        elif known.last_modified and seen.last_modified:
+            same = known.last_modified == seen.last_modified
         else:
-            same = not (known.last_modified and seen.last_modified) or (
-                known.last_modified == seen.last_modified
-            )
+            # what was a proof is gone: ask again, with a sample
+            del self._validators[links.source_key(part.url)]
+            raise NetworkError(f"{self.entry.path}: the server no longer says which file it holds")
         if not same:
             raise ChangedError(f"{self.entry.path}: the file changed on the server while it was fetched")
 
@@ -211,40 +202,47 @@ class Download:
         """Status 200: the body is the file from its first byte, whatever was asked."""
         found = reply.representation
         self._check_length(found)
-        if self._claimed - part.range:
-            self._single = True  # alone next time: other parts are being written
+        if not self.parts.alone:
+            self.parts.single = True  # alone next time: other parts are being written
             raise NetworkError(f"{self.entry.path}: the whole file came in answer to a range")
         if part.range.start > 0:
             self._check_validator(part, found)
-            if self._if_range_for(part):
+            self._wholes += 1
+            if self._wholes == 1:
+                # not at once all that is held is given up for what may be one edge server's whim
                 self._if_range = False
-                raise NetworkError(f"{self.entry.path}: the whole file came though nothing had changed")
+                raise NetworkError(f"{self.entry.path}: the whole file came in answer to a range")
         self._empty()
-        self._single = True
+        self.parts.single = True
         self._begin(part, found)
         if found.length == 0:
             return None
-        return ByteRange(0, OPEN_END if found.length is None else found.length)
+        # the manifest's size is a cap: a body without a length may be longer, or never end
+        length = found.length if found.length is not None else self.entry.size
+        if length == 0:
+            return None
+        return ByteRange(0, OPEN_END if length is None else length)
 
     def _empty(self) -> None:
-        self.held, self.emptied = NOTHING, True
+        self.parts.empty()
+        self._validators.clear()
+        self.emptied = True
 
     def alike(self, part: Part, equal: bool) -> None:
         """The overlap sample of `part` was compared with the bytes held."""
         if not equal:
             raise ChangedError(f"{self.entry.path}: the server's bytes differ from those held already")
-        self._alike.add(links.source_key(part.url))
 
     def wrote(self, span: ByteRange) -> None:
         """`span` is in the partial."""
-        self.held |= span
+        self.parts.held |= span
 
     def expect(self, span: ByteRange | None, *, framed: bool) -> None:
         """The body of `span` is over: was it all of it? Raises NetworkError where not."""
         if span is None:
             return
         if span.stop != OPEN_END:
-            lacking = len(RangeSet((span,)) - self.held)
+            lacking = self.parts.lacks(span)
             if lacking:
                 raise NetworkError(f"{self.entry.path}: the answer ended {lacking} bytes early")
             return
@@ -252,7 +250,7 @@ class Download:
         self._ends.append(end)
         # where a body just stops, only a second one that stops there too tells an end from a cut
         if framed or self.entry.digest or self._ends.count(end) > 1:
-            self.length = end
+            self.parts.length = end
         else:
             self._empty()
             raise NetworkError(f"{self.entry.path}: a body without a stated end is fetched twice to be sure")
@@ -261,47 +259,40 @@ class Download:
         """416: the server has nothing there. The end of the file, or another file."""
         start = part.range.start
         at_end = self.length is None and start == self.held.frontier
-        if at_end and (error.length == start or (error.length is None and start > 0)):
-            self.length, self.begun = start, True
+        if at_end and (error.length == start or (error.length is None and start > 0 and self._ranged)):
+            self.parts.length, self.parts.probed = start, True
             return
-        if start == 0 and not self._plain:
-            self._plain = True
+        if not self._plain and (start == 0 or self.length is None):
+            self._plain = self.parts.single = True
+            self._empty()
             raise error
         if error.length is not None and error.length != self.length:
             raise ChangedError(f"{self.entry.path}: the server now holds only {error.length} bytes")
         raise error
 
-    def spent(self, part: Part, request: Request) -> None:
-        """The redirect that `request` used is refused; the next request asks for a new one."""
-        if self._minted.get(part.url) == request.url:
-            self._minted[part.url] = None
-
     def forsake(self, link: str) -> bool:
         """Give up one mirror; whether there is another."""
-        if len(self._urls) < 2 or link not in self._urls:
-            return len(self._urls) > 1
-        self._urls.remove(link)
-        if self.entry.digest is None:
-            self._single = False
-            self._plain = False
-        return True
+        another = self.mirrors.forsake(link)
+        if another and self.entry.digest is None:
+            self.parts.single = self._plain = False  # what the other server can do is not known yet
+        return another
 
     def restart(self, error: FetchError) -> bool:
         """Begin at the first byte; False where that has been tried enough."""
         wrong_bytes = isinstance(error, IntegrityError)
-        self._restarts += 1
-        if error.remedy is not Remedy.RESTART or self._restarts > (
-            max(1, len(self._urls) - 1) if wrong_bytes else RESTARTS
-        ):
+        self._restarts[wrong_bytes] += 1
+        # wrong bytes: once more, or once from each mirror alone, for it may be a mix of theirs
+        most = (len(self.mirrors) if len(self.mirrors) > 1 else 1) if wrong_bytes else RESTARTS
+        if error.remedy is not Remedy.RESTART or self._restarts[wrong_bytes] > most:
             return False
-        self.held, self.length, self.begun = NOTHING, self.entry.size, False
+        self.parts.empty()
+        self.parts.length, self.parts.probed = self.entry.size, False
         self._validators.clear()
-        self._alike.clear()
         if wrong_bytes:
-            self._urls.append(self._urls.pop(0))
+            self.mirrors.distrust()
         else:
             # parts of one stream agree by nature, also where every edge server has its own ETag
-            self._single = True
+            self.parts.single = True
         return True
 
     # the end
@@ -310,6 +301,10 @@ class Download:
         """Raise unless every byte is held and the digest is the manifest's."""
         if not self.complete:
             raise TransferError(f"{self.entry.path}: bytes are missing at the end", remedy=Remedy.RESTART)
+        if self.entry.size is not None and self.entry.size != self.length:
+            raise IntegrityError(
+                f"{self.entry.path}: {self.length} bytes came, the manifest states {self.entry.size}"
+            )
         wanted = self.entry.digest
         if wanted is not None and digests.get(wanted.algorithm) != wanted.hex:
             raise IntegrityError(
@@ -325,11 +320,6 @@ class Download:
         published: Published | None = None,
     ) -> Record:
         """What the ledger should keep, with no more than `held` claimed."""
-        key = links.source_key(self._urls[0])
+        key = links.source_key(self.mirrors.first)
         validator = self._validators.get(key, Validator())
         return Record(self.entry.path, key, self.length, validator, held, digests or {}, checksums, published)
-
-
-def len_or_open(span: ByteRange) -> int:
-    """`len` refuses numbers past sys.maxsize; open ends stay below it, but say so here."""
-    return span.stop - span.start

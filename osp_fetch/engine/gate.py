@@ -9,19 +9,29 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import statistics
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..model.settings import Limits
+from ..model import events
+from ..model.events import Observer
+from ..model.settings import Limits, Retry
 
 AUTO_CONNECTIONS: Final = 64
 AUTO_PER_HOST: Final = 16
 _MIB: Final = 1 << 20
 _FIRST_PART: Final = 8 * _MIB  # while no connection of the host has been measured
 _PART_SECONDS: Final = 4.0
+_SILENCES: Final = 3  # connections in a row without an answer that make an outage
+_SIBLINGS: Final = 16  # connections that one is held against
 _MEMORY: Final = 0.3  # how fast the measured pace forgets: about the last three parts count
+
+
+def _nobody(_: events.Event) -> None:
+    pass
 
 
 @dataclass(slots=True)
@@ -29,17 +39,26 @@ class _Host:
     open: int = 0
     quiet_until: float = 0.0
     pace: float | None = None  # bytes per second of one connection
+    paces: deque[float] = field(default_factory=lambda: deque(maxlen=_SIBLINGS))  # the last ones measured
     waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
+    heard: bool = False  # it has answered in this run
+    silences: int = 0  # connections in a row that got no answer
+    silent_since: float = 0.0
+    down: bool = False
+    probing: bool = False
+    dead: bool = False
 
 
 class Gate:
     """One budget for all connections, one for each host, and the pauses that hosts ask for."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, retry: Retry | None = None, observe: Observer = _nobody) -> None:
         self.total = AUTO_CONNECTIONS if limits.connections == "auto" else limits.connections
         given = limits.connections if limits.connections != "auto" else AUTO_PER_HOST
         self.per_host = min(self.total, given if limits.per_host == "auto" else limits.per_host)
         self._limits = limits
+        self._retry = retry or Retry()
+        self._observe = observe
         self._hosts: dict[str, _Host] = {}
         self._open = 0
         self._numbers = itertools.count()
@@ -65,6 +84,7 @@ class Gate:
 
     def _leave(self, room: _Host) -> None:
         room.open -= 1
+        room.probing = False
         self._open -= 1
         self._admit()
 
@@ -77,6 +97,7 @@ class Gate:
             room = min(ready, key=lambda r: r.waiting[0][:2])
             ticket = heapq.heappop(room.waiting)[2]
             room.open += 1
+            room.probing = room.down
             self._open += 1
             if self._limits.requests_per_second:
                 self._quiet(room, now + 1 / self._limits.requests_per_second)
@@ -85,7 +106,43 @@ class Gate:
     def _may(self, room: _Host, now: float) -> bool:
         while room.waiting and room.waiting[0][2].done():  # cancelled while it waited
             heapq.heappop(room.waiting)
-        return bool(room.waiting) and room.open < self.per_host and room.quiet_until <= now
+        free = room.open < self.per_host and not room.probing
+        return bool(room.waiting) and free and room.quiet_until <= now
+
+    def answered(self, host: str) -> None:
+        """`host` has sent the head of a reply."""
+        room = self._hosts.setdefault(host, _Host())
+        room.heard, room.silences, room.probing = True, 0, False
+        if room.down:
+            room.down, room.quiet_until = False, 0.0
+            self._observe(events.HostBack(host))
+            self._admit()
+
+    def silent(self, host: str) -> bool:
+        """`host` has not answered: whether that is an outage, in which nothing counts as a failure.
+
+        A host that falls silent is an outage, not ten thousand failures: it is probed by one
+        connection at a time, for `retry.outage`, or for `retry.longest` where it has never answered.
+        """
+        now = asyncio.get_running_loop().time()
+        room = self._hosts.setdefault(host, _Host())
+        if room.silences == 0:
+            room.silent_since = now
+        room.silences += 1
+        allowed = self._retry.outage if room.heard else self._retry.longest
+        if now - room.silent_since > allowed and room.silences >= self._retry.attempts:
+            room.down, room.dead, room.quiet_until = False, True, 0.0
+            self._admit()
+        elif room.silences >= _SILENCES and (room.quiet_until <= now or not room.down):
+            room.down = True
+            pause = min(self._retry.longest, self._retry.initial * 2.0 ** min(room.silences - _SILENCES, 30))
+            self._observe(events.HostDown(host, pause))
+            self._quiet(room, now + pause)
+        return room.down
+
+    def dead(self, host: str) -> bool:
+        """Whether `host` has been silent for so long that nothing more is asked of it."""
+        return host in self._hosts and self._hosts[host].dead
 
     def cool(self, host: str, seconds: float) -> None:
         """Open nothing more to `host` for so many seconds; what is open goes on."""
@@ -113,7 +170,21 @@ class Gate:
             return
         room = self._hosts.setdefault(host, _Host())
         pace = count / seconds
+        room.paces.append(pace)
         room.pace = pace if room.pace is None else room.pace + _MEMORY * (pace - room.pace)
+
+    def idle(self, host: str) -> bool:
+        """Whether a connection to `host` is free that nobody waits for."""
+        now = asyncio.get_running_loop().time()
+        if self._open >= self.total or any(self._may(room, now) for room in self._hosts.values()):
+            return False
+        room = self._hosts.setdefault(host, _Host())
+        return room.open < self.per_host and room.quiet_until <= now and not room.waiting
+
+    def lagging(self, host: str, pace: float) -> bool:
+        """Whether `pace` is a tenth of what connections to `host` make in the median, or less."""
+        paces = self._hosts.setdefault(host, _Host()).paces
+        return len(paces) >= _SIBLINGS // 4 and pace < statistics.median(paces) / 10
 
     def part_size(self, host: str) -> int:
         """How many bytes the next part from `host` should have."""

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from ..model.errors import FetchError, Remedy
+from ..model.errors import FetchError, Remedy, Unreachable
 from ..model.settings import Retry
 
 
@@ -21,9 +21,14 @@ class Patience:
         self._settings, self._progress = settings, progress
         self._best = progress()
         self._failures = 0
+        self._excused = False
 
     def failed(self, state: RetryCallState) -> None:
         """Count one more failed attempt."""
+        error = state.outcome.exception() if state.outcome else None
+        self._excused = isinstance(error, Unreachable) and error.excused
+        if self._excused:
+            return
         now = self._progress()
         if now > self._best:
             self._best, self._failures = now, 0
@@ -31,7 +36,7 @@ class Patience:
 
     def stop(self, state: RetryCallState) -> bool:
         """Whether that was the last attempt."""
-        return self._failures >= self._limit(state)
+        return not self._excused and self._failures >= self._limit(state)
 
     def _limit(self, state: RetryCallState) -> int:
         # a page instead of the file may be a passing proxy, but nobody's page goes away in a minute
@@ -41,6 +46,8 @@ class Patience:
 
     def wait(self, state: RetryCallState) -> float:
         """Seconds until the next attempt: full jitter, or what the server asked for."""
+        if self._excused:
+            return 0.0  # the gate makes it wait until the host may be probed
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, FetchError) else None
         ceiling = min(self._settings.longest, self._settings.initial * 2.0 ** min(self._failures - 1, 30))

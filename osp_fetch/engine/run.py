@@ -12,11 +12,13 @@ from ..model import events, links
 from ..model.entry import Entry
 from ..model.errors import DiskFull, FetchError, ManifestError, Remedy
 from ..model.protocols import Manifest, Renewal, Row
+from ..model.ranges import NOTHING
 from ..model.record import Published, Record
 from ..model.report import Outcome, Status
 from .download import Download
 from .tasks import at_most
-from .transfer import Tools, Transfer
+from .tools import Tools
+from .transfer import Transfer
 
 _PAGE = 256  # rows whose records are looked up together
 _FINISHING = 64  # files that may be hashed, synced and recorded while others use the connections
@@ -148,6 +150,11 @@ class Run:
                 self._tools.observe(events.Parked(len(self._parked)))
             else:
                 self._end(wanted, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
+        except Exception as error:
+            # a defect of ours must cost this file, not a weekend's run
+            what = f"{type(error).__name__}: {error}"
+            defect = FetchError(f"{entry.path}: a defect of osp-fetch, please report it ({what})")
+            self._end(wanted, Status.FAILED, defect)
         finally:
             self._in_hand.discard(entry.path)
             self._something_ended.set()
@@ -162,6 +169,9 @@ class Run:
         while True:
             held = await self._tools.sink.held(entry.path) if record else None
             download = Download(entry, record, held)
+            if record and record.held and not download.held:
+                # what an earlier file held must not be taken for held bytes of this one
+                await self._tools.ledger.put(download.record(NOTHING))
             try:
                 return await Transfer(self._tools, entry, download, wanted.order).fetch()
             except DiskFull as error:
@@ -201,7 +211,7 @@ class Run:
         digests = {**(record.digests if record else {}), algorithm: found}
         checksums = record.checksums if record else ()
         fresh = Download(entry)
-        fresh.length = seen.size
+        fresh.parts.length = seen.size
         adopted = fresh.record(fresh.held, digests, checksums, seen)
         await self._tools.ledger.put(adopted)
         return adopted

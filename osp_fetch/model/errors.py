@@ -68,6 +68,13 @@ class NetworkError(TransferError):
     cause = "network"
 
 
+class Unreachable(NetworkError):
+    """Not one byte of an answer. `excused`: the host is known to be down, and its pause is not a failure."""
+
+    cause = "no answer"
+    excused = False
+
+
 class UntrustedServer(TransferError):
     """The server's certificate does not hold; asking again will not mend it."""
 

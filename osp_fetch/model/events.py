@@ -84,6 +84,19 @@ class Cooling:
 
 
 @dataclass(frozen=True, slots=True)
+class HostDown:
+    """A whole host is silent: it is probed, one connection at a time, and its files wait."""
+
+    host: str
+    probed_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class HostBack:
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """So many files wait for fresh links."""
 
@@ -130,6 +143,8 @@ Event = (
     | Lost
     | Retrying
     | Cooling
+    | HostDown
+    | HostBack
     | Parked
     | LinksRenewed
     | DiskWaiting

@@ -53,8 +53,8 @@ def expiry(url: str) -> float | None:
     Known forms: fbcdn `oe` (hex), AWS `X-Amz-Date` + `X-Amz-Expires`, Google `X-Goog-…` alike,
     CloudFront and old S3 `Expires`, Azure `se`.
     """
-    query = {k.lower(): v for k, v in parse_qsl(urlsplit(url).query)}
     try:
+        query = {k.lower(): v for k, v in parse_qsl(urlsplit(url).query)}
         if "oe" in query and "oh" in query:
             return float(int(query["oe"], 16))
         for prefix in ("x-amz-", "x-goog-"):

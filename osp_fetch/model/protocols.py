@@ -75,8 +75,8 @@ class Partial(Protocol):
         """Algorithm → hex over the whole file of `length` bytes, and its checksums."""
         ...
 
-    async def publish(self) -> Published:
-        """Give the file its final name. When this returns the name survives a power loss."""
+    async def publish(self, length: int) -> Published:
+        """Give the file of `length` bytes its final name. When this returns it survives a power loss."""
         ...
 
     async def close(self) -> None:
@@ -111,7 +111,9 @@ class Sink(Protocol):
         """The size of the partial of `path`, None where there is none."""
         ...
 
-    def partial(self, path: RelativePath, algorithms: frozenset[str]) -> Partial: ...
+    def partial(self, path: RelativePath, algorithms: frozenset[str], *, fresh: bool) -> Partial:
+        """The partial of `path`; `fresh`: whatever an earlier run left of it is dropped."""
+        ...
 
     async def digest(self, path: RelativePath, algorithm: str) -> str:
         """The hex digest of the finished file under its final name."""

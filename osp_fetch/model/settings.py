@@ -118,6 +118,8 @@ class Retry:
     longest: float = _setting(60.0, seconds)
     # a server may ask for a pause of up to this; a longer one is a refusal in other words
     retry_after: float = _setting(900.0, seconds)
+    # a host that has answered may fall silent for so long; meanwhile it is probed, and nothing fails
+    outage: float = _setting(3600.0, seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,7 +127,7 @@ def quota_pause(headers: Mapping[str, str]) -> float | None:
 def _date(text: str) -> float | None:
     try:
         return parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

@@ -9,141 +9,29 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Final, Self
-from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from .. import __version__
 from ..model import links
-from ..model.errors import NetworkError, Remedy, StatusError, TransferError, UntrustedServer
+from ..model.errors import NetworkError, Remedy, StatusError, TransferError, Unreachable, UntrustedServer
 from ..model.exchange import Representation, Request, Validator
 from ..model.ranges import ByteRange
 from ..model.settings import Limits, Retry, Timeouts
 from . import payload
+from .body import Body, reason
+from .connect import ConnectTo, Resolver
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HEAD_BYTES: Final = 64 << 10
+_LONGEST: Final = 1 << 60  # bytes; no file is longer, and no file system could hold it
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectTo:
-    """Connect to `to_host:to_port` where a URL says `host:port`, like curl's --connect-to.
-
-    The URL, the Host header and the certificate's name stay the URL's. Empty or 0 matches any, and
-    keeps the URL's own where it stands on the right.
-    """
-
-    host: str
-    port: int
-    to_host: str
-    to_port: int
-
-    @classmethod
-    def parse(cls, text: str) -> ConnectTo:
-        """Read `HOST:PORT:HOST:PORT`; raises ValueError for anything else."""
-        match = re.fullmatch(r"(\[[^\]]+\]|[^:]*):(\d*):(\[[^\]]+\]|[^:]*):(\d*)", text)
-        if match is None:
-            raise ValueError(f"{text!r} is not HOST:PORT:HOST:PORT")
-        host, port, to_host, to_port = match.groups()
-        return cls(host.strip("[]").lower(), int(port or 0), to_host.strip("[]"), int(to_port or 0))
-
-
-class _Resolver(AbstractResolver):
-    def __init__(self, rules: Sequence[ConnectTo]) -> None:
-        self._rules = rules
-        self._real = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        for rule in self._rules:
-            if rule.host in ("", host.lower()) and rule.port in (0, port):
-                return await self._real.resolve(rule.to_host or host, rule.to_port or port, family)
-        return await self._real.resolve(host, port, family)
-
-    async def close(self) -> None:
-        await self._real.close()
-
-
-class _Body:
-    """The reply whose body is being read; see `model.protocols.Reply`."""
-
-    def __init__(
-        self,
-        response: aiohttp.ClientResponse,
-        representation: Representation,
-        span: ByteRange | None,
-        *,
-        timeouts: Timeouts,
-        borrowed: bool,
-        pauses: tuple[tuple[str, float], ...],
-    ) -> None:
-        self.representation = representation
-        self.range = span
-        self.borrowed = borrowed
-        self.pauses = pauses
-        self.framed = response.content_length is not None or "Transfer-Encoding" in response.headers
-        self._response = response
-        self._timeouts = timeouts
-        self._left = len(span) if span else representation.length
-        self._peeked = b""
-        self._waited = 0.0
-        self._window = 0
-
-    async def read(self) -> bytes:
-        if self._peeked:
-            chunk, self._peeked = self._peeked, b""
-        else:
-            chunk = await self._receive()
-        if self._left is not None:
-            if len(chunk) > self._left:
-                raise NetworkError(f"{self._name}: the server sent more bytes than it announced")
-            self._left -= len(chunk)
-        return chunk
-
-    async def peek(self) -> bytes:
-        """The first bytes, left in place for `read`."""
-        while len(self._peeked) < payload.PEEK:
-            chunk = await self._receive()
-            if not chunk:
-                break
-            self._peeked += chunk
-        return self._peeked[: payload.PEEK]
-
-    async def _receive(self) -> bytes:
-        begun = time.monotonic()
-        try:
-            async with asyncio.timeout(self._timeouts.idle):
-                chunk = await self._response.content.readany()
-        except TimeoutError:
-            raise NetworkError(f"{self._name}: no byte for {self._timeouts.idle:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise NetworkError(f"{self._name}: the connection was cut ({_reason(error)})") from None
-        self._check_speed(time.monotonic() - begun, len(chunk))
-        return chunk
-
-    def _check_speed(self, waited: float, count: int) -> None:
-        # only time spent waiting for the server counts: a slow disk of ours is not its fault
-        self._waited += waited
-        self._window += count
-        if self._waited >= self._timeouts.slow_for > 0:
-            if self._window < self._timeouts.slowest * self._waited:
-                raise NetworkError(f"{self._name}: slower than {self._timeouts.slowest} bytes/s")
-            self._waited, self._window = 0.0, 0
-
-    @property
-    def _name(self) -> str:
-        return urlsplit(self.representation.url).hostname or "?"
 
 
 class HttpTransport:
@@ -176,7 +64,7 @@ class HttpTransport:
         if self._cafile:
             context.load_verify_locations(self._cafile)
         # limit 0: the gate is the limit; a second one would only hide waiting inside aiohttp
-        connector = aiohttp.TCPConnector(limit=0, ssl=context, resolver=_Resolver(self._connect_to))
+        connector = aiohttp.TCPConnector(limit=0, ssl=context, resolver=Resolver(self._connect_to))
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -199,7 +87,7 @@ class HttpTransport:
         await self._session.close()
 
     @asynccontextmanager
-    async def get(self, request: Request) -> AsyncIterator[_Body]:
+    async def get(self, request: Request) -> AsyncIterator[Body]:
         """Send `request`, follow its redirects, and give the reply that is the payload.
 
         Raises TransferError of the fitting class for everything else. A connection whose body was
@@ -212,9 +100,16 @@ class HttpTransport:
                 raise await self._refusal(request, response, borrowed=borrowed)
             payload.check_coding(request, response.headers)
             span, length = _extent(request, response)
-            etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-            found = Representation(url, length, Validator(etag, modified))
-            body = _Body(response, found, span, timeouts=self._timeouts, borrowed=borrowed, pauses=pauses)
+            found = Representation(url, length, _validator(response))
+            body = Body(
+                response,
+                found,
+                span,
+                name=request.name,
+                timeouts=self._timeouts,
+                borrowed=borrowed,
+                pauses=pauses,
+            )
             head = await body.peek() if span is None or span.start == 0 else b""
             kind = response.headers.get("Content-Type", "")
             payload.check_page(request.name, kind, head, sure=request.sure)
@@ -230,7 +125,7 @@ class HttpTransport:
         for _ in range(self._limits.redirects + 1):
             response = await self._send(url, headers, request)
             if (pause := payload.quota_pause(response.headers)) is not None:
-                pauses.append((links.host(url), pause))
+                pauses.append((links.host(url), min(pause, self._retry.retry_after)))
             if response.status not in REDIRECTS:
                 return response, url, tuple(pauses)
             location = response.headers.get("Location", "")
@@ -253,20 +148,28 @@ class HttpTransport:
             if request.if_range:
                 sent["If-Range"] = request.if_range
         # a signed query must go out byte for byte; only what HTTP cannot carry is encoded
-        target = URL(url, encoded=url.isascii())
-        name = target.host or "?"
+        try:
+            target = URL(url, encoded=url.isascii())
+            name = f"{request.name}: {target.host}"
+            _ = target.port
+        except ValueError as error:
+            raise StatusError(
+                f"{request.name}: its URL makes no sense ({reason(error)}); mend the row",
+                status=0,
+                remedy=Remedy.FAIL,
+            ) from None
         try:
             async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
                 return await self._session.get(target, headers=sent, allow_redirects=False)
         except TimeoutError:
-            raise NetworkError(f"{name}: no answer within {self._timeouts.head:g} s") from None
+            raise Unreachable(f"{name} did not answer within {self._timeouts.head:g} s") from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise UntrustedServer(
-                f"{name}: its certificate does not hold ({_reason(error.certificate_error)}); "
+                f"{name}: its certificate does not hold ({reason(error.certificate_error)}); "
                 "--cacert adds a certificate authority of your own"
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NetworkError(f"{name}: no answer ({_reason(error)})") from None
+            raise Unreachable(f"{name} does not answer ({reason(error)})") from None
 
     async def _refusal(
         self, request: Request, response: aiohttp.ClientResponse, *, borrowed: bool
@@ -298,6 +201,7 @@ def _redirected(url: str, location: str) -> str:
     where = URL(url, encoded=True)
     try:
         target = where.join(URL(location, encoded=location.isascii()))
+        _ = target.host, target.port
     except ValueError:
         location = ""
     if not location or target.scheme not in ("http", "https") or not target.host:
@@ -312,6 +216,13 @@ def _redirected(url: str, location: str) -> str:
     return str(target.with_fragment(None)) if "#" in location else str(target)
 
 
+def _validator(response: aiohttp.ClientResponse) -> Validator:
+    """The validators of a reply; one that is not ASCII, or endless, is none."""
+    read = (response.headers.get(name, "") for name in ("ETag", "Last-Modified"))
+    etag, modified = (text if text.isascii() and len(text) < 1024 else "" for text in read)
+    return Validator(etag or None, modified or None)
+
+
 def _extent(request: Request, response: aiohttp.ClientResponse) -> tuple[ByteRange | None, int | None]:
     """Which bytes the body supplies (None: the whole file), and the length of the whole.
 
@@ -320,6 +231,8 @@ def _extent(request: Request, response: aiohttp.ClientResponse) -> tuple[ByteRan
     """
     stated = response.headers.getall("Content-Range", [])
     carried = response.content_length
+    if carried is not None and carried > _LONGEST:
+        raise NetworkError(f"{request.name}: an impossible Content-Length, {carried}")
     if response.status == 200 and (not stated or request.range is None):
         return None, carried
     name = request.name
@@ -330,14 +243,10 @@ def _extent(request: Request, response: aiohttp.ClientResponse) -> tuple[ByteRan
     total = None if match[3] == "*" else int(match[3])
     if response.status == 200 and carried == total and (start, stop) != (0, total):
         return None, carried
-    if start >= stop or (total is not None and stop > total):
+    if start >= stop or (total is not None and not stop <= total <= _LONGEST):
         raise NetworkError(f"{name}: an impossible Content-Range {stated[0]!r}")
     if start != request.range.start or stop > request.range.stop:
         raise NetworkError(f"{name}: asked for bytes {request.range}, got {start}-{stop}")
     if carried is not None and carried != stop - start:
         raise NetworkError(f"{name}: Content-Length {carried} contradicts Content-Range {stated[0]!r}")
     return ByteRange(start, stop), total
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

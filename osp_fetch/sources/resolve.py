@@ -48,7 +48,7 @@ def resolve(source: object, options: Options) -> Manifest:
     each_source = list(cast("list[str]", source)) if several else [source]
     found = [_blocks(each, options) for each in each_source]
     named = ((name, block) for name, blocks, _ in found for block in blocks)
-    chosen = _chosen(select.distinct(named), options)
+    chosen = _chosen(select.distinct(_wanted(named, options.selection)), options)
     if all(small for _, _, small in found):
         return list(_shard(_sorted(list(chosen)), options))
     return _shard(chosen, options)
@@ -97,7 +97,7 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
 
 
 def _grouped(source: Iterable[Row]) -> Blocks:
-    numbered = enumerate(source)
+    numbered = ((number, rows.any_row(item, number)) for number, item in enumerate(source))
     while block := list(islice(numbered, _BLOCK)):
         yield block
 
@@ -105,14 +105,18 @@ def _grouped(source: Iterable[Row]) -> Blocks:
 def _chosen(blocks: Iterator[list[Row]], options: Options) -> Iterator[Row]:
     for block in blocks:
         for row in block:
-            if (taken := _take(row, options)) is not None:
-                yield taken
+            yield _take(row, options)
 
 
-def _take(row: Row, options: Options) -> Row | None:
-    """`row` as the options want it; None where they do not want it."""
-    if isinstance(row, Entry) and not options.selection.wants(row.path):
-        return None
+def _wanted(
+    named: Iterator[tuple[str, list[rows.Numbered]]], selection: Selection
+) -> Iterator[tuple[str, list[rows.Numbered]]]:
+    for name, block in named:
+        yield name, [(n, row) for n, row in block if not isinstance(row, Entry) or selection.wants(row.path)]
+
+
+def _take(row: Row, options: Options) -> Row:
+    """`row` as the options want it: with its digest from the list, and with the headers."""
     if options.checksums:
         row = options.checksums.join(row)
     if options.headers and isinstance(row, Entry):
@@ -146,10 +150,15 @@ def _shard(chosen: Iterable[Row], options: Options) -> Iterator[Row]:
 
 async def _each(source: AsyncIterable[Row], options: Options) -> AsyncIterator[Row]:
     index, total = options.shard or (0, 1)
-    number = 0
-    async for row in source:
-        taken = _take(row, options)
-        if taken is not None:
-            if number % total == index:
-                yield taken
-            number += 1
+    number, line, seen = 0, -1, select.Seen()
+    async for item in source:
+        line += 1
+        row = rows.any_row(item, line)
+        if isinstance(row, Entry):
+            if not options.selection.wants(row.path):
+                continue
+            if seen.repeats([row.path])[0]:
+                row = ManifestError(f"manifest:{line}: {row.path} is named twice; rename or remove this row")
+        if number % total == index:
+            yield _take(row, options)
+        number += 1

@@ -61,6 +61,23 @@ def read_row(values: Mapping[str, Any], where: str, line: int) -> Row:
         return ManifestError(f"{where}:{line}: {error}; mend or remove the row")
 
 
+def any_row(item: object, number: int) -> Row:
+    """A row of an iterable: an Entry, a URL, or a mapping with the keys of a JSON line."""
+    if isinstance(item, (Entry, ManifestError)):
+        return item
+    if isinstance(item, str):
+        return read_row({"url": item}, "manifest", number)
+    if isinstance(item, Mapping) and all(isinstance(key, str) for key in item):
+        try:
+            places = meanings(list(item), f"manifest:{number}")
+        except ManifestError as error:
+            return ManifestError(str(error))
+        values = list(item.values())
+        return read_row({meaning: values[place] for meaning, place in places.items()}, "manifest", number)
+    kind = type(item).__name__
+    return ManifestError(f"manifest:{number}: a {kind} is no row; give an Entry, a URL, or a dict with a url")
+
+
 def _entry(values: Mapping[str, Any]) -> Entry:
     urls = values.get("url")
     urls = [urls] if isinstance(urls, str) else list(urls or ())

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ..model.entry import STATE_FOLDER
@@ -47,13 +48,15 @@ class RunLock:
             raise FolderBusy(
                 f"{self._state.parent}: another run owns this folder ({owner}); wait for it, or stop it first"
             ) from None
-        os.ftruncate(self._fd, 0)
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": int(time.time())}
-        os.pwrite(self._fd, json.dumps(mine).encode(), 0)
+        with suppress(OSError):  # a full disk: the lock holds, it only does not say whose it is
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(mine).encode(), 0)
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.ftruncate(self._fd, 0)
+        with suppress(OSError):
+            os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..model.entry import RelativePath
-from ..model.errors import DiskFull, StorageError
+from ..model.errors import DiskFull, Remedy, StorageError
 from ..model.exchange import Validator
 from ..model.ranges import RangeSet
 from ..model.record import Published, Record
@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS files (
 ) WITHOUT ROWID
 """
 _PUT: Final = "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?)"
+_PATIENCE: Final = 30.0  # seconds that a writer waits for a reader, on disks that have no WAL
 _ASK: Final = 500  # paths a query; SQLite takes at most 999 variables in its oldest builds
 
 
@@ -56,7 +57,12 @@ class SqliteLedger:
     def _open(self) -> None:
         try:
             self._db = self._connect()
-        except sqlite3.DatabaseError:
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+                raise (DiskFull if full else StorageError)(
+                    f"{self._place} cannot be opened: {error}", remedy=Remedy.ABORT
+                ) from None
             # torn or not ours: what it claimed is fetched again, and the old one stays to be looked at
             self._place.replace(self._place.with_name(self._place.name + ".damaged"))
             for ending in ("-wal", "-shm", "-journal"):
@@ -64,9 +70,9 @@ class SqliteLedger:
             self._db = self._connect()
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._place, isolation_level=None)
+        db = sqlite3.connect(self._place, isolation_level=None, timeout=_PATIENCE)
         try:
-            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            # WAL, so that `status`, `plan` and `verify` can read while a run writes
             if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
                 db.execute("PRAGMA journal_mode=TRUNCATE")
             db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
@@ -116,6 +122,8 @@ class SqliteLedger:
             except sqlite3.Error as error:
                 full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
                 failure = (DiskFull if full else StorageError)(f"{self._place} cannot be written: {error}")
+            except Exception as error:  # whoever waits must be told, whatever went wrong
+                failure = StorageError(f"{self._place} cannot be written: {error}")
             for _, done in batch:
                 if failure and not done.done():
                     done.set_exception(failure)
@@ -139,7 +147,7 @@ class LedgerReader:
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        self._db = sqlite3.connect(place, timeout=0)
+        self._db = sqlite3.connect(place, timeout=_PATIENCE)
 
     def _rows(self, query: str, values: Sequence[str] = ()) -> Iterator[Record]:
         try:

@@ -31,6 +31,7 @@ class Finished:
     fd: int
     place: Path
     final: Path
+    length: int
 
 
 class Publisher:
@@ -55,7 +56,11 @@ class Publisher:
         while self._waiting:
             batch, self._waiting = self._waiting, []
             partials = [p for p, _ in batch]
-            results = await in_thread(self._thread, partial(self._publish, partials))
+            results: Sequence[Published | StorageError]
+            try:
+                results = await in_thread(self._thread, partial(self._publish, partials))
+            except Exception as error:  # whoever waits must be told, whatever went wrong
+                results = [StorageError(f"files cannot be put in place: {error}")] * len(batch)
             for (_, done), result in zip(batch, results, strict=True):
                 if done.done():
                     continue
@@ -74,21 +79,32 @@ class Publisher:
 
     def _publish(self, batch: Sequence[Finished]) -> list[Published | StorageError]:
         results: list[Published | StorageError] = []
-        folders: set[Path] = set()
         for finished, synced in zip(batch, self._synced(batch), strict=True):
             try:
                 if isinstance(synced, OSError):
                     raise synced
                 files.make_folder(finished.final.parent, durable=self._durable)
                 finished.place.replace(finished.final)
-                folders.add(finished.final.parent)
                 results.append(synced)
             except OSError as error:
                 results.append(files.storage_error(error, f"{finished.final} cannot be put in place"))
-        if self._durable:
-            for folder in folders:
+        return results if not self._durable else self._with_names_synced(batch, results)
+
+    def _with_names_synced(
+        self, batch: Sequence[Finished], results: list[Published | StorageError]
+    ) -> list[Published | StorageError]:
+        failed: dict[Path, StorageError] = {}
+        for folder in {
+            f.final.parent for f, r in zip(batch, results, strict=True) if isinstance(r, Published)
+        }:
+            try:
                 files.sync_folder(folder)
-        return results
+            except OSError as error:
+                failed[folder] = files.storage_error(error, f"{folder} cannot be synced")
+        return [
+            failed.get(f.final.parent, r) if isinstance(r, Published) else r
+            for f, r in zip(batch, results, strict=True)
+        ]
 
     def _synced(self, batch: Sequence[Finished]) -> list[Published | OSError]:
         if len(batch) == 1:
@@ -105,4 +121,6 @@ class Publisher:
                 os.close(finished.fd)
         except OSError as error:
             return error
+        if seen.st_size != finished.length:
+            return OSError(f"it has {seen.st_size} bytes, not {finished.length}")
         return Published(seen.st_size, seen.st_mtime_ns)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from ..model.entry import RelativePath
-from ..model.errors import DiskFull
+from ..model.errors import DiskFull, StorageError
 from ..model.ranges import ByteRange
 from ..model.record import Published
 from ..model.settings import Storage
@@ -60,8 +60,8 @@ class FolderSink:
         seen = await in_thread(self.writers, lambda: _stat(self.partials / path))
         return seen.size if seen else None
 
-    def partial(self, path: RelativePath, algorithms: frozenset[str]) -> FilePartial:
-        return FilePartial(self, path, algorithms)
+    def partial(self, path: RelativePath, algorithms: frozenset[str], *, fresh: bool) -> FilePartial:
+        return FilePartial(self, path, algorithms, fresh=fresh)
 
     async def digest(self, path: RelativePath, algorithm: str) -> str:
         try:
@@ -85,8 +85,12 @@ class FolderSink:
         if self._room < 0:
             raise self.full(count)
 
-    def full(self, needed: int) -> DiskFull:
+    def full(self, needed: int) -> StorageError:
         """The error for `needed` bytes that have no room."""
+        if needed > shutil.disk_usage(self.root).total:
+            return StorageError(
+                f"{self.root}: {needed} bytes would not fit even on the empty disk; is that size right?"
+            )
         error = DiskFull(
             f"{self.root}: there is no room for {needed} more bytes beside storage.min_free "
             f"({self._min_free >> 20} MiB); free some space or lower --min-free, and run the same "
@@ -99,18 +103,19 @@ class FolderSink:
 def _stat(path: Path) -> Published | None:
     try:
         seen = path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise files.storage_error(error, f"{path} cannot be looked at") from None
+    except OSError:
+        return None  # whatever is wrong with it, whoever writes there will be told
     return Published(seen.st_size, seen.st_mtime_ns)
 
 
 class FilePartial:
     """One unfinished file; see `model.protocols.Partial`. Opened when its first byte is written."""
 
-    def __init__(self, sink: FolderSink, path: RelativePath, algorithms: frozenset[str]) -> None:
+    def __init__(
+        self, sink: FolderSink, path: RelativePath, algorithms: frozenset[str], *, fresh: bool
+    ) -> None:
         self._sink = sink
+        self._fresh = fresh
         self.place, self.final = sink.partials / path, sink.root / path
         self._tally = hashing.Tally(algorithms)
         self._opening = threading.Lock()
@@ -139,10 +144,15 @@ class FilePartial:
         with self._opening:
             if self._fd is None:
                 flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+                # the tail of an older, longer partial would be published with the new file
+                flags |= os.O_TRUNC if self._fresh else 0
                 try:
                     self._fd = os.open(self.place, flags, 0o666)
                 except FileNotFoundError:
                     files.make_folder(self.place.parent, durable=False)
+                    self._fd = os.open(self.place, flags, 0o666)
+                except IsADirectoryError:
+                    files.remove_empty_folders(self.place)  # of another manifest's files, long published
                     self._fd = os.open(self.place, flags, 0o666)
             return self._fd
 
@@ -167,8 +177,9 @@ class FilePartial:
 
     async def sync(self) -> None:
         def sync() -> None:
-            if self._fd is not None and self._sink.durable:
-                os.fdatasync(self._fd)
+            fd = self._fd
+            if fd is not None and self._sink.durable:
+                os.fdatasync(fd)
 
         await self._call(sync, "synced")
 
@@ -220,11 +231,11 @@ class FilePartial:
         await self._hash(length)
         return self._tally.result(length)
 
-    async def publish(self) -> Published:
+    async def publish(self, length: int) -> Published:
         await self._stop_hashing()
         fd = self._fd if self._fd is not None else await self._call(self.opened, "opened")
         self._fd = None
-        return await self._sink.publisher.publish(Finished(fd, self.place, self.final))
+        return await self._sink.publisher.publish(Finished(fd, self.place, self.final, length))
 
     async def close(self) -> None:
         self._use(self._reserved)

@@ -55,6 +55,10 @@ def described(event: events.Event) -> dict[str, Any] | None:
             }
         case events.Cooling(host, seconds, why):
             return {"event": "cooling", "host": host, "seconds": seconds, "why": why}
+        case events.HostDown(host, seconds):
+            return {"event": "host down", "host": host, "probed_in": round(seconds, 1)}
+        case events.HostBack(host):
+            return {"event": "host back", "host": host}
         case events.LinksRenewed(files):
             return {"event": "links renewed", "files": files}
         case events.Finished(outcome) if outcome.status is not Status.PRESENT:

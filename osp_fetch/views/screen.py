@@ -41,6 +41,10 @@ class Plain:
         match event:
             case events.Stopping(why):
                 self._say(f"stopping: {why}")
+            case events.HostDown(host, seconds):
+                self._say(f"{host} does not answer; it is probed again in {seconds:.0f} s")
+            case events.HostBack(host):
+                self._say(f"{host} answers again")
             case events.DiskWaiting(why):
                 self._say(f"waiting for room: {why}")
             case events.LinksRenewed(files):

@@ -1,0 +1,62 @@
+"""The ledger of one file while it grows: it claims too little, never too much."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from ..model.protocols import Ledger, Partial
+from .download import Download
+
+CLAIM_BYTES: Final = 4 << 20  # bytes of one connection that a kill may cost
+_CLAIM_SECONDS: Final = 1.0  # so that a slow connection's bytes are claimed, too
+
+
+class Checkpoint:
+    """Syncs what is written and then records it, in the background, never two at a time."""
+
+    def __init__(self, ledger: Ledger, partial: Partial, download: Download) -> None:
+        self._ledger, self._partial, self._download = ledger, partial, download
+        self._unclaimed = 0
+        self._claimed_at = asyncio.get_running_loop().time()
+        self._claiming: asyncio.Task[None] | None = None
+
+    def wrote(self, count: int, connections: int) -> None:
+        """So many more bytes are written; begin a claim where enough of them are."""
+        self._unclaimed += count
+        now = asyncio.get_running_loop().time()
+        due = self._unclaimed >= CLAIM_BYTES * max(1, connections)
+        if not due and now - self._claimed_at < _CLAIM_SECONDS:
+            return
+        if self._claiming is None or self._claiming.done():
+            self._claimed_at = now
+            self._claiming = asyncio.create_task(self._claim())
+
+    async def _claim(self) -> None:
+        held, self._unclaimed = self._download.held, 0
+        await self._partial.sync()
+        await self._ledger.put(self._download.record(held))
+
+    async def settle(self) -> None:
+        """Return when no claim is under way. Raises what the last one raised."""
+        if self._claiming is not None:
+            claiming, self._claiming = self._claiming, None
+            await claiming
+
+    async def done(self) -> None:
+        """Every byte is held and the file is about to be published: nothing more is to be claimed."""
+        await self.settle()
+        self._unclaimed = 0
+
+    async def last(self) -> None:
+        """Claim what is written and not yet claimed."""
+        await self.settle()
+        if self._unclaimed:
+            await self._claim()
+
+    async def forget(self) -> None:
+        """Claim no more than is held now, and then empty the partial: in this order."""
+        await self.settle()
+        self._unclaimed = 0
+        await self._ledger.put(self._download.record(self._download.held))
+        await self._partial.clear()

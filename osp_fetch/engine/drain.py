@@ -1,0 +1,97 @@
+"""A part fetches bytes: from a reply's body into the partial file."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from ..model import events
+from ..model.errors import NetworkError, NotThePayload
+from ..model.protocols import Partial, Reply
+from ..model.ranges import ByteRange
+from .checkpoint import Checkpoint
+from .download import Download, Part
+from .tasks import completed
+from .tools import Tools
+
+_WRITE_SECONDS: Final = 1.0  # a slow connection's bytes are written so often, however few they are
+_LAG_SECONDS: Final = 10.0  # for which a connection may be ten times slower than its siblings
+
+
+class Drain:
+    """Empties replies from one host into one file. `connections`: how many the file has now."""
+
+    def __init__(
+        self,
+        tools: Tools,
+        download: Download,
+        partial: Partial,
+        checkpoint: Checkpoint,
+        connections: Callable[[], int],
+        host: str,
+    ) -> None:
+        self._tools, self._download, self._partial = tools, download, partial
+        self._checkpoint, self._connections, self._host = checkpoint, connections, host
+        self._path = download.entry.path
+
+    async def run(self, part: Part, span: ByteRange, reply: Reply) -> None:
+        """Write the body of `reply` to `span`; what arrived is kept, however it ends."""
+        clock = asyncio.get_running_loop().time
+        at, begun = span.start, clock()
+        written = looked = begun
+        looked_at = at
+        chunks: list[bytes] = []
+        gathered = 0
+        if reply.range is not None and part.sample:
+            chunks = await self._compare(part, reply)
+            gathered = sum(map(len, chunks))
+        try:
+            while chunk := await reply.read():
+                chunks.append(chunk)
+                gathered += len(chunk)
+                if at + gathered > span.stop:
+                    chunks, gathered = [], 0
+                    raise NotThePayload(f"{self._path}: more bytes came than were asked for")
+                await self._tools.gate.spend(len(chunk))
+                if gathered >= self._tools.write_size or clock() - written > _WRITE_SECONDS:
+                    full, chunks, gathered = chunks, [], 0
+                    at, written = await self._write(at, full), clock()
+                    if not self._download.parts.lacks(span):
+                        break  # a hedge was faster
+                if clock() - looked > _LAG_SECONDS:
+                    if self._tools.gate.lagging(self._host, (at - looked_at) / (clock() - looked)):
+                        raise NetworkError(f"{self._path}: a connection far slower than its siblings")
+                    looked, looked_at = clock(), at
+        finally:
+            if gathered:
+                at = await self._write(at, chunks)
+            self._tools.gate.measured(self._host, at - span.start, clock() - begun)
+
+    async def _compare(self, part: Part, reply: Reply) -> list[bytes]:
+        """Compare the overlap sample with the bytes held; gives what came after it."""
+        came = b""
+        while len(came) < part.sample and (chunk := await reply.read()):
+            came += chunk
+        if len(came) < part.sample:
+            return []
+        before = ByteRange(part.range.start - part.sample, part.range.start)
+        self._download.alike(part, came[: part.sample] == await self._partial.read(before))
+        return [came[part.sample :]] if len(came) > part.sample else []
+
+    async def _write(self, at: int, chunks: list[bytes]) -> int:
+        span = ByteRange(at, at + sum(map(len, chunks)))
+        try:
+            await completed(self._partial.write(at, chunks, self._download.length))
+        finally:
+            # also when cancelled: `completed` has seen the write to its end, or raised what it raised
+            if sys.exc_info()[0] in (None, asyncio.CancelledError):
+                self._wrote(span)
+        return span.stop
+
+    def _wrote(self, span: ByteRange) -> None:
+        self._download.wrote(span)
+        self._tools.observe(events.Wrote(self._path, len(span)))
+        self._partial.follow(self._download.held.frontier, self._download.length)
+        self._checkpoint.wrote(len(span), self._connections())

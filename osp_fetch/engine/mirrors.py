@@ -1,0 +1,73 @@
+"""The links of one file: mirrors, and what they redirect to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class Mirrors:
+    """Which link the next part is asked of. `spread`: all of them in turn, else the first alone.
+
+    Only a digest proves that mirrors hold the same bytes, so that without one a file comes from one.
+    """
+
+    def __init__(self, urls: Sequence[str], *, spread: bool) -> None:
+        self._urls = list(urls)
+        self._spread = spread
+        self._turn = 0
+        self._borrowed: dict[str, str | None] = {}  # link → its redirect's target; None when spent
+
+    def __len__(self) -> int:
+        return len(self._urls)
+
+    @property
+    def first(self) -> str:
+        return self._urls[0]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        return tuple(self._urls)
+
+    @property
+    def link(self) -> str:
+        """The link of the manifest whose turn it is."""
+        return self._urls[self._turn % len(self._urls) if self._spread else 0]
+
+    @property
+    def url(self) -> str:
+        """The address that `link` leads to, as far as is known."""
+        return self.borrowed(self.link) or self.link
+
+    @property
+    def unminted(self) -> bool:
+        """Whether the next request asks anew for a redirect, which one connection should do for all."""
+        return self.link in self._borrowed and not self._borrowed[self.link]
+
+    def taken(self) -> None:
+        """A part was given to `link`: it is the next one's turn."""
+        self._turn += 1
+
+    def borrowed(self, link: str) -> str | None:
+        """Where `link` redirected to, while that holds."""
+        return self._borrowed.get(link)
+
+    def minted(self, link: str, url: str) -> None:
+        """`link` redirected to `url`."""
+        self._borrowed[link] = url
+
+    def spent(self, link: str, url: str) -> None:
+        """The redirect of `link` to `url` is refused; another may be known by now."""
+        if self._borrowed.get(link) == url:
+            self._borrowed[link] = None
+
+    def forsake(self, link: str) -> bool:
+        """Give up one mirror; whether there is another."""
+        if len(self._urls) > 1 and link in self._urls:
+            self._urls.remove(link)
+            return True
+        return link not in self._urls
+
+    def distrust(self) -> None:
+        """Wrong bytes came: from now on one mirror at a time, beginning with another."""
+        self._spread = False
+        self._urls.append(self._urls.pop(0))

@@ -1,0 +1,133 @@
+"""Which bytes of a file are held, which are being fetched, which to ask for next. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ..model.ranges import NOTHING, ByteRange, RangeSet
+
+OPEN_END: Final = 1 << 62  # where a body of unknown length is taken to stop
+HEDGE_AFTER: Final = 2.0  # seconds: a part that is younger, or needs less, is left alone
+HEDGE_HALVES: Final = 1 << 20  # bytes from which on a half is worth a request
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Bytes that one connection is to bring. `since`: on the clock of whoever claims, in seconds."""
+
+    range: ByteRange
+    since: float
+    number: int
+
+
+class Parts:
+    """The bytes of one file: wanted − held − claimed is what is missing and free to be claimed.
+
+    `probed`: a reply has told what the server can do; until then one claim goes alone. `single`: so
+    it stays, for the server has no ranges, or none that agree.
+    """
+
+    def __init__(self, length: int | None) -> None:
+        self.length = length
+        self.held: RangeSet = NOTHING
+        self.probed = False
+        self.single = False
+        self._claims: list[Claim] = []
+        self._claimed: RangeSet = NOTHING
+        self._hedged: set[int] = set()
+        self._number = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.length is not None and not RangeSet.upto(self.length) - self.held
+
+    @property
+    def more(self) -> bool:
+        """Whether another part could be claimed now."""
+        return self._gap() is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether parts are under way that could be hedged."""
+        return self.probed and not self.single and self.length is not None and bool(self._claims)
+
+    @property
+    def alone(self) -> bool:
+        """Whether no more than one part is under way."""
+        return len(self._claims) <= 1
+
+    def _gap(self) -> ByteRange | None:
+        if self._claimed and (self.single or not self.probed or self.length is None):
+            return None
+        if self.length is None:
+            return ByteRange(self.held.frontier, OPEN_END)
+        gaps = RangeSet.upto(self.length) - self.held - self._claimed
+        return gaps.ranges[0] if gaps else None
+
+    def next(self, size: int, now: float, *, beside: bool = False) -> Claim | None:
+        """Claim the first missing bytes, about `size` of them; None where all is claimed or held.
+
+        `beside`: where nothing is claimed yet, rather those that have held bytes before them.
+        """
+        gap = self._gap()
+        if beside and gap is not None and not self._claims and not self.held.before(gap.start):
+            gap = self._gap_beside()
+        if gap is None:
+            return None
+        # a remainder of less than a quarter part is not worth a request of its own
+        whole = self.single or gap.stop - gap.start <= size + size // 4
+        return self._claim(gap if whole else ByteRange(gap.start, gap.start + size), now)
+
+    def _gap_beside(self) -> ByteRange | None:
+        """The gap after the first held bytes; their last one is given up where there is none."""
+        first = self.held.ranges[0]
+        if first.stop == self.length:
+            self.held -= ByteRange(first.stop - 1, first.stop)
+        gaps = (RangeSet.upto(self.length or 0) - self.held).ranges
+        return next((gap for gap in gaps if self.held.before(gap.start)), None) or self._gap()
+
+    def hedge(self, now: float) -> Claim | None:
+        """Claim again what the slowest part still lacks: all of it, or its second half where it is much.
+
+        For the end of a run, when connections are idle: whichever brings the bytes first wins, and
+        the other stops where they are held.
+        """
+        waits = [wait for claim in self._claims if (wait := self._wait(claim, now)) is not None]
+        if self.single or not waits:
+            return None
+        _, slowest, span = max(waits, key=lambda wait: wait[0])
+        self._hedged.add(slowest.number)
+        if len(span) >= 2 * HEDGE_HALVES:
+            span = ByteRange(span.start + len(span) // 2, span.stop)
+        return self._claim(span, now)
+
+    def _wait(self, claim: Claim, now: float) -> tuple[float, Claim, ByteRange] | None:
+        """How long `claim` will still take, and the last bytes it lacks; None where it may go on."""
+        lacking = (RangeSet((claim.range,)) - self.held).ranges
+        age = now - claim.since
+        if not lacking or claim.number in self._hedged or age < HEDGE_AFTER:
+            return None
+        left = sum(r.stop - r.start for r in lacking)
+        expected = left * age / max(1, claim.range.stop - claim.range.start - left)
+        return (expected, claim, lacking[-1]) if expected >= HEDGE_AFTER else None
+
+    def _claim(self, span: ByteRange, now: float) -> Claim:
+        self._number += 1
+        claim = Claim(span, now, self._number)
+        self._claims.append(claim)
+        self._claimed |= span
+        return claim
+
+    def release(self, claim: Claim) -> None:
+        """Give back a claim; what was not written of it is missing again."""
+        self._claims = [each for each in self._claims if each.number != claim.number]
+        self._claimed = RangeSet.of(each.range for each in self._claims)
+
+    def lacks(self, span: ByteRange) -> int:
+        """How many bytes of `span` are not held."""
+        return sum(r.stop - r.start for r in (RangeSet((span,)) - self.held).ranges)
+
+    def empty(self) -> None:
+        """Hold nothing any more."""
+        self.held = NOTHING

@@ -1,0 +1,23 @@
+"""What every file of a run shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..model import events
+from ..model.protocols import Ledger, Sink, Transport
+from ..model.settings import Settings
+from .gate import Gate
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """The adapters, the gate, the settings, and who is told. `write_size`: bytes gathered for a write."""
+
+    transport: Transport
+    sink: Sink
+    ledger: Ledger
+    gate: Gate
+    settings: Settings
+    observe: events.Observer
+    write_size: int = 1 << 20
