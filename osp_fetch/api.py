@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
@@ -17,6 +17,7 @@ from .engine.run import Run
 from .engine.tasks import stop as stop_tasks
 from .engine.tools import Tools
 from .model import events
+from .model.errors import SettingsError
 from .model.protocols import Manifest, Renewal, Row
 from .model.report import Outcome, Report
 from .model.settings import Settings
@@ -27,7 +28,7 @@ from .sources.huggingface import DownloadMetadata
 from .sources.renewal import LinkFiles
 from .sources.resolve import Options, resolve
 from .sources.select import Selection
-from .storage.folder import RunLock, state_folder
+from .storage.folder import RunLock, state_folder, state_folders
 from .storage.ledger import SqliteLedger
 from .storage.sink import FolderSink
 from .views.board import Board
@@ -121,6 +122,9 @@ def fetch(manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[Fet
     """`fetch_all` for code that is not async; runs an event loop of uvloop's."""
     import uvloop
 
+    with suppress(RuntimeError):
+        asyncio.get_running_loop()
+        raise SettingsError("fetch() cannot run inside an event loop; there, `await fetch_all(...)`")
     return uvloop.run(fetch_all(manifest, folder, **options))
 
 
@@ -143,6 +147,8 @@ async def _fetch(
 
         def finish(outcome: Outcome) -> None:
             report.add(outcome)
+            if "checksums" in options and outcome.entry and outcome.entry.digest is None:
+                report.unlisted += 1
             if noted.concerns(outcome):
                 metadata.submit(noted.note, outcome)
             deliver(outcome)
@@ -206,7 +212,9 @@ async def _tools(
 ) -> Tools:
     gate = Gate(settings.limits, settings.retry, observe)
     buffer = min(max(settings.limits.memory // (gate.total * _BUFFERS), _LEAST_BUFFER), _MOST_BUFFER)
-    ledger = SqliteLedger(state / "ledger.sqlite3", durable=settings.storage.durability == "full")
+    place = state / "ledger.sqlite3"
+    others = [each / place.name for each in state_folders(root) if each != state]
+    ledger = SqliteLedger(place, others, durable=settings.storage.durability == "full")
     transport = HttpTransport(
         settings.limits,
         settings.retry,
@@ -232,7 +240,7 @@ async def _until_stopped(work: Any, report: Report, options: FetchOptions, obser
     stop = options.get("stop") or Stop()
     loop = asyncio.get_running_loop()
     limit = options.get("max_duration")
-    timer = loop.call_later(limit, stop.ask, "--max-duration is over") if limit else None
+    timer = loop.call_later(limit, stop.ask, "--max-duration") if limit else None
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from .storage.ledger import LedgerReader
 
 _PAGE = 1000
 _BAD_SHOWN = 100
+_LOOKED_AT = 100_000
 
 
 @dataclass(slots=True)
@@ -44,6 +46,7 @@ class Plan:
     free: int = 0
     bad_rows: int = 0
     problems: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)  # here, but not by a run of ours
 
     @property
     def missing_bytes(self) -> int:
@@ -59,21 +62,28 @@ class Plan:
 def plan(rows: Iterable[Row], root: Path, shard: tuple[int, int] | None = None) -> Plan:
     """Read all of `rows` and hold them against what `root` has. Touches neither network nor folder."""
     made = Plan(free=_free(root))
-    place = state_folder(root, shard) / "ledger.sqlite3"
-    reader = LedgerReader(place) if place.is_file() else None
+    states = [state_folder(root, shard), *state_folders(root)]
+    places = dict.fromkeys(state / "ledger.sqlite3" for state in states)
+    readers = [LedgerReader(place) for place in places if place.is_file()]
+    there = root.is_dir()
     try:
         rows = iter(rows)
         while page := list(islice(rows, _PAGE)):
             entries = [row for row in page if isinstance(row, Entry)]
+            look = there and made.files < _LOOKED_AT  # a look at the disk for each of many takes hours
             for bad in (row for row in page if not isinstance(row, Entry)):
                 made.bad_rows += 1
                 if len(made.problems) < _BAD_SHOWN:
                     made.problems.append(str(bad))
-            records = reader.look([entry.path for entry in entries]) if reader else {}
+            records: dict[str, Record] = {}
+            for reader in reversed(readers):
+                records |= reader.look([entry.path for entry in entries])
             for entry in entries:
                 _count(made, entry, records.get(entry.path))
+                if look and entry.path not in records and (root / entry.path).exists():
+                    made.foreign.append(entry.path)
     finally:
-        if reader:
+        for reader in readers:
             reader.close()
     return made
 
@@ -121,21 +131,20 @@ class FolderStatus:
 
 
 def status(root: Path) -> FolderStatus:
-    """What `root` holds, by its ledgers; while a run owns them, by what that run wrote last."""
+    """What `root` holds, by its ledgers, and how the run in it goes, by what that wrote last."""
     found = FolderStatus()
     for state in state_folders(root):
         owner = owner_of(state)
-        found.run = _json(state / "status.json") or found.run
         if owner is not None:
             found.owner = owner
-            continue
+            found.run = _json(state / "status.json")
         for record in records(state):
-            if record.published:
-                found.published += 1
-                found.published_bytes += record.published.size
-            elif record.held:
+            if not record.published and record.held:
                 found.begun.append({"path": record.path, "held": len(record.held), "length": record.length})
                 found.held_bytes += len(record.held)
+    for record in published(root):
+        found.published += 1
+        found.published_bytes += record.published.size if record.published else 0
     return found
 
 
@@ -156,12 +165,21 @@ def _json(place: Path) -> dict[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
+def published(root: Path) -> Iterator[Record]:
+    """The records of the published files, by path; each path once, however many ledgers name it."""
+    last = None
+    ledgers = [records(state) for state in state_folders(root)]
+    for record in heapq.merge(*ledgers, key=lambda record: record.path.encode()):
+        if record.published and record.path != last:
+            last = record.path
+            yield record
+
+
 def sums(root: Path) -> Iterator[str]:
     """Lines of a SHA256SUMS for the published files, as `sha256sum -c` reads them."""
-    for state in state_folders(root):
-        for record in records(state):
-            if record.published and "sha256" in record.digests:
-                yield f"{record.digests['sha256']}  {record.path}"
+    for record in published(root):
+        if "sha256" in record.digests:
+            yield f"{record.digests['sha256']}  {record.path}"
 
 
 Verdict = Literal["ok", "damaged", "missing", "unchecked", "unreadable"]
@@ -196,12 +214,10 @@ def verify(root: Path, listed: Mapping[str, Digest] | None = None) -> Iterator[C
 
 
 def _recorded(root: Path) -> Iterator[tuple[str, Digest | None]]:
-    for state in state_folders(root):
-        for record in records(state):
-            if record.published:
-                known = [Digest(name, value) for name, value in record.digests.items()]
-                best = [d for d in known if d.algorithm == "sha256"] or known
-                yield record.path, best[0] if best else None
+    for record in published(root):
+        known = [Digest(name, value) for name, value in record.digests.items()]
+        best = [d for d in known if d.algorithm == "sha256"] or known
+        yield record.path, best[0] if best else None
 
 
 def _check(root: Path, path: str, digest: Digest | None) -> Checked:

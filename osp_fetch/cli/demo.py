@@ -164,7 +164,7 @@ class _Demo:
                 when = None
             await asyncio.wait({ended}, timeout=0.02)
         if sys.stderr.isatty():
-            sys.stderr.write("\x1b[?25h")  # a killed process could not show the cursor again
+            sys.stderr.write("\x1b[?25h\n")  # a killed process could not show the cursor again
         return ended.result()
 
 

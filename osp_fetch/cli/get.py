@@ -86,8 +86,8 @@ def _screen(board: Any, flags: dict[str, Any]) -> Any:
         return None
     from ..views.screen import Live, Plain
 
-    terminal = sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb" and not flags["verbose"]
-    return Live(board) if terminal else Plain(board, verbose=flags["verbose"])
+    terminal = sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
+    return (Live if terminal else Plain)(board, verbose=flags["verbose"])
 
 
 def _tell(report: Report, flags: dict[str, Any]) -> None:
@@ -97,8 +97,18 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
         click.echo(json.dumps(report.row(), indent=2))
     if not flags["quiet"]:
         click.echo(words.summary(report), err=True)
-    for line in words.advice(report):
-        click.echo(line, err=True)
+    if not flags["quiet"] or report.failures:
+        for line in words.advice(report):
+            click.echo(line, err=True)
+    if sum(report.counts.values()) == 0 and report.stopped is None:
+        click.echo(
+            "No row was wanted: the manifest is empty, or --include and --exclude leave nothing.", err=True
+        )
+    if report.unlisted:
+        click.echo(
+            f"{report.unlisted} files are not in the list of --checksums; only their sizes were checked.",
+            err=True,
+        )
 
 
 class _Signals:
@@ -117,7 +127,7 @@ class _Signals:
         if self.interrupted:
             os._exit(exits.INTERRUPTED)
         self.interrupted = True
-        self._stop.ask("Ctrl-C (once more ends at once)")
+        self._stop.ask("Ctrl-C")
 
 
 def _raise_descriptor_limit() -> None:

@@ -38,7 +38,7 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
         click.echo(json.dumps(plan.row(), indent=2))
     else:
         _print(plan, made["settings"].limits.rate)
-    return exits.USAGE if plan.files == 0 and plan.bad_rows else exits.OK
+    return exits.SOME_FAILED if plan.bad_rows else exits.OK
 
 
 def _print(plan: Plan, rate: int) -> None:
@@ -52,6 +52,12 @@ def _print(plan: Plan, rate: int) -> None:
     console.print(table)
     for problem in plan.problems[:10]:
         console.print(problem, style="yellow", markup=False)
+    if plan.foreign:
+        names = ", ".join(plan.foreign[:3]) + (", …" if len(plan.foreign) > 3 else "")
+        console.print(
+            f"{len(plan.foreign)} files are here that osp-fetch did not put there ({names}); get keeps those "
+            "that have the right digest and replaces the others"
+        )
     if plan.bad_rows > 10:
         console.print(f"… {plan.bad_rows} bad rows in all; they fail, the others are fetched")
 

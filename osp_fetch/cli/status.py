@@ -39,7 +39,6 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
                 f"{sum(run['counts'].values())} of {run['rows']} files, {words.size(run['bytes_done'])}, "
                 f"{words.size(run['bytes_per_second'])}/s, {run['connections']} connections"
             )
-        return exits.OK
     click.echo(f"finished: {found.published} files, {words.size(found.published_bytes)}")
     click.echo(f"begun: {len(found.begun)} files, {words.size(found.held_bytes)} held")
     for each in found.begun[:20]:

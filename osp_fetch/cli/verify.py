@@ -42,5 +42,9 @@ def command(folder: str, checksums: str | None, as_json: bool) -> int:
     else:
         click.echo(", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "no finished files")
     if bad and not as_json:
-        click.echo("Run get again to fetch what is missing; delete a damaged file first.", err=True)
+        click.echo(
+            "Run get again: it fetches what is missing, and what was changed since. A file that is damaged "
+            "though its time of change is the old one has to be deleted first.",
+            err=True,
+        )
     return exits.SOME_FAILED if bad else exits.OK

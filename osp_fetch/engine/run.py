@@ -117,8 +117,9 @@ class Run:
     def _read(self, rows: list[Row], entries: list[Entry]) -> None:
         signed = (url for e in entries for url in e.urls if "?" in url)
         dates = [date for url in signed if (date := links.expiry(url))]
-        stated = sum(entry.size or 0 for entry in entries)
-        self._tools.observe(events.RowsRead(len(rows), stated, min(dates, default=None)))
+        sizes = [entry.size for entry in entries if entry.size is not None]
+        first = min(dates, default=None)
+        self._tools.observe(events.RowsRead(len(rows), len(sizes), sum(sizes), first))
 
     def _finish(self, outcome: Outcome) -> None:
         self._tools.observe(events.Finished(outcome))

@@ -16,9 +16,10 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class RowsRead:
-    """So many more rows were read from the manifest. `bytes`: the sizes that they state."""
+    """So many more rows were read from the manifest, `sized` of which state a size, `bytes` in all."""
 
     rows: int
+    sized: int
     bytes: int
     expires: float | None = None  # the earliest death of their links, Unix seconds
 

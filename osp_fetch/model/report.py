@@ -12,7 +12,7 @@ from .errors import FetchError
 if TYPE_CHECKING:
     import pandas
 
-OUTCOMES_KEPT = 100_000
+OUTCOMES_KEPT = 20_000
 
 
 class Status(Enum):
@@ -51,7 +51,7 @@ class Outcome:
 class Report:
     """One run: counts by status, bytes that came over the network, seconds, and what went wrong.
 
-    `outcomes` holds the first hundred thousand, `failures` as many failed or parked ones, so that a
+    `outcomes` holds the first twenty thousand, `failures` as many failed or parked ones, so that a
     manifest of ten million rows cannot fill the memory; the counts are always of all.
     """
 
@@ -62,6 +62,7 @@ class Report:
     outcomes: list[Outcome] = field(default_factory=list, repr=False)
     failures: list[Outcome] = field(default_factory=list, repr=False)
     credentials: bool = False  # some failure was a refusal of who we are
+    unlisted: int = 0  # files that the checksum list given does not name
 
     def add(self, outcome: Outcome) -> None:
         """Count one more outcome."""
@@ -84,7 +85,7 @@ class Report:
         if self.ok:
             return
         count = self.counts[Status.FAILED] + self.counts[Status.PARKED]
-        shown = "; ".join(f"{o.path}: {o.error}" for o in self.failures[:3])
+        shown = "; ".join(str(o.error) for o in self.failures[:3])
         raise FetchError(f"{count} of the files are not here ({self.stopped or shown})")
 
     def frame(self) -> pandas.DataFrame:

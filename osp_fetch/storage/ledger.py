@@ -35,14 +35,18 @@ _ASK: Final = 500  # paths a query; SQLite takes at most 999 variables in its ol
 
 
 class SqliteLedger:
-    """The Ledger of one output folder; see `model.protocols.Ledger`. An async context manager."""
+    """The Ledger of one run; see `model.protocols.Ledger`. An async context manager.
 
-    def __init__(self, place: Path, *, durable: bool = True) -> None:
-        self._place, self._durable = place, durable
+    `others`: ledgers of other runs over the same folder, whose published files count, too.
+    """
+
+    def __init__(self, place: Path, others: Sequence[Path] = (), *, durable: bool = True) -> None:
+        self._place, self._others, self._durable = place, others, durable
         self._thread = ThreadPoolExecutor(1, "osp-ledger")
         self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self._db: sqlite3.Connection
+        self._readers: list[LedgerReader] = []
 
     async def __aenter__(self) -> SqliteLedger:
         await in_thread(self._thread, self._open)
@@ -55,6 +59,8 @@ class SqliteLedger:
         self._thread.shutdown()
 
     def _open(self) -> None:
+        # what other shards, or a run over all, have published here is here
+        self._readers = [LedgerReader(place) for place in self._others]
         try:
             self._db = self._connect()
         except sqlite3.DatabaseError as error:
@@ -90,6 +96,8 @@ class SqliteLedger:
         return db
 
     def _close(self) -> None:
+        for reader in self._readers:
+            reader.close()
         self._db.close()
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
@@ -103,6 +111,10 @@ class SqliteLedger:
             marks = ",".join("?" * len(some))
             rows = self._db.execute(f"SELECT * FROM files WHERE path IN ({marks})", some)
             found.update((row[0], _record(row)) for row in rows)
+        for other in self._readers:
+            missing = [path for path in paths if path not in found]
+            published = (r for r in other.look(missing).values() if r.published)
+            found.update((record.path, record) for record in published)
         return found
 
     async def put(self, record: Record) -> None:

@@ -33,7 +33,9 @@ class Board:
     wall: Callable[[], float] = time.time
     rows: int = 0
     rows_final: bool = False
-    stated: int = 0  # bytes: by the rows, and by the servers where a row said nothing
+    sized: int = 0  # rows whose size is known: stated, or told by the server
+    sizeless: int = 0  # rows that ended without one
+    stated: int = 0  # bytes of the sized rows
     done: int = 0  # bytes held or published
     received: int = 0  # bytes that came over the network in this run
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
@@ -72,8 +74,9 @@ class Board:
                 self.done -= count
                 if path in self.files:
                     self.files[path].held -= count
-            case events.RowsRead(rows, count, expires):
+            case events.RowsRead(rows, sized, count, expires):
                 self.rows += rows
+                self.sized += sized
                 self.stated += count
                 self.expires = min(filter(None, (self.expires, expires)), default=None)
             case events.Retrying(_, cause, _, message):
@@ -86,7 +89,9 @@ class Board:
             case events.HostBack(host):
                 self.last_trouble = f"{host} answers again"
             case events.Parked(files):
-                self.last_trouble = f"{files} files wait for fresh links"
+                self.last_trouble = (
+                    f"{files} files wait for links: put a fresh link file in place of the old one"
+                )
             case events.LinksRenewed(files):
                 self.last_trouble = f"fresh links are here: {files} files go on with them"
             case events.DiskWaiting(why):
@@ -105,8 +110,9 @@ class Board:
 
     def _file_begun(self, event: events.FileBegun) -> None:
         line = self._line(event.path)
-        if line.length is None and event.stated is None:
-            self.stated += event.length or 0
+        if line.length is None and event.stated is None and event.length is not None:
+            self.stated += event.length
+            self.sized += 1
         line.length = event.length
         self.done += event.held - line.held
         line.held = event.held
@@ -115,10 +121,13 @@ class Board:
         outcome = event.outcome
         self.counts[outcome.status] += 1
         line = self.files.pop(outcome.path, None)
+        unknown = outcome.entry is None or outcome.entry.size is None
+        if unknown and (line is None or line.length is None):
+            self.sized += outcome.size is not None
+            self.sizeless += outcome.size is None
+            self.stated += outcome.size or 0
         if outcome.status is Status.PRESENT:
             self.done += outcome.size or 0
-            if outcome.entry is None or outcome.entry.size is None:
-                self.stated += outcome.size or 0
         elif outcome.error is not None:
             self.last_trouble = str(outcome.error)
             if line is not None:
@@ -133,30 +142,35 @@ class Board:
         return self.clock() - self._begun
 
     @property
-    def whole(self) -> bool:
-        """Whether `stated` is the size of the whole run, or only of what has been seen of it."""
-        return self.rows_final and self.rows == self.finished + len(self.files)
+    def total(self) -> int | None:
+        """Bytes of all rows; an estimate by the mean size where some sizes are not known yet (`exact`),
+        None where none is."""
+        unknown = self.rows - self.sized - self.sizeless
+        if self.sized == 0:
+            return None if unknown else self.stated
+        return self.stated + unknown * self.stated // self.sized
+
+    @property
+    def exact(self) -> bool:
+        """Whether every row is read and its size known."""
+        return self.rows_final and self.rows == self.sized + self.sizeless
 
     def rate(self) -> float:
         """Bytes per second over the last seconds. Call it regularly: it samples."""
         now = self.clock()
         self._samples.append((now, self.received))
-        while now - self._samples[0][0] > _WINDOW:
+        # the one before the window stays, for views that look more seldom than the window is long
+        while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW:
             self._samples.popleft()
         then, before = self._samples[0]
         return (self.received - before) / (now - then) if now > then else 0.0
 
     def eta(self, rate: float) -> float | None:
-        """Seconds until the end at `rate`, by bytes where sizes are known, else by files."""
-        if not self.rows_final:
+        """Seconds until the end at `rate`; None while that cannot be told."""
+        if not self.rows_final or self.total is None or rate <= 0:
             return None
-        if self.whole or (self.stated > 0 and not self._unsized()):
-            return max(0, self.stated - self.done) / rate if rate > 0 else None
-        done = self.finished
-        return self.seconds / done * (self.rows - done) if done else None
-
-    def _unsized(self) -> bool:
-        return any(line.length is None for line in self.files.values()) or self.stated == 0
+        # three sizes make a mean, where some are unknown
+        return max(0, self.total - self.done) / rate if self.exact or self.sized >= 3 else None
 
     def slowest(self, most: int) -> list[FileLine]:
         """The files in hand that have been so for the longest."""
@@ -171,7 +185,8 @@ class Board:
             "rows": self.rows,
             "rows_final": self.rows_final,
             "counts": {status.value: n for status, n in self.counts.items()},
-            "bytes_known": self.stated,
+            "bytes_total": self.total,
+            "bytes_total_exact": self.exact,
             "bytes_done": self.done,
             "bytes_received": self.received,
             "bytes_per_second": round(rate),

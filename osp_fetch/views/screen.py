@@ -38,23 +38,8 @@ class Plain:
         self._board, self._out, self._verbose = board, out or sys.stderr, verbose
 
     def __call__(self, event: events.Event) -> None:
-        match event:
-            case events.Stopping(why):
-                self._say(f"stopping: {why}")
-            case events.HostDown(host, seconds):
-                self._say(f"{host} does not answer; it is probed again in {seconds:.0f} s")
-            case events.HostBack(host):
-                self._say(f"{host} answers again")
-            case events.DiskWaiting(why):
-                self._say(f"waiting for room: {why}")
-            case events.LinksRenewed(files):
-                self._say(f"fresh links are here: {files} files go on with them")
-            case events.Retrying(_, _, delay, message) if self._verbose:
-                self._say(f"again in {delay:.1f} s: {message}")
-            case events.Finished(outcome) if self._verbose or outcome.status is Status.FAILED:
-                self._say(f"{outcome.status.value}: {outcome.error or outcome.path}")
-            case _:
-                pass
+        if (line := detail(event, verbose=self._verbose)) is not None:
+            self._say(line)
 
     def _say(self, text: str) -> None:
         print(text, file=self._out, flush=True)
@@ -69,16 +54,15 @@ class Plain:
 def headline(board: Board) -> str:
     """The state of a run in one line."""
     rate = board.rate()
-    total = f"/{board.rows}" if board.rows_final else f" of {board.rows} so far"
-    size = f"{words.size(board.done)}" + (f" of {words.size(board.stated)}" if board.stated else "")
+    rows = f"/{board.rows}" if board.rows_final else f" of {board.rows} so far"
     parts = [
-        f"{board.finished}{total} files",
-        size,
+        f"{board.finished}{rows} files",
+        amount(board),
         f"{words.size(rate)}/s",
-        f"{board.connections} connections",
+        f"{board.connections} connection{'s' * (board.connections != 1)}",
     ]
     if (eta := board.eta(rate)) is not None:
-        parts.append(f"{words.duration(eta)} left")
+        parts.append(f"{'' if board.exact else 'about '}{words.duration(eta)} left")
     if board.counts[Status.FAILED] or board.counts[Status.PARKED]:
         parts.append(f"{board.counts[Status.FAILED]} failed, {board.counts[Status.PARKED]} parked")
     if board.retries:
@@ -88,23 +72,57 @@ def headline(board: Board) -> str:
     return "; ".join(parts)
 
 
+def amount(board: Board) -> str:
+    """`1.0 GiB of 3.0 GiB`; with `about` where the total is an estimate, alone where it is unknown."""
+    if board.total is None:
+        return words.size(board.done)
+    return f"{words.size(board.done)} of {'' if board.exact else 'about '}{words.size(board.total)}"
+
+
+def detail(event: events.Event, *, verbose: bool) -> str | None:
+    """What an event says to a person who reads lines; None where it is not worth one."""
+    match event:
+        case events.Stopping(why):
+            return f"stopping: {why}"
+        case events.LinksRenewed(files):
+            return f"fresh links are here: {files} files go on with them"
+        case events.DiskWaiting(why):
+            return f"waiting for room: {why}"
+        case events.HostDown(host, seconds):
+            return f"{host} does not answer; it is probed again in {seconds:.0f} s"
+        case events.HostBack(host):
+            return f"{host} answers again"
+        case events.Finished(outcome) if outcome.status is Status.FAILED:
+            return f"failed: {outcome.error}"
+        case events.FileBegun(path, length, _, held) if verbose:
+            size = words.size(length) if length is not None else "unknown size"
+            return f"begun: {path} ({size}{f', {words.size(held)} held' if held else ''})"
+        case events.Retrying(_, _, delay, message) if verbose:
+            return f"again in {delay:.1f} s: {message}"
+        case events.Finished(outcome) if verbose:
+            return f"{outcome.status.value}: {outcome.error or outcome.path}"
+        case _:
+            return None
+
+
 class Live:
     """A panel of about a dozen lines, drawn anew four times a second from one Board."""
 
     period = 0.25
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: Board, *, verbose: bool = False) -> None:
         from rich.console import Console
         from rich.live import Live as RichLive
 
-        self._board = board
+        self._board, self._verbose = board, verbose
         console = Console(stderr=True)
         self._live = RichLive(console=console, auto_refresh=False, transient=True)
         self._live.start()
 
     def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.Finished) and event.outcome.status is Status.FAILED:
-            self._live.console.print(f"failed: {event.outcome.error}", markup=False, style="red")
+        if (line := detail(event, verbose=self._verbose)) is not None:
+            style = "red" if line.startswith("failed") else "dim"
+            self._live.console.print(line, markup=False, highlight=False, style=style)
 
     def tick(self) -> None:
         from rich.console import Group
@@ -115,13 +133,15 @@ class Live:
         board = self._board
         rate = board.rate()
         total = Table.grid(padding=(0, 1))
-        share = board.done / board.stated if board.stated else 0.0
+        whole = board.total if board.rows_final else None
+        share = min(board.done / whole, 1.0) if whole else 0.0
+        eta = board.eta(rate)
         total.add_row(
-            ProgressBar(total=1.0, completed=min(share, 1.0), width=30),
-            Text(f"{share:4.0%}" if board.stated else "", style="bold"),
-            f"{words.size(board.done)} of {words.size(board.stated)}",
+            ProgressBar(total=1.0, completed=share, width=30),
+            Text(f"{'' if board.exact else '~'}{share:.0%}" if whole else "", style="bold"),
+            amount(board),
             Text(f"{words.size(rate)}/s", style="bold green"),
-            f"{words.duration(eta)} left" if (eta := board.eta(rate)) is not None else "",
+            f"{'' if board.exact else 'about '}{words.duration(eta)} left" if eta is not None else "",
         )
         files = Table.grid(padding=(0, 1))
         for line in board.slowest(_FILES):

@@ -55,7 +55,9 @@ def advice(report: Report) -> list[str]:
     for cause, outcomes in by_cause.items():
         said.append(f"  {outcomes[0].status.value}, {cause}: {outcomes[0].error}")
         if len(outcomes) > 1:
-            names = [o.path for o in outcomes[1:4] if o.path] + ["…"] * (len(outcomes) > 4)
+            # a bad row has no path, but says first where it stands
+            names = [o.path or str(o.error).partition(": ")[0] for o in outcomes[1:4]]
+            names += ["…"] * (len(outcomes) > 4)
             said.append(f"    … and so {len(outcomes) - 1} more: {', '.join(names)}")
     if report.counts[Status.PARKED]:
         said.append("Everything fetched so far is kept.")
