@@ -1,0 +1,249 @@
+"""Promises that were once broken: each of these published a wrong file, hung, or lost what was held."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from osp_fetch import Entry, Event, Report, Status, entry, fetch_all
+from osp_fetch.demo.server import Blob, Cut, Exchange
+from osp_fetch.model import events
+from osp_fetch.model.errors import ManifestError
+from tests import origin as o
+from tests.conftest import quick
+from tests.origin import Origin, noise, sha256
+
+QUICK = quick()
+
+
+async def get(row: Entry, folder: Path, **sections: dict[str, object]) -> Report:
+    return await fetch_all([row], folder, settings=quick(**sections))
+
+
+@pytest.mark.parametrize("digest", [True, False])
+async def test_the_tail_of_an_older_partial_is_never_published(
+    origin: Origin, tmp_path: Path, digest: bool
+) -> None:
+    stale = tmp_path / ".osp-fetch/partial/f"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(noise(500_000, 9))
+    data = noise(100_000)
+    report = await get(entry("f", origin.add("f", data), None, sha256(data) if digest else None), tmp_path)
+    assert report.ok
+    assert (tmp_path / "f").read_bytes() == data
+
+
+async def test_what_a_published_file_held_is_not_held_of_its_successor(
+    origin: Origin, tmp_path: Path
+) -> None:
+    data = noise(300_000)
+    row = entry("f", origin.add("f", data))
+    await get(row, tmp_path)
+    (tmp_path / "f").unlink()
+    # as a kill before the first claim leaves it: bytes at the end only, and the old record
+    with (tmp_path / ".osp-fetch/partial/f").open("wb") as file:
+        file.seek(200_000)
+        file.write(data[200_000:])
+    assert (await get(row, tmp_path)).ok
+    assert (tmp_path / "f").read_bytes() == data
+
+
+@pytest.mark.parametrize("fault", [o.chunked, o.until_close, o.until_close_short(1000)])
+@pytest.mark.parametrize("stated", [299_999, 1000, 400_000])
+async def test_the_manifests_size_is_a_promise_also_where_no_length_is_told(
+    origin: Origin, tmp_path: Path, fault: o.Fault, stated: int
+) -> None:
+    data = noise(300_000)
+    report = await get(entry("f", origin.add("f", data, always=fault), stated), tmp_path)
+    assert (report.counts[Status.FAILED], (tmp_path / "f").exists()) in ((1, False), (0, True))
+    assert not (tmp_path / "f").exists() or (tmp_path / "f").stat().st_size == stated
+
+
+async def test_a_chunked_body_that_is_cut_and_then_answered_by_416_is_not_half_a_file(
+    origin: Origin, tmp_path: Path
+) -> None:
+    async def cut_chunked(exchange: Exchange, page: o.Page) -> None:
+        await exchange.head(200, {"Transfer-Encoding": "chunked"})
+        await exchange.raw(b"%x\r\n%s\r\n" % (100_000, page.data[:100_000]))
+        raise Cut
+
+    data = noise(300_000)
+    await get(entry("f", origin.add("f", data, cut_chunked, o.status(416), o.rangeless)), tmp_path)
+    assert not (tmp_path / "f").exists() or (tmp_path / "f").read_bytes() == data
+
+
+@pytest.mark.parametrize("before", [{"ETag": '"1"'}, {"Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}, {}])
+@pytest.mark.parametrize("after", [{}, {"Last-Modified": "Tue, 02 Jan 2024 00:00:00 GMT"}])
+async def test_versions_are_never_mixed_when_validators_come_and_go(
+    origin: Origin, tmp_path: Path, before: dict[str, str], after: dict[str, str]
+) -> None:
+    old, new = noise(1 << 20, 1), noise(1 << 20, 2)
+    url = origin.add("f", old, headers=before)
+    work: asyncio.Task[Report]
+
+    def observe(event: Event) -> None:
+        if isinstance(event, events.Wrote) and event.count:
+            asyncio.get_running_loop().call_later(0.02, work.cancel)
+
+    settings = quick(limits={"per_host": 2, "rate": 1_500_000})
+    work = asyncio.create_task(fetch_all([entry("f", url)], tmp_path, settings=settings, observer=observe))
+    await asyncio.wait({work})
+    assert not (tmp_path / "f").exists()
+    origin.add("f", new, headers=after)
+    assert (await get(entry("f", url), tmp_path)).ok
+    assert (tmp_path / "f").read_bytes() == new
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"ETag": '"\xe9"'}, {"Last-Modified": "\xff"}, {"Content-Range": "bytes 0-999/9999999999999999999"},
+     {"Retry-After": "Mon, 01 Jan 99999999999 00:00:00 GMT"}, {"RateLimit": '"x";r=0;t=999999'}],
+)  # fmt: skip
+async def test_no_header_hangs_or_ends_a_run(origin: Origin, tmp_path: Path, headers: dict[str, str]) -> None:
+    async def odd(exchange: Exchange, page: o.Page) -> None:
+        partial = "Content-Range" in headers
+        await exchange.head(206 if partial else 200, {"Content-Length": str(len(page.data)), **headers})
+        await exchange.raw(page.data)
+
+    rows = [
+        entry("odd", origin.add("odd", noise(1000), always=odd)),
+        entry("f", origin.add("f", noise(1000, 1))),
+    ]
+    async with asyncio.timeout(30):
+        report = await fetch_all(rows, tmp_path, settings=quick(retry={"retry_after": 0.1}))
+    assert sum(report.counts.values()) == 2
+    assert (tmp_path / "f").exists()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://[::1/x", "http://[::1/x?a=1", "http://h:99999/x", "http://h:abc/x", "http://@/x", "http://xn--a/ü",
+     "http://℀.invalid/x"],
+)  # fmt: skip
+async def test_an_odd_url_costs_its_row_not_the_run(origin: Origin, tmp_path: Path, url: str) -> None:
+    rows: list[Entry | ManifestError] = [entry("f", origin.add("f", noise(10)))]
+    try:
+        rows.insert(0, entry("odd", url))
+    except ManifestError as error:
+        rows.insert(0, error)
+    report = await fetch_all(rows, tmp_path, settings=quick(retry={"attempts": 1}))
+    assert (report.counts[Status.FAILED], report.counts[Status.FETCHED]) == (1, 1)
+
+
+@pytest.mark.parametrize("target", ["http://h:99999/", "//h:99999/x", "http://[::1]:abc/", "http://xn--a/ü"])
+async def test_an_odd_redirect_costs_its_row_not_the_run(origin: Origin, tmp_path: Path, target: str) -> None:
+    async def away(exchange: Exchange, page: o.Page) -> None:
+        await exchange.raw(
+            b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + target.encode() + b"\r\n\r\n"
+        )
+
+    rows = [entry("odd", origin.add("odd", b"", always=away)), entry("f", origin.add("f", noise(10)))]
+    report = await fetch_all(rows, tmp_path, settings=quick(retry={"attempts": 1}))
+    assert (report.counts[Status.FAILED], report.counts[Status.FETCHED]) == (1, 1)
+
+
+async def test_a_reader_of_the_ledger_costs_a_run_nothing(origin: Origin, tmp_path: Path) -> None:
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(10, n))) for n in range(20)]
+    await fetch_all(rows, tmp_path, settings=QUICK)
+    reader = sqlite3.connect(tmp_path / ".osp-fetch/ledger.sqlite3")
+    rows_read = reader.execute("SELECT * FROM files")
+    rows_read.fetchone()
+    report = await fetch_all(rows, tmp_path, settings=QUICK)
+    reader.close()
+    assert report.counts[Status.PRESENT] == 20
+
+
+async def test_other_shards_files_are_here_too(origin: Origin, tmp_path: Path) -> None:
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(1000, n)), 1000) for n in range(12)]
+    for index in range(2):
+        await fetch_all(rows, tmp_path, settings=QUICK, shard=(index, 2))
+    assert origin.requests.total() == 12
+    for index in range(3):
+        assert (await fetch_all(rows, tmp_path, settings=QUICK, shard=(index, 3))).counts[Status.FETCHED] == 0
+    assert (await fetch_all(rows, tmp_path, settings=QUICK)).counts[Status.PRESENT] == 12
+    assert origin.requests.total() == 12
+
+
+async def test_what_is_no_row_fails_as_one(tmp_path: Path, origin: Origin) -> None:
+    url = origin.add("a.tar", noise(10))
+    rows = [url, {"path": "b", "url": url}, {"pth": "c"}, 7, ("d", url)]
+    report = await fetch_all(iter(rows), tmp_path, settings=QUICK)  # type: ignore[arg-type]
+    assert (report.counts[Status.FETCHED], report.counts[Status.FAILED]) == (2, 3)
+
+
+async def test_folders_of_an_older_manifest_are_not_in_the_way(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", noise(100))
+    assert (await get(entry("x/y/f", url), tmp_path)).ok
+    (tmp_path / "x/y/f").unlink()
+    (tmp_path / "x/y").rmdir()
+    (tmp_path / "x").rmdir()
+    assert (await get(entry("x", url), tmp_path)).ok
+
+
+async def test_wrong_bytes_of_one_mirror_are_mended_by_the_others(origin: Origin, tmp_path: Path) -> None:
+    data = noise(300_000)
+    urls = [origin.add("good", data), origin.add("bad", noise(300_000, 5))]
+    for order in (urls, urls[::-1]):
+        report = await get(entry(f"f{order[0][-4:]}", order, None, sha256(data)), tmp_path)
+        assert report.ok, report.failures
+
+
+async def test_one_whole_answer_to_a_range_does_not_cost_what_is_held(origin: Origin, tmp_path: Path) -> None:
+    data = noise(2 << 20)
+    lost = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, events.Lost):
+            lost.append(event)
+
+    url = origin.add("f", data, *[o.polite] * 10, o.rangeless)
+    settings = quick(limits={"per_host": 1})
+    report = await fetch_all([entry("f", url)], tmp_path, settings=settings, observer=observe)
+    assert report.ok
+    assert lost == []
+
+
+async def test_a_slow_connection_at_the_end_is_hedged(origin: Origin, tmp_path: Path) -> None:
+    """One connection hangs on its last part: idle ones fetch that part again, and nobody waits for it."""
+    data = noise(1 << 20)
+    hung = 0
+
+    async def sometimes(exchange: Exchange, page: o.Page) -> None:
+        nonlocal hung
+        start, stop = exchange.span(len(page.data)) or (0, len(page.data))
+        if start >= 512 << 10 and not hung:
+            hung = 1
+            await exchange.head(
+                206,
+                {
+                    "Content-Range": f"bytes {start}-{stop - 1}/{len(page.data)}",
+                    "Content-Length": str(stop - start),
+                },
+            )
+            await exchange.raw(page.data[start : start + 100])
+            await asyncio.sleep(3600)
+        await exchange.serve(Blob(page.data), page.headers)
+
+    url = origin.add("f", data, always=sometimes, headers={"ETag": '"1"'})
+    begun = time.monotonic()
+    report = await get(entry("f", url), tmp_path, timeouts={"idle": 60}, limits={"per_host": 4})
+    assert report.ok
+    assert hung
+    assert (tmp_path / "f").read_bytes() == data
+    assert time.monotonic() - begun < 30  # the stalled connection alone would have been waited for for 60 s
+
+
+async def test_no_descriptor_is_left_open(origin: Origin, tmp_path: Path) -> None:
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(200_000, n), o.cut(1000))) for n in range(10)]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for n in range(3):
+        work = asyncio.create_task(fetch_all(rows, tmp_path / str(n), settings=QUICK))
+        await asyncio.sleep(0.05 * n)
+        work.cancel()
+        await asyncio.wait({work})
+    await asyncio.sleep(0.1)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2 * origin.open + 30
