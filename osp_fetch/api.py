@@ -70,8 +70,8 @@ class FetchOptions(TypedDict, total=False):
     `exclude`: globs. `checksums`: an md5sum or sha256sum list to join. `headers`: sent with every
     request to the links' own origins. `shard`: (i, n), the i-th of n from 0. `strict`: a bad row ends
     the run. `max_duration`: seconds. `stop`: ends the run on demand. `connect_to`, `cafile`: as in
-    curl. `links`: the link file of a dataset that needs one (`sam-11m`). `environment`: take proxies
-    and netrc from the environment.
+    curl. `links`: the link file of a dataset that needs one (`sam-11m`). `proxies`: scheme →
+    proxy, as `urllib.request.getproxies()` gives them.
     """
 
     settings: Settings
@@ -87,7 +87,7 @@ class FetchOptions(TypedDict, total=False):
     connect_to: Sequence[str]
     links: str | Path
     cafile: str
-    environment: bool
+    proxies: Mapping[str, str]
 
 
 async def fetch_all(
@@ -222,7 +222,7 @@ async def _tools(
         buffer=buffer,
         connect_to=[ConnectTo.parse(rule) for rule in options.get("connect_to", ())],
         cafile=options.get("cafile"),
-        environment=options.get("environment", False),
+        proxies=options.get("proxies"),
     )
     return Tools(
         transport=await stack.enter_async_context(transport),

@@ -166,3 +166,13 @@ def test_every_config_file_loads(name: str) -> None:
     path = Path(__file__).parent.parent / "configs" / f"{name}.toml"
     loaded = Settings.load((path.name, read_toml(path)))
     assert (loaded == Settings()) == (name == "default")
+
+
+def test_proxies_are_chosen_by_scheme_and_not_for_hosts_that_need_none() -> None:
+    from osp_fetch.network.connect import Proxies
+
+    proxies = Proxies({"https": "http://proxy:3128", "no": "inside.example,127.0.0.1"})
+    assert proxies.of("https://h/x") == "http://proxy:3128"
+    assert proxies.of("http://h/x") is None
+    assert proxies.of("https://inside.example/x") is None
+    assert Proxies({}).of("https://h/x") is None

@@ -163,7 +163,7 @@ class _Demo:
                 then()
                 when = None
             await asyncio.wait({ended}, timeout=0.02)
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and ended.result() < 0:
             sys.stderr.write("\x1b[?25h\n")  # a killed process could not show the cursor again
         return ended.result()
 

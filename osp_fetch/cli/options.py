@@ -128,7 +128,7 @@ def options(flags: Mapping[str, Any]) -> FetchOptions:
         "headers": dict(_header(text) for text in flags["header"]),
         "strict": flags["strict"],
         "connect_to": flags["connect_to"],
-        "environment": True,
+        "proxies": _proxies(),
     }
     for rule in flags["connect_to"]:
         try:
@@ -188,3 +188,9 @@ def duration(text: str | None) -> float | None:
         return seconds(int(text) if text.isdigit() else text) if text else None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def _proxies() -> dict[str, str]:
+    from urllib.request import getproxies
+
+    return getproxies()

@@ -48,6 +48,11 @@ class Parts:
         return self._gap() is not None
 
     @property
+    def missing(self) -> int:
+        """How many bytes are not held; 0 while the length is unknown."""
+        return self.lacks(ByteRange(0, self.length)) if self.length else 0
+
+    @property
     def busy(self) -> bool:
         """Whether parts are under way that could be hedged."""
         return self.probed and not self.single and self.length is not None and bool(self._claims)

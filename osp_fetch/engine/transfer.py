@@ -108,9 +108,11 @@ class Transfer:
         """One lane first, for the first part is the probe; the others when it has its answer."""
         yield 0
         await self._begun.wait()
-        for number in range(1, self.tools.gate.per_host):
-            if not self.download.parts.more:
-                return
+        host = links.host(self.download.mirrors.url)
+        size = self.tools.gate.part_size(host)
+        # no more lanes than parts: hundreds of files would otherwise wait with hundreds of lanes each
+        lanes = min(self.tools.gate.per_host, -(-self.download.parts.missing // size))
+        for number in range(1, lanes):
             yield number
 
     async def _lane(self, _: int) -> None:

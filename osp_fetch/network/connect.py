@@ -1,14 +1,17 @@
-"""Where connections go: name resolution, and curl's --connect-to."""
+"""Where connections go: name resolution, curl's --connect-to, and proxies."""
 
 from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+
+from ..model.links import origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +52,28 @@ class Resolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._real.close()
+
+
+class Proxies:
+    """Which proxy a URL goes through: scheme → proxy as `urllib.request.getproxies` reads them.
+
+    aiohttp can take them from the environment by itself, but then it reads that and netrc anew for
+    each request, which costs more than a small file does.
+    """
+
+    def __init__(self, proxies: Mapping[str, str]) -> None:
+        self._proxies = dict(proxies)
+        self._known: dict[tuple[str, str, int | None], str | None] = {}
+
+    def of(self, url: str) -> str | None:
+        """The proxy for `url`, None where it is reached without one."""
+        if not self._proxies:
+            return None
+        where = origin(url)
+        if where not in self._known:
+            scheme, name, port = where
+            # typeshed knows only the forms of other systems
+            bypass = urllib.request.proxy_bypass_environment(f"{name}:{port}", self._proxies)  # type: ignore[attr-defined]
+            found = self._proxies.get(scheme) or self._proxies.get("all")
+            self._known[where] = None if bypass else found
+        return self._known[where]

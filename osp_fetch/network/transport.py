@@ -11,7 +11,7 @@ import asyncio
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final, Self
 
@@ -26,7 +26,7 @@ from ..model.ranges import ByteRange
 from ..model.settings import Limits, Retry, Timeouts
 from . import payload
 from .body import Body, reason
-from .connect import ConnectTo, Resolver
+from .connect import ConnectTo, Proxies, Resolver
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HEAD_BYTES: Final = 64 << 10
@@ -38,7 +38,7 @@ class HttpTransport:
     """The Transport over HTTP/1.1. An async context manager: connections live as long as it.
 
     `buffer`: bytes that one connection may hold unread. `connect_to` and `cafile` as curl has them;
-    `environment`: whether proxies and netrc are taken from the environment.
+    `proxies`: scheme → proxy, and `no` → hosts without, as `urllib.request.getproxies` gives them.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class HttpTransport:
         buffer: int = 1 << 20,
         connect_to: Sequence[ConnectTo] = (),
         cafile: str | None = None,
-        environment: bool = False,
+        proxies: Mapping[str, str] | None = None,
     ) -> None:
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
         self._buffer = buffer
         self._connect_to = connect_to
         self._cafile = cafile
-        self._environment = environment
+        self._proxies = Proxies(proxies or {})
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
@@ -79,7 +79,6 @@ class HttpTransport:
             max_line_size=_HEAD_BYTES,
             max_field_size=_HEAD_BYTES,
             requote_redirect_url=False,
-            trust_env=self._environment,
         )
         return self
 
@@ -160,7 +159,8 @@ class HttpTransport:
             ) from None
         try:
             async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
-                return await self._session.get(target, headers=sent, allow_redirects=False)
+                proxy = self._proxies.of(url)
+                return await self._session.get(target, headers=sent, allow_redirects=False, proxy=proxy)
         except TimeoutError:
             raise Unreachable(f"{name} did not answer within {self._timeouts.head:g} s") from None
         except aiohttp.ClientConnectorCertificateError as error:

@@ -22,6 +22,7 @@ from .threads import in_thread
 
 # concurrent fsyncs share one journal commit on ext4 and xfs; more than a handful gain nothing
 _SYNCERS: Final = 8
+_SYNC_TOGETHER: Final = 4  # files in a row before another thread is worth its hand-over
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +108,12 @@ class Publisher:
         ]
 
     def _synced(self, batch: Sequence[Finished]) -> list[Published | OSError]:
-        if len(batch) == 1:
-            return [self._sync(batch[0])]
-        return list(self._syncers.map(self._sync, batch))
+        size = max(_SYNC_TOGETHER, -(-len(batch) // _SYNCERS))
+        some = [batch[at : at + size] for at in range(0, len(batch), size)]
+        if len(some) == 1:
+            return [self._sync(finished) for finished in batch]
+        synced = self._syncers.map(lambda part: [self._sync(finished) for finished in part], some)
+        return [each for part in synced for each in part]
 
     def _sync(self, finished: Finished) -> Published | OSError:
         try:
