@@ -267,3 +267,17 @@ def test_pandas_is_not_imported_for_a_list_of_urls(tmp_path: Path) -> None:
         "list(resolve('urls.txt', Options())); sys.exit('pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_metalinks_name_mirrors_sizes_and_digests(tmp_path: Path) -> None:
+    content = f"""<?xml version="1.0"?><metalink xmlns="urn:ietf:params:xml:ns:metalink">
+      <file name="d/a.tar"><size>12</size><hash type="md5">{MD5}</hash><hash type="sha-256">{SHA}</hash>
+        <url priority="2">http://second/a</url><url priority="1">http://first/a</url></file>
+      <file name="../b"><url>http://h/b</url></file></metalink>"""
+    found = rows(text(tmp_path, "m.meta4", content))
+    assert [row for row in found if isinstance(row, Entry)] == [
+        entry("d/a.tar", ["http://first/a", "http://second/a"], 12, f"sha256:{SHA}")
+    ]
+    assert any("m.meta4:2" in str(row) for row in found)
+    with pytest.raises(ManifestError, match="Metalink"):
+        rows(text(tmp_path, "bad.meta4", "<metalink>"))

@@ -15,6 +15,7 @@ import click
 
 from . import exits
 from .options import PREFIX, duration, options, shared
+from .plan import show_before
 
 if TYPE_CHECKING:
     from ..api import FetchOptions, Stop
@@ -34,7 +35,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     """Fetch every file that SOURCE names into a folder. The same command resumes.
 
     SOURCE is a dataset (sam-11m, human-160k, mixkit, pixabay, pexels, captions), a manifest file
-    (.tsv .csv .jsonl .parquet .txt), a URL, or hf://datasets/OWNER/NAME[@REV][/GLOB].
+    (.tsv .csv .jsonl .parquet .meta4 .txt), a URL, or hf://datasets/OWNER/NAME[@REV][/GLOB].
     """
     if flags["dry_run"]:
         from .plan import show
@@ -56,6 +57,8 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
     from ..api import Stop, fetch_all, ticking
     from ..views.board import Board
 
+    if not flags["quiet"]:
+        await asyncio.to_thread(show_before, sources, flags["output"], made)
     stop, board = Stop(), Board()
     screen = _screen(board, flags)
     signals = _Signals(stop)

@@ -14,6 +14,7 @@ from . import exits
 from .options import options, shared
 
 if TYPE_CHECKING:
+    from ..api import FetchOptions
     from ..model.protocols import Row
     from ..survey import Plan
 
@@ -41,14 +42,25 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     return exits.SOME_FAILED if plan.bad_rows else exits.OK
 
 
-def _print(plan: Plan, rate: int) -> None:
+def show_before(sources: Sequence[str], folder: str, made: FetchOptions) -> None:
+    """Say on stderr what `get` is about to do, where the manifest is read in a moment."""
+    from .. import survey
+    from ..api import rows_of
+
+    rows = rows_of(list(sources), made)
+    if isinstance(rows, list) and len(rows) > 1:
+        plan = survey.plan(rows, Path(folder), made.get("shard"))
+        _print(plan, made["settings"].limits.rate, stderr=True)
+
+
+def _print(plan: Plan, rate: int, *, stderr: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in _rows(plan, rate):
         table.add_row(name, value)
-    console = Console()
+    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
     console.print(table)
     for problem in plan.problems[:10]:
         console.print(problem, style="yellow", markup=False)

@@ -43,6 +43,7 @@ class _Host:
     waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
     heard: bool = False  # it has answered in this run
     silences: int = 0  # connections in a row that got no answer
+    pauses: int = 0  # made for its outage so far, each twice as long as the one before
     silent_since: float = 0.0
     down: bool = False
     probing: bool = False
@@ -112,7 +113,7 @@ class Gate:
     def answered(self, host: str) -> None:
         """`host` has sent the head of a reply."""
         room = self._hosts.setdefault(host, _Host())
-        room.heard, room.silences, room.probing = True, 0, False
+        room.heard, room.silences, room.pauses, room.probing = True, 0, 0, False
         if room.down:
             room.down, room.quiet_until = False, 0.0
             self._observe(events.HostBack(host))
@@ -135,7 +136,8 @@ class Gate:
             self._admit()
         elif room.silences >= _SILENCES and (room.quiet_until <= now or not room.down):
             room.down = True
-            pause = min(self._retry.longest, self._retry.initial * 2.0 ** min(room.silences - _SILENCES, 30))
+            pause = min(self._retry.longest, self._retry.initial * 2.0 ** min(room.pauses, 30))
+            room.pauses += 1
             self._observe(events.HostDown(host, pause))
             self._quiet(room, now + pause)
         return room.down

@@ -13,7 +13,7 @@ from ..model import links
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
-from . import huggingface, lists, rows, sa1b, select, table
+from . import huggingface, lists, metalink, rows, sa1b, select, table
 from .checksums import Checksums
 from .rows import Blocks, broken
 from .select import Selection
@@ -86,6 +86,8 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
     if sa1b.is_link_file(first):
         listed = table.delimited(path, "\t")
         return path.name, sa1b.without_foreign(listed, options.selection), size <= _MOMENT
+    if kind in (".meta4", ".metalink"):
+        return path.name, metalink.files(path), size <= _MOMENT
     if kind == ".parquet":
         return path.name, table.parquet(path), False
     if kind in (".jsonl", ".ndjson") or first.lstrip("\ufeff ").startswith("{"):

@@ -85,7 +85,7 @@ class Board:
             case events.Cooling(host, seconds, why):
                 self.last_trouble = f"{host} is left alone for {seconds:.0f} s: {why}"
             case events.HostDown(host, seconds):
-                self.last_trouble = f"{host} does not answer; it is probed again in {seconds:.0f} s"
+                self.last_trouble = f"{host} does not answer; it is probed again in {seconds:.1f} s"
             case events.HostBack(host):
                 self.last_trouble = f"{host} answers again"
             case events.Parked(files):

@@ -89,7 +89,7 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
         case events.DiskWaiting(why):
             return f"waiting for room: {why}"
         case events.HostDown(host, seconds):
-            return f"{host} does not answer; it is probed again in {seconds:.0f} s"
+            return f"{host} does not answer; it is probed again in {seconds:.1f} s"
         case events.HostBack(host):
             return f"{host} answers again"
         case events.Finished(outcome) if outcome.status is Status.FAILED:

@@ -1,0 +1,48 @@
+"""Metalink 4 (RFC 5854): files with mirrors, sizes and digests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+from xml.etree import ElementTree
+
+from . import rows
+from .rows import Blocks, Numbered, broken
+
+_NAMESPACE: Final = "{urn:ietf:params:xml:ns:metalink}"
+_BLOCK: Final = 1000
+_BEST: Final = ("sha-512", "sha-256", "sha-1", "md5")  # names as in the IANA registry of hash functions
+
+
+def files(path: Path) -> Blocks:
+    """One row a `file` element; mirrors by their `priority`, the smallest first (RFC 5854 section 4.2.16)."""
+    block: list[Numbered] = []
+    number = 0
+    try:
+        for _, element in ElementTree.iterparse(path):
+            if element.tag != f"{_NAMESPACE}file":
+                continue
+            number += 1
+            block.append((number, rows.read_row(_values(element), path.name, number)))
+            element.clear()
+            if len(block) == _BLOCK:
+                yield block
+                block = []
+    except ElementTree.ParseError as error:
+        raise broken(f"{path.name}: it cannot be read as Metalink ({error})") from None
+    if not number:
+        raise broken(f"{path.name}: it names no file; only Metalink 4 (RFC 5854) is read")
+    yield block
+
+
+def _values(element: ElementTree.Element) -> dict[str, Any]:
+    found = element.findall(f"{_NAMESPACE}url")
+    found.sort(key=lambda url: int(url.get("priority", "999999")))
+    hashes = {h.get("type", ""): (h.text or "").strip() for h in element.findall(f"{_NAMESPACE}hash")}
+    best = next((name for name in _BEST if hashes.get(name)), None)
+    return {
+        "path": element.get("name"),
+        "url": [(url.text or "").strip() for url in found],
+        "size": element.findtext(f"{_NAMESPACE}size"),
+        "digest": f"{best.replace('sha-', 'sha')}:{hashes[best]}" if best else None,
+    }
