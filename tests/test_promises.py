@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from osp_fetch import Entry, Event, Report, Status, entry, fetch_all
+from osp_fetch import Entry, Event, RelativePath, Report, Status, entry, fetch_all
 from osp_fetch.demo.server import Blob, Cut, Exchange
 from osp_fetch.model import events
 from osp_fetch.model.errors import ManifestError
@@ -173,6 +173,16 @@ async def test_what_is_no_row_fails_as_one(tmp_path: Path, origin: Origin) -> No
     rows = [url, {"path": "b", "url": url}, {"pth": "c"}, 7, ("d", url)]
     report = await fetch_all(iter(rows), tmp_path, settings=QUICK)  # type: ignore[arg-type]
     assert (report.counts[Status.FETCHED], report.counts[Status.FAILED]) == (2, 3)
+
+
+@pytest.mark.parametrize("path", ["../f", "/tmp/f", ".osp-fetch/f", "a/../../f", ""])
+async def test_an_entry_made_by_hand_cannot_leave_the_folder(
+    origin: Origin, tmp_path: Path, path: str
+) -> None:
+    row = Entry(RelativePath(path), (origin.add("f", noise(10)),))
+    report = await get(row, tmp_path / "deep/out")
+    assert report.counts[Status.FAILED] == 1
+    assert [p for p in tmp_path.rglob("f") if p.is_file()] == []
 
 
 async def test_folders_of_an_older_manifest_are_not_in_the_way(origin: Origin, tmp_path: Path) -> None:

@@ -145,7 +145,22 @@ def options(flags: Mapping[str, Any]) -> FetchOptions:
         made["links"] = flags["links"]
     if flags["shard"]:
         made["shard"] = shard(flags["shard"], os.environ)
+    elif (own := _batch_shard(os.environ)) is not None:
+        made["shard"] = own
+        index, total = own
+        click.echo(
+            f"shard {index} of {total}, by the batch system's environment; --shard 0/1 takes all", err=True
+        )
     return made
+
+
+def _batch_shard(environment: Mapping[str, str]) -> tuple[int, int] | None:
+    """The shard that a Slurm array or an indexed Kubernetes job tells; None where neither does."""
+    slurm = {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"}
+    kubernetes = {"JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"}
+    if not (slurm <= environment.keys() or kubernetes <= environment.keys()):
+        return None
+    return shard("auto", environment)
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from .entry import Entry
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 OUTCOMES_KEPT = 20_000
 
 
-class Status(Enum):
+class Status(StrEnum):
+    """How a file ended; equal to its own name in lower case."""
+
     FETCHED = "fetched"
     PRESENT = "present"
     PARKED = "parked"

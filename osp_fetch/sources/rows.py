@@ -63,8 +63,14 @@ def read_row(values: Mapping[str, Any], where: str, line: int) -> Row:
 
 def any_row(item: object, number: int) -> Row:
     """A row of an iterable: an Entry, a URL, or a mapping with the keys of a JSON line."""
-    if isinstance(item, (Entry, ManifestError)):
+    if isinstance(item, ManifestError):
         return item
+    if isinstance(item, Entry):
+        try:
+            # whoever made it by hand may have made it of anything: `entry` lets nothing wrong pass
+            return entry(item.path, item.urls, item.size, item.digest, dict(item.headers))
+        except (ManifestError, TypeError, ValueError) as error:
+            return ManifestError(f"manifest:{number}: {error}; mend or remove the row")
     if isinstance(item, str):
         return read_row({"url": item}, "manifest", number)
     if isinstance(item, Mapping) and all(isinstance(key, str) for key in item):
