@@ -287,11 +287,8 @@ async def test_a_slurm_array_shards_by_itself_and_says_so(origin: Origin, tmp_pa
     place = manifest(origin, tmp_path, 9)
     slurm = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "3"}
     for task in "123":
-        code, _, err = await get(
-            *("get", place, "-o", "out", *QUICK),
-            cwd=tmp_path,
-            environment={**slurm, "SLURM_ARRAY_TASK_ID": task},
-        )
+        environment = {**slurm, "SLURM_ARRAY_TASK_ID": task}
+        code, _, err = await get("get", place, "-o", "out", *QUICK, cwd=tmp_path, environment=environment)
         assert (code, "3 fetched" in err, f"shard {int(task) - 1} of 3" in err) == (0, True, True), err
     assert len(list((tmp_path / "out/d").iterdir())) == 9
 
