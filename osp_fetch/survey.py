@@ -19,9 +19,10 @@ from .model.digest import Digest
 from .model.entry import Entry
 from .model.protocols import Row
 from .model.record import Record
-from .storage.folder import owner_of, state_folder, state_folders
+from .storage import repair as repairing
+from .storage.folder import RunLock, owner_of, state_folder, state_folders
 from .storage.hashing import digests_of
-from .storage.ledger import LedgerReader
+from .storage.ledger import LedgerReader, SqliteLedger
 
 _PAGE = 1000
 _BAD_SHOWN = 100
@@ -180,6 +181,23 @@ def sums(root: Path) -> Iterator[str]:
     for record in published(root):
         if "sha256" in record.digests:
             yield f"{record.digests['sha256']}  {record.path}"
+
+
+async def repair(root: Path, paths: Iterable[str]) -> list[Record]:
+    """Make partials of the damaged files `paths`, with what is right of them held, for `get` to mend.
+
+    Raises FolderBusy while a run works in `root`. Gives the records of the partials.
+    """
+    damaged, mended = set(paths), []
+    for state in state_folders(root):
+        with RunLock(state):
+            own = [r for r in records(state) if r.published and r.path in damaged]
+            async with SqliteLedger(state / "ledger.sqlite3") as ledger:
+                for record in own:
+                    reopened = repairing.reopened(root, state, record)
+                    await ledger.put(reopened)
+                    mended.append(reopened)
+    return mended
 
 
 Verdict = Literal["ok", "damaged", "missing", "unchecked", "unreadable"]

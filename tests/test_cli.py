@@ -317,3 +317,23 @@ def test_the_demo_ends_well(command: Command) -> None:
     done = command("demo", "--fast")
     assert done.returncode == 0, done.stderr
     assert "All as it should be" in done.stderr
+
+
+async def test_repair_fetches_only_what_is_damaged(origin: Origin, tmp_path: Path) -> None:
+    data = noise(40 << 20)
+    url = origin.add("f.bin", data, headers={"ETag": '"1"'})
+    await get("get", url, "-o", "out", *QUICK, cwd=tmp_path)
+    place = tmp_path / "out/f.bin"
+    with place.open("r+b") as file:
+        file.seek(20 << 20)
+        file.write(b"harm")
+    os.utime(place, ns=(0, place.stat().st_mtime_ns - 10**9))
+    code, _, err = await get("verify", "out", "--repair", cwd=tmp_path)
+    assert (code, "16.0 MiB are to be fetched again" in err) == (1, True), err
+    assert not place.exists()
+    origin.seen.clear()
+    assert (await get("get", url, "-o", "out", *QUICK, cwd=tmp_path))[0] == 0
+    assert place.read_bytes() == data
+    asked = [exchange.span(len(data)) or (0, len(data)) for exchange in origin.seen]
+    assert sum(stop - start for start, stop in asked) == 16 << 20
+    assert (await get("verify", "out", cwd=tmp_path))[0] == 0

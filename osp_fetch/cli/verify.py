@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from pathlib import Path
@@ -14,12 +15,16 @@ from . import exits
 @click.command("verify", short_help="Hash every finished file again.")
 @click.argument("folder", default=".", metavar="DIR")
 @click.option("--checksums", metavar="FILE", help="Hold against this md5sum or sha256sum list instead.")
+@click.option(
+    "--repair", is_flag=True, help="Set damaged files aside; get then fetches only what is wrong in them."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(folder: str, checksums: str | None, as_json: bool) -> int:
+def command(folder: str, checksums: str | None, repair: bool, as_json: bool) -> int:
     """Hash every finished file of DIR again, on all cores, against what its ledger recorded."""
     from .. import survey
     from ..model.errors import StorageError
     from ..sources.checksums import Checksums
+    from ..views import words
 
     root = Path(folder)
     if not root.is_dir():
@@ -41,10 +46,15 @@ def command(folder: str, checksums: str | None, as_json: bool) -> int:
         click.echo(json.dumps(document, indent=2))
     else:
         click.echo(", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "no finished files")
-    if bad and not as_json:
+    damaged = [checked.path for checked in bad if checked.verdict == "damaged"]
+    if repair and damaged:
+        for record in asyncio.run(survey.repair(root, damaged)):
+            lacking = (record.length or 0) - len(record.held)
+            click.echo(f"{record.path}: {words.size(lacking)} are to be fetched again; run get", err=True)
+    elif bad and not as_json:
         click.echo(
-            "Run get again: it fetches what is missing, and what was changed since. A file that is damaged "
-            "though its time of change is the old one has to be deleted first.",
+            "Run get again: it fetches what is missing. Damaged files: verify --repair first, and get fetches "
+            "only what is wrong in them.",
             err=True,
         )
     return exits.SOME_FAILED if bad else exits.OK

@@ -1,0 +1,42 @@
+"""Damaged files: which bytes of one are still right, and how it becomes a partial again."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+from ..model.ranges import ByteRange, RangeSet
+from ..model.record import CHECKSUM_SPAN, Record
+from . import files
+
+
+def sound(place: Path, record: Record) -> RangeSet:
+    """The bytes of `place` whose checksums are those recorded. Raises OSError."""
+    length = record.length or 0
+    right: list[ByteRange] = []
+    with place.open("rb") as file:
+        for number, expected in enumerate(record.checksums):
+            start = number * CHECKSUM_SPAN
+            stop = min(start + CHECKSUM_SPAN, length)
+            data = file.read(CHECKSUM_SPAN)
+            if len(data) == stop - start and zlib.crc32(data) == expected:
+                right.append(ByteRange(start, stop))
+    return RangeSet.of(right)
+
+
+def reopened(root: Path, state: Path, record: Record) -> Record:
+    """Take a damaged file from under its final name; the record of the partial that it becomes.
+
+    What is right of it is held, the rest missing: the next run fetches that and nothing else.
+    """
+    final, partial = root / record.path, state / "partial" / record.path
+    try:
+        held = sound(final, record)
+        files.make_folder(partial.parent, durable=False)
+        final.replace(partial)
+        os.truncate(partial, record.length or 0)
+    except OSError as error:
+        raise files.storage_error(error, f"{final} cannot be set aside for repair") from None
+    return replace(record, held=held, digests={}, checksums=(), published=None)
