@@ -180,7 +180,8 @@ def _sources(manifest: AnyManifest, options: FetchOptions) -> list[str | Path]:
 
 def _renewal(manifest: AnyManifest, options: FetchOptions, settings: Settings) -> Renewal | None:
     """Fresh links come from the manifest's files, where it has some."""
-    files = [Path(s) for s in _sources(manifest, options) if isinstance(s, Path) or Path(s).is_file()]
+    named = _sources(manifest, options)
+    files = [Path(s) for s in named if isinstance(s, Path) or ("://" not in s and Path(s).is_file())]
     if not files:
         return None
 

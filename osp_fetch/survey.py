@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from .storage import repair as repairing
 from .storage.folder import RunLock, owner_of, state_folder, state_folders
 from .storage.hashing import digests_of
 from .storage.ledger import LedgerReader, SqliteLedger
+from .storage.sink import stat_of
 
 _PAGE = 1000
 _BAD_SHOWN = 100
@@ -168,12 +170,14 @@ def _json(place: Path) -> dict[str, Any] | None:
 
 def published(root: Path) -> Iterator[Record]:
     """The records of the published files, by path; each path once, however many ledgers name it."""
-    last = None
     ledgers = [records(state) for state in state_folders(root)]
-    for record in heapq.merge(*ledgers, key=lambda record: record.path.encode()):
-        if record.published and record.path != last:
-            last = record.path
-            yield record
+    merged = heapq.merge(*ledgers, key=lambda record: record.path.encode())
+    for path, same in itertools.groupby(merged, key=lambda record: record.path):
+        known = [record for record in same if record.published]
+        if len(known) > 1:
+            now = stat_of(root / path)
+            known.sort(key=lambda record: record.published != now)
+        yield from known[:1]
 
 
 def sums(root: Path) -> Iterator[str]:

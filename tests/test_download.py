@@ -68,26 +68,26 @@ DIGEST = "md5:" + "0" * 32
 
 def test_the_first_part_is_the_probe_and_goes_alone() -> None:
     download = Download(file())
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
-    assert download.part(PART) is None
+    assert download.part(download.mirrors.choose(), PART) is None
     assert download.request(part).range is not None
 
 
 def test_a_file_no_longer_than_a_part_is_asked_for_whole() -> None:
     download = Download(file(size=PART))
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     assert download.request(part).range is None
 
 
 def test_after_the_probe_parts_cover_the_file_once() -> None:
     download = Download(file())
-    first = download.part(PART)
+    first = download.part(download.mirrors.choose(), PART)
     assert first is not None
     assert download.agree(first, answer((0, PART))) == ByteRange(0, PART)
     spans = [ByteRange(0, PART)]
-    while (part := download.part(PART)) is not None:
+    while (part := download.part(download.mirrors.choose(), PART)) is not None:
         spans.append(part.range)
     assert RangeSet.of(spans) == RangeSet.upto(SIZE)
     assert sum(map(len, spans)) == SIZE
@@ -95,12 +95,12 @@ def test_after_the_probe_parts_cover_the_file_once() -> None:
 
 def test_what_is_given_back_is_missing_again() -> None:
     download = Download(file(size=SIZE))
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     download.agree(part, answer((0, PART)))
     download.wrote(ByteRange(0, 30))
     download.release(part)
-    again = download.part(PART)
+    again = download.part(download.mirrors.choose(), PART)
     assert again is not None
     assert again.range.start == 30
 
@@ -127,7 +127,7 @@ def test_only_without_a_better_proof_is_a_sample_asked_for(
     known: Validator, digest: str | None, sample: bool
 ) -> None:
     download = resumed(known, digest=digest)
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     assert bool(part.sample) == sample
     request = download.request(part)
@@ -154,7 +154,7 @@ def test_the_validator_ladder(
     known: Validator, seen: Validator, digest: str | None, same: bool | None
 ) -> None:
     download = resumed(known, digest=digest)
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     reply = answer((part.range.start - part.sample, 600), validator=seen)
     if same:
@@ -166,7 +166,7 @@ def test_the_validator_ladder(
         with pytest.raises(NetworkError):
             download.agree(part, reply)
         download.release(part)
-        again = download.part(PART)
+        again = download.part(download.mirrors.choose(), PART)
         assert again is not None
         assert again.sample
 
@@ -174,14 +174,14 @@ def test_the_validator_ladder(
 def test_if_range_is_sent_for_a_strong_tag_only() -> None:
     for known, sent in ((TAG, '"a"'), (DATE, None), (Validator(etag='W/"a"'), None)):
         download = resumed(known)
-        part = download.part(PART)
+        part = download.part(download.mirrors.choose(), PART)
         assert part is not None
         assert download.request(part).if_range == sent
 
 
 def test_a_changed_length_is_another_file() -> None:
     download = resumed()
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(ChangedError):
         download.agree(part, answer((0, 600), length=SIZE + 1))
@@ -189,7 +189,7 @@ def test_a_changed_length_is_another_file() -> None:
 
 def test_a_length_against_the_manifest_is_not_the_payload() -> None:
     download = Download(file(size=SIZE))
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(NotThePayload, match="the manifest states 1000"):
         download.agree(part, answer((0, PART), length=SIZE - 1))
@@ -197,13 +197,13 @@ def test_a_length_against_the_manifest_is_not_the_payload() -> None:
 
 def test_a_whole_body_instead_of_a_range_starts_over_with_it_the_second_time() -> None:
     download = resumed()
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(NetworkError):
         download.agree(part, answer(None))
     download.release(part)
     assert len(download.held) == 500
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     assert download.agree(part, answer(None)) == ByteRange(0, SIZE)
     assert not download.held
@@ -211,20 +211,20 @@ def test_a_whole_body_instead_of_a_range_starts_over_with_it_the_second_time() -
 
 def test_a_whole_body_for_an_unchanged_tag_is_asked_again_without_if_range() -> None:
     download = resumed(TAG)
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(NetworkError):
         download.agree(part, answer(None, validator=TAG))
     download.release(part)
     assert len(download.held) == 500
-    again = download.part(PART)
+    again = download.part(download.mirrors.choose(), PART)
     assert again is not None
     assert download.request(again).if_range is None
 
 
 def test_a_sample_that_differs_is_another_file() -> None:
     download = resumed()
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(ChangedError):
         download.alike(part, False)
@@ -234,7 +234,7 @@ def test_a_sample_that_differs_is_another_file() -> None:
 def test_bytes_from_another_time_always_prove_themselves() -> None:
     record = Record(file().path, KEY, SIZE, NONE, RangeSet.of([ByteRange(500, SIZE)]))
     download = Download(file(), record, SIZE)
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     assert part.sample
     assert part.range.start >= 500
@@ -242,7 +242,7 @@ def test_bytes_from_another_time_always_prove_themselves() -> None:
 
 def test_a_manifests_size_caps_a_body_that_tells_none() -> None:
     download = Download(file(size=SIZE))
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     assert download.agree(part, answer(None, length=None)) == ByteRange(0, SIZE)
 
@@ -254,12 +254,12 @@ def test_a_published_record_holds_nothing_of_a_new_partial() -> None:
 
 def test_a_bare_416_ends_only_what_has_been_fetched_by_ranges() -> None:
     download = Download(file())
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     download.agree(part, answer(None, length=None))
     download.wrote(ByteRange(0, 77))
     download.release(part)
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(RangeNotSatisfiable):
         download.unsatisfiable(part, RangeNotSatisfiable("", length=None))
@@ -276,7 +276,7 @@ def test_a_short_answer_is_said_by_how_much() -> None:
 
 def test_a_framed_body_of_unknown_length_ends_where_it_ends() -> None:
     download = Download(file())
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     assert download.agree(part, answer(None, length=None)) == ByteRange(0, OPEN_END)
     download.wrote(ByteRange(0, 77))
@@ -288,7 +288,7 @@ def test_a_framed_body_of_unknown_length_ends_where_it_ends() -> None:
 def test_a_body_that_just_stops_is_believed_the_second_time() -> None:
     download = Download(file())
     for _ in range(2):
-        part = download.part(PART)
+        part = download.part(download.mirrors.choose(), PART)
         assert part is not None
         download.agree(part, answer(None, length=None))
         download.wrote(ByteRange(0, 77))
@@ -302,12 +302,12 @@ def test_a_body_that_just_stops_is_believed_the_second_time() -> None:
 
 def test_416_at_the_end_is_the_end_and_elsewhere_it_is_not() -> None:
     empty = Download(file())
-    part = empty.part(PART)
+    part = empty.part(URL, PART)
     assert part is not None
     empty.unsatisfiable(part, RangeNotSatisfiable("", length=0))
     assert empty.complete
     shrunk = resumed()
-    part = shrunk.part(PART)
+    part = shrunk.part(URL, PART)
     assert part is not None
     with pytest.raises(ChangedError):
         shrunk.unsatisfiable(part, RangeNotSatisfiable("", length=300))
@@ -315,12 +315,12 @@ def test_416_at_the_end_is_the_end_and_elsewhere_it_is_not() -> None:
 
 def test_416_without_a_length_at_the_start_is_asked_again_without_a_range() -> None:
     download = Download(file())
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(RangeNotSatisfiable):
         download.unsatisfiable(part, RangeNotSatisfiable("", length=None))
     download.release(part)
-    again = download.part(PART)
+    again = download.part(download.mirrors.choose(), PART)
     assert again is not None
     assert download.request(again).range is None
 
@@ -328,30 +328,30 @@ def test_416_without_a_length_at_the_start_is_asked_again_without_a_range() -> N
 def test_a_redirect_is_borrowed_until_it_is_spent() -> None:
     signed = "https://store.example/x?Signature=1"
     download = Download(entry("f.tar", URL, headers={"Authorization": "Bearer t"}))
-    part = download.part(PART)
+    part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     assert dict(download.request(part).headers)
     reply = answer((0, PART), url=signed)
     reply.borrowed = True
     download.agree(part, reply)
-    following = download.part(PART)
+    following = download.part(download.mirrors.choose(), PART)
     assert following is not None
     request = download.request(following)
     assert (request.url, request.borrowed, request.headers) == (signed, True, ())
     download.mirrors.spent(following.url, request.url)
-    assert download.mirrors.unminted
-    assert download.mirrors.url == URL
+    assert download.mirrors.unminted(URL)
+    assert download.mirrors.url(URL) == URL
 
 
 def test_mirrors_share_parts_only_under_a_digest() -> None:
     urls = (URL, "https://mirror.example/f.tar")
     for digest, hosts in ((DIGEST, 2), (None, 1)):
         download = Download(file(size=SIZE, digest=digest, urls=urls))
-        first = download.part(PART)
+        first = download.part(download.mirrors.choose(), PART)
         assert first is not None
         download.agree(first, answer((0, PART)))
         links = {first.url}
-        while (part := download.part(PART)) is not None:
+        while (part := download.part(download.mirrors.choose(), PART)) is not None:
             links.add(part.url)
         assert len(links) == hosts
 
@@ -360,7 +360,7 @@ def test_a_forsaken_mirror_is_not_asked_again() -> None:
     urls = (URL, "https://mirror.example/f.tar")
     download = Download(file(urls=urls))
     assert download.forsake(URL)
-    assert download.mirrors.url == urls[1]
+    assert download.mirrors.choose() == urls[1]
     assert not download.forsake(urls[1])
 
 

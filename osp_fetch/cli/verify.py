@@ -53,8 +53,8 @@ def command(folder: str, checksums: str | None, repair: bool, as_json: bool) -> 
             click.echo(f"{record.path}: {words.size(lacking)} are to be fetched again; run get", err=True)
     elif bad and not as_json:
         click.echo(
-            "Run get again: it fetches what is missing. Damaged files: verify --repair first, and get fetches "
-            "only what is wrong in them.",
+            "Run get again: it fetches what is missing. Damaged files: verify --repair first, and get "
+            "fetches only what is wrong in them.",
             err=True,
         )
     return exits.SOME_FAILED if bad else exits.OK

@@ -57,6 +57,9 @@ class Download:
         self._plain = False  # ask without Range
         self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None)
         self._validators: dict[str, Validator] = {}
+        # what is held is from another time or server, and nothing has proved yet that it fits
+        self._unproven = False
+        self._seen: tuple[str, Validator] | None = None  # shown meanwhile, believed once it is proved
         self._ranged = False  # a range has been answered with one
         self._wholes = 0  # times that the whole file came in answer to a range
         self._if_range = True
@@ -74,6 +77,7 @@ class Download:
         self.parts.held = record.held & RangeSet.upto(partial_size)
         self.parts.length = self.length if self.length is not None else record.length
         self._validators[record.source_key] = record.validator
+        self._unproven = bool(self.held) and not self._proven(self.mirrors.first)
 
     # what to ask next
 
@@ -90,22 +94,28 @@ class Download:
     def held(self) -> RangeSet:
         return self.parts.held
 
-    def part(self, size: int, now: float = 0.0) -> Part | None:
-        """Claim the first missing bytes, about `size` of them; None where all is claimed or held."""
+    def part(self, link: str, size: int, now: float = 0.0) -> Part | None:
+        """Claim the first missing bytes, about `size` of them, to be asked of `link`; None where all is
+        claimed or held."""
+        if self._unproven and self.parts.busy:
+            return None  # one at a time, until a sample has proved what is held
+        # parts that were under way when the doubt arose have ended by now: is there anything to prove?
+        self._unproven = self._unproven and bool(self.held)
         # bytes from another time prove themselves by a sample, which has to lie before a gap
-        beside = bool(self.held) and not self._proven(self.mirrors.link)
-        return self._part(self.parts.next(size, now, beside=beside))
+        beside = bool(self.held) and (self._unproven or not self._proven(link))
+        return self._part(link, self.parts.next(size, now, beside=beside))
 
-    def hedge(self, now: float) -> Part | None:
+    def hedge(self, link: str, now: float) -> Part | None:
         """Claim the bytes of the slowest part once more; None where none is slow."""
-        return self._part(self.parts.hedge(now))
+        if self._unproven or len(self.mirrors) > 1:
+            return None  # two mirrors may differ: only one may bring what a part lacks
+        return self._part(link, self.parts.hedge(now))
 
-    def _part(self, claim: Claim | None) -> Part | None:
+    def _part(self, link: str, claim: Claim | None) -> Part | None:
         if claim is None:
             return None
-        link = self.mirrors.link
-        self.mirrors.taken()
-        sample = 0 if self._proven(link) else min(SAMPLE, self.held.before(claim.range.start))
+        proven = self._proven(link) and not self._unproven
+        sample = 0 if proven else min(SAMPLE, self.held.before(claim.range.start))
         return Part(claim, link, sample)
 
     def release(self, part: Part) -> None:
@@ -168,7 +178,9 @@ class Download:
         if found.length is not None:
             self.parts.length = found.length
         key = links.source_key(part.url)
-        if not self._validators.get(key):
+        if self._unproven:
+            self._seen = (key, found.validator)
+        elif not self._validators.get(key):
             self._validators[key] = found.validator
 
     def _check_length(self, found: Representation) -> None:
@@ -184,6 +196,8 @@ class Download:
         )
 
     def _check_validator(self, part: Part, found: Representation) -> None:
+        if self._unproven and not part.sample:
+            raise NetworkError(f"{self.entry.path}: nothing proves that this is the file begun")
         known, seen = self._validator(part.url), found.validator
         if self.entry.digest is not None or not known:
             return
@@ -194,6 +208,7 @@ class Download:
         else:
             # what was a proof is gone: ask again, with a sample
             del self._validators[links.source_key(part.url)]
+            self._unproven = True
             raise NetworkError(f"{self.entry.path}: the server no longer says which file it holds")
         if not same:
             raise ChangedError(f"{self.entry.path}: the file changed on the server while it was fetched")
@@ -226,12 +241,17 @@ class Download:
     def _empty(self) -> None:
         self.parts.empty()
         self._validators.clear()
+        self._unproven = False
         self.emptied = True
 
     def alike(self, part: Part, equal: bool) -> None:
         """The overlap sample of `part` was compared with the bytes held."""
         if not equal:
             raise ChangedError(f"{self.entry.path}: the server's bytes differ from those held already")
+        self._unproven = False
+        if self._seen is not None:
+            (key, validator), self._seen = self._seen, None
+            self._validators.setdefault(key, validator)
 
     def wrote(self, span: ByteRange) -> None:
         """`span` is in the partial."""
@@ -275,6 +295,8 @@ class Download:
         another = self.mirrors.forsake(link)
         if another and self.entry.digest is None:
             self.parts.single = self._plain = False  # what the other server can do is not known yet
+            self._validators.clear()
+            self._unproven = True
         return another
 
     def restart(self, error: FetchError) -> bool:
@@ -286,6 +308,7 @@ class Download:
         if error.remedy is not Remedy.RESTART or self._restarts[wrong_bytes] > most:
             return False
         self.parts.empty()
+        self._unproven = False
         self.parts.length, self.parts.probed = self.entry.size, False
         self._validators.clear()
         if wrong_bytes:

@@ -65,7 +65,7 @@ class Drain:
                         raise NetworkError(f"{self._path}: a connection far slower than its siblings")
                     looked, looked_at = clock(), at
         finally:
-            if gathered:
+            if gathered and self._download.parts.lacks(ByteRange(at, at + gathered)):
                 at = await self._write(at, chunks)
             self._tools.gate.measured(self._host, at - span.start, clock() - begun)
 
@@ -74,6 +74,7 @@ class Drain:
         came = b""
         while len(came) < part.sample and (chunk := await reply.read()):
             came += chunk
+            await self._tools.gate.spend(len(chunk))
         if len(came) < part.sample:
             return []
         before = ByteRange(part.range.start - part.sample, part.range.start)
@@ -91,6 +92,7 @@ class Drain:
         return span.stop
 
     def _wrote(self, span: ByteRange) -> None:
+        self._tools.gate.answered(self._host)
         self._download.wrote(span)
         self._tools.observe(events.Wrote(self._path, len(span)))
         self._partial.follow(self._download.held.frontier, self._download.length)

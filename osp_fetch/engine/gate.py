@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import random
 import statistics
 from collections import deque
 from collections.abc import AsyncIterator
@@ -96,13 +97,24 @@ class Gate:
             if not ready:
                 return
             room = min(ready, key=lambda r: r.waiting[0][:2])
-            ticket = heapq.heappop(room.waiting)[2]
+            ticket = self._next(room)
             room.open += 1
             room.probing = room.down
             self._open += 1
             if self._limits.requests_per_second:
                 self._quiet(room, now + 1 / self._limits.requests_per_second)
             ticket.set_result(None)
+
+    @staticmethod
+    def _next(room: _Host) -> asyncio.Future[None]:
+        """The earliest file's ticket; on an outage anyone's, for the earliest may be what is wrong."""
+        if room.down:
+            room.waiting.sort(key=lambda _: random.random())
+            ticket = next(t for _, _, t in room.waiting if not t.done())
+            room.waiting = [w for w in room.waiting if w[2] is not ticket]
+            heapq.heapify(room.waiting)
+            return ticket
+        return heapq.heappop(room.waiting)[2]
 
     def _may(self, room: _Host, now: float) -> bool:
         while room.waiting and room.waiting[0][2].done():  # cancelled while it waited
@@ -113,7 +125,8 @@ class Gate:
     def answered(self, host: str) -> None:
         """`host` has sent the head of a reply."""
         room = self._hosts.setdefault(host, _Host())
-        room.heard, room.silences, room.pauses, room.probing = True, 0, 0, False
+        room.heard, room.dead, room.probing = True, False, False
+        room.silences = room.pauses = 0
         if room.down:
             room.down, room.quiet_until = False, 0.0
             self._observe(events.HostBack(host))

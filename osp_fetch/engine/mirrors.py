@@ -28,24 +28,22 @@ class Mirrors:
     def all(self) -> tuple[str, ...]:
         return tuple(self._urls)
 
-    @property
-    def link(self) -> str:
-        """The link of the manifest whose turn it is."""
-        return self._urls[self._turn % len(self._urls) if self._spread else 0]
+    def __contains__(self, link: str) -> bool:
+        return link in self._urls
 
-    @property
-    def url(self) -> str:
-        """The address that `link` leads to, as far as is known."""
-        return self.borrowed(self.link) or self.link
-
-    @property
-    def unminted(self) -> bool:
-        """Whether the next request asks anew for a redirect, which one connection should do for all."""
-        return self.link in self._borrowed and not self._borrowed[self.link]
-
-    def taken(self) -> None:
-        """A part was given to `link`: it is the next one's turn."""
+    def choose(self) -> str:
+        """The link of the manifest whose turn it is; then it is the next one's."""
+        chosen = self._urls[self._turn % len(self._urls) if self._spread else 0]
         self._turn += 1
+        return chosen
+
+    def url(self, link: str) -> str:
+        """The address that `link` leads to, as far as is known."""
+        return self.borrowed(link) or link
+
+    def unminted(self, link: str) -> bool:
+        """Whether the next request asks anew for a redirect, which one connection should do for all."""
+        return link in self._borrowed and not self._borrowed[link]
 
     def borrowed(self, link: str) -> str | None:
         """Where `link` redirected to, while that holds."""

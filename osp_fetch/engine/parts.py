@@ -53,6 +53,11 @@ class Parts:
         return self.lacks(ByteRange(0, self.length)) if self.length else 0
 
     @property
+    def hedged(self) -> bool:
+        """Whether some bytes were asked for twice."""
+        return bool(self._hedged)
+
+    @property
     def busy(self) -> bool:
         """Whether parts are under way that could be hedged."""
         return self.probed and not self.single and self.length is not None and bool(self._claims)

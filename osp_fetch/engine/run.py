@@ -49,11 +49,22 @@ class Run:
         self._something_ended = asyncio.Event()
         self._full_since: float | None = None  # since when the disk is full and nothing was finished
         self._order = 0
+        self._out = 0  # files that were handed out and have not ended
+        self._progressed = True  # since links were last renewed
 
     async def fetch(self, manifest: Manifest) -> None:
         """Fetch all of `manifest`. Raises only errors whose remedy is ABORT."""
         files = self._tools.gate.total + _FINISHING
-        await at_most(files, self._all_wanted(manifest), self._settle)
+        await at_most(files, self._counted(manifest), self._settle)
+        for wanted in self._parked:
+            if wanted.error is not None:
+                self._end(wanted, Status.PARKED, wanted.error)
+
+    async def _counted(self, manifest: Manifest) -> AsyncIterator[_Wanted]:
+        """`_all_wanted`, each counted as out before its task begins."""
+        async for wanted in self._all_wanted(manifest):
+            self._out += 1
+            yield wanted
 
     async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[_Wanted]:
         """The rows of the manifest, and parked ones again whenever fresh links are there."""
@@ -62,17 +73,15 @@ class Run:
                 for renewed in await self._renewed(self._renewal):
                     yield renewed
             yield wanted
-        while self._renewal and (self._parked or self._in_hand):
-            if self._parked and (self._renewal.changed() or not self._in_hand):
-                if not await self._renewal.wait():
+        while self._renewal and (self._parked or self._out):
+            if self._parked and (self._renewal.changed() or not self._out):
+                if not await self._renewal.wait(progressed=self._progressed):
                     break
+                self._progressed = False
                 for renewed in await self._renewed(self._renewal):
                     yield renewed
             else:
                 await self._until_something_ends()
-        for wanted in self._parked:
-            if wanted.error is not None:
-                self._end(wanted, Status.PARKED, wanted.error)
 
     async def _renewed(self, renewal: Renewal) -> list[_Wanted]:
         """The parked files that have fresh links; the others stay parked."""
@@ -126,7 +135,14 @@ class Run:
         self._deliver(outcome)
 
     async def _settle(self, wanted: _Wanted) -> None:
-        """Bring one row to its outcome."""
+        """Bring one row to its outcome, or park it."""
+        try:
+            await self._bring(wanted)
+        finally:
+            self._out -= 1
+            self._something_ended.set()
+
+    async def _bring(self, wanted: _Wanted) -> None:
         entry = wanted.entry
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -142,6 +158,7 @@ class Run:
                 record = await self._fetch(wanted)
             digest = _digest(entry, record)
             self._full_since = None
+            self._progressed = True
             self._finish(Outcome(entry.path, status, entry, record.length, digest, clock() - begun))
         except FetchError as error:
             if error.remedy is Remedy.ABORT:
@@ -158,7 +175,6 @@ class Run:
             self._end(wanted, Status.FAILED, defect)
         finally:
             self._in_hand.discard(entry.path)
-            self._something_ended.set()
 
     def _end(self, wanted: _Wanted, status: Status, error: FetchError) -> None:
         entry = wanted.entry
@@ -167,6 +183,7 @@ class Run:
     async def _fetch(self, wanted: _Wanted) -> Record:
         """Fetch one file; on a full disk wait for room, and go on from what is held."""
         entry, record = wanted.entry, wanted.record
+        most = len(record.held) if record else 0
         while True:
             held = await self._tools.sink.held(entry.path) if record else None
             download = Download(entry, record, held)
@@ -176,6 +193,8 @@ class Run:
             try:
                 return await Transfer(self._tools, entry, download, wanted.order).fetch()
             except DiskFull as error:
+                if len(download.held) > most:
+                    most, self._full_since = len(download.held), None
                 await self._until_room(error)
             (record,) = await self._tools.ledger.look([entry.path])
 

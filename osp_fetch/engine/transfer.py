@@ -69,6 +69,9 @@ class Transfer:
         length = self.download.length or 0
         if length == 0:
             await self.partial.write(0, ())  # an empty file has to exist, too
+        if self.download.parts.hedged:
+            # two connections may have written the same bytes: only what lies on the disk now counts
+            await self.partial.rehash()
         self.partial.follow(length, length)
         digests, checksums = await self.partial.digests(length)
         self.download.check(digests)
@@ -86,7 +89,7 @@ class Transfer:
 
     async def _parts(self) -> None:
         self._begun.clear()
-        host = links.host(self.download.mirrors.url)
+        host = links.host(self.download.mirrors.url(self.download.mirrors.first))
         size, length = self.tools.gate.part_size(host), self.download.length
         if length is not None and length <= size:
             await self._lane(0)
@@ -108,7 +111,7 @@ class Transfer:
         """One lane first, for the first part is the probe; the others when it has its answer."""
         yield 0
         await self._begun.wait()
-        host = links.host(self.download.mirrors.url)
+        host = links.host(self.download.mirrors.url(self.download.mirrors.first))
         size = self.tools.gate.part_size(host)
         # no more lanes than parts: hundreds of files would otherwise wait with hundreds of lanes each
         lanes = min(self.tools.gate.per_host, -(-self.download.parts.missing // size))
@@ -154,12 +157,16 @@ class Transfer:
     async def _part(self) -> bool:
         """Fetch the first missing part, or hedge a slow one where connections are idle; False for
         neither."""
-        host = links.host(self.download.mirrors.url)
+        link = self.download.mirrors.choose()
+        host = links.host(self.download.mirrors.url(link))
         if not self.download.parts.more and not self._should_hedge(host):
             return False
         async with self.tools.gate.connection(host, self.order):
             now = asyncio.get_running_loop().time()
-            part = self.download.part(self.tools.gate.part_size(host), now) or self.download.hedge(now)
+            if link not in self.download.mirrors:
+                return True  # given up while this one waited for a connection
+            size = self.tools.gate.part_size(host)
+            part = self.download.part(link, size, now) or self.download.hedge(link, now)
             if part is None:
                 return False
             self._connections += 1
@@ -170,10 +177,7 @@ class Transfer:
                 await self._ask(part, host)
             except FetchError as error:
                 error.link = part.url
-                if isinstance(error, Unreachable):
-                    error.excused = self.tools.gate.silent(host)
-                elif isinstance(error, TransferError):
-                    self.tools.gate.answered(host)
+                self._account(error, host)
                 if error.retry_after:
                     self._cool(host, error.retry_after, str(error))
                 raise
@@ -187,7 +191,7 @@ class Transfer:
 
     async def _ask(self, part: Part, host: str) -> None:
         # a redirect is minted once for all connections: each costs a share of the hub's quota
-        minting = self.download.mirrors.unminted
+        minting = self.download.mirrors.unminted(part.url)
         if minting:
             await self._minting.acquire()
         request = self.download.request(part)
@@ -199,7 +203,7 @@ class Transfer:
                 if minting:
                     self._minting.release()
                     minting = False
-                if self.download.emptied and self._begun.is_set():
+                if self.download.emptied and (held or self._begun.is_set()):
                     # from the first byte again: what was hashed of the old bytes must go with them
                     self.tools.observe(events.Lost(self.entry.path, held))
                     await self._checkpoint.forget()
@@ -216,6 +220,25 @@ class Transfer:
         finally:
             if minting:
                 self._minting.release()
+
+    def _account(self, error: FetchError, host: str) -> None:
+        """Tell the gate whether `host` has answered; on its outage nothing counts as a failure."""
+        gate, mirrors = self.tools.gate, self.download.mirrors
+        if gate.dead(host):
+            return  # it was not asked
+        if not isinstance(error, Unreachable):
+            if isinstance(error, TransferError):
+                gate.answered(host)
+            return
+        silent = error.host or host
+        if silent != host:
+            gate.answered(host)  # it has redirected to one that is silent
+        down = gate.silent(silent)
+        if len(mirrors) > 1:
+            if down and error.link:
+                mirrors.forsake(error.link)  # another one has the file: no need to wait for this host
+        else:
+            error.excused = down and silent == host
 
     def _drain(self, host: str) -> Drain:
         return Drain(

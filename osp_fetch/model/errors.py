@@ -73,6 +73,7 @@ class Unreachable(NetworkError):
 
     cause = "no answer"
     excused = False
+    host = ""  # `host:port` that was silent, where it is not the link's own
 
 
 class UntrustedServer(TransferError):

@@ -75,6 +75,10 @@ class Partial(Protocol):
         """Algorithm → hex over the whole file of `length` bytes, and its checksums."""
         ...
 
+    async def rehash(self) -> None:
+        """Forget what was hashed: `digests` reads all of it again."""
+        ...
+
     async def publish(self, length: int) -> Published:
         """Give the file of `length` bytes its final name. When this returns it survives a power loss."""
         ...
@@ -91,8 +95,11 @@ class Renewal(Protocol):
         """Whether other links may be had at once."""
         ...
 
-    async def wait(self) -> bool:
-        """Return True when other links may be there, False where none are to be expected."""
+    async def wait(self, *, progressed: bool) -> bool:
+        """Return True when other links may be there, False where none are to be expected.
+
+        `progressed`: whether the links of last time were good for anything.
+        """
         ...
 
     async def renew(self, entries: Sequence[Entry]) -> list[Entry | None]:

@@ -122,7 +122,11 @@ class HttpTransport:
         url, headers = request.url, dict(request.headers)
         pauses: list[tuple[str, float]] = []
         for _ in range(self._limits.redirects + 1):
-            response = await self._send(url, headers, request)
+            try:
+                response = await self._send(url, headers, request)
+            except Unreachable as error:
+                error.host = links.host(url)
+                raise
             if (pause := payload.quota_pause(response.headers)) is not None:
                 pauses.append((links.host(url), min(pause, self._retry.retry_after)))
             if response.status not in REDIRECTS:
@@ -237,6 +241,8 @@ def _extent(request: Request, response: aiohttp.ClientResponse) -> tuple[ByteRan
         return None, carried
     name = request.name
     match = _CONTENT_RANGE.fullmatch(stated[0].strip()) if len(stated) == 1 else None
+    if request.range is None and match and (int(match[1]), int(match[2]) + 1) == (0, carried):
+        return None, carried  # a range that nobody asked for, and that is the whole file
     if request.range is None or match is None:
         raise NetworkError(f"{name}: a partial answer without the one Content-Range that explains it")
     start, stop = int(match[1]), int(match[2]) + 1

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -57,12 +59,12 @@ class LinkFiles:
         self._looked = now
         return self._look() != self._stamp
 
-    async def wait(self) -> bool:
+    async def wait(self, *, progressed: bool) -> bool:
         """Return True when fresh links may be there, False where none are to be expected."""
         self._looked = -math.inf  # whoever waits wants to know it now
         if self.changed():
             return True
-        if self._command and not self._in_vain:
+        if self._command and progressed and not self._in_vain:
             return await self._run_command()
         while self._wait:
             await asyncio.sleep(_LOOK)
@@ -79,17 +81,21 @@ class LinkFiles:
 
     def _fresh(self, wanted: set[str]) -> dict[str, Entry]:
         stamp, printed = self._look(), self._printed
+        changed = stamp != self._stamp or printed is None
         self._stamp, self._printed = stamp, None
+        found: dict[str, Entry] = {}
         try:
+            if changed:
+                found = _entries(self._read(self._files), wanted)
             if printed is None:
-                return _entries(self._read(self._files), wanted)
+                return found
             # links are secrets: what a command prints is on disk only while it is read
             with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as file:
                 file.write(printed)
                 file.flush()
-                return _entries(self._read([Path(file.name)]), wanted)
+                return found | _entries(self._read([Path(file.name)]), wanted)
         except ManifestError:
-            return {}  # half a file, perhaps still being copied: the next change is looked at again
+            return found  # half a file, perhaps still being copied: the next change is looked at again
 
     async def _run_command(self) -> bool:
         """Run the command; True where it ended well."""
@@ -98,12 +104,15 @@ class LinkFiles:
             stdout=asyncio.subprocess.PIPE,
             stdin=asyncio.subprocess.DEVNULL,
             env=dict(os.environ),
+            start_new_session=True,
         )
         try:
             async with asyncio.timeout(_COMMAND_TIME):
                 out, _ = await process.communicate()
         except (TimeoutError, asyncio.CancelledError) as error:
-            process.kill()
+            # the whole group: what the shell has started holds the pipe, and would go on for ever
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
             if isinstance(error, asyncio.CancelledError):
                 raise

@@ -111,9 +111,15 @@ class SqliteLedger:
             marks = ",".join("?" * len(some))
             rows = self._db.execute(f"SELECT * FROM files WHERE path IN ({marks})", some)
             found.update((row[0], _record(row)) for row in rows)
-        for other in self._readers:
+        for other in tuple(self._readers):
             missing = [path for path in paths if path not in found]
-            published = (r for r in other.look(missing).values() if r.published)
+            try:
+                published = [r for r in other.look(missing).values() if r.published]
+            except StorageError:
+                # torn, or only just being made: what it knows would have saved work, no more
+                self._readers.remove(other)
+                other.close()
+                continue
             found.update((record.path, record) for record in published)
         return found
 

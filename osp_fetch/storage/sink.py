@@ -52,12 +52,12 @@ class FolderSink:
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
         def stats() -> list[Published | None]:
-            return [_stat(self.root / path) for path in paths]
+            return [stat_of(self.root / path) for path in paths]
 
         return await in_thread(self.writers, stats)
 
     async def held(self, path: RelativePath) -> int | None:
-        seen = await in_thread(self.writers, lambda: _stat(self.partials / path))
+        seen = await in_thread(self.writers, lambda: stat_of(self.partials / path))
         return seen.size if seen else None
 
     def partial(self, path: RelativePath, algorithms: frozenset[str], *, fresh: bool) -> FilePartial:
@@ -100,7 +100,8 @@ class FolderSink:
         return error
 
 
-def _stat(path: Path) -> Published | None:
+def stat_of(path: Path) -> Published | None:
+    """How the file at `path` looks now; None where there is none to be seen."""
     try:
         seen = path.lstat()
     except OSError:
@@ -198,6 +199,10 @@ class FilePartial:
             return await asyncio.shield(job)
         except OSError as error:
             raise files.storage_error(error, f"{self.place} cannot be {done}") from None
+
+    async def rehash(self) -> None:
+        await self._stop_hashing()
+        self._tally.reset()
 
     def follow(self, frontier: int, length: int | None) -> None:
         self._goal = max(self._goal, frontier)
