@@ -125,3 +125,44 @@ async def test_half_a_fresh_file_is_no_harm(tmp_path: Path) -> None:
         )
     assert report.counts[Status.FETCHED] == len(FILES)
     assert world.whole()
+
+
+async def test_links_that_die_again_and_again_lose_no_outcome(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    renewed = 0
+
+    def observe(event: Event) -> None:
+        nonlocal renewed
+        if isinstance(event, events.LinksRenewed):
+            renewed += 1
+            if renewed < 3:
+                world.now += 1000  # dead before they were of any use
+        if isinstance(event, events.Parked) and event.files == len(FILES):
+            asyncio.get_running_loop().call_later(0.1, world.issue, server.url)
+
+    async with Server(world.cdn.handle) as server:
+        world.issue(server.url)
+        world.now += 1000
+        report = await fetch_all(
+            world.links, world.out, settings=settings(on_expired="wait"), observer=observe
+        )
+    assert report.counts[Status.FETCHED] == len(FILES)
+    assert renewed == 3
+    assert world.whole()
+
+
+async def test_a_command_of_dead_links_is_not_run_for_ever(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    count = tmp_path / "count"
+    async with Server(world.cdn.handle) as server:
+        world.issue(server.url)
+        world.now += 1000
+        # it brings other links each time, and all of them are dead
+        change = "sed -E 's/oe=[0-9A-F]+/oe='$RANDOM'/'"
+        command = f"echo x >> {shlex.quote(str(count))}; {change} {shlex.quote(str(world.links))}"
+        async with asyncio.timeout(20):
+            report = await fetch_all(
+                world.links, world.out, settings=settings(command=f"bash -c {shlex.quote(command)}")
+            )
+    assert report.counts[Status.PARKED] == len(FILES)
+    assert len(count.read_text()) <= 2 * 2

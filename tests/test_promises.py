@@ -257,3 +257,39 @@ async def test_no_descriptor_is_left_open(origin: Origin, tmp_path: Path) -> Non
         await asyncio.wait({work})
     await asyncio.sleep(0.1)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2 * origin.open + 30
+
+
+async def test_mirrors_that_differ_are_never_mixed(origin: Origin, tmp_path: Path) -> None:
+    """No digest; the first mirror loses one part in mid-file, and the second holds other bytes."""
+    first, second = noise(1 << 20, 1), noise(1 << 20, 2)
+
+    async def hole(exchange: Exchange, page: o.Page) -> None:
+        start, _ = exchange.span(len(page.data)) or (0, 0)
+        if start == 192 << 10:
+            await exchange.answer(404, "gone")
+        else:
+            await exchange.serve(Blob(page.data), page.headers, rate=1e6)
+
+    for tags in ({}, {"ETag": '"a"'}):
+        async with o.serving() as other:
+            urls = [origin.add("f", first, always=hole, headers=tags), other.add("f", second, headers=tags)]
+            folder = tmp_path / str(len(tags))
+            assert (await get(entry("f", urls), folder, limits={"per_host": 4})).ok
+            assert (folder / "f").read_bytes() == second
+
+
+async def test_a_silent_mirror_costs_nothing_where_another_answers(origin: Origin, tmp_path: Path) -> None:
+    data = noise(1 << 20)
+    row = entry("f", ["http://127.0.0.1:9/f", origin.add("f", data)], None, sha256(data))
+    report = await get(row, tmp_path)
+    assert report.ok, report.failures
+
+
+@pytest.mark.parametrize("wreck", [b"", b"no database" * 1000])
+async def test_another_shards_broken_ledger_costs_nothing(
+    origin: Origin, tmp_path: Path, wreck: bytes
+) -> None:
+    other = tmp_path / ".osp-fetch/shards/0-of-2"
+    other.mkdir(parents=True)
+    (other / "ledger.sqlite3").write_bytes(wreck)
+    assert (await get(entry("f", origin.add("f", noise(10))), tmp_path)).ok
