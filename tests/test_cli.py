@@ -296,7 +296,8 @@ async def test_a_slurm_array_shards_by_itself_and_says_so(origin: Origin, tmp_pa
 async def test_shards_of_one_folder_run_at_once_and_together_hold_all(origin: Origin, tmp_path: Path) -> None:
     place = manifest(origin, tmp_path, 12)
     runs = [get("get", place, "-o", "out", "--shard", f"{i}/3", *QUICK, cwd=tmp_path) for i in range(3)]
-    assert [code for code, _, _ in await asyncio.gather(*runs)] == [0, 0, 0]
+    done = await asyncio.gather(*runs)
+    assert [code for code, _, _ in done] == [0, 0, 0], [err for _, _, err in done]
     _, out, _ = await get("status", "out", "--json", cwd=tmp_path)
     assert json.loads(out)["published"] == 12
     assert len(list((tmp_path / "out/d").iterdir())) == 12

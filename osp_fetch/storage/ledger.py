@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +33,7 @@ CREATE TABLE IF NOT EXISTS files (
 """
 _PUT: Final = "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?)"
 _PATIENCE: Final = 30.0  # seconds that a writer waits for a reader, on disks that have no WAL
+_OPENING: Final = 5.0  # seconds that opening a ledger is tried for
 _ASK: Final = 500  # paths a query; SQLite takes at most 999 variables in its oldest builds
 
 
@@ -60,9 +63,11 @@ class SqliteLedger:
 
     def _open(self) -> None:
         # what other shards, or a run over all, have published here is here
-        self._readers = [LedgerReader(place) for place in self._others]
+        for place in self._others:
+            with suppress(StorageError):
+                self._readers.append(LedgerReader(place))
         try:
-            self._db = self._connect()
+            self._db = self._patiently_connected()
         except sqlite3.DatabaseError as error:
             if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
@@ -74,6 +79,19 @@ class SqliteLedger:
             for ending in ("-wal", "-shm", "-journal"):
                 self._place.with_name(self._place.name + ending).unlink(missing_ok=True)
             self._db = self._connect()
+
+    def _patiently_connected(self) -> sqlite3.Connection:
+        """`_connect`, tried again while a reader or another shard is in the way for a moment: SQLite
+        waits by itself for most locks, but not while a log is begun or taken away."""
+        tried_until = time.monotonic() + _OPENING
+        while True:
+            try:
+                return self._connect()
+            except sqlite3.OperationalError as error:
+                full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+                if full or time.monotonic() > tried_until:
+                    raise
+            time.sleep(0.05)
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._place, isolation_level=None, timeout=_PATIENCE)
@@ -165,7 +183,18 @@ class LedgerReader:
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        self._db = sqlite3.connect(place, timeout=_PATIENCE)
+        # read only: a reader that writes would, closing last, tidy up the log of a run that begins
+        address = f"{place.absolute().as_uri()}?mode=ro"
+        try:
+            self._db = sqlite3.connect(address, uri=True, timeout=_PATIENCE)
+            try:
+                self._db.execute("SELECT path FROM files LIMIT 1").fetchone()
+            except sqlite3.OperationalError:
+                # a killed run left a log that has to be recovered, which is writing
+                self._db.close()
+                self._db = sqlite3.connect(place, timeout=_PATIENCE)
+        except sqlite3.Error as error:
+            raise StorageError(f"{place} cannot be read: {error}") from None
 
     def _rows(self, query: str, values: Sequence[str] = ()) -> Iterator[Record]:
         try:
