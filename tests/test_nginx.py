@@ -100,8 +100,9 @@ async def test_the_server_dies_in_mid_run_and_comes_back(nginx: Nginx, tmp_path:
         if isinstance(event, events.Wrote) and not restarted:
             restarted.append(asyncio.create_task(restart()))
 
-    # three attempts a file would never outlive it: an outage of the host is not a failure of its files
-    settings = quick(limits={"per_host": 2, "part_size": "1MiB"}, retry={"attempts": 3, "longest": 0.1})
+    # five attempts within half a second would never outlive it: an outage of the host is not a failure
+    # of its files
+    settings = quick(limits={"per_host": 2, "part_size": "1MiB"}, retry={"attempts": 5, "longest": 0.1})
     report = await fetch_all(
         [entry("f", nginx.url("slow/f"))], tmp_path / "out", settings=settings, observer=observe
     )
