@@ -102,7 +102,7 @@ class Download:
         # parts that were under way when the doubt arose have ended by now: is there anything to prove?
         self._unproven = self._unproven and bool(self.held)
         # bytes from another time prove themselves by a sample, which has to lie before a gap
-        beside = bool(self.held) and (self._unproven or not self._proven(link))
+        beside = bool(self.held) and not self._proven(link)
         return self._part(link, self.parts.next(size, now, beside=beside))
 
     def hedge(self, link: str, now: float) -> Part | None:
@@ -114,8 +114,7 @@ class Download:
     def _part(self, link: str, claim: Claim | None) -> Part | None:
         if claim is None:
             return None
-        proven = self._proven(link) and not self._unproven
-        sample = 0 if proven else min(SAMPLE, self.held.before(claim.range.start))
+        sample = 0 if self._proven(link) else min(SAMPLE, self.held.before(claim.range.start))
         return Part(claim, link, sample)
 
     def release(self, part: Part) -> None:
@@ -127,11 +126,10 @@ class Download:
         minted = self.mirrors.borrowed(part.url)
         url = minted or part.url
         own = links.origin(url) == links.origin(part.url)
+        span = ByteRange(part.range.start - part.sample, part.range.stop)
         return Request(
             url=url,
-            range=None
-            if self._asks_whole(part)
-            else ByteRange(part.range.start - part.sample, part.range.stop),
+            range=None if self._asks_whole(part) else span,
             if_range=self._if_range_for(part),
             headers=self.entry.headers if own else (),
             borrowed=minted is not None,
@@ -140,9 +138,8 @@ class Download:
         )
 
     def _asks_whole(self, part: Part) -> bool:
-        if part.range.start > 0:
-            return False
-        return self._plain or self.parts.single or part.range.stop == self.length
+        all_of_it = self._plain or self.parts.single or part.range.stop == self.length
+        return part.range.start == 0 and all_of_it
 
     def _if_range_for(self, part: Part) -> str | None:
         wanted = self._if_range and not self.entry.digest
@@ -154,7 +151,7 @@ class Download:
     def _proven(self, link: str) -> bool:
         """Whether something better than a sample tells that `link` still means the bytes held."""
         key = links.source_key(link)
-        return self.entry.digest is not None or bool(self._validators.get(key))
+        return self.entry.digest is not None or (bool(self._validators.get(key)) and not self._unproven)
 
     # what the answers say
 
@@ -329,10 +326,10 @@ class Download:
                 f"{self.entry.path}: {self.length} bytes came, the manifest states {self.entry.size}"
             )
         wanted = self.entry.digest
-        if wanted is not None and digests.get(wanted.algorithm) != wanted.hex:
+        if wanted is not None and (found := digests.get(wanted.algorithm)) != wanted.hex:
             raise IntegrityError(
                 f"{self.entry.path}: all {self.length} bytes are here, but their {wanted.algorithm} is "
-                f"{digests.get(wanted.algorithm)}, the manifest states {wanted.hex}; nothing was kept"
+                f"{found}, the manifest states {wanted.hex}; nothing was kept"
             )
 
     def record(

@@ -11,7 +11,6 @@ from .report import Outcome, Report
 @dataclass(frozen=True, slots=True)
 class RunStarted:
     folder: str
-    expires: float | None = None  # when the first link of the manifest dies, Unix seconds
 
 
 @dataclass(frozen=True, slots=True)

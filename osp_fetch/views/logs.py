@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from ..model import events
 from ..model.report import Status
+from ..storage.files import replace_text
 from .board import Board
 
 
@@ -80,9 +81,6 @@ class StatusFile:
         self._place, self._board = place, board
 
     def tick(self) -> None:
-        beside = self._place.with_name(self._place.name + ".new")
-        try:
-            beside.write_text(json.dumps(self._board.snapshot()), encoding="utf-8")
-            beside.replace(self._place)
-        except OSError:
-            pass  # the next tick tries again; the run itself will say what is wrong with the disk
+        # the next tick tries again; the run itself will say what is wrong with the disk
+        with suppress(OSError):
+            replace_text(self._place, json.dumps(self._board.snapshot()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import TYPE_CHECKING, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Final, TextIO
 
 from ..model import events
 from ..model.report import Status
@@ -15,18 +15,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _FILES: Final = 8  # lines of files; hundreds of bars would starve the event loop
-
-
-class Screen(Protocol):
-    """A view that is drawn every `period` seconds."""
-
-    period: float
-
-    def __call__(self, event: events.Event) -> None: ...
-
-    def tick(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Plain:
