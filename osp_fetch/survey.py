@@ -21,10 +21,10 @@ from .model.entry import Entry
 from .model.protocols import Row
 from .model.record import Record
 from .storage import repair as repairing
+from .storage.files import Disk
 from .storage.folder import RunLock, owner_of, state_folder, state_folders
 from .storage.hashing import digests_of
 from .storage.ledger import LedgerReader, SqliteLedger
-from .storage.sink import stat_of
 
 _PAGE = 1000
 _BAD_SHOWN = 100
@@ -175,7 +175,7 @@ def published(root: Path) -> Iterator[Record]:
     for path, same in itertools.groupby(merged, key=lambda record: record.path):
         known = [record for record in same if record.published]
         if len(known) > 1:
-            now = stat_of(root / path)
+            now = Disk().look(root / path)
             known.sort(key=lambda record: record.published != now)
         yield from known[:1]
 

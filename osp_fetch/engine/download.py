@@ -329,7 +329,7 @@ class Download:
         if wanted is not None and (found := digests.get(wanted.algorithm)) != wanted.hex:
             raise IntegrityError(
                 f"{self.entry.path}: all {self.length} bytes are here, but their {wanted.algorithm} is "
-                f"{found}, the manifest states {wanted.hex}; nothing was kept"
+                f"{found}, the manifest states {wanted.hex}"
             )
 
     def record(

@@ -15,6 +15,7 @@ from ..model.protocols import Manifest, Renewal, Row
 from ..model.ranges import NOTHING
 from ..model.record import Published, Record
 from ..model.report import Outcome, Status
+from .adopt import Adoption, same_source
 from .download import Download
 from .tasks import at_most
 from .tools import Tools
@@ -152,10 +153,11 @@ class Run:
             return
         self._in_hand.add(entry.path)
         try:
-            record = await self._adopt(wanted)
+            adoption = Adoption(self._tools)
+            record = await adoption.finished(entry, wanted.record, wanted.seen, wanted.order)
             status = Status.PRESENT if record else Status.FETCHED
             if record is None:
-                record = await self._fetch(wanted)
+                record = await self._fetch(wanted, await adoption.aside(entry, wanted.order))
             digest = _digest(entry, record)
             self._full_since = None
             self._progressed = True
@@ -180,9 +182,9 @@ class Run:
         entry = wanted.entry
         self._finish(Outcome(entry.path, status, entry, entry.size, error=error))
 
-    async def _fetch(self, wanted: _Wanted) -> Record:
+    async def _fetch(self, wanted: _Wanted, aside: Record | None) -> Record:
         """Fetch one file; on a full disk wait for room, and go on from what is held."""
-        entry, record = wanted.entry, wanted.record
+        entry, record = wanted.entry, aside or wanted.record or await self._unrecorded(wanted.entry)
         most = len(record.held) if record else 0
         while True:
             held = await self._tools.sink.held(entry.path) if record else None
@@ -196,7 +198,16 @@ class Run:
                 if len(download.held) > most:
                     most, self._full_since = len(download.held), None
                 await self._until_room(error)
-            (record,) = await self._tools.ledger.look([entry.path])
+            (again,) = await self._tools.ledger.look([entry.path])
+            record = again or record
+
+    async def _unrecorded(self, entry: Entry) -> Record | None:
+        """What a partial seems to hold that no ledger knows of: the ledger was lost, or torn."""
+        found = await self._tools.sink.found(entry.path)
+        if not found:
+            return None
+        self._tools.observe(events.Adopted(entry.path, len(found), "what the partial holds"))
+        return Record(entry.path, links.source_key(entry.urls[0]), held=found)
 
     async def _until_room(self, error: DiskFull) -> None:
         """Return when there is room again; raises `error` when the patience for that is over."""
@@ -213,29 +224,6 @@ class Run:
             if await self._tools.sink.room() >= error.needed:
                 return
 
-    async def _adopt(self, wanted: _Wanted) -> Record | None:
-        """The record of a file that stands under its final name and is proved right; None where not."""
-        entry, record, seen = wanted.entry, wanted.record, wanted.seen
-        if seen is None or (entry.size is not None and entry.size != seen.size):
-            return None
-        proof = entry.digest
-        if proof is None and (record is None or record.length != seen.size):
-            return None
-        if proof is None and record is not None and not _same_source(record, entry):
-            return None
-        algorithm = proof.algorithm if proof else "sha256"
-        known = proof.hex if proof else (record.digests.get(algorithm) if record else None)
-        found = await self._tools.sink.digest(entry.path, algorithm)
-        if found != known:
-            return None
-        digests = {**(record.digests if record else {}), algorithm: found}
-        checksums = record.checksums if record else ()
-        fresh = Download(entry)
-        fresh.parts.length = seen.size
-        adopted = fresh.record(fresh.held, digests, checksums, seen)
-        await self._tools.ledger.put(adopted)
-        return adopted
-
 
 def _fulfils(record: Record, entry: Entry) -> bool:
     """Whether what was published is what the row asks for today."""
@@ -243,11 +231,7 @@ def _fulfils(record: Record, entry: Entry) -> bool:
         return False
     if entry.digest is not None:
         return record.digests.get(entry.digest.algorithm) == entry.digest.hex
-    return _same_source(record, entry)
-
-
-def _same_source(record: Record, entry: Entry) -> bool:
-    return any(links.source_key(url) == record.source_key for url in entry.urls)
+    return same_source(record, entry)
 
 
 def _digest(entry: Entry, record: Record) -> str | None:

@@ -10,13 +10,17 @@ from ..model import events, links
 from ..model.entry import Entry
 from ..model.errors import (
     BorrowedLinkSpent,
+    DiskFull,
     FetchError,
+    IntegrityError,
     RangeNotSatisfiable,
     Remedy,
+    StorageError,
     TransferError,
     Unreachable,
 )
 from ..model.protocols import Partial, Reply
+from ..model.ranges import NOTHING
 from ..model.record import Record
 from .checkpoint import CLAIM_BYTES, Checkpoint
 from .download import Download, Part
@@ -39,8 +43,10 @@ class Transfer:
         self.order = order
         wanted = {entry.digest.algorithm} if entry.digest else set[str]()
         algorithms = frozenset({"sha256", *wanted})
+        self._resumed = bool(download.held)
         self.partial: Partial = tools.sink.partial(entry.path, algorithms, fresh=not download.held)
         self.record: Record | None = None
+        self._wrong: list[dict[str, str]] = []  # digests of what came and was not what the manifest states
         self._begun = asyncio.Event()
         self._complete = asyncio.Event()
         self._minting = asyncio.Lock()
@@ -53,6 +59,9 @@ class Transfer:
             while True:
                 try:
                     return await self._once()
+                except DiskFull:
+                    await self._refuse_endless()
+                    raise
                 except FetchError as error:
                     held = len(self.download.held)
                     if error.remedy is not Remedy.RESTART or not self.download.restart(error):
@@ -74,7 +83,13 @@ class Transfer:
             await self.partial.rehash()
         self.partial.follow(length, length)
         digests, checksums = await self.partial.digests(length)
-        self.download.check(digests)
+        try:
+            self.download.check(digests)
+        except IntegrityError:
+            self._wrong.append(digests)
+            if self._wrong[:-1] == [digests] and self.entry.digest:
+                await self._set_aside(length, digests, checksums)
+            raise
         await self._checkpoint.done()
         if length > CLAIM_BYTES:
             # were we killed between the rename and the record, this tells that the name is right
@@ -203,7 +218,7 @@ class Transfer:
                 if minting:
                     self._minting.release()
                     minting = False
-                if self.download.emptied and (held or self._begun.is_set()):
+                if self.download.emptied and (held or self._resumed or self._begun.is_set()):
                     # from the first byte again: what was hashed of the old bytes must go with them
                     self.tools.observe(events.Lost(self.entry.path, held))
                     await self._checkpoint.forget()
@@ -258,6 +273,32 @@ class Transfer:
     def _cool(self, host: str, seconds: float, why: str) -> None:
         self.tools.gate.cool(host, seconds)
         self.tools.observe(events.Cooling(host, seconds, why))
+
+    async def _refuse_endless(self) -> None:
+        """A file that told no length has filled the disk: it is given up, not all the others."""
+        if self.download.length is not None or not self.download.held:
+            return
+        count = len(self.download.held)
+        self.download.parts.empty()
+        await self._checkpoint.forget()
+        raise StorageError(
+            f"{self.entry.path}: {count} bytes came and the disk has no room for more, of a file whose "
+            "length neither the server nor the manifest tells; state its size in the manifest, or make room"
+        )
+
+    async def _set_aside(self, length: int, digests: dict[str, str], checksums: tuple[int, ...]) -> None:
+        """The same bytes came twice: it is rather the manifest that is wrong than they."""
+        wanted = self.entry.digest
+        assert wanted is not None
+        await self._checkpoint.done()
+        await self.tools.ledger.put(self.download.record(NOTHING, digests, checksums))
+        where = await self.partial.set_aside()
+        raise IntegrityError(
+            f"{self.entry.path}: the same {length} bytes came twice, and their {wanted.algorithm} is "
+            f"{digests[wanted.algorithm]}; the manifest states {wanted.hex}, which is probably wrong. They "
+            f"are kept in {where}: mend the manifest, and they are taken from there",
+            remedy=Remedy.FAIL,
+        )
 
     async def _drop_wrong_bytes(self, error: FetchError) -> None:
         """Nothing is kept of a file that was whole and wrong to the last."""

@@ -59,6 +59,15 @@ class Wrote:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopted:
+    """So many bytes were here already, unrecorded, and are built upon. `proof`: what told that."""
+
+    path: str
+    count: int
+    proof: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """So many bytes of a file, held before, are to be fetched again."""
 
@@ -140,6 +149,7 @@ Event = (
     | Opened
     | Closed
     | Wrote
+    | Adopted
     | Lost
     | Retrying
     | Cooling

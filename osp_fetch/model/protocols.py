@@ -12,8 +12,8 @@ from typing import Protocol
 from .entry import Entry, RelativePath
 from .errors import ManifestError
 from .exchange import Representation, Request
-from .ranges import ByteRange
-from .record import Published, Record
+from .ranges import ByteRange, RangeSet
+from .record import Examined, Published, Record
 
 Row = Entry | ManifestError
 """A source yields its bad rows too, as errors, so that they fail as rows and stop no others."""
@@ -83,6 +83,10 @@ class Partial(Protocol):
         """Give the file of `length` bytes its final name. When this returns it survives a power loss."""
         ...
 
+    async def set_aside(self) -> str:
+        """Keep the whole file where it is in nobody's way, and let go of it; where that is, in words."""
+        ...
+
     async def close(self) -> None:
         """Let go of the file; what is written stays."""
         ...
@@ -122,8 +126,26 @@ class Sink(Protocol):
         """The partial of `path`; `fresh`: whatever an earlier run left of it is dropped."""
         ...
 
-    async def digest(self, path: RelativePath, algorithm: str) -> str:
-        """The hex digest of the finished file under its final name."""
+    async def found(self, path: RelativePath) -> RangeSet:
+        """The bytes of a partial that nothing is recorded of, as far as the file itself can tell."""
+        ...
+
+    async def examine(
+        self, path: RelativePath, algorithms: frozenset[str], *, aside: bool = False
+    ) -> Examined:
+        """Read the whole file under its final name, or the one that was set `aside`."""
+        ...
+
+    async def read(self, path: RelativePath, span: ByteRange, *, aside: bool = False) -> bytes:
+        """Some bytes of that file."""
+        ...
+
+    async def aside(self, path: RelativePath) -> int | None:
+        """The size of what was set aside of `path`, None where nothing was."""
+        ...
+
+    async def take_back(self, path: RelativePath) -> None:
+        """Make what was set aside the partial of `path` again."""
         ...
 
     async def room(self) -> int:

@@ -18,6 +18,19 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Examined:
+    """What a whole file is, read from its first byte to its last.
+
+    `digests` and `checksums` as in a Record. `blank`: where it has holes, or nothing but zeros.
+    """
+
+    size: int
+    digests: dict[str, str]
+    checksums: tuple[int, ...]
+    blank: RangeSet = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """The state of one file: it may claim too little, never too much.
 

@@ -4,60 +4,153 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from ..model.errors import DiskFull, StorageError
+from ..model.errors import DiskFull, Remedy, StorageError
+from ..model.ranges import ByteRange, RangeSet
+from ..model.record import Published
 
 _IOV_MAX: Final = 512
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+# what concerns the disk as a whole: the next file would fare no better
+_GONE: Final = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
 
 
 def storage_error(error: OSError, doing: str) -> StorageError:
     """`error` in the words of the house: what could not be done, why, and what to do next."""
+    if isinstance(error, FolderGone):
+        return StorageError(f"{doing}: {error}", remedy=Remedy.ABORT)
     why = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _FULL:
         return DiskFull(f"{doing}: {why}; free some space and run the same command again")
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+    if error.errno in _GONE:
+        return StorageError(
+            f"{doing}: {why}; mend the disk and run the same command again", remedy=Remedy.ABORT
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
         return StorageError(f"{doing}: {why}; choose a folder that can be written")
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StorageError(f"{doing}: {why}; raise `ulimit -n`, or lower --connections")
     return StorageError(f"{doing}: {why}")
 
 
-def write_all(fd: int, offset: int, chunks: Sequence[bytes]) -> int:
-    """Write `chunks` one after another at `offset`; gives the number of bytes."""
-    left = [memoryview(c) for c in chunks if c]
-    total = 0
-    while left:
-        count = os.pwritev(fd, left[:_IOV_MAX], offset + total)
-        total += count
-        while left and count >= len(left[0]):
-            count -= len(left.pop(0))
-        if count:
-            left[0] = left[0][count:]
-    return total
+class FolderGone(OSError):
+    """The output folder is not where it was: unmounted, moved or removed."""
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` survive a power loss, where the file system lets folders be synced."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
-            raise
-    finally:
+class Disk:
+    """The system's file calls, as the sink makes them. Each raises OSError.
+
+    The one seam between storage and the kernel: the tests put a disk here that forgets what was not
+    synced.
+    """
+
+    def open(self, place: Path, flags: int) -> int:
+        return os.open(place, flags | os.O_CLOEXEC, 0o666)
+
+    def close(self, fd: int) -> None:
         os.close(fd)
 
+    def write(self, fd: int, offset: int, chunks: Sequence[bytes]) -> None:
+        """Write `chunks` one after another at `offset`."""
+        left = [memoryview(c) for c in chunks if c]
+        while left:
+            count = os.pwritev(fd, left[:_IOV_MAX], offset)
+            offset += count
+            while left and count >= len(left[0]):
+                count -= len(left.pop(0))
+            if count:
+                left[0] = left[0][count:]
 
-def make_folder(folder: Path, *, durable: bool) -> None:
-    """Create `folder` and what lacks above it; durable names where asked."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent, durable=durable)
-    folder.mkdir(exist_ok=True)
-    if durable:
-        sync_folder(folder.parent)
+    def read(self, fd: int, block: memoryview, offset: int) -> int:
+        """Fill `block` from `offset`; the number of bytes, 0 at the end."""
+        return os.preadv(fd, [block], offset)
+
+    def truncate(self, fd: int, length: int) -> None:
+        os.ftruncate(fd, length)
+
+    def sync_data(self, fd: int) -> None:
+        """Make the bytes of a file, and its length, survive a power loss."""
+        os.fdatasync(fd)
+
+    def sync(self, fd: int) -> None:
+        """The same, and its times too."""
+        os.fsync(fd)
+
+    def stat(self, fd: int) -> Published:
+        seen = os.fstat(fd)
+        return Published(seen.st_size, seen.st_mtime_ns)
+
+    def look(self, place: Path) -> Published | None:
+        """How the file at `place` looks now; None where there is none to be seen."""
+        try:
+            seen = place.lstat()
+        except OSError:
+            return None  # whatever is wrong with it, whoever writes there will be told
+        return Published(seen.st_size, seen.st_mtime_ns) if stat.S_ISREG(seen.st_mode) else None
+
+    def extents(self, fd: int, length: int) -> RangeSet:
+        """Where a file of `length` bytes has data, not holes; all of it where that cannot be told."""
+        found: list[ByteRange] = []
+        at = 0
+        try:
+            while at < length:
+                start = os.lseek(fd, at, os.SEEK_DATA)
+                at = os.lseek(fd, start, os.SEEK_HOLE)
+                found.append(ByteRange(start, min(at, length)))
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # which says: no data from here on
+                return RangeSet.upto(length)
+        return RangeSet.of(found)
+
+    def replace(self, place: Path, final: Path) -> None:
+        """Give the file at `place` the name `final`, in one step."""
+        place.replace(final)
+
+    def sync_folder(self, folder: Path) -> None:
+        """Make the names in `folder` survive a power loss, where the file system lets folders be synced."""
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
+        finally:
+            os.close(fd)
+
+    def make_folder(self, folder: Path, *, durable: bool) -> None:
+        """Create `folder` and what lacks above it; durable names where asked."""
+        if folder.is_dir():
+            return
+        self.make_folder(folder.parent, durable=durable)
+        folder.mkdir(exist_ok=True)
+        if durable:
+            self.sync_folder(folder.parent)
+
+    def identity(self, folder: Path) -> object:
+        """Tells whether `folder` is still the one it was."""
+        seen = folder.stat()
+        return seen.st_dev, seen.st_ino
+
+    def real(self, folder: Path) -> Path:
+        """`folder` with its symbolic links followed, as far as it exists."""
+        return folder.resolve()
+
+    def is_empty(self, folder: Path) -> bool:
+        """Whether nothing lies in `folder`, or there is no such folder."""
+        return not folder.is_dir() or next(folder.iterdir(), None) is None
+
+    def free(self, folder: Path) -> int:
+        """Bytes that may still be written below `folder`."""
+        return shutil.disk_usage(folder).free
+
+    def capacity(self, folder: Path) -> int:
+        """Bytes that the empty disk below `folder` would take."""
+        return shutil.disk_usage(folder).total
 
 
 def remove_empty_folders(folder: Path) -> None:

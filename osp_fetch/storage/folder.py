@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import socket
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from ..model.entry import STATE_FOLDER
 from ..model.errors import FolderBusy
 from . import files
+
+_BEAT: Final = 2.0  # seconds between two signs of life of whoever holds a lock
+_BUSY: Final = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 
 
 def state_folder(root: Path, shard: tuple[int, int] | None = None) -> Path:
@@ -28,36 +34,89 @@ def state_folders(root: Path) -> list[Path]:
 
 
 class RunLock:
-    """Holds the state folder for one run. Raises FolderBusy, naming the run that has it."""
+    """Holds the state folder for one run. Raises FolderBusy, naming the run that has it.
 
-    def __init__(self, state: Path) -> None:
-        self._state, self._place = state, state / "lock"
+    By flock, and by a sign of life in the lock file every `beat` seconds: on network file systems
+    flock may be missing, or hold on one host only. Whoever finds a lock that another host left waits
+    until it has stopped to beat.
+    """
+
+    def __init__(self, state: Path, beat: float = _BEAT) -> None:
+        self._state, self._place, self._beat = state, state / "lock", beat
         self._fd = -1
+        self._over = threading.Event()
+        self._beating = threading.Thread(target=self._live, name="osp-lock", daemon=True)
 
     def __enter__(self) -> RunLock:
         try:
-            files.make_folder(self._state, durable=True)
+            _make(self._state)
             self._fd = os.open(self._place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise files.storage_error(error, f"{self._state} cannot be used as an output folder") from None
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = _owner(self._place)
+            self._take()
+        except BaseException:
             os.close(self._fd)
-            raise FolderBusy(
-                f"{self._state.parent}: another run owns this folder ({owner}); wait for it, or stop it first"
-            ) from None
+            raise
+        self._beating.start()
+        return self
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _BUSY:
+                raise self._busy() from None
+            # no locks on this file system: the signs of life are all there is
+        left = _read(self._place)
+        if left and self._lives(left):
+            raise self._busy()
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": int(time.time())}
         with suppress(OSError):  # a full disk: the lock holds, it only does not say whose it is
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, json.dumps(mine).encode(), 0)
-        return self
+
+    def _lives(self, left: dict[str, object]) -> bool:
+        """Whether the run that wrote `left` is still there."""
+        if left.get("host") == socket.gethostname():
+            return False  # flock would have told
+        before = os.fstat(self._fd).st_mtime_ns
+        until = time.monotonic() + 3 * self._beat
+        while time.monotonic() < until:
+            time.sleep(self._beat / 4)
+            # a fresh look by name: a network file system may answer for an open file from memory
+            if self._place.stat().st_mtime_ns != before:
+                return True
+        return False
+
+    def _live(self) -> None:
+        while not self._over.wait(self._beat):
+            with suppress(OSError):
+                os.utime(self._fd)
+
+    def _busy(self) -> FolderBusy:
+        return FolderBusy(
+            f"{self._state.parent}: another run owns this folder ({_owner(self._place)}); wait for it, or "
+            "stop it first"
+        )
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._beating.join()
         with suppress(OSError):
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+
+def _make(state: Path) -> None:
+    """Create a state folder, readable by its owner alone: it may name private files and hosts."""
+    if state.is_dir():
+        return
+    if state.name == STATE_FOLDER:
+        files.Disk().make_folder(state.parent, durable=True)
+    else:
+        _make(state.parent)
+    state.mkdir(mode=0o700, exist_ok=True)
 
 
 def owner_of(state: Path) -> str | None:
@@ -75,10 +134,18 @@ def owner_of(state: Path) -> str | None:
     return None
 
 
+def _read(place: Path) -> dict[str, object]:
+    try:
+        read = json.loads(place.read_text())
+    except (OSError, ValueError):
+        return {}
+    return read if isinstance(read, dict) else {}
+
+
 def _owner(place: Path) -> str:
     try:
-        owner = json.loads(place.read_text())
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(owner["since"]))
+        owner = _read(place)
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(str(owner["since"]))))
         return f"process {owner['pid']} on {owner['host']}, since {since}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError):
         return "it has not said which"

@@ -12,6 +12,9 @@ from typing import Final, Protocol
 from ..model.errors import FetchError
 from ..model.record import CHECKSUM_SPAN
 
+Read = Callable[[memoryview, int], int]
+"""Fills a block from an offset; the number of bytes, 0 at the end."""
+
 _BLOCK: Final = 1 << 20  # bytes a read: past this neither hashing nor reading gets faster
 
 
@@ -59,14 +62,14 @@ class Tally:
         self._hashers: dict[str, Hasher] | None = None
         self._checksums: list[int] = []
 
-    def advance(self, fd: int, upto: int, length: int) -> None:
+    def advance(self, read: Read, upto: int, length: int) -> None:
         """Read on to byte `upto` of a file that will have `length` bytes in all."""
         self._begin(length)
         block = memoryview(bytearray(min(_BLOCK, max(upto - self.position, 1))))
         while self.position < upto:
             in_span = self.position % CHECKSUM_SPAN
             want = min(len(block), upto - self.position, CHECKSUM_SPAN - in_span)
-            count = os.preadv(fd, [block[:want]], self.position)
+            count = read(block[:want], self.position)
             if count == 0:
                 raise FetchError(f"a partial is shorter than what was written to it ({self.position})")
             self._add(block[:count])
@@ -101,7 +104,7 @@ def digests_of(path: Path, algorithms: frozenset[str]) -> tuple[dict[str, str], 
     try:
         length = os.fstat(fd).st_size
         tally = Tally(algorithms)
-        tally.advance(fd, length, length)
+        tally.advance(lambda block, at: os.preadv(fd, [block], at), length, length)
         return tally.result(length)
     finally:
         os.close(fd)

@@ -7,7 +7,6 @@ a thousand small files cost a few journal commits, not a thousand.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Final
 from ..model.errors import StorageError
 from ..model.record import Published
 from . import files
+from .places import Places
 from .threads import in_thread
 
 # concurrent fsyncs share one journal commit on ext4 and xfs; more than a handful gain nothing
@@ -38,8 +38,8 @@ class Finished:
 class Publisher:
     """Collects finished partials while one batch is being published, then does those together."""
 
-    def __init__(self, durable: bool) -> None:
-        self._durable = durable
+    def __init__(self, places: Places, *, durable: bool) -> None:
+        self._places, self._disk, self._durable = places, places.disk, durable
         self._waiting: list[tuple[Finished, asyncio.Future[Published]]] = []
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "osp-publish")
@@ -84,10 +84,11 @@ class Publisher:
             try:
                 if isinstance(synced, OSError):
                     raise synced
-                files.make_folder(finished.final.parent, durable=self._durable)
-                finished.place.replace(finished.final)
+                self._places.prepare(finished.final, durable=self._durable)
+                self._disk.replace(finished.place, finished.final)
                 results.append(synced)
             except OSError as error:
+                error = self._places.explained(error)
                 results.append(files.storage_error(error, f"{finished.final} cannot be put in place"))
         return results if not self._durable else self._with_names_synced(batch, results)
 
@@ -99,7 +100,7 @@ class Publisher:
             f.final.parent for f, r in zip(batch, results, strict=True) if isinstance(r, Published)
         }:
             try:
-                files.sync_folder(folder)
+                self._disk.sync_folder(folder)
             except OSError as error:
                 failed[folder] = files.storage_error(error, f"{folder} cannot be synced")
         return [
@@ -119,12 +120,12 @@ class Publisher:
         try:
             try:
                 if self._durable:
-                    os.fsync(finished.fd)
-                seen = os.fstat(finished.fd)
+                    self._disk.sync(finished.fd)
+                seen = self._disk.stat(finished.fd)
             finally:
-                os.close(finished.fd)
+                self._disk.close(finished.fd)
         except OSError as error:
             return error
-        if seen.st_size != finished.length:
-            return OSError(f"it has {seen.st_size} bytes, not {finished.length}")
-        return Published(seen.st_size, seen.st_mtime_ns)
+        if seen.size != finished.length:
+            return OSError(f"it has {seen.size} bytes, not {finished.length}")
+        return seen

@@ -34,7 +34,7 @@ def reopened(root: Path, state: Path, record: Record) -> Record:
     final, partial = root / record.path, state / "partial" / record.path
     try:
         held = sound(final, record)
-        files.make_folder(partial.parent, durable=False)
+        files.Disk().make_folder(partial.parent, durable=False)
         final.replace(partial)
         os.truncate(partial, record.length or 0)
     except OSError as error:

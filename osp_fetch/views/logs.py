@@ -44,6 +44,8 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "run started", "folder": folder}
         case events.FileBegun(path, length, _, held) if held:
             return {"event": "resumed", "path": path, "length": length, "held": held}
+        case events.Adopted(path, count, proof):
+            return {"event": "adopted", "path": path, "bytes": count, "proof": proof}
         case events.Lost(path, count):
             return {"event": "begun again", "path": path, "bytes": count}
         case events.Retrying(path, cause, delay, message):

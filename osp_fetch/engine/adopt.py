@@ -1,0 +1,180 @@
+"""Files that are here already: proved right by a digest, or by samples, before anything is fetched."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from ..model import events, links
+from ..model.digest import Digest
+from ..model.entry import Entry, RelativePath
+from ..model.errors import FetchError, IntegrityError, Remedy, TransferError, Unreachable
+from ..model.exchange import Request, Validator
+from ..model.ranges import NOTHING, ByteRange, RangeSet
+from ..model.record import Examined, Published, Record
+from .download import SAMPLE
+from .retry import persist
+from .tools import Tools
+
+_WHOLE: Final = 64 << 10  # a smaller file is compared from its first byte to its last
+_APART: Final = 2 << 20  # one sample for so many bytes …
+_LEAST, _MOST = 4, 24  # … within these
+_BLANKS: Final = 8  # stretches of zeros that are held against the server's bytes
+_UNFINISHED: Final = (".aria2", ".st")  # beside a file that aria2 or axel is not done with
+
+
+class Adoption:
+    """Decides about files of other downloaders, of runs whose ledger is lost, and of wrong digests."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def finished(
+        self, entry: Entry, record: Record | None, seen: Published | None, order: int
+    ) -> Record | None:
+        """The record of a file that stands under its final name and is proved right; None where not."""
+        if seen is None or (entry.size is not None and entry.size != seen.size):
+            return None
+        ours = record is not None and record.length == seen.size and same_source(record, entry)
+        known = entry.digest
+        if known is None and record is not None and ours and "sha256" in record.digests:
+            known = Digest("sha256", record.digests["sha256"])
+        if known is not None:
+            wanted = frozenset({"sha256", known.algorithm})
+            found = await self._tools.sink.examine(entry.path, wanted)
+            if found.digests[known.algorithm] != known.hex:
+                return None
+            proof = known.algorithm
+        else:
+            sampled = await self._sampled(entry, seen.size, order)
+            if sampled is None:
+                return None
+            found, proof = sampled, "samples"
+        self._tools.observe(events.Adopted(entry.path, seen.size, proof))
+        return await self._recorded(entry, found, seen)
+
+    async def _recorded(self, entry: Entry, found: Examined, seen: Published) -> Record:
+        key = links.source_key(entry.urls[0])
+        adopted = Record(
+            entry.path, key, seen.size, Validator(), NOTHING, found.digests, found.checksums, seen
+        )
+        await self._tools.ledger.put(adopted)
+        return adopted
+
+    async def _sampled(self, entry: Entry, size: int, order: int) -> Examined | None:
+        """What the file is, where the server's bytes are the same at every spot that is looked at."""
+        beside = [RelativePath(entry.path + ending) for ending in _UNFINISHED]
+        if size == 0 or any(await self._tools.sink.look(beside)):
+            return None
+        if not await self._same(entry, size, spots(entry.path, size), order):
+            return None
+        found = await self._tools.sink.examine(entry.path, frozenset({"sha256"}))
+        # another downloader's file may have its full size long before its bytes
+        return found if await self._same(entry, size, _blank_spots(found), order) else None
+
+    async def aside(self, entry: Entry, order: int) -> Record | None:
+        """What of a file set aside earlier can be had back; None where there is none, or another now.
+
+        Raises IntegrityError where the server still offers those bytes, and the manifest still
+        another digest.
+        """
+        size = await self._tools.sink.aside(entry.path)
+        if size is None:
+            return None
+        right = False
+        if entry.size in (None, size):
+            right = await self._right_aside(entry, size, order)
+        await self._tools.sink.take_back(entry.path)
+        held = RangeSet.upto(size) if right else NOTHING
+        length = size if right else None
+        return Record(entry.path, links.source_key(entry.urls[0]), length, held=held)
+
+    async def _right_aside(self, entry: Entry, size: int, order: int) -> bool:
+        wanted = entry.digest
+        if wanted is not None:
+            found = await self._tools.sink.examine(entry.path, frozenset({wanted.algorithm}), aside=True)
+            if found.digests[wanted.algorithm] == wanted.hex:
+                return True
+        same = await self._same(entry, size, spots(entry.path, size), order, aside=True)
+        if same and wanted is not None:
+            raise IntegrityError(
+                f"{entry.path}: the server still offers the bytes whose {wanted.algorithm} is "
+                f"{found.digests[wanted.algorithm]}, and the manifest still states {wanted.hex}; they are "
+                "kept in .osp-fetch/aside: mend the digest, and they are taken from there",
+                remedy=Remedy.FAIL,
+            )
+        return same
+
+    # asking the server
+
+    async def _same(
+        self, entry: Entry, size: int, spans: list[ByteRange], order: int, *, aside: bool = False
+    ) -> bool:
+        try:
+            for span in spans:
+                came = await self._sample(entry, size, span, order)
+                if came != await self._tools.sink.read(entry.path, span, aside=aside):
+                    return False
+        except TransferError as error:
+            if error.remedy in (Remedy.PARK, Remedy.ABORT):
+                raise
+            return False  # whoever fetches the file will say what is wrong
+        return True
+
+    async def _sample(self, entry: Entry, size: int, span: ByteRange, order: int) -> bytes:
+        came = b""
+
+        async def ask() -> None:
+            nonlocal came
+            came = await self._ask(entry, size, span, order)
+
+        def retrying(error: FetchError, delay: float) -> None:
+            self._tools.observe(events.Retrying(entry.path, error.cause, delay, str(error)))
+
+        await persist(ask, self._tools.settings.retry, lambda: 0, retrying)
+        return came
+
+    async def _ask(self, entry: Entry, size: int, span: ByteRange, order: int) -> bytes:
+        host, gate = links.host(entry.urls[0]), self._tools.gate
+        request = Request(entry.urls[0], span, None, entry.headers, name=entry.path)
+        async with gate.connection(host, order):
+            if gate.dead(host):
+                raise TransferError(f"{entry.path}: {host} does not answer; try again later")
+            try:
+                async with self._tools.transport.get(request) as reply:
+                    gate.answered(host)
+                    whole = reply.range is None and len(span) == size
+                    if reply.representation.length != size or not (whole or reply.range == span):
+                        raise TransferError(f"{entry.path}: the server has another file, or no ranges")
+                    came = b""
+                    while len(came) < len(span) and (chunk := await reply.read()):
+                        came += chunk
+                        await gate.spend(len(chunk))
+                    return came
+            except Unreachable as error:
+                error.excused = gate.silent(host)
+                raise
+
+
+def spots(path: str, size: int) -> list[ByteRange]:
+    """Where a file of `size` bytes is compared: all of a small one, else its end and places between,
+    another set for each path, so that no pattern of damage is missed in every file."""
+    if size <= _WHOLE:
+        return [ByteRange(0, size)]
+    chance = random.Random(f"{path} {size}")
+    count = min(max(size // _APART, _LEAST), _MOST)
+    step = size / (count - 1)
+    starts = [int(n * step + chance.uniform(0, max(0.0, step - SAMPLE))) for n in range(count - 1)]
+    # the end first: it is what an unfinished file lacks
+    return [ByteRange(at, min(at + SAMPLE, size)) for at in [size - SAMPLE, *starts]]
+
+
+def _blank_spots(found: Examined) -> list[ByteRange]:
+    widest = sorted(found.blank, key=len, reverse=True)[:_BLANKS]
+    middles = [(r.start + r.stop) // 2 for r in widest]
+    return [ByteRange(at, min(at + SAMPLE, found.size)) for at in middles]
+
+
+def same_source(record: Record, entry: Entry) -> bool:
+    """Whether one of the entry's links leads to where the recorded file came from."""
+    return any(links.source_key(url) == record.source_key for url in entry.urls)

@@ -1,0 +1,184 @@
+"""One unfinished file: written in any order, hashed behind its frontier, published when whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from ..model.entry import RelativePath
+from ..model.ranges import ByteRange
+from ..model.record import Published
+from . import files, hashing
+from .publish import Finished
+from .threads import in_thread
+
+if TYPE_CHECKING:
+    from .sink import FolderSink
+
+_FOLLOW_FROM: Final = 4 << 20  # bytes behind the frontier that are worth a thread hop
+T = TypeVar("T")
+
+
+class FilePartial:
+    """See `model.protocols.Partial`. Opened when its first byte is written."""
+
+    def __init__(
+        self, sink: FolderSink, path: RelativePath, algorithms: frozenset[str], *, fresh: bool
+    ) -> None:
+        self._sink, self._disk, self._places = sink, sink.disk, sink.places
+        self._fresh = fresh
+        self._path = path
+        self.place = self._places.partial(path)
+        self._tally = hashing.Tally(algorithms)
+        self._opening = threading.Lock()
+        self._fd: int | None = None
+        self._busy: set[asyncio.Future[Any]] = set()
+        self._reserved = 0
+        self._goal = 0
+        self._job: asyncio.Task[None] | None = None
+
+    async def write(self, offset: int, chunks: Sequence[bytes], length: int | None = None) -> None:
+        # a small file that comes in order is hashed while it is in hand; a larger one by `follow`,
+        # so that writing does not wait for hashing
+        self._use(sum(map(len, chunks)))
+        small = length is not None and length <= _FOLLOW_FROM and offset == self._tally.position
+
+        def write() -> None:
+            self._sink.take_room(sum(map(len, chunks)))
+            self._disk.write(self._opened(), offset, chunks)
+            if small and chunks:
+                self._tally.take(chunks, length or 0)
+
+        await self._call(write, "written")
+
+    def _opened(self) -> int:
+        """The file descriptor; creates the file. Raises OSError. For the sink's threads only."""
+        with self._opening:
+            if self._fd is None:
+                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+                # the tail of an older, longer partial would be published with the new file
+                flags |= os.O_TRUNC if self._fresh else 0
+                try:
+                    self._fd = self._disk.open(self.place, flags)
+                except FileNotFoundError:
+                    self._places.prepare(self.place, durable=False)
+                    self._fd = self._disk.open(self.place, flags)
+                except IsADirectoryError:
+                    files.remove_empty_folders(self.place)  # of another manifest's files, long published
+                    self._fd = self._disk.open(self.place, flags)
+            return self._fd
+
+    async def reserve(self, count: int) -> None:
+        # files that have room are finished, instead of all being begun and none finished
+        if await self._sink.room() < count - self._reserved:
+            raise self._sink.full(count)
+        self._sink.reserved += count - self._reserved
+        self._reserved = count
+
+    def _use(self, count: int) -> None:
+        """Give back so much of what was reserved: it is being written, or will not be."""
+        count = min(count, self._reserved)
+        self._reserved -= count
+        self._sink.reserved -= count
+
+    async def read(self, span: ByteRange) -> bytes:
+        def read() -> bytes:
+            block = bytearray(len(span))
+            return bytes(block[: self._disk.read(self._opened(), memoryview(block), span.start)])
+
+        return await self._call(read, "read")
+
+    async def sync(self) -> None:
+        def sync() -> None:
+            fd = self._fd
+            if fd is not None and self._sink.durable:
+                self._disk.sync_data(fd)
+
+        await self._call(sync, "synced")
+
+    async def clear(self) -> None:
+        await self._stop_hashing()
+        self._tally.reset()
+        await self._call(lambda: self._disk.truncate(self._opened(), 0), "emptied")
+
+    async def _call(self, function: Callable[[], T], done: str) -> T:
+        # a thread goes on when its caller is cancelled: `close` must wait for it, or the number of
+        # the closed descriptor, soon given to another file, would be written to
+        job = asyncio.ensure_future(in_thread(self._sink.writers, function))
+        self._busy.add(job)
+        job.add_done_callback(self._busy.discard)
+        try:
+            return await asyncio.shield(job)
+        except OSError as error:
+            raise files.storage_error(
+                self._places.explained(error), f"{self.place} cannot be {done}"
+            ) from None
+
+    async def rehash(self) -> None:
+        await self._stop_hashing()
+        self._tally.reset()
+
+    def follow(self, frontier: int, length: int | None) -> None:
+        self._goal = max(self._goal, frontier)
+        idle = self._job is None or self._job.done()
+        if length is not None and idle and self._goal - self._tally.position >= _FOLLOW_FROM:
+            self._job = asyncio.create_task(self._hash(length))
+
+    async def _hash(self, length: int) -> None:
+        # only ever one such job a file: `advance` is not safe for two threads
+        while self._tally.position < self._goal:
+            upto = min(self._goal, self._tally.position + (64 << 20))
+            try:
+                await in_thread(self._sink.hashers, partial(self._advance, upto, length))
+            except OSError as error:
+                raise files.storage_error(error, f"{self.place} cannot be read") from None
+
+    def _advance(self, upto: int, length: int) -> None:
+        fd = self._opened()
+        self._tally.advance(lambda block, at: self._disk.read(fd, block, at), upto, length)
+
+    async def _stop_hashing(self) -> None:
+        """Let a running job end where it is: a thread cannot be interrupted."""
+        self._goal = 0
+        if self._job is not None:
+            await asyncio.gather(self._job, return_exceptions=True)
+            self._job = None
+
+    async def digests(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
+        if self._job is not None:
+            await self._job
+        self._goal = length
+        await self._hash(length)
+        return self._tally.result(length)
+
+    async def publish(self, length: int) -> Published:
+        await self._stop_hashing()
+        fd = self._fd if self._fd is not None else await self._call(self._opened, "opened")
+        self._fd = None
+        final = self._places.final(self._path)
+        return await self._sink.publisher.publish(Finished(fd, self.place, final, length))
+
+    async def set_aside(self) -> str:
+        aside = self._places.aside(self._path)
+
+        def move() -> None:
+            self._places.prepare(aside, durable=False)
+            self._disk.replace(self.place, aside)
+
+        await self.close()
+        await self._call(move, "set aside")
+        return str(Path(*aside.parts[len(self._places.root.parts) :]))
+
+    async def close(self) -> None:
+        self._use(self._reserved)
+        await self._stop_hashing()
+        if self._busy:
+            await asyncio.wait(self._busy)
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            self._disk.close(fd)

@@ -1,0 +1,72 @@
+"""Where the files of one output folder lie, and whether that folder is still the one it was."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Final
+
+from ..model.entry import RelativePath
+from .files import Disk, FolderGone
+
+_KNOWN_MOST: Final = 10_000  # folders that are remembered as safe
+
+
+class Places:
+    """The output folder `root`, and in `state` the partials and what was set aside. For any thread.
+
+    A folder that vanished is not made anew: below an unmounted mount point that would fill another
+    disk. A symbolic link that leads out of `root` is not followed.
+    """
+
+    def __init__(self, root: Path, state: Path, disk: Disk) -> None:
+        self.root, self.state, self.disk = root, state, disk
+        self._identity = disk.identity(state)
+        self._inside = disk.real(root)
+        self._own = disk.real(state)
+        self._known: set[Path] = set()
+
+    def final(self, path: RelativePath) -> Path:
+        return self.root / path
+
+    def partial(self, path: RelativePath) -> Path:
+        return self.state / "partial" / path
+
+    def aside(self, path: RelativePath) -> Path:
+        return self.state / "aside" / path
+
+    def prepare(self, place: Path, *, durable: bool) -> None:
+        """Make the folder of `place`, after a look that it is ours to write in. Raises OSError."""
+        folder = place.parent
+        if folder in self._known:
+            return
+        real = self.disk.real(folder)
+        if not (real.is_relative_to(self._inside) or real.is_relative_to(self._own)):
+            raise PermissionError(f"{folder} leads out of the output folder by a link, which is not followed")
+        self.check_there()
+        self.disk.make_folder(folder, durable=durable)
+        if len(self._known) >= _KNOWN_MOST:
+            self._known.clear()
+        self._known.add(folder)
+
+    def check_there(self) -> None:
+        """Raise FolderGone where the output folder is not the one it was."""
+        try:
+            there = self.disk.identity(self.state)
+        except OSError:
+            there = None
+        if there != self._identity:
+            raise FolderGone(
+                f"{self.root} is no longer the folder it was (unmounted, moved or removed?); bring it back "
+                "and run the same command again"
+            )
+
+    def explained(self, error: OSError) -> OSError:
+        """`error`, or what lies behind it: that the whole folder is gone."""
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+            self._known.clear()
+            try:
+                self.check_there()
+            except FolderGone as gone:
+                return gone
+        return error
