@@ -8,15 +8,14 @@ from typing import Final
 from ..model.protocols import Ledger, Partial
 from .download import Download
 
-CLAIM_BYTES: Final = 4 << 20  # bytes of one connection that a kill may cost
 _CLAIM_SECONDS: Final = 1.0  # so that a slow connection's bytes are claimed, too
 
 
 class Checkpoint:
     """Syncs what is written and then records it, in the background, never two at a time."""
 
-    def __init__(self, ledger: Ledger, partial: Partial, download: Download) -> None:
-        self._ledger, self._partial, self._download = ledger, partial, download
+    def __init__(self, ledger: Ledger, partial: Partial, download: Download, size: int) -> None:
+        self._ledger, self._partial, self._download, self._size = ledger, partial, download, size
         self._unclaimed = 0
         self._claimed_at = asyncio.get_running_loop().time()
         self._claiming: asyncio.Task[None] | None = None
@@ -25,7 +24,7 @@ class Checkpoint:
         """So many more bytes are written; begin a claim where enough of them are."""
         self._unclaimed += count
         now = asyncio.get_running_loop().time()
-        due = self._unclaimed >= CLAIM_BYTES * max(1, connections)
+        due = self._unclaimed >= self._size * max(1, connections)
         if not due and now - self._claimed_at < _CLAIM_SECONDS:
             return
         if self._claiming is None or self._claiming.done():

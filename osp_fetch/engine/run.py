@@ -184,7 +184,7 @@ class Run:
 
     async def _fetch(self, wanted: _Wanted, aside: Record | None) -> Record:
         """Fetch one file; on a full disk wait for room, and go on from what is held."""
-        entry, record = wanted.entry, aside or wanted.record or await self._unrecorded(wanted.entry)
+        entry, record = wanted.entry, aside or wanted.record
         most = len(record.held) if record else 0
         while True:
             held = await self._tools.sink.held(entry.path) if record else None
@@ -200,14 +200,6 @@ class Run:
                 await self._until_room(error)
             (again,) = await self._tools.ledger.look([entry.path])
             record = again or record
-
-    async def _unrecorded(self, entry: Entry) -> Record | None:
-        """What a partial seems to hold that no ledger knows of: the ledger was lost, or torn."""
-        found = await self._tools.sink.found(entry.path)
-        if not found:
-            return None
-        self._tools.observe(events.Adopted(entry.path, len(found), "what the partial holds"))
-        return Record(entry.path, links.source_key(entry.urls[0]), held=found)
 
     async def _until_room(self, error: DiskFull) -> None:
         """Return when there is room again; raises `error` when the patience for that is over."""

@@ -12,7 +12,8 @@ from .gate import Gate
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The adapters, the gate, the settings, and who is told. `write_size`: bytes gathered for a write."""
+    """The adapters, the gate, the settings, and who is told. `write_size`: bytes gathered for a write.
+    `claim_size`: bytes of one connection that a kill may cost."""
 
     transport: Transport
     sink: Sink
@@ -21,3 +22,4 @@ class Tools:
     settings: Settings
     observe: events.Observer
     write_size: int = 1 << 20
+    claim_size: int = 4 << 20

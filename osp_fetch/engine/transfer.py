@@ -22,7 +22,7 @@ from ..model.errors import (
 from ..model.protocols import Partial, Reply
 from ..model.ranges import NOTHING
 from ..model.record import Record
-from .checkpoint import CLAIM_BYTES, Checkpoint
+from .checkpoint import Checkpoint
 from .download import Download, Part
 from .drain import Drain
 from .retry import persist
@@ -51,7 +51,7 @@ class Transfer:
         self._complete = asyncio.Event()
         self._minting = asyncio.Lock()
         self._connections = 0
-        self._checkpoint = Checkpoint(tools.ledger, self.partial, download)
+        self._checkpoint = Checkpoint(tools.ledger, self.partial, download, tools.claim_size)
 
     async def fetch(self) -> Record:
         """Return when the file is published and recorded. Whatever ends it, held bytes are claimed."""
@@ -91,7 +91,7 @@ class Transfer:
                 await self._set_aside(length, digests, checksums)
             raise
         await self._checkpoint.done()
-        if length > CLAIM_BYTES:
+        if length > self.tools.claim_size:
             # were we killed between the rename and the record, this tells that the name is right
             await self.partial.sync()
             await self.tools.ledger.put(self.download.record(self.download.held, digests, checksums))
@@ -117,9 +117,9 @@ class Transfer:
         finally:
             # whoever still fetches what a hedge has brought is not waited for
             await stop({lanes, complete})
-        if self.download.complete:
-            lanes.cancelled() or lanes.exception()  # of a hedged part that nobody needs any more
-        else:
+            lanes.cancelled() or lanes.exception()  # seen, also where this one is cancelled
+        # where all is here, it may be the failure of a hedged part that nobody needs any more
+        if not self.download.complete:
             lanes.result()
 
     async def _lanes(self) -> AsyncIterator[int]:

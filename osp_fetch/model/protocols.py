@@ -12,7 +12,7 @@ from typing import Protocol
 from .entry import Entry, RelativePath
 from .errors import ManifestError
 from .exchange import Representation, Request
-from .ranges import ByteRange, RangeSet
+from .ranges import ByteRange
 from .record import Examined, Published, Record
 
 Row = Entry | ManifestError
@@ -124,10 +124,6 @@ class Sink(Protocol):
 
     def partial(self, path: RelativePath, algorithms: frozenset[str], *, fresh: bool) -> Partial:
         """The partial of `path`; `fresh`: whatever an earlier run left of it is dropped."""
-        ...
-
-    async def found(self, path: RelativePath) -> RangeSet:
-        """The bytes of a partial that nothing is recorded of, as far as the file itself can tell."""
         ...
 
     async def examine(

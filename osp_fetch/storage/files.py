@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 from ..model.errors import DiskFull, Remedy, StorageError
-from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Published
 
 _IOV_MAX: Final = 512
@@ -92,20 +91,6 @@ class Disk:
         except OSError:
             return None  # whatever is wrong with it, whoever writes there will be told
         return Published(seen.st_size, seen.st_mtime_ns) if stat.S_ISREG(seen.st_mode) else None
-
-    def extents(self, fd: int, length: int) -> RangeSet:
-        """Where a file of `length` bytes has data, not holes; all of it where that cannot be told."""
-        found: list[ByteRange] = []
-        at = 0
-        try:
-            while at < length:
-                start = os.lseek(fd, at, os.SEEK_DATA)
-                at = os.lseek(fd, start, os.SEEK_HOLE)
-                found.append(ByteRange(start, min(at, length)))
-        except OSError as error:
-            if error.errno != errno.ENXIO:  # which says: no data from here on
-                return RangeSet.upto(length)
-        return RangeSet.of(found)
 
     def replace(self, place: Path, final: Path) -> None:
         """Give the file at `place` the name `final`, in one step."""

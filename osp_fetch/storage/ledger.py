@@ -10,18 +10,19 @@ import asyncio
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ..model.entry import RelativePath
 from ..model.errors import DiskFull, Remedy, StorageError
 from ..model.exchange import Validator
 from ..model.ranges import RangeSet
 from ..model.record import Published, Record
+from .claims import Claims
 from .threads import in_thread
 
 _SCHEMA_VERSION: Final = 1
@@ -31,9 +32,11 @@ CREATE TABLE IF NOT EXISTS files (
     held TEXT NOT NULL, digests TEXT NOT NULL, checksums TEXT NOT NULL, size INTEGER, mtime_ns INTEGER
 ) WITHOUT ROWID
 """
+_COLUMNS: Final = "path source_key length etag last_modified held digests checksums size mtime_ns".split()
 _PUT: Final = "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?)"
 _PATIENCE: Final = 30.0  # seconds that a writer waits for a reader, on disks that have no WAL
 _OPENING: Final = 5.0  # seconds that opening a ledger is tried for
+T = TypeVar("T")
 _ASK: Final = 500  # paths a query; SQLite takes at most 999 variables in its oldest builds
 
 
@@ -49,6 +52,7 @@ class SqliteLedger:
         self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self._db: sqlite3.Connection
+        self._claims = Claims(place.parent / "claims")
         self._readers: list[LedgerReader] = []
 
     async def __aenter__(self) -> SqliteLedger:
@@ -69,16 +73,20 @@ class SqliteLedger:
         try:
             self._db = self._patiently_connected()
         except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            if not _is_wreck(error):
                 full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
                 raise (DiskFull if full else StorageError)(
                     f"{self._place} cannot be opened: {error}", remedy=Remedy.ABORT
                 ) from None
-            # torn or not ours: what it claimed is fetched again, and the old one stays to be looked at
-            self._place.replace(self._place.with_name(self._place.name + ".damaged"))
-            for ending in ("-wal", "-shm", "-journal"):
-                self._place.with_name(self._place.name + ending).unlink(missing_ok=True)
-            self._db = self._connect()
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """The ledger is torn, or not ours: what it knew is found out from the files themselves, and
+        the old one stays to be looked at."""
+        self._place.replace(self._place.with_name(self._place.name + ".damaged"))
+        for ending in ("-wal", "-shm", "-journal"):
+            self._place.with_name(self._place.name + ending).unlink(missing_ok=True)
+        self._db = self._connect()
 
     def _patiently_connected(self) -> sqlite3.Connection:
         """`_connect`, tried again while a reader or another shard is in the way for a moment: SQLite
@@ -89,7 +97,7 @@ class SqliteLedger:
                 return self._connect()
             except sqlite3.OperationalError as error:
                 full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
-                if full or time.monotonic() > tried_until:
+                if full or _is_wreck(error) or time.monotonic() > tried_until:
                     raise
             time.sleep(0.05)
 
@@ -107,6 +115,9 @@ class SqliteLedger:
                 )
             db.execute(_SCHEMA)
             db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+            columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
+            if columns != _COLUMNS:
+                raise _Foreign(f"{self._place} holds other tables than a ledger")
             db.execute("SELECT path, held, mtime_ns FROM files LIMIT 1").fetchone()
         except BaseException:
             db.close()
@@ -119,8 +130,22 @@ class SqliteLedger:
         self._db.close()
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
-        found = await in_thread(self._thread, lambda: self._look(paths))
+        try:
+            found = await in_thread(self._thread, lambda: self._or_anew(lambda: self._look(paths)))
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"{self._place} cannot be read: {error}", remedy=Remedy.ABORT) from None
         return [found.get(path) for path in paths]
+
+    def _or_anew(self, work: Callable[[], T]) -> T:
+        """What `work` returns; where the ledger shows itself torn, with an empty one in its place."""
+        try:
+            return work()
+        except (sqlite3.DatabaseError, ValueError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and not _is_wreck(error):
+                raise
+            self._db.close()
+            self._begin_anew()
+            return work()
 
     def _look(self, paths: Sequence[RelativePath]) -> dict[str, Record]:
         found: dict[str, Record] = {}
@@ -139,6 +164,8 @@ class SqliteLedger:
                 other.close()
                 continue
             found.update((record.path, record) for record in published)
+        claimed = [self._claims.find(path) for path in paths if path not in found]
+        found.update((record.path, record) for record in claimed if record)
         return found
 
     async def put(self, record: Record) -> None:
@@ -153,8 +180,8 @@ class SqliteLedger:
             batch, self._waiting = self._waiting, []
             failure: StorageError | None = None
             try:
-                rows = [_row(record) for record, _ in batch]
-                await in_thread(self._thread, partial(self._write, rows))
+                records = [record for record, _ in batch]
+                await in_thread(self._thread, partial(self._or_anew, partial(self._write, records)))
             except sqlite3.Error as error:
                 full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
                 failure = (DiskFull if full else StorageError)(f"{self._place} cannot be written: {error}")
@@ -167,15 +194,26 @@ class SqliteLedger:
                 elif not done.done():
                     done.set_result(None)
 
-    def _write(self, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _write(self, records: Sequence[Record]) -> None:
         self._db.execute("BEGIN")
         try:
-            self._db.executemany(_PUT, rows)
+            self._db.executemany(_PUT, map(_row, records))
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+        for record in records:
+            self._claims.note(record)
+
+
+class _Foreign(sqlite3.DatabaseError):
+    """An SQLite file that is no ledger."""
+
+
+def _is_wreck(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, _Foreign) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class LedgerReader:

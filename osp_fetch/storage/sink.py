@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from ..model.entry import RelativePath
 from ..model.errors import DiskFull, StorageError
-from ..model.ranges import NOTHING, ByteRange, RangeSet
+from ..model.ranges import ByteRange
 from ..model.record import Examined, Published
 from ..model.settings import Storage
 from . import blanks, files, hashing
@@ -40,7 +40,6 @@ class FolderSink:
         self._min_free = settings.min_free
         self._room = 0
         self._room_read = 0.0
-        self._leftovers = not self.disk.is_empty(state / "partial")
         self._asides = not self.disk.is_empty(state / "aside")
 
     async def __aenter__(self) -> FolderSink:
@@ -64,18 +63,6 @@ class FolderSink:
     def partial(self, path: RelativePath, algorithms: frozenset[str], *, fresh: bool) -> FilePartial:
         return FilePartial(self, path, algorithms, fresh=fresh)
 
-    async def found(self, path: RelativePath) -> RangeSet:
-        if not self._leftovers:  # a new folder: nothing to look for, file by file
-            return NOTHING
-
-        def look() -> RangeSet:
-            place = self.places.partial(path)
-            if self.disk.look(place) is None:
-                return NOTHING
-            return self._opened(place, lambda fd, size: blanks.likely_held(self.disk, fd, size))
-
-        return await self._read(self.writers, look, self.places.partial(path))
-
     async def examine(
         self, path: RelativePath, algorithms: frozenset[str], *, aside: bool = False
     ) -> Examined:
@@ -92,12 +79,9 @@ class FolderSink:
 
             tally.advance(read, size, size)
             digests, checksums = tally.result(size)
-            return Examined(size, digests, checksums, seen.found | self._holes(fd, size))
+            return Examined(size, digests, checksums, seen.found)
 
         return await self._read(self.hashers, lambda: self._opened(place, examine), place)
-
-    def _holes(self, fd: int, size: int) -> RangeSet:
-        return RangeSet.upto(size) - self.disk.extents(fd, size)
 
     async def read(self, path: RelativePath, span: ByteRange, *, aside: bool = False) -> bytes:
         place = self.places.aside(path) if aside else self.places.final(path)
