@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
 from .datasets.catalogue import expand
-from .engine.gate import Gate
+from .engine.gate import AUTO_CONNECTIONS, Gate
 from .engine.run import Run
 from .engine.tasks import stop as stop_tasks
 from .engine.tools import Tools
@@ -20,7 +21,7 @@ from .model import events
 from .model.errors import SettingsError
 from .model.protocols import Manifest, Renewal, Row
 from .model.report import Outcome, Report
-from .model.settings import Settings
+from .model.settings import Limits, Settings
 from .network.connect import ConnectTo
 from .network.transport import HttpTransport
 from .sources.checksums import Checksums
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     AnyManifest = str | Path | Sequence[str] | pandas.DataFrame | Manifest
 
+_OWN_DESCRIPTORS = 64  # the interpreter's, the ledger's, logs and pipes
 _LEAST_BUFFER = 64 << 10
 _MOST_BUFFER = 1 << 20  # past this a larger buffer moves nothing faster
 # what a connection may hold, in buffers: read ahead twice, gathered, being written, and each of these
@@ -211,7 +213,7 @@ async def _tools(
     options: FetchOptions,
     observe: events.Observer,
 ) -> Tools:
-    gate = Gate(settings.limits, settings.retry, observe)
+    gate = Gate(_within_descriptors(settings.limits), settings.retry, observe)
     buffer = min(max(settings.limits.memory // (gate.total * _BUFFERS), _LEAST_BUFFER), _MOST_BUFFER)
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
@@ -224,6 +226,7 @@ async def _tools(
         connect_to=[ConnectTo.parse(rule) for rule in options.get("connect_to", ())],
         cafile=options.get("cafile"),
         proxies=options.get("proxies"),
+        downgrade=settings.links.downgrade == "allow",
     )
     return Tools(
         transport=await stack.enter_async_context(transport),
@@ -234,6 +237,17 @@ async def _tools(
         observe=observe,
         write_size=buffer,
     )
+
+
+def _within_descriptors(limits: Limits) -> Limits:
+    """`limits` with no more connections than this process may open files for.
+
+    A connection takes a socket and a partial, and as many files again, twice, may be being finished.
+    """
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(1, (soft - _OWN_DESCRIPTORS) // 4)
+    asked = AUTO_CONNECTIONS if limits.connections == "auto" else limits.connections
+    return limits if asked <= most else replace(limits, connections=most)
 
 
 async def _until_stopped(work: Any, report: Report, options: FetchOptions, observe: events.Observer) -> None:

@@ -253,3 +253,130 @@ def overlong(extra: int) -> Fault:
         await exchange.raw(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
 
     return fault
+
+
+def cut_head(line: bytes) -> Fault:
+    """The connection ends in the middle of a reply's head."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        await exchange.raw(line)
+        raise Cut
+
+    return fault
+
+
+async def header_flood(exchange: Exchange, page: Page) -> None:
+    """Headers without end."""
+    await exchange.raw(b"HTTP/1.1 200 OK\r\n")
+    while True:
+        await exchange.raw(b"X-Flood: " + b"x" * 4000 + b"\r\n")
+
+
+async def slow_head(exchange: Exchange, page: Page) -> None:
+    """A byte of the head now and then, for ever."""
+    await exchange.raw(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+    while True:
+        await exchange.raw(b"x")
+        await asyncio.sleep(0.02)
+
+
+async def early_hints(exchange: Exchange, page: Page) -> None:
+    """One interim reply after another, and never the final one."""
+    while True:
+        await exchange.raw(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+        await asyncio.sleep(0.02)
+
+
+def drip(pause: float) -> Fault:
+    """The body byte by byte: never silent for long, and never done."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        start, stop = exchange.span(len(page.data)) or (0, len(page.data))
+        head = {"Content-Length": str(stop - start)}
+        if "range" in exchange.headers:
+            head["Content-Range"] = f"bytes {start}-{stop - 1}/{len(page.data)}"
+        await exchange.head(206 if "range" in exchange.headers else 200, {**page.headers, **head})
+        for at in range(start, stop):
+            await exchange.raw(page.data[at : at + 1])
+            await asyncio.sleep(pause)
+
+    return fault
+
+
+async def endless(exchange: Exchange, page: Page) -> None:
+    """A body without a length, and without an end."""
+    await exchange.head(200, {"Connection": "close"})
+    block = noise(1 << 20)
+    while True:
+        await exchange.raw(block)
+
+
+def trailing(forged: bytes, pause: float) -> Fault:
+    """Good manners, and after the answer another one that nobody asked for."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        await polite(exchange, page)
+        await asyncio.sleep(pause)
+        await exchange.raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(forged), forged))
+
+    return fault
+
+
+def ranged(**odd: str) -> Fault:
+    """A ranged answer with some headers that contradict it; `{start}`, `{last}`, `{total}` are filled in."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        start, stop = exchange.span(len(page.data)) or (0, len(page.data))
+        right = {
+            "Content-Range": f"bytes {start}-{stop - 1}/{len(page.data)}",
+            "Content-Length": str(stop - start),
+        }
+        filled = {
+            name.replace("_", "-"): value.format(start=start, last=stop - 1, total=len(page.data))
+            for name, value in odd.items()
+        }
+        await exchange.head(206, {**page.headers, **right, **filled})
+        await exchange.raw(page.data[start:stop])
+
+    return fault
+
+
+async def two_content_ranges(exchange: Exchange, page: Page) -> None:
+    start, stop = exchange.span(len(page.data)) or (0, len(page.data))
+    await exchange.raw(
+        b"HTTP/1.1 206 Partial Content\r\nContent-Length: %d\r\nContent-Range: bytes %d-%d/%d\r\n"
+        b"Content-Range: bytes 0-%d/%d\r\n\r\n"
+        % (stop - start, start, stop - 1, len(page.data), stop - start - 1, len(page.data))
+    )
+    await exchange.raw(page.data[start:stop])
+
+
+async def several_ranges(exchange: Exchange, page: Page) -> None:
+    await ranged(Content_Type="multipart/byteranges; boundary=x")(exchange, page)
+
+
+async def bad_chunks(exchange: Exchange, page: Page) -> None:
+    """A chunk whose size is no number."""
+    await exchange.head(200, {"Transfer-Encoding": "chunked"})
+    await exchange.raw(b"5\r\nabcde\r\nzz\r\n")
+    await asyncio.sleep(3600)
+
+
+async def deaf_to_if_range(exchange: Exchange, page: Page) -> None:
+    """The whole file for If-Range, though the tag is the same."""
+    if "if-range" in exchange.headers:
+        exchange.headers.pop("range", None)
+    await polite(exchange, page)
+
+
+def other_tag_each_time(weak: bool) -> Fault:
+    """An ETag that differs by edge server."""
+    count = 0
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        nonlocal count
+        count += 1
+        exchange.headers.pop("if-range", None)
+        await exchange.serve(Blob(page.data), {"ETag": ("W/" if weak else "") + f'"edge{count}"'})
+
+    return fault

@@ -62,60 +62,6 @@ async def one(
     return outcome
 
 
-GOOD: dict[str, list[Fault]] = {
-    "politely": [],
-    "without ranges": [o.rangeless] * 9,
-    "in chunks, without a length": [o.chunked] * 9,
-    "until the connection closes": [o.until_close] * 9,
-    "with status 200 for a range": [o.status_200_with_range] * 20,
-    "in shorter ranges than asked": [o.short_range(10_000)] * 20,
-    "cut at the start": [o.cut(1)],
-    "cut in the middle, again and again": [o.cut(20_000)] * 6,
-    "reset before the head": [o.reset, o.reset],
-    "in a storm of 503": [o.status(503)] * 3,
-    "after 429 with seconds": [o.status(429, Retry_After="0")],
-    "after a page that goes away": [o.instead("<html>wait</html>")],
-    "after a stall": [o.stall(5000)],
-    "after silence": [o.silent],
-    "after a wrong start": [o.shifted(7)],
-    "after a gzip coding": [o.gzipped],
-    "after bytes that nobody asked for": [o.overlong(5)],
-    "after a connection that closed too early": [o.until_close_short(1000)],
-    "after 416 for no reason": [o.status(416)],
-}
-
-
-@pytest.mark.parametrize("case", GOOD)
-@pytest.mark.parametrize("known", ["nothing", "size", "digest"])
-async def test_files_arrive(origin: Origin, tmp_path: Path, case: str, known: str) -> None:
-    outcome = await one(origin, tmp_path, *GOOD[case], stated=known != "nothing", digest=known == "digest")
-    assert outcome.status is Status.FETCHED, outcome.error
-
-
-BAD: dict[str, tuple[Fault, Status, str]] = {
-    "missing": (o.status(404), Status.FAILED, "404"),
-    "forbidden": (o.status(403), Status.FAILED, "403"),
-    "expired": (o.status(403, "URL signature expired"), Status.PARKED, "fresh link"),
-    "always a page": (o.instead("<html><title>Login</title>"), Status.FAILED, "Login"),
-    "always gzip": (o.gzipped, Status.FAILED, "coded"),
-    "always elsewhere": (o.shifted(7), Status.FAILED, "asked for bytes"),
-    "always busy": (o.status(503), Status.FAILED, "503"),
-    "always cut at once": (o.reset, Status.FAILED, "127.0.0.1"),
-    "in circles": (o.redirect("/f.tar"), Status.FAILED, "circles"),
-    "to a file": (o.redirect("file:///etc/passwd"), Status.FAILED, "no http"),
-    "nowhere": (o.redirect(""), Status.FAILED, "no http"),
-    "an hour of pause": (o.status(429, Retry_After="3600"), Status.FAILED, "3600 s"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-async def test_what_is_not_the_file_gets_no_name(origin: Origin, tmp_path: Path, case: str) -> None:
-    fault, status, said = BAD[case]
-    outcome = await one(origin, tmp_path, always=fault)
-    assert outcome.status is status
-    assert said in str(outcome.error)
-
-
 @pytest.mark.parametrize("size", [0, 1, 2, 65535, 65536, 65537, 131072, 196608, 300_001])
 @pytest.mark.parametrize("stated", [True, False])
 async def test_sizes_at_every_edge(origin: Origin, tmp_path: Path, size: int, stated: bool) -> None:

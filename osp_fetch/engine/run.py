@@ -46,6 +46,7 @@ class Run:
         self._deliver = deliver
         self._renewal = renewal
         self._in_hand: set[str] = set()
+        self._folded: dict[str, str] = {}  # on disks where case does not count: key → path
         self._parked: list[_Wanted] = []
         self._something_ended = asyncio.Event()
         self._full_since: float | None = None  # since when the disk is full and nothing was finished
@@ -55,7 +56,8 @@ class Run:
 
     async def fetch(self, manifest: Manifest) -> None:
         """Fetch all of `manifest`. Raises only errors whose remedy is ABORT."""
-        files = self._tools.gate.total + _FINISHING
+        total = self._tools.gate.total
+        files = total + min(_FINISHING, 2 * total)
         await at_most(files, self._counted(manifest), self._settle)
         for wanted in self._parked:
             if wanted.error is not None:
@@ -117,12 +119,29 @@ class Run:
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
             for entry, record, stat in zip(entries, records, seen, strict=True):
+                if self._collides(entry):
+                    continue
                 if record and stat and record.published == stat and _fulfils(record, entry):
                     self._finish(_present(entry, record))
                     continue
                 self._order += 1
                 yield _Wanted(entry, record, stat, self._order)
         self._tools.observe(events.ManifestEnded())
+
+    def _collides(self, entry: Entry) -> bool:
+        """Whether an earlier row's name is the same on this disk; such a row fails."""
+        key = self._tools.sink.key(entry.path)
+        if key == entry.path and not self._folded:
+            return False
+        other = self._folded.setdefault(key, entry.path)
+        if other == entry.path:
+            return False
+        same = ManifestError(
+            f"{entry.path}: on this disk it is the same name as {other}, which an earlier row has; rename "
+            "one, or fetch into another file system"
+        )
+        self._finish(Outcome(entry.path, Status.FAILED, entry, error=same))
+        return True
 
     def _read(self, rows: list[Row], entries: list[Entry]) -> None:
         signed = (url for e in entries for url in e.urls if "?" in url)

@@ -17,17 +17,19 @@ STATE_FOLDER: Final = ".osp-fetch"
 
 # names that nothing could be wrong with: most of ten million rows, at a tenth of the cost
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_][\w.,=+-]{0,99}/){0,20}[A-Za-z0-9_][\w.,=+-]{0,99}", re.ASCII)
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+# C0 and C1, and what turns the direction of writing or begins a new line in a terminal
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_DEVICE: Final = re.compile(r"(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./]|$)", re.IGNORECASE)
 
 
 def relative_path(text: str) -> RelativePath:
     """Make sure that `text` names a file inside the output folder, on any system.
 
     Raises ManifestError for names that are empty, absolute, climb out by `..`, hold control
-    characters or a backslash, are longer than file systems allow (255 bytes a name, 4096 in all),
-    or lie in the folder that the ledger lives in.
+    characters or a backslash, are devices on Windows (`aux.txt`), are longer than file systems allow
+    (255 bytes a name, 3900 in all), or lie in the folder that the ledger lives in.
     """
-    if _PLAIN.fullmatch(text):
+    if _PLAIN.fullmatch(text) and not _DEVICE.search(text):
         return RelativePath(text)
     names = text.split("/")
     while names and names[0] == ".":
@@ -45,6 +47,8 @@ def _refusal(text: str, names: list[str]) -> str | None:
         return "holds a control character"
     if "\\" in text:
         return "holds a backslash, which is a separator on Windows; write it with /"
+    if _DEVICE.search(text):
+        return "is the name of a device on Windows, and on disks shared with it"
     if text.startswith("/") or re.match(r"[A-Za-z]:", text):
         return "is absolute; paths are relative to the output folder"
     if ".." in names:

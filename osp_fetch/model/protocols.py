@@ -114,6 +114,10 @@ class Renewal(Protocol):
 class Sink(Protocol):
     """Where files go."""
 
+    def key(self, path: RelativePath) -> str:
+        """What two paths have in common that are one name here: themselves, or their folded case."""
+        ...
+
     async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
         """How the files under these final names look now; None where there is no file."""
         ...

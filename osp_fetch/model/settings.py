@@ -147,6 +147,8 @@ class Links:
     """What to do when links die."""
 
     on_expired: str = _setting("exit", _one_of("exit", "wait"))
+    # a redirect from https to plain http: anyone on the way could put other bytes there
+    downgrade: str = _setting("refuse", _one_of("refuse", "allow"))
     command: str = _setting("", _text)
 
 

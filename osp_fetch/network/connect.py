@@ -7,9 +7,11 @@ import socket
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.connector import Connection
 
 from ..model.links import origin
 
@@ -52,6 +54,22 @@ class Resolver(AbstractResolver):
 
     async def close(self) -> None:
         await self._real.close()
+
+
+class Connector(aiohttp.TCPConnector):
+    """A pool that hands out no connection on which something came that nobody had asked for.
+
+    aiohttp would take it for the answer to the next request, which may be for another file.
+    """
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            if connection.protocol is None or not connection.protocol.should_close:
+                return connection
+            connection.close()
 
 
 class Proxies:

@@ -26,7 +26,7 @@ from ..model.ranges import ByteRange
 from ..model.settings import Limits, Retry, Timeouts
 from . import payload
 from .body import Body, reason
-from .connect import ConnectTo, Proxies, Resolver
+from .connect import Connector, ConnectTo, Proxies, Resolver
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HEAD_BYTES: Final = 64 << 10
@@ -39,6 +39,7 @@ class HttpTransport:
 
     `buffer`: bytes that one connection may hold unread. `connect_to` and `cafile` as curl has them;
     `proxies`: scheme → proxy, and `no` → hosts without, as `urllib.request.getproxies` gives them.
+    `downgrade`: whether a redirect may lead from https to http.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class HttpTransport:
         connect_to: Sequence[ConnectTo] = (),
         cafile: str | None = None,
         proxies: Mapping[str, str] | None = None,
+        downgrade: bool = False,
     ) -> None:
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
         self._buffer = buffer
         self._connect_to = connect_to
+        self._downgrade = downgrade
         self._cafile = cafile
         self._proxies = Proxies(proxies or {})
         self._session: aiohttp.ClientSession
@@ -64,7 +67,7 @@ class HttpTransport:
         if self._cafile:
             context.load_verify_locations(self._cafile)
         # limit 0: the gate is the limit; a second one would only hide waiting inside aiohttp
-        connector = aiohttp.TCPConnector(limit=0, ssl=context, resolver=Resolver(self._connect_to))
+        connector = Connector(limit=0, ssl=context, resolver=Resolver(self._connect_to))
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -134,7 +137,7 @@ class HttpTransport:
             location = response.headers.get("Location", "")
             await self._read_some(response)
             response.close()
-            target = _redirected(url, location)
+            target = _redirected(url, location, downgrade=self._downgrade)
             if links.origin(target) != links.origin(url):
                 headers.clear()  # credentials never cross to another origin
             url = target
@@ -200,7 +203,7 @@ class HttpTransport:
         return body[: payload.REFUSAL_READ]
 
 
-def _redirected(url: str, location: str) -> str:
+def _redirected(url: str, location: str, *, downgrade: bool) -> str:
     """The absolute URL that a redirect from `url` leads to; its query stays byte for byte."""
     where = URL(url, encoded=True)
     try:
@@ -210,10 +213,10 @@ def _redirected(url: str, location: str) -> str:
         location = ""
     if not location or target.scheme not in ("http", "https") or not target.host:
         raise StatusError(f"{where.host}: it redirects to no http(s) address", status=302, remedy=Remedy.FAIL)
-    if where.scheme == "https" and target.scheme == "http":
+    if where.scheme == "https" and target.scheme == "http" and not downgrade:
         raise StatusError(
             f"{where.host}: it redirects from https to plain http at {target.host}, which anyone on "
-            "the way could alter",
+            'the way could alter; links.downgrade = "allow" takes it all the same',
             status=302,
             remedy=Remedy.FAIL,
         )

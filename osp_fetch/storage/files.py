@@ -125,6 +125,10 @@ class Disk:
         """`folder` with its symbolic links followed, as far as it exists."""
         return folder.resolve()
 
+    def folds(self, state: Path) -> bool:
+        """Whether names that differ only in case are one name on the disk of the state folder."""
+        return (state / "LOCK").exists()  # the lock is called `lock`
+
     def is_empty(self, folder: Path) -> bool:
         """Whether nothing lies in `folder`, or there is no such folder."""
         return not folder.is_dir() or next(folder.iterdir(), None) is None

@@ -1,0 +1,247 @@
+"""How servers misbehave, row by row (FACTS section 7), with and without a checksum in the manifest.
+
+Whatever the server does: under the final name are the right bytes or nothing, success is said only of
+what is there, and everything ends. A fault that passes is outlived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from osp_fetch import Entry, Event, Outcome, Status, entry, fetch_all
+from osp_fetch.demo.server import Exchange
+from osp_fetch.model import events
+from tests import origin as o
+from tests.conftest import quick
+from tests.origin import Fault, Origin, noise, sha256
+
+DATA = noise(300_000)
+SETTINGS = quick(
+    timeouts={"slowest": "64KiB", "slow_for": 0.5, "connect": 0.5, "head": 0.5, "idle": 0.5},
+    retry={"attempts": 4, "outage": 1, "longest": 0.5},
+)
+
+
+async def one(
+    origin: Origin, folder: Path, faults: list[Fault], always: Fault | None, known: str, data: bytes = DATA
+) -> Outcome:
+    """Fetch one file; the promises that hold whatever comes."""
+    url = origin.add("f.tar", data, *faults, always=always)
+    row = entry(
+        "f.tar", url, len(data) if known != "nothing" else None, sha256(data) if known == "digest" else None
+    )
+    seen_early: list[int] = []
+
+    def observe(event: Event) -> None:
+        final = folder / "f.tar"
+        if not isinstance(event, events.Finished) and final.exists() and final.read_bytes() != data:
+            seen_early.append(1)
+
+    async with asyncio.timeout(60):
+        report = await fetch_all([row], folder, settings=SETTINGS, observer=observe)
+    (outcome,) = report.outcomes
+    assert not seen_early
+    if outcome.status is Status.FETCHED:
+        assert (folder / "f.tar").read_bytes() == data
+    else:
+        assert not (folder / "f.tar").exists()
+    return outcome
+
+
+def later(seconds: float) -> str:
+    return format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+
+
+XML = "<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>"
+
+PASSING: dict[str, list[Fault]] = {
+    "none": [],
+    "206 in shorter ranges than asked": [o.short_range(10_000)] * 40,
+    "200 with a right Content-Range": [o.status_200_with_range] * 20,
+    "a body until the connection closes": [o.until_close] * 9,
+    "206 with a wrong start": [o.shifted(7)],
+    "206 with a total that changes": [o.ranged(Content_Range="bytes {start}-{last}/999999")],
+    "206 whose range contradicts its length": [o.ranged(Content_Range="bytes {start}-{start}/{total}")],
+    "206 without a Content-Range": [o.ranged(Content_Range="")],
+    "206 with a Content-Range of nonsense": [o.ranged(Content_Range="bytes */{total}")],
+    "206 with two Content-Ranges": [o.two_content_ranges],
+    "206 with several ranges": [o.several_ranges],
+    "200 to a range in mid-file": [o.polite, o.rangeless],
+    "200 to every range": [o.rangeless] * 20,
+    "200 to If-Range though the tag is equal": [o.deaf_to_if_range] * 20,
+    "416 for nothing": [o.status(416)],
+    "a short body with a clean close": [o.until_close_short(1000)],
+    "a body that is longer than asked": [o.overlong(5)],
+    "gzip on a ranged answer": [o.gzipped],
+    "an HTML page with 200": [o.instead("<html><title>Quota exceeded</title></html>")],
+    "a page called a tar": [o.instead("<!DOCTYPE html><html>", "application/x-tar")],
+    "XML with 200": [o.instead(XML, "application/xml")],
+    "JSON with 200": [o.instead('{"error": "try later"}', "application/json")],
+    "text with 200": [o.instead("Too many requests", "text/plain")],
+    "429 with seconds": [o.status(429, Retry_After="0.1")] * 2,
+    "429 with a date": [o.status(429, Retry_After=later(0))],
+    "429 with 0": [o.status(429, Retry_After="0")] * 3,
+    "429 without a word": [o.status(429)] * 3,
+    "a storm of 503": [o.status(503)] * 3,
+    "a tag that is weak": [o.other_tag_each_time(weak=True)] * 20,
+    "another tag on each edge": [o.other_tag_each_time(weak=False)] * 30,
+    "no length": [o.chunked] * 20,
+    "a reset before the head": [o.reset] * 3,
+    "a reset in the status line": [o.cut_head(b"HTTP/1.1 2")] * 3,
+    "a reset in the headers": [o.cut_head(b"HTTP/1.1 200 OK\r\nContent-Le")] * 3,
+    "a reset after the head": [o.cut_head(b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n")] * 3,
+    "a reset in the body": [o.cut(100_000)] * 3,
+    "silence before the head": [o.silent],
+    "silence in the body": [o.stall(5000)],
+    "a header flood": [o.header_flood],
+    "a slow head": [o.slow_head],
+    "interim replies without end": [o.early_hints],
+    "a drip body": [o.drip(0.005)],
+    "chunks of nonsense": [o.bad_chunks],
+}
+
+
+@pytest.mark.parametrize("case", PASSING)
+@pytest.mark.parametrize("known", ["nothing", "size", "digest"])
+async def test_a_passing_fault_is_outlived(origin: Origin, tmp_path: Path, case: str, known: str) -> None:
+    outcome = await one(origin, tmp_path, PASSING[case], None, known)
+    assert outcome.status is Status.FETCHED, outcome.error
+
+
+LASTING: dict[str, tuple[Fault, str]] = {
+    "206 with a wrong start": (o.shifted(7), "asked for bytes"),
+    "206 with two Content-Ranges": (o.two_content_ranges, "Content-Range"),
+    "206 with several ranges": (o.several_ranges, "several ranges"),
+    "gzip": (o.gzipped, "coded"),
+    "a page": (o.instead("<html><title>Quota exceeded</title></html>"), "Quota exceeded"),
+    "404": (o.status(404), "404"),
+    "503": (o.status(503), "503"),
+    "XML with 403": (o.status(403, XML, Content_Type="application/xml"), "403"),
+    "text with 403": (o.status(403, "URL signature expired"), "fresh link"),
+    "429 with an hour": (o.status(429, Retry_After="3600"), "3600 s"),
+    "429 with a date in an hour": (o.status(429, Retry_After=later(3600)), "longer than"),
+    "redirects in circles": (o.redirect("/f.tar"), "circles"),
+    "a redirect to a file": (o.redirect("file:///etc/passwd"), "no http"),
+    "a redirect to ftp": (o.redirect("ftp://127.0.0.1/x"), "no http"),
+    "a redirect to nowhere": (o.redirect(""), "no http"),
+    "a redirect to data": (o.redirect("data:text/plain,hello"), "no http"),
+    "a reset before the head": (o.reset, "127.0.0.1"),
+    "silence": (o.silent, "not answer"),
+    "a header flood": (o.header_flood, "127.0.0.1"),
+    "a slow head": (o.slow_head, "not answer"),
+    "interim replies without end": (o.early_hints, "not answer"),
+    "a drip body": (o.drip(0.05), "slower than"),
+    "chunks of nonsense": (o.bad_chunks, "127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize("case", LASTING)
+@pytest.mark.parametrize("known", ["nothing", "digest"])
+async def test_a_lasting_fault_ends_and_leaves_no_name(
+    origin: Origin, tmp_path: Path, case: str, known: str
+) -> None:
+    fault, said = LASTING[case]
+    outcome = await one(origin, tmp_path, [], fault, known)
+    assert outcome.status in (Status.FAILED, Status.PARKED)
+    assert said in str(outcome.error)
+
+
+async def test_416_for_what_is_larger_here_than_there_begins_anew(origin: Origin, tmp_path: Path) -> None:
+    """The partial of an earlier run holds more than the server now has."""
+    url = origin.add("f.tar", noise(900_000, 1), *[o.polite] * 5, always=o.reset)
+    assert (await fetch_all([entry("f.tar", url)], tmp_path, settings=SETTINGS)).counts[Status.FAILED] == 1
+    origin.add("f.tar", DATA[:100_000])
+    assert (await fetch_all([entry("f.tar", url)], tmp_path, settings=SETTINGS)).ok
+    assert (tmp_path / "f.tar").read_bytes() == DATA[:100_000]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05])
+async def test_what_nobody_asked_for_is_never_taken_for_the_next_file(
+    origin: Origin, tmp_path: Path, pause: float
+) -> None:
+    """A forged answer after a good one, on a connection that is kept: at once, and a little later."""
+    forged = noise(20_000, 66)
+    rows = []
+    for n in range(8):
+        name = f"f{n}.bin"
+        rows.append(entry(name, origin.add(name, noise(20_000, n), o.trailing(forged, pause))))
+
+    async def slowly() -> AsyncIterator[Entry]:
+        for row in rows:
+            yield row
+            await asyncio.sleep(0.1)
+
+    report = await fetch_all(slowly(), tmp_path, settings=quick(limits={"per_host": 1}))
+    assert report.ok, report.failures
+    for n in range(8):
+        assert (tmp_path / f"f{n}.bin").read_bytes() == noise(20_000, n)
+
+
+async def test_a_body_without_end_ends_at_the_manifests_size(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f.bin", b"", always=o.endless)
+    async with asyncio.timeout(30):
+        report = await fetch_all([entry("f.bin", url, 5 << 20)], tmp_path, settings=SETTINGS)
+    assert report.counts[Status.FAILED] == 1
+    assert not (tmp_path / "f.bin").exists()
+
+
+async def test_a_host_that_falls_silent_for_a_while_is_an_outage_and_not_a_thousand_failures(
+    origin: Origin, tmp_path: Path
+) -> None:
+    down = asyncio.Event()
+    seen: list[Event] = []
+    began: list[int] = []
+
+    async def sometimes(exchange: Exchange, page: o.Page) -> None:
+        if down.is_set():
+            await o.silent(exchange, page)
+        await o.polite(exchange, page)
+
+    def observe(event: Event) -> None:
+        seen.append(event)
+        if isinstance(event, events.Finished) and not began:
+            began.append(1)
+            down.set()
+            asyncio.get_running_loop().call_later(3, down.clear)
+
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(5000, n), always=sometimes)) for n in range(200)]
+    patient = quick(timeouts={"head": 0.2, "connect": 0.2, "idle": 0.2}, limits={"per_host": 4})
+    report = await fetch_all(rows, tmp_path, settings=patient, observer=observe)
+    assert report.counts[Status.FETCHED] == 200, report.failures[:3]
+    kinds = [type(event) for event in seen]
+    assert events.HostDown in kinds
+    assert events.HostBack in kinds
+
+
+async def test_content_that_changes_between_two_runs_is_never_mixed(origin: Origin, tmp_path: Path) -> None:
+    """With other tags, with the same tag, and without one."""
+    for n, (before, after) in enumerate([('"1"', '"2"'), (None, None), ('W/"1"', 'W/"1"')]):
+        old, new = noise(1 << 20, 1), noise(1 << 20, 2)
+        heads = [{"ETag": tag} if tag else {} for tag in (before, after)]
+        folder = tmp_path / str(n)
+        url = origin.add("f.bin", old, *[o.polite] * 5, always=o.reset, headers=heads[0])
+        first = await fetch_all([entry("f.bin", url)], folder, settings=SETTINGS)
+        assert first.counts[Status.FAILED] == 1
+        origin.add("f.bin", new, headers=heads[1])
+        assert (await fetch_all([entry("f.bin", url)], folder, settings=SETTINGS)).ok
+        assert (folder / "f.bin").read_bytes() == new
+
+
+async def test_a_new_manifest_with_rows_added_removed_and_renamed(origin: Origin, tmp_path: Path) -> None:
+    urls = {n: origin.add(f"f{n}", noise(1000, n)) for n in range(6)}
+    first = [entry(f"f{n}", urls[n]) for n in range(4)]
+    assert (await fetch_all(first, tmp_path, settings=SETTINGS)).ok
+    origin.requests.clear()
+    second = [entry("f0", urls[0]), entry("g1", urls[1]), *(entry(f"f{n}", urls[n]) for n in (3, 4, 5))]
+    report = await fetch_all(second, tmp_path, settings=SETTINGS)
+    assert (report.counts[Status.PRESENT], report.counts[Status.FETCHED]) == (2, 3)
+    assert origin.requests.total() == 3
+    # what is no longer listed is not ours to remove
+    names = ["f0", "f1", "f2", "f3", "f4", "f5", "g1"]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == names
