@@ -55,8 +55,9 @@ def _apply(data: bytearray, change: tuple[int, bytes] | int) -> None:
 
 
 class SimulatedDisk(Disk):
-    def __init__(self, power: Power) -> None:
+    def __init__(self, power: Power, *, folding: bool = False) -> None:
         self.power = power
+        self.folding = folding
         self.names: dict[Path, Inode] = {}
         self.durable_names: dict[Path, Inode] = {}
         self.renames: list[tuple[Path | None, Path, Inode]] = []  # not yet synced, oldest first
@@ -146,7 +147,10 @@ class SimulatedDisk(Disk):
             names.pop(old, None)
         names[new] = inode
 
-    def make_folder(self, folder: Path, *, durable: bool) -> None:
+    def is_folder(self, folder: Path) -> bool:
+        return True
+
+    def make_folder(self, folder: Path, *, durable: bool, below: Path | None = None) -> None:
         self.power.use()
 
     def identity(self, folder: Path) -> object:
@@ -154,6 +158,9 @@ class SimulatedDisk(Disk):
 
     def real(self, folder: Path) -> Path:
         return folder
+
+    def folds(self, state: Path) -> bool:
+        return self.folding
 
     def is_empty(self, folder: Path) -> bool:
         return not any(place.is_relative_to(folder) for place in self.names)
@@ -196,8 +203,10 @@ class SimulatedLedger:
     """A ledger that keeps its promise, and no more: a record is there when `put` has returned, and one
     that was being put when the power went off is there or is not."""
 
-    def __init__(self, power: Power, chance: random.Random, records: dict[str, Record] | None = None) -> None:
-        self.power, self._chance = power, chance
+    def __init__(
+        self, power: Power, chance: random.Random | None = None, records: dict[str, Record] | None = None
+    ) -> None:
+        self.power, self._chance = power, chance or random.Random(0)
         self.records = dict(records or {})
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:

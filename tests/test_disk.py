@@ -14,7 +14,7 @@ from osp_fetch import Event, Status, entry, fetch_all
 from osp_fetch.model import events
 from osp_fetch.model.errors import DiskFull, StorageError
 from tests.conftest import quick
-from tests.origin import Origin, noise
+from tests.origin import Origin, endless, noise
 
 
 @pytest.fixture
@@ -76,6 +76,17 @@ async def test_a_disk_that_fills_in_mid_file_loses_nothing(origin: Origin, small
     report = await fetch_all([entry("f", url)], small, settings=settings, observer=observe)
     assert report.counts[Status.FETCHED] == 1
     assert (small / "f").read_bytes() == data
+
+
+async def test_a_file_without_an_end_costs_itself_and_not_the_run(origin: Origin, small: Path) -> None:
+    """No size in the manifest, no length in the answer: the free space is the cap."""
+    rows = [entry("endless", origin.add("endless", b"", always=endless))]
+    rows += [entry(f"f{n}", origin.add(f"f{n}", noise(1 << 20, n))) for n in range(6)]
+    report = await fetch_all(rows, small, settings=quick(storage={"disk_patience": 30}))
+    assert report.counts[Status.FETCHED] == 6, report.failures
+    assert report.counts[Status.FAILED] == 1
+    assert "no room for more" in str(report.failures[0].error)
+    assert not (small / "endless").exists()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

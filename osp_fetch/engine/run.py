@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from ..model import events, links
-from ..model.entry import Entry
+from ..model.entry import Entry, folded
 from ..model.errors import DiskFull, FetchError, ManifestError, Remedy
 from ..model.protocols import Manifest, Renewal, Row
 from ..model.ranges import NOTHING
@@ -130,10 +130,9 @@ class Run:
 
     def _collides(self, entry: Entry) -> bool:
         """Whether an earlier row's name is the same on this disk; such a row fails."""
-        key = self._tools.sink.key(entry.path)
-        if key == entry.path and not self._folded:
+        if not self._tools.sink.folds:
             return False
-        other = self._folded.setdefault(key, entry.path)
+        other = self._folded.setdefault(folded(entry.path), entry.path)
         if other == entry.path:
             return False
         same = ManifestError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Final, NewType
 
@@ -63,6 +64,11 @@ def _refusal(text: str, names: list[str]) -> str | None:
     except UnicodeEncodeError:
         return "is not valid Unicode"
     return None
+
+
+def folded(path: RelativePath) -> str:
+    """What all spellings of `path` have in common that are one name where case does not count."""
+    return unicodedata.normalize("NFC", path.casefold())
 
 
 @dataclass(frozen=True, slots=True, repr=False)

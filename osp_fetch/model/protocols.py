@@ -112,11 +112,9 @@ class Renewal(Protocol):
 
 
 class Sink(Protocol):
-    """Where files go."""
+    """Where files go. `folds`: names that differ in nothing but case are one name here."""
 
-    def key(self, path: RelativePath) -> str:
-        """What two paths have in common that are one name here: themselves, or their folded case."""
-        ...
+    folds: bool
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
         """How the files under these final names look now; None where there is no file."""

@@ -107,11 +107,16 @@ class Disk:
         finally:
             os.close(fd)
 
-    def make_folder(self, folder: Path, *, durable: bool) -> None:
-        """Create `folder` and what lacks above it; durable names where asked."""
+    def is_folder(self, folder: Path) -> bool:
+        return folder.is_dir()
+
+    def make_folder(self, folder: Path, *, durable: bool, below: Path | None = None) -> None:
+        """Create `folder` and what lacks above it, but not `below` itself; durable names where asked."""
         if folder.is_dir():
             return
-        self.make_folder(folder.parent, durable=durable)
+        if folder == below:
+            raise FileNotFoundError(errno.ENOENT, f"{folder} is gone")
+        self.make_folder(folder.parent, durable=durable, below=below)
         folder.mkdir(exist_ok=True)
         if durable:
             self.sync_folder(folder.parent)

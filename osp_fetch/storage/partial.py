@@ -63,6 +63,9 @@ class FilePartial:
                 flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
                 # the tail of an older, longer partial would be published with the new file
                 flags |= os.O_TRUNC if self._fresh else 0
+                # before a byte is written: it would only be refused a name when all of it is here
+                self._places.check(self._places.final(self._path))
+                self._places.check(self.place)
                 try:
                     self._fd = self._disk.open(self.place, flags)
                 except FileNotFoundError:

@@ -35,19 +35,24 @@ class Places:
     def aside(self, path: RelativePath) -> Path:
         return self.state / "aside" / path
 
-    def prepare(self, place: Path, *, durable: bool) -> None:
-        """Make the folder of `place`, after a look that it is ours to write in. Raises OSError."""
+    def check(self, place: Path) -> None:
+        """Raise OSError where the folder of `place` lies elsewhere than its name says."""
         folder = place.parent
         if folder in self._known:
             return
         real = self.disk.real(folder)
         if not (real.is_relative_to(self._inside) or real.is_relative_to(self._own)):
             raise PermissionError(f"{folder} leads out of the output folder by a link, which is not followed")
-        self.check_there()
-        self.disk.make_folder(folder, durable=durable)
         if len(self._known) >= _KNOWN_MOST:
             self._known.clear()
         self._known.add(folder)
+
+    def prepare(self, place: Path, *, durable: bool) -> None:
+        """Make the folder of `place`, after a look that it is ours to write in. Raises OSError."""
+        self.check(place)
+        if not self.disk.is_folder(place.parent):
+            self.check_there()
+            self.disk.make_folder(place.parent, durable=durable, below=self.root)
 
     def check_there(self) -> None:
         """Raise FolderGone where the output folder is not the one it was."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import unicodedata
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -41,7 +40,7 @@ class FolderSink:
         self._min_free = settings.min_free
         self._room = 0
         self._room_read = 0.0
-        self._folds = self.disk.folds(state)
+        self.folds = self.disk.folds(state)
         self._asides = not self.disk.is_empty(state / "aside")
 
     async def __aenter__(self) -> FolderSink:
@@ -51,9 +50,6 @@ class FolderSink:
         await self.publisher.close()
         for pool in (self.writers, self.hashers):
             pool.shutdown(wait=True)
-
-    def key(self, path: RelativePath) -> str:
-        return unicodedata.normalize("NFC", path.casefold()) if self._folds else path
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
         def stats() -> list[Published | None]:

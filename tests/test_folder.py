@@ -1,0 +1,197 @@
+"""The output folder under attack, and when it goes away: nothing lands elsewhere, nothing is guessed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from osp_fetch import Event, Status, entry, fetch_all
+from osp_fetch.engine.gate import Gate
+from osp_fetch.engine.run import Run
+from osp_fetch.engine.tools import Tools
+from osp_fetch.model import events
+from osp_fetch.model.errors import FolderBusy, Remedy, StorageError
+from osp_fetch.model.report import Outcome
+from osp_fetch.network.transport import HttpTransport
+from osp_fetch.storage.folder import RunLock
+from osp_fetch.storage.sink import FolderSink
+from tests.conftest import quick
+from tests.origin import Origin, noise
+from tests.simulated import Power, SimulatedDisk, SimulatedLedger
+
+QUICK = quick()
+
+
+@pytest.mark.parametrize("place", ["d", ".osp-fetch/partial/d"])
+@pytest.mark.parametrize("target", ["elsewhere", "nowhere"])
+async def test_a_link_that_leaves_the_folder_is_not_followed(
+    origin: Origin, tmp_path: Path, place: str, target: str
+) -> None:
+    out, outside = tmp_path / "out", tmp_path / target
+    if target == "elsewhere":
+        outside.mkdir()
+    (out / place).parent.mkdir(parents=True, exist_ok=True)
+    (out / place).symlink_to(outside)
+    rows = [entry("d/f", origin.add("f", noise(10))), entry("g", origin.add("g", noise(10)))]
+    report = await fetch_all(rows, out, settings=QUICK)
+    assert (report.counts[Status.FAILED], report.counts[Status.FETCHED]) == (1, 1)
+    assert "leads out of the output folder" in str(report.failures[0].error)
+    assert list(tmp_path.rglob("f")) == []
+
+
+async def test_a_link_within_the_folder_is_followed(origin: Origin, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "d").symlink_to("real")
+    assert (await fetch_all([entry("d/f", origin.add("f", noise(10)))], tmp_path, settings=QUICK)).ok
+    assert (tmp_path / "real/f").read_bytes() == noise(10)
+
+
+async def test_a_link_under_the_final_name_is_replaced_and_what_it_leads_to_is_left(
+    origin: Origin, tmp_path: Path
+) -> None:
+    out, outside = tmp_path / "out", tmp_path / "precious"
+    outside.write_bytes(b"precious")
+    out.mkdir()
+    (out / "f").symlink_to(outside)
+    assert (await fetch_all([entry("f", origin.add("f", noise(10)))], out, settings=QUICK)).ok
+    assert outside.read_bytes() == b"precious"
+    assert not (out / "f").is_symlink()
+
+
+async def test_a_folder_that_vanishes_is_not_made_anew(origin: Origin, tmp_path: Path) -> None:
+    """As when a disk is unmounted in mid-run: what would be written there would fill another one."""
+    out = tmp_path / "out"
+
+    def observe(event: Event) -> None:
+        if isinstance(event, events.Finished) and out.exists():
+            out.rename(tmp_path / "unmounted")
+
+    rows = [entry(f"d{n}/f{n}", origin.add(f"f{n}", noise(5000, n))) for n in range(300)]
+    with pytest.raises(StorageError, match="no longer the folder it was") as raised:
+        await fetch_all(rows, out, settings=QUICK, observer=observe)
+    assert raised.value.remedy is Remedy.ABORT
+    assert not out.exists()
+
+
+async def test_a_path_too_long_for_the_disk_costs_its_row(origin: Origin, tmp_path: Path) -> None:
+    deep = "/".join(["x" * 250] * 15) + "/" + "y" * 130
+    tmp_path /= "o" * 200
+    rows = [entry(deep, origin.add("f", noise(10))), entry("g", origin.add("g", noise(10)))]
+    report = await fetch_all(rows, tmp_path, settings=QUICK)
+    assert (report.counts[Status.FAILED], report.counts[Status.FETCHED]) == (1, 1)
+    assert "File name too long" in str(report.failures[0].error)
+
+
+async def test_few_descriptors_mean_fewer_connections_and_not_failures(
+    origin: Origin, tmp_path: Path
+) -> None:
+    lines = [origin.add(f"f{n}", noise(20_000, n)) for n in range(300)]
+    (tmp_path / "m.txt").write_text("\n".join(lines))
+    words = f"ulimit -n 100; exec {sys.executable} -m osp_fetch get m.txt -o out -q -j 64 -x 64 --min-free 0"
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", words, cwd=tmp_path, stderr=subprocess.PIPE, env=dict(os.environ)
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 0, said
+    assert origin.most_open <= 10
+
+
+async def test_what_a_run_leaves_behind_is_its_owners(origin: Origin, tmp_path: Path) -> None:
+    old = os.umask(0)
+    try:
+        report = await fetch_all([entry("d/f", origin.add("f", noise(10)))], tmp_path / "out", settings=QUICK)
+    finally:
+        os.umask(old)
+    assert report.ok
+    assert stat.S_IMODE((tmp_path / "out/.osp-fetch").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "out/.osp-fetch/events.jsonl").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "out/d/f").stat().st_mode) == 0o666
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_lock_left_by_another_host_counts_while_that_lives(tmp_path: Path, alive: bool) -> None:
+    """Where flock holds on one host only, the other's sign of life is the lock."""
+    state = tmp_path / ".osp-fetch"
+    state.mkdir()
+    lock = state / "lock"
+    lock.write_text(json.dumps({"pid": 1, "host": "elsewhere", "since": 0}))
+    over = threading.Event()
+
+    def live() -> None:
+        while not over.wait(0.01):
+            os.utime(lock)
+
+    other = threading.Thread(target=live)
+    if alive:
+        other.start()
+    try:
+        if alive:
+            with pytest.raises(FolderBusy, match="elsewhere"), RunLock(state, beat=0.1):
+                pass
+        else:
+            with RunLock(state, beat=0.1):
+                assert "elsewhere" not in lock.read_text()
+    finally:
+        over.set()
+        if alive:
+            other.join()
+
+
+def test_a_lock_shows_that_it_lives(tmp_path: Path) -> None:
+    state = tmp_path / ".osp-fetch"
+    with RunLock(state, beat=0.01):
+        first = (state / "lock").stat().st_mtime_ns
+        waited = threading.Event()
+        for _ in range(500):
+            if (state / "lock").stat().st_mtime_ns != first:
+                break
+            waited.wait(0.01)
+        else:
+            pytest.fail("no sign of life in five seconds")
+
+
+async def test_names_that_differ_in_case_are_one_where_the_disk_says_so(origin: Origin) -> None:
+    out = Path("/out")
+    disk = SimulatedDisk(Power(1 << 30), folding=True)
+    ledger, outcomes = SimulatedLedger(Power(1 << 30)), list[Outcome]()
+    async with (
+        FolderSink(out, out / ".osp-fetch", QUICK.storage, disk) as sink,
+        HttpTransport(QUICK.limits, QUICK.retry, QUICK.timeouts) as transport,
+    ):
+        tools = Tools(transport, sink, ledger, Gate(QUICK.limits), QUICK, lambda _: None)
+        names = ["a.bin", "A.bin", "b/C.bin", "B/c.bin", "d.bin"]
+        rows = [entry(name, origin.add(f"f{n}", noise(100, n))) for n, name in enumerate(names)]
+        await Run(tools, outcomes.append).fetch(rows)
+    failed = {o.path: str(o.error) for o in outcomes if o.status is Status.FAILED}
+    assert set(failed) == {"A.bin", "B/c.bin"}
+    assert "same name as a.bin" in failed["A.bin"]
+    assert bytes(disk.names[out / "a.bin"].data) == noise(100, 0)
+
+
+async def test_a_folder_on_a_disk_that_is_read_only_is_one_sentence_and_exit_3(
+    origin: Origin, tmp_path: Path
+) -> None:
+    place = tmp_path / "ro"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "osp_fetch", "get", origin.add("f", b"x"), "-o", str(place / "out"), "-q",
+            stderr=subprocess.PIPE, env=dict(os.environ),
+        )  # fmt: skip
+        _, said = await process.communicate()
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+    assert process.returncode == 3
+    assert b"Read-only file system" in said
+    assert len(said.strip().splitlines()) == 1
