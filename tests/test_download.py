@@ -39,6 +39,7 @@ class Answer:
     range: ByteRange | None
     framed: bool = True
     borrowed: bool = False
+    headers_sent: bool = True
     pauses: tuple[tuple[str, float], ...] = field(default=())
 
     async def read(self) -> bytes:

@@ -52,7 +52,7 @@ class Resource:
 class Answer:
     """A Reply of so many bytes, in chunks, perhaps cut short."""
 
-    framed, borrowed = True, False
+    framed, borrowed, headers_sent = True, False, True
     pauses: tuple[tuple[str, float], ...] = ()
 
     def __init__(

@@ -149,18 +149,25 @@ Handler = Callable[[Exchange], Awaitable[None]]
 class Server:
     """Serves one handler on a loopback port while its context is open."""
 
-    def __init__(self, handler: Handler, *, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
-        self._handler, self._tls, self.port = handler, tls, port
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        self._handler, self._tls, self._host, self.port = handler, tls, host, port
         self._server: asyncio.Server
         self._connections: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"
+        return f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(
-            self._connected, "127.0.0.1", self.port, ssl=self._tls, limit=64 << 10, backlog=1024
+            self._connected, self._host, self.port, ssl=self._tls, limit=64 << 10, backlog=1024
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self

@@ -125,13 +125,12 @@ class Download:
         """The request for `part`: a file that fits in it is asked for whole, without a range."""
         minted = self.mirrors.borrowed(part.url)
         url = minted or part.url
-        own = links.origin(url) == links.origin(part.url)
         span = ByteRange(part.range.start - part.sample, part.range.stop)
         return Request(
             url=url,
             range=None if self._asks_whole(part) else span,
             if_range=self._if_range_for(part),
-            headers=self.entry.headers if own else (),
+            headers=self.entry.headers if self.mirrors.at_home(part.url) else (),
             borrowed=minted is not None,
             name=self.entry.path,
             sure=self.entry.digest is not None,
@@ -159,7 +158,8 @@ class Download:
         """The bytes that `reply` brings, None where it brings none; raises where it is not our file."""
         found = reply.representation
         if reply.borrowed:
-            self.mirrors.minted(part.url, found.url)
+            home = self.mirrors.at_home(part.url) and reply.headers_sent
+            self.mirrors.minted(part.url, found.url, at_home=home)
         if reply.range is None:
             return self._whole(part, reply)
         self._ranged = True

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..model import links
+
 
 class Mirrors:
     """Which link the next part is asked of. `spread`: all of them in turn, else the first alone.
@@ -16,6 +18,7 @@ class Mirrors:
         self._spread = spread
         self._turn = 0
         self._borrowed: dict[str, str | None] = {}  # link → its redirect's target; None when spent
+        self._at_home: set[str] = set()  # links whose redirects stay within their origin
 
     def __len__(self) -> int:
         return len(self._urls)
@@ -49,9 +52,15 @@ class Mirrors:
         """Where `link` redirected to, while that holds."""
         return self._borrowed.get(link)
 
-    def minted(self, link: str, url: str) -> None:
-        """`link` redirected to `url`."""
+    def minted(self, link: str, url: str, *, at_home: bool) -> None:
+        """`link` redirected to `url`; `at_home`: never leaving its own origin."""
         self._borrowed[link] = url
+        (self._at_home.add if at_home else self._at_home.discard)(link)
+
+    def at_home(self, link: str) -> bool:
+        """Whether what is asked of `link` now stays within its origin, where headers may go."""
+        target = self.borrowed(link)
+        return target is None or (link in self._at_home and links.origin(target) == links.origin(link))
 
     def spent(self, link: str, url: str) -> None:
         """The redirect of `link` to `url` is refused; another may be known by now."""

@@ -26,13 +26,15 @@ class Reply(Protocol):
 
     `range`: the bytes that the body supplies, None where it is the whole file. `framed`: whether
     the end of the body shows (Content-Length or chunked), or is just where the connection closed.
-    `pauses`: hosts that asked to be left alone for so many seconds.
+    `headers_sent`: whether the request's own headers went all the way, through redirects within one
+    origin. `pauses`: hosts that asked to be left alone for so many seconds.
     """
 
     representation: Representation
     range: ByteRange | None
     framed: bool
     borrowed: bool
+    headers_sent: bool
     pauses: tuple[tuple[str, float], ...]
 
     async def read(self) -> bytes:

@@ -30,11 +30,13 @@ class Body:
         name: str,
         timeouts: Timeouts,
         borrowed: bool,
+        headers_sent: bool,
         pauses: tuple[tuple[str, float], ...],
     ) -> None:
         self.representation = representation
         self.range = span
         self.borrowed = borrowed
+        self.headers_sent = headers_sent
         self.pauses = pauses
         self.framed = response.content_length is not None or "Transfer-Encoding" in response.headers
         self._response = response

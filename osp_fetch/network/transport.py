@@ -95,7 +95,7 @@ class HttpTransport:
         Raises TransferError of the fitting class for everything else. A connection whose body was
         not read to its end is closed, not reused.
         """
-        response, url, pauses = await self._follow(request)
+        response, url, pauses, headers_sent = await self._follow(request)
         try:
             borrowed = request.borrowed or url != request.url
             if response.status not in (200, 206):
@@ -110,6 +110,7 @@ class HttpTransport:
                 name=request.name,
                 timeouts=self._timeouts,
                 borrowed=borrowed,
+                headers_sent=headers_sent,
                 pauses=pauses,
             )
             head = await body.peek() if span is None or span.start == 0 else b""
@@ -121,8 +122,8 @@ class HttpTransport:
 
     async def _follow(
         self, request: Request
-    ) -> tuple[aiohttp.ClientResponse, str, tuple[tuple[str, float], ...]]:
-        url, headers = request.url, dict(request.headers)
+    ) -> tuple[aiohttp.ClientResponse, str, tuple[tuple[str, float], ...], bool]:
+        url, headers, headers_sent = request.url, dict(request.headers), True
         pauses: list[tuple[str, float]] = []
         for _ in range(self._limits.redirects + 1):
             try:
@@ -133,13 +134,13 @@ class HttpTransport:
             if (pause := payload.quota_pause(response.headers)) is not None:
                 pauses.append((links.host(url), min(pause, self._retry.retry_after)))
             if response.status not in REDIRECTS:
-                return response, url, tuple(pauses)
+                return response, url, tuple(pauses), headers_sent
             location = response.headers.get("Location", "")
             await self._read_some(response)
             response.close()
             target = _redirected(url, location, downgrade=self._downgrade)
             if links.origin(target) != links.origin(url):
-                headers.clear()  # credentials never cross to another origin
+                headers, headers_sent = {}, False  # credentials never cross to another origin
             url = target
         raise StatusError(
             f"{request.name}: more than {self._limits.redirects} redirects; the server sends in circles",

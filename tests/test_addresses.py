@@ -1,0 +1,66 @@
+"""A host with ten addresses, of which one is dead and one never answers (FACTS section 7)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from osp_fetch.demo.server import Exchange, Server
+from tests import origin as o
+from tests.origin import noise
+
+PRIVATE = ["unshare", "--mount", "sh", "-c"]  # where /etc/hosts may be another one
+
+
+async def test_one_dead_and_one_mute_address_of_ten_cost_a_moment(tmp_path: Path) -> None:
+    if subprocess.run([*PRIVATE, "mount --bind /etc/hosts /etc/hosts"], check=False).returncode != 0:
+        pytest.skip("mount namespaces cannot be made here")
+    files = {f"/f{n}": noise(50_000, n) for n in range(30)}
+    served = set()
+
+    def handler(address: str):  # type: ignore[no-untyped-def]
+        async def handle(exchange: Exchange) -> None:
+            served.add(address)
+            await o.polite(exchange, o.Page(files[exchange.path]))
+
+        return handle
+
+    async def mute(exchange: Exchange) -> None:
+        await asyncio.sleep(3600)
+
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(Server(handler("127.0.1.3"), host="127.0.1.3"))
+        port = first.port
+        for n in range(4, 11):
+            address = f"127.0.1.{n}"
+            await stack.enter_async_context(Server(handler(address), host=address, port=port))
+        await stack.enter_async_context(Server(mute, host="127.0.1.2", port=port))
+        # a full queue of connections: further ones are neither accepted nor refused
+        dead = stack.enter_context(socket.create_server(("127.0.1.1", port), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(dead.getsockname())
+        hosts = tmp_path / "hosts"
+        hosts.write_text("".join(f"127.0.1.{n} many.test\n" for n in range(1, 11)))
+        (tmp_path / "m.txt").write_text("\n".join(f"http://many.test:{port}{path}" for path in files))
+        words = [sys.executable, "-m", "osp_fetch", "get", "m.txt", "-o", "out", "-q", "-x", "4"]
+        words += ["--min-free", "0", "--set", "timeouts.connect=2"]
+        words += ["--set", "timeouts.head=2", "--set", "retry.initial=0.05"]
+        process = await asyncio.create_subprocess_exec(
+            *PRIVATE, f"mount --bind hosts /etc/hosts && exec {shlex.join(words)}",
+            cwd=tmp_path, env=dict(os.environ), stderr=subprocess.PIPE,
+        )  # fmt: skip
+        _, said = await process.communicate()
+    assert process.returncode == 0, said
+    assert len(served) >= 2
+    for path, data in files.items():
+        assert (tmp_path / "out" / path[1:]).read_bytes() == data
