@@ -204,8 +204,7 @@ def worker(folder: Path, until: float) -> None:
         print(json.dumps(said), flush=True)
         sys.stdin.readline()
         out = folder / f"s{number}"
-        report = fetch(folder / "steady.tsv", out, settings=settings)
-        report.raise_for_failures()
+        fetch(folder / "steady.tsv", out, settings=settings).raise_for_failures()
         count = check(out, f"steady/{number}", whole=True)
         shutil.rmtree(out)
         number += 1

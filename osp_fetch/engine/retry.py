@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from ..model.errors import FetchError, Remedy, Unreachable
+from ..model.errors import FetchError, NotThePayload, Remedy, Unreachable
 from ..model.settings import Retry
+
+_PAGES: Final = 3  # pages instead of the file that are enough to give up
 
 
 class Patience:
@@ -21,6 +24,7 @@ class Patience:
         self._settings, self._progress = settings, progress
         self._best = progress()
         self._failures = 0
+        self._pages = 0
         self._excused = False
 
     def failed(self, state: RetryCallState) -> None:
@@ -31,18 +35,15 @@ class Patience:
             return
         now = self._progress()
         if now > self._best:
-            self._best, self._failures = now, 0
+            self._best, self._failures, self._pages = now, 0, 0
         self._failures += 1
+        self._pages += isinstance(error, NotThePayload)
 
     def stop(self, state: RetryCallState) -> bool:
         """Whether that was the last attempt."""
-        return not self._excused and self._failures >= self._limit(state)
-
-    def _limit(self, state: RetryCallState) -> int:
         # a page instead of the file may be a passing proxy, but nobody's page goes away in a minute
-        error = state.outcome.exception() if state.outcome else None
-        wrong = isinstance(error, FetchError) and error.cause == "not the payload"
-        return min(3, self._settings.attempts) if wrong else self._settings.attempts
+        tired = self._failures >= self._settings.attempts or self._pages >= _PAGES
+        return not self._excused and tired
 
     def wait(self, state: RetryCallState) -> float:
         """Seconds until the next attempt: full jitter, or what the server asked for."""

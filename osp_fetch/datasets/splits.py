@@ -1,0 +1,93 @@
+"""Which files are archives, and which are pieces of one: byte splits and split zips, in numeric order."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+_ARCHIVE: Final = r"\.(?:tar(?:\.(?:gz|bz2|xz))?|tgz|tbz2|txz|zip)"
+_WHOLE: Final = re.compile(rf"(?P<stem>.+?){_ARCHIVE}", re.IGNORECASE)
+# .partN .part_N .part-N · .NN .NNN · .aa  (FACTS section 1)
+_PIECE: Final = re.compile(
+    rf"(?P<base>.+?{_ARCHIVE})\.(?:part[-_]?(?P<part>\d+|[a-z]{{2}})|(?P<number>\d{{2,}})|(?P<letters>[a-z]{{2}}))",
+    re.IGNORECASE,
+)
+_ZIP_PIECE: Final = re.compile(r"(?P<stem>.+)\.z(?P<number>\d{2,})", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """One archive: its name without split suffixes, and the paths of its pieces in order.
+
+    `lacks`: why it cannot be read, in words, where pieces are missing. `disks`: a split zip, whose
+    pieces know of each other.
+    """
+
+    name: str
+    pieces: tuple[str, ...]
+    disks: bool = False
+    lacks: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The name without what says that it is an archive."""
+        match = _WHOLE.fullmatch(self.name)
+        return match["stem"] if match else self.name
+
+
+def is_piece(path: str) -> bool:
+    """Whether `path` is an archive, or a piece of one."""
+    return any(pattern.fullmatch(path) for pattern in (_WHOLE, _PIECE, _ZIP_PIECE))
+
+
+def archives(paths: Iterable[str]) -> list[Archive]:
+    """The archives that `paths` make up, by name; other files are left out."""
+    whole: set[str] = set()
+    pieces: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    disks: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    for path in paths:
+        if match := _ZIP_PIECE.fullmatch(path):
+            disks[match["stem"] + ".zip"][int(match["number"])] = path
+        elif match := _PIECE.fullmatch(path):
+            pieces[match["base"]][_number(match)] = path
+        elif _WHOLE.fullmatch(path):
+            whole.add(path)
+    found = [Archive(path, (path,)) for path in whole if path not in disks]
+    found += [_joined(base, numbered) for base, numbered in pieces.items()]
+    found += [_split_zip(name, numbered, name in whole) for name, numbered in disks.items()]
+    return sorted(found, key=lambda archive: archive.name)
+
+
+def base_of(path: str) -> str:
+    """The name of the archive that `path` is a piece of; `path` itself where it is none."""
+    if match := _ZIP_PIECE.fullmatch(path):
+        return match["stem"] + ".zip"
+    match = _PIECE.fullmatch(path)
+    return match["base"] if match else path
+
+
+def _number(match: re.Match[str]) -> int:
+    text = (match["part"] or match["number"] or match["letters"]).lower()
+    if text.isdigit():
+        return int(text)
+    return (ord(text[0]) - ord("a")) * 26 + ord(text[1]) - ord("a")
+
+
+def _joined(base: str, numbered: dict[int, str]) -> Archive:
+    order = sorted(numbered)
+    first = order[0] if order[0] in (0, 1) else 0
+    gaps = sorted(set(range(first, order[-1] + 1)) - set(order))
+    lacks = f"piece {', '.join(map(str, gaps[:5]))} of {base} is missing" if gaps else ""
+    return Archive(base, tuple(numbered[n] for n in order), lacks=lacks)
+
+
+def _split_zip(name: str, numbered: dict[int, str], ended: bool) -> Archive:
+    gaps = sorted(set(range(1, max(numbered) + 1)) - set(numbered))
+    lacks = f"piece {', '.join(map(str, gaps[:5]))} of {name} is missing" if gaps else ""
+    if not ended:
+        lacks = f"{name} itself, the last piece of the split zip, is missing"
+    pieces = (*(numbered[n] for n in sorted(numbered)), name)
+    return Archive(name, pieces, disks=True, lacks=lacks)
