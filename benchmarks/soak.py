@@ -199,18 +199,21 @@ def worker(folder: Path, until: float) -> None:
         section, _, name = key.partition(".")
         layer.setdefault(section, {})[name] = float(value)
     settings = Settings.load(("soak", layer))
-    number, said = 0, {"next": 0}
+    number, again, said = 0, 0, {"next": 0}
     while time.time() < until:
         print(json.dumps(said), flush=True)
         sys.stdin.readline()
         out = folder / f"s{number}"
-        fetch(folder / "steady.tsv", out, settings=settings).raise_for_failures()
+        report = fetch(folder / "steady.tsv", out, settings=settings)
+        if not report.ok:  # three pages in a row are given up: once more, as a user would
+            again += 1
+            fetch(folder / "steady.tsv", out, settings=settings).raise_for_failures()
         count = check(out, f"steady/{number}", whole=True)
         shutil.rmtree(out)
         number += 1
         rss = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         fds = sum(1 for _ in Path("/proc/self/fd").iterdir())
-        said = {"next": number, "rss": rss, "descriptors": fds, "bytes": count}
+        said = {"next": number, "rss": rss, "descriptors": fds, "bytes": count, "again": again}
     print(json.dumps(said), flush=True)
 
 
@@ -233,6 +236,7 @@ async def soak(minutes: float) -> dict[str, Any]:
         "kills": one["kills"],
         "bytes sent for each byte kept": round(origin.sent.total() / good, 3),
         "rounds of the steady process": len(other),
+        "of these run twice": last["again"],
         "its memory at start and end, MiB": [round(line["rss"] / 2**20) for line in (first, last)],
         "its descriptors at start and end": [first["descriptors"], last["descriptors"]],
     }

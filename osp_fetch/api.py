@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
-from .datasets.catalogue import expand
+from .datasets.catalogue import expand_all
 from .engine.gate import AUTO_CONNECTIONS, Gate
 from .engine.run import Run
 from .engine.tasks import stop as stop_tasks
@@ -176,8 +176,7 @@ def _sources(manifest: AnyManifest, options: FetchOptions) -> list[str | Path]:
     """The SOURCEs that `manifest` consists of; none where it is an iterable or a DataFrame."""
     several = isinstance(manifest, (list, tuple)) and all(isinstance(s, (str, Path)) for s in manifest)
     each = cast("list[str | Path]", manifest) if several else [manifest]
-    links = options.get("links")
-    return [expand(s, links) if isinstance(s, str) else s for s in each if isinstance(s, (str, Path))]
+    return expand_all([s for s in each if isinstance(s, (str, Path))], options.get("links"))
 
 
 def _renewal(manifest: AnyManifest, options: FetchOptions, settings: Settings) -> Renewal | None:

@@ -10,7 +10,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,9 @@ from .model import links
 from .model.digest import Digest
 from .model.entry import Entry
 from .model.protocols import Row
-from .model.record import Record
+from .model.ranges import NOTHING
+from .model.record import Published, Record
+from .storage import consumed
 from .storage import repair as repairing
 from .storage.files import Disk
 from .storage.folder import RunLock, owner_of, state_folder, state_folders
@@ -168,6 +170,11 @@ def _json(place: Path) -> dict[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
+def has_ledger(root: Path) -> bool:
+    """Whether a run has fetched into `root`."""
+    return bool(state_folders(root))
+
+
 def published(root: Path) -> Iterator[Record]:
     """The records of the published files, by path; each path once, however many ledgers name it."""
     ledgers = [records(state) for state in state_folders(root)]
@@ -176,8 +183,15 @@ def published(root: Path) -> Iterator[Record]:
         known = [record for record in same if record.published]
         if len(known) > 1:
             now = Disk().look(root / path)
-            known.sort(key=lambda record: record.published != now)
+            known.sort(key=lambda record: _unlike(record.published, now))
         yield from known[:1]
+
+
+def _unlike(then: Published | None, now: Published | None) -> tuple[bool, bool, int]:
+    """How little `now` is like what was published: to choose among several records of one path."""
+    if then is None:
+        return True, True, 0
+    return then != now, now is None or then.size != now.size, -then.mtime_ns
 
 
 def sums(root: Path) -> Iterator[str]:
@@ -193,18 +207,23 @@ async def repair(root: Path, paths: Iterable[str]) -> list[Record]:
     Raises FolderBusy while a run works in `root`. Gives the records of the partials.
     """
     damaged, mended = set(paths), []
+    true = {record.path: record for record in published(root) if record.path in damaged}
     for state in state_folders(root):
         with RunLock(state):
             own = [r for r in records(state) if r.published and r.path in damaged]
             async with SqliteLedger(state / "ledger.sqlite3") as ledger:
                 for record in own:
-                    reopened = repairing.reopened(root, state, record)
+                    if record == true.get(record.path):
+                        # one ledger mends it: another that says the same must not try again
+                        reopened = repairing.reopened(root, state, true.pop(record.path))
+                        mended.append(reopened)
+                    else:
+                        reopened = replace(record, held=NOTHING, published=None)
                     await ledger.put(reopened)
-                    mended.append(reopened)
     return mended
 
 
-Verdict = Literal["ok", "damaged", "missing", "unchecked", "unreadable"]
+Verdict = Literal["ok", "damaged", "missing", "unpacked", "unchecked", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +264,16 @@ def _recorded(root: Path) -> Iterator[tuple[str, Digest | None]]:
 def _check(root: Path, path: str, digest: Digest | None) -> Checked:
     place = root / path
     try:
-        size = place.stat().st_size
+        seen = Disk().look(place)
+        if seen is None:
+            raise FileNotFoundError(path)
+        size = seen.size
         if digest is None:
             return Checked(path, "unchecked", size)
         found, _ = digests_of(place, frozenset({digest.algorithm}))
     except FileNotFoundError:
+        if consumed.look(root, path):
+            return Checked(path, "unpacked")
         return Checked(path, "missing", expected=str(digest) if digest else None)
     except OSError:
         return Checked(path, "unreadable", expected=str(digest) if digest else None)

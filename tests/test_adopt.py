@@ -182,7 +182,7 @@ WRONG = "sha256:" + "0" * 64
 
 
 async def test_bytes_with_a_wrong_published_digest_are_kept_aside(origin: Origin, tmp_path: Path) -> None:
-    url = origin.add("d/f.bin", DATA, always=counted(origin))
+    url = origin.add("d/f.bin", DATA, always=counted(origin), headers={"ETag": '"1"'})
     report = await get(entry("d/f.bin", url, None, WRONG), tmp_path)
     assert report.counts[Status.FAILED] == 1
     assert "probably wrong" in str(report.failures[0].error)

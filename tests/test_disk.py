@@ -82,7 +82,7 @@ async def test_a_file_without_an_end_costs_itself_and_not_the_run(origin: Origin
     """No size in the manifest, no length in the answer: the free space is the cap."""
     rows = [entry("endless", origin.add("endless", b"", always=endless))]
     rows += [entry(f"f{n}", origin.add(f"f{n}", noise(1 << 20, n))) for n in range(6)]
-    report = await fetch_all(rows, small, settings=quick(storage={"disk_patience": 30}))
+    report = await fetch_all(rows, small, settings=quick(storage={"disk_patience": 1}))
     assert report.counts[Status.FETCHED] == 6, report.failures
     assert report.counts[Status.FAILED] == 1
     assert "no room for more" in str(report.failures[0].error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -161,8 +162,7 @@ def test_the_validator_ladder(
     if same:
         assert download.agree(part, reply) == ByteRange(500, 600)
     elif same is False:
-        with pytest.raises(ChangedError):
-            download.agree(part, reply)
+        twice_to_believe(lambda: download.agree(part, reply))
     else:  # the proof is gone: the next request carries a sample
         with pytest.raises(NetworkError):
             download.agree(part, reply)
@@ -184,8 +184,7 @@ def test_a_changed_length_is_another_file() -> None:
     download = resumed()
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
-    with pytest.raises(ChangedError):
-        download.agree(part, answer((0, 600), length=SIZE + 1))
+    twice_to_believe(lambda: download.agree(part, answer((0, 600), length=SIZE + 1)))
 
 
 def test_a_length_against_the_manifest_is_not_the_payload() -> None:
@@ -228,8 +227,8 @@ def test_a_sample_that_differs_is_another_file() -> None:
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(ChangedError):
-        download.alike(part, False)
-    download.alike(part, True)
+        download.alike(False)
+    download.alike(True)
 
 
 def test_bytes_from_another_time_always_prove_themselves() -> None:
@@ -266,6 +265,14 @@ def test_a_bare_416_ends_only_what_has_been_fetched_by_ranges() -> None:
         download.unsatisfiable(part, RangeNotSatisfiable("", length=None))
     assert not download.complete
     assert not download.held
+
+
+def twice_to_believe(reply: Callable[[], object]) -> None:
+    """One contradiction may be the whim of an edge server; the second is another file."""
+    with pytest.raises(NetworkError):
+        reply()
+    with pytest.raises(ChangedError):
+        reply()
 
 
 def test_a_short_answer_is_said_by_how_much() -> None:
@@ -310,8 +317,7 @@ def test_416_at_the_end_is_the_end_and_elsewhere_it_is_not() -> None:
     shrunk = resumed()
     part = shrunk.part(URL, PART)
     assert part is not None
-    with pytest.raises(ChangedError):
-        shrunk.unsatisfiable(part, RangeNotSatisfiable("", length=300))
+    twice_to_believe(lambda: shrunk.unsatisfiable(part, RangeNotSatisfiable("", length=300)))
 
 
 def test_416_without_a_length_at_the_start_is_asked_again_without_a_range() -> None:

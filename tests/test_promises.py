@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from osp_fetch import Entry, Event, RelativePath, Report, Status, entry, fetch_all
+from osp_fetch import Entry, Event, RelativePath, Report, Status, entry, fetch_all, survey
 from osp_fetch.demo.server import Blob, Cut, Exchange
 from osp_fetch.model import events
-from osp_fetch.model.errors import ManifestError
+from osp_fetch.model.errors import ManifestError, StorageError
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Origin, noise, sha256
@@ -293,3 +293,140 @@ async def test_another_shards_broken_ledger_costs_nothing(
     other.mkdir(parents=True)
     (other / "ledger.sqlite3").write_bytes(wreck)
     assert (await get(entry("f", origin.add("f", noise(10))), tmp_path)).ok
+
+
+# what the third review proved
+
+
+async def cut_unframed(exchange: Exchange, page: o.Page) -> None:
+    """A coding that frames nothing, and a connection that closes early."""
+    await exchange.head(200, {"Transfer-Encoding": "identity", "Connection": "close"})
+    await exchange.raw(page.data[:30_000])
+    exchange.keep_alive = False
+
+
+async def whole_in_a_range(exchange: Exchange, page: o.Page) -> None:
+    """A right Content-Range, and then all of the file in chunks."""
+    start, stop = exchange.span(len(page.data)) or (0, len(page.data))
+    if start == 0:
+        await o.polite(exchange, page)
+        return
+    total = f"bytes {start}-{stop - 1}/{len(page.data)}"
+    await exchange.head(206, {"ETag": '"1"', "Content-Range": total, "Transfer-Encoding": "chunked"})
+    for at in range(0, len(page.data), 8192):
+        piece = page.data[at : at + 8192]
+        await exchange.raw(b"%x\r\n%s\r\n" % (len(piece), piece))
+        await asyncio.sleep(0.002)
+    await exchange.raw(b"0\r\n\r\n")
+
+
+async def empty(exchange: Exchange, page: o.Page) -> None:
+    await exchange.answer(200, b"")
+
+
+async def star(exchange: Exchange, page: o.Page) -> None:
+    """Ranges without a total."""
+    await o.ranged(Content_Range="bytes {start}-{last}/*")(exchange, page)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [cut_unframed],
+        [o.polite, *[whole_in_a_range] * 3],
+        [o.polite, o.polite, empty],
+        [o.polite, o.polite, empty, empty],
+        [o.polite, o.polite, o.ranged(Content_Range="bytes {start}-{last}/999999")],
+        [star, star, o.status(416), *[star] * 9],
+    ],
+)
+async def test_one_odd_answer_is_not_believed_over_what_is_known(
+    origin: Origin, tmp_path: Path, faults: list[o.Fault]
+) -> None:
+    data = noise(400_000)
+    url = origin.add("f", data, *faults, headers={"ETag": '"1"'})
+    report = await get(entry("f", url), tmp_path, limits={"per_host": 1, "memory": "64KiB"})
+    assert report.ok, report.failures
+    assert (tmp_path / "f").read_bytes() == data
+
+
+async def test_links_that_differ_in_their_query_are_two_files(origin: Origin, tmp_path: Path) -> None:
+    async def by_query(exchange: Exchange, page: o.Page) -> None:
+        await exchange.serve(Blob(noise(1000, int(exchange.query["id"]))))
+
+    url = origin.add("get", b"", always=by_query)
+    for number in (1, 2):
+        assert (await get(entry("f", f"{url}?id={number}"), tmp_path)).ok
+        assert (tmp_path / "f").read_bytes() == noise(1000, number)
+
+
+async def test_a_damaged_file_is_not_adopted_against_our_own_record(origin: Origin, tmp_path: Path) -> None:
+    data = noise(8 << 20)
+    assert (await get(entry("f", origin.add("old", data)), tmp_path)).ok
+    harmed = bytearray(data)
+    harmed[5_000_001] ^= 1
+    (tmp_path / "f").write_bytes(harmed)
+    report = await get(entry("f", origin.add("new", data)), tmp_path)
+    assert report.counts[Status.FETCHED] == 1
+    assert (tmp_path / "f").read_bytes() == data
+
+
+async def test_a_ledger_that_claims_more_than_the_disk_has_is_put_right(
+    origin: Origin, tmp_path: Path
+) -> None:
+    """A restored copy: 3 MiB claimed, 1 MiB there; then a kill after bytes beyond were written."""
+    data = noise(4 << 20)
+    url = origin.add("f", data, *[o.polite] * 48, always=o.reset, headers={"ETag": '"1"'})
+    await get(entry("f", url), tmp_path, limits={"per_host": 1}, retry={"outage": 0.1, "longest": 0.1})
+    partial = tmp_path / ".osp-fetch/partial/f"
+    with partial.open("r+b") as file:
+        file.truncate(1 << 20)
+    origin.add("f", data, o.polite, always=o.reset, headers={"ETag": '"1"'})
+    await get(entry("f", url), tmp_path, limits={"per_host": 1}, retry={"outage": 0.1, "longest": 0.1})
+    with partial.open("r+b") as file:
+        file.truncate(3 << 20)  # as bytes further on would have left it
+    origin.add("f", data, headers={"ETag": '"1"'})
+    assert (await get(entry("f", url), tmp_path)).ok
+    assert (tmp_path / "f").read_bytes() == data
+
+
+async def test_repair_follows_no_link_and_takes_the_right_record(origin: Origin, tmp_path: Path) -> None:
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    old, new = noise(1 << 20, 1), noise(20 << 20, 2)
+    assert (await get(entry("f", origin.add("f", old), len(old)), out)).ok
+    row = entry("f", origin.add("f", new), len(new))
+    assert (await fetch_all([row], out, settings=QUICK, shard=(0, 1))).ok
+    harmed = bytearray(new)
+    harmed[5] ^= 1
+    (out / "f").write_bytes(harmed)
+    (record,) = await survey.repair(out, ["f"])
+    assert (record.length, len(record.held)) == (len(new), len(new) - (16 << 20))
+    assert (await fetch_all([row], out, settings=QUICK, shard=(0, 1))).ok
+    assert (out / "f").read_bytes() == new
+    (out / "f").replace(outside)
+    (out / "f").symlink_to(outside)
+    assert [checked.verdict for checked in survey.verify(out)] == ["missing"]
+    with pytest.raises(StorageError):
+        await survey.repair(out, ["f"])
+    assert outside.read_bytes() == new
+
+
+async def test_an_empty_file_is_not_set_aside(origin: Origin, tmp_path: Path) -> None:
+    data = noise(1000)
+    url = origin.add("f", data, empty, empty, empty)
+    assert not (await get(entry("f", url, None, sha256(data)), tmp_path)).ok
+    origin.pages["/f"].faults.clear()
+    assert (await get(entry("f", url, None, sha256(data)), tmp_path)).ok
+
+
+@pytest.mark.parametrize("tag", ['"1"', ""])
+async def test_what_was_set_aside_never_stands_in_the_way(origin: Origin, tmp_path: Path, tag: str) -> None:
+    """One wrong byte came twice, where no sample looks; then the server is mended."""
+    data = noise(4 << 20)
+    harmed = bytearray(data)
+    harmed[1_000_001] ^= 1
+    row = entry("f", origin.add("f", bytes(harmed), headers={"ETag": tag} if tag else {}), None, sha256(data))
+    assert not (await get(row, tmp_path)).ok
+    origin.add("f", data, headers={"ETag": '"2"'} if tag else {})
+    assert (await get(row, tmp_path)).ok
+    assert (tmp_path / "f").read_bytes() == data

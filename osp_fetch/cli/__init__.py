@@ -15,6 +15,10 @@ _COMMANDS: Final = {
     "plan": "Show what get would do.",
     "status": "Show what a folder holds.",
     "verify": "Hash every finished file again.",
+    "datasets": "Show the datasets of Open-Sora-Plan v1.1.0.",
+    "unpack": "Unpack the archives of a folder, all or nothing each.",
+    "layout": "Make the folder that training reads.",
+    "coverage": "Count the pairs whose file is there.",
     "demo": "See it work, without a network.",
     "config": "Show the settings and where they come from.",
 }

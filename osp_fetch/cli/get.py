@@ -8,23 +8,31 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from . import exits
 from .options import PREFIX, duration, options, shared
 from .plan import show_before
+from .unpack import end_workers, how_flags, how_of, tell
 
 if TYPE_CHECKING:
     from ..api import FetchOptions, Stop
+    from ..datasets.pipeline import Unpacker
+    from ..model.protocols import Row
     from ..model.report import Report
 
 
 @click.command("get", short_help="Fetch into a folder; the same command resumes.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared
+@click.option("--unpack", is_flag=True, help="Unpack archives as they become whole.")
+@click.option("--layout", is_flag=True, help="Write the lists that training reads, at the end.")
+@how_flags
 @click.option("--max-duration", envvar=PREFIX + "MAX_DURATION", metavar="TIME", help="Stop early, exit 75.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done; the same as plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Say nothing but errors.")
@@ -34,8 +42,9 @@ if TYPE_CHECKING:
 def command(sources: tuple[str, ...], **flags: Any) -> int:
     """Fetch every file that SOURCE names into a folder. The same command resumes.
 
-    SOURCE is a dataset (sam-11m, human-160k, mixkit, pixabay, pexels, captions), a manifest file
-    (.tsv .csv .jsonl .parquet .meta4 .txt), a URL, or hf://datasets/OWNER/NAME[@REV][/GLOB].
+    SOURCE is a dataset (see osp-fetch datasets; all: every one), a manifest file (.tsv .csv .jsonl
+    .parquet .meta4 .txt), a URL, hf://datasets/OWNER/NAME[@REV][/GLOB],
+    modelscope://datasets/OWNER/NAME[@REV][/GLOB], gdrive://folders/ID or gdrive://files/ID.
     """
     if flags["dry_run"]:
         from .plan import show
@@ -60,6 +69,7 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
     if not flags["quiet"]:
         await asyncio.to_thread(show_before, sources, flags["output"], made)
     stop, board = Stop(), Board()
+    unpacker = await asyncio.to_thread(_unpacker, sources, flags, made)
     screen = _screen(board, flags)
     signals = _Signals(stop)
     made["stop"] = stop
@@ -68,6 +78,8 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
         board(event)
         if screen:
             screen(event)
+        if unpacker:
+            unpacker(event)
 
     made["observer"] = observe
     try:
@@ -79,8 +91,42 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
     finally:
         if screen:
             screen.close()
+        if unpacker and (stop.why or sys.exc_info()[0]):
+            end_workers()
     _tell(report, flags)
-    return exits.code_of_report(report, interrupted=signals.interrupted)
+    code = exits.code_of_report(report, interrupted=signals.interrupted)
+    if unpacker and not stop.why:
+        done = await asyncio.to_thread(unpacker.finish)
+        if any(each.broken for each in done):
+            code = code or exits.SOME_FAILED
+    if flags["layout"] and not stop.why:
+        _lay_out(flags)
+    return code
+
+
+def _unpacker(sources: list[str], flags: dict[str, Any], made: FetchOptions) -> Unpacker | None:
+    """What unpacks as files finish, told which are to come."""
+    if not flags["unpack"]:
+        return None
+    from ..api import rows_of
+    from ..datasets.pipeline import Unpacker
+    from ..model.entry import Entry
+
+    storage = made["settings"].storage
+    how = how_of(flags, storage.min_free, durable=storage.durability == "full")
+    unpacker = Unpacker(Path(flags["output"]), how, lambda each: None if flags["quiet"] else tell(each))
+    rows = cast("Iterable[Row]", rows_of(list(sources), made))
+    unpacker.expect(row.path for row in rows if isinstance(row, Entry))
+    return unpacker
+
+
+def _lay_out(flags: dict[str, Any]) -> None:
+    from ..datasets.layout import lay_out
+    from .layout import tell as tell_layout
+
+    laid = lay_out(Path(flags["output"]))
+    if not flags["quiet"]:
+        tell_layout(laid)
 
 
 def _screen(board: Any, flags: dict[str, Any]) -> Any:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..api import FetchOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 PREFIX: Final = "OSP_FETCH_"
 
 # flags that are only another way to write a setting
@@ -195,6 +196,14 @@ def shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     if not (index.isdigit() and total.isdigit() and int(index) < int(total)):
         raise click.UsageError(f"--shard: {index}/{total} is not I/N with 0 <= I < N")
     return int(index), int(total)
+
+
+def usage(read: Callable[[Any], T], text: Any) -> T:
+    """What `read` makes of a flag's text. Raises click.UsageError where that makes no sense."""
+    try:
+        return read(text)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def duration(text: str | None) -> float | None:

@@ -36,7 +36,7 @@ def command(folder: str, checksums: str | None, repair: bool, as_json: bool) -> 
     bad = []
     for checked in survey.verify(root, listed):
         counts[checked.verdict] += 1
-        if checked.verdict not in ("ok", "unchecked"):
+        if checked.verdict not in ("ok", "unpacked", "unchecked"):
             bad.append(checked)
             if not as_json:
                 found = f", found {checked.found}" if checked.found else ""

@@ -1,37 +1,178 @@
-"""The names that a SOURCE may be, and what each stands for (FACTS section 1)."""
+"""Open-Sora-Plan v1.1.0: what its datasets are, where they come from, and where training wants them.
+
+All facts stand here, from FACTS sections 1, 2 and 5; figures marked there as second-hand are too.
+"""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ..model.errors import ManifestError, Remedy
 
-_HUB: Final = "hf://datasets/LanguageBind/Open-Sora-Plan-v1.1.0"
+REPOSITORY: Final = "hf://datasets/LanguageBind/Open-Sora-Plan-v1.1.0"
 _BY_LINKS: Final = "links"
+ALL: Final = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """One caption file: its name in the repository, the pairs that the guide states, frames of a clip
+    (0 for images), the list that training reads it from, and the guide's other name for it."""
+
+    file: str
+    pairs: int
+    frames: int
+    list: str
+    alias: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One dataset: `source` is a SOURCE, or `links` where the user brings a link file."""
+    """One dataset. `sources`: SOURCEs, the first is fetched, or `links` where the user brings a link file.
+
+    `archives`: globs of what is to be unpacked into `datasets/<media>`. `bytes`: about; 0 where
+    unknown. `broken`: archives that users report broken at the source.
+    """
 
     name: str
     kind: str
-    pairs: str
-    source: str
-    note: str = ""
+    sources: tuple[str, ...]
+    hours: float = 0.0
+    files: int = 0
+    bytes: int = 0
+    needs: str = ""
+    media: str = ""
+    archives: tuple[str, ...] = ()
+    captions: tuple[Captions, ...] = ()
+    broken: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of a picture or clip and its caption, over all caption files."""
+        return sum(each.pairs for each in self.captions)
+
+    def row(self) -> dict[str, Any]:
+        """In plain values, for `--json`."""
+        plain = {name: getattr(self, name) for name in self.__slots__ if name != "captions"}
+        captions = [{n: getattr(c, n) for n in c.__slots__} for c in self.captions]
+        return {**plain, "pairs": self.pairs, "captions": captions}
+
+
+_GB: Final = 10**9
+_TB: Final = 10**12
 
 DATASETS: Final = (
-    Dataset("sam-11m", "image", "11,185,255", _BY_LINKS, "SA-1B; needs --links FILE, Meta's link file"),
-    Dataset("human-160k", "image", "162,094", f"{_HUB}/human_image/*"),
-    Dataset("mixkit", "video", "54,735 + 1,997", f"{_HUB}/all_mixkit/*"),
-    Dataset("pixabay", "video", "601,513 + 51,483", f"{_HUB}/pixabay_v2_tar/*"),
-    Dataset("pexels", "video", "3,832,666 + 271,782", f"{_HUB}/pexels/*"),
-    Dataset("captions", "text", "all of the above", f"{_HUB}/anno_jsons/*"),
+    Dataset(
+        "sam-11m",
+        "image",
+        (_BY_LINKS, "hf://datasets/Aber-r/SA-1B_backup"),
+        files=1000,
+        bytes=int(11.3 * _TB),
+        needs="--links FILE, Meta's link file of SA-1B",
+        media="sam",
+        archives=("sa_[0-9]*.tar",),
+        captions=(Captions("sam_image_11185255.json", 11_185_255, 0, "image_data.txt"),),
+        broken=("sa_000014.tar", "sa_000016.tar", "sa_000017.tar", "sa_000019.tar"),
+        notes=(
+            "links die about 30 days after issue; Meta lists neither sizes nor checksums: "
+            "--digests hf://datasets/Aber-r/SA-1B_backup takes them from a backup of it",
+        ),
+    ),
+    Dataset(
+        "anytext-3m-en",
+        "image",
+        (
+            "modelscope://datasets/iic/AnyWord-3M",
+            "modelscope://datasets/iic/AnyText-benchmark",
+            "gdrive://folders/1Eesj6HTqT1kCi6QLyL5j0mL_ELYRp3GV",
+        ),
+        media="anytext3m",
+        archives=("laion/*", "wukong_*/*", "OCR_*/*"),
+        captions=(Captions("anytext_en_1886137.json", 1_886_137, 0, "image_data.txt"),),
+        notes=(
+            "both links of the Open-Sora-Plan guide (the ModelScope benchmark and the Google Drive folder) "
+            "lead to AnyText's evaluation benchmark; the training images are AnyWord-3M, which is fetched",
+        ),
+    ),
+    Dataset(
+        "human-160k",
+        "image",
+        (f"{REPOSITORY}/human_image/*",),
+        files=1,
+        media="images",
+        archives=("human_image/*",),
+        captions=(Captions("human_images_162094.json", 162_094, 0, "image_data.txt"),),
+    ),
+    Dataset(
+        "mixkit",
+        "video",
+        (f"{REPOSITORY}/all_mixkit/*",),
+        hours=42.0,
+        files=55,
+        media="mixkit",
+        archives=("all_mixkit/*",),
+        captions=(
+            Captions("video_mixkit_65f_54735.json", 54_735, 65, "video_data.txt"),
+            Captions("video_mixkit_513f_1997.json", 1_997, 513, "video_data_513.txt"),
+        ),
+        notes=("Road.tar and Safari.tar hold nothing but folders, at the source",),
+    ),
+    Dataset(
+        "pixabay",
+        "video",
+        (f"{REPOSITORY}/pixabay_v2_tar/*",),
+        hours=353.3,
+        files=50,
+        bytes=1_250 * _GB,
+        media="pixabay_v2",
+        archives=("pixabay_v2_tar/*",),
+        captions=(
+            Captions("video_pixabay_65f_601513.json", 601_513, 65, "video_data.txt"),
+            Captions("video_pixabay_513f_51483.json", 51_483, 513, "video_data_513.txt"),
+        ),
+    ),
+    Dataset(
+        "pexels",
+        "video",
+        (f"{REPOSITORY}/pexels/*",),
+        hours=2561.9,
+        files=480,
+        bytes=int(6.7 * _TB),
+        media="pexels",
+        archives=("pexels/*",),
+        captions=(
+            Captions("video_pexel_65f_3832666.json", 3_832_666, 65, "video_data.txt"),
+            Captions(
+                "video_pexels_513f_271782.json",
+                271_782,
+                513,
+                "video_data_513.txt",
+                alias="video_pexel_513f_271782.json",
+            ),
+        ),
+        broken=tuple(f"pexels/5000-{n}.tar" for n in (8, 39, 46, 53, 57, 64, 69, 92)),
+    ),
 )
+CAPTIONS: Final = Dataset(
+    "captions", "text", (f"{REPOSITORY}/anno_jsons/*",), files=9, bytes=int(12.5 * _GB),
+    notes=("the captions of all six",),
+)  # fmt: skip
+OFFERED: Final = (*DATASETS, CAPTIONS)
+
+
+def expand_all(sources: Iterable[str | Path], links: str | Path | None = None) -> list[str | Path]:
+    """The SOURCEs that `sources` stand for, `all` among them meaning every dataset and the captions."""
+    each: list[str | Path] = []
+    for source in sources:
+        every = isinstance(source, str) and source.lower() == ALL and not Path(source).exists()
+        each += [dataset.name for dataset in OFFERED] if every else [source]
+    return [expand(source, links) if isinstance(source, str) else source for source in each]
 
 
 def expand(source: str, links: str | Path | None = None) -> str | Path:
@@ -39,19 +180,19 @@ def expand(source: str, links: str | Path | None = None) -> str | Path:
 
     Raises ManifestError for a dataset that needs a link file and has none.
     """
-    for dataset in DATASETS:
-        if source.lower() == dataset.name:
-            if dataset.source != _BY_LINKS:
-                return dataset.source
-            if links is None:
-                raise ManifestError(
-                    f"{dataset.name} needs Meta's link file: download it from the page of SA-1B and pass "
-                    "--links FILE",
-                    remedy=Remedy.ABORT,
-                )
-            return Path(links)
+    dataset = named(source)
+    if dataset is not None:
+        if dataset.sources[0] != _BY_LINKS:
+            return dataset.sources[0]
+        if links is None:
+            raise ManifestError(
+                f"{dataset.name} needs Meta's link file: download it from the page of SA-1B and pass "
+                "--links FILE",
+                remedy=Remedy.ABORT,
+            )
+        return Path(links)
     if "/" not in source and "." not in source and not Path(source).exists():
-        names = [dataset.name for dataset in DATASETS]
+        names = [*(dataset.name for dataset in OFFERED), ALL]
         near = difflib.get_close_matches(source, names, n=1)
         raise ManifestError(
             f"{source}: neither a file nor a dataset"
@@ -59,3 +200,29 @@ def expand(source: str, links: str | Path | None = None) -> str | Path:
             remedy=Remedy.ABORT,
         )
     return source
+
+
+def named(name: str) -> Dataset | None:
+    """The dataset of this name, in any case of letters."""
+    return next((dataset for dataset in OFFERED if dataset.name == name.lower()), None)
+
+
+def owner(path: str) -> Dataset | None:
+    """The dataset whose archive `path` is."""
+    for dataset in DATASETS:
+        if any(fnmatchcase(path, glob) for glob in dataset.archives):
+            return dataset
+    return None
+
+
+def warnings(sources: Iterable[str | Path]) -> list[str]:
+    """What whoever fetches these should hear beforehand."""
+    said = []
+    for name in sources:
+        wanted = DATASETS if str(name).lower() == ALL else [d for d in [named(str(name))] if d]
+        for dataset in wanted:
+            said += [f"{dataset.name}: {note}" for note in dataset.notes]
+            if dataset.broken:
+                names = ", ".join(b.rsplit("/", 1)[-1] for b in dataset.broken)
+                said.append(f"{dataset.name}: reported broken at the source: {names}")
+    return said

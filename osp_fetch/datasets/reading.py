@@ -117,9 +117,21 @@ def members(pieces: Sequence[Path], *, disks: bool = False) -> Iterator[Member]:
                 last, count, total = member.path, count + 1, total + member.size
                 if total > max(_ALLOWED, _MOST_TIMES * joined.length):
                     raise ValueError(f"it would unpack to more than {_MOST_TIMES} times its size")
-                yield member
+                yield Member(member.path, member.size, _guarded(member.read, last, count))
         except _READ_ERRORS as error:
             raise _broken(error, last, count) from None
+
+
+def _guarded(read: Callable[[int], bytes], last: str, count: int) -> Callable[[int], bytes]:
+    """`read`, whose errors are those of a broken archive."""
+
+    def guarded(size: int) -> bytes:
+        try:
+            return read(size)
+        except _READ_ERRORS as error:
+            raise _broken(error, last, count) from None
+
+    return guarded
 
 
 def _broken(error: Exception, last: str, count: int) -> BrokenArchive:
@@ -206,7 +218,7 @@ def _zip(joined: Joined, *, disks: bool) -> Iterator[Member]:
     if disks:
         joined.patches = _as_one_disk(joined)
         joined.seek(0)
-    with zipfile.ZipFile(cast("IO[bytes]", joined)) as archive:
+    with zipfile.ZipFile(io.BufferedReader(joined, _BLOCK)) as archive:
         for info in archive.infolist():
             if info.is_dir():
                 continue

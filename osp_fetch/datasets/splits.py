@@ -56,7 +56,8 @@ def archives(paths: Iterable[str]) -> list[Archive]:
         elif _WHOLE.fullmatch(path):
             whole.add(path)
     found = [Archive(path, (path,)) for path in whole if path not in disks]
-    found += [_joined(base, numbered) for base, numbered in pieces.items()]
+    # somebody who has joined the pieces by hand wants the whole
+    found += [_joined(base, numbered) for base, numbered in pieces.items() if base not in whole]
     found += [_split_zip(name, numbered, name in whole) for name, numbered in disks.items()]
     return sorted(found, key=lambda archive: archive.name)
 

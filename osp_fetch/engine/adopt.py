@@ -19,7 +19,7 @@ from .tools import Tools
 _WHOLE: Final = 64 << 10  # a smaller file is compared from its first byte to its last
 _APART: Final = 2 << 20  # one sample for so many bytes …
 _LEAST, _MOST = 4, 24  # … within these
-_BLANKS: Final = 8  # stretches of zeros that are held against the server's bytes
+_BLANKS: Final = 64  # stretches of zeros that are held against the server's bytes; with more, none are
 _UNFINISHED: Final = (".aria2", ".st")  # beside a file that aria2 or axel is not done with
 
 
@@ -35,11 +35,11 @@ class Adoption:
         """The record of a file that stands under its final name and is proved right; None where not."""
         if seen is None or (entry.size is not None and entry.size != seen.size):
             return None
-        ours = record is not None and record.length == seen.size and same_source(record, entry)
-        known = entry.digest
-        if known is None and record is not None and ours and "sha256" in record.digests:
-            known = Digest("sha256", record.digests["sha256"])
+        ours = record.digests.get("sha256") if record and record.published else None
+        known = entry.digest or (Digest("sha256", ours) if ours else None)
         if known is not None:
+            if entry.digest is None and record is not None and not same_source(record, entry):
+                return None  # from elsewhere, and nothing tells that it is the same there
             wanted = frozenset({"sha256", known.algorithm})
             found = await self._tools.sink.examine(entry.path, wanted)
             if found.digests[known.algorithm] != known.hex:
@@ -66,13 +66,16 @@ class Adoption:
         beside = [RelativePath(entry.path + ending) for ending in _UNFINISHED]
         if size == 0 or any(await self._tools.sink.look(beside)):
             return None
-        if not await self._same(entry, size, spots(entry.path, size), order):
-            return None
-        found = await self._tools.sink.examine(entry.path, frozenset({"sha256"}))
-        # another downloader's file may have its full size long before its bytes
-        return found if await self._same(entry, size, _blank_spots(found), order) else None
+        for link in entry.urls:
+            if await self._same(entry, link, size, spots(entry.path, size), order):
+                found = await self._tools.sink.examine(entry.path, frozenset({"sha256"}))
+                # another downloader's file may have its full size long before its bytes
+                blank = _blank_spots(found)
+                same = blank is not None and await self._same(entry, link, size, blank, order)
+                return found if same else None
+        return None
 
-    async def aside(self, entry: Entry, order: int) -> Record | None:
+    async def aside(self, entry: Entry, record: Record | None, order: int) -> Record | None:
         """What of a file set aside earlier can be had back; None where there is none, or another now.
 
         Raises IntegrityError where the server still offers those bytes, and the manifest still
@@ -81,39 +84,59 @@ class Adoption:
         size = await self._tools.sink.aside(entry.path)
         if size is None:
             return None
-        right = False
-        if entry.size in (None, size):
-            right = await self._right_aside(entry, size, order)
+        right = bool(size) and entry.size in (None, size)
+        if right:
+            right = await self._right_aside(entry, record, size, order)
         await self._tools.sink.take_back(entry.path)
         held = RangeSet.upto(size) if right else NOTHING
-        length = size if right else None
-        return Record(entry.path, links.source_key(entry.urls[0]), length, held=held)
+        key = links.source_key(entry.urls[0])
+        taken = Record(entry.path, key, size if right else None, held=held)
+        await self._tools.ledger.put(taken)
+        return taken
 
-    async def _right_aside(self, entry: Entry, size: int, order: int) -> bool:
-        wanted = entry.digest
+    async def _right_aside(self, entry: Entry, record: Record | None, size: int, order: int) -> bool:
+        wanted, known = entry.digest, record.digests if record else {}
+        algorithm = wanted.algorithm if wanted else "sha256"
+        found = await self._tools.sink.examine(entry.path, frozenset({"sha256", algorithm}), aside=True)
+        if wanted is not None and found.digests[algorithm] == wanted.hex:
+            return True
+        if known.get("sha256") != found.digests["sha256"]:
+            return False  # not what was set aside
+        tag = record.validator if record else Validator()
+        for link in entry.urls:
+            # without a tag that is the same the server may have been mended where no sample looks
+            must = tag if wanted is not None else Validator()
+            same = bool(must) or wanted is None
+            if not same or not await self._same(entry, link, size, spots(entry.path, size), order, must):
+                return False
         if wanted is not None:
-            found = await self._tools.sink.examine(entry.path, frozenset({wanted.algorithm}), aside=True)
-            if found.digests[wanted.algorithm] == wanted.hex:
-                return True
-        same = await self._same(entry, size, spots(entry.path, size), order, aside=True)
-        if same and wanted is not None:
             raise IntegrityError(
-                f"{entry.path}: the server still offers the bytes whose {wanted.algorithm} is "
-                f"{found.digests[wanted.algorithm]}, and the manifest still states {wanted.hex}; they are "
+                f"{entry.path}: the server still offers the bytes whose {algorithm} is "
+                f"{found.digests[algorithm]}, and the manifest still states {wanted.hex}; they are "
                 "kept in .osp-fetch/aside: mend the digest, and they are taken from there",
                 remedy=Remedy.FAIL,
             )
-        return same
+        return True
 
     # asking the server
 
     async def _same(
-        self, entry: Entry, size: int, spans: list[ByteRange], order: int, *, aside: bool = False
+        self,
+        entry: Entry,
+        link: str,
+        size: int,
+        spans: list[ByteRange],
+        order: int,
+        must: Validator | None = None,
     ) -> bool:
+        """Whether `link` has the bytes of the file, at all of `spans`; `must`: and shows this validator,
+        then of the file set aside."""
         try:
             for span in spans:
-                came = await self._sample(entry, size, span, order)
-                if came != await self._tools.sink.read(entry.path, span, aside=aside):
+                came, seen = await self._sample(entry, link, size, span, order)
+                if must and (must.strong, must.last_modified) != (seen.strong, seen.last_modified):
+                    return False
+                if came != await self._tools.sink.read(entry.path, span, aside=must is not None):
                     return False
         except TransferError as error:
             if error.remedy in (Remedy.PARK, Remedy.ABORT):
@@ -121,36 +144,41 @@ class Adoption:
             return False  # whoever fetches the file will say what is wrong
         return True
 
-    async def _sample(self, entry: Entry, size: int, span: ByteRange, order: int) -> bytes:
-        came = b""
+    async def _sample(
+        self, entry: Entry, link: str, size: int, span: ByteRange, order: int
+    ) -> tuple[bytes, Validator]:
+        came: list[tuple[bytes, Validator]] = []
 
         async def ask() -> None:
-            nonlocal came
-            came = await self._ask(entry, size, span, order)
+            came.append(await self._ask(entry, link, size, span, order))
 
         def retrying(error: FetchError, delay: float) -> None:
             self._tools.observe(events.Retrying(entry.path, error.cause, delay, str(error)))
 
         await persist(ask, self._tools.settings.retry, lambda: 0, retrying)
-        return came
+        return came[0]
 
-    async def _ask(self, entry: Entry, size: int, span: ByteRange, order: int) -> bytes:
-        host, gate = links.host(entry.urls[0]), self._tools.gate
-        request = Request(entry.urls[0], span, None, entry.headers, name=entry.path)
+    async def _ask(
+        self, entry: Entry, link: str, size: int, span: ByteRange, order: int
+    ) -> tuple[bytes, Validator]:
+        host, gate = links.host(link), self._tools.gate
         async with gate.connection(host, order):
             if gate.dead(host):
                 raise TransferError(f"{entry.path}: {host} does not answer; try again later")
             try:
-                async with self._tools.transport.get(request) as reply:
+                async with self._tools.transport.get(
+                    Request(link, span, None, entry.headers, name=entry.path)
+                ) as reply:
                     gate.answered(host)
+                    found = reply.representation
                     whole = reply.range is None and len(span) == size
-                    if reply.representation.length != size or not (whole or reply.range == span):
+                    if found.length != size or not (whole or reply.range == span):
                         raise TransferError(f"{entry.path}: the server has another file, or no ranges")
                     came = b""
                     while len(came) < len(span) and (chunk := await reply.read()):
                         came += chunk
                         await gate.spend(len(chunk))
-                    return came
+                    return came, found.validator
             except Unreachable as error:
                 error.excused = gate.silent(host)
                 raise
@@ -160,7 +188,7 @@ def spots(path: str, size: int) -> list[ByteRange]:
     """Where a file of `size` bytes is compared: all of a small one, else its end and places between,
     another set for each path, so that no pattern of damage is missed in every file."""
     if size <= _WHOLE:
-        return [ByteRange(0, size)]
+        return list(RangeSet.upto(size))
     chance = random.Random(f"{path} {size}")
     count = min(max(size // _APART, _LEAST), _MOST)
     step = size / (count - 1)
@@ -169,9 +197,11 @@ def spots(path: str, size: int) -> list[ByteRange]:
     return [ByteRange(at, min(at + SAMPLE, size)) for at in [size - SAMPLE, *starts]]
 
 
-def _blank_spots(found: Examined) -> list[ByteRange]:
-    widest = sorted(found.blank, key=len, reverse=True)[:_BLANKS]
-    middles = [(r.start + r.stop) // 2 for r in widest]
+def _blank_spots(found: Examined) -> list[ByteRange] | None:
+    """A spot in each stretch of zeros; None where there are too many to look at."""
+    if len(found.blank.ranges) > _BLANKS:
+        return None
+    middles = [(r.start + r.stop) // 2 for r in found.blank]
     return [ByteRange(at, min(at + SAMPLE, found.size)) for at in middles]
 
 

@@ -53,6 +53,12 @@ class Checkpoint:
         if self._unclaimed:
             await self._claim()
 
+    async def retract(self) -> None:
+        """Claim no more than is held now: some of what was written is not to be believed."""
+        await self.settle()
+        await self._ledger.put(self._download.record(self._download.held))
+        await self._partial.rehash()
+
     async def forget(self) -> None:
         """Claim no more than is held now, and then empty the partial: in this order."""
         await self.settle()

@@ -1,9 +1,8 @@
 """The state of one file and every decision about it. Awaits nothing and opens nothing.
 
 Resuming is subtraction: missing = wanted − held. A first run, a retry after a cut and a run next
-week are one code path; what differs is only how much is held, and what proves that it may be
-built upon. The ladder of proofs: a digest in the manifest > an equal strong ETag > an equal
-Last-Modified > the same source key, an equal length and an overlap sample that compares equal.
+week are one code path; what differs is only how much is held, and what proves that it may be built
+upon, which `trust` decides.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Final
 from ..model import links
 from ..model.entry import Entry
 from ..model.errors import (
-    ChangedError,
     FetchError,
     IntegrityError,
     NetworkError,
@@ -23,12 +21,13 @@ from ..model.errors import (
     Remedy,
     TransferError,
 )
-from ..model.exchange import Representation, Request, Validator
+from ..model.exchange import Representation, Request
 from ..model.protocols import Reply
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Published, Record
 from .mirrors import Mirrors
 from .parts import OPEN_END, Claim, Parts
+from .trust import Trust
 
 SAMPLE: Final = 4 << 10  # bytes asked for again where nothing else proves that the file is the same
 RESTARTS: Final = 3
@@ -56,13 +55,9 @@ class Download:
         self.emptied = False  # all that was held is to be written anew; whoever writes clears this
         self._plain = False  # ask without Range
         self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None)
-        self._validators: dict[str, Validator] = {}
-        # what is held is from another time or server, and nothing has proved yet that it fits
-        self._unproven = False
-        self._seen: tuple[str, Validator] | None = None  # shown meanwhile, believed once it is proved
+        self.trust = Trust(entry.path, digest=entry.digest is not None)
         self._ranged = False  # a range has been answered with one
         self._wholes = 0  # times that the whole file came in answer to a range
-        self._if_range = True
         self._restarts = {True: 0, False: 0}
         self._ends: list[int] = []
         if record is not None and partial_size is not None:
@@ -76,8 +71,8 @@ class Download:
         # the ledger is trusted as far as the disk
         self.parts.held = record.held & RangeSet.upto(partial_size)
         self.parts.length = self.length if self.length is not None else record.length
-        self._validators[record.source_key] = record.validator
-        self._unproven = bool(self.held) and not self._proven(self.mirrors.first)
+        self.trust.resume(record.source_key, record.validator)
+        self.trust.unproven = bool(self.held) and not self.trust.proven(self.mirrors.first)
 
     # what to ask next
 
@@ -97,24 +92,24 @@ class Download:
     def part(self, link: str, size: int, now: float = 0.0) -> Part | None:
         """Claim the first missing bytes, about `size` of them, to be asked of `link`; None where all is
         claimed or held."""
-        if self._unproven and self.parts.busy:
+        if self.trust.unproven and self.parts.busy:
             return None  # one at a time, until a sample has proved what is held
         # parts that were under way when the doubt arose have ended by now: is there anything to prove?
-        self._unproven = self._unproven and bool(self.held)
+        self.trust.unproven = self.trust.unproven and bool(self.held)
         # bytes from another time prove themselves by a sample, which has to lie before a gap
-        beside = bool(self.held) and not self._proven(link)
+        beside = bool(self.held) and not self.trust.proven(link)
         return self._part(link, self.parts.next(size, now, beside=beside))
 
     def hedge(self, link: str, now: float) -> Part | None:
         """Claim the bytes of the slowest part once more; None where none is slow."""
-        if self._unproven or len(self.mirrors) > 1:
+        if self.trust.unproven or len(self.mirrors) > 1:
             return None  # two mirrors may differ: only one may bring what a part lacks
         return self._part(link, self.parts.hedge(now))
 
     def _part(self, link: str, claim: Claim | None) -> Part | None:
         if claim is None:
             return None
-        sample = 0 if self._proven(link) else min(SAMPLE, self.held.before(claim.range.start))
+        sample = 0 if self.trust.proven(link) else min(SAMPLE, self.held.before(claim.range.start))
         return Part(claim, link, sample)
 
     def release(self, part: Part) -> None:
@@ -129,7 +124,7 @@ class Download:
         return Request(
             url=url,
             range=None if self._asks_whole(part) else span,
-            if_range=self._if_range_for(part),
+            if_range=self.trust.if_range(part.url),
             headers=self.entry.headers if self.mirrors.at_home(part.url) else (),
             borrowed=minted is not None,
             name=self.entry.path,
@@ -139,18 +134,6 @@ class Download:
     def _asks_whole(self, part: Part) -> bool:
         all_of_it = self._plain or self.parts.single or part.range.stop == self.length
         return part.range.start == 0 and all_of_it
-
-    def _if_range_for(self, part: Part) -> str | None:
-        wanted = self._if_range and not self.entry.digest
-        return self._validator(part.url).strong if wanted else None
-
-    def _validator(self, link: str) -> Validator:
-        return self._validators.get(links.source_key(link), Validator())
-
-    def _proven(self, link: str) -> bool:
-        """Whether something better than a sample tells that `link` still means the bytes held."""
-        key = links.source_key(link)
-        return self.entry.digest is not None or (bool(self._validators.get(key)) and not self._unproven)
 
     # what the answers say
 
@@ -164,7 +147,7 @@ class Download:
             return self._whole(part, reply)
         self._ranged = True
         self._check_length(found)
-        self._check_validator(part, found)
+        self.trust.check(part.url, reply, sampled=part.sample > 0)
         self._begin(part, found)
         if reply.range.stop <= part.range.start:
             raise NetworkError(f"{self.entry.path}: the answer ended before the bytes asked for")
@@ -174,11 +157,7 @@ class Download:
         self.parts.probed = True
         if found.length is not None:
             self.parts.length = found.length
-        key = links.source_key(part.url)
-        if self._unproven:
-            self._seen = (key, found.validator)
-        elif not self._validators.get(key):
-            self._validators[key] = found.validator
+        self.trust.begin(part.url, found)
 
     def _check_length(self, found: Representation) -> None:
         if found.length is None or self.length is None or found.length == self.length:
@@ -188,27 +167,7 @@ class Download:
                 f"{self.entry.path}: the server offers {found.length} bytes, the manifest states "
                 f"{self.entry.size}; check the manifest, or the page behind the link"
             )
-        raise ChangedError(
-            f"{self.entry.path}: the server now holds {found.length} bytes, before it was {self.length}"
-        )
-
-    def _check_validator(self, part: Part, found: Representation) -> None:
-        if self._unproven and not part.sample:
-            raise NetworkError(f"{self.entry.path}: nothing proves that this is the file begun")
-        known, seen = self._validator(part.url), found.validator
-        if self.entry.digest is not None or not known:
-            return
-        if known.strong and seen.strong:
-            same = known.strong == seen.strong
-        elif known.last_modified and seen.last_modified:
-            same = known.last_modified == seen.last_modified
-        else:
-            # what was a proof is gone: ask again, with a sample
-            del self._validators[links.source_key(part.url)]
-            self._unproven = True
-            raise NetworkError(f"{self.entry.path}: the server no longer says which file it holds")
-        if not same:
-            raise ChangedError(f"{self.entry.path}: the file changed on the server while it was fetched")
+        raise self.trust.contradicted(f"the server now holds {found.length} bytes, before {self.length}")
 
     def _whole(self, part: Part, reply: Reply) -> ByteRange | None:
         """Status 200: the body is the file from its first byte, whatever was asked."""
@@ -218,11 +177,11 @@ class Download:
             self.parts.single = True  # alone next time: other parts are being written
             raise NetworkError(f"{self.entry.path}: the whole file came in answer to a range")
         if part.range.start > 0:
-            self._check_validator(part, found)
+            self.trust.check(part.url, reply, sampled=part.sample > 0)
             self._wholes += 1
             if self._wholes == 1:
                 # not at once all that is held is given up for what may be one edge server's whim
-                self._if_range = False
+                self.trust.asks_if_range = False
                 raise NetworkError(f"{self.entry.path}: the whole file came in answer to a range")
         self._empty()
         self.parts.single = True
@@ -237,22 +196,20 @@ class Download:
 
     def _empty(self) -> None:
         self.parts.empty()
-        self._validators.clear()
-        self._unproven = False
+        self.trust.forget()
         self.emptied = True
 
-    def alike(self, part: Part, equal: bool) -> None:
-        """The overlap sample of `part` was compared with the bytes held."""
-        if not equal:
-            raise ChangedError(f"{self.entry.path}: the server's bytes differ from those held already")
-        self._unproven = False
-        if self._seen is not None:
-            (key, validator), self._seen = self._seen, None
-            self._validators.setdefault(key, validator)
+    def alike(self, equal: bool) -> None:
+        """The overlap sample of a part was compared with the bytes held."""
+        self.trust.alike(equal)
 
     def wrote(self, span: ByteRange) -> None:
         """`span` is in the partial."""
         self.parts.held |= span
+
+    def unwrote(self, span: ByteRange) -> None:
+        """What a reply brought to `span` is not to be believed after all."""
+        self.parts.held -= span
 
     def expect(self, span: ByteRange | None, *, framed: bool) -> None:
         """The body of `span` is over: was it all of it? Raises NetworkError where not."""
@@ -276,15 +233,22 @@ class Download:
         """416: the server has nothing there. The end of the file, or another file."""
         start = part.range.start
         at_end = self.length is None and start == self.held.frontier
-        if at_end and (error.length == start or (error.length is None and start > 0 and self._ranged)):
+        if at_end and error.length == start:
             self.parts.length, self.parts.probed = start, True
             return
+        if at_end and error.length is None and start > 0 and self._ranged:
+            # nothing tells a length: only a second such answer tells the end from a whim
+            self._ends.append(start)
+            if self._ends.count(start) > 1:
+                self.parts.length, self.parts.probed = start, True
+                return
+            raise error
         if not self._plain and (start == 0 or self.length is None):
             self._plain = self.parts.single = True
             self._empty()
             raise error
         if error.length is not None and error.length != self.length:
-            raise ChangedError(f"{self.entry.path}: the server now holds only {error.length} bytes")
+            raise self.trust.contradicted(f"the server now holds only {error.length} bytes")
         raise error
 
     def forsake(self, link: str) -> bool:
@@ -292,8 +256,7 @@ class Download:
         another = self.mirrors.forsake(link)
         if another and self.entry.digest is None:
             self.parts.single = self._plain = False  # what the other server can do is not known yet
-            self._validators.clear()
-            self._unproven = True
+            self.trust.forget(unproven=True)
         return another
 
     def restart(self, error: FetchError) -> bool:
@@ -305,9 +268,8 @@ class Download:
         if error.remedy is not Remedy.RESTART or self._restarts[wrong_bytes] > most:
             return False
         self.parts.empty()
-        self._unproven = False
         self.parts.length, self.parts.probed = self.entry.size, False
-        self._validators.clear()
+        self.trust.forget()
         if wrong_bytes:
             self.mirrors.distrust()
         else:
@@ -341,5 +303,5 @@ class Download:
     ) -> Record:
         """What the ledger should keep, with no more than `held` claimed."""
         key = links.source_key(self.mirrors.first)
-        validator = self._validators.get(key, Validator())
+        validator = self.trust.validator(self.mirrors.first)
         return Record(self.entry.path, key, self.length, validator, held, digests or {}, checksums, published)

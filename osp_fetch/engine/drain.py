@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..model import events
-from ..model.errors import NetworkError, NotThePayload
+from ..model.errors import NetworkError, TooLong
 from ..model.protocols import Partial, Reply
 from ..model.ranges import ByteRange
 from .checkpoint import Checkpoint
@@ -37,7 +37,20 @@ class Drain:
         self._path = download.entry.path
 
     async def run(self, part: Part, span: ByteRange, reply: Reply) -> None:
-        """Write the body of `reply` to `span`; what arrived is kept, however it ends."""
+        """Write the body of `reply` to `span`; what arrived is kept, however it ends, unless more came
+        than was announced: then nothing tells which bytes they were."""
+        before = self._download.held
+        try:
+            await self._run(part, span, reply)
+        except TooLong:
+            brought = (self._download.held - before) & span
+            for each in brought:
+                self._download.unwrote(each)
+            if brought:
+                await self._checkpoint.retract()
+            raise
+
+    async def _run(self, part: Part, span: ByteRange, reply: Reply) -> None:
         clock = asyncio.get_running_loop().time
         at, begun = span.start, clock()
         written = looked = begun
@@ -53,12 +66,12 @@ class Drain:
                 gathered += len(chunk)
                 if at + gathered > span.stop:
                     chunks, gathered = [], 0
-                    raise NotThePayload(f"{self._path}: more bytes came than were asked for")
+                    raise TooLong(f"{self._path}: more bytes came than were asked for")
                 await self._tools.gate.spend(len(chunk))
                 if gathered >= self._tools.write_size or clock() - written > _WRITE_SECONDS:
                     full, chunks, gathered = chunks, [], 0
                     at, written = await self._write(at, full), clock()
-                    if not self._download.parts.lacks(span):
+                    if at < span.stop and not self._download.parts.lacks(span):
                         break  # a hedge was faster
                 if clock() - looked > _LAG_SECONDS:
                     if self._tools.gate.lagging(self._host, (at - looked_at) / (clock() - looked)):
@@ -78,7 +91,7 @@ class Drain:
         if len(came) < part.sample:
             return []
         before = ByteRange(part.range.start - part.sample, part.range.start)
-        self._download.alike(part, came[: part.sample] == await self._partial.read(before))
+        self._download.alike(came[: part.sample] == await self._partial.read(before))
         return [came[part.sample :]] if len(came) > part.sample else []
 
     async def _write(self, at: int, chunks: list[bytes]) -> int:

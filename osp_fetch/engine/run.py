@@ -12,7 +12,6 @@ from ..model import events, links
 from ..model.entry import Entry, folded
 from ..model.errors import DiskFull, FetchError, ManifestError, Remedy
 from ..model.protocols import Manifest, Renewal, Row
-from ..model.ranges import NOTHING
 from ..model.record import Published, Record
 from ..model.report import Outcome, Status
 from .adopt import Adoption, same_source
@@ -175,7 +174,7 @@ class Run:
             record = await adoption.finished(entry, wanted.record, wanted.seen, wanted.order)
             status = Status.PRESENT if record else Status.FETCHED
             if record is None:
-                record = await self._fetch(wanted, await adoption.aside(entry, wanted.order))
+                record = await self._fetch(wanted, await adoption.aside(entry, wanted.record, wanted.order))
             digest = _digest(entry, record)
             self._full_since = None
             self._progressed = True
@@ -207,15 +206,24 @@ class Run:
         while True:
             held = await self._tools.sink.held(entry.path) if record else None
             download = Download(entry, record, held)
-            if record and record.held and not download.held:
-                # what an earlier file held must not be taken for held bytes of this one
-                await self._tools.ledger.put(download.record(NOTHING))
+            if record and record.held - download.held:
+                # what an earlier file held, or the disk has lost, must not be taken for held bytes
+                # once the partial has grown past it again
+                await self._tools.ledger.put(download.record(download.held))
+            transfer = Transfer(self._tools, entry, download, wanted.order)
             try:
-                return await Transfer(self._tools, entry, download, wanted.order).fetch()
+                return await transfer.fetch()
             except DiskFull as error:
+                if transfer.endless and len(self._in_hand) > 1:
+                    await transfer.give_up()  # rather than that all the others wait for it
                 if len(download.held) > most:
                     most, self._full_since = len(download.held), None
-                await self._until_room(error)
+                try:
+                    await self._until_room(error)
+                except DiskFull:
+                    if transfer.endless:
+                        await transfer.give_up()
+                    raise
             (again,) = await self._tools.ledger.look([entry.path])
             record = again or record
 

@@ -10,7 +10,6 @@ from ..model import events, links
 from ..model.entry import Entry
 from ..model.errors import (
     BorrowedLinkSpent,
-    DiskFull,
     FetchError,
     IntegrityError,
     RangeNotSatisfiable,
@@ -59,9 +58,6 @@ class Transfer:
             while True:
                 try:
                     return await self._once()
-                except DiskFull:
-                    await self._refuse_endless()
-                    raise
                 except FetchError as error:
                     held = len(self.download.held)
                     if error.remedy is not Remedy.RESTART or not self.download.restart(error):
@@ -87,7 +83,7 @@ class Transfer:
             self.download.check(digests)
         except IntegrityError:
             self._wrong.append(digests)
-            if self._wrong[:-1] == [digests] and self.entry.digest:
+            if self._wrong[:-1] == [digests] and self.entry.digest and length:
                 await self._set_aside(length, digests, checksums)
             raise
         await self._checkpoint.done()
@@ -274,13 +270,17 @@ class Transfer:
         self.tools.gate.cool(host, seconds)
         self.tools.observe(events.Cooling(host, seconds, why))
 
-    async def _refuse_endless(self) -> None:
-        """A file that told no length has filled the disk: it is given up, not all the others."""
-        if self.download.length is not None or not self.download.held:
-            return
+    @property
+    def endless(self) -> bool:
+        """Whether nothing tells how much more there is to come."""
+        return self.download.length is None and bool(self.download.held)
+
+    async def give_up(self) -> None:
+        """Drop what is held of an endless file that has filled the disk, and raise StorageError."""
         count = len(self.download.held)
         self.download.parts.empty()
         await self._checkpoint.forget()
+        await self.partial.close()
         raise StorageError(
             f"{self.entry.path}: {count} bytes came and the disk has no room for more, of a file whose "
             "length neither the server nor the manifest tells; state its size in the manifest, or make room"
@@ -291,6 +291,7 @@ class Transfer:
         wanted = self.entry.digest
         assert wanted is not None
         await self._checkpoint.done()
+        await self.partial.sync()
         await self.tools.ledger.put(self.download.record(NOTHING, digests, checksums))
         where = await self.partial.set_aside()
         raise IntegrityError(

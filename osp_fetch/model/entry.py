@@ -56,7 +56,7 @@ def _refusal(text: str, names: list[str]) -> str | None:
         return "leaves the output folder by '..'"
     if "" in names or "." in names:
         return "has an empty name in it"
-    if names[0].lower() in (STATE_FOLDER, ".cache"):
+    if _is_state(names[0]):
         return f"lies in {names[0]}/, which is kept for records"
     try:
         if max(len(n.encode()) for n in names) > 255 or len(text.encode()) > 3900:
@@ -69,6 +69,13 @@ def _refusal(text: str, names: list[str]) -> str | None:
 def folded(path: RelativePath) -> str:
     """What all spellings of `path` have in common that are one name where case does not count."""
     return unicodedata.normalize("NFC", path.casefold())
+
+
+def _is_state(name: str) -> bool:
+    """Whether some file system takes `name` for the folder of records: those of Windows drop dots and
+    spaces at its end, take `:` for the start of a stream, and know short names."""
+    seen = "".join(c for c in name if unicodedata.category(c) != "Cf").split(":")[0].rstrip(". ").lower()
+    return seen in (STATE_FOLDER, ".cache") or bool(re.fullmatch(r"osp-fe~\d+", seen))
 
 
 @dataclass(frozen=True, slots=True, repr=False)

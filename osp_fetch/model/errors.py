@@ -68,6 +68,12 @@ class NetworkError(TransferError):
     cause = "network"
 
 
+class TooLong(NetworkError):
+    """More bytes came than the answer announced: which bytes they were, nobody knows."""
+
+    cause = "too long"
+
+
 class Unreachable(NetworkError):
     """Not one byte of an answer. `excused`: the host is known to be down, and its pause is not a failure."""
 

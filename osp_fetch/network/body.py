@@ -11,7 +11,7 @@ import time
 
 import aiohttp
 
-from ..model.errors import NetworkError
+from ..model.errors import NetworkError, TooLong
 from ..model.exchange import Representation
 from ..model.ranges import ByteRange
 from ..model.settings import Timeouts
@@ -38,7 +38,8 @@ class Body:
         self.borrowed = borrowed
         self.headers_sent = headers_sent
         self.pauses = pauses
-        self.framed = response.content_length is not None or "Transfer-Encoding" in response.headers
+        coding = response.headers.get("Transfer-Encoding", "").lower()
+        self.framed = response.content_length is not None or "chunked" in coding
         self._response = response
         self._file = name
         self._timeouts = timeouts
@@ -54,7 +55,7 @@ class Body:
             chunk = await self._receive()
         if self._left is not None:
             if len(chunk) > self._left:
-                raise NetworkError(f"{self._name}: the server sent more bytes than it announced")
+                raise TooLong(f"{self._name}: the server sent more bytes than it announced")
             self._left -= len(chunk)
         return chunk
 

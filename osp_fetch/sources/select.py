@@ -64,6 +64,12 @@ class Seen:
             self._pack()
         return answer
 
+    def knows(self, paths: Sequence[str]) -> list[bool]:
+        """For each of `paths` whether it was there before; adds nothing."""
+        hashes = [hash(path) for path in paths]
+        old = self._in_runs(hashes)
+        return [known or value in self._recent for value, known in zip(hashes, old, strict=True)]
+
     def _in_runs(self, hashes: list[int]) -> list[bool]:
         if not self._runs:
             return [False] * len(hashes)

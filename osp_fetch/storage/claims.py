@@ -16,13 +16,13 @@ from ..model.entry import RelativePath
 from ..model.exchange import Validator
 from ..model.ranges import RangeSet
 from ..model.record import Record
-from .files import Disk, replace_text
+from .files import Disk
 
 _LEAST: Final = 1 << 20  # bytes held that are worth a claim
 
 
 class Claims:
-    """The claims of one state folder. All methods block; `note` may raise OSError."""
+    """The claims of one state folder. All methods block; `before` may raise OSError."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -30,30 +30,36 @@ class Claims:
         self._known: dict[str, RangeSet] = {}  # what stands in claims that may be there
         self._old = not self._disk.is_empty(folder)
 
-    def note(self, record: Record) -> None:
-        """Bring the claim of `record` up to date, or take it away where it holds too little for one."""
-        place = self._folder / record.path
-        before = self._known.get(record.path)
-        if before is None and self._old:
-            found = self.find(record.path)
-            before = found.held if found else None
+    def before(self, record: Record) -> None:
+        """To be called before `record` is put into the ledger: a claim of more goes away, for good."""
+        claimed = self._claimed(record.path)
+        if claimed is not None and (record.published or claimed - record.held):
+            self._remove(self._folder / record.path)
+            self._known.pop(record.path, None)
+
+    def after(self, record: Record) -> None:
+        """To be called when `record` is in the ledger: what it holds is claimed."""
         if record.published or len(record.held) < _LEAST:
-            if before is not None:
-                self._remove(place, durable=not record.published)
-                self._known.pop(record.path, None)
             return
-        if before is not None and before - record.held:
-            self._remove(place, durable=True)  # less is held than it says
+        place = self._folder / record.path
         with suppress(OSError):  # an older claim, or none, is as true; only less is saved by it
             self._disk.make_folder(place.parent, durable=False)
-            replace_text(place, _line(record))
+            # beside the folder of claims: in it any name may be a file's
+            beside = self._folder.with_name("claim.new")
+            beside.write_text(_line(record), encoding="utf-8")
+            beside.replace(place)
             self._known[record.path] = record.held
 
-    def _remove(self, place: Path, *, durable: bool) -> None:
+    def _claimed(self, path: RelativePath) -> RangeSet | None:
+        if path not in self._known and self._old:
+            found = self.find(path)
+            return found.held if found else None
+        return self._known.get(path)
+
+    def _remove(self, place: Path) -> None:
         with suppress(FileNotFoundError):
             place.unlink()
-            if durable:
-                self._disk.sync_folder(place.parent)
+            self._disk.sync_folder(place.parent)
 
     def find(self, path: RelativePath) -> Record | None:
         """The claim of an earlier run; None where there is none that makes sense."""

@@ -147,12 +147,6 @@ class Disk:
         return shutil.disk_usage(folder).total
 
 
-def remove_empty_folders(folder: Path) -> None:
-    """Remove `folder` and all below it, as long as they hold nothing but folders."""
-    for place, _, _ in os.walk(folder, topdown=False):
-        Path(place).rmdir()
-
-
 def replace_text(path: Path, text: str) -> None:
     """Put `text` under `path` in one step, so that a reader sees the old or the new, never a part."""
     beside = path.with_name(path.name + ".new")

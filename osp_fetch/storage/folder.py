@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from ..model.errors import FolderBusy
 from . import files
 
 _BEAT: Final = 2.0  # seconds between two signs of life of whoever holds a lock
+_TRIES: Final = 5
 _BUSY: Final = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 
 
@@ -62,24 +64,41 @@ class RunLock:
         return self
 
     def _take(self) -> None:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in _BUSY:
-                raise self._busy() from None
-            # no locks on this file system: the signs of life are all there is
+        locked = self._locked()
         left = _read(self._place)
-        if left and self._lives(left):
+        if left and self._lives(left, locked=locked):
             raise self._busy()
-        mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": int(time.time())}
+        mine: dict[str, object] = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": int(time.time()),
+        }
+        mine["token"] = secrets.token_hex(8)
         with suppress(OSError):  # a full disk: the lock holds, it only does not say whose it is
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, json.dumps(mine).encode(), 0)
+        if not locked:
+            time.sleep(self._beat)  # whoever began at the same moment has written by now
+            if _read(self._place) != mine:
+                raise self._busy()
 
-    def _lives(self, left: dict[str, object]) -> bool:
+    def _locked(self) -> bool:
+        """Whether flock holds the folder for us; False where the file system has no such thing."""
+        for _ in range(_TRIES):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno not in _BUSY:
+                    return False
+            else:
+                return True
+            time.sleep(0.1)  # `status` may be looking
+        raise self._busy()
+
+    def _lives(self, left: dict[str, object], *, locked: bool) -> bool:
         """Whether the run that wrote `left` is still there."""
-        if left.get("host") == socket.gethostname():
-            return False  # flock would have told
+        if left.get("host") == socket.gethostname() and (locked or not _runs(left.get("pid"))):
+            return False
         before = os.fstat(self._fd).st_mtime_ns
         until = time.monotonic() + 3 * self._beat
         while time.monotonic() < until:
@@ -117,6 +136,16 @@ def _make(state: Path) -> None:
     else:
         _make(state.parent)
     state.mkdir(mode=0o700, exist_ok=True)
+
+
+def _runs(pid: object) -> bool:
+    try:
+        os.kill(int(str(pid)), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:
+        pass  # it runs, and is not ours
+    return True
 
 
 def owner_of(state: Path) -> str | None:

@@ -56,7 +56,15 @@ class SqliteLedger:
         self._readers: list[LedgerReader] = []
 
     async def __aenter__(self) -> SqliteLedger:
-        await in_thread(self._thread, self._open)
+        opening = asyncio.ensure_future(in_thread(self._thread, self._open))
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # a thread goes on: it must not open a ledger that by then is another run's
+            await asyncio.wait({opening})
+            if opening.exception() is None:
+                await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -195,6 +203,8 @@ class SqliteLedger:
                     done.set_result(None)
 
     def _write(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._claims.before(record)
         self._db.execute("BEGIN")
         try:
             self._db.executemany(_PUT, map(_row, records))
@@ -204,7 +214,7 @@ class SqliteLedger:
                 self._db.execute("ROLLBACK")
             raise
         for record in records:
-            self._claims.note(record)
+            self._claims.after(record)
 
 
 class _Foreign(sqlite3.DatabaseError):

@@ -71,8 +71,9 @@ class FilePartial:
                 except FileNotFoundError:
                     self._places.prepare(self.place, durable=False)
                     self._fd = self._disk.open(self.place, flags)
-                except IsADirectoryError:
-                    files.remove_empty_folders(self.place)  # of another manifest's files, long published
+                except (IsADirectoryError, NotADirectoryError):
+                    self._places.clear_way(self.place)
+                    self._places.prepare(self.place, durable=False)
                     self._fd = self._disk.open(self.place, flags)
             return self._fd
 

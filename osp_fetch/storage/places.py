@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,7 @@ class Places:
     """The output folder `root`, and in `state` the partials and what was set aside. For any thread.
 
     A folder that vanished is not made anew: below an unmounted mount point that would fill another
-    disk. A symbolic link that leads out of `root` is not followed.
+    disk. A symbolic link below `root` is not followed.
     """
 
     def __init__(self, root: Path, state: Path, disk: Disk) -> None:
@@ -40,9 +41,12 @@ class Places:
         folder = place.parent
         if folder in self._known:
             return
-        real = self.disk.real(folder)
-        if not (real.is_relative_to(self._inside) or real.is_relative_to(self._own)):
-            raise PermissionError(f"{folder} leads out of the output folder by a link, which is not followed")
+        # not even to elsewhere within: two names of one folder would be two files of one name
+        base, real = (
+            (self.state, self._own) if folder.is_relative_to(self.state) else (self.root, self._inside)
+        )
+        if self.disk.real(folder) != real / folder.relative_to(base):
+            raise PermissionError(f"{folder} is, or lies behind, a symbolic link, which is not followed")
         if len(self._known) >= _KNOWN_MOST:
             self._known.clear()
         self._known.add(folder)
@@ -53,6 +57,16 @@ class Places:
         if not self.disk.is_folder(place.parent):
             self.check_there()
             self.disk.make_folder(place.parent, durable=durable, below=self.root)
+
+    def clear_way(self, partial: Path) -> None:
+        """Remove what another manifest left where the folder, or the file, `partial` has to be."""
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        for above in partial.parents:
+            if above == self.state:
+                return
+            if above.is_file():
+                above.unlink()
 
     def check_there(self) -> None:
         """Raise FolderGone where the output folder is not the one it was."""

@@ -10,19 +10,19 @@ from pathlib import Path
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import CHECKSUM_SPAN, Record
 from . import files
+from .places import Places
 
 
-def sound(place: Path, record: Record) -> RangeSet:
-    """The bytes of `place` whose checksums are those recorded. Raises OSError."""
+def sound(fd: int, record: Record) -> RangeSet:
+    """The bytes of an open file whose checksums are those recorded. Raises OSError."""
     length = record.length or 0
     right: list[ByteRange] = []
-    with place.open("rb") as file:
-        for number, expected in enumerate(record.checksums):
-            start = number * CHECKSUM_SPAN
-            stop = min(start + CHECKSUM_SPAN, length)
-            data = file.read(CHECKSUM_SPAN)
-            if len(data) == stop - start and zlib.crc32(data) == expected:
-                right.append(ByteRange(start, stop))
+    for number, expected in enumerate(record.checksums):
+        start = number * CHECKSUM_SPAN
+        stop = min(start + CHECKSUM_SPAN, length)
+        data = os.pread(fd, CHECKSUM_SPAN, start)
+        if len(data) >= stop - start and zlib.crc32(data[: stop - start]) == expected:
+            right.append(ByteRange(start, stop))
     return RangeSet.of(right)
 
 
@@ -32,11 +32,17 @@ def reopened(root: Path, state: Path, record: Record) -> Record:
     What is right of it is held, the rest missing: the next run fetches that and nothing else.
     """
     final, partial = root / record.path, state / "partial" / record.path
+    places = Places(root, state, files.Disk())
     try:
-        held = sound(final, record)
-        files.Disk().make_folder(partial.parent, durable=False)
-        final.replace(partial)
-        os.truncate(partial, record.length or 0)
+        places.check(final)
+        places.prepare(partial, durable=False)
+        fd = os.open(final, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            held = sound(fd, record)
+            final.replace(partial)
+            os.ftruncate(fd, record.length or 0)
+        finally:
+            os.close(fd)
     except OSError as error:
         raise files.storage_error(error, f"{final} cannot be set aside for repair") from None
     return replace(record, held=held, digests={}, checksums=(), published=None)

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
 
-from ..model.entry import RelativePath
+from ..model.entry import STATE_FOLDER, RelativePath
 from ..model.errors import DiskFull, StorageError
 from ..model.ranges import ByteRange
 from ..model.record import Examined, Published
 from ..model.settings import Storage
-from . import blanks, files, hashing
+from . import blanks, consumed, files, hashing
 from .partial import FilePartial
 from .places import Places
 from .publish import Publisher
@@ -41,6 +41,7 @@ class FolderSink:
         self._room = 0
         self._room_read = 0.0
         self.folds = self.disk.folds(state)
+        self._consumed = not self.disk.is_empty(root / STATE_FOLDER / "consumed")
         self._asides = not self.disk.is_empty(state / "aside")
 
     async def __aenter__(self) -> FolderSink:
@@ -53,7 +54,11 @@ class FolderSink:
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
         def stats() -> list[Published | None]:
-            return [self.disk.look(self.places.final(path)) for path in paths]
+            seen = [self.disk.look(self.places.final(path)) for path in paths]
+            if not self._consumed:
+                return seen
+            pairs = zip(seen, paths, strict=True)
+            return [look or consumed.look(self._root, path) for look, path in pairs]
 
         return await in_thread(self.writers, stats)
 

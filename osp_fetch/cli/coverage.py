@@ -1,0 +1,64 @@
+"""`osp-fetch coverage`: how much of what the captions name is there."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import exits
+
+if TYPE_CHECKING:
+    from ..datasets.coverage import Coverage
+
+
+@click.command("coverage", short_help="Count the pairs whose file is there.")
+@click.argument("folder", default=".", metavar="DIR")
+@click.option("--missing", metavar="FILE", help="Write the paths that lack, a line each.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(folder: str, missing: str | None, as_json: bool) -> int:
+    """Read every caption file of DIR and look for each file that it names.
+
+    Exit code 1 where some are missing.
+    """
+    from ..datasets.coverage import cover
+    from ..model.errors import StorageError
+
+    root = Path(folder)
+    if not root.is_dir():
+        raise StorageError(f"{folder}: there is no such folder")
+    with ExitStack() as stack:
+        out = stack.enter_context(open(missing, "w", encoding="utf-8")) if missing else None
+        found = list(cover(root, out))
+    if not found:
+        raise StorageError(f"{folder}: no caption file is in anno_jsons/; get captions into this folder")
+    if as_json:
+        click.echo(json.dumps([each.row() for each in found], indent=2))
+    else:
+        _print(found)
+    return exits.SOME_FAILED if any(each.missing or each.without_path for each in found) else exits.OK
+
+
+def _print(found: list[Coverage]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    text = ("dataset", "captions", "a path is")
+    for name in (*text[:2], "pairs", "documented", "found", "missing", "unnamed files", text[2]):
+        table.add_column(name, justify="left" if name in text else "right")
+    for each in found:
+        table.add_row(
+            each.dataset, each.captions, f"{each.pairs:,}", f"{each.documented:,}", f"{each.found:,}",
+            f"{each.missing:,}", f"{each.unnamed:,}", each.scheme,
+        )  # fmt: skip
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    for each in found:
+        if each.pairs != each.documented:
+            console.print(f"{each.captions}: {each.pairs:,} pairs, {each.documented:,} are documented")
+        if each.examples:
+            console.print(f"{each.captions}: missing is, for one, {each.examples[0]}", markup=False)

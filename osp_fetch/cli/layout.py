@@ -1,0 +1,46 @@
+"""`osp-fetch layout`: the folder as training reads it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import exits
+
+if TYPE_CHECKING:
+    from ..datasets.layout import Laid
+
+
+@click.command("layout", short_help="Make the folder that training reads.")
+@click.argument("folder", default=".", metavar="DIR")
+@click.option("--relative", is_flag=True, help="Paths below DIR in the lists, instead of absolute ones.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(folder: str, relative: bool, as_json: bool) -> int:
+    """Write image_data.txt, video_data.txt, video_data_513.txt and data.txt for what DIR holds.
+
+    Each line is FOLDER,JSON: unpacked media and the captions of it. Nothing is copied.
+    """
+    from ..datasets.layout import lay_out
+    from ..model.errors import StorageError
+
+    root = Path(folder)
+    if not root.is_dir():
+        raise StorageError(f"{folder}: there is no such folder")
+    made = lay_out(root, relative=relative)
+    if as_json:
+        click.echo(json.dumps(made.row(), indent=2))
+    else:
+        tell(made)
+    return exits.OK
+
+
+def tell(made: Laid) -> None:
+    """What was made, and what lacks, on stderr."""
+    for name, lines in made.lists.items():
+        if lines:
+            click.echo(f"{name}: {len(lines)} sources", err=True)
+    for lack in made.lacking:
+        click.echo(f"left out: {lack}", err=True)

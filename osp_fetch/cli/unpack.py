@@ -1,0 +1,120 @@
+"""`osp-fetch unpack`: archives into files, or into WebDataset's tars."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from . import exits
+
+if TYPE_CHECKING:
+    from ..datasets.pipeline import HowToUnpack
+    from ..datasets.unpack import Unpacked
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OPTIONS: Final = (
+    click.option("--into", default="", metavar="DIR", help="One folder for all members, below DIR."),
+    click.option("--flat", is_flag=True, help="Drop the folders of members."),
+    click.option(
+        "--format", "form", type=click.Choice(["files", "webdataset"]), default="files",
+        help="webdataset: regroup members by key into tars, and unpack nothing.",
+    ),
+    click.option(
+        "--shard-size", default="1GiB", metavar="SIZE", help="Of a webdataset tar.  [default: 1GiB]"
+    ),
+    click.option("--delete-after", is_flag=True, help="Delete an archive when its members are durable."),
+    click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes that unpack."),
+)  # fmt: skip
+
+
+def how_flags(command: F) -> F:
+    """Add the flags that say how to unpack."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> HowToUnpack:
+    """What those flags mean. Raises click.UsageError."""
+    from ..datasets.pipeline import HowToUnpack
+    from ..model.entry import relative_path
+    from ..model.errors import ManifestError
+    from ..model.settings import size
+
+    try:
+        into = relative_path(flags["into"]) if flags["into"] else ""
+        shard = size(flags["shard_size"]) if flags["form"] == "webdataset" else 0
+    except (ManifestError, ValueError) as error:
+        raise click.UsageError(str(error)) from None
+    return HowToUnpack(
+        into, flags["flat"], shard, flags["delete_after"], flags["workers"] or 0, min_free, durable
+    )
+
+
+@click.command("unpack", short_help="Unpack the archives of a folder, all or nothing each.")
+@click.argument("folder", default=".", metavar="DIR")
+@click.option("--include", multiple=True, metavar="GLOB", help="Only these archives (repeatable).")
+@how_flags
+@click.option("--min-free", default="1GiB", metavar="SIZE", help="Leave so much free.  [default: 1GiB]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str, **flags: Any) -> int:
+    """Unpack every archive of DIR: tar, tar.gz, zip, and their splits, which are read without joining them.
+
+    Members of the Open-Sora-Plan datasets go where training wants them (datasets/sam …), those of other
+    archives into a folder beside each. They appear when the whole archive was read to its end.
+    """
+    from ..datasets.pipeline import unpack_folder
+    from ..model.settings import size
+    from ..sources.select import Selection
+    from .options import usage
+
+    root = Path(folder)
+    wanted = Selection(include)
+    paths = [path for path in _paths(root) if wanted.wants(path)]
+    how = how_of(flags, usage(size, min_free))
+    done = unpack_folder(root, paths, how, lambda each: None if as_json else tell(each))
+    if as_json:
+        click.echo(json.dumps([each.row() for each in done], indent=2))
+    return exits.SOME_FAILED if any(each.broken for each in done) else exits.OK
+
+
+def tell(each: Unpacked) -> None:
+    """One line on stderr for an archive that is done."""
+    from ..views import words
+
+    if each.broken:
+        kept = f"; what could be read is in {each.kept}" if each.kept else ""
+        click.echo(f"broken: {each.name}: {each.broken}{kept}", err=True)
+    elif not each.already:
+        gone = ", and deleted" if each.deleted else ""
+        what = f"{each.members} files, {words.size(each.bytes)}, into {each.target}{gone}"
+        click.echo(f"unpacked: {each.name}: {what}", err=True)
+
+
+def _paths(root: Path) -> Iterator[str]:
+    """What is finished in `root`: by its ledger, or everything there where it has none."""
+    from .. import survey
+    from ..model.errors import StorageError
+
+    if not root.is_dir():
+        raise StorageError(f"{root}: there is no such folder")
+    if survey.has_ledger(root):
+        yield from (record.path for record in survey.published(root))
+        return
+    for place, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in (".osp-fetch", ".cache")]
+        for name in names:
+            yield Path(place, name).relative_to(root).as_posix()
+
+
+def end_workers() -> None:
+    """End the processes that unpack, at once; an archive that was under way starts again next time."""
+    for child in multiprocessing.active_children():
+        child.terminate()

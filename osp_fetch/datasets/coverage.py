@@ -1,0 +1,178 @@
+"""How much of what the captions name is on disk: streamed, however large the caption file is.
+
+Which path scheme the captions of SAM, AnyText and Human use is not known (FACTS section 1): it is found
+out from the first of them that meet a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from ..model.errors import ManifestError, Remedy
+from ..sources.select import Seen
+from .catalogue import DATASETS, Captions, Dataset
+from .layout import CAPTION_FOLDER
+
+_PROBED: Final = 2000  # pairs from which the scheme is told
+_DEEPEST: Final = 6
+_BLOCK: Final = 4096
+
+
+@dataclass(slots=True)
+class Coverage:
+    """One caption file against one folder. Counts of pairs, but `unnamed`: files that no caption names."""
+
+    dataset: str
+    captions: str
+    folder: str
+    documented: int
+    scheme: str = ""
+    pairs: int = 0
+    found: int = 0
+    missing: int = 0
+    without_path: int = 0
+    files: int = 0
+    unnamed: int = 0
+    examples: list[str] = field(default_factory=list)
+
+    def row(self) -> dict[str, Any]:
+        """In plain values, for `--json`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """How a caption's path becomes a file's: `drop` its first folders, or keep nothing but its `name`;
+    then put it below `prefix`."""
+
+    drop: int = 0
+    name: bool = False
+    prefix: str = ""
+
+    def of(self, path: str) -> str:
+        """The path below the media folder."""
+        path = path.lstrip("/").removeprefix("./")
+        kept = path.rsplit("/", 1)[-1] if self.name else path
+        if self.drop and not self.name:
+            kept = "/".join(path.split("/")[self.drop :])
+        return self.prefix + kept
+
+    def __str__(self) -> str:
+        said = "its last name" if self.name else f"without its first {self.drop}" if self.drop else "as it is"
+        return said + (f", in {self.prefix}" if self.prefix else "")
+
+
+def cover(root: Path, missing: TextIO | None = None) -> Iterator[Coverage]:
+    """The coverage of each caption file in `root`, one after another.
+
+    `missing`: gets the paths that lack, a line each. Raises ManifestError for a file that is no list of
+    captions.
+    """
+    for dataset in DATASETS:
+        folder = root / "datasets" / dataset.media
+        seen = Seen()
+        covered = []
+        for captions in dataset.captions:
+            names = (captions.file, captions.alias)
+            place = next((p for n in names if n and (p := root / CAPTION_FOLDER / n).is_file()), None)
+            if place is not None:
+                covered.append(_cover(place, folder, dataset, captions, seen, missing))
+        for each, unnamed in zip(covered, _unnamed(folder, seen, covered), strict=True):
+            each.files, each.unnamed = unnamed
+            yield each
+
+
+def _cover(
+    place: Path, folder: Path, dataset: Dataset, captions: Captions, seen: Seen, missing: TextIO | None
+) -> Coverage:
+    made = Coverage(dataset.name, place.name, f"datasets/{dataset.media}", captions.pairs)
+    paths = _paths(place, made)
+    first = list(islice(paths, _PROBED))
+    scheme = _scheme(first, folder)
+    made.scheme = str(scheme)
+    base = f"{folder}/"
+    for block in _blocks(first, paths):
+        here = []
+        for path in block:
+            made.pairs += 1
+            kept = scheme.of(path)
+            if os.path.isfile(base + kept):  # noqa: PTH113  (a Path for each of millions costs as much again)
+                made.found += 1
+                here.append(kept)
+                continue
+            made.missing += 1
+            if len(made.examples) < 3:
+                made.examples.append(path)
+            if missing is not None:
+                missing.write(f"{made.folder}/{kept}\n")
+        seen.repeats(here)
+    return made
+
+
+def _blocks(first: list[str], rest: Iterator[str]) -> Iterator[list[str]]:
+    yield first
+    while block := list(islice(rest, _BLOCK)):
+        yield block
+
+
+def _paths(place: Path, made: Coverage) -> Iterator[str]:
+    """The `path` of each caption; others are counted. Streams: a file of 7 GB takes no memory."""
+    import ijson
+
+    with place.open("rb") as file:
+        try:
+            for item in ijson.items(file, "item"):
+                path = item.get("path") if isinstance(item, dict) else None
+                if isinstance(path, str) and path:
+                    yield path
+                else:
+                    made.pairs += 1
+                    made.without_path += 1
+        except ijson.JSONError as error:
+            why = " ".join(str(error).split())[:150]
+            raise ManifestError(
+                f"{place}: it is no whole list of captions ({why}); get it again", remedy=Remedy.ABORT
+            ) from None
+
+
+def _scheme(paths: list[str], folder: Path) -> Scheme:
+    """The scheme by which most of `paths` meet a file; the simplest one where none does."""
+    prefixes = [""]
+    if folder.is_dir():
+        with os.scandir(folder) as inside:
+            prefixes += [f"{e.name}/" for e in islice(inside, 64) if e.is_dir()]
+    hits: Counter[Scheme] = Counter()
+    candidates = [Scheme(n, False, p) for p in prefixes for n in range(_DEEPEST)]
+    candidates += [Scheme(0, True, p) for p in prefixes]
+    few = paths[:: max(1, len(paths) // 100)]
+    for scheme in candidates:
+        hits[scheme] = sum(bool(k := scheme.of(p)) and (folder / k).is_file() for p in few)
+    best = max(hits.values(), default=0)
+    return next((scheme for scheme in candidates if hits[scheme] == best), Scheme()) if best else Scheme()
+
+
+def _unnamed(folder: Path, seen: Seen, covered: list[Coverage]) -> list[tuple[int, int]]:
+    """(files, files that no caption of the dataset names) of the folder, the same for each of `covered`."""
+    if not covered:
+        return []
+    files = unnamed = 0
+    start = len(str(folder)) + 1
+    block: list[str] = []
+    for place, _, names in os.walk(folder):
+        for name in names:
+            files += 1
+            block.append(f"{place}/{name}"[start:])
+            if len(block) >= _BLOCK:
+                unnamed += _not_in(seen, block)
+                block = []
+    return [(files, unnamed + _not_in(seen, block))] * len(covered)
+
+
+def _not_in(seen: Seen, paths: list[str]) -> int:
+    return sum(not known for known in seen.knows(paths))

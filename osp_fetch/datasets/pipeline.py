@@ -1,0 +1,121 @@
+"""Unpacks the archives of a folder in worker processes, so that the network never waits for it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model import events
+from ..model.errors import FetchError
+from ..model.report import Status
+from . import splits
+from .catalogue import owner
+from .splits import Archive
+from .unpack import Job, Unpacked, unpack
+
+
+@dataclass(frozen=True, slots=True)
+class HowToUnpack:
+    """`into`: a folder below the output folder for all members, else each archive has its own. `flat`,
+    `shard` and `delete_after` as in Job. `workers`: processes."""
+
+    into: str = ""
+    flat: bool = False
+    shard: int = 0
+    delete_after: bool = False
+    workers: int = 0
+    min_free: int = 0
+    durable: bool = True
+
+    def job(self, root: Path, archive: Archive) -> Job:
+        """What to do with `archive`."""
+        return Job(
+            str(root), archive, self.target(archive), self.flat, self.shard, self.delete_after,
+            self.min_free, self.durable,
+        )  # fmt: skip
+
+    def target(self, archive: Archive) -> str:
+        """Where its members go: what was asked, else where training wants them, else beside it."""
+        if self.into:
+            return self.into
+        dataset = owner(archive.pieces[-1])
+        return f"datasets/{dataset.media}" if dataset else archive.stem
+
+
+class Unpacker:
+    """Unpacks archives one by one as they become whole. An observer of a run's events, too.
+
+    `tell` is called with each result, in the thread of the pool. Call `finish` at the end.
+    """
+
+    def __init__(self, root: Path, how: HowToUnpack, tell: Callable[[Unpacked], None]) -> None:
+        self._root, self._how, self._tell = root, how, tell
+        self._lacking: dict[str, set[str]] = {}  # archive → pieces that are not here yet
+        self._archives: dict[str, Archive] = {}
+        self._pool: ProcessPoolExecutor | None = None
+        self._jobs: list[Future[Unpacked]] = []
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """These files will come; those of an archive in pieces are waited for together."""
+        for archive in splits.archives(paths):
+            self._archives[archive.name] = archive
+            self._lacking[archive.name] = set(archive.pieces)
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.Finished) and event.outcome.status in (Status.FETCHED, Status.PRESENT):
+            self.here(event.outcome.path)
+
+    def here(self, path: str) -> None:
+        """`path` is whole and under its final name."""
+        name = splits.base_of(path)
+        lacking = self._lacking.get(name, set())
+        if path in lacking:
+            lacking.discard(path)
+            if not lacking:
+                self.begin(self._archives[name])
+
+    def begin(self, archive: Archive) -> None:
+        """Unpack `archive` now, or as soon as a worker is free."""
+        if self._pool is None:
+            workers = self._how.workers or max(1, (os.cpu_count() or 2) // 2)
+            # spawn: a fork would take along this process's event loop, locks and sockets
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(workers, mp_context=context)
+        job = self._pool.submit(unpack, self._how.job(self._root, archive))
+        job.add_done_callback(self._done)
+        self._jobs.append(job)
+
+    def _done(self, job: Future[Unpacked]) -> None:
+        if not job.cancelled() and job.exception() is None:
+            self._tell(job.result())
+
+    def finish(self) -> list[Unpacked]:
+        """Wait for all that was begun. Raises the first StorageError. Blocks."""
+        try:
+            return [job.result() for job in self._jobs]
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Begin nothing more, and wait for the archives under way."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def unpack_folder(
+    root: Path, paths: Sequence[str], how: HowToUnpack, tell: Callable[[Unpacked], None]
+) -> list[Unpacked]:
+    """Unpack every archive that `paths`, relative to `root`, make up. Raises FetchError where there is
+    none."""
+    found = splits.archives(paths)
+    if not found:
+        raise FetchError(f"{root}: no archive is here; known are .tar, .tar.gz, .tgz, .zip and their splits")
+    unpacker = Unpacker(root, how, tell)
+    for archive in found:
+        unpacker.begin(archive)
+    return unpacker.finish()

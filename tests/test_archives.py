@@ -1,0 +1,370 @@
+"""Archives: read from their pieces, unpacked all or nothing, whatever they are called and hold."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from osp_fetch.datasets.pipeline import HowToUnpack, unpack_folder
+from osp_fetch.datasets.reading import BrokenArchive, members
+from osp_fetch.datasets.splits import Archive, archives
+from osp_fetch.datasets.unpack import Unpacked, unpack
+from osp_fetch.model.errors import StorageError
+from tests.origin import noise
+
+FILES = {f"sa_{n}.{kind}": noise(3000 + 7 * n, n) for n in range(20) for kind in ("jpg", "json")}
+
+
+def tar_bytes(files: dict[str, bytes], mode: str = "w", prefix: str = "./") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, data in files.items():
+            info = tarfile.TarInfo(prefix + name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return out.getvalue()
+
+
+def zip_bytes(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return out.getvalue()
+
+
+def read_all(*pieces: Path, disks: bool = False) -> dict[str, bytes]:
+    return {m.path: b"".join(iter(lambda m=m: m.read(1000), b"")) for m in members(pieces, disks=disks)}  # type: ignore[misc]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def job(root: Path, *pieces: str, **how: object) -> Unpacked:
+    (archive,) = archives(pieces)
+    return unpack(HowToUnpack(**{"into": "out", **how}).job(root, archive))  # type: ignore[arg-type]
+
+
+# which files are archives
+
+
+@pytest.mark.parametrize(
+    ("paths", "name", "order"),
+    [
+        (["d/x.tar.part10", "d/x.tar.part9", *(f"d/x.tar.part{n}" for n in range(9))], "d/x.tar", range(11)),
+        (["x.tar.gz.01", "x.tar.gz.00", "x.tar.gz.02"], "x.tar.gz", range(3)),
+        (["x.tar.002", "x.tar.001"], "x.tar", range(2)),
+        (["x.tar.ab", "x.tar.aa", "x.tar.ac"], "x.tar", range(3)),
+        (["x.zip", "x.z02", "x.z01"], "x.zip", range(3)),
+        (["x.zip", *(f"x.z{n:02}" for n in range(1, 12))], "x.zip", range(12)),
+    ],
+)
+def test_pieces_are_put_in_numeric_order(paths: list[str], name: str, order: range) -> None:
+    (archive,) = archives(random.Random(1).sample(paths, len(paths)))
+    assert archive.name == name
+    assert archive.lacks == ""
+    numbers = [p for p in archive.pieces if not p.endswith(".zip")]
+    assert numbers == sorted(numbers, key=lambda p: (len(p), p))
+    assert len(archive.pieces) == len(order)
+    assert not archive.disks or archive.pieces[-1] == "x.zip"
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [["x.tar.part0", "x.tar.part2"], ["x.tar.aa", "x.tar.ac"], ["x.z01", "x.z03", "x.zip"],
+     ["x.z01", "x.z02"], ["x.tar.part2", "x.tar.part3"]],
+)  # fmt: skip
+def test_a_gap_is_refused(paths: list[str], tmp_path: Path) -> None:
+    for path in paths:
+        (tmp_path / path).write_bytes(b"x")
+    (archive,) = archives(paths)
+    assert "missing" in archive.lacks
+    done = unpack(HowToUnpack().job(tmp_path, archive))
+    assert done.broken == archive.lacks
+
+
+def test_other_files_are_no_archives() -> None:
+    assert archives(["a.jpg", "b.json", "README.md", "x.part1", "notes.01", "video_513f.mp4", "x.z01x"]) == []
+
+
+# reading
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
+def test_an_archive_is_what_its_bytes_say_whatever_it_is_called(tmp_path: Path, mode: str, name: str) -> None:
+    """SA-1B's `.tar` is gzip."""
+    place = tmp_path / name
+    place.write_bytes(tar_bytes(FILES, mode))
+    assert read_all(place) == FILES
+    place.write_bytes(zip_bytes(FILES))
+    assert read_all(place) == FILES
+
+
+@pytest.mark.parametrize("size", [1, 511, 4096, 50_000])
+def test_pieces_are_read_without_being_joined(tmp_path: Path, size: int) -> None:
+    some = dict(list(FILES.items())[:4])
+    for make in (tar_bytes, zip_bytes):
+        data = make(some)
+        step = max(size, len(data) // 400)
+        pieces = []
+        for n, at in enumerate(range(0, len(data), step)):
+            pieces.append(tmp_path / f"x.tar.part{n}")
+            pieces[-1].write_bytes(data[at : at + step])
+        assert read_all(*pieces) == some
+
+
+@pytest.mark.skipif(shutil.which("zip") is None, reason="zip is not here")
+@pytest.mark.parametrize("size", ["64k", "70k", "1m"])
+def test_split_zips_of_info_zip_are_read(tmp_path: Path, size: str) -> None:
+    for name, data in FILES.items():
+        (tmp_path / name).write_bytes(data)
+    subprocess.run(["zip", "-q", "-s", size, "x.zip", *FILES], cwd=tmp_path, check=True)
+    (archive,) = archives(p.name for p in tmp_path.iterdir())
+    found = read_all(*(tmp_path / piece for piece in archive.pieces), disks=archive.disks)
+    assert found == FILES
+
+
+def harmed(data: bytes, how: str) -> bytes:
+    match how:
+        case "cut in a member":
+            return data[: len(data) // 2 + 100]
+        case "cut between members":
+            return data[: 3 * 4096]
+        case "a flipped byte":
+            middle = len(data) // 2
+            return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        case "bytes after the end":
+            return data + b"garbage" * 1000
+        case _:
+            return b""
+
+
+@pytest.mark.parametrize("how", ["cut in a member", "cut between members", "bytes after the end", "nothing"])
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_broken_tar_is_told_with_the_member(tmp_path: Path, how: str, mode: str) -> None:
+    files = {name: noise(4096 - 512, n) for n, name in enumerate(FILES)}
+    place = tmp_path / "a.tar"
+    place.write_bytes(harmed(tar_bytes(files, mode), how))
+    with pytest.raises(BrokenArchive):
+        read_all(place)
+
+
+@pytest.mark.parametrize("make", [lambda: tar_bytes(FILES, "w:gz"), lambda: zip_bytes(FILES)])
+def test_a_flipped_byte_is_found_where_there_are_checksums(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    place = tmp_path / "a.tar"
+    place.write_bytes(harmed(make(), "a flipped byte"))
+    with pytest.raises(BrokenArchive):
+        read_all(place)
+
+
+def hostile(kind: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        first = tarfile.TarInfo("good.txt")
+        first.size = 4
+        tar.addfile(first, io.BytesIO(b"good"))
+        info = tarfile.TarInfo({"parent": "../evil", "absolute": "/tmp/evil", "inner": "a/../../evil",
+                                "state": ".osp-fetch/ledger.sqlite3"}.get(kind, "evil"))  # fmt: skip
+        info.type = {"symlink": tarfile.SYMTYPE, "hardlink": tarfile.LNKTYPE, "fifo": tarfile.FIFOTYPE,
+                     "device": tarfile.CHRTYPE}.get(kind, tarfile.REGTYPE)  # fmt: skip
+        info.linkname = "/etc/passwd"
+        if kind == "control":
+            info.name = "e\x1bvil"
+        tar.addfile(info)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["parent", "absolute", "inner", "state", "symlink", "hardlink", "fifo", "device", "control"],
+)
+def test_hostile_members_are_refused_and_nothing_of_the_archive_appears(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "a.tar").write_bytes(hostile(kind))
+    done = job(root, "a.tar")
+    assert done.broken
+    assert not (root / "out").exists()
+    assert not (tmp_path / "evil").exists()
+    assert done.kept == ".osp-fetch/broken/a.tar"
+
+
+def test_a_bomb_is_refused(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        info = tarfile.TarInfo("zeros")
+        info.size = (1 << 30) + (64 << 20)
+        with open("/dev/zero", "rb") as zeros:
+            tar.addfile(info, zeros)
+    (tmp_path / "a.tar").write_bytes(out.getvalue())
+    assert "times its size" in (job(tmp_path, "a.tar").broken or "")
+
+
+def test_a_zip_with_a_link_is_refused(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        info = zipfile.ZipInfo("evil")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    (tmp_path / "a.zip").write_bytes(out.getvalue())
+    assert "link" in (job(tmp_path, "a.zip").broken or "")
+
+
+# unpacking
+
+
+def test_members_appear_where_they_should_and_once(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes(FILES, "w:gz"))
+    done = job(tmp_path, "a.tar")
+    assert (done.members, done.already, done.broken) == (40, False, None)
+    assert tree(tmp_path / "out") == FILES
+    assert job(tmp_path, "a.tar").already
+    assert list((tmp_path / ".osp-fetch/unpack").iterdir()) == []
+
+
+def test_an_archive_of_folders_only_is_fine(tmp_path: Path) -> None:
+    """Mixkit's Road.tar and Safari.tar are."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        info = tarfile.TarInfo("Road")
+        info.type = tarfile.DIRTYPE
+        tar.addfile(info)
+    assert len(out.getvalue()) == 10240
+    (tmp_path / "Road.tar").write_bytes(out.getvalue())
+    done = job(tmp_path, "Road.tar")
+    assert (done.members, done.broken) == (0, None)
+
+
+def test_flat_drops_folders_and_refuses_what_would_collide(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"x/1.jpg": b"1", "y/2.jpg": b"2"}))
+    (tmp_path / "b.tar").write_bytes(tar_bytes({"x/1.jpg": b"1", "y/1.jpg": b"2"}))
+    job(tmp_path, "a.tar", flat=True)
+    assert tree(tmp_path / "out") == {"1.jpg": b"1", "2.jpg": b"2"}
+    assert "two of its members" in (job(tmp_path, "b.tar", flat=True).broken or "")
+
+
+def test_a_good_file_of_another_archive_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"same": b"1", "shared": b"x"}))
+    (tmp_path / "b.tar").write_bytes(tar_bytes({"a-first": b"0", "same": b"2", "shared": b"x"}))
+    job(tmp_path, "a.tar")
+    with pytest.raises(StorageError, match="differs"):
+        job(tmp_path, "b.tar")
+    assert tree(tmp_path / "out") == {"same": b"1", "shared": b"x"}
+
+
+def test_what_could_be_read_of_a_broken_archive_is_kept_aside(tmp_path: Path) -> None:
+    files = {name: noise(4096 - 512, n) for n, name in enumerate(FILES)}
+    (tmp_path / "a.tar").write_bytes(tar_bytes(files)[: 20 * 4096 + 100])
+    done = job(tmp_path, "a.tar")
+    assert "number 20" in (done.broken or "")
+    assert not (tmp_path / "out").exists()
+    kept = tree(tmp_path / (done.kept or ""))
+    assert len(kept) >= 20
+    assert all(files[name] == data for name, data in list(kept.items())[:19])
+
+
+def test_a_link_in_the_target_is_not_followed(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    outside.mkdir()
+    (root / "out").mkdir(parents=True)
+    (root / "out/d").symlink_to(outside)
+    (root / "a.tar").write_bytes(tar_bytes({"d/f": b"x"}))
+    with pytest.raises(StorageError, match="link"):
+        job(root, "a.tar")
+    assert list(outside.iterdir()) == []
+
+
+def test_an_archive_is_deleted_only_when_its_members_are_there(tmp_path: Path) -> None:
+    data = tar_bytes(FILES)
+    for n in range(3):
+        (tmp_path / f"x.tar.part{n}").write_bytes(data[n * len(data) // 3 : (n + 1) * len(data) // 3])
+    pieces = [f"x.tar.part{n}" for n in range(3)]
+    done = job(tmp_path, *pieces, delete_after=True)
+    assert done.deleted
+    assert not list(tmp_path.glob("x.tar.*"))
+    assert tree(tmp_path / "out") == FILES
+    assert job(tmp_path, *pieces, delete_after=True).already
+    (tmp_path / "b.tar").write_bytes(data[:9000])
+    assert job(tmp_path, "b.tar", delete_after=True).broken
+    assert (tmp_path / "b.tar").exists()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_webdataset_puts_what_belongs_together_side_by_side(tmp_path: Path, mode: str) -> None:
+    """All pictures first, all captions last: as far apart as can be."""
+    order = dict(sorted(FILES.items(), key=lambda item: item[0].rsplit(".", 1)[1]))
+    (tmp_path / "a.tar").write_bytes(tar_bytes(order, mode))
+    done = job(tmp_path, "a.tar", shard=30_000)
+    assert (done.members, done.broken) == (40, None)
+    found: dict[str, bytes] = {}
+    shards = sorted((tmp_path / "out").iterdir())
+    assert len(shards) >= 4
+    assert all(shard.name.startswith("a-00") for shard in shards)
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            names = tar.getnames()
+            assert [n.split(".")[0] for n in names[::2]] == [n.split(".")[0] for n in names[1::2]]
+            found |= {n: tar.extractfile(n).read() for n in names}  # type: ignore[union-attr]
+    assert found == FILES
+    (tmp_path / "b.tar").write_bytes(tar_bytes(order, mode)[:20_000])
+    assert job(tmp_path, "b.tar", shard=30_000).broken
+    assert len(list((tmp_path / "out").iterdir())) == len(shards)
+
+
+def test_a_folder_is_unpacked_in_processes(tmp_path: Path) -> None:
+    for n in range(4):
+        (tmp_path / f"d{n}.tar").write_bytes(tar_bytes({f"{n}-{name}": data for name, data in FILES.items()}))
+    told: list[Unpacked] = []
+    done = unpack_folder(tmp_path, [f"d{n}.tar" for n in range(4)], HowToUnpack(workers=2), told.append)
+    assert len(done) == len(told) == 4
+    assert {p.name for p in (tmp_path / "d2").iterdir()} == {f"2-{name}" for name in FILES}
+
+
+async def test_a_killed_unpacking_shows_nothing_or_all(tmp_path: Path) -> None:
+    files = {f"{n:05}.jpg": noise(2000, n) for n in range(4000)}
+    (tmp_path / "a.tar").write_bytes(tar_bytes(files, "w:gz"))
+    chance = random.Random(3)
+    words = [sys.executable, "-m", "osp_fetch", "unpack", str(tmp_path), "--min-free", "0", "--into", "out"]
+    kills = 0
+    for turn in range(30):
+        process = await asyncio.create_subprocess_exec(
+            *words, env=dict(os.environ), stderr=subprocess.PIPE, start_new_session=True
+        )
+        try:
+            await asyncio.wait_for(process.communicate(), chance.uniform(0.3, 1 + turn / 3))
+        except TimeoutError:
+            os.killpg(process.pid, 9)
+            await process.communicate()
+            kills += 1
+            planned = (tmp_path / ".osp-fetch/unpack/a.tar/plan").exists()
+            done = (tmp_path / ".osp-fetch/unpacked/a.tar.json").exists()
+            assert planned or done or not (tmp_path / "out").exists()
+            continue
+        assert process.returncode == 0
+        break
+    else:
+        pytest.fail("thirty runs did not bring it to an end")
+    assert kills
+    assert tree(tmp_path / "out") == files
+
+
+def test_records_can_be_read_by_people(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes(FILES))
+    job(tmp_path, "a.tar")
+    record = json.loads((tmp_path / ".osp-fetch/unpacked/a.tar.json").read_text())
+    assert record["members"] == 40
+    assert Archive("a.tar", ("a.tar",)).stem == "a"
