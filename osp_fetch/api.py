@@ -24,7 +24,9 @@ from .model.report import Outcome, Report
 from .model.settings import Limits, Settings
 from .network.connect import ConnectTo
 from .network.transport import HttpTransport
+from .sources.backup import Backup
 from .sources.checksums import Checksums
+from .sources.gdrive import DriveLeads
 from .sources.huggingface import DownloadMetadata
 from .sources.renewal import LinkFiles
 from .sources.resolve import Options, resolve
@@ -69,7 +71,9 @@ class FetchOptions(TypedDict, total=False):
     """What `fetch_all`, `fetch_iter` and `fetch` take by name.
 
     `settings`: limits, timeouts and the rest. `observer`: called with every event. `include` and
-    `exclude`: globs. `checksums`: an md5sum or sha256sum list to join. `headers`: sent with every
+    `exclude`: globs. `checksums`: an md5sum or sha256sum list to join. `digests`: a
+    SOURCE that lists sizes and digests of the same files; `mirror`: one whose links are mirrors, too.
+    `headers`: sent with every
     request to the links' own origins. `shard`: (i, n), the i-th of n from 0. `strict`: a bad row ends
     the run. `max_duration`: seconds. `stop`: ends the run on demand. `connect_to`, `cafile`: as in
     curl. `links`: the link file of a dataset that needs one (`sam-11m`). `proxies`: scheme →
@@ -81,6 +85,8 @@ class FetchOptions(TypedDict, total=False):
     include: Sequence[str]
     exclude: Sequence[str]
     checksums: str | Path
+    digests: str
+    mirror: str
     headers: Mapping[str, str]
     shard: tuple[int, int]
     strict: bool
@@ -198,10 +204,23 @@ def _row_options(options: FetchOptions) -> Options:
     return Options(
         selection=Selection(tuple(options.get("include", ())), tuple(options.get("exclude", ()))),
         checksums=Checksums.read(Path(checksums)) if checksums else None,
+        backups=_backups(options),
         headers=tuple(options.get("headers", {}).items()),
         shard=options.get("shard"),
         strict=options.get("strict", False),
     )
+
+
+def _backups(options: FetchOptions) -> tuple[Backup, ...]:
+    def backup(source: str, *, mirror: bool) -> Backup:
+        return Backup(source, lambda: cast("Iterable[Row]", resolve(source, Options())), mirror=mirror)
+
+    found = []
+    if "digests" in options:
+        found.append(backup(options["digests"], mirror=False))
+    if "mirror" in options:
+        found.append(backup(options["mirror"], mirror=True))
+    return tuple(found)
 
 
 async def _tools(
@@ -226,6 +245,7 @@ async def _tools(
         cafile=options.get("cafile"),
         proxies=options.get("proxies"),
         downgrade=settings.links.downgrade == "allow",
+        leads=DriveLeads(),
     )
     return Tools(
         transport=await stack.enter_async_context(transport),

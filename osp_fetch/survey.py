@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from .datasets.splits import is_piece
 from .model import links
 from .model.digest import Digest
 from .model.entry import Entry
@@ -51,6 +52,10 @@ class Plan:
     free: int = 0
     bad_rows: int = 0
     problems: list[str] = field(default_factory=list)
+    archives: int = 0  # files that are archives, or pieces of one
+    archives_bytes: int = 0
+    resolves: int = 0  # links of a hub, each of which costs a share of its quota once
+    bytes_per_second: float = 0.0  # of the last run in the folder
     foreign: list[str] = field(default_factory=list)  # here, but not by a run of ours
 
     @property
@@ -67,6 +72,8 @@ class Plan:
 def plan(rows: Iterable[Row], root: Path, shard: tuple[int, int] | None = None) -> Plan:
     """Read all of `rows` and hold them against what `root` has. Touches neither network nor folder."""
     made = Plan(free=_free(root))
+    last = _json(state_folder(root, shard) / "status.json") or {}
+    made.bytes_per_second = float(last.get("bytes_per_second") or 0.0)
     states = [state_folder(root, shard), *state_folders(root)]
     places = dict.fromkeys(state / "ledger.sqlite3" for state in states)
     readers = [LedgerReader(place) for place in places if place.is_file()]
@@ -96,11 +103,15 @@ def plan(rows: Iterable[Row], root: Path, shard: tuple[int, int] | None = None) 
 def _count(made: Plan, entry: Entry, record: Record | None) -> None:
     made.files += 1
     made.digests += entry.digest is not None
+    made.resolves += "/resolve/" in entry.urls[0] and not (record and record.published)
     made.hosts[links.host(entry.urls[0]).removesuffix(":443").removesuffix(":80")] += 1
     length = entry.size if entry.size is not None else record.length if record else None
     if length is None:
         made.unsized += 1
     made.bytes += length or 0
+    if is_piece(entry.path):
+        made.archives += 1
+        made.archives_bytes += length or 0
     if record and record.published:
         made.present += 1
         made.present_bytes += record.published.size

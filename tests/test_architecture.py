@@ -35,6 +35,8 @@ DOORS = {
     "pandas": {"sources/table.py", "sources/resolve.py", "model/report.py", "api.py"},
     "pyarrow": {"sources/table.py"},
     "numpy": {"sources/select.py"},
+    "gdown": {"sources/gdrive.py"},
+    "ijson": {"datasets/coverage.py"},
     "huggingface_hub": {"sources/huggingface.py"},
     "uvloop": {"api.py", "cli/get.py"},
     "click": {"cli/"},

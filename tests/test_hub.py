@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from osp_fetch import Status, fetch_all
-from osp_fetch.demo.server import Server
-from osp_fetch.demo.sources import Hub, HubRepo
+from osp_fetch import Event, Status, fetch_all
+from osp_fetch.demo.server import Blob, Server
+from osp_fetch.demo.sources import Hub, HubRepo, MetaCdn
+from osp_fetch.model import events
 from osp_fetch.model.errors import CredentialsError, ManifestError
 from osp_fetch.model.report import Report
 from tests.conftest import quick
@@ -187,3 +188,30 @@ async def test_offline_mode_is_one_sentence(tmp_path: Path) -> None:
 async def test_an_address_that_is_none_is_said_so(tmp_path: Path, text: str) -> None:
     with pytest.raises(ManifestError, match="not of the form"):
         await ours(tmp_path, text)
+
+
+async def test_a_backup_on_the_hub_proves_metas_links_and_stands_in_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SA-1B's tars come with neither size nor digest; a backup lists both (FACTS section 2)."""
+    files = {f"sa_{n:06}.tar": noise(200_000 + n, n) for n in range(4)}
+    hub = Hub({"Aber-r/SA-1B_backup": HubRepo("Aber-r/SA-1B_backup", lfs=files)}, token=None)
+    cdn = MetaCdn()
+    cdn.files |= {name: Blob(data) for name, data in files.items()}
+    cdn.files["sa_000001.tar"] = Blob(noise(200_001, 77))  # of the right size, and wrong
+    dropped: list[Event] = []
+    async with running(monkeypatch, hub, token=None), Server(cdn.handle) as meta:
+        links = tmp_path / "links.tsv"
+        links.write_text(cdn.link_file(meta.url, 1e10))
+        backup = "hf://datasets/Aber-r/SA-1B_backup"
+        report = await fetch_all(links, tmp_path / "proved", settings=quick(), digests=backup)
+        assert (report.counts[Status.FETCHED], report.counts[Status.FAILED]) == (3, 1)
+        assert all(str(o.digest).startswith("sha256:") for o in report.outcomes if o.digest)
+        report = await fetch_all(
+            links, tmp_path / "both", settings=quick(), mirror=backup, observer=dropped.append
+        )
+        assert report.ok, report.failures
+        named = [e for e in dropped if isinstance(e, events.MirrorDropped)]
+        assert {(e.path, e.host) for e in named} <= {("sa_000001.tar", f"127.0.0.1:{meta.port}")}
+    for name, data in files.items():
+        assert (tmp_path / "both" / name).read_bytes() == data

@@ -55,6 +55,8 @@ _OPTIONS: Final = (
     _option("--include", multiple=True, metavar="GLOB", help="Only these paths (repeatable)."),
     _option("--exclude", multiple=True, metavar="GLOB", help="Not these paths (repeatable)."),
     _option("--checksums", metavar="FILE", help="md5sum or sha256sum list to verify against."),
+    _option("--digests", metavar="SOURCE", help="Take sizes and digests from there, such as hf://…"),
+    _option("--mirror", metavar="SOURCE", help="The same files from there, too: sizes, digests and links."),
     _option(
         "--shard", metavar="I/N|auto", help="The I-th of N shares, from 0; auto: by Slurm or Kubernetes."
     ),
@@ -142,6 +144,10 @@ def options(flags: Mapping[str, Any]) -> FetchOptions:
         made["cafile"] = flags["cacert"]
     if flags["checksums"]:
         made["checksums"] = flags["checksums"]
+    if flags["digests"]:
+        made["digests"] = flags["digests"]
+    if flags["mirror"]:
+        made["mirror"] = flags["mirror"]
     if flags["links"]:
         made["links"] = flags["links"]
     if flags["shard"]:

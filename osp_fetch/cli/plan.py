@@ -38,7 +38,7 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     if flags["as_json"]:
         click.echo(json.dumps(plan.row(), indent=2))
     else:
-        _print(plan, made["settings"].limits.rate)
+        _print(plan, made["settings"].limits.rate, sources)
     return exits.SOME_FAILED if plan.bad_rows else exits.OK
 
 
@@ -50,18 +50,22 @@ def show_before(sources: Sequence[str], folder: str, made: FetchOptions) -> None
     rows = rows_of(list(sources), made)
     if isinstance(rows, list) and len(rows) > 1:
         plan = survey.plan(rows, Path(folder), made.get("shard"))
-        _print(plan, made["settings"].limits.rate, stderr=True)
+        _print(plan, made["settings"].limits.rate, sources, stderr=True)
 
 
-def _print(plan: Plan, rate: int, *, stderr: bool = False) -> None:
+def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from ..datasets.catalogue import warnings
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in _rows(plan, rate):
         table.add_row(name, value)
     console = Console(stderr=stderr, highlight=False, soft_wrap=True)
     console.print(table)
+    for said in warnings(sources):
+        console.print(said, style="yellow", markup=False)
     for problem in plan.problems[:10]:
         console.print(problem, style="yellow", markup=False)
     if plan.foreign:
@@ -88,6 +92,17 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
         ("free on disk", words.size(plan.free)),
         ("from", ", ".join(f"{host} ({n})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
     ]
+    pace = rate or plan.bytes_per_second
+    if pace and plan.missing_bytes:
+        at = "--limit-rate" if rate else "the last run's rate"
+        rows.append(("time", f"{words.duration(plan.missing_bytes / pace)} at {at}, {words.size(pace)}/s"))
+    if plan.archives_bytes:
+        more = f"about {words.size(plan.archives_bytes)} more, or hardly more with --delete-after"
+        rows.append(("to unpack", f"{plan.archives} archives or pieces: {more}"))
+    if plan.resolves:
+        rows.append(
+            ("hub quota", f"{plan.resolves} of 3000 in 5 minutes (5000 with a token), and the listing")
+        )
     if plan.missing_bytes > plan.free:
         rows.append(("", "the disk has too little room for all of it"))
     if plan.expires_first is not None:

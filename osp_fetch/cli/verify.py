@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,8 +19,9 @@ from . import exits
 @click.option(
     "--repair", is_flag=True, help="Set damaged files aside; get then fetches only what is wrong in them."
 )
+@click.option("--archives", is_flag=True, help="Read archives to their end, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(folder: str, checksums: str | None, repair: bool, as_json: bool) -> int:
+def command(folder: str, checksums: str | None, repair: bool, archives: bool, as_json: bool) -> int:
     """Hash every finished file of DIR again, on all cores, against what its ledger recorded."""
     from .. import survey
     from ..model.errors import StorageError
@@ -33,16 +35,22 @@ def command(folder: str, checksums: str | None, repair: bool, as_json: bool) -> 
     if listed is None and not (root / ".osp-fetch").is_dir():
         raise StorageError(f"{folder}: nothing was fetched into this folder; pass --checksums FILE")
     counts: Counter[str] = Counter()
-    bad = []
+    bad, here = [], []
     for checked in survey.verify(root, listed):
         counts[checked.verdict] += 1
+        if checked.verdict in ("ok", "unchecked"):
+            here.append(checked.path)
         if checked.verdict not in ("ok", "unpacked", "unchecked"):
             bad.append(checked)
             if not as_json:
                 found = f", found {checked.found}" if checked.found else ""
                 click.echo(f"{checked.verdict}: {checked.path} (expected {checked.expected}{found})")
+    tried = _tried(root, here, quiet=as_json) if archives else {}
     if as_json:
-        document = {"counts": dict(counts), "bad": [checked.row() for checked in bad]}
+        document: dict[str, Any] = {"counts": dict(counts), "bad": [checked.row() for checked in bad]}
+        if archives:
+            broken = [{"path": name, "why": why} for name, why in tried.items() if why]
+            document["archives"] = {"whole": len(tried) - len(broken), "broken": broken}
         click.echo(json.dumps(document, indent=2))
     else:
         click.echo(", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "no finished files")
@@ -57,4 +65,19 @@ def command(folder: str, checksums: str | None, repair: bool, as_json: bool) -> 
             "fetches only what is wrong in them.",
             err=True,
         )
-    return exits.SOME_FAILED if bad else exits.OK
+    return exits.SOME_FAILED if bad or any(tried.values()) else exits.OK
+
+
+def _tried(root: Path, paths: list[str], *, quiet: bool) -> dict[str, str | None]:
+    """Archive → why it is broken, or None. A right checksum says only that it is what the source has."""
+    from ..datasets.pipeline import try_folder
+
+    tried: dict[str, str | None] = {}
+    for name, why in try_folder(root, paths):
+        tried[name] = why
+        if why and not quiet:
+            click.echo(f"broken archive: {name}: {why}")
+    if not quiet:
+        whole = sum(why is None for why in tried.values())
+        click.echo(f"archives: {whole} whole, {len(tried) - whole} broken")
+    return tried

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from ..model.report import Status
 from . import splits
 from .catalogue import owner
 from .splits import Archive
-from .unpack import Job, Unpacked, unpack
+from .unpack import Job, Unpacked, unpack, why_broken
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +105,15 @@ class Unpacker:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+
+
+def try_folder(root: Path, paths: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Each archive of `paths` read to its end, in processes: its name, and why it is broken, or None."""
+    found = splits.archives(paths)
+    with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = [(archive.name, pool.submit(why_broken, str(root), archive)) for archive in found]
+        for name, job in jobs:
+            yield name, job.result()
 
 
 def unpack_folder(

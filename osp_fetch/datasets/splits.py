@@ -51,10 +51,10 @@ def archives(paths: Iterable[str]) -> list[Archive]:
     for path in paths:
         if match := _ZIP_PIECE.fullmatch(path):
             disks[match["stem"] + ".zip"][int(match["number"])] = path
-        elif match := _PIECE.fullmatch(path):
-            pieces[match["base"]][_number(match)] = path
         elif _WHOLE.fullmatch(path):
             whole.add(path)
+        elif match := _PIECE.fullmatch(path):
+            pieces[match["base"]][_number(match)] = path
     found = [Archive(path, (path,)) for path in whole if path not in disks]
     # somebody who has joined the pieces by hand wants the whole
     found += [_joined(base, numbered) for base, numbered in pieces.items() if base not in whole]
@@ -66,7 +66,7 @@ def base_of(path: str) -> str:
     """The name of the archive that `path` is a piece of; `path` itself where it is none."""
     if match := _ZIP_PIECE.fullmatch(path):
         return match["stem"] + ".zip"
-    match = _PIECE.fullmatch(path)
+    match = None if _WHOLE.fullmatch(path) else _PIECE.fullmatch(path)
     return match["base"] if match else path
 
 

@@ -12,14 +12,14 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ..model.entry import STATE_FOLDER
-from ..model.errors import DiskFull, FetchError, StorageError
+from ..model.errors import DiskFull, StorageError
 from ..storage import consumed, files
 from . import reading, webdataset
 from .splits import Archive
@@ -270,9 +270,16 @@ def _read(place: Path) -> dict[str, Any] | None:
     return read if isinstance(read, dict) else None
 
 
-def failures(done: Sequence[Unpacked]) -> FetchError | None:
-    """One error for all that could not be unpacked; None where all could."""
-    bad = [each for each in done if each.broken]
-    if not bad:
-        return None
-    return FetchError("; ".join(f"{each.name}: {each.broken}" for each in bad[:5]))
+def why_broken(root: str, archive: Archive) -> str | None:
+    """Why an archive cannot be read to its end; None where it can. Writes nothing. Blocks."""
+    if archive.lacks:
+        return archive.lacks
+    try:
+        for member in reading.members([Path(root, p) for p in archive.pieces], disks=archive.disks):
+            while member.read(_BLOCK):
+                pass
+    except reading.BrokenArchive as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return None

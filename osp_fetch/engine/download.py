@@ -54,6 +54,7 @@ class Download:
         self.parts = Parts(entry.size)
         self.emptied = False  # all that was held is to be written anew; whoever writes clears this
         self._plain = False  # ask without Range
+        self.dropped: str | None = None  # the last mirror that was given up for wrong bytes
         self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None)
         self.trust = Trust(entry.path, digest=entry.digest is not None)
         self._ranged = False  # a range has been answered with one
@@ -264,14 +265,14 @@ class Download:
         wrong_bytes = isinstance(error, IntegrityError)
         self._restarts[wrong_bytes] += 1
         # wrong bytes: once more, or once from each mirror alone, for it may be a mix of theirs
-        most = (len(self.mirrors) if len(self.mirrors) > 1 else 1) if wrong_bytes else RESTARTS
+        most = max(1, len(self.entry.urls)) if wrong_bytes else RESTARTS
         if error.remedy is not Remedy.RESTART or self._restarts[wrong_bytes] > most:
             return False
         self.parts.empty()
         self.parts.length, self.parts.probed = self.entry.size, False
         self.trust.forget()
         if wrong_bytes:
-            self.mirrors.distrust()
+            self.dropped = self.mirrors.distrust() or self.dropped
         else:
             # parts of one stream agree by nature, also where every edge server has its own ETag
             self.parts.single = True

@@ -74,7 +74,13 @@ class Mirrors:
             return True
         return link not in self._urls
 
-    def distrust(self) -> None:
-        """Wrong bytes came: from now on one mirror at a time, beginning with another."""
+    def distrust(self) -> str | None:
+        """Wrong bytes came: from now on one mirror at a time, beginning with another. The link that is
+        given up, where they came from it alone."""
+        if len(self._urls) < 2:
+            return None
+        if not self._spread:
+            return self._urls.pop(0)
         self._spread = False
         self._urls.append(self._urls.pop(0))
+        return None

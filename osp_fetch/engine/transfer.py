@@ -64,9 +64,16 @@ class Transfer:
                         await self._drop_wrong_bytes(error)
                         raise
                     self.tools.observe(events.Lost(self.entry.path, held))
+                    self._name_dropped()
                     await self._checkpoint.forget()
         finally:
             await self._end()
+
+    def _name_dropped(self) -> None:
+        """Say which mirror's bytes disagree with the digest."""
+        dropped, self.download.dropped = self.download.dropped, None
+        if dropped is not None:
+            self.tools.observe(events.MirrorDropped(self.entry.path, links.host(dropped)))
 
     async def _once(self) -> Record:
         if not self.download.complete:

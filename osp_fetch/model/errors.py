@@ -119,6 +119,13 @@ class LinkExpired(TransferError):
     cause = "link expired"
 
 
+class QuotaExceeded(TransferError):
+    """The server gives the file to nobody for some hours; the message says until when."""
+
+    remedy = Remedy.PARK
+    cause = "quota"
+
+
 class NotThePayload(TransferError):
     """A page stands where the file should be: a login, a quota, a captive portal, a coding."""
 

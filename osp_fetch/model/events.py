@@ -68,6 +68,14 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorDropped:
+    """A mirror, `host:port`, whose bytes are not those of the digest; the file comes from others."""
+
+    path: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """So many bytes of a file, held before, are to be fetched again."""
 
@@ -150,6 +158,7 @@ Event = (
     | Closed
     | Wrote
     | Adopted
+    | MirrorDropped
     | Lost
     | Retrying
     | Cooling

@@ -42,6 +42,18 @@ class Reply(Protocol):
         ...
 
 
+class Leads(Protocol):
+    """Knows pages that stand where a file should be, and lead on to it by a click."""
+
+    def knows(self, url: str) -> bool:
+        """Whether pages at `url` are of its kind."""
+        ...
+
+    def target(self, url: str, page: bytes) -> str:
+        """Where the page leads to. Raises TransferError for one that leads nowhere. Blocks."""
+        ...
+
+
 class Transport(Protocol):
     def get(self, request: Request) -> AbstractAsyncContextManager[Reply]:
         """Send one GET. Raises TransferError for anything that is not the payload."""

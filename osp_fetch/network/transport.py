@@ -22,6 +22,7 @@ from .. import __version__
 from ..model import links
 from ..model.errors import NetworkError, Remedy, StatusError, TransferError, Unreachable, UntrustedServer
 from ..model.exchange import Representation, Request, Validator
+from ..model.protocols import Leads
 from ..model.ranges import ByteRange
 from ..model.settings import Limits, Retry, Timeouts
 from . import payload
@@ -30,6 +31,7 @@ from .connect import Connector, ConnectTo, Proxies, Resolver
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _HEAD_BYTES: Final = 64 << 10
+_PAGE_BYTES: Final = 1 << 20  # of a page that leads on
 _LONGEST: Final = 1 << 60  # bytes; no file is longer, and no file system could hold it
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
@@ -39,7 +41,7 @@ class HttpTransport:
 
     `buffer`: bytes that one connection may hold unread. `connect_to` and `cafile` as curl has them;
     `proxies`: scheme → proxy, and `no` → hosts without, as `urllib.request.getproxies` gives them.
-    `downgrade`: whether a redirect may lead from https to http.
+    `downgrade`: whether a redirect may lead from https to http. `leads`: who knows pages that lead on.
     """
 
     def __init__(
@@ -53,11 +55,12 @@ class HttpTransport:
         cafile: str | None = None,
         proxies: Mapping[str, str] | None = None,
         downgrade: bool = False,
+        leads: Leads | None = None,
     ) -> None:
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
         self._buffer = buffer
         self._connect_to = connect_to
-        self._downgrade = downgrade
+        self._downgrade, self._leads = downgrade, leads
         self._cafile = cafile
         self._proxies = Proxies(proxies or {})
         self._session: aiohttp.ClientSession
@@ -133,9 +136,12 @@ class HttpTransport:
                 raise
             if (pause := payload.quota_pause(response.headers)) is not None:
                 pauses.append((links.host(url), min(pause, self._retry.retry_after)))
-            if response.status not in REDIRECTS:
+            if self._leads and self._is_page(response) and self._leads.knows(url):
+                location = await self._lead_on(self._leads, url, response)
+            elif response.status not in REDIRECTS:
                 return response, url, tuple(pauses), headers_sent
-            location = response.headers.get("Location", "")
+            else:
+                location = response.headers.get("Location", "")
             await self._read_some(response)
             response.close()
             target = _redirected(url, location, downgrade=self._downgrade)
@@ -147,6 +153,20 @@ class HttpTransport:
             status=302,
             remedy=Remedy.FAIL,
         )
+
+    @staticmethod
+    def _is_page(response: aiohttp.ClientResponse) -> bool:
+        kind = response.headers.get("Content-Type", "").lower()
+        page = response.status == 200 and kind.startswith("text/html")
+        return page and "Content-Disposition" not in response.headers
+
+    async def _lead_on(self, leads: Leads, url: str, response: aiohttp.ClientResponse) -> str:
+        """Where the page that came instead of the file leads to."""
+        page = await self._read_some(response, _PAGE_BYTES)
+        try:
+            return await asyncio.to_thread(leads.target, url, page)
+        finally:
+            response.close()
 
     async def _send(self, url: str, headers: dict[str, str], request: Request) -> aiohttp.ClientResponse:
         sent = dict(headers)
@@ -192,16 +212,16 @@ class HttpTransport:
             longest_wait=self._retry.retry_after,
         )
 
-    async def _read_some(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read_some(self, response: aiohttp.ClientResponse, most: int = payload.REFUSAL_READ) -> bytes:
         """The first KiB of a body that is not the payload; read to its end, the connection is kept."""
         body = b""
         try:
             async with asyncio.timeout(self._timeouts.idle):
-                while len(body) < payload.REFUSAL_READ and (chunk := await response.content.readany()):
+                while len(body) < most and (chunk := await response.content.readany()):
                     body += chunk
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass  # the status alone says enough
-        return body[: payload.REFUSAL_READ]
+        return body[:most]
 
 
 def _redirected(url: str, location: str, *, downgrade: bool) -> str:

@@ -13,7 +13,8 @@ from ..model import links
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
-from . import huggingface, lists, metalink, rows, sa1b, select, table
+from . import gdrive, huggingface, lists, metalink, modelscope, rows, sa1b, select, table
+from .backup import Backup
 from .checksums import Checksums
 from .rows import Blocks, broken
 from .select import Selection
@@ -31,6 +32,7 @@ class Options:
 
     selection: Selection = Selection()
     checksums: Checksums | None = None
+    backups: tuple[Backup, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     shard: tuple[int, int] | None = None
     strict: bool = False
@@ -59,6 +61,12 @@ def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
     if isinstance(source, str) and source.startswith("hf://"):
         huggingface.Address.parse(source)
         return source, huggingface.listing(source), False
+    if isinstance(source, str) and source.startswith("modelscope://"):
+        modelscope.Address.parse(source)
+        return source, modelscope.listing(source), False
+    if isinstance(source, str) and source.startswith("gdrive://"):
+        gdrive.check_address(source)
+        return source, gdrive.listing(source), False
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         return "URL", iter([[(1, rows.read_row({"url": source}, "URL", 1))]]), True
     if isinstance(source, (str, Path)):
@@ -74,7 +82,7 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise broken(f"{path} is not a file; name a manifest, a URL, hf://… or a dataset")
+            raise broken(f"{path} is not a file; name a manifest, a URL, an address or a dataset")
         with path.open("rb") as file:
             first = file.readline(1 << 20).decode("utf-8", "replace")
     except OSError as error:
@@ -121,6 +129,8 @@ def _take(row: Row, options: Options) -> Row:
     """`row` as the options want it: with its digest from the list, and with the headers."""
     if options.checksums:
         row = options.checksums.join(row)
+    for backup in options.backups:
+        row = backup.join(row)
     if options.headers and isinstance(row, Entry):
         row = replace(row, headers=(*row.headers, *options.headers))
     if options.strict and isinstance(row, ManifestError):

@@ -46,6 +46,8 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "resumed", "path": path, "length": length, "held": held}
         case events.Adopted(path, count, proof):
             return {"event": "adopted", "path": path, "bytes": count, "proof": proof}
+        case events.MirrorDropped(path, host):
+            return {"event": "mirror dropped", "path": path, "host": host}
         case events.Lost(path, count):
             return {"event": "begun again", "path": path, "bytes": count}
         case events.Retrying(path, cause, delay, message):

@@ -1,0 +1,196 @@
+"""Google Drive: public folders and files, by what gdown knows of Drive's pages (FACTS section 6).
+
+A file's link answers with the file, or with a page that asks for a click and leads on to the file; what
+it leads to dies within an hour, and is asked for again at the same byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+from ..model.digest import Digest
+from ..model.entry import entry
+from ..model.errors import (
+    CredentialsError,
+    FetchError,
+    ManifestError,
+    NetworkError,
+    QuotaExceeded,
+    Remedy,
+    StatusError,
+)
+from ..model.protocols import Row
+from .rows import Blocks, broken
+
+_ADDRESS: Final = re.compile(r"gdrive://(?P<kind>folders|files)/(?P<id>[A-Za-z0-9_-]{10,})/?")
+_HOSTS: Final = frozenset({"drive.google.com", "docs.google.com", "drive.usercontent.google.com"})
+_LINK: Final = "https://drive.google.com/uc?id={id}"
+_API: Final = "https://www.googleapis.com/drive/v3/files"
+_FOLDER: Final = "application/vnd.google-apps.folder"
+_QUOTA: Final = re.compile(
+    rb"Too many users have viewed or downloaded this file|Quota exceeded", re.IGNORECASE
+)
+_QUOTA_LASTS: Final = 24 * 3600.0
+_BLOCK: Final = 200
+
+
+def check_address(text: str) -> tuple[str, str]:
+    """(`folders` or `files`, the id) of a `gdrive://` address. Raises ManifestError."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise broken(f"{text}: not of the form gdrive://folders/ID or gdrive://files/ID")
+    return match["kind"], match["id"]
+
+
+def listing(text: str) -> Blocks:
+    """The files of a public folder, or one file. Drive tells sizes and digests only to those with an API
+    key (GOOGLE_API_KEY). Raises CredentialsError, ManifestError or NetworkError."""
+    kind, name = check_address(text)
+    key = os.environ.get("GOOGLE_API_KEY")
+    files = _by_key(kind, name, key) if key else _by_gdown(kind, name)
+    block: list[tuple[int, Row]] = []
+    for number, row in enumerate(files, 1):
+        block.append((number, row))
+        if len(block) == _BLOCK:
+            yield block
+            block = []
+    yield block
+
+
+def _entry(path: str, file_id: str, size: int | None = None, digest: Digest | None = None) -> Row:
+    try:
+        return entry(path, _LINK.format(id=file_id), size, digest)
+    except ManifestError as error:
+        return error
+
+
+# without a key: by gdown
+
+
+def _by_gdown(kind: str, name: str) -> Iterator[Row]:
+    gdown = _gdown()
+    try:
+        if kind == "folders":
+            found = gdown.download_folder(
+                id=name, skip_download=True, quiet=True, use_cookies=False, timeout=60.0
+            )
+        else:
+            found = [gdown.download(id=name, skip_download=True, quiet=True, use_cookies=False, timeout=60.0)]
+    except Exception as error:  # gdown raises its own, requests' and bs4's
+        raise _translated(error, f"gdrive://{kind}/{name}") from None
+    for file in found:
+        yield _entry(str(file.path), str(getattr(file, "id", None) or name))
+
+
+def _gdown() -> Any:
+    try:
+        import gdown
+    except ImportError:
+        raise broken("Google Drive needs a library: pip install 'osp-fetch[gdrive]'") from None
+    return gdown
+
+
+def _translated(error: Exception, shown: str) -> FetchError:
+    why = " ".join(str(error).split())[:200] or type(error).__name__
+    if _QUOTA.search(why.encode()) or "many accesses" in why:
+        return CredentialsError(
+            f"{shown}: Drive does not show it: it is not public, or its quota is used up for up to a day; "
+            f"the same data may be on ModelScope ({why})"
+        )
+    return NetworkError(f"{shown}: Drive cannot be listed ({why})", remedy=Remedy.ABORT)
+
+
+# with a key: Drive API v3
+
+
+def _by_key(kind: str, name: str, key: str) -> Iterator[Row]:
+    fields = "id,name,mimeType,size,md5Checksum,sha256Checksum"
+    if kind == "files":
+        yield _of_api("", _asked(f"{_API}/{name}", {"fields": fields}, key))
+        return
+    folders = [("", name)]
+    while folders:
+        prefix, folder = folders.pop(0)
+        query: dict[str, str] | None = {
+            "q": f"'{folder}' in parents and trashed=false",
+            "fields": f"nextPageToken,files({fields})",
+            "pageSize": "1000",
+        }
+        while query is not None:
+            page = _asked(_API, query, key)
+            for file in page.get("files", []):
+                if file.get("mimeType") == _FOLDER:
+                    folders.append((f"{prefix}{file['name']}/", file["id"]))
+                else:
+                    yield _of_api(prefix, file)
+            token = page.get("nextPageToken")
+            query = {**query, "pageToken": token} if token else None
+
+
+def _of_api(prefix: str, file: dict[str, Any]) -> Row:
+    digest = None
+    for algorithm in ("sha256", "md5"):
+        if file.get(f"{algorithm}Checksum"):
+            digest = digest or Digest(algorithm, str(file[f"{algorithm}Checksum"]).lower())
+    size = int(file["size"]) if str(file.get("size", "")).isdigit() else None
+    return _entry(prefix + str(file["name"]).replace("/", "_"), str(file["id"]), size, digest)
+
+
+def _asked(url: str, query: dict[str, str], key: str) -> dict[str, Any]:
+    request = urllib.request.Request(
+        f"{url}?{urlencode(query)}", headers={"X-Goog-Api-Key": key, "Accept": "application/json"}
+    )
+    try:
+        with urllib.request.build_opener().open(request, timeout=60) as reply:
+            said = json.load(reply)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code in (400, 401, 403):
+            raise CredentialsError(
+                f"Drive refuses the API key, or the folder is not public ({error.code}); check GOOGLE_API_KEY"
+            ) from None
+        raise NetworkError(
+            f"Drive's API answered {error.code}; run again later", remedy=Remedy.ABORT
+        ) from None
+    except (OSError, ValueError) as error:
+        raise NetworkError(f"Drive's API cannot be reached ({error})", remedy=Remedy.ABORT) from None
+    return dict(said)
+
+
+# the page in place of a file
+
+
+class DriveLeads:
+    """Knows Drive's pages; see `model.protocols.Leads`. `clock`: Unix seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+
+    def knows(self, url: str) -> bool:
+        return urlsplit(url).hostname in _HOSTS
+
+    def target(self, url: str, page: bytes) -> str:
+        if _QUOTA.search(page):
+            over = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._clock() + _QUOTA_LASTS))
+            raise QuotaExceeded(
+                "Google Drive: too many have downloaded this file, and nobody gets it for up to 24 hours; "
+                f"run the same command again after {over}, or fetch it from ModelScope (AnyText: "
+                "modelscope://datasets/iic/AnyText-benchmark)"
+            )
+        from gdown.download import get_url_from_gdrive_confirmation
+
+        try:
+            return str(get_url_from_gdrive_confirmation(page.decode("utf-8", "replace")))
+        except Exception as error:
+            why = " ".join(str(error).split())[:200]
+            raise StatusError(
+                f"Google Drive does not give this file away ({why})", status=200, remedy=Remedy.FAIL
+            ) from None

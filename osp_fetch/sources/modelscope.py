@@ -1,0 +1,140 @@
+"""ModelScope: a dataset repository's files, page by page (FACTS section 4)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import quote, unquote, urlencode
+
+from ..model.digest import Digest
+from ..model.entry import entry
+from ..model.errors import CredentialsError, FetchError, ManifestError, NetworkError, Remedy
+from ..model.links import redact
+from ..model.protocols import Row
+from .rows import Blocks, broken
+from .select import matches
+
+_ADDRESS: Final = re.compile(
+    r"modelscope://datasets/(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<rev>[^/\s]+))?(?:/(?P<glob>.*))?"
+)
+_PAGE: Final = 200
+_TRIES: Final = 6  # a page now and then says 403 for nothing; listings of hundreds of pages meet that
+_TIMEOUT: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`modelscope://datasets/OWNER/NAME[@REV][/GLOB]`."""
+
+    repo: str
+    revision: str
+    glob: str
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        match = _ADDRESS.fullmatch(text)
+        if match is None:
+            raise broken(f"{text}: not of the form modelscope://datasets/OWNER/NAME[@REV][/GLOB]")
+        return cls(match["repo"], unquote(match["rev"] or "master"), match["glob"] or "")
+
+    def __str__(self) -> str:
+        return f"modelscope://datasets/{self.repo}@{self.revision}"
+
+
+def listing(text: str) -> Blocks:
+    """The files of the repository that `text` names: sizes for all, sha256 where it is listed.
+
+    Raises CredentialsError, ManifestError or NetworkError where ModelScope does not list it.
+    """
+    address = Address.parse(text)
+    endpoint = os.environ.get("MODELSCOPE_ENDPOINT", "").rstrip("/") or "https://modelscope.cn"
+    if "://" not in endpoint:
+        endpoint = f"https://{endpoint}"
+    token = os.environ.get("MODELSCOPE_API_TOKEN")
+    headers = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
+    number, page = 0, 0
+    while True:
+        page += 1
+        files = _page(address, endpoint, headers, page)
+        block: list[tuple[int, Row]] = []
+        for file in files:
+            number += 1
+            path = str(file.get("Path") or "")
+            if file.get("Type") != "tree" and (not address.glob or matches(path, address.glob)):
+                block.append((number, _row(address, endpoint, headers, path, file)))
+        yield block
+        if len(files) < _PAGE:
+            return
+
+
+def _row(address: Address, endpoint: str, headers: dict[str, str], path: str, file: dict[str, Any]) -> Row:
+    query = urlencode({"Revision": address.revision, "FilePath": path}, quote_via=quote, safe="")
+    sha256 = str(file.get("Sha256") or "").strip().lower()
+    try:
+        size = int(file["Size"]) if file.get("Size") is not None else None
+        digest = Digest("sha256", sha256) if re.fullmatch(r"[0-9a-f]{64}", sha256) else None
+        return entry(path, f"{endpoint}/api/v1/datasets/{address.repo}/repo?{query}", size, digest, headers)
+    except (ManifestError, ValueError, TypeError) as error:
+        return error if isinstance(error, ManifestError) else ManifestError(f"{path}: {error}")
+
+
+def _page(address: Address, endpoint: str, headers: dict[str, str], page: int) -> list[dict[str, Any]]:
+    query = urlencode(
+        {"Revision": address.revision, "Recursive": "True", "PageNumber": page, "PageSize": _PAGE}
+    )
+    request = urllib.request.Request(
+        f"{endpoint}/api/v1/datasets/{address.repo}/repo/tree?{query}",
+        headers={"User-Agent": "osp-fetch", "Accept": "application/json", **headers},
+    )
+    failure: FetchError = NetworkError(f"{address} cannot be listed", remedy=Remedy.ABORT)
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(min(0.25 * 2**attempt, 8.0))
+        try:
+            with urllib.request.build_opener().open(request, timeout=_TIMEOUT) as reply:
+                return _files(address, json.load(reply))
+        except urllib.error.HTTPError as error:
+            failure = _refused(address, error.code, page)
+            error.close()
+            if error.code not in (403, 408, 425, 429) and error.code < 500:
+                break
+            if error.code == 403 and page == 1 and attempt:
+                break  # a first page that is refused twice is meant so
+        except (OSError, ValueError) as error:
+            failure = NetworkError(
+                f"{address}: page {page} of its files cannot be read ({redact(str(error))[:150]}); run again",
+                remedy=Remedy.ABORT,
+            )
+    raise failure
+
+
+def _files(address: Address, said: Any) -> list[dict[str, Any]]:
+    """The files of one page; HTTP 200 with `Success: false` is an error, and a lasting one."""
+    if not isinstance(said, dict) or said.get("Success") is False or said.get("Code", 200) != 200:
+        why = redact(str(said.get("Message") if isinstance(said, dict) else said))[:200]
+        raise broken(f"{address}: ModelScope does not list it ({why}); check the name and the revision")
+    data = said.get("Data") or {}
+    files = data if isinstance(data, list) else data.get("Files") or []
+    if not all(isinstance(file, dict) for file in files):
+        raise ValueError("its files are no objects")
+    return list(files)
+
+
+def _refused(address: Address, status: int, page: int) -> FetchError:
+    if status in (401, 403):
+        return CredentialsError(
+            f"{address}: ModelScope refuses page {page} of its files ({status}); it is private or gated, or "
+            "does not exist: check the name, or set MODELSCOPE_API_TOKEN"
+        )
+    if status == 404:
+        return broken(f"{address}: ModelScope has no such dataset, or no such revision")
+    return NetworkError(
+        f"{address}: ModelScope answered {status} to page {page} of its files; run again later",
+        remedy=Remedy.ABORT,
+    )

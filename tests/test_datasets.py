@@ -1,0 +1,353 @@
+"""Open-Sora-Plan v1.1.0: from names on the command line to a folder that a training loader reads."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from osp_fetch.datasets.catalogue import DATASETS, OFFERED, expand_all, warnings
+from osp_fetch.datasets.coverage import cover
+from osp_fetch.datasets.layout import counted, lay_out, read_list
+from osp_fetch.demo.modelscope import ModelScope
+from osp_fetch.demo.server import Blob, Server
+from osp_fetch.demo.sources import Hub, HubRepo, MetaCdn
+from osp_fetch.model.errors import ManifestError
+from tests.origin import noise
+from tests.test_archives import tar_bytes, zip_bytes
+
+REPO = "LanguageBind/Open-Sora-Plan-v1.1.0"
+
+
+def folders_only() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        info = tarfile.TarInfo("Road")
+        info.type = tarfile.DIRTYPE
+        tar.addfile(info)
+    return out.getvalue()
+
+
+@dataclass
+class Sources:
+    """All six datasets at their sources, each a few files of the right shape; `media`: dataset → what its
+    folder holds when all is unpacked."""
+
+    hub: Hub
+    scope: ModelScope
+    cdn: MetaCdn
+    media: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    links: str = ""
+
+
+def captions(paths: list[str], frames: int = 0) -> bytes:
+    rows = [
+        {"path": p, "cap": [f"of {p}"], **({"frame_idx": f"0:{frames}"} if frames else {})} for p in paths
+    ]
+    return json.dumps(rows).encode()
+
+
+def make() -> Sources:
+    sam = {
+        f"sa_{t:06}.tar": {f"sa_{t * 10 + n}.{kind}": noise(900 + n, t * 100 + n) for n in range(6)
+                           for kind in ("jpg", "json")}
+        for t in range(3)
+    }  # fmt: skip
+    laion = {f"laion/{n}.jpg": noise(70_000, n) for n in range(6)}
+    human = {f"images/{n}.jpg": noise(2000, n) for n in range(9)}
+    mixkit = {"Airplane": {f"Airplane/a{n}.mp4": noise(5000, n) for n in range(4)},
+              "Woman": {f"Woman/w{n}.mp4": noise(5000, n) for n in range(4)}}  # fmt: skip
+    pixabay = {f"folder_{n:02}": {f"folder_{n:02}/p{n}.mp4": noise(9000, n)} for n in range(1, 4)}
+    pexels = {
+        f"5000-{n}": {f"{n}/x{k}_resize1080p.mp4": noise(40_000, n * 10 + k) for k in range(5)}
+        for n in range(2)
+    }
+    made = Sources(Hub(), ModelScope(), MetaCdn())
+    made.cdn.files |= {name: Blob(tar_bytes(files, "w:gz")) for name, files in sam.items()}
+    lfs: dict[str, bytes] = {"human_image/images.tar.gz": tar_bytes(human, "w:gz", "")}
+    lfs |= {f"all_mixkit/{name}.tar": tar_bytes(files, "w", "") for name, files in mixkit.items()}
+    lfs["all_mixkit/Road.tar"] = folders_only()
+    lfs |= {f"pixabay_v2_tar/{n}.tar.gz": tar_bytes(files, "w:gz", "") for n, files in pixabay.items()}
+    for name, files in pexels.items():
+        data = tar_bytes(files, "w", "")
+        step = -(-len(data) // 5)
+        lfs |= {f"pexels/{name}.tar.part{n}": data[n * step : (n + 1) * step] for n in range(5)}
+    several = {"sam": sam, "mixkit": mixkit, "pixabay_v2": pixabay, "pexels": pexels}
+    flat = {d: {k: v for files in each.values() for k, v in files.items()} for d, each in several.items()}
+    made.media = {**flat, "images": human, "anytext3m": laion}
+    named = {d.media: [f"anno_jsons/{c.file}" for c in d.captions] for d in DATASETS}
+    git: dict[str, bytes] = {"README.md": b"#"}
+    for media, files in made.media.items():
+        for place in named[media]:
+            paths = sorted(p for p in files if not p.endswith(".json"))
+            # three schemes that a caption file may use: as it is, bare names, a folder more
+            form = {"images": "{name}", "sam": "top/{path}"}.get(media, "{path}")
+            shown = [form.format(name=p.rsplit("/", 1)[-1], path=p) for p in paths]
+            git[place] = captions(shown, 513 if "513f" in place else 65 if "65f" in place else 0)
+    made.hub.repos[REPO] = HubRepo(REPO, lfs=lfs, git=git)
+    made.scope.repositories["iic/AnyWord-3M"] = {"laion/laion_split.zip": zip_bytes(laion)}
+    return made
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+async def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sources]:
+    made = make()
+    async with (
+        Server(made.hub.handle) as site,
+        Server(made.hub.handle_cdn) as store,
+        Server(made.scope.handle) as scope,
+        Server(made.cdn.handle) as meta,
+    ):
+        made.hub.cdn_url = store.url
+        monkeypatch.setenv("HF_ENDPOINT", site.url)
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", scope.url)
+        made.links = str(tmp_path / "links.tsv")
+        (tmp_path / "links.tsv").write_text(made.cdn.link_file(meta.url, 4e9))
+        yield made
+
+
+async def run(*words: str, kill_after: float | None = None) -> tuple[int, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "osp_fetch", *words, env=dict(os.environ), stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, said = await asyncio.wait_for(process.communicate(), kill_after)
+    except TimeoutError:
+        os.killpg(process.pid, 9)
+        await process.communicate()
+        return -9, ""
+    return process.returncode or 0, said.decode() + out.decode()
+
+
+def get_all(sources: Sources, out: Path) -> list[str]:
+    words = [
+        "get",
+        "all",
+        "--links",
+        sources.links,
+        "-o",
+        str(out),
+        "--unpack",
+        "--layout",
+        "--min-free",
+        "0",
+    ]
+    return [*words, "-k", "64KiB", "--set", "retry.initial=0.05"]
+
+
+def load(root: Path) -> dict[str, int]:
+    """As the training loader does: each list's lines are FOLDER,JSON; open every path of the captions."""
+    read: dict[str, int] = {}
+    for name in ("image_data.txt", "video_data.txt", "video_data_513.txt", "data.txt"):
+        for folder, file in read_list(root / name):
+            assert folder.is_absolute()
+            for item in json.loads(file.read_text()):
+                path = item["path"]
+                places = [folder / path, folder / path.removeprefix("top/"), folder / "images" / path]
+                assert any(place.is_file() and place.stat().st_size for place in places), path
+                read[name] = read.get(name, 0) + 1
+    return read
+
+
+def check(sources: Sources, out: Path) -> None:
+    for media, files in sources.media.items():
+        assert tree(out / "datasets" / media) == files, media
+    read = load(out)
+    assert read["image_data.txt"] == 18 + 6 + 9
+    assert read["video_data.txt"] == read["video_data_513.txt"] == 8 + 3 + 10
+    assert read["data.txt"] == read["image_data.txt"] + read["video_data.txt"]
+    assert (out / "anno_jsons/video_pexel_513f_271782.json").samefile(
+        out / "anno_jsons/video_pexels_513f_271782.json"
+    )
+
+
+async def test_one_command_makes_the_folder_that_training_reads(sources: Sources, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, said = await run(*get_all(sources, out))
+    assert code == 0, said
+    check(sources, out)
+    code, said = await run("coverage", str(out), "--json")
+    assert code == 0, said
+    found = json.loads(said)
+    assert {c["captions"] for c in found} == {c.file for d in DATASETS for c in d.captions}
+    assert all(c["missing"] == 0 and c["found"] == c["pairs"] for c in found)
+    schemes = {c["dataset"]: c["scheme"] for c in found}
+    assert schemes["sam-11m"] == "without its first 1"
+    assert schemes["human-160k"] == "as it is, in images/"
+    # again, nothing is fetched and nothing unpacked
+    before = sources.hub.resolves.total() + sources.scope.requests["cdn"]
+    code, said = await run(*get_all(sources, out))
+    assert code == 0, said
+    assert "unpacked:" not in said
+    assert sources.hub.resolves.total() + sources.scope.requests["cdn"] == before
+    check(sources, out)
+
+
+@pytest.mark.timeout(240)
+async def test_killed_at_any_stage_it_ends_the_same(sources: Sources, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    chance = random.Random(5)
+    sources.cdn.rate = 60_000.0
+    kills = 0
+    for turn in range(25):
+        code, said = await run(*get_all(sources, out), kill_after=chance.uniform(0.8, 2.0 + turn / 4))
+        if code == 0:
+            break
+        assert code == -9, said
+        kills += 1
+        for media, files in sources.media.items():
+            for name, data in (
+                tree(out / "datasets" / media).items() if (out / "datasets" / media).is_dir() else ()
+            ):
+                assert files[name] == data
+    else:
+        pytest.fail("25 runs did not bring it to an end")
+    assert kills
+    check(sources, out)
+
+
+async def test_archives_that_were_deleted_after_unpacking_are_not_fetched_again(
+    sources: Sources, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = [*get_all(sources, out), "--delete-after"]
+    assert (await run(*words))[0] == 0
+    assert not [name for name in tree(out) if ".tar" in name and not name.startswith(".")]
+    sources.cdn.requests.clear()
+    code, said = await run(*words)
+    assert code == 0, said
+    assert sources.cdn.requests.total() == 0
+    check(sources, out)
+    code, said = await run("verify", str(out))
+    assert code == 0, said
+    assert "unpacked" in said
+
+
+async def test_a_broken_archive_is_told_and_does_not_loop(sources: Sources, tmp_path: Path) -> None:
+    """Checksum right, archive broken: two facts (FACTS section 2)."""
+    name = "sa_000001.tar"
+    sources.cdn.files[name] = Blob(sources.cdn.files[name].read(0, 2000))
+    out = tmp_path / "out"
+    words = ["get", "sam-11m", "--links", sources.links, "-o", str(out), "--unpack", "--min-free", "0"]
+    for _ in range(2):
+        code, said = await run(*words)
+        assert code == 1
+        assert f"broken: {name}" in said
+    assert sources.cdn.requests[name] == 1
+    assert (out / name).stat().st_size == 2000
+    code, said = await run("verify", str(out), "--archives", "--json")
+    assert code == 1
+    found = json.loads(said)
+    assert found["counts"] == {"ok": 3}
+    assert [each["path"] for each in found["archives"]["broken"]] == [name]
+    assert found["archives"]["whole"] == 2
+
+
+# coverage and layout by themselves
+
+
+def a_folder(tmp_path: Path, count: int, absent: int) -> Path:
+    media = tmp_path / "datasets/mixkit"
+    media.mkdir(parents=True)
+    for n in range(absent, count):
+        (media / f"m{n}.mp4").write_bytes(b"x")
+    (media / "nobody.mp4").write_bytes(b"x")
+    (tmp_path / "anno_jsons").mkdir()
+    place = tmp_path / "anno_jsons/video_mixkit_65f_54735.json"
+    place.write_bytes(captions([f"m{n}.mp4" for n in range(count)], 65))
+    return place
+
+
+async def test_coverage_counts_what_is_missing_and_what_nobody_names(tmp_path: Path) -> None:
+    a_folder(tmp_path, 300, 20)
+    code, said = await run("coverage", str(tmp_path), "--missing", str(tmp_path / "missing.txt"), "--json")
+    (found,) = json.loads(said)
+    assert code == 1
+    assert (found["pairs"], found["found"], found["missing"], found["unnamed"]) == (300, 280, 20, 1)
+    assert found["documented"] == 54_735
+    missing = (tmp_path / "missing.txt").read_text().splitlines()
+    assert missing == [f"datasets/mixkit/m{n}.mp4" for n in range(20)]
+    code, said = await run("coverage", str(tmp_path))
+    assert "54,735 are documented" in said
+
+
+def test_a_caption_file_that_is_cut_is_said(tmp_path: Path) -> None:
+    place = a_folder(tmp_path, 300, 0)
+    place.write_bytes(place.read_bytes()[:-100])
+    with pytest.raises(ManifestError, match="no whole list"):
+        list(cover(tmp_path))
+
+
+def test_a_layout_says_what_lacks_and_copies_nothing(tmp_path: Path) -> None:
+    a_folder(tmp_path, 3, 0)
+    made = lay_out(tmp_path, relative=True)
+    assert (tmp_path / "video_data.txt").read_text() == (
+        "datasets/mixkit,anno_jsons/video_mixkit_65f_54735.json\n"
+    )
+    assert not (tmp_path / "image_data.txt").exists()
+    assert any("sam-11m" in lack for lack in made.lacking)
+    assert any("513f" in lack for lack in made.lacking)
+
+
+# the catalogue, row by row of the guide's tables
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "pairs", "hours"),
+    [
+        ("sam-11m", "image", [11_185_255], 0),
+        ("anytext-3m-en", "image", [1_886_137], 0),
+        ("human-160k", "image", [162_094], 0),
+        ("mixkit", "video", [54_735, 1_997], 42.0),
+        ("pixabay", "video", [601_513, 51_483], 353.3),
+        ("pexels", "video", [3_832_666, 271_782], 2561.9),
+    ],
+)
+def test_every_row_of_the_guides_tables(name: str, kind: str, pairs: list[int], hours: float) -> None:
+    dataset = next(d for d in DATASETS if d.name == name)
+    assert (dataset.kind, dataset.hours) == (kind, hours)
+    assert [c.pairs for c in dataset.captions] == pairs
+    assert all(counted(Path(c.file)) == c.pairs for c in dataset.captions)
+    expected = [0] if kind == "image" else [65, 513]
+    assert [c.frames for c in dataset.captions] == expected
+
+
+def test_names_stand_for_sources() -> None:
+    every = expand_all(["all"], "links.tsv")
+    assert len(every) == 7
+    assert every[0] == Path("links.tsv")
+    assert every[1] == "modelscope://datasets/iic/AnyWord-3M"
+    with pytest.raises(ManifestError, match="--links"):
+        expand_all(["all"])
+    with pytest.raises(ManifestError, match="mixkit"):
+        expand_all(["mixkitt"])
+
+
+def test_warnings_are_heard() -> None:
+    said = "\n".join(warnings(["all"]))
+    assert "evaluation benchmark" in said
+    assert said.count("5000-") == 8
+    assert said.count("sa_0000") == 4
+
+
+async def test_datasets_are_shown(tmp_path: Path) -> None:
+    code, said = await run("datasets")
+    assert code == 0
+    assert all(dataset.name in said for dataset in OFFERED)
+    code, said = await run("datasets", "--json")
+    assert len(json.loads(said)) == 7
