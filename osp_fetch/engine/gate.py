@@ -12,17 +12,20 @@ import itertools
 import random
 import statistics
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from ..model import events
 from ..model.events import Observer
 from ..model.settings import Limits, Retry
+from .level import START, Level
 
-AUTO_CONNECTIONS: Final = 64
-AUTO_PER_HOST: Final = 16
+AUTO_CONNECTIONS: Final = 128
+_WINDOW: Final = 0.3  # seconds over which goodput is measured …
+_LONGEST_WINDOW: Final = 3.0  # … or so many, until each connection has brought so much:
+_WINDOW_BYTES: Final = 64 << 10
 _MIB: Final = 1 << 20
 _FIRST_PART: Final = 8 * _MIB  # while no connection of the host has been measured
 _PART_SECONDS: Final = 4.0
@@ -37,7 +40,13 @@ def _nobody(_: events.Event) -> None:
 
 @dataclass(slots=True)
 class _Host:
+    level: Level
     open: int = 0
+    streaming: int = 0  # connections that have been answered and bring bytes
+    shedding: int = 0
+    received: int = 0  # bytes in this window
+    window_begun: float = 0.0
+    full: bool = True  # all that was allowed was open, whenever this window was looked at
     quiet_until: float = 0.0
     pace: float | None = None  # bytes per second of one connection
     paces: deque[float] = field(default_factory=lambda: deque(maxlen=_SIBLINGS))  # the last ones measured
@@ -56,8 +65,9 @@ class Gate:
 
     def __init__(self, limits: Limits, retry: Retry | None = None, observe: Observer = _nobody) -> None:
         self.total = AUTO_CONNECTIONS if limits.connections == "auto" else limits.connections
-        given = limits.connections if limits.connections != "auto" else AUTO_PER_HOST
-        self.per_host = min(self.total, given if limits.per_host == "auto" else limits.per_host)
+        self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
+        self._steers = limits.connections == "auto"  # else a number was asked for, and is kept
+        self._timer: asyncio.TimerHandle | None = None
         self._limits = limits
         self._retry = retry or Retry()
         self._observe = observe
@@ -69,7 +79,7 @@ class Gate:
     @asynccontextmanager
     async def connection(self, host: str, order: int) -> AsyncIterator[None]:
         """Hold one connection to `host`; among those who wait the smallest `order` goes first."""
-        room = self._hosts.setdefault(host, _Host())
+        room = self._room(host)
         ticket = asyncio.get_running_loop().create_future()
         heapq.heappush(room.waiting, (order, next(self._numbers), ticket))
         self._admit()
@@ -86,6 +96,7 @@ class Gate:
 
     def _leave(self, room: _Host) -> None:
         room.open -= 1
+        room.shedding = max(0, min(room.shedding, room.open - room.level.value))
         room.probing = False
         self._open -= 1
         self._admit()
@@ -100,6 +111,7 @@ class Gate:
             ticket = self._next(room)
             room.open += 1
             room.probing = room.down
+            self._look_later(now)
             self._open += 1
             if self._limits.requests_per_second:
                 self._quiet(room, now + 1 / self._limits.requests_per_second)
@@ -119,12 +131,84 @@ class Gate:
     def _may(self, room: _Host, now: float) -> bool:
         while room.waiting and room.waiting[0][2].done():  # cancelled while it waited
             heapq.heappop(room.waiting)
-        free = room.open < self.per_host and not room.probing
+        free = room.open < room.level.value and not room.probing
         return bool(room.waiting) and free and room.quiet_until <= now
+
+    def _room(self, host: str) -> _Host:
+        if host not in self._hosts:
+            start = START if self._steers else self.per_host
+            self._hosts[host] = _Host(Level(self.per_host, start))
+        return self._hosts[host]
+
+    # how many connections a host should have
+
+    @contextmanager
+    def streaming(self, host: str) -> Iterator[None]:
+        """While a connection to `host` brings bytes."""
+        room = self._room(host)
+        room.streaming += 1
+        try:
+            yield
+        finally:
+            room.streaming -= 1
+
+    def received(self, host: str, count: int) -> None:
+        """One of its connections brought `count` bytes."""
+        self._room(host).received += count
+
+    def surplus(self, host: str) -> bool:
+        """Whether the connection that asks should be let go: there are too many, and they do harm."""
+        room = self._room(host)
+        if not room.level.shed or room.open - room.shedding <= room.level.value:
+            return False
+        room.shedding += 1
+        return True
+
+    def refused(self, host: str) -> None:
+        """`host` has turned a connection away."""
+        room = self._room(host)
+        if self._steers:
+            now = asyncio.get_running_loop().time()
+            self._changed(
+                host, room, room.level.refused(now, room.open - 1, streaming=room.streaming > 0), now
+            )
+
+    def _look_later(self, now: float) -> None:
+        if self._steers and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_at(now + _WINDOW, self._look)
+
+    def _look(self) -> None:
+        """A moment has passed: what have the levels brought?"""
+        self._timer = None
+        now = asyncio.get_running_loop().time()
+        for host, room in self._hosts.items():
+            if room.open:
+                self._look_at(host, room, now)
+        if self._open:
+            self._look_later(now)
+
+    def _look_at(self, host: str, room: _Host, now: float) -> None:
+        if not room.window_begun:
+            room.window_begun, room.received = now, 0
+            return
+        # where the budget of all hosts is the limit, this host's level is not
+        room.full = room.full and room.open >= room.level.value
+        past = now - room.window_begun
+        if room.received < room.level.value * _WINDOW_BYTES and past < _LONGEST_WINDOW:
+            return
+        why = room.level.sample(now, room.received / past, full=room.full)
+        room.window_begun, room.received, room.full = now, 0, True
+        self._changed(host, room, why, now)
+
+    def _changed(self, host: str, room: _Host, why: str | None, now: float) -> None:
+        if why is not None:
+            room.window_begun, room.received, room.full = now, 0, True
+            self._observe(events.LevelChanged(host, room.level.value, why))
+            self._admit()
 
     def answered(self, host: str) -> None:
         """`host` has sent the head of a reply."""
-        room = self._hosts.setdefault(host, _Host())
+        room = self._room(host)
         room.heard, room.dead, room.probing = True, False, False
         room.silences = room.pauses = 0
         if room.down:
@@ -139,7 +223,10 @@ class Gate:
         connection at a time, for `retry.outage`, or for `retry.longest` where it has never answered.
         """
         now = asyncio.get_running_loop().time()
-        room = self._hosts.setdefault(host, _Host())
+        room = self._room(host)
+        if room.streaming and not room.down:
+            self.refused(host)  # it brings bytes to others: this one was too many
+            return False
         if room.silences == 0:
             room.silent_since = now
         room.silences += 1
@@ -161,7 +248,7 @@ class Gate:
 
     def cool(self, host: str, seconds: float) -> None:
         """Open nothing more to `host` for so many seconds; what is open goes on."""
-        room = self._hosts.setdefault(host, _Host())
+        room = self._room(host)
         self._quiet(room, asyncio.get_running_loop().time() + seconds)
 
     def _quiet(self, room: _Host, until: float) -> None:
@@ -183,7 +270,7 @@ class Gate:
         """One connection brought `count` bytes in so many seconds."""
         if count < _MIB // 4 or seconds <= 0:
             return
-        room = self._hosts.setdefault(host, _Host())
+        room = self._room(host)
         pace = count / seconds
         room.paces.append(pace)
         room.pace = pace if room.pace is None else room.pace + _MEMORY * (pace - room.pace)
@@ -193,12 +280,12 @@ class Gate:
         now = asyncio.get_running_loop().time()
         if self._open >= self.total or any(self._may(room, now) for room in self._hosts.values()):
             return False
-        room = self._hosts.setdefault(host, _Host())
-        return room.open < self.per_host and room.quiet_until <= now and not room.waiting
+        room = self._room(host)
+        return room.open < room.level.value and room.quiet_until <= now and not room.waiting
 
     def lagging(self, host: str, pace: float) -> bool:
         """Whether `pace` is a tenth of what connections to `host` make in the median, or less."""
-        paces = self._hosts.setdefault(host, _Host()).paces
+        paces = self._room(host).paces
         return len(paces) >= _SIBLINGS // 4 and pace < statistics.median(paces) / 10
 
     def part_size(self, host: str) -> int:

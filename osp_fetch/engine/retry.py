@@ -8,7 +8,7 @@ from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
 
-from ..model.errors import FetchError, NotThePayload, Remedy, Unreachable
+from ..model.errors import FetchError, NetworkError, NotThePayload, Remedy
 from ..model.settings import Retry
 
 _PAGES: Final = 3  # pages instead of the file that are enough to give up
@@ -30,7 +30,7 @@ class Patience:
     def failed(self, state: RetryCallState) -> None:
         """Count one more failed attempt."""
         error = state.outcome.exception() if state.outcome else None
-        self._excused = isinstance(error, Unreachable) and error.excused
+        self._excused = isinstance(error, NetworkError) and error.excused
         if self._excused:
             return
         now = self._progress()

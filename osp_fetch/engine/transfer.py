@@ -14,6 +14,7 @@ from ..model.errors import (
     IntegrityError,
     RangeNotSatisfiable,
     Remedy,
+    StatusError,
     StorageError,
     TransferError,
     Unreachable,
@@ -228,7 +229,8 @@ class Transfer:
                 self.download.emptied = False
                 await self._begin(reply)
                 if span is not None:
-                    await self._drain(host).run(part, span, reply)
+                    with self.tools.gate.streaming(host):
+                        await self._drain(host).run(part, span, reply)
                 self.download.expect(span, framed=reply.framed)
         except RangeNotSatisfiable as error:
             self.download.unsatisfiable(part, error)
@@ -247,6 +249,8 @@ class Transfer:
         if not isinstance(error, Unreachable):
             if isinstance(error, TransferError):
                 gate.answered(host)
+            if isinstance(error, StatusError) and error.status in (429, 503):
+                gate.refused(host)
             return
         silent = error.host or host
         if silent != host:

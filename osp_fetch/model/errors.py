@@ -62,10 +62,12 @@ class TransferError(FetchError):
 
 
 class NetworkError(TransferError):
-    """No connection, a stall, a cut, or an answer shorter than it should be."""
+    """No connection, a stall, a cut, or an answer shorter than it should be. `excused`: it does not count
+    as a failed attempt."""
 
     remedy = Remedy.RETRY
     cause = "network"
+    excused = False
 
 
 class TooLong(NetworkError):
@@ -74,11 +76,17 @@ class TooLong(NetworkError):
     cause = "too long"
 
 
+class Yielded(NetworkError):
+    """The connection was let go on purpose: no failure of anybody's."""
+
+    cause = "fewer connections"
+    excused = True
+
+
 class Unreachable(NetworkError):
     """Not one byte of an answer. `excused`: the host is known to be down, and its pause is not a failure."""
 
     cause = "no answer"
-    excused = False
     host = ""  # `host:port` that was silent, where it is not the link's own
 
 

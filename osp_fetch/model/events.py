@@ -101,6 +101,15 @@ class Cooling:
 
 
 @dataclass(frozen=True, slots=True)
+class LevelChanged:
+    """From now on `host` gets so many connections."""
+
+    host: str
+    connections: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class HostDown:
     """A whole host is silent: it is probed, one connection at a time, and its files wait."""
 
@@ -162,6 +171,7 @@ Event = (
     | Lost
     | Retrying
     | Cooling
+    | LevelChanged
     | HostDown
     | HostBack
     | Parked

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import urllib.request
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,11 @@ class Connector(aiohttp.TCPConnector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
+        # the one used last: aiohttp takes the oldest, so that of more connections than are needed each is
+        # used now and then, none ever closes, and a host that counts them suffers
+        idle = getattr(self, "_conns", {}).get(req.connection_key)
+        if isinstance(idle, deque):
+            idle.rotate(1)
         while True:
             connection = await super().connect(req, traces, timeout)
             if connection.protocol is None or not connection.protocol.should_close:

@@ -30,6 +30,9 @@ from .body import Body, reason
 from .connect import Connector, ConnectTo, Proxies, Resolver
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+# seconds that a connection waits for its next request: in a run that is none, and where the gate wants
+# fewer connections, idle ones still count for the host
+_IDLE: Final = 2.0
 _HEAD_BYTES: Final = 64 << 10
 _PAGE_BYTES: Final = 1 << 20  # of a page that leads on
 _LONGEST: Final = 1 << 60  # bytes; no file is longer, and no file system could hold it
@@ -70,7 +73,9 @@ class HttpTransport:
         if self._cafile:
             context.load_verify_locations(self._cafile)
         # limit 0: the gate is the limit; a second one would only hide waiting inside aiohttp
-        connector = Connector(limit=0, ssl=context, resolver=Resolver(self._connect_to))
+        connector = Connector(
+            limit=0, ssl=context, resolver=Resolver(self._connect_to), keepalive_timeout=_IDLE
+        )
         self._session = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -60,6 +60,8 @@ def described(event: events.Event) -> dict[str, Any] | None:
             }
         case events.Cooling(host, seconds, why):
             return {"event": "cooling", "host": host, "seconds": seconds, "why": why}
+        case events.LevelChanged(host, connections, why):
+            return {"event": "level", "host": host, "connections": connections, "why": why}
         case events.HostDown(host, seconds):
             return {"event": "host down", "host": host, "probed_in": round(seconds, 1)}
         case events.HostBack(host):

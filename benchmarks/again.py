@@ -1,0 +1,79 @@
+"""A run again over a finished tree: `python benchmarks/again.py [--files 100000]`.
+
+The tree is made by hand and put into the ledger; then `get` with its manifest is timed, and its peak
+memory taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from osp_fetch.model.entry import RelativePath
+from osp_fetch.model.links import source_key
+from osp_fetch.model.record import Published, Record
+from osp_fetch.storage.ledger import SqliteLedger
+
+ORIGIN = "http://127.0.0.1:9"  # nothing answers there: whoever asks fails
+
+
+async def make(out: Path, manifest: Path, count: int) -> None:
+    """`count` finished files, as a run would have left them."""
+    state = out / ".osp-fetch"
+    state.mkdir(parents=True)
+    rows = []
+    async with SqliteLedger(state / "ledger.sqlite3") as ledger:
+        waiting = []
+        for n in range(count):
+            path = RelativePath(f"d{n % 100:02}/f{n:07}.jpg")
+            place = out / path
+            if n < 100:
+                place.parent.mkdir()
+            place.write_bytes(b"x")
+            seen = place.stat()
+            url = f"{ORIGIN}/{path}"
+            published = Published(seen.st_size, seen.st_mtime_ns)
+            record = Record(path, source_key(url), 1, digests={"sha256": "0" * 64}, published=published)
+            waiting.append(ledger.put(record))
+            rows.append(f"{path}\t{url}")
+            if len(waiting) == 5000:
+                await asyncio.gather(*waiting)
+                waiting = []
+        await asyncio.gather(*waiting)
+    manifest.write_text("\n".join(["path\turl", *rows]))
+
+
+def measure(out: Path, manifest: Path) -> tuple[float, int]:
+    """Seconds, and bytes of peak memory."""
+    words = [sys.executable, "-m", "osp_fetch", "get", str(manifest), "-o", str(out), "-q", "--min-free", "0"]
+    begun = time.monotonic()
+    pid = os.posix_spawn(sys.executable, words, {**os.environ})
+    _, status, usage = os.wait4(pid, 0)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit("something was fetched, or failed")
+    return time.monotonic() - begun, usage.ru_maxrss * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        out, manifest = Path(folder, "out"), Path(folder, "m.tsv")
+        asyncio.run(make(out, manifest, given.files))
+        found = [measure(out, manifest) for _ in range(given.rounds)]
+    seconds = statistics.median(each[0] for each in found)
+    memory = max(each[1] for each in found) / 2**20
+    print(json.dumps({"files": given.files, "seconds": round(seconds, 2), "peak MiB": round(memory)}))
+
+
+if __name__ == "__main__":
+    main()
