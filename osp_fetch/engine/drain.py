@@ -17,7 +17,7 @@ from .tasks import completed
 from .tools import Tools
 
 _WRITE_SECONDS: Final = 1.0  # a slow connection's bytes are written so often, however few they are
-_LAG_SECONDS: Final = 10.0  # for which a connection may be ten times slower than its siblings
+_LAG_SECONDS: Final = 3.0  # for which a connection may be ten times slower than its siblings
 
 
 class Drain:

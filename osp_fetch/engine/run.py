@@ -113,8 +113,7 @@ class Run:
             entries = [row for row in rows if isinstance(row, Entry)]
             self._read(rows, entries)
             paths = [entry.path for entry in entries]
-            records = await self._tools.ledger.look(paths)
-            seen = await self._tools.sink.look(paths)
+            records, seen = await asyncio.gather(self._tools.ledger.look(paths), self._tools.sink.look(paths))
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
             for entry, record, stat in zip(entries, records, seen, strict=True):

@@ -95,9 +95,9 @@ def _setting(default: Any, read: Callable[[object], Any]) -> Any:
 class Limits:
     """How much of everything. 0 means no limit for rates."""
 
-    # all hosts together; auto is 64: eight hosts' worth, under every default descriptor limit
+    # all hosts together; auto finds what pays for each host, up to 128 in all; a number is kept
     connections: int | Auto = _setting("auto", _or_auto(count))
-    # auto is 16: where aria2 stops, and where hosts that shape by connection begin to pay
+    # never more than this to one host; auto: as many as in all
     per_host: int | Auto = _setting("auto", _or_auto(count))
     # auto is four seconds at the measured rate of a connection, in 4 to 64 MiB: long enough that a
     # request's round trip is lost in it, short enough that no part is the last for long
