@@ -46,9 +46,13 @@ def show_before(sources: Sequence[str], folder: str, made: FetchOptions) -> None
     """Say on stderr what `get` is about to do, where the manifest is read in a moment."""
     from .. import survey
     from ..api import rows_of
+    from ..datasets.catalogue import warnings
 
     rows = rows_of(list(sources), made)
-    if isinstance(rows, list) and len(rows) > 1:
+    if not isinstance(rows, list):
+        for said in warnings(sources):
+            click.echo(said, err=True)
+    elif len(rows) > 1:
         plan = survey.plan(rows, Path(folder), made.get("shard"))
         _print(plan, made["settings"].limits.rate, sources, stderr=True)
 

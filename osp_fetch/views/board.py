@@ -41,6 +41,7 @@ class Board:
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
     files: dict[str, FileLine] = field(default_factory=dict)
     connections: int = 0
+    levels: dict[str, tuple[int, str]] = field(default_factory=dict)  # host → connections it may have, why
     retries: Counter[str] = field(default_factory=Counter)
     expires: float | None = None
     last_trouble: str = ""
@@ -82,6 +83,19 @@ class Board:
             case events.Retrying(_, cause, _, message):
                 self.retries[cause] += 1
                 self.last_trouble = message
+            case events.LevelChanged(host, connections, why):
+                self.levels[host] = (connections, why)
+            case events.ManifestEnded():
+                self.rows_final = True
+            case events.Stopping(why):
+                self.stopping = why
+            case events.RunEnded(report):
+                self.report = report
+            case _:
+                self._trouble(event)
+
+    def _trouble(self, event: events.Event) -> None:
+        match event:
             case events.Cooling(host, seconds, why):
                 self.last_trouble = f"{host} is left alone for {seconds:.0f} s: {why}"
             case events.HostDown(host, seconds):
@@ -96,12 +110,6 @@ class Board:
                 self.last_trouble = f"fresh links are here: {files} files go on with them"
             case events.DiskWaiting(why):
                 self.last_trouble = f"waiting for room: {why}"
-            case events.ManifestEnded():
-                self.rows_final = True
-            case events.Stopping(why):
-                self.stopping = why
-            case events.RunEnded(report):
-                self.report = report
             case _:
                 pass
 
@@ -192,6 +200,7 @@ class Board:
             "bytes_per_second": round(rate),
             "eta_seconds": self.eta(rate),
             "connections": self.connections,
+            "levels": {host: n for host, (n, _) in self.levels.items()},
             "retries": dict(self.retries),
             "links_expire": self.expires,
             "stopping": self.stopping or None,

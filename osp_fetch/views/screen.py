@@ -80,6 +80,10 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return f"{host} does not answer; it is probed again in {seconds:.1f} s"
         case events.HostBack(host):
             return f"{host} answers again"
+        case events.LevelChanged(host, connections, why) if verbose:
+            return f"{host} gets {connections} connections: {why}"
+        case events.MirrorDropped(path, host):
+            return f"{path}: the bytes of {host} are not those of the digest; it comes from elsewhere"
         case events.Finished(outcome) if outcome.status is Status.FAILED:
             return f"failed: {outcome.error}"
         case events.FileBegun(path, length, _, held) if verbose:
@@ -144,6 +148,9 @@ class Live:
         parts = [f"files: {board.finished} {total}"]
         parts += [f"{n} {status.value}" for status, n in board.counts.items() if n]
         parts.append(f"{board.connections} connections")
+        if board.levels:
+            host, (most, why) = list(board.levels.items())[-1]
+            parts.append(f"{most} to {host.rpartition(':')[0]} ({why})")
         if board.retries:
             parts.append("retries: " + ", ".join(f"{n} {cause}" for cause, n in board.retries.most_common(3)))
         return " · ".join(parts)
