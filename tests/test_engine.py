@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -240,3 +241,28 @@ async def test_a_host_that_never_answers_is_given_up_soon() -> None:
             return
         await asyncio.sleep(0.002)
     raise AssertionError("it was never given up")
+
+
+async def test_requests_to_one_host_keep_their_distance_and_other_hosts_do_not_wait() -> None:
+    gate = Gate(Limits(requests_per_second=50.0))
+    clock = asyncio.get_running_loop().time
+    granted: dict[str, list[float]] = {"a": [], "b": []}
+
+    async def ask(host: str) -> None:
+        async with gate.connection(host, 0):
+            granted[host].append(clock())
+
+    await asyncio.gather(*[ask(host) for host in "ab" for _ in range(5)])
+    for times in granted.values():
+        assert all(later - sooner >= 0.019 for sooner, later in itertools.pairwise(times))
+    assert granted["b"][0] < granted["a"][-1]
+
+
+async def test_the_byte_rate_is_not_exceeded() -> None:
+    gate = Gate(Limits(rate=1_000_000))
+    clock = asyncio.get_running_loop().time
+    begun = clock()
+    for _ in range(20):
+        await gate.spend(30_000)
+    # a quarter of a second may be made up for, no more
+    assert clock() - begun >= 0.6 - 0.25 - 0.01
