@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -18,11 +18,12 @@ import click
 from . import exits
 from .options import PREFIX, duration, options, shared
 from .plan import show_before
-from .unpack import end_workers, how_flags, how_of, tell
+from .unpack import end_workers, how_flags, how_of, told
 
 if TYPE_CHECKING:
     from ..api import FetchOptions, Stop
     from ..datasets.pipeline import Unpacker
+    from ..datasets.unpack import Unpacked
     from ..model.protocols import Row
     from ..model.report import Report
 
@@ -69,7 +70,15 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
     if not flags["quiet"]:
         await asyncio.to_thread(show_before, sources, flags["output"], made)
     stop, board = Stop(), Board()
-    unpacker = await asyncio.to_thread(_unpacker, sources, flags, made)
+    screen: Any = None
+
+    def say(line: str) -> None:
+        if screen and not screen.closed:
+            screen.say(line)
+        else:
+            click.echo(line, err=True)
+
+    unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say)
     screen = _screen(board, flags)
     signals = _Signals(stop)
     made["stop"] = stop
@@ -95,16 +104,29 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
             end_workers()
     _tell(report, flags)
     code = exits.code_of_report(report, interrupted=signals.interrupted)
-    if unpacker and not stop.why:
-        done = await asyncio.to_thread(unpacker.finish)
-        if any(each.broken for each in done):
-            code = code or exits.SOME_FAILED
+    if unpacker and not stop.why and await _unpacked(unpacker, stop):
+        code = code or exits.SOME_FAILED
+    if stop.why and report.stopped is None:
+        code = exits.INTERRUPTED if signals.interrupted else exits.STOPPED_EARLY
     if flags["layout"] and not stop.why:
         _lay_out(flags)
     return code
 
 
-def _unpacker(sources: list[str], flags: dict[str, Any], made: FetchOptions) -> Unpacker | None:
+async def _unpacked(unpacker: Unpacker, stop: Stop) -> bool:
+    """Wait for what is being unpacked, or until somebody asks to stop; whether some is broken."""
+    finishing = asyncio.ensure_future(asyncio.to_thread(unpacker.finish))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({finishing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if stop.why:
+        end_workers()
+    return any(each.broken for each in await finishing)
+
+
+def _unpacker(
+    sources: list[str], flags: dict[str, Any], made: FetchOptions, say: Callable[[str], None]
+) -> Unpacker | None:
     """What unpacks as files finish, told which are to come."""
     if not flags["unpack"]:
         return None
@@ -114,7 +136,13 @@ def _unpacker(sources: list[str], flags: dict[str, Any], made: FetchOptions) -> 
 
     storage = made["settings"].storage
     how = how_of(flags, storage.min_free, durable=storage.durability == "full")
-    unpacker = Unpacker(Path(flags["output"]), how, lambda each: None if flags["quiet"] else tell(each))
+
+    def tell(each: Unpacked) -> None:
+        line = told(each)
+        if line is not None and (each.broken or not flags["quiet"]):
+            say(line)
+
+    unpacker = Unpacker(Path(flags["output"]), how, tell)
     rows = cast("Iterable[Row]", rows_of(list(sources), made))
     unpacker.expect(row.path for row in rows if isinstance(row, Entry))
     return unpacker

@@ -79,23 +79,29 @@ def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str,
     wanted = Selection(include)
     paths = [path for path in _paths(root) if wanted.wants(path)]
     how = how_of(flags, usage(size, min_free))
-    done = unpack_folder(root, paths, how, lambda each: None if as_json else tell(each))
+    done = unpack_folder(root, paths, how, lambda each: None if as_json else _tell(each))
     if as_json:
         click.echo(json.dumps([each.row() for each in done], indent=2))
     return exits.SOME_FAILED if any(each.broken for each in done) else exits.OK
 
 
-def tell(each: Unpacked) -> None:
-    """One line on stderr for an archive that is done."""
+def told(each: Unpacked) -> str | None:
+    """What to say of an archive that is done; None where nothing is new."""
     from ..views import words
 
     if each.broken:
         kept = f"; what could be read is in {each.kept}" if each.kept else ""
-        click.echo(f"broken: {each.name}: {each.broken}{kept}", err=True)
-    elif not each.already:
-        gone = ", and deleted" if each.deleted else ""
-        what = f"{each.members} files, {words.size(each.bytes)}, into {each.target}{gone}"
-        click.echo(f"unpacked: {each.name}: {what}", err=True)
+        return f"broken: {each.name}: {each.broken}{kept}"
+    if each.already:
+        return None
+    gone = ", and deleted" if each.deleted else ""
+    what = f"{each.members} files, {words.size(each.bytes)}, into {each.target}{gone}"
+    return f"unpacked: {each.name}: {what}"
+
+
+def _tell(each: Unpacked) -> None:
+    if (line := told(each)) is not None:
+        click.echo(line, err=True)
 
 
 def _paths(root: Path) -> Iterator[str]:

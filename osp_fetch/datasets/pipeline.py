@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,7 +59,7 @@ class Unpacker:
         self._lacking: dict[str, set[str]] = {}  # archive → pieces that are not here yet
         self._archives: dict[str, Archive] = {}
         self._pool: ProcessPoolExecutor | None = None
-        self._jobs: list[Future[Unpacked]] = []
+        self._jobs: list[tuple[Archive, Future[Unpacked]]] = []
 
     def expect(self, paths: Iterable[str]) -> None:
         """These files will come; those of an archive in pieces are waited for together."""
@@ -84,10 +86,21 @@ class Unpacker:
             workers = self._how.workers or max(1, (os.cpu_count() or 2) // 2)
             # spawn: a fork would take along this process's event loop, locks and sockets
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(workers, mp_context=context)
-        job = self._pool.submit(unpack, self._how.job(self._root, archive))
+            self._pool = ProcessPoolExecutor(
+                # Ctrl-C ends the workers, too, and without a word of their own
+                workers,
+                context,
+                signal.signal,
+                (signal.SIGINT, signal.SIG_DFL),
+            )
+        try:
+            job = self._pool.submit(unpack, self._how.job(self._root, archive))
+        except BrokenProcessPool:
+            self._pool = None  # a worker was ended: what it had begun starts again next time
+            self.begin(archive)
+            return
         job.add_done_callback(self._done)
-        self._jobs.append(job)
+        self._jobs.append((archive, job))
 
     def _done(self, job: Future[Unpacked]) -> None:
         if not job.cancelled() and job.exception() is None:
@@ -96,9 +109,16 @@ class Unpacker:
     def finish(self) -> list[Unpacked]:
         """Wait for all that was begun. Raises the first StorageError. Blocks."""
         try:
-            return [job.result() for job in self._jobs]
+            return [self._result(archive, job) for archive, job in self._jobs]
         finally:
             self.stop()
+
+    def _result(self, archive: Archive, job: Future[Unpacked]) -> Unpacked:
+        try:
+            return job.result()
+        except BrokenProcessPool:
+            why = "the process that unpacked it was ended; run the same command again"
+            return Unpacked(archive.name, self._how.target(archive), broken=why)
 
     def stop(self) -> None:
         """Begin nothing more, and wait for the archives under way."""

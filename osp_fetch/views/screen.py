@@ -21,22 +21,24 @@ class Plain:
     """Lines of text, for logs and pipes."""
 
     period = 30.0
+    closed = False
 
     def __init__(self, board: Board, out: TextIO | None = None, *, verbose: bool = False) -> None:
         self._board, self._out, self._verbose = board, out or sys.stderr, verbose
 
     def __call__(self, event: events.Event) -> None:
         if (line := detail(event, verbose=self._verbose)) is not None:
-            self._say(line)
+            self.say(line)
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """A line beside what events tell; from any thread."""
         print(text, file=self._out, flush=True)
 
     def tick(self) -> None:
-        self._say(headline(self._board))
+        self.say(headline(self._board))
 
     def close(self) -> None:
-        pass
+        self.closed = True
 
 
 def headline(board: Board) -> str:
@@ -101,6 +103,7 @@ class Live:
     """A panel of about a dozen lines, drawn anew four times a second from one Board."""
 
     period = 0.25
+    closed = False
 
     def __init__(self, board: Board, *, verbose: bool = False) -> None:
         from rich.console import Console
@@ -115,6 +118,10 @@ class Live:
         if (line := detail(event, verbose=self._verbose)) is not None:
             style = "red" if line.startswith("failed") else "dim"
             self._live.console.print(line, markup=False, highlight=False, style=style)
+
+    def say(self, text: str) -> None:
+        """A line above the panel; from any thread."""
+        self._live.console.print(text, markup=False, highlight=False)
 
     def tick(self) -> None:
         from rich.console import Group
@@ -177,6 +184,7 @@ class Live:
         return lines
 
     def close(self) -> None:
+        self.closed = True
         self._live.stop()
 
 
