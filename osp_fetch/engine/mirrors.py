@@ -17,6 +17,7 @@ class Mirrors:
         self._urls = list(urls)
         self._spread = spread
         self._turn = 0
+        self._mixed = False  # wrong bytes came while several mirrors brought them
         self._borrowed: dict[str, str | None] = {}  # link → its redirect's target; None when spent
         self._at_home: set[str] = set()  # links whose redirects stay within their origin
 
@@ -81,6 +82,11 @@ class Mirrors:
             return None
         if not self._spread:
             return self._urls.pop(0)
-        self._spread = False
+        self._spread, self._mixed = False, True
         self._urls.append(self._urls.pop(0))
         return None
+
+    @property
+    def suspect(self) -> str | None:
+        """The mirror whose bytes must have been wrong, now that another's alone were right."""
+        return self._urls[1] if self._mixed and len(self._urls) == 2 else None

@@ -65,14 +65,14 @@ class Transfer:
                         await self._drop_wrong_bytes(error)
                         raise
                     self.tools.observe(events.Lost(self.entry.path, held))
-                    self._name_dropped()
+                    dropped, self.download.dropped = self.download.dropped, None
+                    self._name_dropped(dropped)
                     await self._checkpoint.forget()
         finally:
             await self._end()
 
-    def _name_dropped(self) -> None:
+    def _name_dropped(self, dropped: str | None) -> None:
         """Say which mirror's bytes disagree with the digest."""
-        dropped, self.download.dropped = self.download.dropped, None
         if dropped is not None:
             self.tools.observe(events.MirrorDropped(self.entry.path, links.host(dropped)))
 
@@ -94,6 +94,7 @@ class Transfer:
             if self._wrong[:-1] == [digests] and self.entry.digest and length:
                 await self._set_aside(length, digests, checksums)
             raise
+        self._name_dropped(self.download.mirrors.suspect)
         await self._checkpoint.done()
         if length > self.tools.claim_size:
             # were we killed between the rename and the record, this tells that the name is right
