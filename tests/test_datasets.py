@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tarfile
@@ -23,7 +24,7 @@ from osp_fetch.demo.modelscope import ModelScope
 from osp_fetch.demo.server import Blob, Server
 from osp_fetch.demo.sources import Hub, HubRepo, MetaCdn
 from osp_fetch.model.errors import ManifestError
-from tests.origin import noise
+from tests.origin import Origin, noise
 from tests.test_archives import tar_bytes, zip_bytes
 
 REPO = "LanguageBind/Open-Sora-Plan-v1.1.0"
@@ -351,3 +352,25 @@ async def test_datasets_are_shown(tmp_path: Path) -> None:
     assert all(dataset.name in said for dataset in OFFERED)
     code, said = await run("datasets", "--json")
     assert len(json.loads(said)) == 7
+
+
+async def test_ctrl_c_while_unpacking_ends_it_and_the_same_command_goes_on(
+    origin: Origin, tmp_path: Path
+) -> None:
+    files = {f"{n:05}.jpg": noise(4000, n) for n in range(6000)}
+    out = tmp_path / "out"
+    url = origin.add("big.tar", tar_bytes(files, "w:gz"))
+    words = ["get", url, "-o", str(out), "--unpack", "--min-free", "0"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "osp_fetch", *words, env=dict(os.environ), stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    while not (out / ".osp-fetch/unpack/big.tar/tree").is_dir():
+        await asyncio.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = await process.communicate()
+    assert process.returncode == 130, said
+    assert b"Traceback" not in said
+    assert not (out / "big").exists()
+    assert (await run(*words))[0] == 0
+    assert tree(out / "big") == files
