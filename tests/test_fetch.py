@@ -87,7 +87,8 @@ async def test_parts_go_over_several_connections_and_cover_the_file_once(
     assert origin.most_open == 4
     asked = [e.span(1 << 20) for e in origin.seen]
     once = sum(stop - start for start, stop in filter(None, asked))
-    assert 1 << 20 <= once <= (1 << 20) + SAMPLE  # nothing proves the file but one sample
+    # nothing proves the file but samples, which parts have that begin where held bytes end
+    assert 1 << 20 <= once <= (1 << 20) + 4 * SAMPLE
 
 
 async def test_a_wrong_digest_is_tried_once_more_and_nothing_is_kept(origin: Origin, tmp_path: Path) -> None:
