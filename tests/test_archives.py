@@ -335,6 +335,19 @@ def test_a_folder_is_unpacked_in_processes(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "d2").iterdir()} == {f"2-{name}" for name in FILES}
 
 
+def test_an_archive_that_conflicts_costs_no_other(tmp_path: Path) -> None:
+    for n in range(6):
+        (tmp_path / f"d{n}.tar").write_bytes(tar_bytes({"same" if n == 0 else f"{n}": b"x"}))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/same").write_bytes(b"another")
+    told: list[Unpacked] = []
+    how = HowToUnpack(into="out", workers=1)
+    done = unpack_folder(tmp_path, [f"d{n}.tar" for n in range(6)], how, told.append)
+    assert [bool(each.broken) for each in done] == [True] + [False] * 5
+    assert {each.name for each in told} == {f"d{n}.tar" for n in range(6)}
+    assert (tmp_path / "out/same").read_bytes() == b"another"
+
+
 async def test_a_killed_unpacking_shows_nothing_or_all(tmp_path: Path) -> None:
     files = {f"{n:05}.jpg": noise(2000, n) for n in range(1500)}
     (tmp_path / "a.tar").write_bytes(tar_bytes(files, "w:gz"))

@@ -19,7 +19,7 @@ import pytest
 
 from osp_fetch.datasets.catalogue import DATASETS, OFFERED, expand_all, warnings
 from osp_fetch.datasets.coverage import cover
-from osp_fetch.datasets.layout import counted, lay_out, read_list
+from osp_fetch.datasets.layout import lay_out
 from osp_fetch.demo.modelscope import ModelScope
 from osp_fetch.demo.server import Blob, Server
 from osp_fetch.demo.sources import Hub, HubRepo, MetaCdn
@@ -155,7 +155,8 @@ def load(root: Path) -> dict[str, int]:
     """As the training loader does: each list's lines are FOLDER,JSON; open every path of the captions."""
     read: dict[str, int] = {}
     for name in ("image_data.txt", "video_data.txt", "video_data_513.txt", "data.txt"):
-        for folder, file in read_list(root / name):
+        for line in (root / name).read_text().splitlines():
+            folder, file = map(Path, line.split(","))
             assert folder.is_absolute()
             for item in json.loads(file.read_text()):
                 path = item["path"]
@@ -294,6 +295,15 @@ def test_a_caption_file_that_is_cut_is_said(tmp_path: Path) -> None:
         list(cover(tmp_path))
 
 
+async def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
+    a_folder(tmp_path, 3, 0)
+    (tmp_path / "video_data.txt").mkdir()
+    for words in (["layout", str(tmp_path)], ["coverage", str(tmp_path), "--missing", str(tmp_path)]):
+        code, said = await run(*words)
+        assert code == 3
+        assert len(said.strip().splitlines()) == 1, said
+
+
 def test_a_layout_says_what_lacks_and_copies_nothing(tmp_path: Path) -> None:
     a_folder(tmp_path, 3, 0)
     made = lay_out(tmp_path, relative=True)
@@ -323,7 +333,7 @@ def test_every_row_of_the_guides_tables(name: str, kind: str, pairs: list[int], 
     dataset = next(d for d in DATASETS if d.name == name)
     assert (dataset.kind, dataset.hours) == (kind, hours)
     assert [c.pairs for c in dataset.captions] == pairs
-    assert all(counted(Path(c.file)) == c.pairs for c in dataset.captions)
+    assert all(c.file.endswith(f"_{c.pairs}.json") for c in dataset.captions)
     expected = [0] if kind == "image" else [65, 513]
     assert [c.frames for c in dataset.captions] == expected
 

@@ -26,13 +26,17 @@ def command(folder: str, missing: str | None, as_json: bool) -> int:
     """
     from ..datasets.coverage import cover
     from ..model.errors import StorageError
+    from ..storage.files import storage_error
 
     root = Path(folder)
     if not root.is_dir():
         raise StorageError(f"{folder}: there is no such folder")
-    with ExitStack() as stack:
-        out = stack.enter_context(open(missing, "w", encoding="utf-8")) if missing else None
-        found = list(cover(root, out))
+    try:
+        with ExitStack() as stack:
+            out = stack.enter_context(open(missing, "w", encoding="utf-8")) if missing else None
+            found = list(cover(root, out))
+    except OSError as error:
+        raise storage_error(error, f"the coverage of {folder} cannot be told") from None
     if not found:
         raise StorageError(f"{folder}: no caption file is in anno_jsons/; get captions into this folder")
     if as_json:

@@ -134,7 +134,7 @@ def _paths(place: Path, made: Coverage) -> Iterator[str]:
                 else:
                     made.pairs += 1
                     made.without_path += 1
-        except ijson.JSONError as error:
+        except (ijson.JSONError, UnicodeDecodeError) as error:
             why = " ".join(str(error).split())[:150]
             raise ManifestError(
                 f"{place}: it is no whole list of captions ({why}); get it again", remedy=Remedy.ABORT

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from ..storage.files import Disk, replace_text
+from ..storage.files import Disk, replace_text, storage_error
 from .catalogue import DATASETS, Captions, Dataset
 
 CAPTION_FOLDER: Final = "anno_jsons"
@@ -32,10 +32,17 @@ class Laid:
 
 
 def lay_out(root: Path, *, relative: bool = False) -> Laid:
-    """Make `root` a folder that training reads; run again after more was fetched. Raises OSError.
+    """Make `root` a folder that training reads; run again after more was fetched. Raises StorageError.
 
     `relative`: the lists name paths below `root` instead of absolute ones.
     """
+    try:
+        return _lay_out(root, relative=relative)
+    except OSError as error:
+        raise storage_error(error, f"{root} cannot be laid out") from None
+
+
+def _lay_out(root: Path, *, relative: bool) -> Laid:
     made = Laid({name: [] for name in (*LISTS, "data.txt")})
     base = Path() if relative else root.resolve()
     for dataset in DATASETS:
@@ -80,19 +87,3 @@ def _link(place: Path, other: Path) -> None:
 
 def _holds_files(folder: Path) -> bool:
     return folder.is_dir() and any(True for _ in folder.iterdir())
-
-
-def read_list(place: Path) -> list[tuple[Path, Path]]:
-    """The (folder, caption file) pairs of a list, as the training loader takes them."""
-    pairs = []
-    for line in place.read_text(encoding="utf-8").splitlines():
-        folder, comma, file = line.strip().partition(",")
-        if comma:
-            pairs.append((place.parent / folder, place.parent / file))
-    return pairs
-
-
-def counted(place: Path) -> int | None:
-    """The pairs that a caption file's own name states: `video_mixkit_65f_54735.json`."""
-    last = place.stem.rsplit("_", 1)[-1]
-    return int(last) if last.isdigit() else None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..model import events
-from ..model.errors import FetchError
+from ..model.errors import FetchError, Remedy, StorageError
 from ..model.report import Status
 from . import splits
 from .catalogue import owner
@@ -51,7 +51,7 @@ class HowToUnpack:
 class Unpacker:
     """Unpacks archives one by one as they become whole. An observer of a run's events, too.
 
-    `tell` is called with each result, in the thread of the pool. Call `finish` at the end.
+    `tell` is called with each result, from any thread. Call `finish` at the end.
     """
 
     def __init__(self, root: Path, how: HowToUnpack, tell: Callable[[Unpacked], None]) -> None:
@@ -107,7 +107,7 @@ class Unpacker:
             self._tell(job.result())
 
     def finish(self) -> list[Unpacked]:
-        """Wait for all that was begun. Raises the first StorageError. Blocks."""
+        """Wait for all that was begun. Raises StorageError where the disk as a whole says no. Blocks."""
         try:
             return [self._result(archive, job) for archive, job in self._jobs]
         finally:
@@ -118,7 +118,13 @@ class Unpacker:
             return job.result()
         except BrokenProcessPool:
             why = "the process that unpacked it was ended; run the same command again"
-            return Unpacked(archive.name, self._how.target(archive), broken=why)
+        except StorageError as error:
+            if error.remedy is Remedy.ABORT:
+                raise  # the disk's trouble: no other archive would fare better
+            why = str(error)
+        failed = Unpacked(archive.name, self._how.target(archive), broken=why)
+        self._tell(failed)
+        return failed
 
     def stop(self) -> None:
         """Begin nothing more, and wait for the archives under way."""

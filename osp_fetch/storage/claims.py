@@ -1,8 +1,8 @@
 """What is held of each large partial, once more beside it: for the day when the ledger is lost.
 
 A claim is one JSON line in a file of its own, replaced whole. It is written after the ledger, and so
-after the bytes; and it is taken away, for good, before bytes that it names are. So it is true whenever
-it is there, however old it is.
+after the bytes; and it is taken away, for good, before the ledger says less. So it is true whenever it is
+there, however old it is.
 """
 
 from __future__ import annotations
