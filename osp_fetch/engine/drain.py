@@ -99,6 +99,9 @@ class Drain:
 
     async def _write(self, at: int, chunks: list[bytes]) -> int:
         span = ByteRange(at, at + sum(map(len, chunks)))
+        if at == 0 and self._partial.keep(chunks, self._download.length):
+            self._wrote(span)
+            return span.stop
         try:
             await completed(self._partial.write(at, chunks, self._download.length))
         finally:

@@ -12,8 +12,8 @@ import itertools
 import random
 import statistics
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -60,6 +60,21 @@ class _Host:
     dead: bool = False
 
 
+class _Connection:
+    """A connection that is held while the context is open."""
+
+    __slots__ = ("_gate", "_order", "_room")
+
+    def __init__(self, gate: Gate, room: _Host, order: int) -> None:
+        self._gate, self._room, self._order = gate, room, order
+
+    async def __aenter__(self) -> None:
+        await self._gate.enter(self._room, self._order)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.leave(self._room)
+
+
 class Gate:
     """One budget for all connections, one for each host, and the pauses that hosts ask for."""
 
@@ -76,25 +91,26 @@ class Gate:
         self._numbers = itertools.count()
         self._bytes_due = 0.0
 
-    @asynccontextmanager
-    async def connection(self, host: str, order: int) -> AsyncIterator[None]:
-        """Hold one connection to `host`; among those who wait the smallest `order` goes first."""
-        room = self._room(host)
+    def connection(self, host: str, order: int) -> _Connection:
+        """Hold one connection to `host` while the context is open; among those who wait the smallest
+        `order` goes first."""
+        return _Connection(self, self._room(host), order)
+
+    async def enter(self, room: _Host, order: int) -> None:
+        """Return when one more connection of `room` is allowed, and counted."""
         ticket = asyncio.get_running_loop().create_future()
         heapq.heappush(room.waiting, (order, next(self._numbers), ticket))
         self._admit()
+        if ticket.done():
+            return
         try:
             await ticket
         except asyncio.CancelledError:
             if ticket.done() and not ticket.cancelled():
-                self._leave(room)
+                self.leave(room)
             raise
-        try:
-            yield
-        finally:
-            self._leave(room)
 
-    def _leave(self, room: _Host) -> None:
+    def leave(self, room: _Host) -> None:
         room.open -= 1
         room.shedding = max(0, min(room.shedding, room.open - room.level.value))
         room.probing = False

@@ -40,7 +40,7 @@ class Parts:
 
     @property
     def complete(self) -> bool:
-        return self.length is not None and not RangeSet.upto(self.length) - self.held
+        return self.length is not None and self.held.frontier >= self.length
 
     @property
     def more(self) -> bool:
@@ -72,6 +72,8 @@ class Parts:
             return None
         if self.length is None:
             return ByteRange(self.held.frontier, OPEN_END)
+        if self.complete:
+            return None
         gaps = RangeSet.upto(self.length) - self.held - self._claimed
         return gaps.ranges[0] if gaps else None
 
@@ -136,7 +138,7 @@ class Parts:
 
     def lacks(self, span: ByteRange) -> int:
         """How many bytes of `span` are not held."""
-        return sum(r.stop - r.start for r in (RangeSet((span,)) - self.held).ranges)
+        return len(span) if not self.held else len(RangeSet((span,)) - self.held)
 
     def empty(self) -> None:
         """Hold nothing any more."""

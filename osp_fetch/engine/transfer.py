@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
 from ..model import events, links
@@ -25,8 +24,8 @@ from ..model.record import Record
 from .checkpoint import Checkpoint
 from .download import Download, Part
 from .drain import Drain
+from .lanes import Lanes
 from .retry import persist
-from .tasks import at_most, stop
 from .tools import Tools
 
 _HEDGE_LOOK = 0.5
@@ -47,7 +46,8 @@ class Transfer:
         self.partial: Partial = tools.sink.partial(entry.path, algorithms, fresh=not download.held)
         self.record: Record | None = None
         self._wrong: list[dict[str, str]] = []  # digests of what came and was not what the manifest states
-        self._begun = asyncio.Event()
+        self._begun = False  # the file has answered
+        self._lanes = Lanes(self._lane, lambda: self.download.complete)
         self._complete = asyncio.Event()
         self._minting = asyncio.Lock()
         self._connections = 0
@@ -108,48 +108,29 @@ class Transfer:
     # a file fetches parts
 
     async def _parts(self) -> None:
-        self._begun.clear()
-        host = links.host(self.download.mirrors.url(self.download.mirrors.first))
-        size, length = self.tools.gate.part_size(host), self.download.length
-        if length is not None and length <= size:
-            await self._lane(0)
-            return
+        self._begun = False
         self._complete.clear()
-        lanes = asyncio.create_task(at_most(self.tools.gate.per_host, self._lanes(), self._lane))
-        complete = asyncio.create_task(self._complete.wait())
-        try:
-            await asyncio.wait({lanes, complete}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            # whoever still fetches what a hedge has brought is not waited for
-            await stop({lanes, complete})
-            lanes.cancelled() or lanes.exception()  # seen, also where this one is cancelled
-        # where all is here, it may be the failure of a hedged part that nobody needs any more
-        if not self.download.complete:
-            lanes.result()
+        await self._lanes.run()
 
-    async def _lanes(self) -> AsyncIterator[int]:
-        """One lane first, for the first part is the probe; the others when it has its answer."""
-        yield 0
-        await self._begun.wait()
+    def _call_others(self) -> None:
+        """The probe has its answer: begin lanes for the other parts, where there are any."""
+        missing = self.download.parts.missing
         host = links.host(self.download.mirrors.url(self.download.mirrors.first))
         size = self.tools.gate.part_size(host)
         # no more lanes than parts: hundreds of files would otherwise wait with hundreds of lanes each
-        lanes = min(self.tools.gate.per_host, -(-self.download.parts.missing // size))
-        for number in range(1, lanes):
-            yield number
+        self._lanes.call(min(self.tools.gate.per_host, -(-missing // size)))
 
     async def _lane(self, _: int) -> None:
         """Fetch parts, one after another, until none is left to claim."""
 
         async def parts() -> None:
-            while await self._part() or await self._may_hedge():
+            while not self.download.complete and (await self._part() or await self._may_hedge()):
                 pass
 
         while True:
             try:
                 retry = self.tools.settings.retry
                 await persist(parts, retry, lambda: len(self.download.held), self._retrying)
-                self._begun.set()
                 return
             except TransferError as error:
                 mirrored = error.link is not None and error.remedy is not Remedy.RESTART
@@ -205,6 +186,7 @@ class Transfer:
                 self.download.release(part)
                 if self.download.complete:
                     self._complete.set()
+                    self._lanes.enough()
                 self._connections -= 1
                 self.tools.observe(events.Closed(self.entry.path, host))
             return True
@@ -223,7 +205,7 @@ class Transfer:
                 if minting:
                     self._minting.release()
                     minting = False
-                if self.download.emptied and (held or self._resumed or self._begun.is_set()):
+                if self.download.emptied and (held or self._resumed or self._begun):
                     # from the first byte again: what was hashed of the old bytes must go with them
                     self.tools.observe(events.Lost(self.entry.path, held))
                     await self._checkpoint.forget()
@@ -271,12 +253,13 @@ class Transfer:
     async def _begin(self, reply: Reply) -> None:
         for host, seconds in reply.pauses:
             self._cool(host, seconds, "its quota is used up")
-        if not self._begun.is_set():
+        if not self._begun:
             d = self.download
             if d.length is not None and d.length > _RESERVE_FROM:
                 await self.partial.reserve(d.length - len(d.held))
             self.tools.observe(events.FileBegun(d.entry.path, d.length, d.entry.size, len(d.held)))
-            self._begun.set()
+            self._begun = True
+            self._call_others()
 
     def _cool(self, host: str, seconds: float, why: str) -> None:
         self.tools.gate.cool(host, seconds)

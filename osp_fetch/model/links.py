@@ -19,12 +19,14 @@ _SIGNED: Final = re.compile(
 )
 
 
+@lru_cache(maxsize=1024)
 def _parts(url: str) -> tuple[str, str, str, str]:
     """Scheme, authority without userinfo, path, query. `urlsplit` takes ten times as long, once a row."""
     match = _PARTS.match(url)
     return (match[1].lower(), match[2].lower(), match[3], match[4] or "") if match else ("", "", url, "")
 
 
+@lru_cache(maxsize=1024)
 def source_key(url: str) -> str:
     """The host and path of `url`, and its query where that is no signature: which file it means.
 
@@ -53,6 +55,7 @@ def _origin(scheme: str, authority: str) -> tuple[str, str, int | None]:
     return scheme, name, int(port) if port else _DEFAULT_PORTS.get(scheme)
 
 
+@lru_cache(maxsize=1024)
 def host(url: str) -> str:
     """`host:port`, the unit by which connections are counted."""
     _, name, port = origin(url)

@@ -63,6 +63,11 @@ class Transport(Protocol):
 class Partial(Protocol):
     """An unfinished file. Writes may come in any order and at once."""
 
+    def keep(self, chunks: Sequence[bytes], length: int | None) -> bool:
+        """Keep a whole small file in memory, to be written when it is published or synced; False where
+        `chunks` are no such file."""
+        ...
+
     async def write(self, offset: int, chunks: Sequence[bytes], length: int | None = None) -> None:
         """Write `chunks` one after another at `offset`, of a file of `length` bytes if that is known."""
         ...

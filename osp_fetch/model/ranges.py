@@ -72,10 +72,14 @@ class RangeSet:
 
     def __or__(self, other: RangeSet | ByteRange) -> RangeSet:
         added = (other,) if isinstance(other, ByteRange) else other.ranges
+        if not self.ranges:
+            return RangeSet(added)
         return RangeSet.of((*self.ranges, *added))
 
     def __sub__(self, other: RangeSet | ByteRange) -> RangeSet:
         removed = (other,) if isinstance(other, ByteRange) else other.ranges
+        if not removed or not self.ranges:
+            return self
         left: list[ByteRange] = []
         for r in self.ranges:
             at = r.start

@@ -35,7 +35,7 @@ class Record:
     """The state of one file: it may claim too little, never too much.
 
     `source_key`: host and path it came from. `digests`: algorithm → hex, of the whole file.
-    `checksums`: CRC-32 of each `CHECKSUM_SPAN` bytes in order, to find a damaged spot.
+    `checksums`: CRC-32 of each `CHECKSUM_SPAN` bytes in order, to find a damaged spot in a longer file.
     `published`: None while only a partial exists.
     """
 

@@ -69,10 +69,16 @@ class Body:
         return self._peeked[: payload.PEEK]
 
     async def _receive(self) -> bytes:
-        begun = time.monotonic()
+        content = self._response.content
+        begun = 0.0
         try:
+            chunk = content.read_nowait()
+            if chunk or content.at_eof():
+                self._window += len(chunk)
+                return chunk  # it was here already: nobody had to wait
+            begun = time.monotonic()
             async with asyncio.timeout(self._timeouts.idle):
-                chunk = await self._response.content.readany()
+                chunk = await content.readany()
         except TimeoutError:
             raise NetworkError(f"{self._name}: no byte for {self._timeouts.idle:g} s") from None
         except (aiohttp.ClientError, OSError) as error:

@@ -85,14 +85,9 @@ def check_page(name: str, content_type: str, head: bytes, *, sure: bool) -> None
 
 def check_coding(request: Request, headers: Mapping[str, str]) -> None:
     """Raise NotThePayload for a coding that was not asked for: its bytes are not the file's."""
-    codings = [headers.get("Content-Encoding", ""), headers.get("Transfer-Encoding", "")]
-    foreign = [
-        word
-        for coding in codings
-        for word in (w.strip().lower() for w in coding.split(","))
-        if word not in ("", "identity", "chunked")
-    ]
-    if foreign:
+    codings = headers.get("Content-Encoding", "") + "," + headers.get("Transfer-Encoding", "")
+    words = () if codings == "," else [word.strip().lower() for word in codings.split(",")]
+    if foreign := [word for word in words if word not in ("", "identity", "chunked")]:
         raise NotThePayload(
             f"{_shown(request)} sent the file coded ({', '.join(foreign)}) though identity was "
             "asked for; a proxy on the way may do that"
@@ -120,7 +115,8 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
 def quota_pause(headers: Mapping[str, str]) -> float | None:
     """Seconds until a used-up quota is filled again, None while some of it is left."""
-    quota = re.search(r"\br=0\s*;\s*t=(\d{1,6})", headers.get("RateLimit", ""))
+    stated = headers.get("RateLimit")
+    quota = re.search(r"\br=0\s*;\s*t=(\d{1,6})", stated) if stated else None
     return float(quota[1]) + 1 if quota else None
 
 

@@ -61,6 +61,7 @@ class Tally:
         self.position = 0
         self._hashers: dict[str, Hasher] | None = None
         self._checksums: list[int] = []
+        self._spans = False
 
     def advance(self, read: Read, upto: int, length: int) -> None:
         """Read on to byte `upto` of a file that will have `length` bytes in all."""
@@ -77,23 +78,24 @@ class Tally:
     def take(self, chunks: Sequence[bytes], length: int) -> None:
         """The next bytes, from memory: no more than end with the current CHECKSUM_SPAN."""
         self._begin(length)
-        for chunk in chunks:
-            self._add(chunk)
+        self._add(chunks[0] if len(chunks) == 1 else b"".join(chunks))
 
     def _begin(self, length: int) -> None:
         if self._hashers is None:
             self._hashers = {name: hasher(name, length) for name in sorted(self._algorithms)}
+            self._spans = length > CHECKSUM_SPAN  # of one span the digest tells as much
 
     def _add(self, data: bytes | memoryview) -> None:
         for each in (self._hashers or {}).values():
             each.update(data)
-        if self.position % CHECKSUM_SPAN == 0:
-            self._checksums.append(0)
-        self._checksums[-1] = zlib.crc32(data, self._checksums[-1])
+        if self._spans:
+            if self.position % CHECKSUM_SPAN == 0:
+                self._checksums.append(0)
+            self._checksums[-1] = zlib.crc32(data, self._checksums[-1])
         self.position += len(data)
 
     def result(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
-        """Algorithm → hex of all of it, and the CRC-32 of each CHECKSUM_SPAN bytes."""
+        """Algorithm → hex of all of it, and the CRC-32 of each CHECKSUM_SPAN bytes where it has more."""
         hashers = self._hashers or {name: hasher(name, length) for name in self._algorithms}
         return {n: h.hexdigest() for n, h in hashers.items()}, tuple(self._checksums)
 

@@ -33,6 +33,7 @@ CREATE TABLE IF NOT EXISTS files (
 ) WITHOUT ROWID
 """
 _COLUMNS: Final = "path source_key length etag last_modified held digests checksums size mtime_ns".split()
+_encode: Final = json.JSONEncoder().encode
 _PUT: Final = "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?)"
 _PATIENCE: Final = 30.0  # seconds that a writer waits for a reader, on disks that have no WAL
 _OPENING: Final = 5.0  # seconds that opening a ledger is tried for
@@ -181,7 +182,7 @@ class SqliteLedger:
         self._waiting.append((record, done))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._commit())
-        await asyncio.shield(done)
+        await done
 
     async def _commit(self) -> None:
         while self._waiting:
@@ -279,7 +280,7 @@ def _row(record: Record) -> tuple[Any, ...]:
         record.validator.etag,
         record.validator.last_modified,
         str(record.held),
-        json.dumps(record.digests),
+        _encode(record.digests),
         ",".join(f"{value:x}" for value in record.checksums),
         published.size if published else None,
         published.mtime_ns if published else None,

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .sink import FolderSink
 
 _FOLLOW_FROM: Final = 4 << 20  # bytes behind the frontier that are worth a thread hop
+# bytes of a file that is hashed on the loop and written together with others: hopping to a thread costs
+# more than that, for the hop is paid in waiting for the interpreter's lock
+_KEPT: Final = 256 << 10
 T = TypeVar("T")
 
 
@@ -33,14 +36,32 @@ class FilePartial:
         self._sink, self._disk, self._places = sink, sink.disk, sink.places
         self._fresh = fresh
         self._path = path
-        self.place = self._places.partial(path)
         self._tally = hashing.Tally(algorithms)
         self._opening = threading.Lock()
         self._fd: int | None = None
         self._busy: set[asyncio.Future[Any]] = set()
+        self._kept: Sequence[bytes] | None = None  # the whole file, not yet written
         self._reserved = 0
         self._goal = 0
         self._job: asyncio.Task[None] | None = None
+
+    @cached_property
+    def place(self) -> Path:
+        return self._places.partial(self._path)
+
+    @cached_property
+    def final(self) -> Path:
+        return self._places.final(self._path)
+
+    def keep(self, chunks: Sequence[bytes], length: int | None) -> bool:
+        if length is None or not 0 < length <= _KEPT or self._fd is not None or not self._fresh:
+            return False
+        if sum(map(len, chunks)) != length:
+            return False
+        self._tally.reset()
+        self._tally.take(chunks, length)
+        self._kept = chunks
+        return True
 
     async def write(self, offset: int, chunks: Sequence[bytes], length: int | None = None) -> None:
         # a small file that comes in order is hashed while it is in hand; a larger one by `follow`,
@@ -57,25 +78,45 @@ class FilePartial:
         await self._call(write, "written")
 
     def _opened(self) -> int:
-        """The file descriptor; creates the file. Raises OSError. For the sink's threads only."""
+        """The file descriptor; creates the file, with what was kept for it. Raises OSError, and
+        StorageError where there is no room. For the sink's threads only."""
         with self._opening:
             if self._fd is None:
-                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-                # the tail of an older, longer partial would be published with the new file
-                flags |= os.O_TRUNC if self._fresh else 0
-                # before a byte is written: it would only be refused a name when all of it is here
-                self._places.check(self._places.final(self._path))
-                self._places.check(self.place)
-                try:
-                    self._fd = self._disk.open(self.place, flags)
-                except FileNotFoundError:
-                    self._places.prepare(self.place, durable=False)
-                    self._fd = self._disk.open(self.place, flags)
-                except (IsADirectoryError, NotADirectoryError):
-                    self._places.clear_way(self.place)
-                    self._places.prepare(self.place, durable=False)
-                    self._fd = self._disk.open(self.place, flags)
+                self._fd = self._open()
+            kept, self._kept = self._kept, None
+            if kept is not None:
+                self._fill(self._fd, kept)
             return self._fd
+
+    def _open(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        # the tail of an older, longer partial would be published with the new file
+        flags |= os.O_TRUNC if self._fresh else 0
+        # before a byte is written: it would only be refused a name when all of it is here
+        self._places.check(self.final)
+        self._places.check(self.place)
+        try:
+            return self._disk.open(self.place, flags)
+        except FileNotFoundError:
+            self._places.prepare(self.place, durable=False)
+        except (IsADirectoryError, NotADirectoryError):
+            self._places.clear_way(self.place)
+            self._places.prepare(self.place, durable=False)
+        return self._disk.open(self.place, flags)
+
+    def _fill(self, fd: int, chunks: Sequence[bytes]) -> None:
+        self._sink.take_room(sum(map(len, chunks)))
+        self._disk.write(fd, 0, chunks)
+
+    def _filled(self, chunks: Sequence[bytes]) -> int:
+        """The descriptor of a new partial with `chunks` in it, the caller's to close."""
+        fd = self._open()
+        try:
+            self._fill(fd, chunks)
+        except BaseException:
+            self._disk.close(fd)
+            raise
+        return fd
 
     async def reserve(self, count: int) -> None:
         # files that have room are finished, instead of all being begun and none finished
@@ -99,7 +140,7 @@ class FilePartial:
 
     async def sync(self) -> None:
         def sync() -> None:
-            fd = self._fd
+            fd = self._fd if self._kept is None else self._opened()
             if fd is not None and self._sink.durable:
                 self._disk.sync_data(fd)
 
@@ -108,6 +149,7 @@ class FilePartial:
     async def clear(self) -> None:
         await self._stop_hashing()
         self._tally.reset()
+        self._kept = None
         await self._call(lambda: self._disk.truncate(self._opened(), 0), "emptied")
 
     async def _call(self, function: Callable[[], T], done: str) -> T:
@@ -162,10 +204,13 @@ class FilePartial:
 
     async def publish(self, length: int) -> Published:
         await self._stop_hashing()
-        fd = self._fd if self._fd is not None else await self._call(self._opened, "opened")
-        self._fd = None
-        final = self._places.final(self._path)
-        return await self._sink.publisher.publish(Finished(fd, self.place, final, length))
+        kept, self._kept = self._kept, None
+        if kept is not None and self._fd is None:
+            opened: Callable[[], int] = partial(self._filled, kept)
+        else:
+            fd = self._fd if self._fd is not None else await self._call(self._opened, "opened")
+            self._fd, opened = None, lambda: fd
+        return await self._sink.publisher.publish(Finished(opened, self.place, self.final, length))
 
     async def set_aside(self) -> str:
         aside = self._places.aside(self._path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Final
@@ -25,22 +26,24 @@ class Places:
         self._identity = disk.identity(state)
         self._inside = disk.real(root)
         self._own = disk.real(state)
-        self._known: set[Path] = set()
+        self._known: set[str] = set()
+        self._partials, self._asides = state / "partial", state / "aside"
 
     def final(self, path: RelativePath) -> Path:
         return self.root / path
 
     def partial(self, path: RelativePath) -> Path:
-        return self.state / "partial" / path
+        return self._partials / path
 
     def aside(self, path: RelativePath) -> Path:
-        return self.state / "aside" / path
+        return self._asides / path
 
     def check(self, place: Path) -> None:
         """Raise OSError where the folder of `place` lies elsewhere than its name says."""
-        folder = place.parent
-        if folder in self._known:
+        known = os.path.dirname(place)
+        if known in self._known:
             return
+        folder = place.parent
         # not even to elsewhere within: two names of one folder would be two files of one name
         base, real = (
             (self.state, self._own) if folder.is_relative_to(self.state) else (self.root, self._inside)
@@ -49,7 +52,7 @@ class Places:
             raise PermissionError(f"{folder} is, or lies behind, a symbolic link, which is not followed")
         if len(self._known) >= _KNOWN_MOST:
             self._known.clear()
-        self._known.add(folder)
+        self._known.add(known)
 
     def prepare(self, place: Path, *, durable: bool) -> None:
         """Make the folder of `place`, after a look that it is ours to write in. Raises OSError."""

@@ -7,7 +7,9 @@ a thousand small files cost a few journal commits, not a thousand.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +25,15 @@ from .threads import in_thread
 # concurrent fsyncs share one journal commit on ext4 and xfs; more than a handful gain nothing
 _SYNCERS: Final = 8
 _SYNC_TOGETHER: Final = 4  # files in a row before another thread is worth its hand-over
+_SWIFT: Final = 0.002  # seconds of syncing a batch in a row, after which threads share what is left
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A partial that is whole: `fd` is the publisher's to close, whoever waits for it or does not."""
+    """A partial that is whole: `open` gives its descriptor, which is the publisher's to close, whoever
+    waits for it or does not."""
 
-    fd: int
+    open: Callable[[], int]
     place: Path
     final: Path
     length: int
@@ -51,7 +55,8 @@ class Publisher:
         self._waiting.append((finished, done))
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
-        return await asyncio.shield(done)
+        published: Published = await done
+        return published
 
     async def _work(self) -> None:
         while self._waiting:
@@ -84,47 +89,68 @@ class Publisher:
             try:
                 if isinstance(synced, OSError):
                     raise synced
-                self._places.prepare(finished.final, durable=self._durable)
-                self._disk.replace(finished.place, finished.final)
+                if isinstance(synced, Published):
+                    self._move(finished)
                 results.append(synced)
             except OSError as error:
                 error = self._places.explained(error)
                 results.append(files.storage_error(error, f"{finished.final} cannot be put in place"))
         return results if not self._durable else self._with_names_synced(batch, results)
 
+    def _move(self, finished: Finished) -> None:
+        self._places.check(finished.final)
+        try:
+            self._disk.replace(finished.place, finished.final)
+        except FileNotFoundError:
+            self._places.prepare(finished.final, durable=self._durable)
+            self._disk.replace(finished.place, finished.final)
+
     def _with_names_synced(
         self, batch: Sequence[Finished], results: list[Published | StorageError]
     ) -> list[Published | StorageError]:
-        failed: dict[Path, StorageError] = {}
-        for folder in {
-            f.final.parent for f, r in zip(batch, results, strict=True) if isinstance(r, Published)
-        }:
-            try:
-                self._disk.sync_folder(folder)
-            except OSError as error:
-                failed[folder] = files.storage_error(error, f"{folder} cannot be synced")
-        return [
-            failed.get(f.final.parent, r) if isinstance(r, Published) else r
-            for f, r in zip(batch, results, strict=True)
-        ]
+        synced: dict[str, StorageError | None] = {}
+        for number, (finished, result) in enumerate(zip(batch, results, strict=True)):
+            if not isinstance(result, Published):
+                continue
+            folder = os.path.dirname(finished.final)
+            if folder not in synced:
+                synced[folder] = self._name_synced(Path(folder))
+            results[number] = synced[folder] or result
+        return results
 
-    def _synced(self, batch: Sequence[Finished]) -> list[Published | OSError]:
-        size = max(_SYNC_TOGETHER, -(-len(batch) // _SYNCERS))
-        some = [batch[at : at + size] for at in range(0, len(batch), size)]
-        if len(some) == 1:
-            return [self._sync(finished) for finished in batch]
-        synced = self._syncers.map(lambda part: [self._sync(finished) for finished in part], some)
-        return [each for part in synced for each in part]
-
-    def _sync(self, finished: Finished) -> Published | OSError:
+    def _name_synced(self, folder: Path) -> StorageError | None:
         try:
+            self._disk.sync_folder(folder)
+        except OSError as error:
+            return files.storage_error(error, f"{folder} cannot be synced")
+        return None
+
+    def _synced(self, batch: Sequence[Finished]) -> list[Published | OSError | StorageError]:
+        # threads gain where the disk is waited for, and only then: else they wait for each other
+        begun = time.monotonic()
+        done: list[Published | OSError | StorageError] = []
+        for finished in batch:
+            if time.monotonic() - begun > _SWIFT:
+                break
+            done.append(self._sync(finished))
+        left = batch[len(done) :]
+        size = max(_SYNC_TOGETHER, -(-len(left) // _SYNCERS))
+        some = [left[at : at + size] for at in range(0, len(left), size)]
+        each = self._syncers.map if len(some) > 1 else map
+        for synced in each(lambda part: [self._sync(finished) for finished in part], some):
+            done.extend(synced)
+        return done
+
+    def _sync(self, finished: Finished) -> Published | OSError | StorageError:
+        try:
+            fd = finished.open()
             try:
                 if self._durable:
-                    self._disk.sync(finished.fd)
-                seen = self._disk.stat(finished.fd)
+                    self._disk.sync(fd)
+                seen = self._disk.stat(fd)
             finally:
-                self._disk.close(finished.fd)
-        except OSError as error:
+                self._disk.close(fd)
+        except (OSError, StorageError) as error:
             return error
         if seen.size != finished.length:
             return OSError(f"it has {seen.size} bytes, not {finished.length}")

@@ -7,12 +7,14 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from ..model import events
 from ..model.report import Status
 from ..storage.files import replace_text
 from .board import Board
+
+_MANY: Final = frozenset({events.Wrote, events.Opened, events.Closed, events.RowsRead})
 
 
 class EventLog:
@@ -23,8 +25,7 @@ class EventLog:
         self._file: TextIO | None = os.fdopen(fd, "a", encoding="utf-8")
 
     def __call__(self, event: events.Event) -> None:
-        line = described(event)
-        if line is None or self._file is None:
+        if type(event) in _MANY or self._file is None or (line := described(event)) is None:
             return
         try:
             self._file.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
