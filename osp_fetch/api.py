@@ -254,7 +254,6 @@ async def _tools(
         gate=gate,
         settings=settings,
         observe=observe,
-        write_size=buffer,
     )
 
 

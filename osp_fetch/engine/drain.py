@@ -71,7 +71,7 @@ class Drain:
                     chunks, gathered = [], 0
                     raise TooLong(f"{self._path}: more bytes came than were asked for")
                 await self._tools.gate.spend(len(chunk))
-                if gathered >= self._tools.write_size or clock() - written > _WRITE_SECONDS:
+                if gathered >= self._tools.gather_size() or clock() - written > _WRITE_SECONDS:
                     full, chunks, gathered = chunks, [], 0
                     at, written = await self._write(at, full), clock()
                     if at < span.stop and not self._download.parts.lacks(span):

@@ -91,6 +91,11 @@ class Gate:
         self._numbers = itertools.count()
         self._bytes_due = 0.0
 
+    @property
+    def open(self) -> int:
+        """How many connections are held now."""
+        return self._open
+
     def connection(self, host: str, order: int) -> _Connection:
         """Hold one connection to `host` while the context is open; among those who wait the smallest
         `order` goes first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ..model import events
 from ..model.protocols import Ledger, Sink, Transport
@@ -10,10 +11,14 @@ from ..model.settings import Settings
 from .gate import Gate
 
 
+_SHARE: Final = 8  # of the memory allowed; the rest is for what comes in meanwhile, and for overshoot
+_LEAST_GATHERED: Final = 64 << 10
+
+
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The adapters, the gate, the settings, and who is told. `write_size`: bytes gathered for a write.
-    `claim_size`: bytes of one connection that a kill may cost."""
+    """The adapters, the gate, the settings, and who is told. `write_size`: bytes gathered for a
+    write, at most. `claim_size`: bytes of one connection that a kill may cost."""
 
     transport: Transport
     sink: Sink
@@ -21,5 +26,11 @@ class Tools:
     gate: Gate
     settings: Settings
     observe: events.Observer
-    write_size: int = 1 << 20
+    write_size: int = 2 << 20
     claim_size: int = 4 << 20
+
+    def gather_size(self) -> int:
+        """Bytes that one connection should gather for a write, so that all of them stay in their share of
+        memory: what is gathered, and as much in buffers below."""
+        share = self.settings.limits.memory // _SHARE // max(1, self.gate.open)
+        return min(self.write_size, max(share, _LEAST_GATHERED))

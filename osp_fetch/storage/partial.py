@@ -38,6 +38,7 @@ class FilePartial:
         self._path = path
         self._tally = hashing.Tally(algorithms)
         self._opening = threading.Lock()
+        self._writing = asyncio.Lock()  # the kernel writes to one file one at a time, spinning meanwhile
         self._fd: int | None = None
         self._busy: set[asyncio.Future[Any]] = set()
         self._kept: Sequence[bytes] | None = None  # the whole file, not yet written
@@ -75,7 +76,8 @@ class FilePartial:
             if small and chunks:
                 self._tally.take(chunks, length or 0)
 
-        await self._call(write, "written")
+        async with self._writing:
+            await self._call(write, "written")
 
     def _opened(self) -> int:
         """The file descriptor; creates the file, with what was kept for it. Raises OSError, and
