@@ -101,10 +101,16 @@ class Proxy:
             await asyncio.sleep(self.link.round_trip)  # the handshake
         above, back = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
         up = asyncio.create_task(self._up(reader, back))
+        down = asyncio.create_task(self._down(above, writer, self.link.per_connection / (50 if slow else 1)))
         try:
-            await self._down(above, writer, self.link.per_connection / (50 if slow else 1))
+            # a client that hangs up is gone at once, as it is for a kernel
+            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+            if down.done():
+                down.result()
         finally:
-            up.cancel()
+            for task in (up, down):
+                task.cancel()
+            await asyncio.gather(up, down, return_exceptions=True)
             back.close()
 
     async def _up(self, reader: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:

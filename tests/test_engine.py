@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -266,3 +266,18 @@ async def test_the_byte_rate_is_not_exceeded() -> None:
         await gate.spend(30_000)
     # a quarter of a second may be made up for, no more
     assert clock() - begun >= 0.6 - 0.25 - 0.01
+
+
+async def test_parts_shrink_towards_the_end_of_a_file() -> None:
+    gate = Gate(limits(connections=4))
+    gate.measured("h", 16 << 20, 1.0)
+    assert gate.part_size("h", 10_000 << 20) == 64 << 20
+    assert gate.part_size("h", 80 << 20) == 10 << 20
+    assert gate.part_size("h", 8 << 20) == 8 << 20  # half a second of it: less is not worth a request
+    async with AsyncExitStack() as held:
+        for order in range(4):
+            await held.enter_async_context(gate.connection("h", order))
+        waiting = asyncio.ensure_future(gate.connection("h", 9).__aenter__())
+        await asyncio.sleep(0)
+        assert gate.part_size("h", 8 << 20, order=0) == 32 << 20  # another file waits for connections
+        waiting.cancel()

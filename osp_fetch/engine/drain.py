@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final
 
 from ..model import events
-from ..model.errors import NetworkError, TooLong, Yielded
+from ..model.errors import NetworkError, TooLong
 from ..model.protocols import Partial, Reply
 from ..model.ranges import ByteRange
 from .checkpoint import Checkpoint
@@ -63,8 +63,6 @@ class Drain:
         try:
             while chunk := await reply.read():
                 self._tools.gate.received(self._host, len(chunk))
-                if self._tools.gate.surplus(self._host):
-                    raise Yielded(f"{self._path}: {self._host} does better with fewer connections")
                 chunks.append(chunk)
                 gathered += len(chunk)
                 if at + gathered > span.stop:

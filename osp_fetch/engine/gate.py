@@ -12,8 +12,6 @@ import itertools
 import random
 import statistics
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,14 +19,19 @@ from ..model import events
 from ..model.events import Observer
 from ..model.settings import Limits, Retry
 from .level import START, Level
+from .streams import Stream, Streams
 
 AUTO_CONNECTIONS: Final = 128
-_WINDOW: Final = 0.3  # seconds over which goodput is measured …
-_LONGEST_WINDOW: Final = 3.0  # … or so many, until each connection has brought so much:
+_LOOK: Final = 0.15  # seconds between two looks at what came
+_WINDOW: Final = 0.3  # seconds over which goodput is measured, or one look while it doubles …
+_ROUNDS: Final = 4  # … and so many times what an answer takes, for connections begin slowly, …
+_LONGEST_WINDOW: Final = 3.0  # … and, up to so many, until each connection has brought so much:
 _WINDOW_BYTES: Final = 64 << 10
 _MIB: Final = 1 << 20
 _FIRST_PART: Final = 8 * _MIB  # while no connection of the host has been measured
 _PART_SECONDS: Final = 4.0
+_LEAST_SECONDS: Final = 2.0  # of a part at the end of a file …
+_LAST_SECONDS: Final = 0.5  # … and at the end of a run
 _SILENCES: Final = 3  # connections in a row without an answer that make an outage
 _SIBLINGS: Final = 16  # connections that one is held against
 _MEMORY: Final = 0.3  # how fast the measured pace forgets: about the last three parts count
@@ -42,10 +45,11 @@ def _nobody(_: events.Event) -> None:
 class _Host:
     level: Level
     open: int = 0
-    streaming: int = 0  # connections that have been answered and bring bytes
-    shedding: int = 0
+    streams: Streams = field(default_factory=Streams)
     received: int = 0  # bytes in this window
     window_begun: float = 0.0
+    changed: float = 0.0  # when its level changed
+    latency: float = 0.0  # seconds from asking to being answered, of late
     full: bool = True  # all that was allowed was open, whenever this window was looked at
     quiet_until: float = 0.0
     pace: float | None = None  # bytes per second of one connection
@@ -117,7 +121,6 @@ class Gate:
 
     def leave(self, room: _Host) -> None:
         room.open -= 1
-        room.shedding = max(0, min(room.shedding, room.open - room.level.value))
         room.probing = False
         self._open -= 1
         self._admit()
@@ -163,27 +166,14 @@ class Gate:
 
     # how many connections a host should have
 
-    @contextmanager
-    def streaming(self, host: str) -> Iterator[None]:
-        """While a connection to `host` brings bytes."""
-        room = self._room(host)
-        room.streaming += 1
-        try:
-            yield
-        finally:
-            room.streaming -= 1
+    def streaming(self, host: str, name: str) -> Stream:
+        """While a connection to `host` brings bytes of the file `name`; raises Yielded where there are
+        too many, and they do harm."""
+        return self._room(host).streams.stream(lambda: f"{name}: {host} does better with fewer connections")
 
     def received(self, host: str, count: int) -> None:
         """One of its connections brought `count` bytes."""
         self._room(host).received += count
-
-    def surplus(self, host: str) -> bool:
-        """Whether the connection that asks should be let go: there are too many, and they do harm."""
-        room = self._room(host)
-        if not room.level.shed or room.open - room.shedding <= room.level.value:
-            return False
-        room.shedding += 1
-        return True
 
     def refused(self, host: str) -> None:
         """`host` has turned a connection away."""
@@ -191,12 +181,12 @@ class Gate:
         if self._steers:
             now = asyncio.get_running_loop().time()
             self._changed(
-                host, room, room.level.refused(now, room.open - 1, streaming=room.streaming > 0), now
+                host, room, room.level.refused(now, room.open - 1, streaming=len(room.streams) > 0), now
             )
 
     def _look_later(self, now: float) -> None:
         if self._steers and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(now + _WINDOW, self._look)
+            self._timer = asyncio.get_running_loop().call_at(now + _LOOK, self._look)
 
     def _look(self) -> None:
         """A moment has passed: what have the levels brought?"""
@@ -209,12 +199,19 @@ class Gate:
             self._look_later(now)
 
     def _look_at(self, host: str, room: _Host, now: float) -> None:
+        rounds = min(_ROUNDS * room.latency, 1.0)
         if not room.window_begun:
-            room.window_begun, room.received = now, 0
+            if now - room.changed >= _LOOK and (
+                len(room.streams) >= room.level.value or now - room.changed >= _WINDOW + rounds
+            ):
+                room.window_begun, room.received, room.full = now, 0, True
             return
         # where the budget of all hosts is the limit, this host's level is not
         room.full = room.full and room.open >= room.level.value
         past = now - room.window_begun
+        # a look comes some milliseconds late, never early
+        if past < max(_LOOK if room.level.ramping else _WINDOW, rounds) - _LOOK / 10:
+            return
         if room.received < room.level.value * _WINDOW_BYTES and past < _LONGEST_WINDOW:
             return
         why = room.level.sample(now, room.received / past, full=room.full)
@@ -223,13 +220,17 @@ class Gate:
 
     def _changed(self, host: str, room: _Host, why: str | None, now: float) -> None:
         if why is not None:
-            room.window_begun, room.received, room.full = now, 0, True
+            room.window_begun, room.changed = 0.0, now
             self._observe(events.LevelChanged(host, room.level.value, why))
+            if room.level.shed:
+                room.streams.shed(room.open - room.level.value)
             self._admit()
 
-    def answered(self, host: str) -> None:
-        """`host` has sent the head of a reply."""
+    def answered(self, host: str, after: float | None = None) -> None:
+        """`host` has sent the head of a reply, `after` so many seconds."""
         room = self._room(host)
+        if after is not None:
+            room.latency += _MEMORY * (after - room.latency)
         room.heard, room.dead, room.probing = True, False, False
         room.silences = room.pauses = 0
         if room.down:
@@ -245,7 +246,7 @@ class Gate:
         """
         now = asyncio.get_running_loop().time()
         room = self._room(host)
-        if room.streaming and not room.down:
+        if room.streams and not room.down:
             self.refused(host)  # it brings bytes to others: this one was too many
             return False
         if room.silences == 0:
@@ -309,11 +310,19 @@ class Gate:
         paces = self._room(host).paces
         return len(paces) >= _SIBLINGS // 4 and pace < statistics.median(paces) / 10
 
-    def part_size(self, host: str) -> int:
-        """How many bytes the next part from `host` should have."""
+    def part_size(self, host: str, free: int | None = None, order: int = 0) -> int:
+        """How many bytes the next part from `host` should have, of a file of which `free` are fetched by
+        nobody. `order`: whose part it is."""
         if self._limits.part_size != "auto":
             return self._limits.part_size
-        pace = self._hosts[host].pace if host in self._hosts else None
-        if pace is None:
+        room = self._hosts.get(host)
+        if room is None or room.pace is None:
             return _FIRST_PART
-        return int(min(max(pace * _PART_SECONDS, 4 * _MIB), 64 * _MIB)) // _MIB * _MIB
+        size = int(min(max(room.pace * _PART_SECONDS, 4 * _MIB), 64 * _MIB))
+        fair = size if free is None else free // (2 * room.level.value)
+        if fair < size:
+            # towards its end all connections share what is left of a file, so that all end at about the
+            # same time; where another file waits for them, that matters less than round trips do
+            others = any(other != order for other, _, _ in room.waiting)
+            size = max(fair, int(room.pace * (_LEAST_SECONDS if others else _LAST_SECONDS)), _MIB)
+        return min(size, 64 * _MIB) // _MIB * _MIB

@@ -38,17 +38,18 @@ class Level:
         self._best, self._best_rate = self.value, 0.0
         self._phase = _Phase.RAMP
         self._step = 0
-        self._settling = False
         self._hold, self._hold_until = _HOLD, 0.0
         self._bad_since = math.inf
+
+    @property
+    def ramping(self) -> bool:
+        """Whether it is still doubling: then differences are large, and a short look shows them."""
+        return self._phase is _Phase.RAMP
 
     def sample(self, now: float, rate: float, *, full: bool) -> str | None:
         """A window is over, in which `rate` bytes per second came. `full`: as many connections as
         allowed were busy. Why the level changed, None where it did not."""
         if not full:
-            return None
-        if self._settling:
-            self._settling = False  # connections just opened had to be made first
             return None
         self.shed = False
         if self._phase is _Phase.HOLD:
@@ -106,6 +107,7 @@ class Level:
     def refused(self, now: float, others: int, *, streaming: bool) -> str | None:
         """The host turned a connection away, beside `others` that are open; `streaming`: and some of them
         bring bytes."""
+        self.shed = False
         target = max(1, others if streaming else self.value // 2)
         self._phase, self._hold_until = _Phase.HOLD, now + _REFUSED_HOLD
         if target >= self.value:
@@ -121,5 +123,5 @@ class Level:
     def _move(self, target: int, why: str) -> str | None:
         if target == self.value:
             return None
-        self.value, self._settling = target, True
+        self.value = target
         return why

@@ -53,6 +53,13 @@ class Parts:
         return self.lacks(ByteRange(0, self.length)) if self.length else 0
 
     @property
+    def free(self) -> int | None:
+        """How many bytes are neither held nor claimed; None while the length is unknown."""
+        if self.length is None:
+            return None
+        return len(RangeSet.upto(self.length) - self.held - self._claimed)
+
+    @property
     def hedged(self) -> bool:
         """Whether some bytes were asked for twice."""
         return bool(self._hedged)

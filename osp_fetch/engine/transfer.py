@@ -112,15 +112,14 @@ class Transfer:
         self._complete.clear()
         await self._lanes.run()
 
-    def _call_others(self) -> None:
-        """The probe has its answer: begin lanes for the other parts, where there are any."""
-        missing = self.download.parts.missing
-        host = links.host(self.download.mirrors.url(self.download.mirrors.first))
-        size = self.tools.gate.part_size(host)
-        # no more lanes than parts: hundreds of files would otherwise wait with hundreds of lanes each
-        self._lanes.call(min(self.tools.gate.per_host, -(-missing // size)))
+    def _call_more(self) -> None:
+        """Keep one lane waiting for a connection while there are parts that nobody fetches; not more, for
+        hundreds of files would otherwise wait with hundreds of lanes each."""
+        busy = len(self._lanes) <= self._connections
+        if busy and self.download.parts.more and self._connections < self.tools.gate.per_host:
+            self._lanes.call()
 
-    async def _lane(self, _: int) -> None:
+    async def _lane(self) -> None:
         """Fetch parts, one after another, until none is left to claim."""
 
         async def parts() -> None:
@@ -166,11 +165,12 @@ class Transfer:
             now = asyncio.get_running_loop().time()
             if link not in self.download.mirrors:
                 return True  # given up while this one waited for a connection
-            size = self.tools.gate.part_size(host)
+            size = self.tools.gate.part_size(host, self.download.parts.free, self.order)
             part = self.download.part(link, size, now) or self.download.hedge(link, now)
             if part is None:
                 return False
             self._connections += 1
+            self._call_more()
             self.tools.observe(events.Opened(self.entry.path, host))
             try:
                 if self.tools.gate.dead(host):
@@ -197,9 +197,11 @@ class Transfer:
         if minting:
             await self._minting.acquire()
         request = self.download.request(part)
+        clock = asyncio.get_running_loop().time
+        asked = clock()
         try:
             async with self.tools.transport.get(request) as reply:
-                self.tools.gate.answered(host)
+                self.tools.gate.answered(host, clock() - asked)
                 held = len(self.download.held)
                 span = self.download.agree(part, reply)
                 if minting:
@@ -212,7 +214,7 @@ class Transfer:
                 self.download.emptied = False
                 await self._begin(reply)
                 if span is not None:
-                    with self.tools.gate.streaming(host):
+                    async with self.tools.gate.streaming(host, self.entry.path):
                         await self._drain(host).run(part, span, reply)
                 self.download.expect(span, framed=reply.framed)
         except RangeNotSatisfiable as error:
@@ -259,7 +261,7 @@ class Transfer:
                 await self.partial.reserve(d.length - len(d.held))
             self.tools.observe(events.FileBegun(d.entry.path, d.length, d.entry.size, len(d.held)))
             self._begun = True
-            self._call_others()
+            self._call_more()
 
     def _cool(self, host: str, seconds: float, why: str) -> None:
         self.tools.gate.cool(host, seconds)
