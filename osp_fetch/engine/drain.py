@@ -112,5 +112,5 @@ class Drain:
         self._tools.gate.answered(self._host)
         self._download.wrote(span)
         self._tools.observe(events.Wrote(self._path, len(span)))
-        self._partial.follow(self._download.held.frontier, self._download.length)
+        self._partial.follow(self._download.parts.settled, self._download.length)
         self._checkpoint.wrote(len(span), self._connections())

@@ -8,7 +8,7 @@ from typing import Final
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 
 OPEN_END: Final = 1 << 62  # where a body of unknown length is taken to stop
-HEDGE_AFTER: Final = 2.0  # seconds: a part that is younger, or needs less, is left alone
+HEDGE_AFTER: Final = 1.0  # seconds: a part that is younger, or needs less, is left alone
 HEDGE_HALVES: Final = 1 << 20  # bytes from which on a half is worth a request
 
 
@@ -36,6 +36,7 @@ class Parts:
         self._claims: list[Claim] = []
         self._claimed: RangeSet = NOTHING
         self._hedged: set[int] = set()
+        self._hedged_from: int | None = None
         self._number = 0
 
     @property
@@ -60,9 +61,11 @@ class Parts:
         return len(RangeSet.upto(self.length) - self.held - self._claimed)
 
     @property
-    def hedged(self) -> bool:
-        """Whether some bytes were asked for twice."""
-        return bool(self._hedged)
+    def settled(self) -> int:
+        """How many bytes from the first on are held, and nobody writes there any more: of what was asked
+        for twice only what lies on the disk in the end counts."""
+        frontier = self.held.frontier
+        return frontier if self._hedged_from is None else min(frontier, self._hedged_from)
 
     @property
     def busy(self) -> bool:
@@ -106,8 +109,9 @@ class Parts:
         gaps = (RangeSet.upto(self.length or 0) - self.held).ranges
         return next((gap for gap in gaps if self.held.before(gap.start)), None) or self._gap()
 
-    def hedge(self, now: float) -> Claim | None:
-        """Claim again what the slowest part still lacks: all of it, or its second half where it is much.
+    def hedge(self, now: float, pace: float | None = None) -> Claim | None:
+        """Claim again what the slowest part still lacks: all of it, or where it is much so much of its end
+        that both are ready at the same time. `pace`: bytes per second of a connection, as far as known.
 
         For the end of a run, when connections are idle: whichever brings the bytes first wins, and
         the other stops where they are held.
@@ -115,10 +119,12 @@ class Parts:
         waits = [wait for claim in self._claims if (wait := self._wait(claim, now)) is not None]
         if self.single or not waits:
             return None
-        _, slowest, span = max(waits, key=lambda wait: wait[0])
+        left, slowest, span = max(waits, key=lambda wait: wait[0])
         self._hedged.add(slowest.number)
         if len(span) >= 2 * HEDGE_HALVES:
-            span = ByteRange(span.start + len(span) // 2, span.stop)
+            own = len(span) / left
+            span = ByteRange(span.start + int(len(span) * own / (own + max(own, pace or 0.0))), span.stop)
+        self._hedged_from = min(span.start, span.start if self._hedged_from is None else self._hedged_from)
         return self._claim(span, now)
 
     def _wait(self, claim: Claim, now: float) -> tuple[float, Claim, ByteRange] | None:
@@ -150,3 +156,4 @@ class Parts:
     def empty(self) -> None:
         """Hold nothing any more."""
         self.held = NOTHING
+        self._hedged_from = None

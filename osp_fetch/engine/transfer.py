@@ -82,9 +82,6 @@ class Transfer:
         length = self.download.length or 0
         if length == 0:
             await self.partial.write(0, ())  # an empty file has to exist, too
-        if self.download.parts.hedged:
-            # two connections may have written the same bytes: only what lies on the disk now counts
-            await self.partial.rehash()
         self.partial.follow(length, length)
         digests, checksums = await self.partial.digests(length)
         try:
@@ -166,7 +163,9 @@ class Transfer:
             if link not in self.download.mirrors:
                 return True  # given up while this one waited for a connection
             size = self.tools.gate.part_size(host, self.download.parts.free, self.order)
-            part = self.download.part(link, size, now) or self.download.hedge(link, now)
+            part = self.download.part(link, size, now) or self.download.hedge(
+                link, now, self.tools.gate.pace(host)
+            )
             if part is None:
                 return False
             self._connections += 1
