@@ -19,6 +19,7 @@ from .engine.tasks import stop as stop_tasks
 from .engine.tools import Tools
 from .model import events
 from .model.errors import SettingsError
+from .model.profile import Profile
 from .model.protocols import Manifest, Renewal, Row
 from .model.report import Outcome, Report
 from .model.settings import Limits, Settings
@@ -77,7 +78,8 @@ class FetchOptions(TypedDict, total=False):
     request to the links' own origins. `shard`: (i, n), the i-th of n from 0. `strict`: a bad row ends
     the run. `max_duration`: seconds. `stop`: ends the run on demand. `connect_to`, `cafile`: as in
     curl. `links`: the link file of a dataset that needs one (`sam-11m`). `proxies`: scheme →
-    proxy, as `urllib.request.getproxies()` gives them.
+    proxy, as `urllib.request.getproxies()` gives them. `profiles`: `host:port` → what was learnt of a host,
+    where auto begins.
     """
 
     settings: Settings
@@ -96,6 +98,7 @@ class FetchOptions(TypedDict, total=False):
     links: str | Path
     cafile: str
     proxies: Mapping[str, str]
+    profiles: Mapping[str, Profile]
 
 
 async def fetch_all(
@@ -231,12 +234,25 @@ async def _tools(
     options: FetchOptions,
     observe: events.Observer,
 ) -> Tools:
-    gate = Gate(_within_descriptors(settings.limits), settings.retry, observe)
+    gate = Gate(_within_descriptors(settings.limits), settings.retry, observe, options.get("profiles"))
     buffer = min(max(settings.limits.memory // (gate.total * _BUFFERS), _LEAST_BUFFER), _MOST_BUFFER)
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
     ledger = SqliteLedger(place, others, durable=settings.storage.durability == "full")
-    transport = HttpTransport(
+    transport = transport_of(settings, options, buffer)
+    return Tools(
+        transport=await stack.enter_async_context(transport),
+        sink=await stack.enter_async_context(FolderSink(root, state, settings.storage)),
+        ledger=await stack.enter_async_context(ledger),
+        gate=gate,
+        settings=settings,
+        observe=observe,
+    )
+
+
+def transport_of(settings: Settings, options: FetchOptions, buffer: int) -> HttpTransport:
+    """The transport that these settings and options mean; `buffer`: bytes that a connection may hold."""
+    return HttpTransport(
         settings.limits,
         settings.retry,
         settings.timeouts,
@@ -246,14 +262,6 @@ async def _tools(
         proxies=options.get("proxies"),
         downgrade=settings.links.downgrade == "allow",
         leads=DriveLeads(),
-    )
-    return Tools(
-        transport=await stack.enter_async_context(transport),
-        sink=await stack.enter_async_context(FolderSink(root, state, settings.storage)),
-        ledger=await stack.enter_async_context(ledger),
-        gate=gate,
-        settings=settings,
-        observe=observe,
     )
 
 

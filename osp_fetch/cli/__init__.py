@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "unpack": "Unpack the archives of a folder, all or nothing each.",
     "layout": "Make the folder that training reads.",
     "coverage": "Count the pairs whose file is there.",
+    "bench": "Find the best number of connections to a host.",
     "demo": "See it work, without a network.",
     "config": "Show the settings and where they come from.",
 }

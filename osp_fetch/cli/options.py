@@ -15,6 +15,7 @@ from ..model.settings import Layer, Settings, seconds
 
 if TYPE_CHECKING:
     from ..api import FetchOptions
+    from ..model.profile import Profile
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -64,6 +65,7 @@ _OPTIONS: Final = (
     _option("--header", multiple=True, metavar="'NAME: VALUE'", help="Send with every request (repeatable)."),
     _option("--connect-to", multiple=True, metavar="HOST:PORT:HOST:PORT", help="Connect there instead."),
     _option("--cacert", metavar="FILE", help="Trust these certificate authorities, too."),
+    _option("--profiles", metavar="FILE|none", help="What bench --save has learnt of hosts."),
     _option("-c", "--config", metavar="FILE", help="Settings in TOML; see configs/."),
     _option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting (repeatable)."),
     _option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),
@@ -132,6 +134,7 @@ def options(flags: Mapping[str, Any]) -> FetchOptions:
         "strict": flags["strict"],
         "connect_to": flags["connect_to"],
         "proxies": _proxies(),
+        "profiles": _profiles(flags.get("profiles")),
     }
     for rule in flags["connect_to"]:
         try:
@@ -218,6 +221,28 @@ def duration(text: str | None) -> float | None:
         return seconds(int(text) if text.isdigit() else text) if text else None
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+
+
+def profiles_place(flag: str | None) -> Path:
+    """The file of profiles: the one named, or the user's own."""
+    if flag:
+        return Path(flag)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "osp-fetch" / "profiles.json"
+
+
+def _profiles(flag: str | None) -> dict[str, Profile]:
+    from ..storage import profiles
+
+    if flag == "none":
+        return {}
+    try:
+        return profiles.read(profiles_place(flag))
+    except SettingsError as error:
+        if flag:
+            raise
+        click.echo(f"osp-fetch: {error}", err=True)  # nobody named it: the run goes on without
+        return {}
 
 
 def _proxies() -> dict[str, str]:

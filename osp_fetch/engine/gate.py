@@ -12,11 +12,13 @@ import itertools
 import random
 import statistics
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from ..model import events
 from ..model.events import Observer
+from ..model.profile import Profile
 from ..model.settings import Limits, Retry
 from .level import START, Level
 from .streams import Stream, Streams
@@ -82,12 +84,18 @@ class _Connection:
 class Gate:
     """One budget for all connections, one for each host, and the pauses that hosts ask for."""
 
-    def __init__(self, limits: Limits, retry: Retry | None = None, observe: Observer = _nobody) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        retry: Retry | None = None,
+        observe: Observer = _nobody,
+        profiles: Mapping[str, Profile] | None = None,
+    ) -> None:
         self.total = AUTO_CONNECTIONS if limits.connections == "auto" else limits.connections
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
         self._steers = limits.connections == "auto"  # else a number was asked for, and is kept
         self._timer: asyncio.TimerHandle | None = None
-        self._limits = limits
+        self._limits, self._profiles = limits, profiles or {}
         self._retry = retry or Retry()
         self._observe = observe
         self._hosts: dict[str, _Host] = {}
@@ -160,8 +168,9 @@ class Gate:
 
     def _room(self, host: str) -> _Host:
         if host not in self._hosts:
-            start = START if self._steers else self.per_host
-            self._hosts[host] = _Host(Level(self.per_host, start))
+            known = self._profiles.get(host) if self._steers else None
+            start = known.connections if known else START if self._steers else self.per_host
+            self._hosts[host] = _Host(Level(self.per_host, start, known=known is not None))
         return self._hosts[host]
 
     # how many connections a host should have
@@ -297,6 +306,10 @@ class Gate:
         room.paces.append(pace)
         room.pace = pace if room.pace is None else room.pace + _MEMORY * (pace - room.pace)
 
+    def pace(self, host: str) -> float | None:
+        """Bytes per second that one connection to `host` makes; None while that is not known."""
+        return self._hosts[host].pace if host in self._hosts else None
+
     def idle(self, host: str) -> bool:
         """Whether a connection to `host` is free that nobody waits for."""
         now = asyncio.get_running_loop().time()
@@ -317,7 +330,8 @@ class Gate:
             return self._limits.part_size
         room = self._hosts.get(host)
         if room is None or room.pace is None:
-            return _FIRST_PART
+            known = self._profiles.get(host)
+            return known.part_size if known else _FIRST_PART
         size = int(min(max(room.pace * _PART_SECONDS, 4 * _MIB), 64 * _MIB))
         fair = size if free is None else free // (2 * room.level.value)
         if fair < size:

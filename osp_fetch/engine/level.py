@@ -29,14 +29,15 @@ class _Phase(Enum):
 
 
 class Level:
-    """The number of connections to one host. `most`: never more; `start`: where to begin."""
+    """The number of connections to one host. `most`: never more; `start`: where to begin; `known`: that
+    is what served best last time, and is held before another is tried."""
 
-    def __init__(self, most: int, start: int = START) -> None:
+    def __init__(self, most: int, start: int = START, *, known: bool = False) -> None:
         self.value = min(start, most)
         self.shed = False  # connections above the level do harm: they should be let go
         self._most = self._ceiling = most
         self._best, self._best_rate = self.value, 0.0
-        self._phase = _Phase.RAMP
+        self._phase = _Phase.HOLD if known else _Phase.RAMP
         self._step = 0
         self._hold, self._hold_until = _HOLD, 0.0
         self._bad_since = math.inf
@@ -86,6 +87,9 @@ class Level:
         return None
 
     def _held(self, now: float, rate: float) -> str | None:
+        self._best_rate = self._best_rate or rate
+        if not self._hold_until:
+            self._begin_hold(now)
         if rate < self._best_rate * _COLLAPSE:
             self._bad_since = min(self._bad_since, now)
             if now - self._bad_since >= _BAD_SECONDS:

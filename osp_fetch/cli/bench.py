@@ -1,0 +1,95 @@
+"""`osp-fetch bench`: find the best settings for a real host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..model.settings import size
+from . import exits
+from .options import duration, options, profiles_place, shared, usage
+
+if TYPE_CHECKING:
+    from ..bench import Bench
+    from ..engine.sweep import Point
+
+
+@click.command("bench", short_help="Find the best number of connections to a host.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@shared
+@click.option(
+    "--bytes", "most_bytes", default="2GiB", metavar="SIZE", help="Fetch about so much.  [default: 2GiB]"
+)
+@click.option(
+    "--time", "most_time", default="60s", metavar="TIME", help="Take about so long.  [default: 60s]"
+)
+@click.option("--save", is_flag=True, help="Keep what was learnt; get begins with it.")
+@click.option("--html", metavar="FILE", help="Write the curve as a page.")
+@click.option("--png", metavar="FILE", help="Draw the curve (pip install 'osp-fetch[plot]').")
+def command(sources: tuple[str, ...], **flags: Any) -> int:
+    """Measure how much the host of SOURCE's first files brings over more and more connections.
+
+    Nothing is kept of what is fetched. SOURCE as in get; --per-host is the most that is tried.
+    """
+    from ..views import curve
+
+    made = options(flags)
+    made["profiles"] = {}
+    limit = usage(size, flags["most_bytes"])
+    seconds = duration(flags["most_time"]) or 60.0
+    if flags["save"] and flags["profiles"] == "none":
+        raise click.UsageError("--save: there is nowhere to, with --profiles none")
+
+    def tell(point: Point) -> None:
+        click.echo(curve.line(point, 0.0).rstrip(), err=True)
+
+    import uvloop
+
+    from ..bench import measure
+
+    found = uvloop.run(measure(list(sources), made, size=limit, seconds=seconds, tell=tell))
+    _tell(found, flags)
+    if flags["html"]:
+        Path(flags["html"]).write_text(
+            curve.as_html(found.host, found.points, found.best, found.ended), encoding="utf-8"
+        )
+    if flags["png"]:
+        curve.draw_png(Path(flags["png"]), found.host, found.points, found.best)
+    if flags["save"]:
+        _save(found, profiles_place(flags["profiles"]))
+    return exits.OK
+
+
+def _tell(found: Bench, flags: dict[str, Any]) -> None:
+    from ..views import curve, words
+
+    if flags["as_json"]:
+        click.echo(json.dumps(found.row(), indent=2))
+        return
+    most = max(point.goodput for point in found.points)
+    click.echo(f"{found.host}: connections and what they bring")
+    for point in found.points:
+        mark = " ◀ best" if point == found.best else ""
+        click.echo(curve.line(point, most) + mark)
+    click.echo(
+        f"best: {found.best.connections} connections, {words.size(found.best.goodput)}/s, an answer after "
+        f"{found.best.latency * 1000:.0f} ms; parts of {words.size(found.part_size)}. "
+        f"{words.size(found.received)} were fetched for this"
+    )
+    if found.ended:
+        click.echo(f"It ended because {found.ended}: more --bytes or --time may find a better one.")
+    if not flags["save"]:
+        click.echo(
+            f"Fixed by: -x {found.best.connections} -k {found.part_size >> 20}MiB; kept as the start of the "
+            "next run by --save."
+        )
+
+
+def _save(found: Bench, place: Path) -> None:
+    from ..storage import profiles
+
+    profiles.save(place, {found.host: found.profile})
+    click.echo(f"saved for {found.host} in {place}; get begins with it", err=True)
