@@ -41,7 +41,7 @@ def as_html(host: str, points: Sequence[Point], chosen: Point, note: str = "") -
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{6 if point == chosen else 4}" '
         f'class="{"best" if point == chosen else "refused" if point.refused else "dot"}">'
         f"<title>{point.connections} connections: {words.size(point.goodput)}/s</title></circle>"
-        f'<text x="{x:.1f}" y="{_HEIGHT - _MARGIN + 20}" text-anchor="middle">{point.connections if point.connections.bit_count() == 1 else ""}</text>'
+        f'<text x="{x:.1f}" y="{_HEIGHT - _MARGIN + 20}" text-anchor="middle">{_label(point)}</text>'
         for x, y, point in spots
     )
     scale = "".join(
@@ -66,6 +66,10 @@ td, th {{ text-align: right; padding: .1rem .8rem }}
 <table><tr><th>connections</th><th>goodput</th><th>latency</th><th>refused</th></tr>{rows}</table>
 </body></html>
 """
+
+
+def _label(point: Point) -> str:
+    return str(point.connections) if point.connections.bit_count() == 1 else ""
 
 
 def _x(connections: int, points: Sequence[Point]) -> float:
