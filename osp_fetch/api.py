@@ -79,7 +79,7 @@ class FetchOptions(TypedDict, total=False):
     the run. `max_duration`: seconds. `stop`: ends the run on demand. `connect_to`, `cafile`: as in
     curl. `links`: the link file of a dataset that needs one (`sam-11m`). `proxies`: scheme →
     proxy, as `urllib.request.getproxies()` gives them. `profiles`: `host:port` → what was learnt of a host,
-    where auto begins.
+    where auto begins. `recheck`: finished files are hashed again, not just looked at.
     """
 
     settings: Settings
@@ -99,6 +99,7 @@ class FetchOptions(TypedDict, total=False):
     cafile: str
     proxies: Mapping[str, str]
     profiles: Mapping[str, Profile]
+    recheck: bool
 
 
 async def fetch_all(
@@ -168,7 +169,8 @@ async def _fetch(
         await stack.enter_async_context(ticking(StatusFile(state / "status.json", board)))
         observe(events.RunStarted(str(root)))
         try:
-            run = Run(tools, finish, _renewal(manifest, options, settings))
+            recheck = options.get("recheck", False)
+            run = Run(tools, finish, _renewal(manifest, options, settings), recheck=recheck)
             await _until_stopped(run.fetch(rows), report, options, observe)
         finally:
             report.bytes, report.seconds = board.received, time.monotonic() - begun

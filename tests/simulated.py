@@ -120,9 +120,9 @@ class SimulatedDisk(Disk):
         inode = self._open[fd]
         return Published(len(inode.data), inode.mtime)
 
-    def look(self, place: Path) -> Published | None:
+    def look(self, place: Path | str) -> Published | None:
         with self._lock:
-            inode = self.names.get(place)
+            inode = self.names.get(Path(place))
             return Published(len(inode.data), inode.mtime) if inode else None
 
     def replace(self, place: Path, final: Path) -> None:

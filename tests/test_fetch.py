@@ -206,6 +206,22 @@ async def test_a_harmed_file_is_fetched_again(origin: Origin, tmp_path: Path, ha
     assert place.read_bytes() == DATA
 
 
+async def test_recheck_finds_what_size_and_time_do_not_tell(origin: Origin, tmp_path: Path) -> None:
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(5000, n))) for n in range(3)]
+    await fetch_all(rows, tmp_path, settings=QUICK)
+    times = (tmp_path / "f1").stat()
+    (tmp_path / "f1").write_bytes(noise(5000, 9))
+    os.utime(tmp_path / "f1", ns=(times.st_atime_ns, times.st_mtime_ns))
+    origin.requests.clear()
+    report = await fetch_all(rows, tmp_path, settings=QUICK)
+    assert report.counts[Status.PRESENT] == 3  # as like as two peas
+    assert origin.requests.total() == 0
+    report = await fetch_all(rows, tmp_path, settings=QUICK, recheck=True)
+    assert report.counts == {**dict.fromkeys(Status, 0), Status.PRESENT: 2, Status.FETCHED: 1}
+    assert origin.requests.keys() == {"/f1"}
+    assert (tmp_path / "f1").read_bytes() == noise(5000, 1)
+
+
 async def test_a_touched_or_moved_folder_is_recognised(origin: Origin, tmp_path: Path) -> None:
     row = entry("f", origin.add("f", DATA))
     await fetch_all([row], tmp_path / "a", settings=QUICK)

@@ -207,4 +207,4 @@ def _blank_spots(found: Examined) -> list[ByteRange] | None:
 
 def same_source(record: Record, entry: Entry) -> bool:
     """Whether one of the entry's links leads to where the recorded file came from."""
-    return any(links.source_key(url) == record.source_key for url in entry.urls)
+    return any(links.leads_to(url, record.source_key) for url in entry.urls)

@@ -65,7 +65,7 @@ class Download:
             self._resume(record, partial_size)
 
     def _resume(self, record: Record, partial_size: int) -> None:
-        known = any(links.source_key(url) == record.source_key for url in self.mirrors.all)
+        known = any(links.leads_to(url, record.source_key) for url in self.mirrors.all)
         contradicts = None not in (self.length, record.length) and self.length != record.length
         if record.published or contradicts or not (known or self.entry.digest):
             return

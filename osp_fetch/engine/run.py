@@ -20,7 +20,7 @@ from .tasks import at_most
 from .tools import Tools
 from .transfer import Transfer
 
-_PAGE = 256  # rows whose records are looked up together
+_PAGE = 500  # rows whose records are looked up together
 _FINISHING = 64  # files that may be hashed, synced and recorded while others use the connections
 
 
@@ -36,14 +36,23 @@ class _Wanted:
 
 
 class Run:
-    """Brings every entry of a manifest to its outcome, and hands the outcomes over as they come."""
+    """Brings every entry of a manifest to its outcome, and hands the outcomes over as they come.
+
+    `recheck`: finished files are read again, instead of being known by their size and time.
+    """
 
     def __init__(
-        self, tools: Tools, deliver: Callable[[Outcome], None], renewal: Renewal | None = None
+        self,
+        tools: Tools,
+        deliver: Callable[[Outcome], None],
+        renewal: Renewal | None = None,
+        *,
+        recheck: bool = False,
     ) -> None:
         self._tools = tools
         self._deliver = deliver
         self._renewal = renewal
+        self._recheck = recheck
         self._in_hand: set[str] = set()
         self._folded: dict[str, str] = {}  # on disks where case does not count: key → path
         self._parked: list[_Wanted] = []
@@ -117,9 +126,10 @@ class Run:
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
             for entry, record, stat in zip(entries, records, seen, strict=True):
-                if self._collides(entry):
+                if self._tools.sink.folds and self._collides(entry):
                     continue
-                if record and stat and record.published == stat and _fulfils(record, entry):
+                known = record and stat and record.published == stat and not self._recheck
+                if record and known and _fulfils(record, entry):
                     self._finish(_present(entry, record))
                     continue
                 self._order += 1
@@ -128,8 +138,6 @@ class Run:
 
     def _collides(self, entry: Entry) -> bool:
         """Whether an earlier row's name is the same on this disk; such a row fails."""
-        if not self._tools.sink.folds:
-            return False
         other = self._folded.setdefault(folded(entry.path), entry.path)
         if other == entry.path:
             return False

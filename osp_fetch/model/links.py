@@ -41,6 +41,12 @@ def source_key(url: str) -> str:
     return f"{name}{own}{path}?{hashlib.sha256(query.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
 
+def leads_to(url: str, key: str) -> bool:
+    """Whether `key` is the source key of `url`."""
+    # most are written alike, and a run over a finished tree asks for every row
+    return url.partition("://")[2] == key or source_key(url) == key
+
+
 def origin(url: str) -> tuple[str, str, int | None]:
     """Scheme, host and port (RFC 6454), the border that credentials never cross."""
     scheme, authority, _, _ = _parts(url)

@@ -22,7 +22,7 @@ from .select import Selection
 if TYPE_CHECKING:
     import pandas
 
-_MOMENT: Final = 8 << 20  # a manifest of so many bytes is read whole before anything is fetched
+_MOMENT: Final = 2 << 20  # a manifest of so many bytes is read whole before anything is fetched
 _BLOCK: Final = 256
 
 

@@ -38,8 +38,9 @@ class Selection:
     exclude: tuple[str, ...] = ()
 
     def wants(self, path: str) -> bool:
-        wanted = not self.include or any(matches(path, glob) for glob in self.include)
-        return wanted and not any(matches(path, glob) for glob in self.exclude)
+        if self.include and not any(matches(path, glob) for glob in self.include):
+            return False
+        return not (self.exclude and any(matches(path, glob) for glob in self.exclude))
 
 
 class Seen:

@@ -84,10 +84,10 @@ class Disk:
         seen = os.fstat(fd)
         return Published(seen.st_size, seen.st_mtime_ns)
 
-    def look(self, place: Path) -> Published | None:
+    def look(self, place: Path | str) -> Published | None:
         """How the file at `place` looks now; None where there is none to be seen."""
         try:
-            seen = place.lstat()
+            seen = os.lstat(place)
         except OSError:
             return None  # whatever is wrong with it, whoever writes there will be told
         return Published(seen.st_size, seen.st_mtime_ns) if stat.S_ISREG(seen.st_mode) else None

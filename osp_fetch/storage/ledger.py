@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar
 from ..model.entry import RelativePath
 from ..model.errors import DiskFull, Remedy, StorageError
 from ..model.exchange import Validator
-from ..model.ranges import RangeSet
+from ..model.ranges import NOTHING, RangeSet
 from ..model.record import Published, Record
 from .claims import Claims
 from .threads import in_thread
@@ -34,6 +34,8 @@ CREATE TABLE IF NOT EXISTS files (
 """
 _COLUMNS: Final = "path source_key length etag last_modified held digests checksums size mtime_ns".split()
 _encode: Final = json.JSONEncoder().encode
+_decode: Final = json.JSONDecoder().decode
+_NO_VALIDATOR: Final = Validator()
 _PUT: Final = "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?)"
 _PATIENCE: Final = 30.0  # seconds that a writer waits for a reader, on disks that have no WAL
 _OPENING: Final = 5.0  # seconds that opening a ledger is tried for
@@ -293,9 +295,9 @@ def _record(row: tuple[Any, ...]) -> Record:
         path=RelativePath(path),
         source_key=key,
         length=length,
-        validator=Validator(etag, modified),
-        held=RangeSet.parse(held),
-        digests=json.loads(digests),
-        checksums=tuple(int(value, 16) for value in checksums.split(",") if value),
+        validator=Validator(etag, modified) if etag or modified else _NO_VALIDATOR,
+        held=RangeSet.parse(held) if held else NOTHING,
+        digests=_decode(digests),
+        checksums=tuple(int(value, 16) for value in checksums.split(",")) if checksums else (),
         published=Published(size, mtime) if size is not None else None,
     )

@@ -25,7 +25,11 @@ class EventLog:
         self._file: TextIO | None = os.fdopen(fd, "a", encoding="utf-8")
 
     def __call__(self, event: events.Event) -> None:
-        if type(event) in _MANY or self._file is None or (line := described(event)) is None:
+        if type(event) in _MANY:
+            return
+        if isinstance(event, events.Finished) and event.outcome.status is Status.PRESENT:
+            return
+        if self._file is None or (line := described(event)) is None:
             return
         try:
             self._file.write(json.dumps({"time": round(time.time(), 3), **line}) + "\n")
@@ -69,7 +73,7 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "host back", "host": host}
         case events.LinksRenewed(files):
             return {"event": "links renewed", "files": files}
-        case events.Finished(outcome) if outcome.status is not Status.PRESENT:
+        case events.Finished(outcome):
             return {"event": "finished", **outcome.row()}
         case events.Stopping(why):
             return {"event": "stopping", "why": why}
