@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.links import source_key
@@ -61,18 +62,26 @@ def measure(out: Path, manifest: Path) -> tuple[float, int]:
     return time.monotonic() - begun, usage.ru_maxrss * 1024
 
 
+def run(files: int, rounds: int) -> dict[str, Any]:
+    """Seconds of each round, and the peak memory of all."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, manifest = Path(folder, "out"), Path(folder, "m.tsv")
+        asyncio.run(make(out, manifest, files))
+        found = [measure(out, manifest) for _ in range(rounds)]
+    return {
+        "seconds": [round(seconds, 2) for seconds, _ in found],
+        "peak_mib": round(max(peak for _, peak in found) / 2**20),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        out, manifest = Path(folder, "out"), Path(folder, "m.tsv")
-        asyncio.run(make(out, manifest, given.files))
-        found = [measure(out, manifest) for _ in range(given.rounds)]
-    seconds = statistics.median(each[0] for each in found)
-    memory = max(each[1] for each in found) / 2**20
-    print(json.dumps({"files": given.files, "seconds": round(seconds, 2), "peak MiB": round(memory)}))
+    found = run(given.files, given.rounds)
+    seconds = statistics.median(found["seconds"])
+    print(json.dumps({"files": given.files, "seconds": seconds, "peak MiB": found["peak_mib"]}))
 
 
 if __name__ == "__main__":

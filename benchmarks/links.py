@@ -3,39 +3,39 @@
     python benchmarks/links.py [--only NAME] [--rounds 3] [--json FILE]
 
 A TCP proxy in a process of its own shapes what an origin serves: by connection, by link, with a round
-trip, with a cap that refuses, with a collapse above a number, with slow connections among others. Each
-scenario is run with no setting at all, against what the link allows, and against aria2 where it is here.
-Every byte is verified by every client: aria2 is given the digests, too.
+trip, with a cap that refuses, with a collapse above a number, with stalls, with slow connections among
+others. Each scenario is run with no setting at all, against what the link allows, and against aria2 where
+it is here. Every byte is verified by every client: aria2 is given the digests, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import hashlib
 import json
-import shutil
+import math
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import uvloop
-from origin import Pattern
-from scorecard import MIB, origin
+from clients import MIB, PYTHON, Measured, Work, aria2, digest, installed, ours, own_origin
 
 MB = 1e6
 
 
 @dataclass(frozen=True)
 class Link:
-    """Bytes per second and seconds; 0 for no limit. `slow`: one connection in so many, 50 times slower."""
+    """Bytes per second and seconds; 0 for no limit. `slow`: one connection in so many, 50 times slower.
+    A pause is as long as a lost packet costs at worst: 0.3 s."""
 
     per_connection: float = 0.0
     in_all: float = 0.0
@@ -43,6 +43,7 @@ class Link:
     refuse_above: int = 0
     collapse_above: int = 0
     slow: int = 0
+    stalls: float = 0.0  # seconds, in the mean, from one pause of a connection to its next
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ class Scenario:
     link: Link
     files: int
     size: int
-    limit: float
+    limit: float = 0.0
     aria2: tuple[str, ...] = ()
+    best: int = 0  # the best fixed number of connections, as a sweep found it
 
 
 SCENARIOS = (
-    Scenario("10 MB/s a connection", Link(10 * MB), 2, 512 * MIB, 0, ("-j16", "-x16", "-s16")),
+    Scenario("10 MB/s a connection", Link(10 * MB), 2, 512 * MIB, aria2=("-j16", "-x16", "-s16")),
     Scenario(
         "refused above 12", Link(10 * MB, refuse_above=12), 2, 512 * MIB, 120 * MB, ("-j4", "-x4", "-s4")
     ),
@@ -66,9 +68,12 @@ SCENARIOS = (
         "80 ms, 200 Mbit/s, 6 a connection", Link(0.75 * MB, 25 * MB, 0.08), 24, 64 * MIB, 25 * MB,
         ("-j16", "-x16", "-s16"),
     ),
-    Scenario("collapse above 24", Link(4 * MB, collapse_above=24), 16, 256 * MIB, 96 * MB),
-    Scenario("one in twenty 50 times slower", Link(10 * MB, slow=20), 4, 256 * MIB, 0),
-    Scenario("the same without slow ones", Link(10 * MB), 4, 256 * MIB, 0),
+    Scenario("collapse above 24", Link(4 * MB, collapse_above=24), 16, 256 * MIB, 96 * MB, best=24),
+    Scenario(
+        "stalls of 0.3 s, each second", Link(10 * MB, stalls=1.0), 2, 512 * MIB,
+        aria2=("-j16", "-x16", "-s16"),
+    ),
+    Scenario("one in twenty 50 times slower", Link(10 * MB, slow=20), 4, 256 * MIB),
 )  # fmt: skip
 
 
@@ -123,9 +128,13 @@ class Proxy:
         clock = asyncio.get_running_loop().time
         own = clock()
         flying: deque[tuple[float, bytes]] = deque()
+        pause = clock() + random.expovariate(1 / self.link.stalls) if self.link.stalls else math.inf
         step = int(max(2048, min(1 << 18, rate / 20))) if rate else 1 << 18
         while data := await above.read(step):
             now = clock()
+            if now > pause:
+                pause = now + 0.3 + random.expovariate(1 / self.link.stalls)
+                await asyncio.sleep(0.3)
             pace = rate
             if self.link.collapse_above and self.open > self.link.collapse_above:
                 pace = rate / 10 * self.link.collapse_above / self.open
@@ -149,67 +158,52 @@ async def serve(link: Link, port: int) -> None:
     await server.serve_forever()
 
 
-def digest(size: int) -> str:
-    """The sha256 of a file of the origin's."""
-    made, pattern = hashlib.sha256(), Pattern(size)
-    for at in range(0, size, 1 << 20):
-        made.update(pattern.read(at, min(at + (1 << 20), size)))
-    return made.hexdigest()
-
-
-def ours(urls: list[str], sha256: str, folder: Path) -> float:
-    rows = [json.dumps({"path": f"f{n}", "url": url, "sha256": sha256}) for n, url in enumerate(urls)]
-    manifest = folder / "m.jsonl"
-    manifest.write_text("\n".join(rows))
-    words = ["get", str(manifest), "-o", str(folder / "out"), "-q", "--min-free", "0"]
-    begun = time.monotonic()
-    subprocess.run([sys.executable, "-m", "osp_fetch", *words], check=True)
-    return time.monotonic() - begun
-
-
-def aria2(urls: list[str], sha256: str, folder: Path, words: tuple[str, ...]) -> float:
-    lines = [f"{url}\n out=f{n}\n checksum=sha-256={sha256}" for n, url in enumerate(urls)]
-    (folder / "list").write_text("\n".join(lines))
-    fixed = ["--file-allocation=none", "-k1M", "--check-certificate=false", "-q", "-m0", "--retry-wait=1"]
-    begun = time.monotonic()
-    command = ["aria2c", f"-i{folder / 'list'}", f"-d{folder / 'aria2'}", *fixed, *words]
-    subprocess.run(command, check=False)
-    return time.monotonic() - begun
+def fetch(
+    link: Link, port: str, files: int, size: int, place: str, client: Callable[[Work], Measured]
+) -> Measured:
+    """One run of `client` through a link of its own to the origin at `port`."""
+    words = [PYTHON, __file__, "--serve", json.dumps(asdict(link)), port]
+    proxy = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert proxy.stdout is not None
+    try:
+        shaped = int(proxy.stdout.readline())
+        urls = [f"http://127.0.0.1:{shaped}/{size}/f{n}" for n in range(files)]
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            return client(Work(urls, digest(size), Path(folder)))
+    finally:
+        proxy.terminate()
+        proxy.wait()
+        proxy.stdout.close()
 
 
 def run(scenario: Scenario, rounds: int, place: str) -> dict[str, Any]:
-    """Alternated rounds of one scenario; medians of seconds, and ratios."""
-    sha256 = digest(scenario.size)
-    mine: list[float] = []
-    theirs: list[float] = []
-    with origin() as address:
+    """Alternated rounds of one scenario; medians, and ratios."""
+    clients: dict[str, Callable[[Work], Measured]] = {"osp-fetch": ours}
+    if scenario.aria2 and installed("aria2"):
+        clients["aria2"] = lambda work: aria2(work, *scenario.aria2)
+    if scenario.best:
+        clients["best fixed number"] = lambda work: ours(work, "-j", str(scenario.best))
+    if scenario.link.slow:
+        clients["without slow ones"] = ours
+    found: dict[str, list[Measured]] = {name: [] for name in clients}
+    with own_origin() as address:
         port = address.rsplit(":", 1)[1]
         for _ in range(rounds):
-            for client in (ours, aria2):
-                if client is aria2 and not (scenario.aria2 and shutil.which("aria2c")):
-                    continue
-                words = [sys.executable, __file__, "--serve", json.dumps(asdict(scenario.link)), port]
-                proxy = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-                assert proxy.stdout is not None
-                shaped = int(proxy.stdout.readline())
-                urls = [f"http://127.0.0.1:{shaped}/{scenario.size}/f{n}" for n in range(scenario.files)]
-                try:
-                    with tempfile.TemporaryDirectory(dir=place) as folder:
-                        if client is ours:
-                            mine.append(ours(urls, sha256, Path(folder)))
-                        else:
-                            theirs.append(aria2(urls, sha256, Path(folder), scenario.aria2))
-                finally:
-                    proxy.terminate()
-                    proxy.wait()
-    total = scenario.files * scenario.size
-    seconds = statistics.median(mine)
-    found: dict[str, Any] = {"scenario": scenario.name, "seconds": round(seconds, 2)}
+            for name, client in clients.items():
+                link = replace(scenario.link, slow=0) if name == "without slow ones" else scenario.link
+                found[name].append(fetch(link, port, scenario.files, scenario.size, place, client))
+    middle = {name: statistics.median(each.seconds for each in runs) for name, runs in found.items()}
+    mine = middle["osp-fetch"]
+    result: dict[str, Any] = {
+        "scenario": scenario.name,
+        "seconds": {name: round(each, 2) for name, each in middle.items()},
+        "peak_mib": round(max(each.peak for each in found["osp-fetch"]) / MIB),
+        "rounds": {name: [round(each.seconds, 2) for each in runs] for name, runs in found.items()},
+    }
     if scenario.limit:
-        found["of the limit's time"] = round(seconds / (total / scenario.limit), 3)
-    if theirs:
-        found["of aria2's time"] = round(seconds / statistics.median(theirs), 3)
-    return found
+        result["of the limit's time"] = round(mine / (scenario.files * scenario.size / scenario.limit), 3)
+    result.update({f"of {n}'s time": round(mine / each, 3) for n, each in middle.items() if n != "osp-fetch"})
+    return result
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scorecard import MIB, origin
+from clients import MIB, own_origin
 
 
 def peak(words: list[str]) -> int:
@@ -47,7 +47,7 @@ def main() -> None:
             ["plan", str(long_manifest(folder, arguments.rows)), "-o", str(folder / "none"), "--json"]
         )
         print(f"plan of {arguments.rows} rows: {used / MIB:.0f} MiB")
-        with origin() as url:
+        with own_origin() as url:
             listed = folder / "list.txt"
             listed.write_text("\n".join(f"{url}/{8 * MIB}/f{n}.bin" for n in range(500)))
             words = ["get", str(listed), "-o", str(folder / "out"), "-j", "256", "--min-free", "0", "-q"]

@@ -1,72 +1,131 @@
-"""The same files for everybody: `python benchmarks/peers.py [--rounds 5]`.
+"""The same files for everybody: `python benchmarks/peers.py [--rounds 5] [--json FILE]`.
 
-Against aria2 and `curl -Z`, whichever are here, from one origin in a process of its own, on one machine,
-in alternated rounds. Every client verifies: aria2 is given digests, curl is followed by sha256sum.
-Shown are medians, and how ours compares with each.
+Every client that is installed, from one origin, on one machine, in alternated rounds, without settings
+but the number of connections (16, where one has to be given). Every client verifies. Shown are medians,
+and how much of each one's time osp-fetch takes: below 1 it is faster.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-import shutil
+import os
 import statistics
 import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from links import aria2, digest, ours
-from scorecard import MIB, origin
+from clients import CLIENTS, MIB, PYTHON, Measured, Work, digest, installed, origin, run
+from origin import Pattern
 
-WORKLOADS = {"4 x 512 MiB": (4, 512 * MIB), "5000 x 50 kB": (5000, 50_000)}
-
-
-def curl(urls: list[str], sha256: str, folder: Path) -> float:
-    lines = [f'url = "{url}"\noutput = "f{n}"' for n, url in enumerate(urls)]
-    (folder / "list").write_text("\n".join(lines))
-    (folder / "sums").write_text("\n".join(f"{sha256}  f{n}" for n in range(len(urls))) + "\n")
-    begun = time.monotonic()
-    words = ["curl", "-sS", "-Z", "--parallel-max", "16", "-K", "list"]
-    subprocess.run(words, check=True, cwd=folder)
-    subprocess.run(["sha256sum", "--quiet", "-c", "sums"], check=True, cwd=folder)
-    return time.monotonic() - begun
+WORKLOADS = {"4 x 512 MiB": (4, 512 * MIB), "200 x 5 MiB": (200, 5 * MIB), "5000 x 50 kB": (5000, 50_000)}
+HUB = "hub, 4 x 256 MiB"
+_REPO = "bench/files"
 
 
-def with_aria2(urls: list[str], sha256: str, folder: Path) -> float:
-    # as many connections as it can have: many files, or many to one file
-    words = ("-j16", "-x16", "-s16") if len(urls) < 16 else ("-j16", "-x1", "-s1")
-    return aria2(urls, sha256, folder, words)
+def compare(
+    clients: dict[str, Callable[[Path], Measured]], rounds: int, place: str, size: int
+) -> dict[str, Any]:
+    """Alternated rounds of `clients`, each in a folder of its own; medians, and ours as a share of each."""
+    found: dict[str, list[Measured]] = {name: [] for name in clients}
+    for _ in range(rounds):
+        for name, client in clients.items():
+            with tempfile.TemporaryDirectory(dir=place) as folder:
+                found[name].append(client(Path(folder)))
+    middle = {name: statistics.median(each.seconds for each in runs) for name, runs in found.items()}
+    ours = middle["osp-fetch"]
+    return {
+        name: {
+            "seconds": round(middle[name], 2),
+            "of its time": round(ours / middle[name], 2),
+            "cpu_seconds_per_gb": round(statistics.median(each.cpu for each in runs) / (size / 1e9), 2),
+            "peak_mib": round(max(each.peak for each in runs) / MIB),
+            "rounds": [round(each.seconds, 2) for each in runs],
+        }
+        for name, runs in found.items()
+    }
 
 
-CLIENTS: dict[str, Callable[[list[str], str, Path], float]] = {
-    "osp_fetch": ours,
-    "aria2": with_aria2,
-    "curl": curl,
-}
+def by_http(names: Sequence[str], files: int, size: int, rounds: int, place: str) -> dict[str, Any]:
+    """One workload of plain files."""
+    sha256 = digest(size)
+    with origin([size], place) as (address, _):
+        urls = [f"{address}/{size}/f{number}" for number in range(files)]
+
+        def client(name: str) -> Callable[[Path], Measured]:
+            return lambda folder: CLIENTS[name](Work(urls, sha256, folder))
+
+        return compare({name: client(name) for name in names}, rounds, place, files * size)
+
+
+def by_hub(rounds: int, place: str) -> dict[str, Any]:
+    """A repository of a stand-in of the hub, which is the same process for both."""
+    server = subprocess.Popen([PYTHON, __file__, "--serve-hub"], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    try:
+        url = server.stdout.readline().strip()
+        address = f"hf://datasets/{_REPO}"
+
+        def ours(folder: Path) -> Measured:
+            words = ["get", address, "-o", "out", "-q", "--min-free", "0", "--profiles", "none"]
+            more = {"HF_ENDPOINT": url, "HF_HOME": str(folder / "home")}
+            return run([[PYTHON, "-m", "osp_fetch", *words]], folder, more)
+
+        def hf(folder: Path) -> Measured:
+            words = ["download", _REPO, "--repo-type", "dataset", "--local-dir", "out", "--max-workers", "16"]
+            more = {"HF_ENDPOINT": url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
+            fetched = [str(Path(PYTHON).with_name("hf")), *words]
+            # it compares sizes, not digests: the same sums for everybody
+            return run([fetched, ["sh", "-c", "sha256sum out/f*"]], folder, more)
+
+        return compare({"osp-fetch": ours, "hf download": hf}, rounds, place, 4 * 256 * MIB)
+    finally:
+        server.terminate()
+        server.wait()
+        server.stdout.close()
+
+
+async def serve_hub() -> None:
+    from osp_fetch.demo.server import Server
+    from osp_fetch.demo.sources import Hub, HubRepo
+
+    data = Pattern(256 * MIB).read(0, MIB) * 256
+    hub = Hub({_REPO: HubRepo(_REPO, lfs={f"f{number}.bin": data for number in range(4)}, git={})})
+    async with Server(hub.handle) as site, Server(hub.handle_cdn) as store:
+        hub.cdn_url = store.url
+        print(site.url, flush=True)
+        await asyncio.Event().wait()
 
 
 def main() -> None:
+    if sys.argv[1:] == ["--serve-hub"]:
+        import uvloop
+
+        uvloop.run(serve_hub())
+        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--place", default="/dev/shm", help="where files go")
+    parser.add_argument("--only", default="", help="workloads whose name has this in it")
+    parser.add_argument("--clients", default=",".join(CLIENTS), help="names, with commas")
+    parser.add_argument("--json", type=Path, help="write the results there, too")
     given = parser.parse_args()
-    programs = {"aria2": "aria2c", "curl": "curl"}
-    here = [name for name in CLIENTS if name not in programs or shutil.which(programs[name])]
+    names = [name for name in given.clients.split(",") if installed(name)]
+    results: dict[str, Any] = {"cores": os.cpu_count(), "rounds": given.rounds, "workloads": {}}
     for workload, (files, size) in WORKLOADS.items():
-        sha256 = digest(size)
-        took: dict[str, list[float]] = {name: [] for name in here}
-        with origin() as address:
-            urls = [f"{address}/{size}/f{n}" for n in range(files)]
-            for _ in range(given.rounds):
-                for name in here:
-                    with tempfile.TemporaryDirectory(dir=given.place) as folder:
-                        took[name].append(CLIENTS[name](urls, sha256, Path(folder)))
-        medians = {name: statistics.median(each) for name, each in took.items()}
-        ratios = {f"of {name}'s time": round(medians["osp_fetch"] / medians[name], 2) for name in here[1:]}
-        seconds = {name: round(each, 2) for name, each in medians.items()}
-        print(json.dumps({"workload": workload, "seconds": seconds, **ratios}), flush=True)
+        if given.only in workload:
+            found = by_http(names, files, size, given.rounds, given.place)
+            results["workloads"][workload] = found
+            print(json.dumps({workload: found}), flush=True)
+    if given.only in HUB:
+        results["workloads"][HUB] = by_hub(given.rounds, given.place)
+        print(json.dumps({HUB: results["workloads"][HUB]}), flush=True)
+    if given.json:
+        given.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,124 +1,169 @@
-"""How fast, for what CPU and memory: files × sizes × connections, against an origin in another process.
+"""The figures that osp-fetch is held to: `python benchmarks/scorecard.py [--rounds 5] [--only NAME]`.
 
-    python benchmarks/scorecard.py [--json] [--rounds 3] [--folder /dev/shm]
-
-Every file is hashed and published with full durability, as always. Cases alternate within each round,
-and medians are shown: on a shared machine only what was measured side by side can be compared.
+Each workload is run in alternated rounds with what it is compared with, in one session; shown are medians,
+ratios, CPU seconds per GB and peak memory, and whether the goal is reached. Every file is verified by every
+client and published with full durability. The last run stays in `benchmarks/results/`, with a plot.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import resource
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-MIB = 1 << 20
-CASES = [(2000, 50_000), (200, 1 * MIB), (4, 256 * MIB)]
-CONNECTIONS = [4, 16]
+import again
+import links
+from clients import MIB, Measured, Work, aria2, curl, digest, installed, origin, ours, unverified
+
+RESULTS = Path(__file__).with_name("results")
+Client = Callable[[Work], Measured]
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One run. Seconds of wall clock and of CPU, bytes of peak resident memory."""
+class Workload:
+    """Files of one size, and whose time ours is divided by: name → (client, the ratio to reach)."""
 
+    name: str
     files: int
     size: int
-    connections: int
-    seconds: float
-    cpu: float
-    memory: int
+    against: dict[str, tuple[Client, float]]
+    tls: bool = False
 
 
-@contextmanager
-def origin() -> Iterator[str]:
-    """An origin process; its URL."""
-    place = Path(__file__).with_name("origin.py")
-    process = subprocess.Popen([sys.executable, str(place)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+WORKLOADS = (
+    Workload("4 x 512 MiB", 4, 512 * MIB, {"aria2": (aria2, 0.75), "unverified": (unverified, 1.10)}),
+    Workload("4 x 512 MiB over TLS", 4, 512 * MIB, {"aria2": (aria2, 0.80)}, tls=True),
+    Workload("5000 x 50 kB", 5000, 50_000, {"aria2": (aria2, 0.9), "curl": (curl, 1.5)}),
+)
+# scenario of links.py → (what its time is divided by, the ratio to reach)
+LINKS = {
+    "10 MB/s a connection": ("of aria2's time", 0.8),
+    "refused above 12": ("of the limit's time", 1.25),
+    "80 ms, 200 Mbit/s, 6 a connection": ("of the limit's time", 1 / 0.9),
+    "collapse above 24": ("of best fixed number's time", 1 / 0.9),
+    "one in twenty 50 times slower": ("of without slow ones's time", 1.15),
+}
+AGAIN = "again over 100,000 finished files"
+
+
+def row(workload: str, what: str, found: float, goal: float, **more: Any) -> dict[str, Any]:
+    """One line of the card."""
+    return {
+        "workload": workload, "of": what, "found": round(found, 3), "goal": round(goal, 3),
+        "reached": found <= goal, **more,
+    }  # fmt: skip
+
+
+def files(workload: Workload, rounds: int, place: str) -> list[dict[str, Any]]:
+    """A workload of plain files."""
+    clients: dict[str, Client] = {"osp-fetch": ours}
+    clients |= {name: client for name, (client, _) in workload.against.items() if _here(name)}
+    found: dict[str, list[Measured]] = {name: [] for name in clients}
+    sha256 = digest(workload.size)
+    with origin([workload.size], place, tls=workload.tls) as (address, ca):
+        urls = [f"{address}/{workload.size}/f{number}" for number in range(workload.files)]
+        for _ in range(rounds):
+            for name, client in clients.items():
+                with tempfile.TemporaryDirectory(dir=place) as folder:
+                    found[name].append(client(Work(urls, sha256, Path(folder), ca)))
+    mine = found["osp-fetch"]
+    seconds = statistics.median(each.seconds for each in mine)
+    cpu = statistics.median(each.cpu for each in mine)
+    more = {
+        "cpu_seconds_per_gb": round(cpu / (workload.files * workload.size / 1e9), 2),
+        "cpu_us_per_file": round(cpu / workload.files * 1e6),
+        "peak_mib": round(max(each.peak for each in mine) / MIB),
+        "seconds": {n: [round(each.seconds, 2) for each in runs] for n, runs in found.items()},
+    }
+    middle = {name: statistics.median(each.seconds for each in runs) for name, runs in found.items()}
+    goals = {name: goal for name, (_, goal) in workload.against.items() if name in found}
+    return [row(workload.name, n, seconds / middle[n], goal, **more) for n, goal in goals.items()]
+
+
+def _here(name: str) -> bool:
+    return name == "unverified" or installed(name)
+
+
+def shaped(scenario: links.Scenario, rounds: int, place: str) -> list[dict[str, Any]]:
+    """A shaped link."""
+    what, goal = LINKS[scenario.name]
+    found = links.run(scenario, rounds, place)
+    if what not in found:
+        return []
+    more = {"peak_mib": found["peak_mib"], "seconds": found["rounds"]}
+    return [row(scenario.name, what.removeprefix("of ").removesuffix("'s time"), found[what], goal, **more)]
+
+
+def finished(rounds: int) -> list[dict[str, Any]]:
+    """A run over what is there already."""
+    found = again.run(100_000, rounds)
+    seconds = statistics.median(found["seconds"])
+    more = {"peak_mib": found["peak_mib"], "seconds": {"osp-fetch": found["seconds"]}}
+    return [row(AGAIN, "5 s", seconds / 5, 1.0, **more)]
+
+
+def plot(card: list[dict[str, Any]], place: Path) -> None:
+    """Found against goal, a bar each; left out where matplotlib is not installed."""
     try:
-        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    finally:
-        process.terminate()
-        process.wait()
-        process.stdout.close()
-
-
-def measure(url: str, folder: Path, files: int, size: int, connections: int) -> Measured:
-    """Fetch `files` of `size` bytes in a process of its own."""
-    manifest, out = folder / "manifest.txt", folder / "out"
-    manifest.write_text("\n".join(f"{url}/{size}/f{n}.bin" for n in range(files)))
-    words = ["get", manifest, "-o", out, "-j", connections, "--min-free", 0, "-q"]
-    begun = time.monotonic()
-    pid = os.posix_spawn(
-        sys.executable, [sys.executable, "-m", "osp_fetch", *map(str, words)], {**os.environ}
-    )
-    _, status, usage = os.wait4(pid, 0)
-    seconds = time.monotonic() - begun
-    if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit(f"a run of {files} files of {size} bytes failed")
-    shutil.rmtree(out)
-    peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return Measured(files, size, connections, seconds, usage.ru_utime + usage.ru_stime, peak)
-
-
-def rows(measured: list[Measured]) -> list[dict[str, float]]:
-    """The medians of each case."""
-    table = []
-    for files, size in CASES:
-        for connections in CONNECTIONS:
-            runs = [m for m in measured if (m.files, m.size, m.connections) == (files, size, connections)]
-            seconds = statistics.median(m.seconds for m in runs)
-            cpu = statistics.median(m.cpu for m in runs)
-            table.append(
-                {
-                    "files": files,
-                    "size": size,
-                    "connections": connections,
-                    "seconds": round(seconds, 3),
-                    "files_per_second": round(files / seconds, 1),
-                    "mib_per_second": round(files * size / seconds / MIB, 1),
-                    "cpu_seconds_per_gb": round(cpu / (files * size / 1e9), 2),
-                    "cpu_us_per_file": round(cpu / files * 1e6),
-                    "peak_mib": round(max(m.memory for m in runs) / MIB),
-                }
-            )
-    return table
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(9, 0.5 * len(card) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    shares = [each["found"] / each["goal"] for each in card]
+    colours = ["#15803d" if each["reached"] else "#dc2626" for each in card]
+    names = [f"{each['workload']}, of {each['of']}" for each in card]
+    axes.barh(names, shares, color=colours)
+    for number, each in enumerate(card):
+        axes.text(shares[number], number, f" {each['found']} (goal {each['goal']})", va="center")
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_xlim(0, max(shares) * 1.35)
+    axes.set_xlabel("found / goal: left of the line the goal is reached")
+    axes.invert_yaxis()
+    figure.savefig(place, dpi=110)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="where to fetch to; a file system in memory measures us")
-    arguments = parser.parse_args()
-    measured = []
-    with origin() as url, tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        for _ in range(arguments.rounds):
-            for (files, size), connections in itertools.product(CASES, CONNECTIONS):
-                measured.append(measure(url, Path(folder), files, size, connections))
-    table = rows(measured)
-    if arguments.json:
-        runs = [asdict(m) for m in measured]
-        print(json.dumps({"cores": os.cpu_count(), "medians": table, "runs": runs}, indent=2))
-        return
-    print(f"{os.cpu_count()} cores, {arguments.rounds} rounds, medians")
-    print("  ".join(f"{name:>18}" for name in table[0]))
-    for row in table:
-        print("  ".join(f"{value:>18}" for value in row.values()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="", help="workloads whose name has this in it")
+    parser.add_argument("--place", default="/dev/shm", help="where files go")
+    parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON and the plot")
+    given = parser.parse_args()
+    plain = {each.name: partial(files, each, given.rounds, given.place) for each in WORKLOADS}
+    over_links = {
+        each.name: partial(shaped, each, given.rounds, given.place)
+        for each in links.SCENARIOS
+        if each.name in LINKS
+    }
+    work = {**plain, **over_links, AGAIN: partial(finished, given.rounds)}
+    card: list[dict[str, Any]] = []
+    for name, measure in work.items():
+        if given.only not in name:
+            continue
+        for line in measure():
+            card.append(line)
+            shown = {k: v for k, v in line.items() if k != "seconds"}
+            print(json.dumps(shown), flush=True)
+    given.results.mkdir(exist_ok=True)
+    document = {
+        "made": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "rounds": given.rounds, "card": card,
+    }  # fmt: skip
+    if not given.only:
+        (given.results / "scorecard.json").write_text(json.dumps(document, indent=2) + "\n")
+        plot(card, given.results / "scorecard.png")
+    if given.json:
+        print(json.dumps(document, indent=2))
 
 
 if __name__ == "__main__":
