@@ -21,14 +21,10 @@ from ..model.events import Observer
 from ..model.profile import Profile
 from ..model.settings import Limits, Retry
 from .level import START, Level
+from .steering import LOOK, Steering
 from .streams import Stream, Streams
 
 AUTO_CONNECTIONS: Final = 128
-_LOOK: Final = 0.15  # seconds between two looks at what came
-_WINDOW: Final = 0.3  # seconds over which goodput is measured, or one look while it doubles …
-_ROUNDS: Final = 4  # … and so many times what an answer takes, for connections begin slowly, …
-_LONGEST_WINDOW: Final = 3.0  # … and, up to so many, until each connection has brought so much:
-_WINDOW_BYTES: Final = 64 << 10
 _MIB: Final = 1 << 20
 _FIRST_PART: Final = 8 * _MIB  # while no connection of the host has been measured
 _PART_SECONDS: Final = 4.0
@@ -45,14 +41,9 @@ def _nobody(_: events.Event) -> None:
 
 @dataclass(slots=True)
 class _Host:
-    level: Level
+    steering: Steering
     open: int = 0
     streams: Streams = field(default_factory=Streams)
-    received: int = 0  # bytes in this window
-    window_begun: float = 0.0
-    changed: float = 0.0  # when its level changed
-    latency: float = 0.0  # seconds from asking to being answered, of late
-    full: bool = True  # all that was allowed was open, whenever this window was looked at
     quiet_until: float = 0.0
     pace: float | None = None  # bytes per second of one connection
     paces: deque[float] = field(default_factory=lambda: deque(maxlen=_SIBLINGS))  # the last ones measured
@@ -64,6 +55,10 @@ class _Host:
     down: bool = False
     probing: bool = False
     dead: bool = False
+
+    @property
+    def level(self) -> Level:
+        return self.steering.level
 
 
 class _Connection:
@@ -170,7 +165,7 @@ class Gate:
         if host not in self._hosts:
             known = self._profiles.get(host) if self._steers else None
             start = known.connections if known else START if self._steers else self.per_host
-            self._hosts[host] = _Host(Level(self.per_host, start, known=known is not None))
+            self._hosts[host] = _Host(Steering(Level(self.per_host, start, known=known is not None)))
         return self._hosts[host]
 
     # how many connections a host should have
@@ -182,20 +177,19 @@ class Gate:
 
     def received(self, host: str, count: int) -> None:
         """One of its connections brought `count` bytes."""
-        self._room(host).received += count
+        self._room(host).steering.received += count
 
     def refused(self, host: str) -> None:
         """`host` has turned a connection away."""
         room = self._room(host)
         if self._steers:
             now = asyncio.get_running_loop().time()
-            self._changed(
-                host, room, room.level.refused(now, room.open - 1, streaming=len(room.streams) > 0), now
-            )
+            why = room.steering.refused(now, room.open - 1, streaming=len(room.streams) > 0)
+            self._changed(host, room, why)
 
     def _look_later(self, now: float) -> None:
         if self._steers and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_at(now + _LOOK, self._look)
+            self._timer = asyncio.get_running_loop().call_at(now + LOOK, self._look)
 
     def _look(self) -> None:
         """A moment has passed: what have the levels brought?"""
@@ -203,33 +197,12 @@ class Gate:
         now = asyncio.get_running_loop().time()
         for host, room in self._hosts.items():
             if room.open:
-                self._look_at(host, room, now)
+                self._changed(host, room, room.steering.look(now, room.open, len(room.streams)))
         if self._open:
             self._look_later(now)
 
-    def _look_at(self, host: str, room: _Host, now: float) -> None:
-        rounds = min(_ROUNDS * room.latency, 1.0)
-        if not room.window_begun:
-            if now - room.changed >= _LOOK and (
-                len(room.streams) >= room.level.value or now - room.changed >= _WINDOW + rounds
-            ):
-                room.window_begun, room.received, room.full = now, 0, True
-            return
-        # where the budget of all hosts is the limit, this host's level is not
-        room.full = room.full and room.open >= room.level.value
-        past = now - room.window_begun
-        # a look comes some milliseconds late, never early
-        if past < max(_LOOK if room.level.ramping else _WINDOW, rounds) - _LOOK / 10:
-            return
-        if room.received < room.level.value * _WINDOW_BYTES and past < _LONGEST_WINDOW:
-            return
-        why = room.level.sample(now, room.received / past, full=room.full)
-        room.window_begun, room.received, room.full = now, 0, True
-        self._changed(host, room, why, now)
-
-    def _changed(self, host: str, room: _Host, why: str | None, now: float) -> None:
+    def _changed(self, host: str, room: _Host, why: str | None) -> None:
         if why is not None:
-            room.window_begun, room.changed = 0.0, now
             self._observe(events.LevelChanged(host, room.level.value, why))
             if room.level.shed:
                 room.streams.shed(room.open - room.level.value)
@@ -239,7 +212,7 @@ class Gate:
         """`host` has sent the head of a reply, `after` so many seconds."""
         room = self._room(host)
         if after is not None:
-            room.latency += _MEMORY * (after - room.latency)
+            room.steering.answered(after)
         room.heard, room.dead, room.probing = True, False, False
         room.silences = room.pauses = 0
         if room.down:

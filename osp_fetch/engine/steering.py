@@ -1,0 +1,64 @@
+"""How many connections one host has, steered by what they bring: the measuring around a Level."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .level import Level
+
+LOOK: Final = 0.15  # seconds between two looks at what came
+_WINDOW: Final = 0.3  # seconds over which goodput is measured, or one look while it doubles …
+_ROUNDS: Final = 4  # … and so many times what an answer takes, for connections begin slowly, …
+_LONGEST_WINDOW: Final = 3.0  # … and, up to so many, until each connection has brought so much:
+_WINDOW_BYTES: Final = 64 << 10
+_MEMORY: Final = 0.3  # how fast the latency forgets
+
+
+class Steering:
+    """Measures one host in windows and moves its level. Times are seconds on one clock."""
+
+    def __init__(self, level: Level) -> None:
+        self.level = level
+        self.received = 0  # bytes in this window
+        self._latency = 0.0  # from asking to being answered, of late
+        self._begun = 0.0  # this window, 0 while connections are being made
+        self._changed = 0.0  # when the level was
+        self._full = True  # all that was allowed was open, whenever this window was looked at
+
+    def answered(self, after: float) -> None:
+        """A connection was answered after so many seconds."""
+        self._latency += _MEMORY * (after - self._latency)
+
+    def look(self, now: float, connections: int, streaming: int) -> str | None:
+        """A moment has passed with so many open `connections`, of which so many bring bytes: why the level
+        changed, None where it did not."""
+        level = self.level
+        rounds = min(_ROUNDS * self._latency, 1.0)
+        if not self._begun:
+            past = now - self._changed
+            if past >= LOOK and (streaming >= level.value or past >= _WINDOW + rounds):
+                self._begin(now)
+            return None
+        # where the budget of all hosts is the limit, this host's level is not
+        self._full = self._full and connections >= level.value
+        past = now - self._begun
+        # a look comes some milliseconds late, never early
+        if past < max(LOOK if level.ramping else _WINDOW, rounds) - LOOK / 10:
+            return None
+        if self.received < level.value * _WINDOW_BYTES and past < _LONGEST_WINDOW:
+            return None
+        why = level.sample(now, self.received / past, full=self._full)
+        self._begin(now)
+        return self._moved(why, now)
+
+    def refused(self, now: float, others: int, *, streaming: bool) -> str | None:
+        """A connection was turned away beside `others`: why the level changed, None where it did not."""
+        return self._moved(self.level.refused(now, others, streaming=streaming), now)
+
+    def _begin(self, now: float) -> None:
+        self._begun, self.received, self._full = now, 0, True
+
+    def _moved(self, why: str | None, now: float) -> str | None:
+        if why is not None:
+            self._begun, self._changed = 0.0, now
+        return why
