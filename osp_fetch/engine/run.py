@@ -5,40 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 from ..model import events, links
 from ..model.entry import Entry, folded
-from ..model.errors import DiskFull, FetchError, ManifestError, Remedy
+from ..model.errors import FetchError, ManifestError, Remedy
 from ..model.protocols import Manifest, Renewal, Row
-from ..model.record import Published, Record
+from ..model.record import Record
 from ..model.report import Outcome, Status
-from .adopt import Adoption, same_source
-from .download import Download
+from .adopt import same_source
+from .bring import Bring, Bringer, Wanted
 from .tasks import at_most
 from .tools import Tools
-from .transfer import Transfer
 
 _PAGE = 500  # rows whose records are looked up together
 _FINISHING = 64  # files that may be hashed, synced and recorded while others use the connections
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A row that needs more than a look at the ledger."""
-
-    entry: Entry
-    record: Record | None
-    seen: Published | None
-    order: int
-    error: FetchError | None = None  # why it is parked
-
-
 class Run:
     """Brings every entry of a manifest to its outcome, and hands the outcomes over as they come.
 
-    `recheck`: finished files are read again, instead of being known by their size and time.
+    `bring`: who brings one file; this process, where nobody is named. `recheck`: finished files are read
+    again, instead of being known by their size and time.
     """
 
     def __init__(
@@ -47,17 +36,18 @@ class Run:
         deliver: Callable[[Outcome], None],
         renewal: Renewal | None = None,
         *,
+        bring: Bring | None = None,
         recheck: bool = False,
     ) -> None:
         self._tools = tools
         self._deliver = deliver
         self._renewal = renewal
+        self._bring_one = bring or Bringer(tools).bring
         self._recheck = recheck
         self._in_hand: set[str] = set()
         self._folded: dict[str, str] = {}  # on disks where case does not count: key → path
-        self._parked: list[_Wanted] = []
+        self._parked: list[Wanted] = []
         self._something_ended = asyncio.Event()
-        self._full_since: float | None = None  # since when the disk is full and nothing was finished
         self._order = 0
         self._out = 0  # files that were handed out and have not ended
         self._progressed = True  # since links were last renewed
@@ -71,13 +61,13 @@ class Run:
             if wanted.error is not None:
                 self._end(wanted, Status.PARKED, wanted.error)
 
-    async def _counted(self, manifest: Manifest) -> AsyncIterator[_Wanted]:
+    async def _counted(self, manifest: Manifest) -> AsyncIterator[Wanted]:
         """`_all_wanted`, each counted as out before its task begins."""
         async for wanted in self._all_wanted(manifest):
             self._out += 1
             yield wanted
 
-    async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[_Wanted]:
+    async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[Wanted]:
         """The rows of the manifest, and parked ones again whenever fresh links are there."""
         async for wanted in self._wanted(manifest):
             if self._parked and self._renewal and self._renewal.changed():
@@ -94,11 +84,11 @@ class Run:
             else:
                 await self._until_something_ends()
 
-    async def _renewed(self, renewal: Renewal) -> list[_Wanted]:
+    async def _renewed(self, renewal: Renewal) -> list[Wanted]:
         """The parked files that have fresh links; the others stay parked."""
         parked, self._parked = self._parked, []
         fresh = await renewal.renew([wanted.entry for wanted in parked])
-        ready: list[_Wanted] = []
+        ready: list[Wanted] = []
         for wanted, entry in zip(parked, fresh, strict=True):
             if entry is None:
                 self._parked.append(wanted)
@@ -116,7 +106,7 @@ class Run:
             async with asyncio.timeout(1.0):
                 await self._something_ended.wait()
 
-    async def _wanted(self, manifest: Manifest) -> AsyncIterator[_Wanted]:
+    async def _wanted(self, manifest: Manifest) -> AsyncIterator[Wanted]:
         """The rows that are not simply present; those that are, and bad ones, are delivered here."""
         async for rows in pages(manifest):
             entries = [row for row in rows if isinstance(row, Entry)]
@@ -133,7 +123,7 @@ class Run:
                     self._finish(_present(entry, record))
                     continue
                 self._order += 1
-                yield _Wanted(entry, record, stat, self._order)
+                yield Wanted(entry, record, stat, self._order)
         self._tools.observe(events.ManifestEnded())
 
     def _collides(self, entry: Entry) -> bool:
@@ -159,7 +149,7 @@ class Run:
         self._tools.observe(events.Finished(outcome))
         self._deliver(outcome)
 
-    async def _settle(self, wanted: _Wanted) -> None:
+    async def _settle(self, wanted: Wanted) -> None:
         """Bring one row to its outcome, or park it."""
         try:
             await self._bring(wanted)
@@ -167,7 +157,7 @@ class Run:
             self._out -= 1
             self._something_ended.set()
 
-    async def _bring(self, wanted: _Wanted) -> None:
+    async def _bring(self, wanted: Wanted) -> None:
         entry = wanted.entry
         clock = asyncio.get_running_loop().time
         begun = clock()
@@ -177,13 +167,8 @@ class Run:
             return
         self._in_hand.add(entry.path)
         try:
-            adoption = Adoption(self._tools)
-            record = await adoption.finished(entry, wanted.record, wanted.seen, wanted.order)
-            status = Status.PRESENT if record else Status.FETCHED
-            if record is None:
-                record = await self._fetch(wanted, await adoption.aside(entry, wanted.record, wanted.order))
+            status, record = await self._bring_one(wanted)
             digest = _digest(entry, record)
-            self._full_since = None
             self._progressed = True
             self._finish(Outcome(entry.path, status, entry, record.length, digest, clock() - begun))
         except FetchError as error:
@@ -202,52 +187,9 @@ class Run:
         finally:
             self._in_hand.discard(entry.path)
 
-    def _end(self, wanted: _Wanted, status: Status, error: FetchError) -> None:
+    def _end(self, wanted: Wanted, status: Status, error: FetchError) -> None:
         entry = wanted.entry
         self._finish(Outcome(entry.path, status, entry, entry.size, error=error))
-
-    async def _fetch(self, wanted: _Wanted, aside: Record | None) -> Record:
-        """Fetch one file; on a full disk wait for room, and go on from what is held."""
-        entry, record = wanted.entry, aside or wanted.record
-        most = len(record.held) if record else 0
-        while True:
-            held = await self._tools.sink.held(entry.path) if record else None
-            download = Download(entry, record, held)
-            if record and record.held - download.held:
-                # what an earlier file held, or the disk has lost, must not be taken for held bytes
-                # once the partial has grown past it again
-                await self._tools.ledger.put(download.record(download.held))
-            transfer = Transfer(self._tools, entry, download, wanted.order)
-            try:
-                return await transfer.fetch()
-            except DiskFull as error:
-                if transfer.endless and len(self._in_hand) > 1:
-                    await transfer.give_up()  # rather than that all the others wait for it
-                if len(download.held) > most:
-                    most, self._full_since = len(download.held), None
-                try:
-                    await self._until_room(error)
-                except DiskFull:
-                    if transfer.endless:
-                        await transfer.give_up()
-                    raise
-            (again,) = await self._tools.ledger.look([entry.path])
-            record = again or record
-
-    async def _until_room(self, error: DiskFull) -> None:
-        """Return when there is room again; raises `error` when the patience for that is over."""
-        clock = asyncio.get_running_loop().time
-        patience = self._tools.settings.storage.disk_patience
-        self._tools.observe(events.DiskWaiting(str(error)))
-        while True:
-            if self._full_since is None:
-                self._full_since = clock()
-            if clock() - self._full_since >= patience:
-                raise error
-            # also where there seems to be room: a quota shows only when something is written
-            await asyncio.sleep(min(1.0, patience))
-            if await self._tools.sink.room() >= error.needed:
-                return
 
 
 def _fulfils(record: Record, entry: Entry) -> bool:
