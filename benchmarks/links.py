@@ -176,10 +176,10 @@ def fetch(
         proxy.stdout.close()
 
 
-def run(scenario: Scenario, rounds: int, place: str) -> dict[str, Any]:
-    """Alternated rounds of one scenario; medians, and ratios."""
+def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> dict[str, Any]:
+    """Alternated rounds of one scenario; medians, and ratios. `peers`: also against other programs."""
     clients: dict[str, Callable[[Work], Measured]] = {"osp-fetch": ours}
-    if scenario.aria2 and installed("aria2"):
+    if peers and scenario.aria2 and installed("aria2"):
         clients["aria2"] = lambda work: aria2(work, *scenario.aria2)
     if scenario.best:
         clients["best fixed number"] = lambda work: ours(work, "-j", str(scenario.best))

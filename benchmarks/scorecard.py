@@ -96,7 +96,7 @@ def _here(name: str) -> bool:
 def shaped(scenario: links.Scenario, rounds: int, place: str) -> list[dict[str, Any]]:
     """A shaped link."""
     what, goal = LINKS[scenario.name]
-    found = links.run(scenario, rounds, place)
+    found = links.run(scenario, rounds, place, peers="aria2" in what)
     if what not in found:
         return []
     more = {"peak_mib": found["peak_mib"], "seconds": found["rounds"]}

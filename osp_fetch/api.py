@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
+from .crew.make import buffer_of, crew_of, transport_of
+from .crew.wire import Reach
 from .datasets.catalogue import expand_all
 from .engine.gate import AUTO_CONNECTIONS, Gate
 from .engine.run import Run
@@ -23,11 +25,8 @@ from .model.profile import Profile
 from .model.protocols import Manifest, Renewal, Row
 from .model.report import Outcome, Report
 from .model.settings import Limits, Settings
-from .network.connect import ConnectTo
-from .network.transport import HttpTransport
 from .sources.backup import Backup
 from .sources.checksums import Checksums
-from .sources.gdrive import DriveLeads
 from .sources.huggingface import DownloadMetadata
 from .sources.renewal import LinkFiles
 from .sources.resolve import Options, resolve
@@ -44,11 +43,6 @@ if TYPE_CHECKING:
     AnyManifest = str | Path | Sequence[str] | pandas.DataFrame | Manifest
 
 _OWN_DESCRIPTORS = 64  # the interpreter's, the ledger's, logs and pipes
-_LEAST_BUFFER = 64 << 10
-_MOST_BUFFER = 1 << 20  # past this a larger buffer moves nothing faster
-# what a connection may hold, in buffers: read ahead twice, gathered, being written, and each of these
-# overshot by what one receive brings; measured with 256 connections at full speed
-_BUFFERS = 16
 
 
 class Stop:
@@ -149,7 +143,7 @@ async def _fetch(
     report, board = Report(), Board()
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
-        stack.enter_context(RunLock(state))
+        lock = stack.enter_context(RunLock(state))
         log = EventLog(state / "events.jsonl")
         stack.callback(log.close)
         own: list[events.Observer] = [board, log]
@@ -166,11 +160,15 @@ async def _fetch(
             deliver(outcome)
 
         tools = await _tools(stack, root, state, settings, options, observe)
+        profiles = dict(options.get("profiles") or {})
+        crew = crew_of(tools, root, state, reach_of(options), profiles, lock.descriptor)
+        bring = (await stack.enter_async_context(crew)).bring if crew else None
         await stack.enter_async_context(ticking(StatusFile(state / "status.json", board)))
         observe(events.RunStarted(str(root)))
         try:
             recheck = options.get("recheck", False)
-            run = Run(tools, finish, _renewal(manifest, options, settings), recheck=recheck)
+            renewal = _renewal(manifest, options, settings)
+            run = Run(tools, finish, renewal, bring=bring, recheck=recheck)
             await _until_stopped(run.fetch(rows), report, options, observe)
         finally:
             report.bytes, report.seconds = board.received, time.monotonic() - begun
@@ -237,11 +235,10 @@ async def _tools(
     observe: events.Observer,
 ) -> Tools:
     gate = Gate(_within_descriptors(settings.limits), settings.retry, observe, options.get("profiles"))
-    buffer = min(max(settings.limits.memory // (gate.total * _BUFFERS), _LEAST_BUFFER), _MOST_BUFFER)
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
     ledger = SqliteLedger(place, others, durable=settings.storage.durability == "full")
-    transport = transport_of(settings, options, buffer)
+    transport = transport_of(settings, reach_of(options), buffer_of(settings.limits, gate.total))
     return Tools(
         transport=await stack.enter_async_context(transport),
         sink=await stack.enter_async_context(FolderSink(root, state, settings.storage)),
@@ -252,19 +249,10 @@ async def _tools(
     )
 
 
-def transport_of(settings: Settings, options: FetchOptions, buffer: int) -> HttpTransport:
-    """The transport that these settings and options mean; `buffer`: bytes that a connection may hold."""
-    return HttpTransport(
-        settings.limits,
-        settings.retry,
-        settings.timeouts,
-        buffer=buffer,
-        connect_to=[ConnectTo.parse(rule) for rule in options.get("connect_to", ())],
-        cafile=options.get("cafile"),
-        proxies=options.get("proxies"),
-        downgrade=settings.links.downgrade == "allow",
-        leads=DriveLeads(),
-    )
+def reach_of(options: FetchOptions) -> Reach:
+    """How servers are reached with these options."""
+    proxies = dict(options.get("proxies") or {})
+    return Reach(tuple(options.get("connect_to", ())), options.get("cafile"), proxies)
 
 
 def _within_descriptors(limits: Limits) -> Limits:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from .api import FetchOptions, rows_of, transport_of
+from .api import FetchOptions, reach_of, rows_of
+from .crew.make import transport_of
 from .engine.gate import AUTO_CONNECTIONS
 from .engine.sweep import Point, Sweep, best
 from .model import links
@@ -83,7 +84,7 @@ async def measure(
     limits = settings.limits
     most = AUTO_CONNECTIONS if limits.connections == "auto" else limits.connections
     most = most if limits.per_host == "auto" else min(most, limits.per_host)
-    async with transport_of(settings, options, _BUFFER) as transport:
+    async with transport_of(settings, reach_of(options), _BUFFER) as transport:
         sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, tell=tell)
         points = await sweep.run()
     top = best(points)

@@ -27,6 +27,7 @@ _SETTING_FLAGS: Final = {
     "per_host": ("limits", "per_host"),
     "part_size": ("limits", "part_size"),
     "limit_rate": ("limits", "rate"),
+    "processes": ("limits", "processes"),
     "min_free": ("storage", "min_free"),
     "on_expired": ("links", "on_expired"),
     "links_command": ("links", "command"),
@@ -46,6 +47,7 @@ _OPTIONS: Final = (
     _option("-x", "--per-host", metavar="N|auto", help="Connections to one host."),
     _option("-k", "--part-size", metavar="SIZE|auto", help="Bytes that one request asks for."),
     _option("--limit-rate", metavar="SIZE", help="Bytes per second, all together."),
+    _option("--processes", metavar="N|auto", help="Processes that share the work."),
     _option("--min-free", metavar="SIZE", help="Leave at least so much of the disk free."),
     _option(
         "--on-expired", metavar="wait|exit", help="Dead links: wait for a fresh file, or end with exit 4."

@@ -10,8 +10,6 @@ import asyncio
 import heapq
 import itertools
 import random
-import statistics
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,18 +19,12 @@ from ..model.events import Observer
 from ..model.profile import Profile
 from ..model.settings import Limits, Retry
 from .level import START, Level
-from .steering import LOOK, Steering
+from .pace import FIRST_PART, Pace
+from .steering import LOOK, HostReport, Steering
 from .streams import Stream, Streams
 
 AUTO_CONNECTIONS: Final = 128
-_MIB: Final = 1 << 20
-_FIRST_PART: Final = 8 * _MIB  # while no connection of the host has been measured
-_PART_SECONDS: Final = 4.0
-_LEAST_SECONDS: Final = 2.0  # of a part at the end of a file …
-_LAST_SECONDS: Final = 0.5  # … and at the end of a run
 _SILENCES: Final = 3  # connections in a row without an answer that make an outage
-_SIBLINGS: Final = 16  # connections that one is held against
-_MEMORY: Final = 0.3  # how fast the measured pace forgets: about the last three parts count
 
 
 def _nobody(_: events.Event) -> None:
@@ -44,9 +36,9 @@ class _Host:
     steering: Steering
     open: int = 0
     streams: Streams = field(default_factory=Streams)
+    refused: int = 0  # since the last report
     quiet_until: float = 0.0
-    pace: float | None = None  # bytes per second of one connection
-    paces: deque[float] = field(default_factory=lambda: deque(maxlen=_SIBLINGS))  # the last ones measured
+    pace: Pace = field(default_factory=Pace)
     waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
     heard: bool = False  # it has answered in this run
     silences: int = 0  # connections in a row that got no answer
@@ -77,7 +69,11 @@ class _Connection:
 
 
 class Gate:
-    """One budget for all connections, one for each host, and the pauses that hosts ask for."""
+    """One budget for all connections, one for each host, and the pauses that hosts ask for.
+
+    `profiles`: `host:port` → what was learnt of it. `share`: this process is one of several, and is told
+    how many connections each host has (`assign`); with so many it begins.
+    """
 
     def __init__(
         self,
@@ -85,10 +81,12 @@ class Gate:
         retry: Retry | None = None,
         observe: Observer = _nobody,
         profiles: Mapping[str, Profile] | None = None,
+        share: int | None = None,
     ) -> None:
         self.total = AUTO_CONNECTIONS if limits.connections == "auto" else limits.connections
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
-        self._steers = limits.connections == "auto"  # else a number was asked for, and is kept
+        self._share = share
+        self._steers = limits.connections == "auto" and share is None  # else a number is kept
         self._timer: asyncio.TimerHandle | None = None
         self._limits, self._profiles = limits, profiles or {}
         self._retry = retry or Retry()
@@ -164,7 +162,7 @@ class Gate:
     def _room(self, host: str) -> _Host:
         if host not in self._hosts:
             known = self._profiles.get(host) if self._steers else None
-            start = known.connections if known else START if self._steers else self.per_host
+            start = known.connections if known else START if self._steers else self._share or self.per_host
             self._hosts[host] = _Host(Steering(Level(self.per_host, start, known=known is not None)))
         return self._hosts[host]
 
@@ -182,10 +180,35 @@ class Gate:
     def refused(self, host: str) -> None:
         """`host` has turned a connection away."""
         room = self._room(host)
+        room.refused += 1
         if self._steers:
             now = asyncio.get_running_loop().time()
             why = room.steering.refused(now, room.open - 1, streaming=len(room.streams) > 0)
             self._changed(host, room, why)
+
+    def assign(self, host: str, connections: int, *, shed: bool) -> None:
+        """From now on `host` gets so many; `shed`: those above are let go at once."""
+        room = self._room(host)
+        room.level.value = connections
+        if shed:
+            room.streams.shed(room.open - connections)
+        self._admit()
+
+    def report(self) -> list[HostReport]:
+        """Every host that is in use, and what has come since the last report."""
+        reports = []
+        for host, room in self._hosts.items():
+            waiting = sum(not ticket.done() for _, _, ticket in room.waiting)
+            steering = room.steering
+            if room.open or waiting or steering.received or room.refused:
+                reports.append(
+                    HostReport(
+                        host, room.open, len(room.streams), waiting, steering.received, room.refused,
+                        steering.latency,
+                    )
+                )  # fmt: skip
+            steering.received = room.refused = 0
+        return reports
 
     def _look_later(self, now: float) -> None:
         if self._steers and self._timer is None:
@@ -272,16 +295,11 @@ class Gate:
 
     def measured(self, host: str, count: int, seconds: float) -> None:
         """One connection brought `count` bytes in so many seconds."""
-        if count < _MIB // 4 or seconds <= 0:
-            return
-        room = self._room(host)
-        pace = count / seconds
-        room.paces.append(pace)
-        room.pace = pace if room.pace is None else room.pace + _MEMORY * (pace - room.pace)
+        self._room(host).pace.measured(count, seconds)
 
     def pace(self, host: str) -> float | None:
         """Bytes per second that one connection to `host` makes; None while that is not known."""
-        return self._hosts[host].pace if host in self._hosts else None
+        return self._hosts[host].pace.value if host in self._hosts else None
 
     def idle(self, host: str) -> bool:
         """Whether a connection to `host` is free that nobody waits for."""
@@ -293,23 +311,15 @@ class Gate:
 
     def lagging(self, host: str, pace: float) -> bool:
         """Whether `pace` is a tenth of what connections to `host` make in the median, or less."""
-        paces = self._room(host).paces
-        return len(paces) >= _SIBLINGS // 4 and pace < statistics.median(paces) / 10
+        return self._room(host).pace.lagging(pace)
 
     def part_size(self, host: str, free: int | None = None, order: int = 0) -> int:
         """How many bytes the next part from `host` should have, of a file of which `free` are fetched by
         nobody. `order`: whose part it is."""
         if self._limits.part_size != "auto":
             return self._limits.part_size
-        room = self._hosts.get(host)
-        if room is None or room.pace is None:
-            known = self._profiles.get(host)
-            return known.part_size if known else _FIRST_PART
-        size = int(min(max(room.pace * _PART_SECONDS, 4 * _MIB), 64 * _MIB))
-        fair = size if free is None else free // (2 * room.level.value)
-        if fair < size:
-            # towards its end all connections share what is left of a file, so that all end at about the
-            # same time; where another file waits for them, that matters less than round trips do
-            others = any(other != order for other, _, _ in room.waiting)
-            size = max(fair, int(room.pace * (_LEAST_SECONDS if others else _LAST_SECONDS)), _MIB)
-        return min(size, 64 * _MIB) // _MIB * _MIB
+        room, known = self._hosts.get(host), self._profiles.get(host)
+        if room is None or room.pace.value is None:
+            return known.part_size if known else FIRST_PART
+        others = any(other != order for other, _, _ in room.waiting)
+        return room.pace.part_size(free, room.level.value, others=others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from .level import Level
@@ -14,26 +15,40 @@ _WINDOW_BYTES: Final = 64 << 10
 _MEMORY: Final = 0.3  # how fast the latency forgets
 
 
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """How one host does in one process. `waiting`: who waits for a connection; since the last report
+    `received` bytes came, and `refused` connections were turned away. `latency`: seconds to an answer."""
+
+    host: str
+    open: int
+    streaming: int
+    waiting: int
+    received: int
+    refused: int
+    latency: float
+
+
 class Steering:
     """Measures one host in windows and moves its level. Times are seconds on one clock."""
 
     def __init__(self, level: Level) -> None:
         self.level = level
         self.received = 0  # bytes in this window
-        self._latency = 0.0  # from asking to being answered, of late
+        self.latency = 0.0  # from asking to being answered, of late
         self._begun = 0.0  # this window, 0 while connections are being made
         self._changed = 0.0  # when the level was
         self._full = True  # all that was allowed was open, whenever this window was looked at
 
     def answered(self, after: float) -> None:
         """A connection was answered after so many seconds."""
-        self._latency += _MEMORY * (after - self._latency)
+        self.latency += _MEMORY * (after - self.latency)
 
     def look(self, now: float, connections: int, streaming: int) -> str | None:
         """A moment has passed with so many open `connections`, of which so many bring bytes: why the level
         changed, None where it did not."""
         level = self.level
-        rounds = min(_ROUNDS * self._latency, 1.0)
+        rounds = min(_ROUNDS * self.latency, 1.0)
         if not self._begun:
             past = now - self._changed
             if past >= LOOK and (streaming >= level.value or past >= _WINDOW + rounds):

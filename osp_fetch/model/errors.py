@@ -6,6 +6,7 @@ Every message says what happened, why, and what to do next, with nothing secret 
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 from .links import redact
 
@@ -35,6 +36,17 @@ class FetchError(Exception):
             self.remedy = remedy
         self.retry_after = retry_after
         self.link: str | None = None  # the link of the manifest that was being asked
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # errors go from one process of a run to another, whatever their classes want to be made of
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[FetchError], args: tuple[Any, ...], state: dict[str, Any]) -> FetchError:
+    made = kind.__new__(kind)
+    made.args = args
+    made.__dict__.update(state)
+    return made
 
 
 class SettingsError(FetchError):

@@ -107,6 +107,9 @@ class Limits:
     # what all connections' buffers may take together
     memory: int = _setting(256 << 20, size)
     redirects: int = _setting(20, count)
+    # event loops, in processes of their own: one is enough until a core is busy with small files, or with
+    # more than about half a gigabyte a second; auto: one for each two cores, up to four
+    processes: int | Auto = _setting(1, _or_auto(count))
 
 
 @dataclass(frozen=True, slots=True)

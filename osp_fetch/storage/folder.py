@@ -63,6 +63,11 @@ class RunLock:
         self._beating.start()
         return self
 
+    @property
+    def descriptor(self) -> int:
+        """The open lock file: whoever inherits it holds the lock, too."""
+        return self._fd
+
     def _take(self) -> None:
         locked = self._locked()
         left = _read(self._place)

@@ -1,0 +1,260 @@
+"""The run's side of its workers: who fetches what, what they record, and that they end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ..engine.bring import Wanted
+from ..engine.steering import LOOK
+from ..engine.tasks import stop
+from ..engine.tools import Tools
+from ..model import events
+from ..model.errors import FetchError, StorageError
+from ..model.record import Record
+from ..model.report import Status
+from . import wire as w
+from .budget import Budget
+
+_DEATHS: Final = 3  # of workers over one file, that are enough
+_ENDING: Final = 60.0  # seconds that a worker may take to claim what it holds
+
+
+Cooled = Callable[[int, events.Cooling], None]
+"""Told which worker was asked to leave a host alone."""
+
+
+class WorkerDied(StorageError):
+    """The process that had the file in hand has ended; another one goes on from what is held."""
+
+    cause = "worker died"
+
+
+class Crew:
+    """`setups`: what each worker is told first. An async context manager; `bring` as in `engine.bring`.
+
+    `lock`: the descriptor of the run's lock, which workers hold open: a new run may not begin before the
+    last of them has ended, even where this process is killed.
+    """
+
+    def __init__(self, setups: list[w.Setup], tools: Tools, budget: Budget, lock: int) -> None:
+        self._setups, self._tools, self._budget, self._lock = setups, tools, budget, lock
+        self._workers: list[_Worker] = []
+        self._looking: asyncio.Task[None]
+
+    async def __aenter__(self) -> Crew:
+        for number, setup in enumerate(self._setups):
+            self._workers.append(_Worker(number, setup, self._tools, self._budget, self._lock, self._cool))
+        try:
+            await asyncio.gather(*(worker.start() for worker in self._workers))
+        except BaseException:
+            await self._end()
+            raise
+        self._looking = asyncio.create_task(self._look())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await stop({self._looking})
+        await self._end()
+
+    async def _end(self) -> None:
+        ending = asyncio.gather(*(worker.end() for worker in self._workers))
+        cancelled = False
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                cancelled = True  # what they hold is claimed first
+        ending.result()
+        if cancelled:
+            raise asyncio.CancelledError
+
+    async def bring(self, wanted: Wanted) -> tuple[Status, Record]:
+        """Have one file brought by whoever has the fewest in hand."""
+        for _ in range(_DEATHS):
+            worker = min(self._workers, key=lambda each: each.in_hand)
+            try:
+                return await worker.bring(wanted)
+            except WorkerDied as error:
+                died = error
+                (record,) = await self._tools.ledger.look([wanted.entry.path])
+                wanted = replace(wanted, record=record)
+        raise StorageError(f"{wanted.entry.path}: {_DEATHS} processes died over it; the last one: {died}")
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK)
+            for number, assign in self._budget.look(loop.time()):
+                self._workers[number].send(assign)
+
+    def _cool(self, by: int, event: events.Cooling) -> None:
+        """What one worker was asked holds for all of them."""
+        for worker in self._workers:
+            if worker.number != by:
+                worker.send(w.Cool(event.host, event.seconds))
+
+
+class _Worker:
+    """One process, and the next one where it dies."""
+
+    def __init__(
+        self, number: int, setup: w.Setup, tools: Tools, budget: Budget, lock: int, cool: Cooled
+    ) -> None:
+        self.number = number
+        self._setup, self._tools, self._budget, self._lock, self._cool = setup, tools, budget, lock, cool
+        self._asked: dict[int, asyncio.Future[tuple[Status, Record]]] = {}
+        self._numbers = itertools.count()
+        self._open: Counter[tuple[str, str]] = Counter()  # (path, host) of its connections
+        self._answering: set[asyncio.Task[None]] = set()
+        self._ending = False
+        self._wire: w.Wire
+        self._process: asyncio.subprocess.Process
+        self._serving: asyncio.Task[None]
+        self._starting = asyncio.Lock()
+
+    @property
+    def in_hand(self) -> int:
+        return len(self._asked)
+
+    async def start(self) -> None:
+        """Begin the process. Raises StorageError where it cannot be."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        package = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "osp_fetch.crew.worker", str(theirs.fileno()),
+                pass_fds=[theirs.fileno(), self._lock], stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path},
+            )  # fmt: skip
+        except OSError as error:
+            raise StorageError(
+                f"no process can be begun ({error.strerror}); lower limits.processes"
+            ) from None
+        finally:
+            theirs.close()
+        self._wire = await w.Wire.over(ours)
+        self._wire.send(self._setup)
+        self._serving = asyncio.create_task(self._serve())
+        if self._ending:
+            self.send(w.Stop())
+
+    def send(self, message: object) -> None:
+        self._wire.send(message)
+
+    async def bring(self, wanted: Wanted) -> tuple[Status, Record]:
+        number = next(self._numbers)
+        asked = self._asked[number] = asyncio.get_running_loop().create_future()
+        self.send(w.Bring(number, wanted))
+        try:
+            found: tuple[Status, Record] = await asked
+            return found
+        finally:
+            self._asked.pop(number, None)
+
+    async def _serve(self) -> None:
+        """Answer the process until it ends; where it died, begin another."""
+        said_bye = False
+        while messages := await self._wire.receive():
+            for message in messages:
+                said_bye = said_bye or isinstance(message, w.Bye)
+                self._take(message)
+        await self._wire.close()
+        code = await self._process.wait()
+        self._forget()
+        if self._ending or said_bye:
+            return
+        died = WorkerDied(
+            f"a worker ended with {code} (-9: killed, which for want of memory the system does)"
+        )
+        asked, self._asked = self._asked, {}
+        try:
+            await self.start()
+        except StorageError as error:
+            died = WorkerDied(str(error))
+        for each in asked.values():
+            if not each.done():
+                each.set_exception(died)
+                each.exception()
+
+    def _forget(self) -> None:
+        """Its connections are gone with it."""
+        self._budget.gone(self.number)
+        for (path, host), count in self._open.items():
+            for _ in range(count):
+                self._tools.observe(events.Closed(path, host))
+        self._open.clear()
+
+    def _take(self, message: object) -> None:
+        match message:
+            case w.Brought(number, result):
+                asked = self._asked.get(number)
+                if asked is None or asked.done():
+                    return
+                if isinstance(result, Exception):
+                    asked.set_exception(result)
+                    asked.exception()  # seen: whoever waited may have been cancelled
+                else:
+                    asked.set_result(result)
+            case w.Told(event):
+                self._told(event)
+            case w.Look() | w.Put():
+                task = asyncio.create_task(self._answer(message))
+                self._answering.add(task)
+                task.add_done_callback(self._answering.discard)
+            case w.Reported(hosts):
+                self._budget.reported(self.number, hosts, asyncio.get_running_loop().time())
+            case _:
+                pass
+
+    def _told(self, event: events.Event) -> None:
+        if isinstance(event, events.Opened):
+            self._open[event.path, event.host] += 1
+        elif isinstance(event, events.Closed):
+            self._open[event.path, event.host] -= 1
+        elif isinstance(event, events.Cooling):
+            self._cool(self.number, event)
+        self._tools.observe(event)
+
+    async def _answer(self, message: w.Look | w.Put) -> None:
+        if isinstance(message, w.Look):
+            looked: list[Record | None] | FetchError
+            try:
+                looked = await self._tools.ledger.look(message.paths)
+            except FetchError as error:
+                looked = error
+            self.send(w.Looked(message.number, looked))
+            return
+        failed: FetchError | None = None
+        try:
+            await self._tools.ledger.put(message.record)
+        except FetchError as error:
+            failed = error
+        self.send(w.Kept(message.number, failed))
+
+    async def end(self) -> None:
+        """Have it claim what it holds, and return when it has ended."""
+        self._ending = True
+        if not hasattr(self, "_serving"):
+            return  # it never began
+        self.send(w.Stop())
+        until = asyncio.get_running_loop().time() + _ENDING
+        while not self._serving.done():  # another one may just be beginning in place of one that died
+            left = max(0.0, until - asyncio.get_running_loop().time())
+            _, late = await asyncio.wait({self._serving}, timeout=left)
+            if late:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                await asyncio.wait(late)
+        await stop(self._answering)

@@ -1,0 +1,72 @@
+"""What settings mean: the transport, for whichever process needs one, and the workers of a run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ..engine.tools import Tools
+from ..model.profile import Profile
+from ..model.settings import Limits, Settings
+from ..network.connect import ConnectTo
+from ..network.transport import HttpTransport
+from ..sources.gdrive import DriveLeads
+from .budget import Budget
+from .crew import Crew
+from .wire import Reach, Setup
+
+_MOST: Final = 4  # processes that auto takes
+_LEAST_BUFFER: Final = 64 << 10
+_MOST_BUFFER: Final = 1 << 20  # past this a larger buffer moves nothing faster
+# what a connection may hold, in buffers: read ahead twice, gathered, being written, and each of these
+# overshot by what one receive brings; measured with 256 connections at full speed
+_BUFFERS: Final = 16
+
+
+def buffer_of(limits: Limits, connections: int) -> int:
+    """Bytes that one of so many connections may hold unread."""
+    return min(max(limits.memory // (connections * _BUFFERS), _LEAST_BUFFER), _MOST_BUFFER)
+
+
+def transport_of(settings: Settings, reach: Reach, buffer: int) -> HttpTransport:
+    """The transport that these mean; `buffer`: bytes that a connection may hold."""
+    return HttpTransport(
+        settings.limits,
+        settings.retry,
+        settings.timeouts,
+        buffer=buffer,
+        connect_to=[ConnectTo.parse(rule) for rule in reach.connect_to],
+        cafile=reach.cafile,
+        proxies=reach.proxies,
+        downgrade=settings.links.downgrade == "allow",
+        leads=DriveLeads(),
+    )
+
+
+def crew_of(
+    tools: Tools, root: Path, state: Path, reach: Reach, profiles: dict[str, Profile], lock: int
+) -> Crew | None:
+    """The workers of a run, where its settings ask for more processes than its own; `lock`: the descriptor
+    of its lock."""
+    limits = tools.settings.limits
+    count = max(1, min(_MOST, _cores() // 2)) if limits.processes == "auto" else limits.processes
+    if count == 1:
+        return None
+    gate, steers = tools.gate, limits.connections == "auto"
+    budget = Budget(count, gate.total, gate.per_host, tools.observe, profiles, steers=steers)
+    share = replace(
+        limits,
+        memory=limits.memory // count,
+        rate=-(-limits.rate // count),
+        requests_per_second=limits.requests_per_second / count,
+        connections=gate.total,
+    )
+    settings = replace(tools.settings, limits=share)
+    setup = Setup(root, state, settings, reach, profiles, budget.first_share)
+    return Crew([setup] * count, tools, budget, lock)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,183 @@
+"""A worker: a process that fetches files for a run, and keeps no ledger of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from ..engine.bring import Bringer
+from ..engine.gate import Gate
+from ..engine.steering import LOOK
+from ..engine.tasks import stop
+from ..engine.tools import Tools
+from ..model import events
+from ..model.entry import RelativePath
+from ..model.errors import StorageError
+from ..model.record import Record
+from ..model.report import Status
+from ..storage.sink import FolderSink
+from . import wire as w
+from .make import buffer_of, transport_of
+
+
+class RemoteLedger:
+    """The Ledger that the run keeps, at the other end of the wire."""
+
+    def __init__(self, wire: w.Wire) -> None:
+        self._wire = wire
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[list[Record | None] | None]] = {}
+        self._lost = False
+
+    async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
+        return await self._ask(lambda number: w.Look(number, list(paths))) or []
+
+    async def put(self, record: Record) -> None:
+        await self._ask(lambda number: w.Put(number, record))
+
+    async def _ask(self, message: Callable[[int], object]) -> list[Record | None] | None:
+        if self._lost:
+            raise _gone()
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        self._wire.send(message(number))
+        try:
+            answered: list[Record | None] | None = await answer
+            return answered
+        finally:
+            self._asked.pop(number, None)
+
+    def answered(self, message: w.Looked | w.Kept) -> None:
+        """The run has answered."""
+        answer = self._asked.get(message.number)
+        if answer is None or answer.done():
+            return
+        if isinstance(message, w.Kept):
+            if message.error is not None:
+                answer.set_exception(message.error)
+            else:
+                answer.set_result(None)
+        elif isinstance(message.records, list):
+            answer.set_result(message.records)
+        else:
+            answer.set_exception(message.records)
+
+    def lose(self) -> None:
+        """The run is gone: nothing is recorded any more, whoever asks now or later."""
+        self._lost = True
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(_gone())
+                answer.exception()
+
+
+def _gone() -> StorageError:
+    return StorageError("the run that this worker belongs to is gone")
+
+
+async def serve(end: socket.socket) -> None:
+    """Work until the run says that it is over, or is gone."""
+    wire = await w.Wire.over(end)
+    first, *rest = await wire.receive() or [None]
+    if not isinstance(first, w.Setup):
+        return
+    ledger = RemoteLedger(wire)
+
+    def tell(event: events.Event) -> None:
+        wire.send(w.Told(event))
+
+    async with AsyncExitStack() as stack:
+        settings = first.settings
+        gate = Gate(settings.limits, settings.retry, tell, first.profiles, first.share)
+        transport = transport_of(settings, first.reach, buffer_of(settings.limits, gate.total))
+        tools = Tools(
+            transport=await stack.enter_async_context(transport),
+            sink=await stack.enter_async_context(FolderSink(first.root, first.state, settings.storage)),
+            ledger=ledger,
+            gate=gate,
+            settings=settings,
+            observe=tell,
+        )
+        await _Worker(wire, tools, ledger).work(rest)
+    await wire.close()
+
+
+class _Worker:
+    def __init__(self, wire: w.Wire, tools: Tools, ledger: RemoteLedger) -> None:
+        self._wire, self._tools, self._ledger = wire, tools, ledger
+        self._bringer = Bringer(tools)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: asyncio.Task[None] | None = None
+
+    async def work(self, messages: Sequence[object]) -> None:
+        reporting = asyncio.create_task(self._report())
+        try:
+            while True:
+                for message in messages:
+                    self._take(message)
+                receiving = asyncio.ensure_future(self._wire.receive())
+                waits: set[asyncio.Future[Any]] = {receiving}
+                if self._ending is not None:
+                    waits.add(self._ending)
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if not receiving.done() or not (messages := receiving.result()):
+                    await stop({receiving})
+                    break
+        finally:
+            if self._ending is None or not self._ending.done():
+                self._ledger.lose()
+                await stop(self._tasks)
+            await stop({reporting})
+            self._wire.send(w.Bye())
+
+    def _take(self, message: object) -> None:
+        match message:
+            case w.Bring():
+                task = asyncio.create_task(self._bring(message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case w.Looked() | w.Kept():
+                self._ledger.answered(message)
+            case w.Assign(host, connections, shed):
+                self._tools.gate.assign(host, connections, shed=shed)
+            case w.Cool(host, seconds):
+                self._tools.gate.cool(host, seconds)
+            case w.Stop():
+                # what is held is claimed on the way: the run answers until we say that we have ended
+                self._ending = asyncio.create_task(stop(self._tasks))
+            case _:
+                raise TypeError(f"no message of ours: {message!r}")
+
+    async def _bring(self, message: w.Bring) -> None:
+        result: tuple[Status, Record] | Exception
+        try:
+            result = await self._bringer.bring(message.wanted)
+        except Exception as error:  # whoever waits must be told, whatever went wrong
+            result = error
+        self._wire.send(w.Brought(message.number, result))
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            if hosts := self._tools.gate.report():
+                self._wire.send(w.Reported(hosts))
+
+
+def main() -> None:
+    """`python -m osp_fetch.crew.worker FD`: begun by a run, with one end of a socket pair."""
+    # the run is told by signals, and tells us
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    import uvloop
+
+    uvloop.run(serve(socket.socket(fileno=int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

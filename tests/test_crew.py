@@ -1,0 +1,227 @@
+"""Several processes for one run: one ledger, one view, one budget; and whoever dies is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import signal
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from osp_fetch import fetch_all
+from osp_fetch.crew.budget import Budget, shared
+from osp_fetch.demo.server import Blob, Exchange
+from osp_fetch.engine.steering import HostReport
+from osp_fetch.model import events
+from osp_fetch.model.entry import Entry, entry
+from osp_fetch.model.errors import FetchError, LinkExpired, Remedy, StatusError
+from osp_fetch.model.report import Status
+from osp_fetch.model.settings import Settings
+from tests import origin as o
+from tests.origin import Origin, noise, sha256
+from tests.test_cli import get, start
+
+TWO = Settings.load(
+    (
+        "test",
+        {"storage": {"min_free": 0}, "limits": {"processes": 2}, "retry": {"initial": 0.01, "attempts": 3}},
+    )
+)
+
+
+def rows(origin: Origin, count: int, size: int) -> list[Entry]:
+    return [entry(f"d/f{n}", origin.add(f"f{n}", noise(size, n))) for n in range(count)]
+
+
+def workers_of(parent: int) -> list[int]:
+    found = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True, check=False
+    )
+    return [int(line.split()[0]) for line in found.stdout.splitlines() if "osp_fetch.crew.worker" in line]
+
+
+async def test_two_processes_bring_what_one_does(origin: Origin, tmp_path: Path) -> None:
+    wanted = [*rows(origin, 60, 20_000), entry("big", origin.add("big", noise(12 << 20, 99)))]
+    wanted.append(entry("gone", f"{origin.url}/nowhere"))
+    seen: Counter[str] = Counter()
+    open_now: Counter[str] = Counter()
+
+    def observe(event: events.Event) -> None:
+        seen[type(event).__name__] += 1
+        if isinstance(event, events.Opened):
+            open_now[event.path] += 1
+        if isinstance(event, events.Closed):
+            open_now[event.path] -= 1
+
+    report = await fetch_all(wanted, tmp_path, settings=TWO, observer=observe)
+    assert report.counts[Status.FETCHED] == 61
+    (failed,) = report.failures
+    assert failed.path == "gone"
+    assert isinstance(failed.error, StatusError)
+    assert failed.error.status == 404
+    assert all((tmp_path / row.path).read_bytes() == noise(20_000, n) for n, row in enumerate(wanted[:60]))
+    assert (tmp_path / "big").read_bytes() == noise(12 << 20, 99)
+    assert seen["Finished"] == 62
+    assert seen["Opened"] == seen["Closed"]
+    assert not +open_now
+    assert [p.name for p in (tmp_path / ".osp-fetch").glob("**/ledger.sqlite3")] == ["ledger.sqlite3"]
+
+    origin.requests.clear()
+    again = await fetch_all(wanted[:-1], tmp_path, settings=TWO)
+    assert again.counts[Status.PRESENT] == 61
+    assert origin.requests.total() == 0
+
+
+async def test_parked_files_and_wrong_digests_come_back_as_what_they_are(
+    origin: Origin, tmp_path: Path
+) -> None:
+    dead = entry("dead", origin.add("dead", b"x" * 100, always=o.status(403, "URL signature expired")))
+    wrong = entry("wrong", origin.add("wrong", b"y" * 100), None, sha256(b"z" * 100))
+    report = await fetch_all([dead, wrong], tmp_path, settings=TWO)
+    assert report.counts[Status.PARKED] == report.counts[Status.FAILED] == 1
+    assert not (tmp_path / "wrong").exists()
+    causes = {outcome.path: outcome.error.cause for outcome in report.failures if outcome.error}
+    assert causes == {"dead": "link expired", "wrong": "integrity"}
+
+
+async def test_a_killed_worker_is_replaced_and_its_files_go_on(origin: Origin, tmp_path: Path) -> None:
+    data = noise(3 << 20)
+    lines = [origin.add(f"f{n}", data, always=slow(400_000)) for n in range(6)]
+    (tmp_path / "m.txt").write_text("\n".join(lines))
+    running = await start(
+        "get", "m.txt", "-o", "out", "--processes", "2", "--min-free", "0", "--json", cwd=tmp_path
+    )
+    await until(lambda: origin.open >= 4)
+    first = workers_of(running.pid)
+    assert len(first) == 2
+    os.kill(first[0], signal.SIGKILL)
+    origin_fast(origin)
+    out, last = await running.communicate()
+    assert running.returncode == 0, last.decode()
+    assert json.loads(out)["counts"]["fetched"] == 6
+    assert all(place.read_bytes() == data for place in (tmp_path / "out").glob("f*"))
+
+
+async def test_a_killed_run_leaves_no_worker_and_goes_on_from_what_is_held(
+    origin: Origin, tmp_path: Path
+) -> None:
+    data = noise(8 << 20)
+    lines = [origin.add(f"f{n}", data, always=slow(500_000)) for n in range(4)]
+    (tmp_path / "m.txt").write_text("\n".join(lines))
+    words = ["get", "m.txt", "-o", "out", "--processes", "2", "--min-free", "0"]
+    running = await start(*words, cwd=tmp_path)
+    await until(lambda: origin.open >= 4)
+    workers = workers_of(running.pid)
+    assert len(workers) == 2
+    await until(lambda: held(tmp_path / "out") > 2 << 20)
+    running.kill()
+    await running.communicate()
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
+    assert not list((tmp_path / "out").glob("f*"))
+    origin_fast(origin)
+    code, _, err = await get(*words, cwd=tmp_path)
+    assert code == 0, err
+    assert all(place.read_bytes() == data for place in (tmp_path / "out").glob("f*"))
+
+
+async def test_a_stopped_run_claims_what_its_workers_hold(origin: Origin, tmp_path: Path) -> None:
+    data = noise(8 << 20)
+    lines = [origin.add(f"f{n}", data, always=slow(500_000)) for n in range(4)]
+    (tmp_path / "m.txt").write_text("\n".join(lines))
+    words = ["get", "m.txt", "-o", "out", "--processes", "2", "--min-free", "0"]
+    running = await start(*words, cwd=tmp_path)
+    await until(lambda: held(tmp_path / "out") > 2 << 20)
+    running.send_signal(signal.SIGTERM)
+    _, last = await running.communicate()
+    assert running.returncode == 75, last.decode()
+    code, said, _ = await get("status", "out", "--json", cwd=tmp_path)
+    assert code == 0
+    assert json.loads(said)["held_bytes"] > 1 << 20
+    origin_fast(origin)
+    before = origin.sent.total()
+    code, _, err = await get(*words, cwd=tmp_path)
+    assert code == 0, err
+    assert origin.sent.total() - before < 31 << 20
+    assert all(place.read_bytes() == data for place in (tmp_path / "out").glob("f*"))
+
+
+def held(folder: Path) -> int:
+    """Bytes in partials."""
+    return sum(place.stat().st_size for place in folder.glob(".osp-fetch/partial/**/f*"))
+
+
+def slow(rate: float) -> o.Fault:
+    async def fault(exchange: Exchange, page: o.Page) -> None:
+        await exchange.serve(Blob(page.data), page.headers, rate=rate)
+
+    return fault
+
+
+def origin_fast(origin: Origin) -> None:
+    for page in origin.pages.values():
+        page.always = None
+
+
+async def until(holds) -> None:  # type: ignore[no-untyped-def]
+    async with asyncio.timeout(30):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+# the budget
+
+
+@given(
+    level=st.integers(1, 128),
+    workers=st.lists(
+        st.tuples(st.integers(0, 40), st.integers(0, 200), st.integers(0, 64)), min_size=1, max_size=6
+    ),
+)
+def test_no_more_than_the_level_is_ever_promised(level: int, workers: list[tuple[int, int, int]]) -> None:
+    busy = [b for b, _, _ in workers]
+    demand = [b + more for b, more, _ in workers]
+    shares = [max(b, s) for b, _, s in workers]
+    found = shared(level, demand, busy, shares)
+    occupied = sum(max(f, b) for f, b in zip(found, busy, strict=True))
+    assert occupied <= max(level, sum(busy))
+    assert all(f >= 0 for f in found)
+
+
+def test_who_needs_none_leaves_its_share_to_the_others() -> None:
+    shares = [4, 4]
+    for _ in range(3):
+        shares = shared(8, [9, 0], [shares[0], 0], shares)
+    assert shares == [8, 0]
+    busy = [8, 0]
+    for _ in range(12):  # the other has work now: what becomes free is its, up to a half
+        shares = shared(8, [9, 5], busy, shares)
+        busy = [max(shares[0], busy[0] - 1), min(shares[1], 5)]
+    assert shares == [4, 4]
+
+
+def test_a_refusal_of_one_worker_lowers_all() -> None:
+    seen: list[events.Event] = []
+    budget = Budget(2, 128, 128, seen.append, {}, steers=True)
+    report = HostReport("h", 4, 4, 2, 1 << 20, 0, 0.01)
+    budget.reported(0, [report], 1.0)
+    budget.reported(1, [HostReport("h", 4, 4, 2, 1 << 20, 2, 0.01)], 1.0)
+    told = budget.look(1.0)
+    assert sum(assign.connections for _, assign in told) <= 6
+    assert [e.why for e in seen if isinstance(e, events.LevelChanged)] == ["refused above"]
+
+
+def test_errors_go_through_a_pickle_as_they_are() -> None:
+    error = StatusError("f: https://h/x?token=1 said no", status=429, remedy=Remedy.RETRY, retry_after=3.0)
+    error.link = "https://h/x"
+    same = pickle.loads(pickle.dumps(error))
+    assert (type(same), str(same), same.status, same.retry_after, same.remedy, same.link) == (
+        StatusError, str(error), 429, 3.0, Remedy.RETRY, "https://h/x",
+    )  # fmt: skip
+    assert pickle.loads(pickle.dumps(LinkExpired("dead"))).remedy is Remedy.PARK
+    assert isinstance(same, FetchError)
