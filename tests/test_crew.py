@@ -90,6 +90,18 @@ async def test_parked_files_and_wrong_digests_come_back_as_what_they_are(
     assert causes == {"dead": "link expired", "wrong": "integrity"}
 
 
+async def test_a_cap_holds_for_all_processes_together(origin: Origin, tmp_path: Path) -> None:
+    wanted = rows(origin, 30, 30_000)
+    for page in origin.pages.values():
+        page.always = slow(300_000)
+    limits = {"processes": 4, "per_host": 3, "connections": 3}
+    report = await fetch_all(
+        wanted, tmp_path, settings=Settings.load(("test", {"storage": {"min_free": 0}, "limits": limits}))
+    )
+    assert report.counts[Status.FETCHED] == 30
+    assert 2 <= origin.most_open <= 3
+
+
 async def test_a_killed_worker_is_replaced_and_its_files_go_on(origin: Origin, tmp_path: Path) -> None:
     data = noise(3 << 20)
     lines = [origin.add(f"f{n}", data, always=slow(400_000)) for n in range(6)]

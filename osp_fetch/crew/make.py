@@ -52,9 +52,10 @@ def crew_of(
     of its lock."""
     limits = tools.settings.limits
     count = max(1, min(_MOST, _cores() // 2)) if limits.processes == "auto" else limits.processes
+    gate, steers = tools.gate, limits.connections == "auto"
+    count = min(count, gate.per_host)  # each begins with one connection to a host at least
     if count == 1:
         return None
-    gate, steers = tools.gate, limits.connections == "auto"
     budget = Budget(count, gate.total, gate.per_host, tools.observe, profiles, steers=steers)
     share = replace(
         limits,

@@ -157,7 +157,7 @@ class Wire:
         try:
             (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
             messages: list[object] = pickle.loads(await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, OSError, pickle.UnpicklingError):
             return []
         return messages
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import signal
 import socket
@@ -18,7 +19,7 @@ from ..engine.tasks import stop
 from ..engine.tools import Tools
 from ..model import events
 from ..model.entry import RelativePath
-from ..model.errors import StorageError
+from ..model.errors import FetchError, StorageError
 from ..model.record import Record
 from ..model.report import Status
 from ..storage.sink import FolderSink
@@ -158,8 +159,12 @@ class _Worker:
         result: tuple[Status, Record] | Exception
         try:
             result = await self._bringer.bring(message.wanted)
-        except Exception as error:  # whoever waits must be told, whatever went wrong
+        except FetchError as error:
             result = error
+        except (
+            Exception
+        ) as error:  # whoever waits must be told, whatever went wrong, and in a form that travels
+            result = RuntimeError(f"{type(error).__name__}: {error}")
         self._wire.send(w.Brought(message.number, result))
 
     async def _report(self) -> None:
@@ -176,6 +181,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     import uvloop
 
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # as in `get`: there is little garbage and much that stays
     uvloop.run(serve(socket.socket(fileno=int(sys.argv[1]))))
 
 
