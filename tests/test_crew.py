@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -217,12 +218,24 @@ def test_who_needs_none_leaves_its_share_to_the_others() -> None:
     assert shares == [4, 4]
 
 
+def test_a_lowered_share_counts_until_the_worker_knows_of_it() -> None:
+    budget = Budget(2, 8, 8, lambda _: None, {}, steers=False)
+    one, other = HostReport("h", 1, 1, 0, 0, 0, 4, 0.01), HostReport("h", 4, 4, 9, 0, 0, 4, 0.01)
+    budget.reported(0, [one], 1.0)
+    budget.reported(1, [other], 1.0)
+    told = dict(budget.look(1.0))
+    assert told[0].connections == 1
+    assert 1 not in told  # the first may have opened all its four meanwhile
+    budget.reported(0, [replace(one, share=1)], 1.2)
+    assert dict(budget.look(1.2))[1].connections == 7
+
+
 def test_a_refusal_of_one_worker_lowers_all() -> None:
     seen: list[events.Event] = []
     budget = Budget(2, 128, 128, seen.append, {}, steers=True)
-    report = HostReport("h", 4, 4, 2, 1 << 20, 0, 0.01)
+    report = HostReport("h", 4, 4, 2, 1 << 20, 0, 4, 0.01)
     budget.reported(0, [report], 1.0)
-    budget.reported(1, [HostReport("h", 4, 4, 2, 1 << 20, 2, 0.01)], 1.0)
+    budget.reported(1, [HostReport("h", 4, 4, 2, 1 << 20, 2, 4, 0.01)], 1.0)
     told = budget.look(1.0)
     assert sum(assign.connections for _, assign in told) <= 6
     assert [e.why for e in seen if isinstance(e, events.LevelChanged)] == ["refused above"]

@@ -16,6 +16,7 @@ from .wire import Assign
 class _Host:
     steering: Steering
     shares: list[int]
+    most: list[int]  # what each may have open by now: a share that is lowered holds until it says so
     open: list[int]
     demand: list[int]
     streaming: list[int] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Budget:
                 continue
             room.open[worker], room.streaming[worker] = report.open, report.streaming
             room.demand[worker] = report.open + report.waiting
+            room.most[worker] = max(report.open, report.share)
             room.steering.received += report.received
             room.steering.latency = max(room.steering.latency * 0.9, report.latency)
             if report.refused and self._steers:
@@ -68,7 +70,7 @@ class Budget:
         """A worker has died, with all its connections."""
         for room in self._hosts.values():
             room.open[worker] = room.demand[worker] = room.streaming[worker] = 0
-            room.shares[worker] = self.first_share
+            room.shares[worker] = room.most[worker] = self.first_share
 
     def look(self, now: float) -> list[tuple[int, Assign]]:
         """A moment has passed: what to tell which worker."""
@@ -81,9 +83,10 @@ class Budget:
             if self._steers and any(room.open):
                 self._changed(host, room, room.steering.look(now, sum(room.open), sum(room.streaming)))
             shed, level = room.steering.level.shed, min(room.steering.level.value, most)
-            for worker, share in enumerate(shared(level, room.demand, room.open, room.shares)):
+            for worker, share in enumerate(shared(level, room.demand, room.most, room.shares)):
                 if share != room.shares[worker] or (shed and room.open[worker] > share):
                     room.shares[worker] = share
+                    room.most[worker] = max(room.most[worker], share)
                     told.append((worker, Assign(host, share, shed)))
         return told
 
@@ -97,7 +100,8 @@ class Budget:
             start = known.connections if known else START if self._steers else self._per_host
             steering = Steering(Level(self._per_host, start, known=known is not None))
             none = [0] * self._workers
-            self._hosts[host] = _Host(steering, [self.first_share] * self._workers, [*none], [*none], [*none])
+            first = [self.first_share] * self._workers
+            self._hosts[host] = _Host(steering, first, [*first], [*none], [*none], [*none])
         return self._hosts[host]
 
 

@@ -195,18 +195,17 @@ class Gate:
         self._admit()
 
     def report(self) -> list[HostReport]:
-        """Every host that is in use, and what has come since the last report."""
+        """Every host, and what has come since the last report."""
         reports = []
         for host, room in self._hosts.items():
             waiting = sum(not ticket.done() for _, _, ticket in room.waiting)
             steering = room.steering
-            if room.open or waiting or steering.received or room.refused:
-                reports.append(
-                    HostReport(
-                        host, room.open, len(room.streams), waiting, steering.received, room.refused,
-                        steering.latency,
-                    )
-                )  # fmt: skip
+            reports.append(
+                HostReport(
+                    host, room.open, len(room.streams), waiting, steering.received, room.refused,
+                    room.level.value, steering.latency,
+                )
+            )  # fmt: skip
             steering.received = room.refused = 0
         return reports
 

@@ -18,7 +18,8 @@ _MEMORY: Final = 0.3  # how fast the latency forgets
 @dataclass(frozen=True, slots=True)
 class HostReport:
     """How one host does in one process. `waiting`: who waits for a connection; since the last report
-    `received` bytes came, and `refused` connections were turned away. `latency`: seconds to an answer."""
+    `received` bytes came, and `refused` connections were turned away. `share`: how many it may open.
+    `latency`: seconds to an answer."""
 
     host: str
     open: int
@@ -26,6 +27,7 @@ class HostReport:
     waiting: int
     received: int
     refused: int
+    share: int
     latency: float
 
 
