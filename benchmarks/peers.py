@@ -23,7 +23,7 @@ from clients import CLIENTS, MIB, PYTHON, Measured, Work, digest, installed, ori
 from origin import Pattern
 
 WORKLOADS = {"4 x 512 MiB": (4, 512 * MIB), "200 x 5 MiB": (200, 5 * MIB), "5000 x 50 kB": (5000, 50_000)}
-HUB = "hub, 4 x 256 MiB"
+HUB = "hub, 16 x 4 MiB"
 _REPO = "bench/files"
 
 
@@ -82,7 +82,7 @@ def by_hub(rounds: int, place: str) -> dict[str, Any]:
             # it compares sizes, not digests: the same sums for everybody
             return run([fetched, ["sh", "-c", "sha256sum out/f*"]], folder, more)
 
-        return compare({"osp-fetch": ours, "hf download": hf}, rounds, place, 4 * 256 * MIB)
+        return compare({"osp-fetch": ours, "hf download": hf}, rounds, place, 16 * 4 * MIB)
     finally:
         server.terminate()
         server.wait()
@@ -93,8 +93,8 @@ async def serve_hub() -> None:
     from osp_fetch.demo.server import Server
     from osp_fetch.demo.sources import Hub, HubRepo
 
-    data = Pattern(256 * MIB).read(0, MIB) * 256
-    hub = Hub({_REPO: HubRepo(_REPO, lfs={f"f{number}.bin": data for number in range(4)}, git={})})
+    data = Pattern(4 * MIB).read(0, MIB) * 4
+    hub = Hub({_REPO: HubRepo(_REPO, lfs={f"f{number}.bin": data for number in range(16)}, git={})})
     async with Server(hub.handle) as site, Server(hub.handle_cdn) as store:
         hub.cdn_url = store.url
         print(site.url, flush=True)
@@ -118,7 +118,8 @@ def main() -> None:
     results: dict[str, Any] = {"cores": os.cpu_count(), "rounds": given.rounds, "workloads": {}}
     for workload, (files, size) in WORKLOADS.items():
         if given.only in workload:
-            found = by_http(names, files, size, given.rounds, given.place)
+            able = [name for name in names if name != "rclone" or files < 16]
+            found = by_http(able, files, size, given.rounds, given.place)
             results["workloads"][workload] = found
             print(json.dumps({workload: found}), flush=True)
     if given.only in HUB:
