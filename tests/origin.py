@@ -146,14 +146,20 @@ def status(code: int, body: str = "no", **headers: str) -> Fault:
     return fault
 
 
+def slow(rate: float) -> Fault:
+    """Each connection at `rate` bytes per second."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        await exchange.serve(Blob(page.data), page.headers, rate=rate)
+
+    return fault
+
+
 def refuse_above(origin: Origin, most: int, rate: float) -> Fault:
     """503 for whoever comes while `most` are being served, each at `rate` bytes per second."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
-        if origin.open > most:
-            await status(503)(exchange, page)
-        else:
-            await exchange.serve(Blob(page.data), page.headers, rate=rate)
+        await (status(503) if origin.open > most else slow(rate))(exchange, page)
 
     return fault
 

@@ -17,7 +17,7 @@ from osp_fetch.model.profile import Profile
 from osp_fetch.model.settings import Limits
 from osp_fetch.storage import profiles
 from osp_fetch.views import curve
-from tests.origin import Origin, noise, refuse_above
+from tests.origin import Origin, noise, refuse_above, slow
 from tests.test_cli import get
 
 MB = 1e6
@@ -90,6 +90,19 @@ async def test_a_bench_keeps_to_its_bytes_and_says_so(origin: Origin, tmp_path: 
     assert code == 0
     assert "the bytes allowed were used up" in out
     assert "best: 1 connections" in out
+
+
+async def test_small_files_of_unknown_size_and_a_curve_that_cannot_be_written(
+    origin: Origin, tmp_path: Path
+) -> None:
+    lines = [origin.add(f"f{n}", noise(3000, n), always=slow(30_000)) for n in range(40)]
+    (tmp_path / "m.txt").write_text("\n".join(lines))
+    words = ("m.txt", "-x", "16", "--time", "6s", "--html", "nowhere/curve.html")
+    code, out, err = await get("bench", *words, cwd=tmp_path)
+    assert code == 2
+    assert "best: " in out
+    assert "nowhere/curve.html" in err
+    assert "Traceback" not in err
 
 
 async def test_a_host_that_gives_nothing_ends_a_bench_with_its_reason(origin: Origin, tmp_path: Path) -> None:

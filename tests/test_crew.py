@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from osp_fetch import fetch_all
 from osp_fetch.crew.budget import Budget, shared
-from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.engine.steering import HostReport
 from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, entry
@@ -25,7 +24,7 @@ from osp_fetch.model.errors import FetchError, LinkExpired, Remedy, StatusError
 from osp_fetch.model.report import Status
 from osp_fetch.model.settings import Settings
 from tests import origin as o
-from tests.origin import Origin, noise, sha256
+from tests.origin import Origin, noise, sha256, slow
 from tests.test_cli import get, start
 
 TWO = Settings.load(
@@ -121,6 +120,25 @@ async def test_a_killed_worker_is_replaced_and_its_files_go_on(origin: Origin, t
     assert all(place.read_bytes() == data for place in (tmp_path / "out").glob("f*"))
 
 
+async def test_what_is_dealt_while_a_worker_is_replaced_is_not_lost(origin: Origin, tmp_path: Path) -> None:
+    wanted = rows(origin, 1500, 500)
+    killed: set[int] = set()
+    finished = 0
+
+    def observe(event: events.Event) -> None:
+        nonlocal finished
+        finished += isinstance(event, events.Finished)
+        if isinstance(event, events.Finished) and finished % 300 == 0:
+            worker = min(workers_of(os.getpid()))
+            killed.add(worker)
+            os.kill(worker, signal.SIGKILL)
+
+    async with asyncio.timeout(60):
+        report = await fetch_all(wanted, tmp_path, settings=TWO, observer=observe)
+    assert report.counts[Status.FETCHED] == 1500
+    assert len(killed) > 1
+
+
 async def test_a_killed_run_leaves_no_worker_and_goes_on_from_what_is_held(
     origin: Origin, tmp_path: Path
 ) -> None:
@@ -167,13 +185,6 @@ async def test_a_stopped_run_claims_what_its_workers_hold(origin: Origin, tmp_pa
 def held(folder: Path) -> int:
     """Bytes in partials."""
     return sum(place.stat().st_size for place in folder.glob(".osp-fetch/partial/**/f*"))
-
-
-def slow(rate: float) -> o.Fault:
-    async def fault(exchange: Exchange, page: o.Page) -> None:
-        await exchange.serve(Blob(page.data), page.headers, rate=rate)
-
-    return fault
 
 
 def origin_fast(origin: Origin) -> None:

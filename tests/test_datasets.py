@@ -231,10 +231,11 @@ async def test_archives_that_were_deleted_after_unpacking_are_not_fetched_again(
     assert (await run(*words))[0] == 0
     assert not [name for name in tree(out) if ".tar" in name and not name.startswith(".")]
     sources.cdn.requests.clear()
-    code, said = await run(*words)
-    assert code == 0, said
-    assert sources.cdn.requests.total() == 0
-    check(sources, out)
+    for more in ([], ["--recheck"]):
+        code, said = await run(*words, *more)
+        assert code == 0, said
+        assert sources.cdn.requests.total() == 0
+        check(sources, out)
     code, said = await run("verify", str(out))
     assert code == 0, said
     assert "unpacked" in said

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..model.errors import SettingsError
 from ..model.settings import size
 from . import exits
 from .options import duration, options, profiles_place, shared, usage
@@ -52,14 +53,16 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     found = uvloop.run(measure(list(sources), made, size=limit, seconds=seconds, tell=tell))
     _tell(found, flags)
-    if flags["html"]:
-        Path(flags["html"]).write_text(
-            curve.as_html(found.host, found.points, found.best, found.ended), encoding="utf-8"
-        )
-    if flags["png"]:
-        curve.draw_png(Path(flags["png"]), found.host, found.points, found.best)
     if flags["save"]:
         _save(found, profiles_place(flags["profiles"]))
+    try:
+        if flags["html"]:
+            page = curve.as_html(found.host, found.points, found.best, found.ended)
+            Path(flags["html"]).write_text(page, encoding="utf-8")
+        if flags["png"]:
+            curve.draw_png(Path(flags["png"]), found.host, found.points, found.best)
+    except OSError as error:
+        raise SettingsError(f"the curve cannot be written ({error}); the figures are above") from None
     return exits.OK
 
 

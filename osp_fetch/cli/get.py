@@ -61,9 +61,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     if limit is not None:
         made["max_duration"] = limit
     _raise_descriptor_limit()
-    # what is imported by now stays: looking for garbage in it again and again costs a tenth of the time
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(20_000, 20, 50)  # little is garbage: to look for it more often cost small files 5 %
     import uvloop
 
     return uvloop.run(_get(list(sources), flags, made))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..engine.level import START, Level
 from ..engine.steering import HostReport, Steering
@@ -19,7 +19,7 @@ class _Host:
     most: list[int]  # what each may have open by now: a share that is lowered holds until it says so
     open: list[int]
     demand: list[int]
-    streaming: list[int] = field(default_factory=list)
+    streaming: list[int]
 
 
 class Budget:
@@ -70,7 +70,11 @@ class Budget:
         """A worker has died, with all its connections."""
         for room in self._hosts.values():
             room.open[worker] = room.demand[worker] = room.streaming[worker] = 0
-            room.shares[worker] = room.most[worker] = self.first_share
+            room.shares[worker] = room.most[worker] = 0
+
+    def none_of_all(self) -> list[Assign]:
+        """What a worker is told that begins in mid-run: the connections are with the others."""
+        return [Assign(host, 0, False) for host in self._hosts]
 
     def look(self, now: float) -> list[tuple[int, Assign]]:
         """A moment has passed: what to tell which worker."""

@@ -54,11 +54,11 @@ class Crew:
     async def __aenter__(self) -> Crew:
         for number, setup in enumerate(self._setups):
             self._workers.append(_Worker(number, setup, self._tools, self._budget, self._lock, self._cool))
-        try:
-            await asyncio.gather(*(worker.start() for worker in self._workers))
-        except BaseException:
+        begun = await asyncio.gather(*(each.start() for each in self._workers), return_exceptions=True)
+        failed = [each for each in begun if isinstance(each, BaseException)]
+        if failed:
             await self._end()
-            raise
+            raise failed[0]
         self._looking = asyncio.create_task(self._look())
         return self
 
@@ -81,7 +81,8 @@ class Crew:
     async def bring(self, wanted: Wanted) -> tuple[Status, Record]:
         """Have one file brought by whoever has the fewest in hand."""
         for _ in range(_DEATHS):
-            worker = min(self._workers, key=lambda each: each.in_hand)
+            there = [worker for worker in self._workers if worker.there]
+            worker = min(there or self._workers, key=lambda each: each.in_hand)
             try:
                 return await worker.bring(wanted)
             except WorkerDied as error:
@@ -119,12 +120,17 @@ class _Worker:
         self._ending = False
         self._wire: w.Wire
         self._process: asyncio.subprocess.Process
-        self._serving: asyncio.Task[None]
-        self._starting = asyncio.Lock()
+        self._serving: asyncio.Task[None] | None = None
+        self._gone: WorkerDied | None = None  # why there is no process now
 
     @property
     def in_hand(self) -> int:
         return len(self._asked)
+
+    @property
+    def there(self) -> bool:
+        """Whether its process runs."""
+        return self._gone is None
 
     async def start(self) -> None:
         """Begin the process. Raises StorageError where it cannot be."""
@@ -154,6 +160,8 @@ class _Worker:
         self._wire.send(message)
 
     async def bring(self, wanted: Wanted) -> tuple[Status, Record]:
+        if self._gone is not None and self._serving is not None and self._serving.done():
+            raise self._gone  # nor will there be one
         number = next(self._numbers)
         asked = self._asked[number] = asyncio.get_running_loop().create_future()
         self.send(w.Bring(number, wanted))
@@ -175,14 +183,17 @@ class _Worker:
         self._forget()
         if self._ending or said_bye:
             return
-        died = WorkerDied(
-            f"a worker ended with {code} (-9: killed, which for want of memory the system does)"
-        )
-        asked, self._asked = self._asked, {}
+        self._gone = WorkerDied(f"a worker ended with {code} (-9 is what the system does for want of memory)")
+        died = self._gone
         try:
             await self.start()
+            self._gone = None
+            for assign in self._budget.none_of_all():
+                self.send(assign)  # what it may open is told when it asks, as the others have the rest
         except StorageError as error:
-            died = WorkerDied(str(error))
+            died = self._gone = WorkerDied(str(error))
+        # only now: what was dealt meanwhile went to nobody, too
+        asked, self._asked = self._asked, {}
         for each in asked.values():
             if not each.done():
                 each.set_exception(died)
@@ -246,7 +257,7 @@ class _Worker:
     async def end(self) -> None:
         """Have it claim what it holds, and return when it has ended."""
         self._ending = True
-        if not hasattr(self, "_serving"):
+        if self._serving is None:
             return  # it never began
         self.send(w.Stop())
         until = asyncio.get_running_loop().time() + _ENDING

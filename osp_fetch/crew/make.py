@@ -62,7 +62,8 @@ def crew_of(
         memory=limits.memory // count,
         rate=-(-limits.rate // count),
         requests_per_second=limits.requests_per_second / count,
-        connections=gate.total,
+        # a number is a promise over all hosts: each worker keeps to its part of it, whatever it is told
+        connections=gate.total if steers else gate.total // count,
     )
     settings = replace(tools.settings, limits=share)
     setup = Setup(root, state, settings, reach, profiles, budget.first_share)

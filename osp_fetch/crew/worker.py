@@ -161,9 +161,8 @@ class _Worker:
             result = await self._bringer.bring(message.wanted)
         except FetchError as error:
             result = error
-        except (
-            Exception
-        ) as error:  # whoever waits must be told, whatever went wrong, and in a form that travels
+        except Exception as error:
+            # whoever waits must be told, whatever went wrong, and in a form that travels
             result = RuntimeError(f"{type(error).__name__}: {error}")
         self._wire.send(w.Brought(message.number, result))
 
@@ -182,7 +181,7 @@ def main() -> None:
     import uvloop
 
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)  # as in `get`: there is little garbage and much that stays
+    gc.set_threshold(20_000, 20, 50)  # as in `get`
     uvloop.run(serve(socket.socket(fileno=int(sys.argv[1]))))
 
 

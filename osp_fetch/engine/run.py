@@ -115,10 +115,14 @@ class Run:
             records, seen = await asyncio.gather(self._tools.ledger.look(paths), self._tools.sink.look(paths))
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
-            for entry, record, stat in zip(entries, records, seen, strict=True):
+            # what was deleted after unpacking cannot be read again
+            doubted = (
+                await self._tools.sink.look(paths, deleted=False) if self._recheck else [None] * len(paths)
+            )
+            for entry, record, stat, doubt in zip(entries, records, seen, doubted, strict=True):
                 if self._tools.sink.folds and self._collides(entry):
                     continue
-                known = record and stat and record.published == stat and not self._recheck
+                known = record and stat and record.published == stat and doubt is None
                 if record and known and _fulfils(record, entry):
                     self._finish(_present(entry, record))
                     continue

@@ -11,14 +11,13 @@ from typing import Final
 
 from ..model import links
 from ..model.entry import Entry
-from ..model.errors import FetchError, StatusError, TransferError
+from ..model.errors import BorrowedLinkSpent, FetchError, NetworkError, RangeNotSatisfiable, StatusError
 from ..model.exchange import Request
 from ..model.protocols import Transport
 from ..model.ranges import ByteRange
 from .tasks import stop
 
 _PAYS: Final = 1.05  # what more connections must gain
-_COLLAPSE: Final = 0.5  # of the best
 _MADE: Final = 2.0  # seconds that connections may take until all of them bring bytes
 _WINDOW: Final = 1.0  # seconds of measuring …
 _LONGEST: Final = 3.0  # … and, up to so many, until each connection has brought so much:
@@ -173,12 +172,19 @@ class Sweep:
             target = next(self._targets)
             try:
                 await self._part(target, lane, number, count)
+            except RangeNotSatisfiable as error:
+                # another lane asked past the end before anybody knew where that is
+                target.at, target.length = 0, error.length
+                await asyncio.sleep(_PAUSE)
+            except BorrowedLinkSpent:
+                target.url = target.entry.urls[0]
+                await asyncio.sleep(_PAUSE)
             except StatusError as error:
                 if error.status not in _REFUSED:
                     raise
                 count.refused += 1
                 await asyncio.sleep(_PAUSE)
-            except TransferError:
+            except NetworkError:
                 if number == 1:
                     raise
                 # beside others that bring bytes it is one too many

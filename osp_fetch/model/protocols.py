@@ -135,8 +135,9 @@ class Sink(Protocol):
 
     folds: bool
 
-    async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
-        """How the files under these final names look now; None where there is no file."""
+    async def look(self, paths: Sequence[RelativePath], *, deleted: bool = True) -> list[Published | None]:
+        """How the files under these final names look now; None where there is no file. `deleted`: also
+        how those looked that were deleted after unpacking."""
         ...
 
     async def held(self, path: RelativePath) -> int | None:

@@ -52,11 +52,11 @@ class FolderSink:
         for pool in (self.writers, self.hashers):
             pool.shutdown(wait=True)
 
-    async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
+    async def look(self, paths: Sequence[RelativePath], *, deleted: bool = True) -> list[Published | None]:
         def stats() -> list[Published | None]:
             root = f"{self._root}{os.sep}"  # joining a Path takes longer than asking the disk
             seen = [self.disk.look(root + path) for path in paths]
-            if not self._consumed:
+            if not (self._consumed and deleted):
                 return seen
             pairs = zip(seen, paths, strict=True)
             return [look or consumed.look(self._root, path) for look, path in pairs]
