@@ -11,18 +11,26 @@ import subprocess
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from osp_fetch import fetch_all
 from osp_fetch.crew.budget import Budget, shared
+from osp_fetch.crew.crew import WorkerDied, _Worker
+from osp_fetch.crew.wire import Reach, Setup
+from osp_fetch.engine.bring import Wanted
 from osp_fetch.engine.steering import HostReport
+from osp_fetch.engine.tools import Tools
 from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, entry
 from osp_fetch.model.errors import FetchError, LinkExpired, Remedy, StatusError
 from osp_fetch.model.report import Status
 from osp_fetch.model.settings import Settings
+from osp_fetch.storage.folder import RunLock
 from tests import origin as o
 from tests.origin import Origin, noise, sha256, slow
 from tests.test_cli import get, start
@@ -137,6 +145,37 @@ async def test_what_is_dealt_while_a_worker_is_replaced_is_not_lost(origin: Orig
         report = await fetch_all(wanted, tmp_path, settings=TWO, observer=observe)
     assert report.counts[Status.FETCHED] == 1500
     assert len(killed) > 1
+
+
+class LateWorker(_Worker):
+    """One whose next process takes its time to begin."""
+
+    began = 0
+
+    async def start(self) -> None:
+        self.began += 1
+        if self.began > 1:
+            await asyncio.sleep(0.3)
+        await super().start()
+
+
+async def test_what_is_dealt_before_the_next_process_is_there_is_given_back(tmp_path: Path) -> None:
+    state = tmp_path / ".osp-fetch"
+    with RunLock(state) as lock:
+        tools = cast("Tools", SimpleNamespace(observe=lambda _: None))
+        budget = Budget(1, 8, 8, lambda _: None, {}, steers=True)
+        worker = LateWorker(
+            0, Setup(tmp_path, state, TWO, Reach(), {}, 8), tools, budget, lock.descriptor, lambda *_: None
+        )
+        await worker.start()
+        os.kill(min(workers_of(os.getpid())), signal.SIGKILL)
+        await until(lambda: worker.began == 2)
+        assert (worker.there, worker.began) == (False, 2)
+        async with asyncio.timeout(20):
+            with pytest.raises(WorkerDied):
+                await worker.bring(Wanted(entry("f", "http://127.0.0.1:9/f"), None, None, 1))
+        assert (worker.there, worker.began) == (True, 2)
+        await worker.end()
 
 
 async def test_a_killed_run_leaves_no_worker_and_goes_on_from_what_is_held(
