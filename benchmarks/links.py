@@ -12,22 +12,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import fcntl
 import json
 import math
+import os
 import random
+import socket
+import stat
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import uvloop
-from clients import MIB, PYTHON, Measured, Work, aria2, digest, installed, ours, own_origin
+from clients import MIB, PYTHON, Measured, Work, aria2, digest, installed, origin, ours
 
 MB = 1e6
 
@@ -78,84 +81,125 @@ SCENARIOS = (
 
 
 class Proxy:
-    """Passes connections on to `port`, shaped."""
+    """Passes connections on to `port`, shaped. Bytes stay in the kernel (splice), for what the proxy takes
+    of the processor its clients lack."""
 
     def __init__(self, link: Link, port: int) -> None:
         self.link, self.port = link, port
         self.open = self.count = 0
         self._due = 0.0  # when the link has sent all that was given to it
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def connected(self, client: socket.socket) -> None:
         self.open += 1
         self.count += 1
-        try:
-            if self.link.refuse_above and self.open > self.link.refuse_above:
-                await reader.readuntil(b"\r\n\r\n")
-                writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-                await writer.drain()
-                return
-            await self._pass(reader, writer, slow=bool(self.link.slow) and self.count % self.link.slow == 0)
-        except (OSError, RuntimeError, asyncio.IncompleteReadError):  # uvloop: the handler is closed
-            pass
-        finally:
-            self.open -= 1
-            writer.close()
+        with client, suppress(OSError):
+            try:
+                if self.link.refuse_above and self.open > self.link.refuse_above:
+                    await self._refuse(client)
+                else:
+                    slow = bool(self.link.slow) and self.count % self.link.slow == 0
+                    await self._pass(client, self.link.per_connection / (50 if slow else 1))
+            finally:
+                self.open -= 1
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, slow: bool) -> None:
+    async def _refuse(self, client: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        if await loop.sock_recv(client, 1 << 16):
+            busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            await loop.sock_sendall(client, busy)
+
+    async def _pass(self, client: socket.socket, rate: float) -> None:
         if self.link.round_trip:
             await asyncio.sleep(self.link.round_trip)  # the handshake
-        above, back = await asyncio.open_connection("127.0.0.1", self.port, limit=1 << 20)
-        up = asyncio.create_task(self._up(reader, back))
-        down = asyncio.create_task(self._down(above, writer, self.link.per_connection / (50 if slow else 1)))
-        try:
-            # a client that hangs up is gone at once, as it is for a kernel
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
-            if down.done():
-                down.result()
-        finally:
-            for task in (up, down):
-                task.cancel()
-            await asyncio.gather(up, down, return_exceptions=True)
-            back.close()
+        with socket.socket() as above:
+            above.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(above, ("127.0.0.1", self.port))
+            ways = {
+                asyncio.create_task(self._up(client, above)),
+                asyncio.create_task(self._down(above, client, rate)),
+            }
+            try:
+                # a client that hangs up is gone at once, as it is for a kernel
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for way in ways:
+                    way.cancel()
+                await asyncio.gather(*ways, return_exceptions=True)
 
-    async def _up(self, reader: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(1 << 16):
-                await asyncio.sleep(self.link.round_trip / 2)
-                back.write(data)
+    async def _up(self, client: socket.socket, above: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while data := await loop.sock_recv(client, 1 << 16):
+            await asyncio.sleep(self.link.round_trip / 2)
+            await loop.sock_sendall(above, data)
 
-    async def _down(self, above: asyncio.StreamReader, writer: asyncio.StreamWriter, rate: float) -> None:
+    async def _down(self, above: socket.socket, client: socket.socket, rate: float) -> None:
         clock = asyncio.get_running_loop().time
         own = clock()
-        flying: deque[tuple[float, bytes]] = deque()
         pause = clock() + random.expovariate(1 / self.link.stalls) if self.link.stalls else math.inf
         step = int(max(2048, min(1 << 18, rate / 20))) if rate else 1 << 18
-        while data := await above.read(step):
-            now = clock()
-            if now > pause:
-                pause = now + 0.3 + random.expovariate(1 / self.link.stalls)
-                await asyncio.sleep(0.3)
-            pace = rate
-            if self.link.collapse_above and self.open > self.link.collapse_above:
-                pace = rate / 10 * self.link.collapse_above / self.open
-            if pace:
-                own = max(own, now - 0.02) + len(data) / pace
-            if self.link.in_all:
-                self._due = max(self._due, now - 0.02) + len(data) / self.link.in_all
-            flying.append((max(own, self._due if self.link.in_all else own), data))
-            wait = flying[-1][0] - now
-            if wait > 0:
-                await asyncio.sleep(wait)
-            while flying:
-                writer.write(flying.popleft()[1])
-            await writer.drain()
+        with _pipe() as (end, begin):
+            while count := await _splice(above.fileno(), begin, step):
+                now = clock()
+                if now > pause:
+                    pause = now + 0.3 + random.expovariate(1 / self.link.stalls)
+                    await asyncio.sleep(0.3)
+                pace = rate
+                if self.link.collapse_above and self.open > self.link.collapse_above:
+                    pace = rate / 10 * self.link.collapse_above / self.open
+                if pace:
+                    own = max(own, now - 0.02) + count / pace
+                if self.link.in_all:
+                    self._due = max(self._due, now - 0.02) + count / self.link.in_all
+                wait = max(own, self._due if self.link.in_all else own) - now
+                if wait > 0:
+                    await asyncio.sleep(wait)
+                while count:
+                    count -= await _splice(end, client.fileno(), count)
+
+
+@contextmanager
+def _pipe() -> Iterator[tuple[int, int]]:
+    end, begin = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fcntl.fcntl(begin, fcntl.F_SETPIPE_SZ, 1 << 20)
+        yield end, begin
+    finally:
+        os.close(end)
+        os.close(begin)
+
+
+async def _splice(source: int, target: int, count: int) -> int:
+    """Move up to `count` bytes, when there are any and there is room for them; 0 at the end.
+
+    One of the two is a pipe that is never waited for: the other one, a socket, is.
+    """
+    loop = asyncio.get_running_loop()
+    reading = stat.S_ISSOCK(os.fstat(source).st_mode)
+    watch = loop.add_reader if reading else loop.add_writer
+    forget = loop.remove_reader if reading else loop.remove_writer
+    while True:
+        try:
+            return os.splice(source, target, count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
+        except BlockingIOError:
+            ready = asyncio.Event()
+        watch(source if reading else target, ready.set)
+        try:
+            await ready.wait()
+        finally:
+            forget(source if reading else target)
 
 
 async def serve(link: Link, port: int) -> None:
-    proxy = Proxy(link, port)
-    server = await asyncio.start_server(proxy.connected, "127.0.0.1", 0, backlog=1024, limit=1 << 20)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
+    proxy, loop = Proxy(link, port), asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as server:
+        server.setblocking(False)
+        print(server.getsockname()[1], flush=True)
+        while True:
+            client, _ = await loop.sock_accept(server)
+            task = asyncio.create_task(proxy.connected(client))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
 
 def fetch(
@@ -186,7 +230,7 @@ def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> d
     if scenario.link.slow:
         clients["without slow ones"] = ours
     found: dict[str, list[Measured]] = {name: [] for name in clients}
-    with own_origin() as address:
+    with origin([scenario.size], place) as (address, _):
         port = address.rsplit(":", 1)[1]
         for _ in range(rounds):
             for name, client in clients.items():
