@@ -87,7 +87,7 @@ class Nothing:
     def update(self, data): pass
     def hexdigest(self): return "0" * 64
 hashing.hasher = lambda name, length: Nothing()
-hashing.zlib.crc32 = lambda data, value=0: value
+hashing.checksum = lambda data, value=0: value
 def advance(self, read, upto, length):
     self._begin(length)
     self.position = upto

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import CHECKSUM_SPAN, Record
 from . import files
+from .hashing import checksum
 from .places import Places
 
 
@@ -21,7 +21,7 @@ def sound(fd: int, record: Record) -> RangeSet:
         start = number * CHECKSUM_SPAN
         stop = min(start + CHECKSUM_SPAN, length)
         data = os.pread(fd, CHECKSUM_SPAN, start)
-        if len(data) >= stop - start and zlib.crc32(data[: stop - start]) == expected:
+        if len(data) >= stop - start and checksum(data[: stop - start], 0) == expected:
             right.append(ByteRange(start, stop))
     return RangeSet.of(right)
 
