@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
-from .crew.make import buffer_of, crew_of, transport_of
+from .crew.make import crew_of, transport_of
 from .crew.wire import Reach
 from .datasets.catalogue import expand_all
-from .engine.gate import AUTO_CONNECTIONS, Gate
+from .engine.gate import Gate
 from .engine.run import Run
 from .engine.tasks import stop as stop_tasks
 from .engine.tools import Tools
@@ -24,7 +24,7 @@ from .model.errors import SettingsError
 from .model.profile import Profile
 from .model.protocols import Manifest, Renewal, Row
 from .model.report import Outcome, Report
-from .model.settings import Limits, Settings
+from .model.settings import Settings
 from .sources.backup import Backup
 from .sources.checksums import Checksums
 from .sources.huggingface import DownloadMetadata
@@ -234,11 +234,11 @@ async def _tools(
     options: FetchOptions,
     observe: events.Observer,
 ) -> Tools:
-    gate = Gate(_within_descriptors(settings.limits), settings.retry, observe, options.get("profiles"))
+    gate = Gate(settings.limits, settings.retry, observe, options.get("profiles"), most=_most_connections())
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
     ledger = SqliteLedger(place, others, durable=settings.storage.durability == "full")
-    transport = transport_of(settings, reach_of(options), buffer_of(settings.limits, gate.total))
+    transport = transport_of(settings, reach_of(options))
     return Tools(
         transport=await stack.enter_async_context(transport),
         sink=await stack.enter_async_context(FolderSink(root, state, settings.storage)),
@@ -255,15 +255,13 @@ def reach_of(options: FetchOptions) -> Reach:
     return Reach(tuple(options.get("connect_to", ())), options.get("cafile"), proxies)
 
 
-def _within_descriptors(limits: Limits) -> Limits:
-    """`limits` with no more connections than this process may open files for.
+def _most_connections() -> int:
+    """How many connections this process may open files for.
 
     A connection takes a socket and a partial, and as many files again, twice, may be being finished.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max(1, (soft - _OWN_DESCRIPTORS) // 4)
-    asked = AUTO_CONNECTIONS if limits.connections == "auto" else limits.connections
-    return limits if asked <= most else replace(limits, connections=most)
+    return max(1, (soft - _OWN_DESCRIPTORS) // 4)
 
 
 async def _until_stopped(work: Any, report: Report, options: FetchOptions, observe: events.Observer) -> None:

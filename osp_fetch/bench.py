@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .api import FetchOptions, reach_of, rows_of
 from .crew.make import transport_of
-from .engine.gate import AUTO_CONNECTIONS
+from .engine.gate import most_connections
 from .engine.sweep import Point, Sweep, best
 from .model import links
 from .model.entry import Entry
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 _ENTRIES: Final = 64  # files that are fetched from, in turn
 _LOOKED_AT: Final = 10_000  # rows
-_BUFFER: Final = 256 << 10
 _PART: Final = (4 << 20, 64 << 20)
 _PART_SECONDS: Final = 4.0
 _ROUND_TRIPS: Final = 50  # that a part should last, so that asking for it is lost in it
@@ -82,9 +81,9 @@ async def measure(
     # large ones first: with small files it is requests that are measured
     chosen = sorted(same, key=lambda entry: -(entry.size or 0))[:_ENTRIES]
     limits = settings.limits
-    most = AUTO_CONNECTIONS if limits.connections == "auto" else limits.connections
+    most = most_connections(limits)
     most = most if limits.per_host == "auto" else min(most, limits.per_host)
-    async with transport_of(settings, reach_of(options), _BUFFER) as transport:
+    async with transport_of(settings, reach_of(options)) as transport:
         sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, tell=tell)
         points = await sweep.run()
     top = best(points)

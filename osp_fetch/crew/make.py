@@ -9,7 +9,7 @@ from typing import Final
 
 from ..engine.tools import Tools
 from ..model.profile import Profile
-from ..model.settings import Limits, Settings
+from ..model.settings import Settings
 from ..network.connect import ConnectTo
 from ..network.transport import HttpTransport
 from ..sources.gdrive import DriveLeads
@@ -18,25 +18,14 @@ from .crew import Crew
 from .wire import Reach, Setup
 
 _MOST: Final = 4  # processes that auto takes
-_LEAST_BUFFER: Final = 64 << 10
-_MOST_BUFFER: Final = 1 << 20  # past this a larger buffer moves nothing faster
-# what a connection may hold, in buffers: read ahead twice, gathered, being written, and each of these
-# overshot by what one receive brings; measured with 256 connections at full speed
-_BUFFERS: Final = 16
 
 
-def buffer_of(limits: Limits, connections: int) -> int:
-    """Bytes that one of so many connections may hold unread."""
-    return min(max(limits.memory // (connections * _BUFFERS), _LEAST_BUFFER), _MOST_BUFFER)
-
-
-def transport_of(settings: Settings, reach: Reach, buffer: int) -> HttpTransport:
-    """The transport that these mean; `buffer`: bytes that a connection may hold."""
+def transport_of(settings: Settings, reach: Reach) -> HttpTransport:
+    """The transport that these mean."""
     return HttpTransport(
         settings.limits,
         settings.retry,
         settings.timeouts,
-        buffer=buffer,
         connect_to=[ConnectTo.parse(rule) for rule in reach.connect_to],
         cafile=reach.cafile,
         proxies=reach.proxies,

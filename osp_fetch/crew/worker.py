@@ -24,7 +24,7 @@ from ..model.record import Record
 from ..model.report import Status
 from ..storage.sink import FolderSink
 from . import wire as w
-from .make import buffer_of, transport_of
+from .make import transport_of
 
 
 class RemoteLedger:
@@ -96,7 +96,7 @@ async def serve(end: socket.socket) -> None:
     async with AsyncExitStack() as stack:
         settings = first.settings
         gate = Gate(settings.limits, settings.retry, tell, first.profiles, first.share)
-        transport = transport_of(settings, first.reach, buffer_of(settings.limits, gate.total))
+        transport = transport_of(settings, first.reach)
         tools = Tools(
             transport=await stack.enter_async_context(transport),
             sink=await stack.enter_async_context(FolderSink(first.root, first.state, settings.storage)),

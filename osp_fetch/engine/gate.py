@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import itertools
 import random
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -23,8 +24,16 @@ from .pace import FIRST_PART, Pace
 from .steering import LOOK, HostReport, Steering
 from .streams import Stream, Streams
 
-AUTO_CONNECTIONS: Final = 128
+_AUTO: Final = 128
+_MEMORY: Final = 1 << 20  # what a connection over TLS holds in buffers, here and below, at full speed
 _SILENCES: Final = 3  # connections in a row without an answer that make an outage
+
+
+def most_connections(limits: Limits) -> int:
+    """How many connections there may be in all; auto takes as many as fit in the memory allowed."""
+    return (
+        max(1, min(_AUTO, limits.memory // _MEMORY)) if limits.connections == "auto" else limits.connections
+    )
 
 
 def _nobody(_: events.Event) -> None:
@@ -71,8 +80,9 @@ class _Connection:
 class Gate:
     """One budget for all connections, one for each host, and the pauses that hosts ask for.
 
-    `profiles`: `host:port` → what was learnt of it. `share`: this process is one of several, and is told
-    how many connections each host has (`assign`); with so many it begins.
+    `profiles`: `host:port` → what was learnt of it. `most`: more connections cannot be open. `share`: this
+    process is one of several, and is told how many connections each host has (`assign`); with so many it
+    begins.
     """
 
     def __init__(
@@ -82,8 +92,9 @@ class Gate:
         observe: Observer = _nobody,
         profiles: Mapping[str, Profile] | None = None,
         share: int | None = None,
+        most: int | None = None,
     ) -> None:
-        self.total = AUTO_CONNECTIONS if limits.connections == "auto" else limits.connections
+        self.total = min(most_connections(limits), most or sys.maxsize)
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
         self._share = share
         self._steers = limits.connections == "auto" and share is None  # else a number is kept

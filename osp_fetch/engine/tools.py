@@ -10,7 +10,7 @@ from ..model.protocols import Ledger, Sink, Transport
 from ..model.settings import Settings
 from .gate import Gate
 
-_SHARE: Final = 8  # of the memory allowed; the rest is for what comes in meanwhile, and for overshoot
+_SHARE: Final = 10  # of the memory allowed; the rest is for what comes in meanwhile, and for overshoot
 _LEAST_GATHERED: Final = 64 << 10
 
 

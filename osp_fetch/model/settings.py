@@ -105,7 +105,7 @@ class Limits:
     rate: int = _setting(0, size)
     requests_per_second: float = _setting(0.0, lambda v: _quantity(v, {"": 1.0}, "a rate"))
     # what all connections' buffers may take together
-    memory: int = _setting(256 << 20, size)
+    memory: int = _setting(128 << 20, size)
     redirects: int = _setting(20, count)
     # event loops, in processes of their own: one is enough until a core is busy with small files, or with
     # more than about half a gigabyte a second; auto: one for each two cores, up to four

@@ -72,7 +72,9 @@ class Body:
         content = self._response.content
         begun = 0.0
         try:
-            chunk = content.read_nowait()
+            # each chunk as it came: `read_nowait` makes one of several, by copying them
+            several = len(getattr(content, "_buffer", ())) > 1
+            chunk = (await content.readchunk())[0] if several else content.read_nowait()
             if chunk or content.at_eof():
                 self._window += len(chunk)
                 return chunk  # it was here already: nobody had to wait

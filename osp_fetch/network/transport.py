@@ -34,6 +34,12 @@ REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # fewer connections, idle ones still count for the host
 _IDLE: Final = 2.0
 _HEAD_BYTES: Final = 64 << 10
+# bytes that one connection may hold unread. A small buffer costs the most: reading is paused and begun
+# again for every one of them. All of them take this share of the memory allowed; each may hold twice as
+# much, and what one receive brings
+_BUFFERS_SHARE: Final = 20
+_LEAST_BUFFER: Final = 64 << 10
+_MOST_BUFFER: Final = 256 << 10
 _PAGE_BYTES: Final = 1 << 20  # of a page that leads on
 _LONGEST: Final = 1 << 60  # bytes; no file is longer, and no file system could hold it
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
@@ -42,9 +48,9 @@ _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 class HttpTransport:
     """The Transport over HTTP/1.1. An async context manager: connections live as long as it.
 
-    `buffer`: bytes that one connection may hold unread. `connect_to` and `cafile` as curl has them;
-    `proxies`: scheme → proxy, and `no` → hosts without, as `urllib.request.getproxies` gives them.
-    `downgrade`: whether a redirect may lead from https to http. `leads`: who knows pages that lead on.
+    `connect_to` and `cafile` as curl has them; `proxies`: scheme → proxy, and `no` → hosts without, as
+    `urllib.request.getproxies` gives them. `downgrade`: whether a redirect may lead from https to http.
+    `leads`: who knows pages that lead on.
     """
 
     def __init__(
@@ -53,7 +59,6 @@ class HttpTransport:
         retry: Retry,
         timeouts: Timeouts,
         *,
-        buffer: int = 1 << 20,
         connect_to: Sequence[ConnectTo] = (),
         cafile: str | None = None,
         proxies: Mapping[str, str] | None = None,
@@ -61,7 +66,7 @@ class HttpTransport:
         leads: Leads | None = None,
     ) -> None:
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
-        self._buffer = buffer
+        self._replies = 0  # that are open now
         self._connect_to = connect_to
         self._downgrade, self._leads = downgrade, leads
         self._cafile = cafile
@@ -69,8 +74,10 @@ class HttpTransport:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        context = ssl.create_default_context()
+        context: ssl.SSLContext | bool = True  # aiohttp's own, which is made when it is imported
         if self._cafile:
+            context = ssl.create_default_context()
+            context.set_alpn_protocols(["http/1.1"])
             context.load_verify_locations(self._cafile)
         # limit 0: the gate is the limit; a second one would only hide waiting inside aiohttp
         connector = Connector(
@@ -80,7 +87,6 @@ class HttpTransport:
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            read_bufsize=self._buffer,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             headers={
                 "User-Agent": f"osp-fetch/{__version__}",
@@ -104,6 +110,7 @@ class HttpTransport:
         not read to its end is closed, not reused.
         """
         response, url, pauses, headers_sent = await self._follow(request)
+        self._replies += 1
         try:
             borrowed = request.borrowed or url != request.url
             if response.status not in (200, 206):
@@ -126,6 +133,7 @@ class HttpTransport:
             payload.check_page(request.name, kind, head, sure=request.sure)
             yield body
         finally:
+            self._replies -= 1
             response.close()  # after the end of a body this is a no-op and the connection is kept
 
     async def _follow(
@@ -193,7 +201,9 @@ class HttpTransport:
         try:
             async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
                 proxy = self._proxies.of(url)
-                return await self._session.get(target, headers=sent, allow_redirects=False, proxy=proxy)
+                return await self._session.get(
+                    target, headers=sent, allow_redirects=False, proxy=proxy, read_bufsize=self._buffer()
+                )
         except TimeoutError:
             raise Unreachable(f"{name} did not answer within {self._timeouts.head:g} s") from None
         except aiohttp.ClientConnectorCertificateError as error:
@@ -203,6 +213,10 @@ class HttpTransport:
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unreachable(f"{name} does not answer ({reason(error)})") from None
+
+    def _buffer(self) -> int:
+        share = self._limits.memory // _BUFFERS_SHARE // (self._replies + 1)
+        return min(max(share, _LEAST_BUFFER), _MOST_BUFFER)
 
     async def _refusal(
         self, request: Request, response: aiohttp.ClientResponse, *, borrowed: bool
