@@ -152,7 +152,7 @@ async def test_auto_begins_where_a_profile_says_and_a_number_is_kept() -> None:
 
 async def test_auto_has_no_more_connections_than_memory_and_descriptors_allow() -> None:
     known = {"h": Profile(40, 16 << 20, 1000, 1.0)}
-    assert await admitted(Gate(Limits(memory=20 << 20), profiles=known)) == 20
+    assert await admitted(Gate(Limits(memory=30 << 20), profiles=known)) == 20
     assert await admitted(Gate(Limits(), profiles=known, most=10)) == 10
     assert await admitted(Gate(Limits(connections=30), most=10)) == 10
     assert await admitted(Gate(Limits(connections=30, memory=20 << 20))) == 30

@@ -25,7 +25,7 @@ from .steering import LOOK, HostReport, Steering
 from .streams import Stream, Streams
 
 _AUTO: Final = 128
-_MEMORY: Final = 1 << 20  # what a connection over TLS holds in buffers, here and below, at full speed
+_MEMORY: Final = 3 << 19  # bytes that a connection may hold at full speed, here and in what lies below
 _SILENCES: Final = 3  # connections in a row without an answer that make an outage
 
 

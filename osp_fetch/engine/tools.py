@@ -11,7 +11,7 @@ from ..model.settings import Settings
 from .gate import Gate
 
 _SHARE: Final = 10  # of the memory allowed; the rest is for what comes in meanwhile, and for overshoot
-_LEAST_GATHERED: Final = 64 << 10
+_LEAST_GATHERED: Final = 256 << 10  # of less, to hand it to a thread costs more than to write it
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,5 +17,12 @@ async def in_thread(pool: Executor, function: Callable[[], T]) -> T:
     aiofiles' file objects share one cursor and lose their handle when a task is cancelled; its
     `wrap`, given a descriptor and an offset, has neither trouble.
     """
-    result: T = await ospath.wrap(function)(executor=pool)  # type: ignore[attr-defined]
+    result: T = await _wrapped(function, executor=pool)
     return result
+
+
+def _call(function: Callable[[], T]) -> T:
+    return function()
+
+
+_wrapped = ospath.wrap(_call)  # type: ignore[attr-defined]
