@@ -22,6 +22,9 @@ checksum: Callable[[bytes | memoryview, int], int] = crc32
 Read = Callable[[memoryview, int], int]
 """Fills a block from an offset; the number of bytes, 0 at the end."""
 
+# bytes of which hashlib does not let go of the interpreter's lock; to get it back, beside busy threads,
+# takes longer than to hash a small file
+_SLICE: Final = 1984
 _BLOCK: Final = 1 << 20  # bytes a read: past this neither hashing nor reading gets faster
 
 
@@ -86,6 +89,14 @@ class Tally:
         """The next bytes, from memory: no more than end with the current CHECKSUM_SPAN."""
         self._begin(length)
         self._add(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+
+    def take_all(self, chunks: Sequence[bytes], length: int) -> None:
+        """All bytes of a small file, on the event loop."""
+        self.reset()
+        self._begin(length)
+        for chunk in (memoryview(chunk) for chunk in chunks):
+            for at in range(0, len(chunk), _SLICE):
+                self._add(chunk[at : at + _SLICE])
 
     def _begin(self, length: int) -> None:
         if self._hashers is None:

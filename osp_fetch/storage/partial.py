@@ -43,7 +43,9 @@ class FilePartial:
         self._busy: set[asyncio.Future[Any]] = set()
         self._kept: Sequence[bytes] | None = None  # the whole file, not yet written
         self._reserved = 0
+        self._closed = False
         self._goal = 0
+        sink.partials += 1
         self._job: asyncio.Task[None] | None = None
 
     @cached_property
@@ -59,8 +61,7 @@ class FilePartial:
             return False
         if sum(map(len, chunks)) != length:
             return False
-        self._tally.reset()
-        self._tally.take(chunks, length)
+        self._tally.take_all(chunks, length)
         self._kept = chunks
         return True
 
@@ -226,6 +227,8 @@ class FilePartial:
         return str(Path(*aside.parts[len(self._places.root.parts) :]))
 
     async def close(self) -> None:
+        self._sink.partials -= not self._closed
+        self._closed = True
         self._use(self._reserved)
         await self._stop_hashing()
         if self._busy:

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,9 @@ from .threads import in_thread
 # concurrent fsyncs share one journal commit on ext4 and xfs; more than a handful gain nothing
 _SYNCERS: Final = 8
 _SYNC_TOGETHER: Final = 4  # files in a row before another thread is worth its hand-over
+# seconds in which further files are gathered where many come, until half of those in hand wait: the fewer
+# the batches, the less often threads and loop take the interpreter's lock from each other
+_GATHER: Final = 0.05
 _SWIFT: Final = 0.002  # seconds of syncing a batch in a row, after which threads share what is left
 
 
@@ -40,12 +44,18 @@ class Finished:
 
 
 class Publisher:
-    """Collects finished partials while one batch is being published, then does those together."""
+    """Collects finished partials while one batch is being published, then does those together.
 
-    def __init__(self, places: Places, *, durable: bool) -> None:
+    `in_hand`: how many partials there are that may come yet, with those that wait.
+    """
+
+    def __init__(self, places: Places, in_hand: Callable[[], int], *, durable: bool) -> None:
         self._places, self._disk, self._durable = places, places.disk, durable
         self._waiting: list[tuple[Finished, asyncio.Future[Published]]] = []
         self._task: asyncio.Task[None] | None = None
+        self._in_hand = in_hand
+        self._many = False  # whether files come faster than one by one
+        self._half = asyncio.Event()  # of what is in hand waits
         self._thread = ThreadPoolExecutor(1, "osp-publish")
         self._syncers = ThreadPoolExecutor(_SYNCERS, "osp-sync")
 
@@ -53,6 +63,8 @@ class Publisher:
         """Return when `finished` stands under its final name for good. Raises StorageError."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((finished, done))
+        if 2 * len(self._waiting) >= self._in_hand():
+            self._half.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
         published: Published = await done
@@ -60,7 +72,10 @@ class Publisher:
 
     async def _work(self) -> None:
         while self._waiting:
+            if self._many:
+                await self._gather()
             batch, self._waiting = self._waiting, []
+            self._many = len(batch) > 1
             partials = [p for p, _ in batch]
             results: Sequence[Published | StorageError]
             try:
@@ -75,6 +90,13 @@ class Publisher:
                 else:
                     done.set_exception(result)
                     done.exception()  # seen: whoever waited may have been cancelled
+
+    async def _gather(self) -> None:
+        self._half.clear()
+        if 2 * len(self._waiting) < self._in_hand():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_GATHER):
+                    await self._half.wait()
 
     async def close(self) -> None:
         """Finish what was begun."""

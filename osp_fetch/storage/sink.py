@@ -34,7 +34,8 @@ class FolderSink:
         self.durable = settings.durability == "full"
         self.writers = ThreadPoolExecutor(_WRITERS, "osp-write")
         self.hashers = ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash")
-        self.publisher = Publisher(self.places, durable=self.durable)
+        self.publisher = Publisher(self.places, lambda: self.partials, durable=self.durable)
+        self.partials = 0  # that are open
         self.reserved = 0  # bytes that open partials still have to write
         self._root = root
         self._min_free = settings.min_free
