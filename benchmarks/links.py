@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from clients import MIB, PYTHON, Measured, Work, aria2, digest, installed, origin, ours
+from clients import MIB, PYTHON, Measured, Work, aria2, digest, installed, origin, ours, unverified
 
 MB = 1e6
 
@@ -60,6 +60,7 @@ class Scenario:
     limit: float = 0.0
     aria2: tuple[str, ...] = ()
     best: int = 0  # the best fixed number of connections, as a sweep found it
+    unverified: bool = False  # also with its hashing taken out
 
 
 SCENARIOS = (
@@ -77,6 +78,9 @@ SCENARIOS = (
         aria2=("-j16", "-x16", "-s16"),
     ),
     Scenario("one in twenty 50 times slower", Link(10 * MB, slow=20), 4, 256 * MIB),
+    Scenario(
+        "200 MB/s in all, which leaves a core free", Link(in_all=200 * MB), 4, 512 * MIB, unverified=True
+    ),
 )  # fmt: skip
 
 
@@ -227,6 +231,8 @@ def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> d
         clients["aria2"] = lambda work: aria2(work, *scenario.aria2)
     if scenario.best:
         clients["best fixed number"] = lambda work: ours(work, "-j", str(scenario.best))
+    if scenario.unverified:
+        clients["unverified"] = unverified
     if scenario.link.slow:
         clients["without slow ones"] = ours
     found: dict[str, list[Measured]] = {name: [] for name in clients}

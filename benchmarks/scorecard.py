@@ -50,6 +50,7 @@ LINKS = {
     "refused above 12": ("of the limit's time", 1.25),
     "80 ms, 200 Mbit/s, 6 a connection": ("of the limit's time", 1 / 0.9),
     "collapse above 24": ("of best fixed number's time", 1 / 0.9),
+    "200 MB/s in all, which leaves a core free": ("of unverified's time", 1.10),
     "one in twenty 50 times slower": ("of without slow ones's time", 1.15),
 }
 AGAIN = "again over 100,000 finished files"
