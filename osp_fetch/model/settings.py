@@ -95,7 +95,8 @@ def _setting(default: Any, read: Callable[[object], Any]) -> Any:
 class Limits:
     """How much of everything. 0 means no limit for rates."""
 
-    # all hosts together; auto finds what pays for each host, up to 128 in all; a number is kept
+    # all hosts together; auto finds what pays for each host, up to 128 in all, or as many as fit in the
+    # memory; a number is kept
     connections: int | Auto = _setting("auto", _or_auto(count))
     # never more than this to one host; auto: as many as in all
     per_host: int | Auto = _setting("auto", _or_auto(count))
