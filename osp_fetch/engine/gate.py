@@ -31,9 +31,9 @@ _SILENCES: Final = 3  # connections in a row without an answer that make an outa
 
 def most_connections(limits: Limits) -> int:
     """How many connections there may be in all; auto takes as many as fit in the memory allowed."""
-    return (
-        max(1, min(_AUTO, limits.memory // _MEMORY)) if limits.connections == "auto" else limits.connections
-    )
+    if limits.connections == "auto":
+        return max(1, min(_AUTO, limits.memory // _MEMORY))
+    return limits.connections
 
 
 def _nobody(_: events.Event) -> None:
