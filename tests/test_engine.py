@@ -10,8 +10,9 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 
 from osp_fetch.engine.gate import Gate
+from osp_fetch.engine.lanes import Lanes
 from osp_fetch.engine.retry import persist
-from osp_fetch.engine.tasks import at_most
+from osp_fetch.engine.tasks import at_most, completed
 from osp_fetch.model.errors import FetchError, NetworkError, Remedy, StatusError
 from osp_fetch.model.settings import Limits, Retry, Settings
 
@@ -34,6 +35,28 @@ async def test_at_most_does_all_and_never_more_at_once() -> None:
 
     await at_most(3, numbers(20), work)
     assert (sorted(done), most) == (list(range(20)), 3)
+
+
+async def test_a_cancel_while_other_lanes_end_is_not_lost() -> None:
+    ending = asyncio.Event()
+
+    async def lane() -> None:
+        if not ending.is_set() and len(lanes) == 1:
+            lanes.call()
+            await asyncio.sleep(0)
+            raise NetworkError("the first lane fails")
+        try:
+            await asyncio.Event().wait()
+        finally:  # as long as a write to a slow disk
+            ending.set()
+            await completed(asyncio.sleep(0.1))
+
+    lanes = Lanes(lane, lambda: False)
+    running = asyncio.create_task(lanes.run())
+    await ending.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
 
 
 async def test_items_are_asked_for_only_as_slots_come_free() -> None:

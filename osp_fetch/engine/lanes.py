@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..model.errors import FetchError
-from .tasks import stop
+from .tasks import completed, stop
 
 
 class Lanes:
@@ -41,7 +41,8 @@ class Lanes:
                 raise
         finally:
             self._scope = None
-            await stop(self._others)
+            if self._others:
+                await completed(stop(self._others))  # `stop` alone would swallow that we are cancelled
         if self._failures and not self._complete():
             raise self._failures[0]
 
