@@ -14,7 +14,7 @@ from .engine.gate import most_connections
 from .engine.sweep import Point, Sweep, best
 from .model import links
 from .model.entry import Entry
-from .model.errors import ManifestError
+from .model.errors import ManifestError, TransferError
 from .model.profile import Profile
 from .model.settings import Settings
 
@@ -86,6 +86,8 @@ async def measure(
     async with transport_of(settings, reach_of(options)) as transport:
         sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, tell=tell)
         points = await sweep.run()
+    if not sweep.received:
+        raise TransferError(f"{sweep.host} has sent no byte: bench a larger file of it")
     top = best(points)
     return Bench(
         host=sweep.host,

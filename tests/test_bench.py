@@ -142,6 +142,15 @@ async def test_a_broken_profile_is_an_error_only_where_it_was_named(
     assert str(place) in err
 
 
+async def test_a_host_that_sends_no_byte_gets_no_profile(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", b"")
+    own = {"XDG_STATE_HOME": str(tmp_path)}
+    code, _, err = await get("bench", url, "--save", "--time", "1s", cwd=tmp_path, environment=own)
+    assert code == 1
+    assert "has sent no byte" in err
+    assert not list(tmp_path.rglob("profiles.json"))
+
+
 async def test_auto_begins_where_a_profile_says_and_a_number_is_kept() -> None:
     known = {"h": Profile(40, 16 << 20, 1000, 1.0)}
     gate = Gate(Limits(), profiles=known)
