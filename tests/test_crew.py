@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pickle
 import signal
 import subprocess
 from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +29,8 @@ from osp_fetch.engine.steering import HostReport
 from osp_fetch.engine.tools import Tools
 from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, entry
-from osp_fetch.model.errors import FetchError, LinkExpired, Remedy, StatusError
+from osp_fetch.model.errors import FetchError, LinkExpired, Remedy, StatusError, StorageError
+from osp_fetch.model.record import Record
 from osp_fetch.model.report import Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.storage.folder import RunLock
@@ -178,6 +181,118 @@ async def test_what_is_dealt_before_the_next_process_is_there_is_given_back(tmp_
         await worker.end()
 
 
+class HeldLedger:
+    """A Ledger that keeps nothing before it is told to, and then once."""
+
+    def __init__(self) -> None:
+        self.puts: list[Record] = []
+        self.let = asyncio.Event()
+
+    async def look(self, paths: Sequence[str]) -> list[Record | None]:
+        return [None] * len(paths)
+
+    async def put(self, record: Record) -> None:
+        self.puts.append(record)
+        if len(self.puts) > 1:
+            await asyncio.Event().wait()
+        await self.let.wait()
+
+
+@contextlib.asynccontextmanager
+async def one_worker(root: Path, ledger: object) -> AsyncIterator[_Worker]:
+    """A worker alone, whose run has `ledger`."""
+    state = root / ".osp-fetch"
+    with RunLock(state) as lock:
+        tools = cast("Tools", SimpleNamespace(observe=lambda _: None, ledger=ledger))
+        budget = Budget(1, 8, 8, lambda _: None, {}, steers=True)
+        setup = Setup(root, state, TWO, Reach(), {}, 8)
+        worker = _Worker(0, setup, tools, budget, lock.descriptor, lambda *_: None)
+        await worker.start()
+        yield worker
+        await worker.end()
+
+
+async def test_an_answer_to_a_dead_worker_is_not_taken_by_the_next(origin: Origin, tmp_path: Path) -> None:
+    ledger = HeldLedger()
+    first, second = rows(origin, 2, 1000)
+    async with one_worker(tmp_path, ledger) as worker:
+        lost = asyncio.ensure_future(worker.bring(Wanted(first, None, None, 1)))
+        await until(lambda: ledger.puts)
+        os.kill(min(workers_of(os.getpid())), signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            await lost
+        bringing = asyncio.ensure_future(worker.bring(Wanted(second, None, None, 2)))
+        await until(lambda: len(ledger.puts) == 2)
+        ledger.let.set()  # the record that the dead one asked to keep
+        _, still = await asyncio.wait({bringing}, timeout=0.5)
+        assert still, "its record is not kept, and it counts as brought"
+        os.kill(min(workers_of(os.getpid())), signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            await bringing
+
+
+class DefectLedger(HeldLedger):
+    async def put(self, record: Record) -> None:
+        raise RuntimeError("a defect")
+
+
+async def test_a_defect_of_the_ledger_costs_the_file(origin: Origin, tmp_path: Path) -> None:
+    (row,) = rows(origin, 1, 1000)
+    async with one_worker(tmp_path, DefectLedger()) as worker, asyncio.timeout(20):
+        with pytest.raises(StorageError, match="a defect"):
+            await worker.bring(Wanted(row, None, None, 1))
+
+
+async def test_a_worker_that_ends_by_a_defect_is_replaced(origin: Origin, tmp_path: Path) -> None:
+    row = entry("f", origin.add("f", noise(100_000), always=slow(1000)))
+    async with one_worker(tmp_path, HeldLedger()) as worker, asyncio.timeout(20):
+        before = workers_of(os.getpid())
+        bringing = asyncio.ensure_future(worker.bring(Wanted(row, None, None, 1)))
+        await until(lambda: origin.open)
+        worker.send("no message of ours")
+        with pytest.raises(WorkerDied):
+            await bringing
+        assert worker.there
+        assert workers_of(os.getpid()) != before
+
+
+async def test_an_observer_that_fails_costs_one_file(origin: Origin, tmp_path: Path) -> None:
+    failed: list[str] = []
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.Wrote) and not failed:
+            failed.append(event.path)
+            raise ValueError("a defect")
+
+    async with asyncio.timeout(30):
+        report = await fetch_all(rows(origin, 12, 20_000), tmp_path, settings=TWO, observer=observe)
+    assert [outcome.path for outcome in report.failures] == failed
+    assert report.counts[Status.FETCHED] == 11
+
+
+async def test_rows_of_a_callers_own_classes_are_brought(origin: Origin, tmp_path: Path) -> None:
+    class Url(str):
+        __slots__ = ()
+
+    wanted = [replace(row, urls=(Url(row.urls[0]),)) for row in rows(origin, 4, 1000)]
+    async with asyncio.timeout(30):
+        report = await fetch_all(wanted, tmp_path, settings=TWO)
+    assert report.counts[Status.FETCHED] == 4
+
+
+async def test_cancelled_while_workers_begin_none_is_left(origin: Origin, tmp_path: Path) -> None:
+    wanted = rows(origin, 4, 1000)
+    task = asyncio.create_task(fetch_all(wanted, tmp_path, settings=TWO))
+    while not workers_of(os.getpid()):
+        await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not workers_of(os.getpid())
+    report = await fetch_all(wanted, tmp_path, settings=TWO)
+    assert report.ok
+
+
 async def test_a_killed_run_leaves_no_worker_and_goes_on_from_what_is_held(
     origin: Origin, tmp_path: Path
 ) -> None:
@@ -276,8 +391,33 @@ def test_a_lowered_share_counts_until_the_worker_knows_of_it() -> None:
     told = dict(budget.look(1.0))
     assert told[0].connections == 1
     assert 1 not in told  # the first may have opened all its four meanwhile
-    budget.reported(0, [replace(one, share=1)], 1.2)
+    budget.reported(0, [replace(one, share=1, assigned=1)], 1.2)
     assert dict(budget.look(1.2))[1].connections == 7
+
+
+def test_what_was_promised_to_a_dead_worker_is_free_again() -> None:
+    budget = Budget(2, 8, 8, lambda _: None, {}, steers=False)
+    none, some = HostReport("h", 0, 0, 3, 0, 0, 0, 0.01), HostReport("h", 1, 1, 0, 0, 0, 4, 0.01)
+    budget.reported(1, [some], 1.0)
+    budget.gone(0)
+    assert dict(budget.look(1.0))[0].connections > 0  # goes to nobody
+    assert [assign.connections for assign in budget.begun(0)] == [0]
+    budget.reported(0, [none], 1.2)
+    assert dict(budget.look(1.2))[0].connections > 0
+
+
+def test_a_share_on_its_way_counts_although_an_older_report_comes() -> None:
+    budget = Budget(2, 8, 8, lambda _: None, {}, steers=False)
+    one, other = HostReport("h", 0, 0, 8, 0, 0, 4, 0.01), HostReport("h", 0, 0, 0, 0, 0, 4, 0.01)
+    for now, second in ((1.0, other), (1.2, replace(other, share=0, assigned=1))):
+        budget.reported(0, [one], now)
+        budget.reported(1, [second], now)
+        told = dict(budget.look(now))
+    assert told[0].connections == 8
+    # its report from before it was told so: all eight may be open by now
+    budget.reported(0, [replace(one, waiting=1)], 1.4)
+    budget.reported(1, [replace(other, waiting=8, share=0, assigned=1)], 1.4)
+    assert 1 not in dict(budget.look(1.4))
 
 
 def test_a_refusal_of_one_worker_lowers_all() -> None:

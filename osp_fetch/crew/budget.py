@@ -20,6 +20,7 @@ class _Host:
     open: list[int]
     demand: list[int]
     streaming: list[int]
+    sent: list[int]  # how often each was told its share
 
 
 class Budget:
@@ -58,7 +59,9 @@ class Budget:
                 continue
             room.open[worker], room.streaming[worker] = report.open, report.streaming
             room.demand[worker] = report.open + report.waiting
-            room.most[worker] = max(report.open, report.share)
+            # what was told and is still on its way may yet be taken up
+            late = room.most[worker] if report.assigned != room.sent[worker] else 0
+            room.most[worker] = max(report.open, report.share, late)
             room.steering.received += report.received
             room.steering.latency = max(room.steering.latency * 0.9, report.latency)
             if report.refused and self._steers:
@@ -70,11 +73,13 @@ class Budget:
         """A worker has died, with all its connections."""
         for room in self._hosts.values():
             room.open[worker] = room.demand[worker] = room.streaming[worker] = 0
-            room.shares[worker] = room.most[worker] = 0
+            room.shares[worker] = room.most[worker] = room.sent[worker] = 0
 
-    def none_of_all(self) -> list[Assign]:
-        """What a worker is told that begins in mid-run: the connections are with the others."""
-        return [Assign(host, 0, False) for host in self._hosts]
+    def begun(self, worker: int) -> list[Assign]:
+        """What a worker is told that begins in mid-run: the connections are with the others, and what may
+        have been promised to the one before it went to nobody."""
+        self.gone(worker)
+        return [Assign(host, 0, False, 0) for host in self._hosts]
 
     def look(self, now: float) -> list[tuple[int, Assign]]:
         """A moment has passed: what to tell which worker."""
@@ -91,7 +96,8 @@ class Budget:
                 if share != room.shares[worker] or (shed and room.open[worker] > share):
                     room.shares[worker] = share
                     room.most[worker] = max(room.most[worker], share)
-                    told.append((worker, Assign(host, share, shed)))
+                    room.sent[worker] += 1
+                    told.append((worker, Assign(host, share, shed, room.sent[worker])))
         return told
 
     def _changed(self, host: str, room: _Host, why: str | None) -> None:
@@ -105,7 +111,7 @@ class Budget:
             steering = Steering(Level(self._per_host, start, known=known is not None))
             none = [0] * self._workers
             first = [self.first_share] * self._workers
-            self._hosts[host] = _Host(steering, first, [*first], [*none], [*none], [*none])
+            self._hosts[host] = _Host(steering, first, [*first], [*none], [*none], [*none], [*none])
         return self._hosts[host]
 
 

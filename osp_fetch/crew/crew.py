@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import pickle
 import socket
 import sys
 from collections import Counter
@@ -16,7 +17,7 @@ from typing import Final
 
 from ..engine.bring import Wanted
 from ..engine.steering import LOOK
-from ..engine.tasks import stop
+from ..engine.tasks import completed, stop
 from ..engine.tools import Tools
 from ..model import events
 from ..model.errors import FetchError, StorageError
@@ -54,13 +55,19 @@ class Crew:
     async def __aenter__(self) -> Crew:
         for number, setup in enumerate(self._setups):
             self._workers.append(_Worker(number, setup, self._tools, self._budget, self._lock, self._cool))
-        begun = await asyncio.gather(*(each.start() for each in self._workers), return_exceptions=True)
-        failed = [each for each in begun if isinstance(each, BaseException)]
-        if failed:
+        try:
+            await completed(self._begin())  # half begun, nobody would end them
+        except BaseException:
             await self._end()
-            raise failed[0]
+            raise
         self._looking = asyncio.create_task(self._look())
         return self
+
+    async def _begin(self) -> None:
+        begun = await asyncio.gather(*(each.start() for each in self._workers), return_exceptions=True)
+        for failed in begun:
+            if failed is not None:
+                raise failed
 
     async def __aexit__(self, *_: object) -> None:
         await stop({self._looking})
@@ -80,15 +87,19 @@ class Crew:
 
     async def bring(self, wanted: Wanted) -> tuple[Status, Record]:
         """Have one file brought by whoever has the fewest in hand."""
+        died: WorkerDied | None = None
         for _ in range(_DEATHS):
             there = [worker for worker in self._workers if worker.there]
             worker = min(there or self._workers, key=lambda each: each.in_hand)
             try:
-                return await worker.bring(wanted)
+                status, record = await worker.bring(wanted)
+                # what one that died had just published was fetched by this run
+                return (Status.FETCHED if died else status), record
             except WorkerDied as error:
                 died = error
-                (record,) = await self._tools.ledger.look([wanted.entry.path])
-                wanted = replace(wanted, record=record)
+                (known,) = await self._tools.ledger.look([wanted.entry.path])
+                (seen,) = await self._tools.sink.look([wanted.entry.path])
+                wanted = replace(wanted, record=known, seen=seen)
         raise StorageError(f"{wanted.entry.path}: {_DEATHS} processes died over it; the last one: {died}")
 
     async def _look(self) -> None:
@@ -113,7 +124,7 @@ class _Worker:
     ) -> None:
         self.number = number
         self._setup, self._tools, self._budget, self._lock, self._cool = setup, tools, budget, lock, cool
-        self._asked: dict[int, asyncio.Future[tuple[Status, Record]]] = {}
+        self._asked: dict[int, tuple[str, asyncio.Future[tuple[Status, Record]]]] = {}
         self._numbers = itertools.count()
         self._open: Counter[tuple[str, str]] = Counter()  # (path, host) of its connections
         self._answering: set[asyncio.Task[None]] = set()
@@ -145,6 +156,7 @@ class _Worker:
                 stdout=asyncio.subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip
         except OSError as error:
+            ours.close()
             raise StorageError(
                 f"no process can be begun ({error.strerror}); lower limits.processes"
             ) from None
@@ -163,8 +175,15 @@ class _Worker:
         if self._gone is not None and self._serving is not None and self._serving.done():
             raise self._gone  # nor will there be one
         number = next(self._numbers)
-        asked = self._asked[number] = asyncio.get_running_loop().create_future()
-        self.send(w.Bring(number, wanted))
+        asked = asyncio.get_running_loop().create_future()
+        try:
+            self.send(w.Bring(number, wanted))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise StorageError(
+                f"{wanted.entry.path}: its row cannot be handed to another process ({error}); make it of "
+                "plain values, or run in one process"
+            ) from None
+        self._asked[number] = wanted.entry.path, asked
         try:
             found: tuple[Status, Record] = await asked
             return found
@@ -172,56 +191,57 @@ class _Worker:
             self._asked.pop(number, None)
 
     async def _serve(self) -> None:
-        """Answer the process until it ends; where it died, begin another."""
-        said_bye = False
-        while messages := await self._wire.receive():
-            for message in messages:
-                said_bye = said_bye or isinstance(message, w.Bye)
-                self._take(message)
+        """Answer the process until it ends; where it ends before it should, begin another."""
+        try:
+            while messages := await self._wire.receive():
+                for message in messages:
+                    self._take(message)
+        except Exception as error:
+            _say(error, "a worker is not understood, and replaced")
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
         await self._wire.close()
         code = await self._process.wait()
         self._forget()
-        if self._ending or said_bye:
+        if self._ending:
             return
         self._gone = WorkerDied(f"a worker ended with {code} (-9 is what the system does for want of memory)")
         died = self._gone
         try:
             await self.start()
             self._gone = None
-            for assign in self._budget.none_of_all():
+            for assign in self._budget.begun(self.number):
                 self.send(assign)  # what it may open is told when it asks, as the others have the rest
         except StorageError as error:
             died = self._gone = WorkerDied(str(error))
         # only now: what was dealt meanwhile went to nobody, too
         asked, self._asked = self._asked, {}
-        for each in asked.values():
-            if not each.done():
-                each.set_exception(died)
-                each.exception()
+        for _, each in asked.values():
+            _fail(each, died)
 
     def _forget(self) -> None:
         """Its connections are gone with it."""
         self._budget.gone(self.number)
         for (path, host), count in self._open.items():
             for _ in range(count):
-                self._tools.observe(events.Closed(path, host))
+                self._observe(events.Closed(path, host))
         self._open.clear()
 
     def _take(self, message: object) -> None:
         match message:
             case w.Brought(number, result):
-                asked = self._asked.get(number)
+                _, asked = self._asked.get(number, ("", None))
                 if asked is None or asked.done():
                     return
                 if isinstance(result, Exception):
-                    asked.set_exception(result)
-                    asked.exception()  # seen: whoever waited may have been cancelled
+                    _fail(asked, result)
                 else:
                     asked.set_result(result)
             case w.Told(event):
                 self._told(event)
             case w.Look() | w.Put():
-                task = asyncio.create_task(self._answer(message))
+                # over this wire: to the next process the same numbers mean other questions
+                task = asyncio.create_task(self._answer(message, self._wire))
                 self._answering.add(task)
                 task.add_done_callback(self._answering.discard)
             case w.Reported(hosts):
@@ -236,23 +256,36 @@ class _Worker:
             self._open[event.path, event.host] -= 1
         elif isinstance(event, events.Cooling):
             self._cool(self.number, event)
-        self._tools.observe(event)
+        self._observe(event)
 
-    async def _answer(self, message: w.Look | w.Put) -> None:
-        if isinstance(message, w.Look):
-            looked: list[Record | None] | FetchError
-            try:
-                looked = await self._tools.ledger.look(message.paths)
-            except FetchError as error:
-                looked = error
-            self.send(w.Looked(message.number, looked))
-            return
-        failed: FetchError | None = None
+    def _observe(self, event: events.Event) -> None:
+        """Tell it; where that fails it costs the file that it is about, and no more."""
         try:
-            await self._tools.ledger.put(message.record)
+            self._tools.observe(event)
+        except Exception as error:
+            about = getattr(event, "path", None)
+            for path, asked in self._asked.values():
+                if path == about:
+                    _fail(asked, error)
+            if about is None:
+                _say(error, "an observer failed")
+
+    async def _answer(self, message: w.Look | w.Put, wire: w.Wire) -> None:
+        failed: FetchError | None = None
+        looked: list[Record | None] = []
+        try:
+            if isinstance(message, w.Look):
+                looked = await self._tools.ledger.look(message.paths)
+            else:
+                await self._tools.ledger.put(message.record)
         except FetchError as error:
             failed = error
-        self.send(w.Kept(message.number, failed))
+        except Exception as error:  # whoever waits must be told, whatever went wrong
+            failed = StorageError(f"the ledger failed: {type(error).__name__}: {error}")
+        if isinstance(message, w.Look):
+            wire.send(w.Looked(message.number, failed or looked))
+        else:
+            wire.send(w.Kept(message.number, failed))
 
     async def end(self) -> None:
         """Have it claim what it holds, and return when it has ended."""
@@ -269,3 +302,25 @@ class _Worker:
                     self._process.kill()
                 await asyncio.wait(late)
         await stop(self._answering)
+
+
+def guarded(observe: events.Observer) -> events.Observer:
+    """`observe`, whose failures are said and go no further: the crew works on without it."""
+
+    def told(event: events.Event) -> None:
+        try:
+            observe(event)
+        except Exception as error:
+            _say(error, "an observer failed")
+
+    return told
+
+
+def _say(error: Exception, what: str) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
+
+
+def _fail(asked: asyncio.Future[tuple[Status, Record]], error: Exception) -> None:
+    if not asked.done():
+        asked.set_exception(error)
+        asked.exception()  # seen: whoever waited may have been cancelled

@@ -14,7 +14,7 @@ from ..network.connect import ConnectTo
 from ..network.transport import HttpTransport
 from ..sources.gdrive import DriveLeads
 from .budget import Budget
-from .crew import Crew
+from .crew import Crew, guarded
 from .wire import Reach, Setup
 
 _MOST: Final = 4  # processes that auto takes
@@ -45,7 +45,7 @@ def crew_of(
     count = min(count, gate.per_host)  # each begins with one connection to a host at least
     if count == 1:
         return None
-    budget = Budget(count, gate.total, gate.per_host, tools.observe, profiles, steers=steers)
+    budget = Budget(count, gate.total, gate.per_host, guarded(tools.observe), profiles, steers=steers)
     share = replace(
         limits,
         memory=limits.memory // count,

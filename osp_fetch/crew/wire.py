@@ -74,11 +74,13 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """From now on `host` gets so many connections; `shed`: those above are let go at once."""
+    """From now on `host` gets so many connections; `shed`: those above are let go at once. `number`: which
+    one for this host it is."""
 
     host: str
     connections: int
     shed: bool
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +125,12 @@ class Reported:
     hosts: list[HostReport]
 
 
-@dataclass(frozen=True, slots=True)
-class Bye:
-    """Everything is let go; nothing more comes."""
-
-
 class Wire:
     """One end. Messages that are sent in one turn of the loop go out together."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self._waiting: list[object] = []
+        self._waiting: list[bytes] = []
 
     @classmethod
     async def over(cls, end: socket.socket) -> Wire:
@@ -141,10 +138,12 @@ class Wire:
         return cls(*await asyncio.open_unix_connection(sock=end, limit=1 << 20))
 
     def send(self, message: object) -> None:
-        """Send soon; what cannot be sent any more is dropped, for nobody is there."""
+        """Send soon; what cannot be sent any more is dropped, for nobody is there. Raises what pickle does,
+        here and not when all that waits is sent."""
+        pickled = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._flush)
-        self._waiting.append(message)
+        self._waiting.append(pickled)
 
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -153,13 +152,13 @@ class Wire:
             self._writer.write(_LENGTH.pack(len(data)) + data)
 
     async def receive(self) -> list[object]:
-        """The next messages; none at the end, however it came."""
+        """The next messages; none at the end, however it came. Raises what pickle does."""
         try:
             (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
-            messages: list[object] = pickle.loads(await self._reader.readexactly(length))
-        except (asyncio.IncompleteReadError, OSError, pickle.UnpicklingError):
+            data = await self._reader.readexactly(length)
+        except (asyncio.IncompleteReadError, OSError):
             return []
-        return messages
+        return [pickle.loads(each) for each in pickle.loads(data)]
 
     async def close(self) -> None:
         """Send what waits, and close."""

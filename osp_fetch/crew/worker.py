@@ -34,7 +34,7 @@ class RemoteLedger:
         self._wire = wire
         self._numbers = itertools.count()
         self._asked: dict[int, asyncio.Future[list[Record | None] | None]] = {}
-        self._lost = False
+        self.lost = False
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
         return await self._ask(lambda number: w.Look(number, list(paths))) or []
@@ -43,7 +43,7 @@ class RemoteLedger:
         await self._ask(lambda number: w.Put(number, record))
 
     async def _ask(self, message: Callable[[int], object]) -> list[Record | None] | None:
-        if self._lost:
+        if self.lost:
             raise _gone()
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
@@ -71,7 +71,7 @@ class RemoteLedger:
 
     def lose(self) -> None:
         """The run is gone: nothing is recorded any more, whoever asks now or later."""
-        self._lost = True
+        self.lost = True
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(_gone())
@@ -135,7 +135,6 @@ class _Worker:
                 self._ledger.lose()
                 await stop(self._tasks)
             await stop({reporting})
-            self._wire.send(w.Bye())
 
     def _take(self, message: object) -> None:
         match message:
@@ -145,8 +144,8 @@ class _Worker:
                 task.add_done_callback(self._tasks.discard)
             case w.Looked() | w.Kept():
                 self._ledger.answered(message)
-            case w.Assign(host, connections, shed):
-                self._tools.gate.assign(host, connections, shed=shed)
+            case w.Assign(host, connections, shed, number):
+                self._tools.gate.assign(host, connections, shed=shed, number=number)
             case w.Cool(host, seconds):
                 self._tools.gate.cool(host, seconds)
             case w.Stop():
@@ -164,7 +163,9 @@ class _Worker:
         except Exception as error:
             # whoever waits must be told, whatever went wrong, and in a form that travels
             result = RuntimeError(f"{type(error).__name__}: {error}")
-        self._wire.send(w.Brought(message.number, result))
+        if not self._ledger.lost:
+            self._wire.send(w.Brought(message.number, result))
+        # else this process ends: another one goes on from what is held
 
     async def _report(self) -> None:
         while True:

@@ -46,6 +46,7 @@ class _Host:
     open: int = 0
     streams: Streams = field(default_factory=Streams)
     refused: int = 0  # since the last report
+    assigned: int = 0  # see `HostReport`
     quiet_until: float = 0.0
     pace: Pace = field(default_factory=Pace)
     waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
@@ -197,10 +198,11 @@ class Gate:
             why = room.steering.refused(now, room.open - 1, streaming=len(room.streams) > 0)
             self._changed(host, room, why)
 
-    def assign(self, host: str, connections: int, *, shed: bool) -> None:
-        """From now on `host` gets so many; `shed`: those above are let go at once."""
+    def assign(self, host: str, connections: int, *, shed: bool, number: int) -> None:
+        """From now on `host` gets so many; `shed`: those above are let go at once. `number`: of this word,
+        to be reported."""
         room = self._room(host)
-        room.level.value = connections
+        room.level.value, room.assigned = connections, number
         if shed:
             room.streams.shed(room.open - connections)
         self._admit()
@@ -214,7 +216,7 @@ class Gate:
             reports.append(
                 HostReport(
                     host, room.open, len(room.streams), waiting, steering.received, room.refused,
-                    room.level.value, steering.latency,
+                    room.level.value, steering.latency, room.assigned,
                 )
             )  # fmt: skip
             steering.received = room.refused = 0

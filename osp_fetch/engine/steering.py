@@ -19,7 +19,7 @@ _MEMORY: Final = 0.3  # how fast the latency forgets
 class HostReport:
     """How one host does in one process. `waiting`: who waits for a connection; since the last report
     `received` bytes came, and `refused` connections were turned away. `share`: how many it may open.
-    `latency`: seconds to an answer."""
+    `latency`: seconds to an answer. `assigned`: the number of what was last assigned to it."""
 
     host: str
     open: int
@@ -29,6 +29,7 @@ class HostReport:
     refused: int
     share: int
     latency: float
+    assigned: int = 0
 
 
 class Steering:

@@ -68,7 +68,9 @@ def any_row(item: object, number: int) -> Row:
     if isinstance(item, Entry):
         try:
             # whoever made it by hand may have made it of anything: `entry` lets nothing wrong pass
-            return entry(item.path, item.urls, item.size, item.digest, dict(item.headers))
+            headers = {_plain(name): _plain(value) for name, value in item.headers}
+            urls = [_plain(url) for url in item.urls]
+            return entry(_plain(item.path), urls, item.size, item.digest, headers)
         except (ManifestError, TypeError, ValueError) as error:
             return ManifestError(f"manifest:{number}: {error}; mend or remove the row")
     if isinstance(item, str):
@@ -82,6 +84,11 @@ def any_row(item: object, number: int) -> Row:
         return read_row({meaning: values[place] for meaning, place in places.items()}, "manifest", number)
     kind = type(item).__name__
     return ManifestError(f"manifest:{number}: a {kind} is no row; give an Entry, a URL, or a dict with a url")
+
+
+def _plain(text: str) -> str:
+    """`text` itself, not of a class of its own, which another process may not know."""
+    return str(text) if isinstance(text, str) else text
 
 
 def _entry(values: Mapping[str, Any]) -> Entry:
