@@ -11,7 +11,9 @@ from ..model.settings import Settings
 from .gate import Gate
 
 _SHARE: Final = 10  # of the memory allowed; the rest is for what comes in meanwhile, and for overshoot
-_LEAST_GATHERED: Final = 256 << 10  # of less, to hand it to a thread costs more than to write it
+_MOST_SHARE: Final = 4  # which many connections take instead, each up to:
+_WORTH: Final = 256 << 10  # bytes; of less, to hand it to a thread costs more than to write it
+_LEAST: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,5 +33,5 @@ class Tools:
     def gather_size(self) -> int:
         """Bytes that one connection should gather for a write, so that all of them stay in their share of
         memory: what is gathered, and as much in buffers below."""
-        share = self.settings.limits.memory // _SHARE // max(1, self.gate.open)
-        return min(self.write_size, max(share, _LEAST_GATHERED))
+        each = self.settings.limits.memory // max(1, self.gate.open)
+        return min(self.write_size, max(each // _SHARE, min(each // _MOST_SHARE, _WORTH), _LEAST))

@@ -66,7 +66,7 @@ class HttpTransport:
         leads: Leads | None = None,
     ) -> None:
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
-        self._replies = 0  # that are open now
+        self._requests = 0  # that are sent, or whose replies are open
         self._connect_to = connect_to
         self._downgrade, self._leads = downgrade, leads
         self._cafile = cafile
@@ -109,9 +109,10 @@ class HttpTransport:
         Raises TransferError of the fitting class for everything else. A connection whose body was
         not read to its end is closed, not reused.
         """
-        response, url, pauses, headers_sent = await self._follow(request)
-        self._replies += 1
+        response: aiohttp.ClientResponse | None = None
+        self._requests += 1
         try:
+            response, url, pauses, headers_sent = await self._follow(request)
             borrowed = request.borrowed or url != request.url
             if response.status not in (200, 206):
                 raise await self._refusal(request, response, borrowed=borrowed)
@@ -133,8 +134,9 @@ class HttpTransport:
             payload.check_page(request.name, kind, head, sure=request.sure)
             yield body
         finally:
-            self._replies -= 1
-            response.close()  # after the end of a body this is a no-op and the connection is kept
+            self._requests -= 1
+            if response is not None:
+                response.close()  # after the end of a body this is a no-op and the connection is kept
 
     async def _follow(
         self, request: Request
@@ -215,7 +217,7 @@ class HttpTransport:
             raise Unreachable(f"{name} does not answer ({reason(error)})") from None
 
     def _buffer(self) -> int:
-        share = self._limits.memory // _BUFFERS_SHARE // (self._replies + 1)
+        share = self._limits.memory // _BUFFERS_SHARE // self._requests
         return min(max(share, _LEAST_BUFFER), _MOST_BUFFER)
 
     async def _refusal(
