@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 from .crew.make import crew_of, transport_of
 from .crew.wire import Reach
 from .datasets.catalogue import expand_all
+from .engine.buffers import Buffers
 from .engine.gate import Gate
 from .engine.run import Run
 from .engine.tasks import stop as stop_tasks
@@ -244,6 +245,7 @@ async def _tools(
         sink=await stack.enter_async_context(FolderSink(root, state, settings.storage)),
         ledger=await stack.enter_async_context(ledger),
         gate=gate,
+        buffers=Buffers(settings.limits),
         settings=settings,
         observe=observe,
     )

@@ -91,10 +91,10 @@ class SimulatedDisk(Disk):
         self._clock += 1
         inode.mtime = self._clock
 
-    def write(self, fd: int, offset: int, chunks: Sequence[bytes]) -> None:
+    def write(self, fd: int, offset: int, data: bytes | memoryview) -> None:
         with self._lock:
             self.power.use()
-            self._change(self._open[fd], (offset, b"".join(chunks)))
+            self._change(self._open[fd], (offset, bytes(data)))
 
     def read(self, fd: int, block: memoryview, offset: int) -> int:
         with self._lock:

@@ -43,7 +43,7 @@ class Answer:
     headers_sent: bool = True
     pauses: tuple[tuple[str, float], ...] = field(default=())
 
-    async def read(self) -> bytes:
+    async def readinto(self, view: memoryview) -> int:
         raise AssertionError("a decision reads nothing")
 
 

@@ -161,16 +161,17 @@ async def test_416_for_what_is_larger_here_than_there_begins_anew(origin: Origin
     assert (tmp_path / "f.tar").read_bytes() == DATA[:100_000]
 
 
+@pytest.mark.parametrize("size", [20_000, 1_000_000])
 @pytest.mark.parametrize("pause", [0.0, 0.05])
 async def test_what_nobody_asked_for_is_never_taken_for_the_next_file(
-    origin: Origin, tmp_path: Path, pause: float
+    origin: Origin, tmp_path: Path, pause: float, size: int
 ) -> None:
     """A forged answer after a good one, on a connection that is kept: at once, and a little later."""
-    forged = noise(20_000, 66)
+    forged = noise(size, 66)
     rows = []
     for n in range(8):
         name = f"f{n}.bin"
-        rows.append(entry(name, origin.add(name, noise(20_000, n), o.trailing(forged, pause))))
+        rows.append(entry(name, origin.add(name, noise(size, n), o.trailing(forged, pause))))
 
     async def slowly() -> AsyncIterator[Entry]:
         for row in rows:
@@ -180,7 +181,7 @@ async def test_what_nobody_asked_for_is_never_taken_for_the_next_file(
     report = await fetch_all(slowly(), tmp_path, settings=quick(limits={"per_host": 1}))
     assert report.ok, report.failures
     for n in range(8):
-        assert (tmp_path / f"f{n}.bin").read_bytes() == noise(20_000, n)
+        assert (tmp_path / f"f{n}.bin").read_bytes() == noise(size, n)
 
 
 async def test_a_body_without_end_ends_at_the_manifests_size(origin: Origin, tmp_path: Path) -> None:

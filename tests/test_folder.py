@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Event, Status, entry, fetch_all
+from osp_fetch.engine.buffers import Buffers
 from osp_fetch.engine.gate import Gate
 from osp_fetch.engine.run import Run
 from osp_fetch.engine.tools import Tools
@@ -179,7 +180,9 @@ async def test_names_that_differ_in_case_are_one_where_the_disk_says_so(origin: 
         FolderSink(out, out / ".osp-fetch", QUICK.storage, disk) as sink,
         HttpTransport(QUICK.limits, QUICK.retry, QUICK.timeouts) as transport,
     ):
-        tools = Tools(transport, sink, ledger, Gate(QUICK.limits), QUICK, lambda _: None)
+        tools = Tools(
+            transport, sink, ledger, Gate(QUICK.limits), Buffers(QUICK.limits), QUICK, lambda _: None
+        )
         names = ["a.bin", "A.bin", "b/C.bin", "B/c.bin", "d.bin"]
         rows = [entry(name, origin.add(f"f{n}", noise(100, n))) for n, name in enumerate(names)]
         await Run(tools, outcomes.append).fetch(rows)

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from osp_fetch import Entry, Outcome, Status, entry
+from osp_fetch.engine.buffers import Buffers
 from osp_fetch.engine.gate import Gate
 from osp_fetch.engine.run import Run
 from osp_fetch.engine.tools import Tools
@@ -62,15 +63,16 @@ class Answer:
         self._left, self._chance = data, chance
         self._cut = chance.randint(0, len(data)) if chance.random() < cuts else None
 
-    async def read(self) -> bytes:
+    async def readinto(self, view: memoryview) -> int:
         await asyncio.sleep(0)
-        count = self._chance.randint(1, 40_000)
+        count = min(self._chance.randint(1, 40_000), len(view))
         chunk, self._left = self._left[:count], self._left[count:]
         if self._cut is not None:
             if self._cut < len(chunk):
                 raise NetworkError("cut")
             self._cut -= len(chunk)
-        return chunk
+        view[: len(chunk)] = chunk
+        return len(chunk)
 
 
 @dataclass
@@ -124,9 +126,9 @@ class World:
                 sink=sink,
                 ledger=ledger,
                 gate=Gate(SETTINGS.limits, SETTINGS.retry),
+                buffers=Buffers(SETTINGS.limits, most=20_000),
                 settings=SETTINGS,
                 observe=lambda _: None,
-                write_size=20_000,
                 claim_size=30_000,
             )
             rows = [resource.entry(name) for name, resource in self.resources.items()]

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from ..engine.bring import Bringer
+from ..engine.buffers import Buffers
 from ..engine.gate import Gate
 from ..engine.steering import LOOK
 from ..engine.tasks import stop
@@ -102,6 +103,7 @@ async def serve(end: socket.socket) -> None:
             sink=await stack.enter_async_context(FolderSink(first.root, first.state, settings.storage)),
             ledger=ledger,
             gate=gate,
+            buffers=Buffers(settings.limits),
             settings=settings,
             observe=tell,
         )

@@ -174,11 +174,11 @@ class Adoption:
                     whole = reply.range is None and len(span) == size
                     if found.length != size or not (whole or reply.range == span):
                         raise TransferError(f"{entry.path}: the server has another file, or no ranges")
-                    came = b""
-                    while len(came) < len(span) and (chunk := await reply.read()):
-                        came += chunk
-                        await gate.spend(len(chunk))
-                    return came, found.validator
+                    sample, came = memoryview(bytearray(len(span))), 0
+                    while came < len(span) and (count := await reply.readinto(sample[came:])):
+                        came += count
+                        await gate.spend(count)
+                    return bytes(sample[:came]), found.validator
             except Unreachable as error:
                 error.excused = gate.silent(host)
                 raise

@@ -35,6 +35,7 @@ class Drain:
         self._tools, self._download, self._partial = tools, download, partial
         self._checkpoint, self._connections, self._host = checkpoint, connections, host
         self._path = download.entry.path
+        self._kept = False  # the memory went to the partial
 
     async def run(self, part: Part, span: ByteRange, reply: Reply) -> None:
         """Write the body of `reply` to `span`; what arrived is kept, however it ends, unless more came
@@ -55,53 +56,55 @@ class Drain:
         at, begun = span.start, clock()
         written = looked = begun
         looked_at = at
-        chunks: list[bytes] = []
-        gathered = 0
         if reply.range is not None and part.sample:
-            chunks = await self._compare(part, reply)
-            gathered = sum(map(len, chunks))
+            await self._compare(part, reply)
+        gate = self._tools.gate
+        buffer = self._tools.buffers.take(len(span), gate.open)
+        filled = 0
         try:
-            while chunk := await reply.read():
-                self._tools.gate.received(self._host, len(chunk))
-                chunks.append(chunk)
-                gathered += len(chunk)
-                if at + gathered > span.stop:
-                    chunks, gathered = [], 0
+            # what comes after the last byte must not come over the bytes before it
+            while count := await reply.readinto(buffer[filled : span.stop - at] or memoryview(bytearray(1))):
+                gate.received(self._host, count)
+                filled += count
+                if at + filled > span.stop:
+                    filled = 0
                     raise TooLong(f"{self._path}: more bytes came than were asked for")
-                await self._tools.gate.spend(len(chunk))
-                if gathered >= self._tools.gather_size() or clock() - written > _WRITE_SECONDS:
-                    full, chunks, gathered = chunks, [], 0
+                await gate.spend(count)
+                if filled == len(buffer) or clock() - written > _WRITE_SECONDS:
+                    full, filled = buffer[:filled], 0
                     at, written = await self._write(at, full), clock()
                     if at < span.stop and not self._download.parts.lacks(span):
                         break  # a hedge was faster
                 if clock() - looked > _LAG_SECONDS:
-                    if self._tools.gate.lagging(self._host, (at - looked_at) / (clock() - looked)):
+                    if gate.lagging(self._host, (at - looked_at) / (clock() - looked)):
                         raise NetworkError(f"{self._path}: a connection far slower than its siblings")
                     looked, looked_at = clock(), at
         finally:
-            if gathered and self._download.parts.lacks(ByteRange(at, at + gathered)):
-                at = await self._write(at, chunks)
-            self._tools.gate.measured(self._host, at - span.start, clock() - begun)
+            if filled and self._download.parts.lacks(ByteRange(at, at + filled)):
+                at = await self._write(at, buffer[:filled])
+            if not self._kept:
+                self._tools.buffers.give(buffer, gate.open)
+            gate.measured(self._host, at - span.start, clock() - begun)
 
-    async def _compare(self, part: Part, reply: Reply) -> list[bytes]:
-        """Compare the overlap sample with the bytes held; gives what came after it."""
-        came = b""
-        while len(came) < part.sample and (chunk := await reply.read()):
-            came += chunk
-            await self._tools.gate.spend(len(chunk))
-        if len(came) < part.sample:
-            return []
-        before = ByteRange(part.range.start - part.sample, part.range.start)
-        self._download.alike(came[: part.sample] == await self._partial.read(before))
-        return [came[part.sample :]] if len(came) > part.sample else []
+    async def _compare(self, part: Part, reply: Reply) -> None:
+        """Compare the overlap sample with the bytes held."""
+        sample = memoryview(bytearray(part.sample))
+        came = 0
+        while came < part.sample and (count := await reply.readinto(sample[came:])):
+            came += count
+            await self._tools.gate.spend(count)
+        if came == part.sample:
+            before = ByteRange(part.range.start - part.sample, part.range.start)
+            self._download.alike(sample == await self._partial.read(before))
 
-    async def _write(self, at: int, chunks: list[bytes]) -> int:
-        span = ByteRange(at, at + sum(map(len, chunks)))
-        if at == 0 and self._partial.keep(chunks, self._download.length):
+    async def _write(self, at: int, data: memoryview) -> int:
+        span = ByteRange(at, at + len(data))
+        if at == 0 and self._partial.keep(data, self._download.length):
+            self._kept = True
             self._wrote(span)
             return span.stop
         try:
-            await completed(self._partial.write(at, chunks, self._download.length))
+            await completed(self._partial.write(at, data, self._download.length))
         finally:
             # also when cancelled: `completed` has seen the write to its end, or raised what it raised
             if sys.exc_info()[0] in (None, asyncio.CancelledError):

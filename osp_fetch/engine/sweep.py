@@ -27,6 +27,7 @@ _PARTS: Final = (1 << 20, 64 << 20)
 _REFUSED: Final = frozenset({429, 503})
 _PAUSE: Final = 0.2  # seconds after a refusal
 _SHARE: Final = 8  # of the bytes allowed, one level may use
+_SCRATCH: Final = 256 << 10  # memory that all bytes are received into, which nobody reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +115,7 @@ class Sweep:
         tell: Callable[[Point], None],
     ) -> None:
         self._transport, self._most, self._tell = transport, most, tell
+        self._scratch = memoryview(bytearray(_SCRATCH))
         self._targets = itertools.cycle([_Target(entry, entry.urls[0], entry.size) for entry in entries])
         self._size, self._seconds = size, seconds
         self.received = 0
@@ -209,9 +211,9 @@ class Sweep:
             if not target.entry.headers:  # those are the link's own, and no redirect's
                 target.url = reply.representation.url
             self.host = links.host(reply.representation.url)
-            while chunk := await reply.read():
-                count.received += len(chunk)
-                self.received += len(chunk)
+            while came := await reply.readinto(self._scratch):
+                count.received += came
+                self.received += came
                 if self.received >= self._size:
                     self._spent.set()
                 count.streaming.add(lane)

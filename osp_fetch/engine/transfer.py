@@ -81,7 +81,7 @@ class Transfer:
             await self._parts()
         length = self.download.length or 0
         if length == 0:
-            await self.partial.write(0, ())  # an empty file has to exist, too
+            await self.partial.write(0, b"")  # an empty file has to exist, too
         self.partial.follow(length, length)
         digests, checksums = await self.partial.digests(length)
         try:

@@ -37,8 +37,9 @@ class Reply(Protocol):
     headers_sent: bool
     pauses: tuple[tuple[str, float], ...]
 
-    async def read(self) -> bytes:
-        """The next chunk; empty at the end. Raises NetworkError on a cut or a stall."""
+    async def readinto(self, view: memoryview) -> int:
+        """Receive the next bytes into `view`, until it is full or a moment has passed: how many came, 0
+        only at the end. Raises NetworkError on a cut or a stall."""
         ...
 
 
@@ -63,13 +64,13 @@ class Transport(Protocol):
 class Partial(Protocol):
     """An unfinished file. Writes may come in any order and at once."""
 
-    def keep(self, chunks: Sequence[bytes], length: int | None) -> bool:
+    def keep(self, data: memoryview, length: int | None) -> bool:
         """Keep a whole small file in memory, to be written when it is published or synced; False where
-        `chunks` are no such file."""
+        `data` is no such file. What is kept must not change any more."""
         ...
 
-    async def write(self, offset: int, chunks: Sequence[bytes], length: int | None = None) -> None:
-        """Write `chunks` one after another at `offset`, of a file of `length` bytes if that is known."""
+    async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
+        """Write `data` at `offset`, of a file of `length` bytes if that is known."""
         ...
 
     async def reserve(self, count: int) -> None:

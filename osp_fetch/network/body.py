@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Final
 
 import aiohttp
 
@@ -16,6 +17,9 @@ from ..model.exchange import Representation
 from ..model.ranges import ByteRange
 from ..model.settings import Timeouts
 from . import payload
+from .receiver import Receiver
+
+_MOMENT: Final = 0.05  # seconds for which a reader waits for its memory to fill
 
 
 class Body:
@@ -44,49 +48,83 @@ class Body:
         self._file = name
         self._timeouts = timeouts
         self._left = len(span) if span else representation.length
-        self._peeked = b""
+        self._chunk = memoryview(b"")  # that has come, and was not yet read
+        self._receiver: Receiver | None = None
         self._waited = 0.0
         self._window = 0
 
-    async def read(self) -> bytes:
-        if self._peeked:
-            chunk, self._peeked = self._peeked, b""
+    async def readinto(self, view: memoryview) -> int:
+        if not self._chunk and self._receiver is None:
+            self._chunk = memoryview(self._here())
+            if not self._chunk and not self._response.content.at_eof():
+                self._receiver = Receiver.instead_of(self._response, self._left)
+                if self._receiver is None:
+                    self._chunk = memoryview(await self._wait())
+        if self._receiver is not None:
+            count = await self._receive(self._receiver, view)
+            if not self._receiver.left:
+                self.close()
         else:
-            chunk = await self._receive()
+            count = min(len(view), len(self._chunk))
+            view[:count] = self._chunk[:count]
+            self._chunk = self._chunk[count:]
         if self._left is not None:
-            if len(chunk) > self._left:
+            if count + len(self._chunk) > self._left:
                 raise TooLong(f"{self._name}: the server sent more bytes than it announced")
-            self._left -= len(chunk)
-        return chunk
+            self._left -= count
+        return count
 
     async def peek(self) -> bytes:
-        """The first bytes, left in place for `read`."""
-        while len(self._peeked) < payload.PEEK:
-            chunk = await self._receive()
-            if not chunk:
-                break
-            self._peeked += chunk
-        return self._peeked[: payload.PEEK]
+        """The first bytes, left in place for `readinto`."""
+        head = b""
+        while len(head) < payload.PEEK and (chunk := self._here() or await self._wait()):
+            head += chunk
+        self._chunk = memoryview(head)
+        return head[: payload.PEEK]
 
-    async def _receive(self) -> bytes:
-        content = self._response.content
-        begun = 0.0
+    def close(self) -> None:
+        """Give the connection back to its session, which keeps or closes it."""
+        if self._receiver is not None:
+            self._receiver.give_back()
+            self._receiver = None
+
+    async def _receive(self, receiver: Receiver, view: memoryview) -> int:
+        begun, waited, count = time.monotonic(), 0.0, 0
+        while receiver.left and not count:
+            if waited >= self._timeouts.idle:
+                raise NetworkError(f"{self._name}: no byte for {self._timeouts.idle:g} s")
+            try:
+                count = await receiver.receive(view, min(_MOMENT, self._timeouts.idle - waited))
+            except OSError as error:
+                raise self._cut(error) from None
+            waited = time.monotonic() - begun
+        self._check_speed(waited, count)
+        return count
+
+    def _here(self) -> bytes:
+        """What has come already: nobody had to wait for it."""
         try:
-            # each chunk as it came: `read_nowait` makes one of several, by copying them
-            several = len(getattr(content, "_buffer", ())) > 1
-            chunk = (await content.readchunk())[0] if several else content.read_nowait()
-            if chunk or content.at_eof():
-                self._window += len(chunk)
-                return chunk  # it was here already: nobody had to wait
-            begun = time.monotonic()
+            chunk = self._response.content.read_nowait()
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._cut(error) from None
+        self._window += len(chunk)
+        return chunk
+
+    async def _wait(self) -> bytes:
+        """The next bytes to come, none at the end."""
+        begun = time.monotonic()
+        try:
             async with asyncio.timeout(self._timeouts.idle):
-                chunk = await content.readany()
+                chunk = await self._response.content.readany()
         except TimeoutError:
             raise NetworkError(f"{self._name}: no byte for {self._timeouts.idle:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise NetworkError(f"{self._name}: the connection was cut ({reason(error)})") from None
+            raise self._cut(error) from None
         self._check_speed(time.monotonic() - begun, len(chunk))
         return chunk
+
+    def _cut(self, error: Exception) -> NetworkError:
+        return NetworkError(f"{self._name}: the connection was cut ({reason(error)})")
 
     def _check_speed(self, waited: float, count: int) -> None:
         # only time spent waiting for the server counts: a slow disk of ours is not its fault

@@ -34,12 +34,9 @@ REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # fewer connections, idle ones still count for the host
 _IDLE: Final = 2.0
 _HEAD_BYTES: Final = 64 << 10
-# bytes that one connection may hold unread. A small buffer costs the most: reading is paused and begun
-# again for every one of them. All of them take this share of the memory allowed; each may hold twice as
-# much, and what one receive brings
-_BUFFERS_SHARE: Final = 20
-_LEAST_BUFFER: Final = 64 << 10
-_MOST_BUFFER: Final = 256 << 10
+# bytes that one connection holds unread in aiohttp's stream before it pauses; up to twice as many, and
+# what one receive brings. Large bodies are received past it
+_STREAM: Final = 64 << 10
 _PAGE_BYTES: Final = 1 << 20  # of a page that leads on
 _LONGEST: Final = 1 << 60  # bytes; no file is longer, and no file system could hold it
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
@@ -66,7 +63,6 @@ class HttpTransport:
         leads: Leads | None = None,
     ) -> None:
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
-        self._requests = 0  # that are sent, or whose replies are open
         self._connect_to = connect_to
         self._downgrade, self._leads = downgrade, leads
         self._cafile = cafile
@@ -110,7 +106,7 @@ class HttpTransport:
         not read to its end is closed, not reused.
         """
         response: aiohttp.ClientResponse | None = None
-        self._requests += 1
+        body: Body | None = None
         try:
             response, url, pauses, headers_sent = await self._follow(request)
             borrowed = request.borrowed or url != request.url
@@ -134,7 +130,8 @@ class HttpTransport:
             payload.check_page(request.name, kind, head, sure=request.sure)
             yield body
         finally:
-            self._requests -= 1
+            if body is not None:
+                body.close()
             if response is not None:
                 response.close()  # after the end of a body this is a no-op and the connection is kept
 
@@ -204,7 +201,7 @@ class HttpTransport:
             async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
                 proxy = self._proxies.of(url)
                 return await self._session.get(
-                    target, headers=sent, allow_redirects=False, proxy=proxy, read_bufsize=self._buffer()
+                    target, headers=sent, allow_redirects=False, proxy=proxy, read_bufsize=_STREAM
                 )
         except TimeoutError:
             raise Unreachable(f"{name} did not answer within {self._timeouts.head:g} s") from None
@@ -215,10 +212,6 @@ class HttpTransport:
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unreachable(f"{name} does not answer ({reason(error)})") from None
-
-    def _buffer(self) -> int:
-        share = self._limits.memory // _BUFFERS_SHARE // self._requests
-        return min(max(share, _LEAST_BUFFER), _MOST_BUFFER)
 
     async def _refusal(
         self, request: Request, response: aiohttp.ClientResponse, *, borrowed: bool

@@ -6,14 +6,12 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from ..model.errors import DiskFull, Remedy, StorageError
 from ..model.record import Published
 
-_IOV_MAX: Final = 512
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # what concerns the disk as a whole: the next file would fare no better
 _GONE: Final = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
@@ -54,16 +52,12 @@ class Disk:
     def close(self, fd: int) -> None:
         os.close(fd)
 
-    def write(self, fd: int, offset: int, chunks: Sequence[bytes]) -> None:
-        """Write `chunks` one after another at `offset`."""
-        left = [memoryview(c) for c in chunks if c]
+    def write(self, fd: int, offset: int, data: bytes | memoryview) -> None:
+        """Write all of `data` at `offset`."""
+        left = memoryview(data)
         while left:
-            count = os.pwritev(fd, left[:_IOV_MAX], offset)
-            offset += count
-            while left and count >= len(left[0]):
-                count -= len(left.pop(0))
-            if count:
-                left[0] = left[0][count:]
+            count = os.pwrite(fd, left, offset)
+            offset, left = offset + count, left[count:]
 
     def read(self, fd: int, block: memoryview, offset: int) -> int:
         """Fill `block` from `offset`; the number of bytes, 0 at the end."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -85,18 +85,17 @@ class Tally:
                 raise FetchError(f"a partial is shorter than what was written to it ({self.position})")
             self._add(block[:count])
 
-    def take(self, chunks: Sequence[bytes], length: int) -> None:
+    def take(self, data: bytes | memoryview, length: int) -> None:
         """The next bytes, from memory: no more than end with the current CHECKSUM_SPAN."""
         self._begin(length)
-        self._add(chunks[0] if len(chunks) == 1 else b"".join(chunks))
+        self._add(data)
 
-    def take_all(self, chunks: Sequence[bytes], length: int) -> None:
+    def take_all(self, data: memoryview) -> None:
         """All bytes of a small file, on the event loop."""
         self.reset()
-        self._begin(length)
-        for chunk in (memoryview(chunk) for chunk in chunks):
-            for at in range(0, len(chunk), _SLICE):
-                self._add(chunk[at : at + _SLICE])
+        self._begin(len(data))
+        for at in range(0, len(data), _SLICE):
+            self._add(data[at : at + _SLICE])
 
     def _begin(self, length: int) -> None:
         if self._hashers is None:

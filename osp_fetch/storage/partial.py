@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -41,7 +41,7 @@ class FilePartial:
         self._writing = asyncio.Lock()  # the kernel writes to one file one at a time, spinning meanwhile
         self._fd: int | None = None
         self._busy: set[asyncio.Future[Any]] = set()
-        self._kept: Sequence[bytes] | None = None  # the whole file, not yet written
+        self._kept: memoryview | None = None  # the whole file, not yet written
         self._reserved = 0
         self._closed = False
         self._goal = 0
@@ -56,26 +56,26 @@ class FilePartial:
     def final(self) -> Path:
         return self._places.final(self._path)
 
-    def keep(self, chunks: Sequence[bytes], length: int | None) -> bool:
+    def keep(self, data: memoryview, length: int | None) -> bool:
         if length is None or not 0 < length <= _KEPT or self._fd is not None or not self._fresh:
             return False
-        if sum(map(len, chunks)) != length:
+        if len(data) != length:
             return False
-        self._tally.take_all(chunks, length)
-        self._kept = chunks
+        self._tally.take_all(data)
+        self._kept = data
         return True
 
-    async def write(self, offset: int, chunks: Sequence[bytes], length: int | None = None) -> None:
+    async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         # a small file that comes in order is hashed while it is in hand; a larger one by `follow`,
         # so that writing does not wait for hashing
-        self._use(sum(map(len, chunks)))
+        self._use(len(data))
         small = length is not None and length <= _FOLLOW_FROM and offset == self._tally.position
 
         def write() -> None:
-            self._sink.take_room(sum(map(len, chunks)))
-            self._disk.write(self._opened(), offset, chunks)
-            if small and chunks:
-                self._tally.take(chunks, length or 0)
+            self._sink.take_room(len(data))
+            self._disk.write(self._opened(), offset, data)
+            if small and data:
+                self._tally.take(data, length or 0)
 
         async with self._writing:
             await self._call(write, "written")
@@ -107,15 +107,15 @@ class FilePartial:
             self._places.prepare(self.place, durable=False)
         return self._disk.open(self.place, flags)
 
-    def _fill(self, fd: int, chunks: Sequence[bytes]) -> None:
-        self._sink.take_room(sum(map(len, chunks)))
-        self._disk.write(fd, 0, chunks)
+    def _fill(self, fd: int, data: memoryview) -> None:
+        self._sink.take_room(len(data))
+        self._disk.write(fd, 0, data)
 
-    def _filled(self, chunks: Sequence[bytes]) -> int:
-        """The descriptor of a new partial with `chunks` in it, the caller's to close."""
+    def _filled(self, data: memoryview) -> int:
+        """The descriptor of a new partial with `data` in it, the caller's to close."""
         fd = self._open()
         try:
-            self._fill(fd, chunks)
+            self._fill(fd, data)
         except BaseException:
             self._disk.close(fd)
             raise

@@ -1,0 +1,178 @@
+"""Large bodies go past aiohttp's stream into the reader's memory, on either loop, with and without TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+import uvloop
+
+from osp_fetch.demo.server import Server
+from osp_fetch.model.errors import NetworkError
+from osp_fetch.model.exchange import Request
+from osp_fetch.model.protocols import Reply
+from osp_fetch.network.transport import HttpTransport
+from tests import origin as o
+from tests.conftest import quick
+from tests.origin import Origin, noise
+
+DATA = noise(8 << 20)
+SETTINGS = quick(timeouts={"connect": 2, "head": 2, "idle": 0.5})
+# more than the stream may hold, and one receive of a loop brings
+PAST_THE_STREAM = 512 << 10
+
+
+@dataclass
+class World:
+    """An origin, a transport to it, and how many connections the origin has taken."""
+
+    origin: Origin
+    transport: HttpTransport
+    url: str
+
+    def request(self, path: str) -> Request:
+        return Request(f"{self.url}/{path}", name=path, sure=True)
+
+    @property
+    def connections(self) -> int:
+        return len({id(exchange.writer) for exchange in self.origin.seen})
+
+
+Script = Callable[[World], Coroutine[Any, Any, None]]
+Play = Callable[[Script], None]
+
+
+@pytest.fixture(params=["asyncio", "asyncio and TLS", "uvloop", "uvloop and TLS"])
+def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
+    """Runs a script in such a world."""
+    tls = "TLS" in request.param
+    factory = uvloop.new_event_loop if "uvloop" in request.param else asyncio.new_event_loop
+
+    def played(script: Script) -> None:
+        async def whole() -> None:
+            async with asyncio.timeout(30), world(tls, tmp_path) as made:
+                await script(made)
+
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(whole())
+
+    return played
+
+
+@asynccontextmanager
+async def world(tls: bool, folder: Path) -> AsyncIterator[World]:
+    authority, origin, context = trustme.CA(), Origin(), None
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with (
+        Server(origin.handle, tls=context) as server,
+        HttpTransport(
+            SETTINGS.limits, SETTINGS.retry, SETTINGS.timeouts, cafile=str(folder / "ca.pem")
+        ) as transport,
+    ):
+        origin.server = server
+        yield World(origin, transport, origin.url)
+
+
+async def read(reply: Reply, size: int = 1 << 20, body: bytearray | None = None) -> tuple[bytearray, int]:
+    """The body, and the most that came into memory of `size` bytes at once. `body`: where to put it."""
+    view, body, most = memoryview(bytearray(size)), bytearray() if body is None else body, 0
+    while count := await reply.readinto(view):
+        body += view[:count]
+        most = max(most, count)
+    return body, most
+
+
+async def fetch(w: World, path: str, body: bytearray) -> None:
+    async with w.transport.get(w.request(path)) as reply:
+        await read(reply, body=body)
+
+
+def test_a_large_body_fills_the_readers_memory_and_its_connection_serves_the_next_request(play: Play) -> None:
+    async def script(w: World) -> None:
+        w.origin.add("large", DATA)
+        w.origin.add("small", DATA[:1000])
+        for path, data in [("large", DATA), ("small", DATA[:1000])] * 3:
+            async with w.transport.get(w.request(path)) as reply:
+                body, most = await read(reply)
+            assert body == data
+            assert path == "small" or most > PAST_THE_STREAM
+        assert w.connections == 1
+
+    play(script)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 65_537, len(DATA) - 1, len(DATA), len(DATA) + 1])
+def test_memory_of_any_size_gets_every_byte_once(play: Play, size: int) -> None:
+    async def script(w: World) -> None:
+        data = DATA if size > 1000 else DATA[: 200 * size + 200_000]
+        w.origin.add("large", data)
+        async with w.transport.get(w.request("large")) as reply:
+            body, _ = await read(reply, size)
+        assert body == data
+
+    play(script)
+
+
+def test_a_chunked_body_goes_through_the_stream(play: Play) -> None:
+    async def script(w: World) -> None:
+        w.origin.add("large", DATA[:2_000_000], always=o.chunked)
+        async with w.transport.get(w.request("large")) as reply:
+            body, _ = await read(reply)
+        assert body == DATA[:2_000_000]
+
+    play(script)
+
+
+def test_what_came_before_a_cut_is_given_and_then_the_cut_is_said(play: Play) -> None:
+    async def script(w: World) -> None:
+        w.origin.add("large", DATA, o.cut(5_000_000))
+        body = bytearray()
+        with pytest.raises(NetworkError, match="the connection was cut"):
+            await fetch(w, "large", body)
+        assert 4_000_000 < len(body) <= 5_000_000
+        assert body == DATA[: len(body)]
+
+    play(script)
+
+
+def test_a_body_that_stalls_is_left_in_time(play: Play) -> None:
+    async def script(w: World) -> None:
+        w.origin.add("large", DATA, o.stall(3_000_000))
+        with pytest.raises(NetworkError, match=r"no byte for 0\.5 s"):
+            await fetch(w, "large", bytearray())
+
+    play(script)
+
+
+def test_a_body_that_is_left_early_writes_to_no_memory_any_more(play: Play) -> None:
+    """Its connection is closed, for the rest of the body would come as the next answer."""
+
+    async def script(w: World) -> None:
+        w.origin.add("large", DATA)
+        view = memoryview(bytearray(1 << 20))
+        async with w.transport.get(w.request("large")) as reply:
+            for _ in range(3):
+                await reply.readinto(view)
+            reading = asyncio.ensure_future(reply.readinto(view))
+            await asyncio.sleep(0)
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+            view[:] = bytes(len(view))
+        async with w.transport.get(w.request("large")) as reply:
+            body, _ = await read(reply)
+        assert body == DATA
+        assert not any(view)
+        assert w.connections == 2
+
+    play(script)
