@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from osp_fetch.engine.download import SAMPLE, Download
-from osp_fetch.engine.parts import OPEN_END
+from osp_fetch.engine.parts import OPEN_END, Claim, Parts
 from osp_fetch.model.entry import Entry, entry
 from osp_fetch.model.errors import (
     ChangedError,
@@ -389,3 +389,38 @@ def test_nothing_is_right_before_every_byte_and_the_digest_are() -> None:
         download.check({"md5": "1" * 32})
     with pytest.raises(IntegrityError):
         download.check({})
+
+
+def halves(now: float) -> tuple[Parts, list[Claim]]:
+    """8 MiB in two parts, of the second of which half has come in two seconds."""
+    parts = Parts(8 << 20)
+    parts.probed = True
+    claims = [claim for _ in range(2) if (claim := parts.next(4 << 20, now)) is not None]
+    parts.held |= ByteRange(0, 4 << 20)
+    parts.release(claims[0])
+    parts.held |= ByteRange(4 << 20, 6 << 20)
+    return parts, claims
+
+
+def test_a_part_is_hedged_when_it_is_slow_enough_and_so_that_both_end_together() -> None:
+    parts, _ = halves(0.0)
+    assert parts.hedge(2.0, 3.0) is None  # 2 s old, and 2 s left
+    twin = parts.hedge(2.0, 1.0, pace=3 << 20)
+    assert twin is not None
+    assert twin.range == ByteRange((6 << 20) + (1 << 19), 8 << 20)  # three times as fast
+    assert parts.hedge(2.0, 1.0) is None  # once is enough, and the twin is young
+
+
+def test_of_what_is_fetched_twice_nothing_is_settled_until_both_have_let_go() -> None:
+    """Their bytes may differ, and only those count that lie on the disk in the end."""
+    parts, claims = halves(0.0)
+    assert parts.settled == 6 << 20
+    twin = parts.hedge(2.0, 1.0, pace=1 << 20)
+    assert twin is not None
+    parts.held |= ByteRange(6 << 20, 8 << 20)
+    assert parts.complete
+    assert parts.settled == twin.range.start
+    parts.release(claims[1])
+    assert parts.settled == twin.range.start
+    parts.release(twin)
+    assert parts.settled == 8 << 20

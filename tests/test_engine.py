@@ -303,4 +303,6 @@ async def test_parts_shrink_towards_the_end_of_a_file() -> None:
         waiting = asyncio.ensure_future(gate.connection("h", 9).__aenter__())
         await asyncio.sleep(0)
         assert gate.part_size("h", 8 << 20, order=0) == 32 << 20  # another file waits for connections
+        gate.last_files = True  # each of them has begun, and at the end nothing should idle
+        assert gate.part_size("h", 8 << 20, order=0) == 8 << 20
         waiting.cancel()

@@ -6,7 +6,7 @@ from typing import Final
 
 from ..model.settings import Limits
 
-_SHARE: Final = 8  # of the memory allowed
+_SHARE: Final = 4  # of the memory allowed
 _LEAST: Final = 64 << 10
 _PER_SECOND: Final = 8  # buffers that a byte rate fills in a second, so that it is kept without bursts
 

@@ -101,12 +101,11 @@ class Download:
         beside = bool(self.held) and not self.trust.proven(link)
         return self._part(link, self.parts.next(size, now, beside=beside))
 
-    def hedge(self, link: str, now: float, pace: float | None = None) -> Part | None:
-        """Claim the bytes of the slowest part once more; None where none is slow. `pace`: bytes per second
-        that a connection to its host makes."""
+    def hedge(self, link: str, now: float, after: float, pace: float | None = None) -> Part | None:
+        """Claim the bytes of the slowest part once more; None where none is slow, see `Parts.hedge`."""
         if self.trust.unproven or len(self.mirrors) > 1:
             return None  # two mirrors may differ: only one may bring what a part lacks
-        return self._part(link, self.parts.hedge(now, pace))
+        return self._part(link, self.parts.hedge(now, after, pace))
 
     def _part(self, link: str, claim: Claim | None) -> Part | None:
         if claim is None:

@@ -107,6 +107,7 @@ class Gate:
         self._open = 0
         self._numbers = itertools.count()
         self._bytes_due = 0.0
+        self.last_files = False  # all files have been begun
 
     @property
     def open(self) -> int:
@@ -309,6 +310,10 @@ class Gate:
         """One connection brought `count` bytes in so many seconds."""
         self._room(host).pace.measured(count, seconds)
 
+    def worth(self, host: str) -> float:
+        """Seconds of fetching that are worth a request to `host` of their own, at the end of a run."""
+        return self._room(host).steering.worth
+
     def pace(self, host: str) -> float | None:
         """Bytes per second that one connection to `host` makes; None while that is not known."""
         return self._hosts[host].pace.value if host in self._hosts else None
@@ -333,5 +338,5 @@ class Gate:
         room, known = self._hosts.get(host), self._profiles.get(host)
         if room is None or room.pace.value is None:
             return known.part_size if known else FIRST_PART
-        others = any(other != order for other, _, _ in room.waiting)
-        return room.pace.part_size(free, room.level.value, others=others)
+        others = not self.last_files and any(other != order for other, _, _ in room.waiting)
+        return room.pace.part_size(free, room.level.value, None if others else 2 * room.steering.worth)

@@ -9,8 +9,7 @@ from typing import Final
 _MIB: Final = 1 << 20
 FIRST_PART: Final = 8 * _MIB  # while no connection of the host has been measured
 _PART_SECONDS: Final = 4.0
-_LEAST_SECONDS: Final = 2.0  # of a part at the end of a file …
-_LAST_SECONDS: Final = 0.5  # … and at the end of a run
+_LEAST_SECONDS: Final = 2.0  # of a part at the end of a file
 _SIBLINGS: Final = 16  # connections that one is held against
 _MEMORY: Final = 0.3  # how fast it forgets: about the last three parts count
 
@@ -34,14 +33,15 @@ class Pace:
         """Whether `pace` is a tenth of what is usual, or less."""
         return len(self._last) >= _SIBLINGS // 4 and pace < statistics.median(self._last) / 10
 
-    def part_size(self, free: int | None, connections: int, *, others: bool) -> int:
-        """Bytes of the next part, of a file of which `free` are fetched by nobody, None for not known;
-        `others`: another file waits for one of the `connections`."""
+    def part_size(self, free: int | None, connections: int, least: float | None) -> int:
+        """Bytes of the next part, of a file of which `free` are fetched by nobody, None for not known.
+        `least`: seconds that a part should take at the end of a run, None while other files wait for one
+        of the `connections`."""
         pace = self.value or FIRST_PART / _PART_SECONDS
         size = int(min(max(pace * _PART_SECONDS, 4 * _MIB), 64 * _MIB))
         fair = size if free is None else free // (2 * max(1, connections))
         if fair < size:
             # towards its end all connections share what is left of a file, so that all end at about the
             # same time; where another file waits for them, that matters less than round trips do
-            size = max(fair, int(pace * (_LEAST_SECONDS if others else _LAST_SECONDS)), _MIB)
+            size = max(fair, int(pace * (_LEAST_SECONDS if least is None else least)), _MIB)
         return min(size, 64 * _MIB) // _MIB * _MIB

@@ -8,7 +8,6 @@ from typing import Final
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 
 OPEN_END: Final = 1 << 62  # where a body of unknown length is taken to stop
-HEDGE_AFTER: Final = 1.0  # seconds: a part that is younger, or needs less, is left alone
 HEDGE_HALVES: Final = 1 << 20  # bytes from which on a half is worth a request
 
 
@@ -36,7 +35,7 @@ class Parts:
         self._claims: list[Claim] = []
         self._claimed: RangeSet = NOTHING
         self._hedged: set[int] = set()
-        self._hedged_from: int | None = None
+        self._doubled: list[tuple[ByteRange, set[int]]] = []  # bytes that two claims bring, and which
         self._number = 0
 
     @property
@@ -64,8 +63,7 @@ class Parts:
     def settled(self) -> int:
         """How many bytes from the first on are held, and nobody writes there any more: of what was asked
         for twice only what lies on the disk in the end counts."""
-        frontier = self.held.frontier
-        return frontier if self._hedged_from is None else min(frontier, self._hedged_from)
+        return min([self.held.frontier, *(span.start for span, _ in self._doubled)])
 
     @property
     def busy(self) -> bool:
@@ -109,14 +107,15 @@ class Parts:
         gaps = (RangeSet.upto(self.length or 0) - self.held).ranges
         return next((gap for gap in gaps if self.held.before(gap.start)), None) or self._gap()
 
-    def hedge(self, now: float, pace: float | None = None) -> Claim | None:
+    def hedge(self, now: float, after: float, pace: float | None = None) -> Claim | None:
         """Claim again what the slowest part still lacks: all of it, or where it is much so much of its end
-        that both are ready at the same time. `pace`: bytes per second of a connection, as far as known.
+        that both are ready at the same time. A part that is younger than `after` seconds, or needs less,
+        is left alone. `pace`: bytes per second of a connection, as far as known.
 
         For the end of a run, when connections are idle: whichever brings the bytes first wins, and
         the other stops where they are held.
         """
-        waits = [wait for claim in self._claims if (wait := self._wait(claim, now)) is not None]
+        waits = [wait for claim in self._claims if (wait := self._wait(claim, now, after)) is not None]
         if self.single or not waits:
             return None
         left, slowest, span = max(waits, key=lambda wait: wait[0])
@@ -124,18 +123,19 @@ class Parts:
         if len(span) >= 2 * HEDGE_HALVES:
             own = len(span) / left
             span = ByteRange(span.start + int(len(span) * own / (own + max(own, pace or 0.0))), span.stop)
-        self._hedged_from = min(span.start, span.start if self._hedged_from is None else self._hedged_from)
-        return self._claim(span, now)
+        twin = self._claim(span, now)
+        self._doubled.append((span, {slowest.number, twin.number}))
+        return twin
 
-    def _wait(self, claim: Claim, now: float) -> tuple[float, Claim, ByteRange] | None:
+    def _wait(self, claim: Claim, now: float, after: float) -> tuple[float, Claim, ByteRange] | None:
         """How long `claim` will still take, and the last bytes it lacks; None where it may go on."""
         lacking = (RangeSet((claim.range,)) - self.held).ranges
         age = now - claim.since
-        if not lacking or claim.number in self._hedged or age < HEDGE_AFTER:
+        if not lacking or claim.number in self._hedged or age < after:
             return None
         left = sum(r.stop - r.start for r in lacking)
         expected = left * age / max(1, claim.range.stop - claim.range.start - left)
-        return (expected, claim, lacking[-1]) if expected >= HEDGE_AFTER else None
+        return (expected, claim, lacking[-1]) if expected >= after else None
 
     def _claim(self, span: ByteRange, now: float) -> Claim:
         self._number += 1
@@ -148,6 +148,9 @@ class Parts:
         """Give back a claim; what was not written of it is missing again."""
         self._claims = [each for each in self._claims if each.number != claim.number]
         self._claimed = RangeSet.of(each.range for each in self._claims)
+        if self._doubled:
+            live = {each.number for each in self._claims}
+            self._doubled = [double for double in self._doubled if double[1] & live]
 
     def lacks(self, span: ByteRange) -> int:
         """How many bytes of `span` are not held."""
@@ -156,4 +159,3 @@ class Parts:
     def empty(self) -> None:
         """Hold nothing any more."""
         self.held = NOTHING
-        self._hedged_from = None

@@ -128,6 +128,7 @@ class Run:
                     continue
                 self._order += 1
                 yield Wanted(entry, record, stat, self._order)
+        self._tools.gate.last_files = True
         self._tools.observe(events.ManifestEnded())
 
     def _collides(self, entry: Entry) -> bool:

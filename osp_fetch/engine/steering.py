@@ -7,11 +7,13 @@ from typing import Final
 
 from .level import Level
 
-LOOK: Final = 0.15  # seconds between two looks at what came
-_WINDOW: Final = 0.3  # seconds over which goodput is measured, or one look while it doubles …
+LOOK: Final = 0.05  # seconds between two looks at what came
+_WINDOW: Final = 0.3  # seconds over which goodput is measured …
+_RAMP_WINDOW: Final = 0.1  # … or so many while it doubles …
 _ROUNDS: Final = 4  # … and so many times what an answer takes, for connections begin slowly, …
 _LONGEST_WINDOW: Final = 3.0  # … and, up to so many, until each connection has brought so much:
 _WINDOW_BYTES: Final = 64 << 10
+_WORTH: Final = 0.25  # seconds
 _MEMORY: Final = 0.3  # how fast the latency forgets
 
 
@@ -43,6 +45,11 @@ class Steering:
         self._changed = 0.0  # when the level was
         self._full = True  # all that was allowed was open, whenever this window was looked at
 
+    @property
+    def worth(self) -> float:
+        """Seconds of fetching that are worth a request: it costs about as much as an answer takes."""
+        return max(_WORTH, _ROUNDS * self.latency)
+
     def answered(self, after: float) -> None:
         """A connection was answered after so many seconds."""
         self.latency += _MEMORY * (after - self.latency)
@@ -61,7 +68,7 @@ class Steering:
         self._full = self._full and connections >= level.value
         past = now - self._begun
         # a look comes some milliseconds late, never early
-        if past < max(LOOK if level.ramping else _WINDOW, rounds) - LOOK / 10:
+        if past < max(_RAMP_WINDOW if level.ramping else _WINDOW, rounds) - LOOK / 10:
             return None
         if self.received < level.value * _WINDOW_BYTES and past < _LONGEST_WINDOW:
             return None

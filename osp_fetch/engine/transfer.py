@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Final
 
 from ..model import events, links
 from ..model.entry import Entry
@@ -28,7 +29,7 @@ from .lanes import Lanes
 from .retry import persist
 from .tools import Tools
 
-_HEDGE_LOOK = 0.5
+_HEDGE_LOOK: Final = 0.1
 _RESERVE_FROM = 1 << 20  # smaller files are not worth a look at the disk each
 
 
@@ -164,7 +165,7 @@ class Transfer:
                 return True  # given up while this one waited for a connection
             size = self.tools.gate.part_size(host, self.download.parts.free, self.order)
             part = self.download.part(link, size, now) or self.download.hedge(
-                link, now, self.tools.gate.pace(host)
+                link, now, self.tools.gate.worth(host), self.tools.gate.pace(host)
             )
             if part is None:
                 return False
