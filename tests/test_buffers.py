@@ -12,10 +12,10 @@ MIB = 1 << 20
 
 
 @given(st.integers(1, 400), st.integers(16 * MIB, 1 << 30))
-def test_all_connections_together_stay_in_a_quarter_of_the_memory(connections: int, memory: int) -> None:
+def test_all_connections_together_stay_in_a_sixth_of_the_memory(connections: int, memory: int) -> None:
     buffers = Buffers(Limits(memory=memory))
     size = len(buffers.take(64 * MIB, connections))
-    assert size == 64 << 10 or size * connections <= memory // 4
+    assert size == 64 << 10 or size * connections <= memory // 6
     assert 64 << 10 <= size <= 2 * MIB
 
 
@@ -27,6 +27,15 @@ def test_what_is_given_back_is_taken_again_while_its_size_fits() -> None:
     assert buffers.take(64 * MIB, 16) is not first
     buffers.give(first, 16)
     assert len(buffers.take(64 * MIB, 80)) < len(first)
+
+
+def test_with_more_connections_each_makes_do_with_less() -> None:
+    buffers = Buffers(Limits())
+    large = buffers.take(64 * MIB, 4)
+    assert buffers.fitted(large, 4) is large
+    small = buffers.fitted(large, 64)
+    assert len(small) == len(buffers.take(64 * MIB, 64)) < len(large)
+    assert buffers.fitted(small, 4) is small
 
 
 def test_a_small_part_gets_memory_of_its_own_size() -> None:

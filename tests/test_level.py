@@ -82,3 +82,14 @@ def test_a_window_that_was_not_full_tells_nothing() -> None:
     for n in range(20):
         assert level.sample(n, 1.0, full=False) is None
     assert level.value == 8
+
+
+def test_a_doubling_that_brings_a_little_more_is_not_followed_by_another() -> None:
+    """Where a core is the limit, chance makes one level look a little better than the one before."""
+    level = Level(128)
+    assert level.sample(0.2, 500 * MB, full=True)
+    assert level.value == 16
+    assert level.sample(0.4, 560 * MB, full=True)
+    assert level.value == 20
+    assert level.sample(0.6, 1200 * MB, full=True)
+    assert level.value == 24  # by a quarter of what was known to be good, however much it brought

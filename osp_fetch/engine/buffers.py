@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import Final
 
 from ..model.settings import Limits
 
-_SHARE: Final = 4  # of the memory allowed
+_SHARE: Final = 6  # of the memory allowed
 _LEAST: Final = 64 << 10
 _PER_SECOND: Final = 8  # buffers that a byte rate fills in a second, so that it is kept without bursts
 
 
 class Buffers:
-    """Buffers of one size for all connections of a run, smaller ones for smaller parts.
+    """Buffers for all connections of a run, the larger the fewer there are. `most`: bytes of the largest.
 
-    Fresh memory costs a page fault for every 4 KiB, as much as a copy. A size is a power of two, so that
-    it seldom changes while connections come and go. `most`: bytes of the largest.
+    Fresh memory costs a page fault for every 4 KiB, as much as a copy: what is twice or half as large as
+    it would be made now is still used again.
     """
 
     def __init__(self, limits: Limits, most: int = 2 << 20) -> None:
@@ -30,16 +31,21 @@ class Buffers:
             return memoryview(bytearray(count))
         while self._free:
             buffer = self._free.pop()
-            if len(buffer) == size:
+            if size <= 2 * len(buffer) <= 4 * size:
                 return buffer
-        return memoryview(bytearray(size))
+        return memoryview(mmap(-1, size))  # what is let go goes back to the system at once
+
+    def fitted(self, buffer: memoryview, connections: int) -> memoryview:
+        """The same, or a smaller one where there are many more connections by now."""
+        size = self._size(connections)
+        return buffer if len(buffer) <= 2 * size else self.take(size, connections)
 
     def give(self, buffer: memoryview, connections: int) -> None:
         """Give it back: nothing reads or writes it any more."""
         size = self._size(connections)
-        if len(buffer) == size and (len(self._free) + 1) * size <= self._memory:
+        room = (len(self._free) + 1) * size <= self._memory
+        if room and size <= 2 * len(buffer) <= 4 * size:
             self._free.append(buffer)
 
     def _size(self, connections: int) -> int:
-        each = min(self._most, max(_LEAST, self._memory // max(1, connections)))
-        return 1 << (each.bit_length() - 1)
+        return min(self._most, max(_LEAST, self._memory // max(1, connections)))

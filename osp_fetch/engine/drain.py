@@ -71,8 +71,9 @@ class Drain:
                     raise TooLong(f"{self._path}: more bytes came than were asked for")
                 await gate.spend(count)
                 if filled == len(buffer) or clock() - written > _WRITE_SECONDS:
-                    full, filled = buffer[:filled], 0
-                    at, written = await self._write(at, full), clock()
+                    count, filled = filled, 0
+                    at, written = await self._write(at, buffer[:count]), clock()
+                    buffer = self._tools.buffers.fitted(buffer, gate.open)
                     if at < span.stop and not self._download.parts.lacks(span):
                         break  # a hedge was faster
                 if clock() - looked > _LAG_SECONDS:

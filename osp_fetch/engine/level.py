@@ -14,6 +14,7 @@ from typing import Final
 START: Final = 8
 _RECOVERED: Final = 0.9
 _PAYS: Final = 1.05  # what a step must gain
+_DOUBLING_PAYS: Final = 1.3  # and what a doubling must, so that another one follows
 _COLLAPSE: Final = 0.5  # of the best, below which a level does harm
 _HOLD: Final = 15.0  # seconds until another level is tried; doubles each time
 _LONGEST_HOLD: Final = 300.0
@@ -64,6 +65,9 @@ class Level:
             self._best_rate += 0.3 * (rate - self._best_rate)
             return self._up(now, "between")
         if rate >= self._best_rate * _PAYS:
+            if self._phase is _Phase.RAMP and rate < self._best_rate * _DOUBLING_PAYS:
+                # something else is the limit by now, and that a little more came may be chance
+                self._phase, self._step = _Phase.CLIMB, max(1, self.value // 4)
             self._best, self._best_rate = self.value, rate
             return self._up(now, "it pays")
         collapsed = rate < self._best_rate * _COLLAPSE
