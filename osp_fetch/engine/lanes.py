@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from ..model.errors import FetchError
-from .tasks import completed, stop
+from .tasks import Scope, completed, stop
 
 
 class Lanes:
@@ -18,7 +18,7 @@ class Lanes:
 
     def __init__(self, lane: Callable[[], Coroutine[Any, Any, None]], complete: Callable[[], bool]) -> None:
         self._lane, self._complete = lane, complete
-        self._scope: asyncio.Timeout | None = None  # around the first lane
+        self._scope = Scope()  # around the first lane
         self._others: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
 
@@ -28,19 +28,17 @@ class Lanes:
     async def run(self) -> None:
         """Return when no lane finds anything to do, or all is here; raises the first failure."""
         self._failures.clear()
+        self._scope = Scope()
         try:
-            async with asyncio.timeout(None) as self._scope:
+            with self._scope:
                 await self._lane()
                 while self._others:
                     await asyncio.wait(self._others)
-        except TimeoutError:
-            pass  # see `enough`
         except FetchError:
             # where all is here, it is the failure of a hedged part that nobody needs any more
             if not self._complete():
                 raise
         finally:
-            self._scope = None
             if self._others:
                 await completed(stop(self._others))  # `stop` alone would swallow that we are cancelled
         if self._failures and not self._complete():
@@ -57,13 +55,9 @@ class Lanes:
         failure = None if task.cancelled() else task.exception()
         if failure is not None:
             self._failures.append(failure)
-            self._end()  # the others would go on in vain
+            self._scope.end()  # the others would go on in vain
 
     def enough(self) -> None:
         """All is here: whoever still fetches what a hedge has brought is not waited for."""
         if self._others:
-            self._end()
-
-    def _end(self) -> None:
-        if self._scope is not None and not self._scope.expired():
-            self._scope.reschedule(asyncio.get_running_loop().time())
+            self._scope.end()

@@ -55,8 +55,8 @@ class Parts:
     @property
     def free(self) -> int | None:
         """How many bytes are neither held nor claimed; None while the length is unknown."""
-        if self.length is None:
-            return None
+        if self.length is None or not (self.held or self._claimed):
+            return self.length
         return len(RangeSet.upto(self.length) - self.held - self._claimed)
 
     @property
@@ -80,6 +80,8 @@ class Parts:
             return None
         if self.length is None:
             return ByteRange(self.held.frontier, OPEN_END)
+        if not self.held and not self._claimed and self.length:
+            return ByteRange(0, self.length)
         if self.complete:
             return None
         gaps = RangeSet.upto(self.length) - self.held - self._claimed

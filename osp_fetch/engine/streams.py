@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from types import TracebackType
 
 from ..model.errors import Yielded
+from .tasks import Scope
 
 
 class Streams:
@@ -35,22 +34,17 @@ class Stream:
 
     def __init__(self, among: dict[Stream, None], why: Callable[[], str]) -> None:
         self._among, self._why = among, why
-        self._scope = asyncio.timeout(None)
+        self._scope = Scope()
 
     def let_go(self) -> None:
         """End it where it stands."""
-        if not self._scope.expired():
-            self._scope.reschedule(asyncio.get_running_loop().time())
+        self._scope.end()
 
-    async def __aenter__(self) -> None:
-        await self._scope.__aenter__()
+    def __enter__(self) -> None:
+        self._scope.__enter__()
         self._among[self] = None
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         del self._among[self]
-        try:
-            await self._scope.__aexit__(kind, error, trace)
-        except TimeoutError:
+        if self._scope.__exit__(kind, error, trace):
             raise Yielded(self._why()) from None

@@ -214,7 +214,7 @@ class Transfer:
                 self.download.emptied = False
                 await self._begin(reply)
                 if span is not None:
-                    async with self.tools.gate.streaming(host, self.entry.path):
+                    with self.tools.gate.streaming(host, self.entry.path):
                         await self._drain(host).run(part, span, reply)
                 self.download.expect(span, framed=reply.framed)
         except RangeNotSatisfiable as error:

@@ -8,6 +8,7 @@ import urllib.request
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.cookies import BaseCookie, SimpleCookie
 from typing import Any
 
 import aiohttp
@@ -76,6 +77,17 @@ class Connector(aiohttp.TCPConnector):
             if connection.protocol is None or not connection.protocol.should_close:
                 return connection
             connection.close()
+
+
+class NoCookies(aiohttp.DummyCookieJar):
+    """A jar that is always empty, and does not make an empty box of cookies for each request anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._none: BaseCookie[str] = SimpleCookie()
+
+    def filter_cookies(self, request_url: object) -> BaseCookie[str]:
+        return self._none
 
 
 class Proxies:

@@ -11,8 +11,7 @@ import asyncio
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from typing import Final, Self
 
 import aiohttp
@@ -27,7 +26,7 @@ from ..model.ranges import ByteRange
 from ..model.settings import Limits, Retry, Timeouts
 from . import payload
 from .body import Body, reason
-from .connect import Connector, ConnectTo, Proxies, Resolver
+from .connect import Connector, ConnectTo, NoCookies, Proxies, Resolver
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # seconds that a connection waits for its next request: in a run that is none, and where the gate wants
@@ -81,7 +80,7 @@ class HttpTransport:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
+            cookie_jar=NoCookies(),
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
             headers={
@@ -98,42 +97,38 @@ class HttpTransport:
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
 
-    @asynccontextmanager
-    async def get(self, request: Request) -> AsyncIterator[Body]:
+    def get(self, request: Request) -> Exchange:
         """Send `request`, follow its redirects, and give the reply that is the payload.
 
         Raises TransferError of the fitting class for everything else. A connection whose body was
         not read to its end is closed, not reused.
         """
-        response: aiohttp.ClientResponse | None = None
-        body: Body | None = None
-        try:
-            response, url, pauses, headers_sent = await self._follow(request)
-            borrowed = request.borrowed or url != request.url
-            if response.status not in (200, 206):
-                raise await self._refusal(request, response, borrowed=borrowed)
-            payload.check_coding(request, response.headers)
-            span, length = _extent(request, response)
-            found = Representation(url, length, _validator(response))
-            body = Body(
-                response,
-                found,
-                span,
-                name=request.name,
-                timeouts=self._timeouts,
-                borrowed=borrowed,
-                headers_sent=headers_sent,
-                pauses=pauses,
-            )
-            head = await body.peek() if span is None or span.start == 0 else b""
-            kind = response.headers.get("Content-Type", "")
-            payload.check_page(request.name, kind, head, sure=request.sure)
-            yield body
-        finally:
-            if body is not None:
-                body.close()
-            if response is not None:
-                response.close()  # after the end of a body this is a no-op and the connection is kept
+        return Exchange(self, request)
+
+    async def answer(self, request: Request, exchange: Exchange) -> Body:
+        """The reply to `request`; whatever is opened for it is put into `exchange`."""
+        response, url, pauses, headers_sent = await self._follow(request)
+        exchange.response = response
+        borrowed = request.borrowed or url != request.url
+        if response.status not in (200, 206):
+            raise await self._refusal(request, response, borrowed=borrowed)
+        payload.check_coding(request, response.headers)
+        span, length = _extent(request, response)
+        found = Representation(url, length, _validator(response))
+        body = exchange.body = Body(
+            response,
+            found,
+            span,
+            name=request.name,
+            timeouts=self._timeouts,
+            borrowed=borrowed,
+            headers_sent=headers_sent,
+            pauses=pauses,
+        )
+        head = await body.peek() if span is None or span.start == 0 else b""
+        kind = response.headers.get("Content-Type", "")
+        payload.check_page(request.name, kind, head, sure=request.sure)
+        return body
 
     async def _follow(
         self, request: Request
@@ -236,6 +231,33 @@ class HttpTransport:
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass  # the status alone says enough
         return body[:most]
+
+
+class Exchange:
+    """One request and its reply, while the context is open."""
+
+    __slots__ = ("_request", "_transport", "body", "response")
+
+    def __init__(self, transport: HttpTransport, request: Request) -> None:
+        self._transport, self._request = transport, request
+        self.response: aiohttp.ClientResponse | None = None
+        self.body: Body | None = None
+
+    async def __aenter__(self) -> Body:
+        try:
+            return await self._transport.answer(self._request, self)
+        except BaseException:
+            self._close()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self.body is not None:
+            self.body.close()
+        if self.response is not None:
+            self.response.close()  # after the end of a body this is a no-op and the connection is kept
 
 
 def _redirected(url: str, location: str, *, downgrade: bool) -> str:
