@@ -191,6 +191,29 @@ async def test_connections_go_to_the_earliest_file_first() -> None:
     assert came == [1, 3, 5, 9]
 
 
+async def test_the_last_files_share_the_connections_alike() -> None:
+    gate = Gate(limits(connections=4))
+    came: list[int] = []
+
+    async def use(order: int) -> None:
+        async with gate.connection("h", order):
+            came.append(order)
+            await asyncio.sleep(3600)
+
+    async with gate.connection("h", 0), AsyncExitStack() as others:
+        for _ in range(3):
+            await others.enter_async_context(gate.connection("h", 9))
+        waiting = [asyncio.create_task(use(order)) for order in (0, 0, 0, 1, 2, 9)]
+        await asyncio.sleep(0)
+        gate.last_files = True
+        await others.aclose()
+        await asyncio.sleep(0)
+        assert sorted(came) == [1, 2, 9]  # and 0, which has one already, gets no second one before them
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+
 async def test_who_is_cancelled_while_waiting_takes_no_place() -> None:
     gate = Gate(limits(connections=1))
 

@@ -1,15 +1,13 @@
 """The gate: who may have a connection now.
 
 Connections go to the earliest file first. So few files are open at a time, each finishes soon, and at
-the tail the last files take every connection: work stealing without a stealing protocol.
+the tail the last files take every connection, in equal shares: work stealing without a stealing protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
-import random
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +19,7 @@ from ..model.profile import Profile
 from ..model.settings import Limits, Retry
 from .level import START, Level
 from .pace import FIRST_PART, Pace
+from .queue import Queue, Turn
 from .steering import LOOK, HostReport, Steering
 from .streams import Stream, Streams
 
@@ -49,7 +48,7 @@ class _Host:
     assigned: int = 0  # see `HostReport`
     quiet_until: float = 0.0
     pace: Pace = field(default_factory=Pace)
-    waiting: list[tuple[int, int, asyncio.Future[None]]] = field(default_factory=list)
+    queue: Queue = field(default_factory=Queue)
     heard: bool = False  # it has answered in this run
     silences: int = 0  # connections in a row that got no answer
     pauses: int = 0  # made for its outage so far, each twice as long as the one before
@@ -75,7 +74,7 @@ class _Connection:
         await self._gate.enter(self._room, self._order)
 
     async def __aexit__(self, *_: object) -> None:
-        self._gate.leave(self._room)
+        self._gate.leave(self._room, self._order)
 
 
 class Gate:
@@ -121,8 +120,7 @@ class Gate:
 
     async def enter(self, room: _Host, order: int) -> None:
         """Return when one more connection of `room` is allowed, and counted."""
-        ticket = asyncio.get_running_loop().create_future()
-        heapq.heappush(room.waiting, (order, next(self._numbers), ticket))
+        ticket = room.queue.join(order, next(self._numbers))
         self._admit()
         if ticket.done():
             return
@@ -130,11 +128,12 @@ class Gate:
             await ticket
         except asyncio.CancelledError:
             if ticket.done() and not ticket.cancelled():
-                self.leave(room)
+                self.leave(room, order)
             raise
 
-    def leave(self, room: _Host) -> None:
+    def leave(self, room: _Host, order: int) -> None:
         room.open -= 1
+        room.queue.left(order)
         room.probing = False
         self._open -= 1
         self._admit()
@@ -145,32 +144,24 @@ class Gate:
             ready = [r for r in self._hosts.values() if self._may(r, now)]
             if not ready:
                 return
-            room = min(ready, key=lambda r: r.waiting[0][:2])
-            ticket = self._next(room)
+            room = min(ready, key=lambda r: r.queue.first or ())
+            room.queue.admit(self._turn(room))
             room.open += 1
             room.probing = room.down
             self._look_later(now)
             self._open += 1
             if self._limits.requests_per_second:
                 self._quiet(room, now + 1 / self._limits.requests_per_second)
-            ticket.set_result(None)
 
-    @staticmethod
-    def _next(room: _Host) -> asyncio.Future[None]:
-        """The earliest file's ticket; on an outage anyone's, for the earliest may be what is wrong."""
+    def _turn(self, room: _Host) -> Turn:
         if room.down:
-            room.waiting.sort(key=lambda _: random.random())
-            ticket = next(t for _, _, t in room.waiting if not t.done())
-            room.waiting = [w for w in room.waiting if w[2] is not ticket]
-            heapq.heapify(room.waiting)
-            return ticket
-        return heapq.heappop(room.waiting)[2]
+            return Turn.ANYONE  # the earliest may be what is wrong
+        # one file alone, at the end, would be hashed on one core and written by one thread at a time
+        return Turn.FEWEST if self.last_files else Turn.EARLIEST
 
     def _may(self, room: _Host, now: float) -> bool:
-        while room.waiting and room.waiting[0][2].done():  # cancelled while it waited
-            heapq.heappop(room.waiting)
         free = room.open < room.level.value and not room.probing
-        return bool(room.waiting) and free and room.quiet_until <= now
+        return free and room.quiet_until <= now and room.queue.first is not None
 
     def _room(self, host: str) -> _Host:
         if host not in self._hosts:
@@ -212,7 +203,7 @@ class Gate:
         """Every host, and what has come since the last report."""
         reports = []
         for host, room in self._hosts.items():
-            waiting = sum(not ticket.done() for _, _, ticket in room.waiting)
+            waiting = len(room.queue)
             steering = room.steering
             reports.append(
                 HostReport(
@@ -324,7 +315,7 @@ class Gate:
         if self._open >= self.total or any(self._may(room, now) for room in self._hosts.values()):
             return False
         room = self._room(host)
-        return room.open < room.level.value and room.quiet_until <= now and not room.waiting
+        return room.open < room.level.value and room.quiet_until <= now and room.queue.first is None
 
     def lagging(self, host: str, pace: float) -> bool:
         """Whether `pace` is a tenth of what connections to `host` make in the median, or less."""
@@ -338,5 +329,5 @@ class Gate:
         room, known = self._hosts.get(host), self._profiles.get(host)
         if room is None or room.pace.value is None:
             return known.part_size if known else FIRST_PART
-        others = not self.last_files and any(other != order for other, _, _ in room.waiting)
+        others = not self.last_files and room.queue.has_others(order)
         return room.pace.part_size(free, room.level.value, None if others else 2 * room.steering.worth)
