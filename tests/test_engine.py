@@ -12,7 +12,7 @@ import pytest
 from osp_fetch.engine.gate import Gate
 from osp_fetch.engine.lanes import Lanes
 from osp_fetch.engine.retry import persist
-from osp_fetch.engine.tasks import at_most, completed
+from osp_fetch.engine.tasks import Scope, at_most, completed
 from osp_fetch.model.errors import FetchError, NetworkError, Remedy, StatusError
 from osp_fetch.model.settings import Limits, Retry, Settings
 
@@ -329,3 +329,42 @@ async def test_parts_shrink_towards_the_end_of_a_file() -> None:
         gate.last_files = True  # each of them has begun, and at the end nothing should idle
         assert gate.part_size("h", 8 << 20, order=0) == 8 << 20
         waiting.cancel()
+
+
+async def test_a_scope_is_left_in_silence_where_others_end_it() -> None:
+    scope = Scope()
+    asyncio.get_running_loop().call_later(0.01, scope.end)
+    with scope:
+        await asyncio.sleep(3600)
+    await asyncio.sleep(0)
+    scope.end()  # it is over: nothing happens
+    await asyncio.sleep(0.01)
+
+
+async def test_a_scope_that_its_own_task_ends_cancels_nothing_after_it() -> None:
+    """As a lane does that brought the last byte and fails nevertheless."""
+    for error in (None, ValueError()):
+        with suppress(ValueError), Scope() as scope:
+            scope.end()
+            if error is not None:
+                raise error
+        await asyncio.sleep(0.001)
+        task = asyncio.current_task()
+        assert task is not None
+        assert not task.cancelling()
+
+
+async def test_who_is_cancelled_while_its_scope_ends_is_cancelled() -> None:
+    scope = Scope()
+
+    async def work() -> None:
+        with scope:
+            await asyncio.sleep(3600)
+        await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    scope.end()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()

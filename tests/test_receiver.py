@@ -14,7 +14,7 @@ import pytest
 import trustme
 import uvloop
 
-from osp_fetch.demo.server import Server
+from osp_fetch.demo.server import Exchange, Server
 from osp_fetch.model.errors import NetworkError
 from osp_fetch.model.exchange import Request
 from osp_fetch.model.protocols import Reply
@@ -119,6 +119,22 @@ def test_memory_of_any_size_gets_every_byte_once(play: Play, size: int) -> None:
         async with w.transport.get(w.request("large")) as reply:
             body, _ = await read(reply, size)
         assert body == data
+
+    play(script)
+
+
+def test_a_connection_that_ends_with_the_last_byte_has_brought_them_all(play: Play) -> None:
+    async def at_once(exchange: Exchange, page: o.Page) -> None:
+        await exchange.head(200, {"Content-Length": str(len(page.data)), "Connection": "close"})
+        exchange.writer.write(page.data)
+        exchange.keep_alive = False
+
+    async def script(w: World) -> None:
+        w.origin.add("large", DATA[:2_000_000], always=at_once)
+        for _ in range(20):
+            async with w.transport.get(w.request("large")) as reply:
+                body, _ = await read(reply, 2_000_000)
+            assert body == DATA[:2_000_000]
 
     play(script)
 

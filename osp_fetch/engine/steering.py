@@ -13,7 +13,7 @@ _RAMP_WINDOW: Final = 0.1  # … or so many while it doubles …
 _ROUNDS: Final = 4  # … and so many times what an answer takes, for connections begin slowly, …
 _LONGEST_WINDOW: Final = 3.0  # … and, up to so many, until each connection has brought so much:
 _WINDOW_BYTES: Final = 64 << 10
-_WORTH: Final = 0.25  # seconds
+_WORTH: Final = (0.25, 1.0)  # seconds
 _MEMORY: Final = 0.3  # how fast the latency forgets
 
 
@@ -48,7 +48,7 @@ class Steering:
     @property
     def worth(self) -> float:
         """Seconds of fetching that are worth a request: it costs about as much as an answer takes."""
-        return max(_WORTH, _ROUNDS * self.latency)
+        return min(max(_WORTH[0], _ROUNDS * self.latency), _WORTH[1])
 
     def answered(self, after: float) -> None:
         """A connection was answered after so many seconds."""

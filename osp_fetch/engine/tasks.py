@@ -87,16 +87,21 @@ class Scope:
     """Work of the current task that others may end: `end` stops it where it waits, and the context is left
     in silence. As asyncio.timeout(None), for which every small file would wait a tenth of its time."""
 
-    __slots__ = ("_cancelling", "_task", "ended")
+    __slots__ = ("_cancelling", "_ended", "_task")
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
-        self.ended = False
+        self._ended = False
 
     def end(self) -> None:
         """End it; nothing where it is over already."""
-        if self._task is not None and not self.ended:
-            self.ended = True
+        if self._task is not None:
+            # later: the task may be the one that runs now, and would be cancelled after it has left
+            asyncio.get_running_loop().call_soon(self._end)
+
+    def _end(self) -> None:
+        if self._task is not None and not self._ended:
+            self._ended = True
             self._task.cancel()
 
     def __enter__(self) -> Scope:
@@ -109,7 +114,7 @@ class Scope:
         task, self._task = self._task, None
         # another's cancelling, at the same time, goes on
         return (
-            self.ended
+            self._ended
             and task is not None
             and task.uncancel() <= self._cancelling
             and kind is asyncio.CancelledError

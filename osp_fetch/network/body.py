@@ -50,10 +50,13 @@ class Body:
         self._left = len(span) if span else representation.length
         self._chunk = memoryview(b"")  # that has come, and was not yet read
         self._receiver: Receiver | None = None
+        self._over = False  # it has brought the last byte
         self._waited = 0.0
         self._window = 0
 
     async def readinto(self, view: memoryview) -> int:
+        if self._over:
+            return 0
         if not self._chunk and self._receiver is None:
             self._chunk = memoryview(self._here())
             if not self._chunk and not self._response.content.at_eof():
@@ -63,6 +66,7 @@ class Body:
         if self._receiver is not None:
             count = await self._receive(self._receiver, view)
             if not self._receiver.left:
+                self._over = True
                 self.close()
         else:
             count = min(len(view), len(self._chunk))

@@ -50,7 +50,7 @@ class Receiver(asyncio.BufferedProtocol):
     def give_back(self) -> None:
         """Let the owner have its connection again: for its next request, or to be closed."""
         self._transport.set_protocol(self._owner)
-        if self.left == 0:
+        if self.left == 0 and self._lost is None:
             # its parser still waits for this body: what comes unasked would be taken for that, unseen
             self._owner.set_response_params()
             self._transport.resume_reading()
