@@ -217,6 +217,17 @@ async def test_one_whole_answer_to_a_range_does_not_cost_what_is_held(origin: Or
     assert lost == []
 
 
+async def test_what_came_before_a_cut_is_not_asked_for_again(origin: Origin, tmp_path: Path) -> None:
+    """Also where it was too little to be written yet."""
+    data = noise(1 << 20)
+    url = origin.add("f", data, o.cut(500_000), headers={"ETag": '"1"'})
+    assert (await get(entry("f", url), tmp_path, limits={"part_size": "4MiB"})).ok
+    assert (tmp_path / "f").read_bytes() == data
+    asked = [exchange.headers.get("range", "") for exchange in origin.seen]
+    assert len(asked) == 2
+    assert int(asked[1].removeprefix("bytes=").partition("-")[0]) > 100_000
+
+
 async def test_a_slow_connection_at_the_end_is_hedged(origin: Origin, tmp_path: Path) -> None:
     """One connection hangs on its last part: idle ones fetch that part again, and nobody waits for it."""
     data = noise(1 << 20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -106,10 +105,10 @@ class Drain:
             return span.stop
         try:
             await completed(self._partial.write(at, data, self._download.length))
-        finally:
-            # also when cancelled: `completed` has seen the write to its end, or raised what it raised
-            if sys.exc_info()[0] in (None, asyncio.CancelledError):
-                self._wrote(span)
+        except asyncio.CancelledError:
+            self._wrote(span)  # `completed` has seen the write to its end
+            raise
+        self._wrote(span)
         return span.stop
 
     def _wrote(self, span: ByteRange) -> None:
