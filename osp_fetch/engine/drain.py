@@ -104,7 +104,7 @@ class Drain:
             self._wrote(span)
             return span.stop
         try:
-            await completed(self._partial.write(at, data, self._download.length))
+            await completed(self._partial.write(at, data))
         except asyncio.CancelledError:
             self._wrote(span)  # `completed` has seen the write to its end
             raise

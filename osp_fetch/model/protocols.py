@@ -69,8 +69,8 @@ class Partial(Protocol):
         `data` is no such file. What is kept must not change any more."""
         ...
 
-    async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
-        """Write `data` at `offset`, of a file of `length` bytes if that is known."""
+    async def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write `data` at `offset`."""
         ...
 
     async def reserve(self, count: int) -> None:

@@ -85,11 +85,6 @@ class Tally:
                 raise FetchError(f"a partial is shorter than what was written to it ({self.position})")
             self._add(block[:count])
 
-    def take(self, data: bytes | memoryview, length: int) -> None:
-        """The next bytes, from memory: no more than end with the current CHECKSUM_SPAN."""
-        self._begin(length)
-        self._add(data)
-
     def take_all(self, data: memoryview) -> None:
         """All bytes of a small file, on the event loop."""
         self.reset()

@@ -65,17 +65,12 @@ class FilePartial:
         self._kept = data
         return True
 
-    async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
-        # a small file that comes in order is hashed while it is in hand; a larger one by `follow`,
-        # so that writing does not wait for hashing
+    async def write(self, offset: int, data: bytes | memoryview) -> None:
         self._use(len(data))
-        small = length is not None and length <= _FOLLOW_FROM and offset == self._tally.position
 
         def write() -> None:
             self._sink.take_room(len(data))
             self._disk.write(self._opened(), offset, data)
-            if small and data:
-                self._tally.take(data, length or 0)
 
         async with self._writing:
             await self._call(write, "written")
