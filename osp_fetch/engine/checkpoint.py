@@ -8,7 +8,9 @@ from typing import Final
 from ..model.protocols import Ledger, Partial
 from .download import Download
 
-_CLAIM_SECONDS: Final = 1.0  # so that a slow connection's bytes are claimed, too
+# a slow connection's bytes are claimed, too: soon at first, for a machine that kills runs again and again
+# must see them come to an end, and then every second
+_CLAIM_SECONDS: Final = (0.25, 1.0)
 
 
 class Checkpoint:
@@ -18,6 +20,7 @@ class Checkpoint:
         self._ledger, self._partial, self._download, self._size = ledger, partial, download, size
         self._unclaimed = 0
         self._claimed_at = asyncio.get_running_loop().time()
+        self._pause = _CLAIM_SECONDS[0]
         self._claiming: asyncio.Task[None] | None = None
 
     def wrote(self, count: int, connections: int) -> None:
@@ -25,10 +28,10 @@ class Checkpoint:
         self._unclaimed += count
         now = asyncio.get_running_loop().time()
         due = self._unclaimed >= self._size * max(1, connections)
-        if not due and now - self._claimed_at < _CLAIM_SECONDS:
+        if not due and now - self._claimed_at < self._pause:
             return
         if self._claiming is None or self._claiming.done():
-            self._claimed_at = now
+            self._claimed_at, self._pause = now, min(2 * self._pause, _CLAIM_SECONDS[1])
             self._claiming = asyncio.create_task(self._claim())
 
     async def _claim(self) -> None:
