@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import stat
@@ -19,6 +20,7 @@ from osp_fetch.engine.gate import Gate
 from osp_fetch.engine.run import Run
 from osp_fetch.engine.tools import Tools
 from osp_fetch.model import events
+from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import FolderBusy, Remedy, StorageError
 from osp_fetch.model.report import Outcome
 from osp_fetch.network.transport import HttpTransport
@@ -211,3 +213,18 @@ async def test_a_folder_on_a_disk_that_is_read_only_is_one_sentence_and_exit_3(
     assert process.returncode == 3
     assert b"Read-only file system" in said
     assert len(said.strip().splitlines()) == 1
+
+
+async def test_what_two_connections_wrote_at_one_place_is_hashed_as_it_lies_on_the_disk(
+    tmp_path: Path,
+) -> None:
+    ours, twins = noise(100_000, 1), noise(100_000, 2)
+    (tmp_path / ".osp-fetch").mkdir()
+    async with FolderSink(tmp_path, tmp_path / ".osp-fetch", QUICK.storage) as sink:
+        partial = sink.partial(RelativePath("f"), frozenset({"sha256"}), fresh=True)
+        await asyncio.gather(*(partial.write(0, memoryview(data)) for data in (ours, twins)))
+        partial.follow(len(ours), len(ours))
+        digests, _ = await partial.digests(len(ours))
+        await partial.publish(len(ours))
+        await partial.close()
+    assert digests["sha256"] == hashlib.sha256((tmp_path / "f").read_bytes()).hexdigest()
