@@ -66,9 +66,10 @@ class SimulatedDisk(Disk):
         self._clock = 0
         self._lock = threading.RLock()
 
-    def open(self, place: Path, flags: int) -> int:
+    def open(self, place: Path | str, flags: int) -> int:
         with self._lock:
             self.power.use()
+            place = Path(place)
             inode = self.names.get(place)
             if inode is None:
                 if not flags & os.O_CREAT:
@@ -125,9 +126,10 @@ class SimulatedDisk(Disk):
             inode = self.names.get(Path(place))
             return Published(len(inode.data), inode.mtime) if inode else None
 
-    def replace(self, place: Path, final: Path) -> None:
+    def replace(self, place: Path | str, final: Path | str) -> None:
         with self._lock:
             self.power.use()
+            place, final = Path(place), Path(final)
             inode = self.names.pop(place)
             self.names[final] = inode
             self.renames.append((place, final, inode))

@@ -49,11 +49,11 @@ class FilePartial:
         self._job: asyncio.Task[None] | None = None
 
     @cached_property
-    def place(self) -> Path:
+    def place(self) -> str:
         return self._places.partial(self._path)
 
     @cached_property
-    def final(self) -> Path:
+    def final(self) -> str:
         return self._places.final(self._path)
 
     def keep(self, data: memoryview, length: int | None) -> bool:
@@ -219,7 +219,7 @@ class FilePartial:
 
         await self.close()
         await self._call(move, "set aside")
-        return str(Path(*aside.parts[len(self._places.root.parts) :]))
+        return str(Path(aside).relative_to(self._places.root))
 
     async def close(self) -> None:
         self._sink.partials -= not self._closed

@@ -27,23 +27,26 @@ class Places:
         self._inside = disk.real(root)
         self._own = disk.real(state)
         self._known: set[str] = set()
-        self._partials, self._asides = state / "partial", state / "aside"
+        # strings: to make a Path takes longer than to ask the disk about it
+        self._finals, self._partials, self._asides = (
+            os.path.join(folder, "") for folder in (root, state / "partial", state / "aside")
+        )
 
-    def final(self, path: RelativePath) -> Path:
-        return self.root / path
+    def final(self, path: RelativePath) -> str:
+        return self._finals + path
 
-    def partial(self, path: RelativePath) -> Path:
-        return self._partials / path
+    def partial(self, path: RelativePath) -> str:
+        return self._partials + path
 
-    def aside(self, path: RelativePath) -> Path:
-        return self._asides / path
+    def aside(self, path: RelativePath) -> str:
+        return self._asides + path
 
-    def check(self, place: Path) -> None:
+    def check(self, place: str) -> None:
         """Raise OSError where the folder of `place` lies elsewhere than its name says."""
         known = os.path.dirname(place)
         if known in self._known:
             return
-        folder = place.parent
+        folder = Path(known)
         # not even to elsewhere within: two names of one folder would be two files of one name
         base, real = (
             (self.state, self._own) if folder.is_relative_to(self.state) else (self.root, self._inside)
@@ -54,18 +57,19 @@ class Places:
             self._known.clear()
         self._known.add(known)
 
-    def prepare(self, place: Path, *, durable: bool) -> None:
+    def prepare(self, place: str, *, durable: bool) -> None:
         """Make the folder of `place`, after a look that it is ours to write in. Raises OSError."""
         self.check(place)
-        if not self.disk.is_folder(place.parent):
+        folder = Path(place).parent
+        if not self.disk.is_folder(folder):
             self.check_there()
-            self.disk.make_folder(place.parent, durable=durable, below=self.root)
+            self.disk.make_folder(folder, durable=durable, below=self.root)
 
-    def clear_way(self, partial: Path) -> None:
+    def clear_way(self, partial: str) -> None:
         """Remove what another manifest left where the folder, or the file, `partial` has to be."""
-        if partial.is_dir():
+        if Path(partial).is_dir():
             shutil.rmtree(partial)
-        for above in partial.parents:
+        for above in Path(partial).parents:
             if above == self.state:
                 return
             if above.is_file():

@@ -38,8 +38,8 @@ class Finished:
     waits for it or does not."""
 
     open: Callable[[], int]
-    place: Path
-    final: Path
+    place: str
+    final: str
     length: int
 
 

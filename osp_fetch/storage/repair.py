@@ -31,15 +31,15 @@ def reopened(root: Path, state: Path, record: Record) -> Record:
 
     What is right of it is held, the rest missing: the next run fetches that and nothing else.
     """
-    final, partial = root / record.path, state / "partial" / record.path
     places = Places(root, state, files.Disk())
+    final, partial = places.final(record.path), places.partial(record.path)
     try:
         places.check(final)
         places.prepare(partial, durable=False)
         fd = os.open(final, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
             held = sound(fd, record)
-            final.replace(partial)
+            places.disk.replace(final, partial)
             os.ftruncate(fd, record.length or 0)
         finally:
             os.close(fd)

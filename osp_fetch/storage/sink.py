@@ -100,7 +100,7 @@ class FolderSink:
 
         return await self._read(self.writers, lambda: self._opened(place, read), place)
 
-    def _opened(self, place: Path, use: Callable[[int, int], T]) -> T:
+    def _opened(self, place: str, use: Callable[[int, int], T]) -> T:
         """What `use(fd, size)` makes of a file."""
         fd = self.disk.open(place, os.O_RDONLY)
         try:
@@ -108,7 +108,7 @@ class FolderSink:
         finally:
             self.disk.close(fd)
 
-    async def _read(self, pool: ThreadPoolExecutor, function: Callable[[], T], place: Path) -> T:
+    async def _read(self, pool: ThreadPoolExecutor, function: Callable[[], T], place: str) -> T:
         try:
             return await in_thread(pool, function)
         except OSError as error:

@@ -45,10 +45,12 @@ class EventLog:
 def described(event: events.Event) -> dict[str, Any] | None:
     """An event in plain values; None for those of which there are too many to keep."""
     match event:
+        case events.Finished(outcome):
+            return {"event": "finished", **outcome.row()}
+        case events.FileBegun(path, length, _, held):
+            return {"event": "resumed", "path": path, "length": length, "held": held} if held else None
         case events.RunStarted(folder):
             return {"event": "run started", "folder": folder}
-        case events.FileBegun(path, length, _, held) if held:
-            return {"event": "resumed", "path": path, "length": length, "held": held}
         case events.Adopted(path, count, proof):
             return {"event": "adopted", "path": path, "bytes": count, "proof": proof}
         case events.MirrorDropped(path, host):
@@ -73,8 +75,6 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "host back", "host": host}
         case events.LinksRenewed(files):
             return {"event": "links renewed", "files": files}
-        case events.Finished(outcome):
-            return {"event": "finished", **outcome.row()}
         case events.Stopping(why):
             return {"event": "stopping", "why": why}
         case events.RunEnded(report):
