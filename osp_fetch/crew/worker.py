@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, Final
 
 from ..engine.bring import Bringer
 from ..engine.buffers import Buffers
@@ -26,6 +26,9 @@ from ..model.report import Status
 from ..storage.sink import FolderSink
 from . import wire as w
 from .make import transport_of
+
+# events of each file, which no more than a view waits for
+_MANY: Final = frozenset({events.Opened, events.FileBegun, events.Wrote, events.Closed})
 
 
 class RemoteLedger:
@@ -92,7 +95,7 @@ async def serve(end: socket.socket) -> None:
     ledger = RemoteLedger(wire)
 
     def tell(event: events.Event) -> None:
-        wire.send(w.Told(event))
+        wire.send(w.Told(event), patient=type(event) in _MANY)
 
     async with AsyncExitStack() as stack:
         settings = first.settings
