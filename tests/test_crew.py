@@ -8,10 +8,11 @@ import json
 import os
 import pickle
 import signal
+import socket
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 from osp_fetch import fetch_all
 from osp_fetch.crew.budget import Budget, shared
 from osp_fetch.crew.crew import WorkerDied, _Worker
-from osp_fetch.crew.wire import Reach, Setup
+from osp_fetch.crew.wire import Kept, Reach, Setup, Told, Wire
 from osp_fetch.engine.bring import Wanted
 from osp_fetch.engine.steering import HostReport
 from osp_fetch.engine.tools import Tools
@@ -440,3 +441,50 @@ def test_errors_go_through_a_pickle_as_they_are() -> None:
     )  # fmt: skip
     assert pickle.loads(pickle.dumps(LinkExpired("dead"))).remedy is Remedy.PARK
     assert isinstance(same, FetchError)
+
+
+async def test_a_message_that_cannot_be_sent_costs_the_others_nothing() -> None:
+    here, there = socket.socketpair()
+    near, far = await Wire.over(here), await Wire.over(there)
+    kept = Kept(1, StorageError("no room"))
+    near.send(kept, patient=True)
+    with pytest.raises((pickle.PicklingError, AttributeError)):
+        near.send([kept, lambda: None])
+    opened = Told(events.Opened("a", "host"))
+    near.send(opened, patient=True)
+    near.send([opened, opened])
+    came: list[object] = []
+    async with asyncio.timeout(20):
+        while len(came) < 3:
+            came += await far.receive()
+    await asyncio.gather(near.close(), far.close())
+    assert isinstance(came[0], Kept)
+    assert came[1:] == [opened, [opened, opened]]
+    assert await far.receive() == []
+
+
+@dataclass(frozen=True, slots=True)
+class MadeOtherwise(Entry):
+    """A row of a caller's own, which cannot be made from its fields in order."""
+
+    @classmethod
+    def of(cls, row: Entry) -> MadeOtherwise:
+        return cls(row.path, row.urls, size=row.size, digest=row.digest)
+
+    def __init__(self, *args: object, **more: object) -> None:
+        if not more:
+            raise TypeError("made otherwise")
+        Entry.__init__(self, *args, **more)  # type: ignore[arg-type]
+
+
+async def test_a_callers_own_row_travels_as_it_travels_anywhere(origin: Origin) -> None:
+    here, there = socket.socketpair()
+    near, far = await Wire.over(here), await Wire.over(there)
+    (row,) = rows(origin, 1, 1000)
+    near.send(MadeOtherwise.of(row))
+    async with asyncio.timeout(20):
+        (came,) = await far.receive()
+    await asyncio.gather(near.close(), far.close())
+    assert isinstance(came, MadeOtherwise)
+    assert came.path == row.path
+    assert came.urls == row.urls
