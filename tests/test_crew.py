@@ -114,6 +114,27 @@ async def test_a_cap_holds_for_all_processes_together(origin: Origin, tmp_path: 
     assert 2 <= origin.most_open <= 3
 
 
+async def test_the_last_files_of_each_process_share_its_connections(origin: Origin, tmp_path: Path) -> None:
+    wanted = rows(origin, 4, 8 << 20)
+    for page in origin.pages.values():
+        page.always = slow(1_000_000)
+    written: Counter[str] = Counter()
+    at_first_end: Counter[str] = Counter()
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.Wrote):
+            written[event.path] += event.count
+        if isinstance(event, events.Finished) and not at_first_end:
+            at_first_end.update(written)
+
+    limits = {"processes": 2, "per_host": 8, "connections": 8, "part_size": "1MiB"}
+    settings = Settings.load(("test", {"storage": {"min_free": 0}, "limits": limits}))
+    report = await fetch_all(wanted, tmp_path, settings=settings, observer=observe)
+    assert report.counts[Status.FETCHED] == 4
+    # one after another, each with all connections of its process, the second one would only have begun
+    assert min(at_first_end[row.path] for row in wanted) > 4 << 20
+
+
 async def test_a_killed_worker_is_replaced_and_its_files_go_on(origin: Origin, tmp_path: Path) -> None:
     data = noise(3 << 20)
     lines = [origin.add(f"f{n}", data, always=slow(400_000)) for n in range(6)]

@@ -108,6 +108,9 @@ class Crew:
             await asyncio.sleep(LOOK)
             for number, assign in self._budget.look(loop.time()):
                 self._workers[number].send(assign)
+            if self._tools.gate.last_files:
+                for worker in self._workers:
+                    worker.say_last()
 
     def _cool(self, by: int, event: events.Cooling) -> None:
         """What one worker was asked holds for all of them."""
@@ -129,6 +132,7 @@ class _Worker:
         self._open: Counter[tuple[str, str]] = Counter()  # (path, host) of its connections
         self._answering: set[asyncio.Task[None]] = set()
         self._ending = False
+        self._knows_last = False
         self._wire: w.Wire
         self._process: asyncio.subprocess.Process
         self._serving: asyncio.Task[None] | None = None
@@ -162,7 +166,7 @@ class _Worker:
             ) from None
         finally:
             theirs.close()
-        self._wire = await w.Wire.over(ours)
+        self._wire, self._knows_last = await w.Wire.over(ours), False
         self._wire.send(self._setup)
         self._serving = asyncio.create_task(self._serve())
         if self._ending:
@@ -170,6 +174,12 @@ class _Worker:
 
     def send(self, message: object) -> None:
         self._wire.send(message)
+
+    def say_last(self) -> None:
+        """All files have been begun; each process is told once."""
+        if not self._knows_last:
+            self._knows_last = True
+            self.send(w.LastFiles())
 
     async def bring(self, wanted: Wanted) -> tuple[Status, Record]:
         if self._gone is not None and self._serving is not None and self._serving.done():

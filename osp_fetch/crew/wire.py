@@ -92,6 +92,11 @@ class Cool:
 
 
 @dataclass(frozen=True, slots=True)
+class LastFiles:
+    """All files have been begun: those in hand are the last."""
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Claim what is held, and end."""
 

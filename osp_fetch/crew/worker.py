@@ -153,6 +153,8 @@ class _Worker:
                 self._tools.gate.assign(host, connections, shed=shed, number=number)
             case w.Cool(host, seconds):
                 self._tools.gate.cool(host, seconds)
+            case w.LastFiles():
+                self._tools.gate.last_files = True
             case w.Stop():
                 # what is held is claimed on the way: the run answers until we say that we have ended
                 self._ending = asyncio.create_task(stop(self._tasks))
