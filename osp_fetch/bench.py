@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .api import FetchOptions, reach_of, rows_of
 from .crew.make import transport_of
-from .engine.gate import most_connections
+from .engine.gate import Gate, most_connections
 from .engine.sweep import Point, Sweep, best
 from .model import links
 from .model.entry import Entry
@@ -84,7 +84,8 @@ async def measure(
     most = most_connections(limits)
     most = most if limits.per_host == "auto" else min(most, limits.per_host)
     async with transport_of(settings, reach_of(options)) as transport:
-        sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, tell=tell)
+        spend = Gate(limits).spend
+        sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, spend=spend, tell=tell)
         points = await sweep.run()
     if not sweep.received:
         raise TransferError(f"{sweep.host} has sent no byte: bench a larger file of it")

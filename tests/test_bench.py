@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.engine.gate import Gate
 from osp_fetch.engine.sweep import Point, best, next_number
 from osp_fetch.engine.tasks import stop
@@ -17,7 +19,7 @@ from osp_fetch.model.profile import Profile
 from osp_fetch.model.settings import Limits
 from osp_fetch.storage import profiles
 from osp_fetch.views import curve
-from tests.origin import Origin, noise, refuse_above, slow
+from tests.origin import Origin, Page, noise, refuse_above, slow
 from tests.test_cli import get
 
 MB = 1e6
@@ -113,12 +115,46 @@ async def test_a_host_that_gives_nothing_ends_a_bench_with_its_reason(origin: Or
     assert "Traceback" not in err
 
 
+async def test_a_bench_keeps_what_it_found_before_its_link_died(origin: Origin, tmp_path: Path) -> None:
+    data = noise(8 << 20)
+
+    async def alone(exchange: Exchange, page: Page) -> None:
+        if origin.open > 1:
+            await exchange.answer(403, b"URL signature expired")
+        else:
+            await exchange.serve(Blob(data), rate=4 * MB)
+
+    url = origin.add("big.bin", data, always=alone)
+    code, out, err = await get("bench", url, "--json", "-x", "8", cwd=tmp_path)
+    assert code == 0, err
+    document = json.loads(out)
+    assert [p["connections"] for p in document["points"]] == [1]
+    assert "403" in document["ended"]
+
+
+async def test_a_bench_keeps_to_the_byte_rate(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("big.bin", noise(8 << 20))
+    words = ("--json", "--time", "4s", "-x", "4", "--limit-rate", "1MiB")
+    code, out, err = await get("bench", url, *words, cwd=tmp_path)
+    assert code == 0, err
+    rates = [p["bytes_per_second"] for p in json.loads(out)["points"]]
+    assert max(rates) < 2 << 20
+
+
 def test_profiles_of_other_hosts_stay(tmp_path: Path) -> None:
     place = tmp_path / "p.json"
     first = Profile(12, 4 << 20, 1000, 1.0)
     profiles.save(place, {"a:80": first, "b:80": first})
     profiles.save(place, {"b:80": replace(first, connections=3)})
     assert profiles.read(place) == {"a:80": first, "b:80": replace(first, connections=3)}
+
+
+def test_profiles_that_are_saved_at_once_are_all_kept(tmp_path: Path) -> None:
+    place = tmp_path / "p.json"
+    hosts = [f"h{n}:80" for n in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda host: profiles.save(place, {host: Profile(1, 4 << 20, 1000, 1.0)}), hosts))
+    assert sorted(profiles.read(place)) == sorted(hosts)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,10 @@ def _tell(found: Bench, flags: dict[str, Any]) -> None:
         f"{words.size(found.received)} were fetched for this"
     )
     if found.ended:
-        click.echo(f"It ended because {found.ended}: more --bytes or --time may find a better one.")
+        click.echo(
+            f"It ended before that was sure: {found.ended}. Fresh links, more --bytes or --time may find a "
+            "better one."
+        )
     if not flags["save"]:
         click.echo(
             f"Fixed by: -x {found.best.connections} -k {found.part_size >> 20}MiB; kept as the start of the "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -100,8 +100,8 @@ class _Count:
 class Sweep:
     """Measures `entries`, all of one host, through `transport`.
 
-    `most`: connections; `size` and `seconds`: what it may fetch and take, about; `tell` is called with
-    each point.
+    `most`: connections; `size` and `seconds`: what it may fetch and take, about; `spend` waits until so
+    many bytes fit under the byte rate; `tell` is called with each point.
     """
 
     def __init__(
@@ -112,9 +112,10 @@ class Sweep:
         most: int,
         size: int,
         seconds: float,
+        spend: Callable[[int], Awaitable[None]],
         tell: Callable[[Point], None],
     ) -> None:
-        self._transport, self._most, self._tell = transport, most, tell
+        self._transport, self._most, self._spend, self._tell = transport, most, spend, tell
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._targets = itertools.cycle([_Target(entry, entry.urls[0], entry.size) for entry in entries])
         self._size, self._seconds = size, seconds
@@ -136,7 +137,13 @@ class Sweep:
             if self.points and clock() + _WINDOW > until:
                 self.ended = "the time allowed was over"
                 break
-            point = await self._measure(number)
+            try:
+                point = await self._measure(number)
+            except FetchError as error:
+                if not self.points:
+                    raise
+                self.ended = f"with {number} connections it failed: {error}"
+                break
             self.points.append(point)
             self._tell(point)
         return self.points
@@ -174,6 +181,8 @@ class Sweep:
             target = next(self._targets)
             try:
                 await self._part(target, lane, number, count)
+                if target.length == 0:
+                    await asyncio.sleep(_PAUSE)  # nothing is measured by it
             except RangeNotSatisfiable as error:
                 # another lane asked past the end before anybody knew where that is
                 target.at, target.length = 0, error.length
@@ -219,6 +228,7 @@ class Sweep:
                 count.streaming.add(lane)
                 if len(count.streaming) == number:
                     count.all_streaming.set()
+                await self._spend(came)
 
 
 def _raise_failure(workers: Sequence[asyncio.Task[None]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -32,9 +33,11 @@ def read(place: Path) -> dict[str, Profile]:
 
 def save(place: Path, learnt: Mapping[str, Profile]) -> None:
     """Add `learnt` to what is saved, the newer of two in place of the older. Raises SettingsError."""
-    hosts = {host: asdict(profile) for host, profile in (read(place) | dict(learnt)).items()}
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(place, json.dumps({"version": _VERSION, "hosts": hosts}, indent=2) + "\n")
+        with place.with_name(f".{place.name}.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another bench that saves now would lose ours, or we its
+            hosts = {host: asdict(profile) for host, profile in (read(place) | dict(learnt)).items()}
+            replace_text(place, json.dumps({"version": _VERSION, "hosts": hosts}, indent=2) + "\n")
     except OSError as error:
         raise SettingsError(f"{place}: the profile cannot be saved ({error.strerror})") from None
