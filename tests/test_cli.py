@@ -247,6 +247,36 @@ async def test_flags_come_before_the_environment_and_that_before_the_file(tmp_pa
     assert limits["connections"] == {"value": "auto", "from": "default"}
 
 
+async def test_a_misspelt_variable_is_said_and_a_flags_own_is_not(origin: Origin, tmp_path: Path) -> None:
+    environment = {"OSP_FETCH_LIMTS_RATE": "1MiB", "OSP_FETCH_QUIET": "1", "OSP_FETCH_OUTPUT": "out"}
+    code, _, err = await get("get", origin.add("f", b"x"), cwd=tmp_path, environment=environment)
+    assert code == 0
+    assert (tmp_path / "out" / "f").exists()
+    (line,) = err.splitlines()
+    assert "OSP_FETCH_LIMTS_RATE" in line
+    assert "OSP_FETCH_LIMITS_RATE" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("", ["wait", "a terminal"]), ('[links]\non_expired = "exit"\n', ["exit"])]
+)
+def test_on_a_terminal_fresh_links_are_waited_for_unless_a_file_says_otherwise(
+    text: str, wanted: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    ours, theirs = os.openpty()
+    try:
+        words = [sys.executable, "-m", "osp_fetch", "config", "show", "-c", "c.toml"]
+        shown = subprocess.run(
+            words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=theirs, text=True, check=True
+        ).stdout
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    (line,) = (line for line in shown.splitlines() if line.startswith("on_expired"))
+    assert all(word in line for word in wanted)
+
+
 async def test_what_config_show_prints_is_a_config_file(tmp_path: Path) -> None:
     _, out, _ = await get("config", "show", cwd=tmp_path)
     (tmp_path / "c.toml").write_text(out)

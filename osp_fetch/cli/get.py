@@ -54,8 +54,6 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
         return show(sources, flags)
     limit = duration(flags["max_duration"])
-    if flags["on_expired"] is None and sys.stderr.isatty():
-        flags["on_expired"] = "wait"  # somebody is there who can bring a fresh file
     made = options(flags)
     made["recheck"] = flags["recheck"]
     if limit is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,9 +36,13 @@ _SETTING_FLAGS: Final = {
 }
 
 
+_variables: Final = {PREFIX + name for name in ("RECHECK", "MAX_DURATION", "QUIET", "VERBOSE")}  # of get
+
+
 def _option(*names: str, **more: Any) -> Callable[[F], F]:
     long = next(name for name in names if name.startswith("--"))
     env = PREFIX + long.strip("-").split("/")[0].replace("-", "_").upper()
+    _variables.add(env)
     return click.option(*names, envvar=env, show_envvar=False, **more)
 
 
@@ -82,8 +88,12 @@ def shared(command: F) -> F:
 
 
 def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
-    """The layers of settings that were given, the weakest first: -c file, environment, flags, --set."""
+    """The layers of settings that were given, the weakest first: what a terminal means, -c file,
+    environment, flags, --set."""
     found: list[tuple[str, Layer]] = []
+    if sys.stderr.isatty():
+        # somebody is there who can bring a fresh file
+        found.append(("a terminal", {"links": {"on_expired": "wait"}}))
     if flags.get("config"):
         found.append((str(flags["config"]), read_toml(Path(flags["config"]))))
     found.extend(_from_environment())
@@ -112,10 +122,16 @@ def read_toml(path: Path) -> Layer:
 def _from_environment() -> list[tuple[str, Layer]]:
     """`OSP_FETCH_LIMITS_PER_HOST=8` is limits.per_host = 8."""
     found: list[tuple[str, Layer]] = []
-    for section, key, _ in Settings().items():
-        name = f"{PREFIX}{section}_{key}".upper()
-        if name in os.environ:
+    settings = {f"{PREFIX}{section}_{key}".upper(): (section, key) for section, key, _ in Settings().items()}
+    for name in sorted(os.environ):
+        if name in settings:
+            section, key = settings[name]
             found.append((name, {section: {key: _plain(os.environ[name])}}))
+        elif name.startswith(PREFIX) and name not in _variables:
+            # a run that takes a misspelt limit for none may fill a link for a weekend
+            near = difflib.get_close_matches(name, [*settings, *_variables], 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            click.echo(f"osp-fetch: {name} is set, and is no setting or flag{meant}", err=True)
     return found
 
 

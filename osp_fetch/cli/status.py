@@ -20,6 +20,8 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
     from ..model.errors import StorageError
     from ..views import words
 
+    if sums and as_json:
+        raise click.UsageError("--sums prints a list for sha256sum -c, --json a document: take one of them")
     root = Path(folder)
     if not (root / ".osp-fetch").is_dir():
         raise StorageError(f"{folder}: nothing was fetched into this folder; name the one after -o")
