@@ -168,7 +168,7 @@ async def _fetch(
         observe(events.RunStarted(str(root)))
         try:
             recheck = options.get("recheck", False)
-            renewal = _renewal(manifest, options, settings)
+            renewal = _renewal(manifest, options, settings, observe)
             run = Run(tools, finish, renewal, bring=bring, recheck=recheck)
             await _until_stopped(run.fetch(rows), report, options, observe)
         finally:
@@ -189,7 +189,9 @@ def _sources(manifest: AnyManifest, options: FetchOptions) -> list[str | Path]:
     return expand_all([s for s in each if isinstance(s, (str, Path))], options.get("links"))
 
 
-def _renewal(manifest: AnyManifest, options: FetchOptions, settings: Settings) -> Renewal | None:
+def _renewal(
+    manifest: AnyManifest, options: FetchOptions, settings: Settings, observe: events.Observer
+) -> Renewal | None:
     """Fresh links come from the manifest's files, where it has some."""
     named = _sources(manifest, options)
     files = [Path(s) for s in named if isinstance(s, Path) or ("://" not in s and Path(s).is_file())]
@@ -200,7 +202,7 @@ def _renewal(manifest: AnyManifest, options: FetchOptions, settings: Settings) -
         return cast("Iterable[Row]", resolve(list(places), replace(_row_options(options), shard=None)))
 
     wait = settings.links.on_expired == "wait"
-    return LinkFiles(files, read, wait=wait, command=settings.links.command)
+    return LinkFiles(files, read, wait=wait, command=settings.links.command, observe=observe)
 
 
 def _row_options(options: FetchOptions) -> Options:

@@ -103,8 +103,13 @@ async def test_a_command_that_brings_nothing_ends_the_waiting(tmp_path: Path, co
     async with Server(world.cdn.handle) as server:
         world.issue(server.url)
         world.now = 2000.0
-        report = await fetch_all(world.links, world.out, settings=settings(command=command))
+        seen: list[events.Event] = []
+        report = await fetch_all(
+            world.links, world.out, settings=settings(command=command), observer=seen.append
+        )
     assert report.counts[Status.PARKED] == len(FILES)
+    said = [event.why for event in seen if isinstance(event, events.LinksCommandFailed)]
+    assert ["ended with 1" in why for why in said] == ([True] if command == "false" else [])
 
 
 async def test_half_a_fresh_file_is_no_harm(tmp_path: Path) -> None:

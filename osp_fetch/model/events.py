@@ -137,6 +137,13 @@ class LinksRenewed:
 
 
 @dataclass(frozen=True, slots=True)
+class LinksCommandFailed:
+    """The command that should bring fresh links has failed, and is not run again."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class DiskWaiting:
     """The disk is full; the work goes on by itself when there is room."""
 
@@ -176,6 +183,7 @@ Event = (
     | HostBack
     | Parked
     | LinksRenewed
+    | LinksCommandFailed
     | DiskWaiting
     | Finished
     | Stopping

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ..model import events
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..model.links import source_key
@@ -39,7 +40,9 @@ class LinkFiles:
         *,
         wait: bool = False,
         command: str = "",
+        observe: events.Observer = lambda _: None,
     ) -> None:
+        self._observe = observe
         self._files, self._read, self._wait, self._command = list(files), read, wait, command
         self._stamp = self._look()
         self._looked = time.monotonic()
@@ -116,12 +119,18 @@ class LinkFiles:
             await process.wait()
             if isinstance(error, asyncio.CancelledError):
                 raise
-            self._in_vain = True
+            self._failed(f"it had not ended after {_COMMAND_TIME:.0f} s")
             return False
         printed = out.decode("utf-8", "replace")
         self._printed = printed if printed.strip() else None
-        self._in_vain = process.returncode != 0
+        if process.returncode != 0:
+            self._failed(f"it ended with {process.returncode}")
         return not self._in_vain
+
+    def _failed(self, why: str) -> None:
+        self._in_vain = True
+        said = f"the command for fresh links failed: {why}; run it by hand to see what it lacks"
+        self._observe(events.LinksCommandFailed(said))
 
 
 def _other(entry: Entry, fresh: Entry | None) -> Entry | None:

@@ -108,6 +108,8 @@ class Board:
                 )
             case events.LinksRenewed(files):
                 self.last_trouble = f"fresh links are here: {files} files go on with them"
+            case events.LinksCommandFailed(why):
+                self.last_trouble = why
             case events.DiskWaiting(why):
                 self.last_trouble = f"waiting for room: {why}"
             case _:

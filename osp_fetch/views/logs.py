@@ -75,6 +75,8 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "host back", "host": host}
         case events.LinksRenewed(files):
             return {"event": "links renewed", "files": files}
+        case events.LinksCommandFailed(why):
+            return {"event": "links command failed", "why": why}
         case events.Stopping(why):
             return {"event": "stopping", "why": why}
         case events.RunEnded(report):

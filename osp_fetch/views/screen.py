@@ -76,6 +76,8 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return f"stopping: {why}"
         case events.LinksRenewed(files):
             return f"fresh links are here: {files} files go on with them"
+        case events.LinksCommandFailed(why):
+            return why
         case events.DiskWaiting(why):
             return f"waiting for room: {why}"
         case events.HostDown(host, seconds):
