@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final
@@ -36,7 +37,8 @@ def save(place: Path, learnt: Mapping[str, Profile]) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with place.with_name(f".{place.name}.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another bench that saves now would lose ours, or we its
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)  # another bench that saves now would lose ours, or we its
             hosts = {host: asdict(profile) for host, profile in (read(place) | dict(learnt)).items()}
             replace_text(place, json.dumps({"version": _VERSION, "hosts": hosts}, indent=2) + "\n")
     except OSError as error:
