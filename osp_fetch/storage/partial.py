@@ -155,13 +155,18 @@ class FilePartial:
         # the closed descriptor, soon given to another file, would be written to
         job = asyncio.ensure_future(in_thread(self._sink.writers, function))
         self._busy.add(job)
-        job.add_done_callback(self._busy.discard)
+        job.add_done_callback(self._over)
         try:
             return await asyncio.shield(job)
         except OSError as error:
             raise files.storage_error(
                 self._places.explained(error), f"{self.place} cannot be {done}"
             ) from None
+
+    def _over(self, job: asyncio.Future[Any]) -> None:
+        self._busy.discard(job)
+        if not job.cancelled():
+            job.exception()  # seen: whoever waited may have been cancelled
 
     async def rehash(self) -> None:
         await self._stop_hashing()
