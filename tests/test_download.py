@@ -411,6 +411,22 @@ def test_a_part_is_hedged_when_it_is_slow_enough_and_so_that_both_end_together()
     assert parts.hedge(2.0, 1.0) is None  # once is enough, and the twin is young
 
 
+def test_what_a_far_slower_part_lacks_is_shared_by_all_who_are_idle() -> None:
+    parts = Parts(8 << 20)
+    parts.probed = True
+    slow = parts.next(8 << 20, 0.0)
+    assert slow is not None
+    parts.held |= ByteRange(0, 1 << 20)  # half a MiB a second
+    twins = [parts.hedge(2.0, 0.5, pace=4 << 20) for _ in range(5)]
+    ranges = [twin.range for twin in twins if twin is not None]
+    assert ranges == [ByteRange(at << 20, to << 20) for at, to in ((6, 8), (4, 6), (2, 4), (1, 2))]
+    assert twins[0] is not None
+    parts.release(twins[0])  # it failed, and another may try
+    again = parts.hedge(2.0, 0.5, pace=4 << 20)
+    assert again is not None
+    assert again.range.stop == 8 << 20
+
+
 def test_of_what_is_fetched_twice_nothing_is_settled_until_both_have_let_go() -> None:
     """Their bytes may differ, and only those count that lie on the disk in the end."""
     parts, claims = halves(0.0)

@@ -34,8 +34,8 @@ class Parts:
         self.single = False
         self._claims: list[Claim] = []
         self._claimed: RangeSet = NOTHING
-        self._hedged: set[int] = set()
-        self._doubled: list[tuple[ByteRange, set[int]]] = []  # bytes that two claims bring, and which
+        # bytes that two claims bring, and which; the second one hedges the first
+        self._doubled: list[tuple[ByteRange, set[int]]] = []
         self._number = 0
 
     @property
@@ -111,8 +111,9 @@ class Parts:
 
     def hedge(self, now: float, after: float, pace: float | None = None) -> Claim | None:
         """Claim again what the slowest part still lacks: all of it, or where it is much so much of its end
-        that both are ready at the same time. A part that is younger than `after` seconds, or needs less,
-        is left alone. `pace`: bytes per second of a connection, as far as known.
+        that both are ready at the same time, and no more than takes `after` seconds, for others may have
+        the rest. A part that is younger than that, or needs less, is left alone. `pace`: bytes per second of
+        a connection, as far as known.
 
         For the end of a run, when connections are idle: whichever brings the bytes first wins, and
         the other stops where they are held.
@@ -121,23 +122,29 @@ class Parts:
         if self.single or not waits:
             return None
         left, slowest, span = max(waits, key=lambda wait: wait[0])
-        self._hedged.add(slowest.number)
         if len(span) >= 2 * HEDGE_HALVES:
             own = len(span) / left
-            span = ByteRange(span.start + int(len(span) * own / (own + max(own, pace or 0.0))), span.stop)
+            start = span.start + int(len(span) * own / (own + max(own, pace or 0.0)))
+            most = max(int(pace * after), HEDGE_HALVES) if pace else span.stop
+            span = ByteRange(max(start, span.stop - most), span.stop)
         twin = self._claim(span, now)
         self._doubled.append((span, {slowest.number, twin.number}))
         return twin
 
     def _wait(self, claim: Claim, now: float, after: float) -> tuple[float, Claim, ByteRange] | None:
-        """How long `claim` will still take, and the last bytes it lacks; None where it may go on."""
-        lacking = (RangeSet((claim.range,)) - self.held).ranges
+        """How long `claim` will still take with what nobody else brings, and the last such bytes; None where
+        it may go on."""
         age = now - claim.since
-        if not lacking or claim.number in self._hedged or age < after:
+        if age < after:
             return None
-        left = sum(r.stop - r.start for r in lacking)
-        expected = left * age / max(1, claim.range.stop - claim.range.start - left)
-        return (expected, claim, lacking[-1]) if expected >= after else None
+        lacking = RangeSet((claim.range,)) - self.held
+        came = len(claim.range) - len(lacking)
+        live = {each.number for each in self._claims}
+        for span, numbers in self._doubled:
+            if min(numbers) == claim.number and numbers <= live:
+                lacking -= span
+        expected = len(lacking) * age / max(1, came)
+        return (expected, claim, lacking.ranges[-1]) if lacking and expected >= after else None
 
     def _claim(self, span: ByteRange, now: float) -> Claim:
         self._number += 1
