@@ -37,6 +37,7 @@ class Bringer:
 
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
+        self._adoption = Adoption(tools)
         self._in_hand = 0
         self._full_since: float | None = None  # since when the disk is full and nothing was finished
 
@@ -44,11 +45,11 @@ class Bringer:
         """See `Bring`."""
         self._in_hand += 1
         try:
-            adoption = Adoption(self._tools)
-            record = await adoption.finished(wanted.entry, wanted.record, wanted.seen, wanted.order)
+            adoption, entry, known = self._adoption, wanted.entry, wanted.record
+            record = await adoption.finished(entry, known, wanted.seen, wanted.order) if wanted.seen else None
             status = Status.PRESENT if record else Status.FETCHED
             if record is None:
-                aside = await adoption.aside(wanted.entry, wanted.record, wanted.order)
+                aside = await adoption.aside(entry, known, wanted.order)
                 record = await self._fetch(wanted, aside)
             self._full_since = None
             return status, record

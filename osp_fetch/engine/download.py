@@ -121,10 +121,10 @@ class Download:
         """The request for `part`: a file that fits in it is asked for whole, without a range."""
         minted = self.mirrors.borrowed(part.url)
         url = minted or part.url
-        span = ByteRange(part.range.start - part.sample, part.range.stop)
+        whole = self._asks_whole(part)
         return Request(
             url=url,
-            range=None if self._asks_whole(part) else span,
+            range=None if whole else ByteRange(part.range.start - part.sample, part.range.stop),
             if_range=self.trust.if_range(part.url),
             headers=self.entry.headers if self.mirrors.at_home(part.url) else (),
             borrowed=minted is not None,

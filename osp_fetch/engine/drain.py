@@ -68,7 +68,8 @@ class Drain:
                 if at + filled > span.stop:
                     filled = 0
                     raise TooLong(f"{self._path}: more bytes came than were asked for")
-                await gate.spend(count)
+                if gate.rated:
+                    await gate.spend(count)
                 if filled == len(buffer) or clock() - written > _WRITE_SECONDS:
                     count, filled = filled, 0
                     at, written = await self._write(at, buffer[:count]), clock()

@@ -184,8 +184,7 @@ class HttpTransport:
         # a signed query must go out byte for byte; only what HTTP cannot carry is encoded
         try:
             target = URL(url, encoded=url.isascii())
-            name = f"{request.name}: {target.host}"
-            _ = target.port
+            _ = target.host, target.port
         except ValueError as error:
             raise StatusError(
                 f"{request.name}: its URL makes no sense ({reason(error)}); mend the row",
@@ -199,14 +198,16 @@ class HttpTransport:
                     target, headers=sent, allow_redirects=False, proxy=proxy, read_bufsize=_STREAM
                 )
         except TimeoutError:
-            raise Unreachable(f"{name} did not answer within {self._timeouts.head:g} s") from None
+            raise Unreachable(
+                f"{request.name}: {target.host} did not answer within {self._timeouts.head:g} s"
+            ) from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise UntrustedServer(
-                f"{name}: its certificate does not hold ({reason(error.certificate_error)}); "
-                "--cacert adds a certificate authority of your own"
+                f"{request.name}: {target.host}: its certificate does not hold "
+                f"({reason(error.certificate_error)}); --cacert adds a certificate authority of your own"
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unreachable(f"{name} does not answer ({reason(error)})") from None
+            raise Unreachable(f"{request.name}: {target.host} does not answer ({reason(error)})") from None
 
     async def _refusal(
         self, request: Request, response: aiohttp.ClientResponse, *, borrowed: bool
@@ -282,9 +283,12 @@ def _redirected(url: str, location: str, *, downgrade: bool) -> str:
 
 def _validator(response: aiohttp.ClientResponse) -> Validator:
     """The validators of a reply; one that is not ASCII, or endless, is none."""
-    read = (response.headers.get(name, "") for name in ("ETag", "Last-Modified"))
-    etag, modified = (text if text.isascii() and len(text) < 1024 else "" for text in read)
-    return Validator(etag or None, modified or None)
+    etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
+    return Validator(_tag(etag), _tag(modified))
+
+
+def _tag(text: str | None) -> str | None:
+    return text if text and text.isascii() and len(text) < 1024 else None
 
 
 def _extent(request: Request, response: aiohttp.ClientResponse) -> tuple[ByteRange | None, int | None]:

@@ -116,7 +116,10 @@ class Board:
                 pass
 
     def _line(self, path: str) -> FileLine:
-        return self.files.setdefault(path, FileLine(path, None, 0, 0, self.clock()))
+        line = self.files.get(path)
+        if line is None:
+            line = self.files[path] = FileLine(path, None, 0, 0, self.clock())
+        return line
 
     def _file_begun(self, event: events.FileBegun) -> None:
         line = self._line(event.path)
