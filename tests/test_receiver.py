@@ -192,3 +192,22 @@ def test_a_body_that_is_left_early_writes_to_no_memory_any_more(play: Play) -> N
         assert w.connections == 2
 
     play(script)
+
+
+@pytest.mark.parametrize("size", [250_000, 262_144, 3_000_000])
+def test_an_answer_that_nobody_asked_for_is_not_the_next_files(play: Play, size: int) -> None:
+    files = {f"f{n}": noise(size, n) for n in range(12)}
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
+
+    async def script(w: World) -> None:
+        async def two_answers(exchange: Exchange, page: o.Page) -> None:
+            await exchange.raw(head + page.data + head + b"x" * size)
+
+        for name, data in files.items():
+            w.origin.add(name, data, always=two_answers)
+        for name, data in files.items():
+            async with w.transport.get(w.request(name)) as reply:
+                body, _ = await read(reply, size=size)
+            assert body == data
+
+    play(script)

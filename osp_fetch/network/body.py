@@ -67,6 +67,7 @@ class Body:
             count = await self._receive(self._receiver, view)
             if not self._receiver.left:
                 self._over = True
+                await self._receiver.settle()
                 self.close()
         else:
             count = min(len(view), len(self._chunk))

@@ -15,6 +15,7 @@ from aiohttp.client_proto import ResponseHandler
 
 # bytes still to come, for which it is worth while
 _WORTH: Final = 128 << 10
+_TURNS: Final = 3  # of the loop, in which what the kernel or TLS has waiting is read
 
 
 class Receiver(asyncio.BufferedProtocol):
@@ -28,6 +29,7 @@ class Receiver(asyncio.BufferedProtocol):
         self._view = memoryview(b"")
         self._waiter: asyncio.Future[None] | None = None
         self._lost: BaseException | None = None
+        self._settled = False  # the last byte came, and nothing after it
 
     @classmethod
     def instead_of(cls, response: aiohttp.ClientResponse, left: int | None) -> Self | None:
@@ -50,11 +52,23 @@ class Receiver(asyncio.BufferedProtocol):
     def give_back(self) -> None:
         """Let the owner have its connection again: for its next request, or to be closed."""
         self._transport.set_protocol(self._owner)
-        if self.left == 0 and self._lost is None:
+        if self._settled:
             # its parser still waits for this body: what comes unasked would be taken for that, unseen
             self._owner.set_response_params()
             self._transport.resume_reading()
             self._content.feed_eof()
+
+    async def settle(self) -> None:
+        """After the last byte: see whether the server has sent something after it that nobody asked for, and
+        that would be taken for the next answer."""
+        if self._lost is None:
+            self._view = memoryview(bytearray(1))
+            self._transport.resume_reading()
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
+            if not self._transport.is_closing():
+                self._transport.pause_reading()
+        self._settled = self.left == 0 and self._lost is None and not self._transport.is_closing()
 
     async def receive(self, view: memoryview, seconds: float) -> int:
         """Receive into `view` until it is full, the body is over, or so many seconds have passed; how
