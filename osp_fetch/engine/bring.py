@@ -71,6 +71,10 @@ class Bringer:
             try:
                 return await transfer.fetch()
             except DiskFull as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # a write that was seen to its end has put its error in the place of that
+                    raise asyncio.CancelledError from error
                 if transfer.endless and self._in_hand > 1:
                     await transfer.give_up()  # rather than that all the others wait for it
                 if len(download.held) > most:

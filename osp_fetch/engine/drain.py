@@ -35,18 +35,18 @@ class Drain:
         self._checkpoint, self._connections, self._host = checkpoint, connections, host
         self._path = download.entry.path
         self._kept = False  # the memory went to the partial
+        self._written: list[ByteRange] = []
 
     async def run(self, part: Part, span: ByteRange, reply: Reply) -> None:
         """Write the body of `reply` to `span`; what arrived is kept, however it ends, unless more came
         than was announced: then nothing tells which bytes they were."""
-        before = self._download.held
         try:
             await self._run(part, span, reply)
         except TooLong:
-            brought = (self._download.held - before) & span
-            for each in brought:
+            # also what another had brought before: it was written over
+            for each in self._written:
                 self._download.unwrote(each)
-            if brought:
+            if self._written:
                 await self._checkpoint.retract()
             raise
 
@@ -114,6 +114,7 @@ class Drain:
 
     def _wrote(self, span: ByteRange) -> None:
         self._tools.gate.answered(self._host)
+        self._written.append(span)
         self._download.wrote(span)
         self._tools.observe(events.Wrote(self._path, len(span)))
         self._partial.follow(self._download.parts.settled, self._download.length)

@@ -1,0 +1,101 @@
+"""What the ledger is told of a file while it grows: never what the disk may not have."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from typing import cast
+
+import pytest
+
+from osp_fetch.engine.checkpoint import Checkpoint
+from osp_fetch.engine.download import Download
+from osp_fetch.engine.tasks import stop
+from osp_fetch.model.entry import entry
+from osp_fetch.model.errors import StorageError
+from osp_fetch.model.protocols import Ledger, Partial
+from osp_fetch.model.ranges import ByteRange, RangeSet
+from osp_fetch.model.record import Record
+from osp_fetch.storage.files import storage_error
+
+SIZE = 1 << 20
+
+
+class Held:
+    """A partial and a ledger. A sync waits until it is let, and fails where it is told to, once."""
+
+    def __init__(self) -> None:
+        self.let = asyncio.Event()
+        self.fails = False
+        self.syncing = asyncio.Event()
+        self.records: list[Record] = []
+        self.rehashed = False
+
+    async def sync(self) -> None:
+        self.syncing.set()
+        await self.let.wait()
+        if self.fails:
+            self.fails = False  # Linux tells it once
+            raise storage_error(OSError(errno.EIO, os.strerror(errno.EIO)), "it cannot be synced")
+
+    async def put(self, record: Record) -> None:
+        self.records.append(record)
+
+    async def rehash(self) -> None:
+        self.rehashed = True
+
+
+def begun(disk: Held) -> tuple[Checkpoint, Download]:
+    download = Download(entry("f", "http://h/f", size=8 * SIZE))
+    return Checkpoint(cast("Ledger", disk), cast("Partial", disk), download, SIZE), download
+
+
+def wrote(checkpoint: Checkpoint, download: Download, start: int) -> None:
+    download.wrote(ByteRange(start * SIZE, (start + 1) * SIZE))
+    checkpoint.wrote(SIZE, 1)
+
+
+async def test_what_a_sync_has_failed_for_is_never_claimed() -> None:
+    disk = Held()
+    checkpoint, download = begun(disk)
+    disk.fails = True
+    disk.let.set()
+    wrote(checkpoint, download, 0)
+    await disk.syncing.wait()
+    await asyncio.sleep(0)
+    wrote(checkpoint, download, 1)  # another claim would sync well, and claim both
+    with pytest.raises(StorageError):
+        await checkpoint.done()
+    wrote(checkpoint, download, 2)
+    await checkpoint.last()
+    assert disk.records == []
+
+
+async def test_a_claim_says_what_was_known_before_the_sync() -> None:
+    disk = Held()
+    checkpoint, download = begun(disk)
+    wrote(checkpoint, download, 0)
+    await disk.syncing.wait()
+    download.parts.length = 5 * SIZE  # meanwhile the server has another file
+    disk.let.set()
+    await checkpoint.settle()
+    (record,) = disk.records
+    assert (record.length, record.held) == (8 * SIZE, RangeSet.upto(SIZE))
+
+
+async def test_what_is_retracted_is_so_also_for_whoever_is_stopped_meanwhile() -> None:
+    disk = Held()
+    checkpoint, download = begun(disk)
+    wrote(checkpoint, download, 0)
+    await disk.syncing.wait()
+    download.unwrote(ByteRange(0, SIZE))
+    retracting = asyncio.create_task(checkpoint.retract())
+    await asyncio.sleep(0)
+    ending = asyncio.create_task(stop({retracting}))
+    await asyncio.sleep(0)
+    disk.let.set()
+    await ending
+    assert retracting.cancelled()
+    assert disk.records[-1].held == RangeSet()
+    assert disk.rehashed
