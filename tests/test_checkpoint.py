@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from contextlib import nullcontext
 from typing import cast
 
 import pytest
@@ -30,7 +31,7 @@ class Held:
         self.fails = False
         self.syncing = asyncio.Event()
         self.records: list[Record] = []
-        self.rehashed = False
+        self.rehashed = self.cleared = False
 
     async def sync(self) -> None:
         self.syncing.set()
@@ -44,6 +45,9 @@ class Held:
 
     async def rehash(self) -> None:
         self.rehashed = True
+
+    async def clear(self) -> None:
+        self.cleared = True
 
 
 def begun(disk: Held) -> tuple[Checkpoint, Download]:
@@ -65,11 +69,14 @@ async def test_what_a_sync_has_failed_for_is_never_claimed() -> None:
     await disk.syncing.wait()
     await asyncio.sleep(0)
     wrote(checkpoint, download, 1)  # another claim would sync well, and claim both
-    with pytest.raises(StorageError):
-        await checkpoint.done()
-    wrote(checkpoint, download, 2)
-    await checkpoint.last()
+    for claimed in (checkpoint.done, checkpoint.last):  # however often it is asked
+        with pytest.raises(StorageError):
+            await claimed()
+        wrote(checkpoint, download, 2)
     assert disk.records == []
+    download.parts.empty()
+    await checkpoint.forget()  # what is given up need not be sound
+    assert [record.held for record in disk.records] == [RangeSet()]
 
 
 async def test_a_claim_says_what_was_known_before_the_sync() -> None:
@@ -82,6 +89,28 @@ async def test_a_claim_says_what_was_known_before_the_sync() -> None:
     await checkpoint.settle()
     (record,) = disk.records
     assert (record.length, record.held) == (8 * SIZE, RangeSet.upto(SIZE))
+
+
+@pytest.mark.parametrize(("fails", "sound"), [(False, 2), (True, 1)])
+async def test_a_retraction_claims_nothing_that_was_not_synced(fails: bool, sound: int) -> None:
+    disk = Held()
+    checkpoint, download = begun(disk)
+    disk.let.set()
+    wrote(checkpoint, download, 0)
+    await checkpoint.settle()
+    disk.let.clear()
+    disk.fails = fails
+    wrote(checkpoint, download, 1)
+    await asyncio.sleep(0)  # that claim is under way
+    wrote(checkpoint, download, 2)
+    wrote(checkpoint, download, 3)
+    download.unwrote(ByteRange(3 * SIZE, 4 * SIZE))
+    disk.let.set()
+    with pytest.raises(StorageError) if fails else nullcontext():
+        await checkpoint.retract()
+    assert disk.records[-1].held == RangeSet.upto(sound * SIZE)
+    assert disk.rehashed
+    assert download.held == RangeSet.upto(3 * SIZE)
 
 
 async def test_what_is_retracted_is_so_also_for_whoever_is_stopped_meanwhile() -> None:

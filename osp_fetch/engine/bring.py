@@ -46,7 +46,7 @@ class Bringer:
         self._in_hand += 1
         try:
             adoption, entry, known = self._adoption, wanted.entry, wanted.record
-            record = await adoption.finished(entry, known, wanted.seen, wanted.order) if wanted.seen else None
+            record = await adoption.finished(entry, known, wanted.seen, wanted.order)
             status = Status.PRESENT if record else Status.FETCHED
             if record is None:
                 aside = await adoption.aside(entry, known, wanted.order)
@@ -73,7 +73,7 @@ class Bringer:
             except DiskFull as error:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():
-                    # a write that was seen to its end has put its error in the place of that
+                    # whatever had to be seen to its end has put its error in the place of that
                     raise asyncio.CancelledError from error
                 if transfer.endless and self._in_hand > 1:
                     await transfer.give_up()  # rather than that all the others wait for it

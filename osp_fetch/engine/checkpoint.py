@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from ..model.errors import StorageError
 from ..model.protocols import Ledger, Partial
+from ..model.ranges import NOTHING
+from ..model.record import Record
 from .download import Download
 from .tasks import completed
 
@@ -21,7 +25,8 @@ class Checkpoint:
     def __init__(self, ledger: Ledger, partial: Partial, download: Download, size: int) -> None:
         self._ledger, self._partial, self._download, self._size = ledger, partial, download, size
         self._unclaimed = 0
-        self._unsound = False  # the disk has failed to sync: nobody knows what of it is there
+        self._claimed = download.held  # what the ledger says is held
+        self._failed: StorageError | None = None  # a sync: nobody knows what of the partial is there
         self._claimed_at = asyncio.get_running_loop().time()
         self._pause = _CLAIM_SECONDS[0]
         self._claiming: asyncio.Task[None] | None = None
@@ -33,8 +38,8 @@ class Checkpoint:
         due = self._unclaimed >= self._size * max(1, connections)
         if not due and now - self._claimed_at < self._pause:
             return
-        # one that has failed stays, for `settle` to raise: Linux tells of a failed sync once, and not again
-        if not self._unsound and (self._claiming is None or self._claiming.done()):
+        # Linux tells of a failed sync once: the next one would pass, and claim those bytes, too
+        if self._failed is None and (self._claiming is None or self._claiming.done()):
             self._claimed_at, self._pause = now, min(2 * self._pause, _CLAIM_SECONDS[1])
             self._claiming = asyncio.create_task(self._claim())
 
@@ -43,16 +48,19 @@ class Checkpoint:
         record, self._unclaimed = self._download.record(self._download.held), 0
         try:
             await self._partial.sync()
-        except StorageError:
-            self._unsound = True
+        except StorageError as error:
+            self._failed = error
             raise
         await self._ledger.put(record)
+        self._claimed = record.held
 
     async def settle(self) -> None:
-        """Return when no claim is under way. Raises what the last one raised."""
+        """Return when no claim is under way. Raises what the last one raised; what a sync did, for good."""
         if self._claiming is not None:
             claiming, self._claiming = self._claiming, None
             await claiming
+        if self._failed is not None:
+            raise self._failed
 
     async def done(self) -> None:
         """Every byte is held and the file is about to be published: nothing more is to be claimed."""
@@ -62,22 +70,27 @@ class Checkpoint:
     async def last(self) -> None:
         """Claim what is written and not yet claimed."""
         await self.settle()
-        if self._unclaimed and not self._unsound:
+        if self._unclaimed:
             await self._claim()
 
     async def retract(self) -> None:
-        """Claim no more than is held now: some of what was written is not to be believed. To its end also
-        when cancelled: half of it would leave a claim, or a digest, of those bytes."""
-        await completed(self._retract())
+        """Claim nothing any more that is not held now: some of what was written is not to be believed. To its
+        end also when cancelled: half of it would leave a claim, or a digest, of those bytes."""
+        await completed(self._retract(self._download.record(self._download.held)))
 
-    async def _retract(self) -> None:
-        await self.settle()
-        await self._ledger.put(self._download.record(self._download.held))
-        await self._partial.rehash()
+    async def _retract(self, record: Record) -> None:
+        try:
+            await self.settle()
+        finally:
+            # not all that is held: some of that is not synced
+            self._claimed &= record.held
+            await self._ledger.put(replace(record, held=self._claimed))
+            await self._partial.rehash()
 
     async def forget(self) -> None:
         """Claim no more than is held now, and then empty the partial: in this order."""
-        await self.settle()
-        self._unclaimed = 0
+        with suppress(StorageError):  # of bytes that are given up
+            await self.settle()
+        self._unclaimed, self._claimed = 0, NOTHING
         await self._ledger.put(self._download.record(self._download.held))
         await self._partial.clear()

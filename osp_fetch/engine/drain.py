@@ -9,7 +9,7 @@ from typing import Final
 from ..model import events
 from ..model.errors import NetworkError, TooLong
 from ..model.protocols import Partial, Reply
-from ..model.ranges import ByteRange
+from ..model.ranges import NOTHING, ByteRange, RangeSet
 from .checkpoint import Checkpoint
 from .download import Download, Part
 from .tasks import completed
@@ -35,7 +35,7 @@ class Drain:
         self._checkpoint, self._connections, self._host = checkpoint, connections, host
         self._path = download.entry.path
         self._kept = False  # the memory went to the partial
-        self._written: list[ByteRange] = []
+        self._written: RangeSet = NOTHING
 
     async def run(self, part: Part, span: ByteRange, reply: Reply) -> None:
         """Write the body of `reply` to `span`; what arrived is kept, however it ends, unless more came
@@ -68,8 +68,7 @@ class Drain:
                 if at + filled > span.stop:
                     filled = 0
                     raise TooLong(f"{self._path}: more bytes came than were asked for")
-                if gate.rated:
-                    await gate.spend(count)
+                await gate.spend(count)
                 if filled == len(buffer) or clock() - written > _WRITE_SECONDS:
                     count, filled = filled, 0
                     at, written = await self._write(at, buffer[:count]), clock()
@@ -114,7 +113,7 @@ class Drain:
 
     def _wrote(self, span: ByteRange) -> None:
         self._tools.gate.answered(self._host)
-        self._written.append(span)
+        self._written |= span
         self._download.wrote(span)
         self._tools.observe(events.Wrote(self._path, len(span)))
         self._partial.follow(self._download.parts.settled, self._download.length)

@@ -287,14 +287,9 @@ class Gate:
             room.quiet_until = until
             asyncio.get_running_loop().call_at(until + 0.001, self._admit)
 
-    @property
-    def rated(self) -> bool:
-        """Whether there is a byte rate to keep to."""
-        return self._limits.rate > 0
-
     async def spend(self, count: int) -> None:
         """Wait until `count` more bytes fit under the byte rate."""
-        if not self.rated:
+        if not self._limits.rate:
             return
         now = asyncio.get_running_loop().time()
         # a quarter of a second of silence may be made up for, no more: bursts hurt shared links

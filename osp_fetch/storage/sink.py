@@ -55,8 +55,7 @@ class FolderSink:
 
     async def look(self, paths: Sequence[RelativePath], *, deleted: bool = True) -> list[Published | None]:
         def stats() -> list[Published | None]:
-            root = f"{self._root}{os.sep}"  # joining a Path takes longer than asking the disk
-            seen = [self.disk.look(root + path) for path in paths]
+            seen = [self.disk.look(self.places.final(path)) for path in paths]
             if not (self._consumed and deleted):
                 return seen
             pairs = zip(seen, paths, strict=True)
