@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import Final
@@ -71,4 +72,5 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         code = 1
+    gc.freeze()  # or the interpreter looks through all of it once more on its way out, for a tenth of a start
     sys.exit(code)
