@@ -51,8 +51,8 @@ async def test_a_cancel_while_other_lanes_end_is_not_lost() -> None:
             ending.set()
             await completed(asyncio.sleep(0.1))
 
-    lanes = Lanes(lane, lambda: False)
-    running = asyncio.create_task(lanes.run())
+    lanes = Lanes(lambda: False)
+    running = asyncio.create_task(lanes.run(lane))
     await ending.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

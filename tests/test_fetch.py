@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import json
 import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,8 +29,10 @@ from osp_fetch import (
 )
 from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.engine.download import SAMPLE
+from osp_fetch.engine.transfer import Transfer
 from osp_fetch.model import events
 from osp_fetch.model.errors import DiskFull, FolderBusy, ManifestError
+from osp_fetch.storage.partial import FilePartial
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Fault, Origin, noise, sha256
@@ -284,6 +288,34 @@ async def test_a_failed_file_never_costs_the_run(origin: Origin, tmp_path: Path)
     assert sorted(frame[frame.status == "failed"].path) == ["", "absent"]
     with pytest.raises(Exception, match="2 of the files"):
         report.raise_for_failures()
+
+
+async def test_a_file_leaves_nothing_in_memory_but_its_outcome(origin: Origin, tmp_path: Path) -> None:
+    rows = [
+        entry("small", origin.add("small", noise(1000))),
+        entry("parts", origin.add("parts", DATA)),
+        entry("absent", origin.url + "/absent"),
+    ]
+    gc.collect()
+    gc.disable()  # whoever waits for the collector waits long, and many files are in hand by then
+    try:
+        report = await fetch_all(rows, tmp_path, settings=quick(limits={"part_size": "64KiB"}))
+        left = [type(each) for each in gc.get_objects() if type(each) in (Transfer, FilePartial)]
+    finally:
+        gc.enable()
+    assert (report.counts[Status.FETCHED], report.counts[Status.FAILED]) == (2, 1)
+    assert left == []
+
+
+async def test_a_defect_costs_its_file_and_says_where_it_is(origin: Origin, tmp_path: Path) -> None:
+    def observe(event: Event) -> None:
+        if isinstance(event, events.FileBegun) and event.path == "f":
+            raise ValueError("no f")
+
+    rows = [entry(name, origin.add(name, DATA)) for name in "fg"]
+    report = await fetch_all(rows, tmp_path, settings=QUICK, observer=observe)
+    assert report.counts[Status.FETCHED] == 1
+    assert re.search(r"report it \(ValueError: no f, in test_fetch.py:\d+\)", str(report.failures[0].error))
 
 
 async def test_fetch_iter_gives_outcomes_and_stops_when_left(origin: Origin, tmp_path: Path) -> None:

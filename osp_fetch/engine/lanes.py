@@ -9,15 +9,18 @@ from typing import Any
 from ..model.errors import FetchError
 from .tasks import Scope, completed, stop
 
+Lane = Callable[[], Coroutine[Any, Any, None]]
+
 
 class Lanes:
-    """Runs `lane` in the caller's own task, and in others as they are called while that goes on.
+    """Runs a lane in the caller's own task, and in others as they are called while that goes on.
 
     Most files are one part, and need no task beside their own. `complete`: whether all is here.
     """
 
-    def __init__(self, lane: Callable[[], Coroutine[Any, Any, None]], complete: Callable[[], bool]) -> None:
-        self._lane, self._complete = lane, complete
+    def __init__(self, complete: Callable[[], bool]) -> None:
+        self._complete = complete
+        self._lane: Lane | None = None  # while it runs: its owner, held for good, would be garbage in a ring
         self._scope = Scope()  # around the first lane
         self._others: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
@@ -25,13 +28,13 @@ class Lanes:
     def __len__(self) -> int:
         return 1 + len(self._others)
 
-    async def run(self) -> None:
+    async def run(self, lane: Lane) -> None:
         """Return when no lane finds anything to do, or all is here; raises the first failure."""
         self._failures.clear()
-        self._scope = Scope()
+        self._lane, self._scope = lane, Scope()
         try:
             with self._scope:
-                await self._lane()
+                await lane()
                 while self._others:
                     await asyncio.wait(self._others)
         except FetchError:
@@ -41,11 +44,13 @@ class Lanes:
         finally:
             if self._others:
                 await completed(stop(self._others))  # `stop` alone would swallow that we are cancelled
+            self._lane = None
         if self._failures and not self._complete():
             raise self._failures[0]
 
     def call(self) -> None:
-        """Begin one more lane."""
+        """Begin one more lane, while the first one runs."""
+        assert self._lane is not None
         task = asyncio.create_task(self._lane())
         self._others.add(task)
         task.add_done_callback(self._ended)

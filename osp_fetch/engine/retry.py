@@ -73,6 +73,8 @@ async def persist(
         await work()
         return
     except FetchError as error:
+        if error.remedy is not Remedy.RETRY:
+            raise
         failed: FetchError | None = error
     patience = Patience(settings, progress)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 from ..model import events, links
 from ..model.entry import Entry, folded
@@ -179,6 +181,7 @@ class Run:
         except FetchError as error:
             if error.remedy is Remedy.ABORT:
                 raise
+            _bare(error)
             if error.remedy is Remedy.PARK and self._renewal is not None:
                 self._parked.append(replace(wanted, error=error))
                 self._tools.observe(events.Parked(len(self._parked)))
@@ -186,7 +189,8 @@ class Run:
                 self._end(wanted, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
         except Exception as error:
             # a defect of ours must cost this file, not a weekend's run
-            what = f"{type(error).__name__}: {error}"
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__}: {error}, in {Path(where.filename).name}:{where.lineno}"
             defect = FetchError(f"{entry.path}: a defect of osp-fetch, please report it ({what})")
             self._end(wanted, Status.FAILED, defect)
         finally:
@@ -204,6 +208,11 @@ def _fulfils(record: Record, entry: Entry) -> bool:
     if entry.digest is not None:
         return record.digests.get(entry.digest.algorithm) == entry.digest.hex
     return same_source(record, entry)
+
+
+def _bare(error: BaseException) -> None:
+    """Take from `error` the frames that it came through: each keeps what its file had in hand."""
+    error.__cause__ = error.__context__ = error.__traceback__ = None
 
 
 def _digest(entry: Entry, record: Record) -> str | None:

@@ -48,7 +48,7 @@ class Transfer:
         self.record: Record | None = None
         self._wrong: list[dict[str, str]] = []  # digests of what came and was not what the manifest states
         self._begun = False  # the file has answered
-        self._lanes = Lanes(self._lane, lambda: self.download.complete)
+        self._lanes = Lanes(lambda: download.complete)
         self._complete = asyncio.Event()
         self._minting = asyncio.Lock()
         self._connections = 0
@@ -108,7 +108,7 @@ class Transfer:
     async def _parts(self) -> None:
         self._begun = False
         self._complete.clear()
-        await self._lanes.run()
+        await self._lanes.run(self._lane)
 
     def _call_more(self) -> None:
         """Keep one lane waiting for a connection while there are parts that nobody fetches; not more, for
