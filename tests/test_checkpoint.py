@@ -79,6 +79,17 @@ async def test_what_a_sync_has_failed_for_is_never_claimed() -> None:
     assert [record.held for record in disk.records] == [RangeSet()]
 
 
+async def test_what_came_all_at_once_is_published_not_claimed() -> None:
+    disk = Held()
+    disk.let.set()
+    checkpoint, download = begun(disk)
+    for start in range(7):
+        download.wrote(ByteRange(start * SIZE, (start + 1) * SIZE))
+    wrote(checkpoint, download, 7)
+    await checkpoint.settle()
+    assert disk.records == []
+
+
 async def test_a_claim_says_what_was_known_before_the_sync() -> None:
     disk = Held()
     checkpoint, download = begun(disk)

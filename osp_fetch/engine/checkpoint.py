@@ -38,6 +38,8 @@ class Checkpoint:
         due = self._unclaimed >= self._size * max(1, connections)
         if not due and now - self._claimed_at < self._pause:
             return
+        if self._download.complete and not self._claimed:
+            return  # it has waited long for a connection, came quickly, and is published next
         # Linux tells of a failed sync once: the next one would pass, and claim those bytes, too
         if self._failed is None and (self._claiming is None or self._claiming.done()):
             self._claimed_at, self._pause = now, min(2 * self._pause, _CLAIM_SECONDS[1])
