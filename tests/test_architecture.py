@@ -30,7 +30,7 @@ FLOORS = {
 KNOWS_ONLY = {"engine": {"model", "engine"}}
 DOORS = {
     "aiohttp": {"network/"},
-    "yarl": {"network/transport.py"},
+    "yarl": {"network/transport.py", "network/head.py"},
     "aiofiles": {"storage/threads.py"},
     "sqlite3": {"storage/ledger.py"},
     "tenacity": {"engine/retry.py"},

@@ -1,14 +1,12 @@
 """GET with ranges over aiohttp: the one place that speaks HTTP, and its one door.
 
-A range is believed only with one Content-Range of the right start. aiohttp's own timers count
-waiting for a pool slot, restart with every byte and vanish after a 1xx, so this room keeps clocks
-of its own: around the head of a reply, around every read, and over a minimum speed.
+aiohttp's own timers count waiting for a pool slot, restart with every byte and vanish after a 1xx, so
+this room keeps clocks of its own: around the head of a reply, around every read, and over a minimum speed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 import ssl
 import time
 from collections.abc import Mapping, Sequence
@@ -19,14 +17,14 @@ from yarl import URL
 
 from .. import __version__
 from ..model import links
-from ..model.errors import NetworkError, Remedy, StatusError, TransferError, Unreachable, UntrustedServer
-from ..model.exchange import Representation, Request, Validator
+from ..model.errors import Remedy, StatusError, TransferError, Unreachable, UntrustedServer
+from ..model.exchange import Representation, Request
 from ..model.protocols import Leads
-from ..model.ranges import ByteRange
 from ..model.settings import Limits, Retry, Timeouts
 from . import payload
 from .body import Body, reason
 from .connect import Connector, ConnectTo, NoCookies, Proxies, Resolver
+from .head import extent, redirected, validator
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # seconds that a connection waits for its next request: in a run that is none, and where the gate wants
@@ -37,8 +35,6 @@ _HEAD_BYTES: Final = 64 << 10
 # what one receive brings. Large bodies are received past it
 _STREAM: Final = 64 << 10
 _PAGE_BYTES: Final = 1 << 20  # of a page that leads on
-_LONGEST: Final = 1 << 60  # bytes; no file is longer, and no file system could hold it
-_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 class HttpTransport:
@@ -113,8 +109,8 @@ class HttpTransport:
         if response.status not in (200, 206):
             raise await self._refusal(request, response, borrowed=borrowed)
         payload.check_coding(request, response.headers)
-        span, length = _extent(request, response)
-        found = Representation(url, length, _validator(response))
+        span, length = extent(request, response)
+        found = Representation(url, length, validator(response))
         body = exchange.body = Body(
             response,
             found,
@@ -151,7 +147,7 @@ class HttpTransport:
                 location = response.headers.get("Location", "")
             await self._read_some(response)
             response.close()
-            target = _redirected(url, location, downgrade=self._downgrade)
+            target = redirected(url, location, downgrade=self._downgrade)
             if links.origin(target) != links.origin(url):
                 headers, headers_sent = {}, False  # credentials never cross to another origin
             url = target
@@ -259,64 +255,3 @@ class Exchange:
             self.body.close()
         if self.response is not None:
             self.response.close()  # after the end of a body this is a no-op and the connection is kept
-
-
-def _redirected(url: str, location: str, *, downgrade: bool) -> str:
-    """The absolute URL that a redirect from `url` leads to; its query stays byte for byte."""
-    where = URL(url, encoded=True)
-    try:
-        target = where.join(URL(location, encoded=location.isascii()))
-        _ = target.host, target.port
-    except ValueError:
-        location = ""
-    if not location or target.scheme not in ("http", "https") or not target.host:
-        raise StatusError(f"{where.host}: it redirects to no http(s) address", status=302, remedy=Remedy.FAIL)
-    if where.scheme == "https" and target.scheme == "http" and not downgrade:
-        raise StatusError(
-            f"{where.host}: it redirects from https to plain http at {target.host}, which anyone on "
-            'the way could alter; links.downgrade = "allow" takes it all the same',
-            status=302,
-            remedy=Remedy.FAIL,
-        )
-    return str(target.with_fragment(None)) if "#" in location else str(target)
-
-
-def _validator(response: aiohttp.ClientResponse) -> Validator:
-    """The validators of a reply; one that is not ASCII, or endless, is none."""
-    etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
-    return Validator(_tag(etag), _tag(modified))
-
-
-def _tag(text: str | None) -> str | None:
-    return text if text and text.isascii() and len(text) < 1024 else None
-
-
-def _extent(request: Request, response: aiohttp.ClientResponse) -> tuple[ByteRange | None, int | None]:
-    """Which bytes the body supplies (None: the whole file), and the length of the whole.
-
-    A range with status 200 is believed where Content-Length agrees with Content-Range, as
-    ModelScope sends it (FACTS section 4).
-    """
-    stated = response.headers.getall("Content-Range", [])
-    carried = response.content_length
-    if carried is not None and carried > _LONGEST:
-        raise NetworkError(f"{request.name}: an impossible Content-Length, {carried}")
-    if response.status == 200 and (not stated or request.range is None):
-        return None, carried
-    name = request.name
-    match = _CONTENT_RANGE.fullmatch(stated[0].strip()) if len(stated) == 1 else None
-    if request.range is None and match and (int(match[1]), int(match[2]) + 1) == (0, carried):
-        return None, carried  # a range that nobody asked for, and that is the whole file
-    if request.range is None or match is None:
-        raise NetworkError(f"{name}: a partial answer without the one Content-Range that explains it")
-    start, stop = int(match[1]), int(match[2]) + 1
-    total = None if match[3] == "*" else int(match[3])
-    if response.status == 200 and carried == total and (start, stop) != (0, total):
-        return None, carried
-    if start >= stop or (total is not None and not stop <= total <= _LONGEST):
-        raise NetworkError(f"{name}: an impossible Content-Range {stated[0]!r}")
-    if start != request.range.start or stop > request.range.stop:
-        raise NetworkError(f"{name}: asked for bytes {request.range}, got {start}-{stop}")
-    if carried is not None and carried != stop - start:
-        raise NetworkError(f"{name}: Content-Length {carried} contradicts Content-Range {stated[0]!r}")
-    return ByteRange(start, stop), total
