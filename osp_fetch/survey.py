@@ -27,7 +27,8 @@ from .storage import repair as repairing
 from .storage.files import Disk
 from .storage.folder import RunLock, owner_of, state_folder, state_folders
 from .storage.hashing import digests_of
-from .storage.ledger import LedgerReader, SqliteLedger
+from .storage.ledger import SqliteLedger
+from .storage.rows import LedgerReader
 
 _PAGE = 1000
 _BAD_SHOWN = 100

@@ -32,7 +32,7 @@ DOORS = {
     "aiohttp": {"network/"},
     "yarl": {"network/transport.py", "network/head.py"},
     "aiofiles": {"storage/threads.py"},
-    "sqlite3": {"storage/ledger.py"},
+    "sqlite3": {"storage/ledger.py", "storage/rows.py"},
     "tenacity": {"engine/retry.py"},
     "pandas": {"sources/table.py", "sources/resolve.py", "model/report.py", "api.py"},
     "pyarrow": {"sources/table.py"},

@@ -7,40 +7,26 @@ file over a network lost 76 of 200 rows in a trial. A shard has a ledger of its 
 from __future__ import annotations
 
 import asyncio
-import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from ..model.entry import RelativePath
 from ..model.errors import DiskFull, Remedy, StorageError
-from ..model.exchange import Validator
-from ..model.ranges import NOTHING, RangeSet
-from ..model.record import Published, Record
+from ..model.record import Record
 from .claims import Claims
+from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, look, row_of
 from .threads import in_thread
 
 _SCHEMA_VERSION: Final = 1
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS files (
-    path TEXT PRIMARY KEY, source_key TEXT NOT NULL, length INTEGER, etag TEXT, last_modified TEXT,
-    held TEXT NOT NULL, digests TEXT NOT NULL, checksums TEXT NOT NULL, size INTEGER, mtime_ns INTEGER
-) WITHOUT ROWID
-"""
-_COLUMNS: Final = "path source_key length etag last_modified held digests checksums size mtime_ns".split()
-_encode: Final = json.JSONEncoder().encode
-_decode: Final = json.JSONDecoder().decode
-_NO_VALIDATOR: Final = Validator()
 _PUT: Final = "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?)"
-_PATIENCE: Final = 30.0  # seconds that a writer waits for a reader, on disks that have no WAL
 _OPENING: Final = 5.0  # seconds that opening a ledger is tried for
 T = TypeVar("T")
-_ASK: Final = 500  # paths a query; SQLite takes at most 999 variables in its oldest builds
 
 
 class SqliteLedger:
@@ -113,7 +99,7 @@ class SqliteLedger:
             time.sleep(0.05)
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._place, isolation_level=None, timeout=_PATIENCE)
+        db = sqlite3.connect(self._place, isolation_level=None, timeout=PATIENCE)
         try:
             # WAL, so that `status`, `plan` and `verify` can read while a run writes
             if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
@@ -124,10 +110,10 @@ class SqliteLedger:
                 raise StorageError(
                     f"{self._place} was written by a newer osp-fetch (format {version}); update this one"
                 )
-            db.execute(_SCHEMA)
+            db.execute(SCHEMA)
             db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
             columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
-            if columns != _COLUMNS:
+            if columns != COLUMNS:
                 raise _Foreign(f"{self._place} holds other tables than a ledger")
             db.execute("SELECT path, held, mtime_ns FROM files LIMIT 1").fetchone()
         except BaseException:
@@ -159,12 +145,7 @@ class SqliteLedger:
             return work()
 
     def _look(self, paths: Sequence[RelativePath]) -> dict[str, Record]:
-        found: dict[str, Record] = {}
-        for at in range(0, len(paths), _ASK):
-            some = paths[at : at + _ASK]
-            marks = ",".join("?" * len(some))
-            rows = self._db.execute(f"SELECT * FROM files WHERE path IN ({marks})", some)
-            found.update((row[0], _record(row)) for row in rows)
+        found = look(self._db.execute, paths)
         for other in tuple(self._readers):
             missing = [path for path in paths if path not in found]
             try:
@@ -210,7 +191,7 @@ class SqliteLedger:
             self._claims.before(record)
         self._db.execute("BEGIN")
         try:
-            self._db.executemany(_PUT, map(_row, records))
+            self._db.executemany(_PUT, map(row_of, records))
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
@@ -227,77 +208,3 @@ class _Foreign(sqlite3.DatabaseError):
 def _is_wreck(error: sqlite3.DatabaseError) -> bool:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return isinstance(error, _Foreign) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-class LedgerReader:
-    """Reads a ledger that no run owns. Raises StorageError where one does, or it cannot be read."""
-
-    def __init__(self, place: Path) -> None:
-        self._place = place
-        # read only: a reader that writes would, closing last, tidy up the log of a run that begins
-        address = f"{place.absolute().as_uri()}?mode=ro"
-        try:
-            self._db = sqlite3.connect(address, uri=True, timeout=_PATIENCE)
-            try:
-                self._db.execute("SELECT path FROM files LIMIT 1").fetchone()
-            except sqlite3.OperationalError:
-                # a killed run left a log that has to be recovered, which is writing
-                self._db.close()
-                self._db = sqlite3.connect(place, timeout=_PATIENCE)
-        except sqlite3.Error as error:
-            raise StorageError(f"{place} cannot be read: {error}") from None
-
-    def _rows(self, query: str, values: Sequence[str] = ()) -> Iterator[Record]:
-        try:
-            yield from map(_record, self._db.execute(query, values))
-        except sqlite3.Error as error:
-            if "no such table" in str(error):
-                return  # a run is only just making it: nothing is in it
-            raise StorageError(f"{self._place} cannot be read: {error}") from None
-
-    def all(self) -> Iterator[Record]:
-        """Every record, by path."""
-        return self._rows("SELECT * FROM files ORDER BY path")
-
-    def look(self, paths: Sequence[str]) -> dict[str, Record]:
-        """The records of `paths`."""
-        found: dict[str, Record] = {}
-        for at in range(0, len(paths), _ASK):
-            some = paths[at : at + _ASK]
-            marks = ",".join("?" * len(some))
-            rows = self._rows(f"SELECT * FROM files WHERE path IN ({marks})", some)
-            found.update((record.path, record) for record in rows)
-        return found
-
-    def close(self) -> None:
-        self._db.close()
-
-
-def _row(record: Record) -> tuple[Any, ...]:
-    published = record.published
-    return (
-        record.path,
-        record.source_key,
-        record.length,
-        record.validator.etag,
-        record.validator.last_modified,
-        str(record.held),
-        _encode(record.digests),
-        ",".join(f"{value:x}" for value in record.checksums),
-        published.size if published else None,
-        published.mtime_ns if published else None,
-    )
-
-
-def _record(row: tuple[Any, ...]) -> Record:
-    path, key, length, etag, modified, held, digests, checksums, size, mtime = row
-    return Record(
-        path=RelativePath(path),
-        source_key=key,
-        length=length,
-        validator=Validator(etag, modified) if etag or modified else _NO_VALIDATOR,
-        held=RangeSet.parse(held) if held else NOTHING,
-        digests=_decode(digests),
-        checksums=tuple(int(value, 16) for value in checksums.split(",")) if checksums else (),
-        published=Published(size, mtime) if size is not None else None,
-    )
