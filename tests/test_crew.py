@@ -26,7 +26,8 @@ from osp_fetch.crew.budget import Budget, shared
 from osp_fetch.crew.crew import WorkerDied, _Worker
 from osp_fetch.crew.wire import Kept, Reach, Setup, Told, Wire
 from osp_fetch.engine.bring import Wanted
-from osp_fetch.engine.steering import HostReport
+from osp_fetch.engine.steering import LOOK, HostReport
+from osp_fetch.engine.tasks import stop
 from osp_fetch.engine.tools import Tools
 from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, entry
@@ -172,6 +173,18 @@ async def test_what_is_dealt_while_a_worker_is_replaced_is_not_lost(origin: Orig
     assert len(killed) > 1
 
 
+class OneBudget(Budget):
+    """Of a worker alone; says whether that has named a host."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 8, 8, lambda _: None, {}, steers=True)
+        self.heard = False
+
+    def reported(self, worker: int, reports: Sequence[HostReport], now: float) -> None:
+        super().reported(worker, reports, now)
+        self.heard = self.heard or bool(reports)
+
+
 class LateWorker(_Worker):
     """One whose next process takes its time to begin."""
 
@@ -188,10 +201,8 @@ async def test_what_is_dealt_before_the_next_process_is_there_is_given_back(tmp_
     state = tmp_path / ".osp-fetch"
     with RunLock(state) as lock:
         tools = cast("Tools", SimpleNamespace(observe=lambda _: None))
-        budget = Budget(1, 8, 8, lambda _: None, {}, steers=True)
-        worker = LateWorker(
-            0, Setup(tmp_path, state, TWO, Reach(), {}, 8), tools, budget, lock.descriptor, lambda *_: None
-        )
+        setup = Setup(tmp_path, state, TWO, Reach(), {}, 8)
+        worker = LateWorker(0, setup, tools, OneBudget(), lock.descriptor, lambda *_: None)
         await worker.start()
         os.kill(min(workers_of(os.getpid())), signal.SIGKILL)
         await until(lambda: worker.began == 2)
@@ -221,25 +232,36 @@ class HeldLedger:
 
 
 @contextlib.asynccontextmanager
-async def one_worker(root: Path, ledger: object) -> AsyncIterator[_Worker]:
-    """A worker alone, whose run has `ledger`."""
+async def one_worker(root: Path, ledger: object, budget: OneBudget) -> AsyncIterator[_Worker]:
+    """A worker alone, whose run has `ledger` and `budget`."""
+
+    async def look() -> None:
+        """What a Crew does: one that begins in mid-run may open nothing before it is told how many."""
+        while True:
+            await asyncio.sleep(LOOK)
+            for _, assign in budget.look(asyncio.get_running_loop().time()):
+                worker.send(assign)
+
     state = root / ".osp-fetch"
     with RunLock(state) as lock:
         tools = cast("Tools", SimpleNamespace(observe=lambda _: None, ledger=ledger))
-        budget = Budget(1, 8, 8, lambda _: None, {}, steers=True)
         setup = Setup(root, state, TWO, Reach(), {}, 8)
         worker = _Worker(0, setup, tools, budget, lock.descriptor, lambda *_: None)
         await worker.start()
-        yield worker
-        await worker.end()
+        looking = asyncio.create_task(look())
+        try:
+            yield worker
+        finally:
+            await stop({looking})
+            await worker.end()
 
 
 async def test_an_answer_to_a_dead_worker_is_not_taken_by_the_next(origin: Origin, tmp_path: Path) -> None:
-    ledger = HeldLedger()
+    ledger, budget = HeldLedger(), OneBudget()
     first, second = rows(origin, 2, 1000)
-    async with one_worker(tmp_path, ledger) as worker:
+    async with one_worker(tmp_path, ledger, budget) as worker:
         lost = asyncio.ensure_future(worker.bring(Wanted(first, None, None, 1)))
-        await until(lambda: ledger.puts)
+        await until(lambda: ledger.puts and budget.heard)
         os.kill(min(workers_of(os.getpid())), signal.SIGKILL)
         with pytest.raises(WorkerDied):
             await lost
@@ -260,14 +282,14 @@ class DefectLedger(HeldLedger):
 
 async def test_a_defect_of_the_ledger_costs_the_file(origin: Origin, tmp_path: Path) -> None:
     (row,) = rows(origin, 1, 1000)
-    async with one_worker(tmp_path, DefectLedger()) as worker, asyncio.timeout(20):
+    async with one_worker(tmp_path, DefectLedger(), OneBudget()) as worker, asyncio.timeout(20):
         with pytest.raises(StorageError, match="a defect"):
             await worker.bring(Wanted(row, None, None, 1))
 
 
 async def test_a_worker_that_ends_by_a_defect_is_replaced(origin: Origin, tmp_path: Path) -> None:
     row = entry("f", origin.add("f", noise(100_000), always=slow(1000)))
-    async with one_worker(tmp_path, HeldLedger()) as worker, asyncio.timeout(20):
+    async with one_worker(tmp_path, HeldLedger(), OneBudget()) as worker, asyncio.timeout(20):
         before = workers_of(os.getpid())
         bringing = asyncio.ensure_future(worker.bring(Wanted(row, None, None, 1)))
         await until(lambda: origin.open)
