@@ -18,6 +18,7 @@ from ..model.events import Observer
 from ..model.profile import Profile
 from ..model.settings import Limits, Retry
 from .level import START, Level
+from .outage import Outage
 from .pace import FIRST_PART, Pace
 from .queue import Queue, Turn
 from .steering import LOOK, HostReport, Steering
@@ -25,7 +26,6 @@ from .streams import Stream, Streams
 
 _AUTO: Final = 128
 _MEMORY: Final = 3 << 19  # bytes that a connection may hold at full speed, here and in what lies below
-_SILENCES: Final = 3  # connections in a row without an answer that make an outage
 
 
 def most_connections(limits: Limits) -> int:
@@ -42,6 +42,7 @@ def _nobody(_: events.Event) -> None:
 @dataclass(slots=True)
 class _Host:
     steering: Steering
+    outage: Outage
     open: int = 0
     streams: Streams = field(default_factory=Streams)
     refused: int = 0  # since the last report
@@ -49,13 +50,7 @@ class _Host:
     quiet_until: float = 0.0
     pace: Pace = field(default_factory=Pace)
     queue: Queue = field(default_factory=Queue)
-    heard: bool = False  # it has answered in this run
-    silences: int = 0  # connections in a row that got no answer
-    pauses: int = 0  # made for its outage so far, each twice as long as the one before
-    silent_since: float = 0.0
-    down: bool = False
     probing: bool = False
-    dead: bool = False
 
     @property
     def level(self) -> Level:
@@ -147,14 +142,14 @@ class Gate:
             room = min(ready, key=lambda r: r.queue.first or ())
             room.queue.admit(self._turn(room))
             room.open += 1
-            room.probing = room.down
+            room.probing = room.outage.down
             self._look_later(now)
             self._open += 1
             if self._limits.requests_per_second:
                 self._quiet(room, now + 1 / self._limits.requests_per_second)
 
     def _turn(self, room: _Host) -> Turn:
-        if room.down:
+        if room.outage.down:
             return Turn.ANYONE  # the earliest may be what is wrong
         # one file alone, at the end, would be hashed on one core and written by one thread at a time
         return Turn.FEWEST if self.last_files else Turn.EARLIEST
@@ -167,7 +162,8 @@ class Gate:
         if host not in self._hosts:
             known = self._profiles.get(host) if self._steers else None
             start = known.connections if known else START if self._steers else self._share or self.per_host
-            self._hosts[host] = _Host(Steering(Level(self.per_host, start, known=known is not None)))
+            steering = Steering(Level(self.per_host, start, known=known is not None))
+            self._hosts[host] = _Host(steering, Outage(self._retry))
         return self._hosts[host]
 
     # how many connections a host should have
@@ -240,42 +236,31 @@ class Gate:
         room = self._room(host)
         if after is not None:
             room.steering.answered(after)
-        room.heard, room.dead, room.probing = True, False, False
-        room.silences = room.pauses = 0
-        if room.down:
-            room.down, room.quiet_until = False, 0.0
+        room.probing = False
+        if room.outage.answered():
+            room.quiet_until = 0.0
             self._observe(events.HostBack(host))
             self._admit()
 
     def silent(self, host: str) -> bool:
-        """`host` has not answered: whether that is an outage, in which nothing counts as a failure.
-
-        A host that falls silent is an outage, not ten thousand failures: it is probed by one
-        connection at a time, for `retry.outage`, or for `retry.longest` where it has never answered.
-        """
+        """`host` has not answered: whether that is an outage, in which nothing counts as a failure."""
         now = asyncio.get_running_loop().time()
         room = self._room(host)
-        if room.streams and not room.down:
+        if room.streams and not room.outage.down:
             self.refused(host)  # it brings bytes to others: this one was too many
             return False
-        if room.silences == 0:
-            room.silent_since = now
-        room.silences += 1
-        allowed = self._retry.outage if room.heard else self._retry.longest
-        if now - room.silent_since > allowed and room.silences >= self._retry.attempts:
-            room.down, room.dead, room.quiet_until = False, True, 0.0
+        pause = room.outage.silent(now, paused=room.quiet_until > now)
+        if room.outage.dead:
+            room.quiet_until = 0.0
             self._admit()
-        elif room.silences >= _SILENCES and (room.quiet_until <= now or not room.down):
-            room.down = True
-            pause = min(self._retry.longest, self._retry.initial * 2.0 ** min(room.pauses, 30))
-            room.pauses += 1
+        elif pause is not None:
             self._observe(events.HostDown(host, pause))
             self._quiet(room, now + pause)
-        return room.down
+        return room.outage.down
 
     def dead(self, host: str) -> bool:
         """Whether `host` has been silent for so long that nothing more is asked of it."""
-        return host in self._hosts and self._hosts[host].dead
+        return host in self._hosts and self._hosts[host].outage.dead
 
     def cool(self, host: str, seconds: float) -> None:
         """Open nothing more to `host` for so many seconds; what is open goes on."""
