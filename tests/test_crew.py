@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from osp_fetch import fetch_all
 from osp_fetch.crew.budget import Budget, shared
-from osp_fetch.crew.crew import WorkerDied, _Worker
+from osp_fetch.crew.process import Process, WorkerDied
 from osp_fetch.crew.wire import Kept, Reach, Setup, Told, Wire
 from osp_fetch.engine.bring import Wanted
 from osp_fetch.engine.steering import LOOK, HostReport
@@ -185,7 +185,7 @@ class OneBudget(Budget):
         self.heard = self.heard or bool(reports)
 
 
-class LateWorker(_Worker):
+class LateWorker(Process):
     """One whose next process takes its time to begin."""
 
     began = 0
@@ -232,7 +232,7 @@ class HeldLedger:
 
 
 @contextlib.asynccontextmanager
-async def one_worker(root: Path, ledger: object, budget: OneBudget) -> AsyncIterator[_Worker]:
+async def one_worker(root: Path, ledger: object, budget: OneBudget) -> AsyncIterator[Process]:
     """A worker alone, whose run has `ledger` and `budget`."""
 
     async def look() -> None:
@@ -246,7 +246,7 @@ async def one_worker(root: Path, ledger: object, budget: OneBudget) -> AsyncIter
     with RunLock(state) as lock:
         tools = cast("Tools", SimpleNamespace(observe=lambda _: None, ledger=ledger))
         setup = Setup(root, state, TWO, Reach(), {}, 8)
-        worker = _Worker(0, setup, tools, budget, lock.descriptor, lambda *_: None)
+        worker = Process(0, setup, tools, budget, lock.descriptor, lambda *_: None)
         await worker.start()
         looking = asyncio.create_task(look())
         try:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Final
 
 from ..engine.tools import Tools
+from ..model import events
 from ..model.profile import Profile
 from ..model.settings import Settings
 from ..network.connect import ConnectTo
 from ..network.transport import HttpTransport
 from ..sources.gdrive import DriveLeads
 from .budget import Budget
-from .crew import Crew, guarded
+from .crew import Crew
+from .process import say
 from .wire import Reach, Setup
 
 _MOST: Final = 4  # processes that auto takes
@@ -45,7 +47,7 @@ def crew_of(
     count = min(count, gate.per_host)  # each begins with one connection to a host at least
     if count == 1:
         return None
-    budget = Budget(count, gate.total, gate.per_host, guarded(tools.observe), profiles, steers=steers)
+    budget = Budget(count, gate.total, gate.per_host, _guarded(tools.observe), profiles, steers=steers)
     share = replace(
         limits,
         memory=limits.memory // count,
@@ -57,6 +59,18 @@ def crew_of(
     settings = replace(tools.settings, limits=share)
     setup = Setup(root, state, settings, reach, profiles, budget.first_share)
     return Crew([setup] * count, tools, budget, lock)
+
+
+def _guarded(observe: events.Observer) -> events.Observer:
+    """`observe`, whose failures are said and go no further: the crew works on without it."""
+
+    def told(event: events.Event) -> None:
+        try:
+            observe(event)
+        except Exception as error:
+            say(error, "an observer failed")
+
+    return told
 
 
 def _cores() -> int:
