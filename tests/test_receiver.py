@@ -161,6 +161,41 @@ def test_what_came_before_a_cut_is_given_and_then_the_cut_is_said(play: Play) ->
     play(script)
 
 
+def test_who_is_late_in_reading_the_body_before_does_no_harm(play: Play) -> None:
+    async def script(w: World) -> None:
+        here = asyncio.Event()
+
+        async def in_pieces(exchange: Exchange, page: o.Page) -> None:
+            await exchange.raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(page.data))
+            await exchange.raw(page.data[:50_000])
+            await here.wait()
+            await exchange.raw(page.data[50_000:])
+
+        w.origin.add("before", DATA[:100_000], always=in_pieces)
+        w.origin.add("large", DATA)
+        async with w.transport.get(w.request("before")) as before:
+            first = memoryview(bytearray(10))
+            count = await before.readinto(first)
+            here.set()
+            # aiohttp has all of it, and its connection is free for the next request
+            while before._response.connection is not None:
+                await asyncio.sleep(0.01)
+            async with w.transport.get(w.request("large")) as large:
+                body, view = bytearray(), memoryview(bytearray(100_000))
+                while large._receiver is None:
+                    body += view[: await large.readinto(view)]
+                rest, _ = await read(before)
+                await asyncio.sleep(0.1)  # for what reading on would bring
+                assert bytes(first[:count]) + rest == DATA[:100_000]
+                rest, _ = await read(large)
+                assert body + rest == DATA
+        async with w.transport.get(w.request("before")) as again:
+            assert (await read(again))[0] == DATA[:100_000]
+        assert w.connections == 1
+
+    play(script)
+
+
 def test_a_body_that_stalls_is_left_in_time(play: Play) -> None:
     async def script(w: World) -> None:
         w.origin.add("large", DATA, o.stall(3_000_000))

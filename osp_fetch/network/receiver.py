@@ -15,6 +15,7 @@ from aiohttp.client_proto import ResponseHandler
 
 # bytes still to come, for which it is worth while
 _WORTH: Final = 128 << 10
+_EARLY: Final = 64 << 10  # bytes that are taken at once while nobody receives
 _TURNS: Final = 3  # of the loop, in which what the kernel or TLS has waiting is read
 
 
@@ -27,6 +28,8 @@ class Receiver(asyncio.BufferedProtocol):
         self.left = left
         self._transport, self._owner, self._content = transport, owner, content
         self._view = memoryview(b"")
+        self._early = bytearray()  # came while nobody received
+        self._spare = memoryview(b"")  # where such bytes come to
         self._waiter: asyncio.Future[None] | None = None
         self._lost: BaseException | None = None
         self._settled = False  # the last byte came, and nothing after it
@@ -68,11 +71,18 @@ class Receiver(asyncio.BufferedProtocol):
                 await asyncio.sleep(0)
             if not self._transport.is_closing():
                 self._transport.pause_reading()
-        self._settled = self.left == 0 and self._lost is None and not self._transport.is_closing()
+        whole = self.left == 0 and not self._early
+        self._settled = whole and self._lost is None and not self._transport.is_closing()
 
     async def receive(self, view: memoryview, seconds: float) -> int:
         """Receive into `view` until it is full, the body is over, or so many seconds have passed; how
         many bytes came. Raises OSError on a cut, after what came before it."""
+        if self._early:
+            count = min(len(view), len(self._early), self.left)
+            view[:count] = self._early[:count]
+            del self._early[:count]
+            self.left -= count
+            return count
         if self._lost is not None:
             raise self._lost
         view = self._view = view[: self.left]
@@ -98,9 +108,20 @@ class Receiver(asyncio.BufferedProtocol):
     # what the transport calls
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if not self._view:
+            # Nobody receives. But aiohttp gives a connection away when it has read a body to its end; who is
+            # late in taking that body from its stream lets the connection read on, whoever has it now. Past
+            # the end one byte is enough to tell that more came than was announced
+            # no bytearray: TLS fills a buffer slice by slice, and those of a bytearray are copies
+            self._spare = memoryview(bytearray(max(1, min(_EARLY, self.left - len(self._early)))))
+            return self._spare
         return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
+        if not self._view:
+            self._transport.pause_reading()
+            self._early += self._spare[:nbytes]
+            return
         self.left -= nbytes
         self._view = self._view[nbytes:]
         if not self._view:
