@@ -156,7 +156,8 @@ def test_strict_ends_at_the_first_bad_row(tmp_path: Path) -> None:
     [
         ("m.csv", "a,b\n1,2\n", "no column holds links"),
         ("m.csv", "url,sha265\nhttp://h/a,1\n", "did you mean 'sha256'"),
-        ("m.tsv", "", "no column holds links"),
+        ("m.tsv", "", "no column holds links (columns are not there)"),
+        ("m.txt", "\x7fELF\0\0\x02", "no text in UTF-8"),
         ("m.parquet", "not parquet", "cannot be read as Parquet"),
         ("m.jsonl", '{"path": "a"}', "no column holds links"),
         ("m.jsonl", "[1]", "not a JSON object"),

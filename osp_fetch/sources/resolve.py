@@ -98,6 +98,8 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
         return path.name, metalink.files(path), size <= _MOMENT
     if kind == ".parquet":
         return path.name, table.parquet(path), False
+    if "\0" in first:
+        raise broken(f"{path}: it is no text in UTF-8; a manifest is a table, JSON lines, or a list of URLs")
     if kind in (".jsonl", ".ndjson") or first.lstrip("\ufeff ").startswith("{"):
         return path.name, lists.json_lines(path), size <= _MOMENT
     if kind in (".tsv", ".csv") or "\t" in first:

@@ -48,7 +48,7 @@ def meanings(columns: Sequence[str], where: str) -> dict[str, int]:
         if near:
             raise broken(f"{where}: unknown column {column!r}; did you mean {near[0]!r}?")
     if "url" not in found:
-        shown = ", ".join(repr(c) for c in columns[:8])
+        shown = ", ".join(repr(c[:40]) for c in columns[:8]) if any(columns) else "not there"
         raise broken(f"{where}: no column holds links (columns are {shown}); name it url, link or cdn_link")
     return found
 
