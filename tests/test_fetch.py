@@ -74,6 +74,18 @@ async def test_sizes_at_every_edge(origin: Origin, tmp_path: Path, size: int, st
     assert outcome.size == size
 
 
+async def test_a_file_that_looks_like_a_page_is_had_where_a_digest_and_its_size_are_stated(
+    origin: Origin, tmp_path: Path
+) -> None:
+    page = b"<html><title>a template</title>"
+    markup = {"Content-Type": "text/html"}
+    told = await one(origin, tmp_path, data=page, headers=markup, stated=True, digest=True, name="f.tmpl")
+    assert told.status is Status.FETCHED
+    untold = await one(origin, tmp_path, data=page, headers=markup, name="g.tmpl")
+    assert untold.status is Status.FAILED
+    assert "state its size and digest in the manifest" in str(untold.error)
+
+
 async def test_a_file_no_longer_than_a_part_costs_one_request(origin: Origin, tmp_path: Path) -> None:
     await one(origin, tmp_path, data=noise(65536))
     assert origin.requests.total() == 1

@@ -29,7 +29,7 @@ def refusal(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "head", "sure", "page"),
+    ("name", "kind", "head", "sure", "page"),  # sure: a digest will tell
     [
         ("a.tar", "text/html; charset=utf-8", b"<html>", False, True),
         ("a.tar", "application/octet-stream", b"<!DOCTYPE html><title>Login</title>", False, True),
@@ -49,6 +49,11 @@ def refusal(
         ("LICENSE", "text/plain", b"Apache", False, False),
         ("README", "text/html", b"<html>", False, True),
         ("README", "text/html", b"<html>", True, False),
+        ("a.1", "text/plain", b"x", False, True),
+        ("a.1", "text/plain", b"x", True, False),
+        ("a.1", "text/html", b"<html>", True, True),
+        ("merges.bpe", "text/plain", b"a b\nc d\n", False, False),
+        ("arm.urdf", "text/xml", b"<?xml version='1.0'?><robot>", False, False),
     ],
 )
 def test_pages_are_told_from_files(name: str, kind: str, head: bytes, sure: bool, page: bool) -> None:
@@ -57,6 +62,18 @@ def test_pages_are_told_from_files(name: str, kind: str, head: bytes, sure: bool
         return
     with pytest.raises(NotThePayload, match="a page"):
         payload.check_page(name, kind, head, sure=sure)
+
+
+@pytest.mark.parametrize(("name", "page"), [("a.odd", False), ("a.tar.part0", False), ("a.tar", True)])
+def test_a_digest_and_the_right_size_are_better_proof_than_a_guess(name: str, page: bool) -> None:
+    def check() -> None:
+        payload.check_page(name, "text/html", b"<html>", sure=True, fits=True)
+
+    if page:  # not even then: a tar that begins like that is none
+        with pytest.raises(NotThePayload, match="a page"):
+            check()
+    else:
+        check()
 
 
 @pytest.mark.parametrize("headers", [{"Content-Encoding": "gzip"}, {"Transfer-Encoding": "gzip, chunked"}])

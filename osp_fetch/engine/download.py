@@ -130,6 +130,7 @@ class Download:
             borrowed=minted is not None,
             name=self.entry.path,
             sure=self.entry.digest is not None,
+            size=self.entry.size,
         )
 
     def _asks_whole(self, part: Part) -> bool:

@@ -46,3 +46,4 @@ class Request:
     borrowed: bool = False
     name: str = ""  # what the payload promises to be, for the guard against error pages
     sure: bool = False  # a digest will judge the bytes
+    size: int | None = None  # of the whole file, as the manifest states it

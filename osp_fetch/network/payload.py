@@ -40,11 +40,19 @@ _PAGE: Final = re.compile(
     rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|\?xml|error|script)\b", re.IGNORECASE
 )
 _MARKUP_NAMES: Final = frozenset(
-    "html htm xhtml xml svg rss atom php asp aspx jsp meta4 metalink xsd kml".split()
+    "html htm xhtml xml svg rss atom php asp aspx jsp meta4 metalink xsd kml xsl xslt plist vue svelte "
+    "urdf xacro sdf dae gpx tcx osm eaf musicxml".split()
 )
 _TEXT_NAMES: Final = _MARKUP_NAMES | frozenset(
     "txt csv tsv json jsonl ndjson md rst yaml yml toml ini cfg log py js css srt vtt ass lst list sh c h "
-    "cpp tex bib gitattributes gitignore sha256 md5 sums sql ipynb".split()
+    "cpp tex bib gitattributes gitignore sha256 md5 sums sql ipynb bpe vocab names ann conll conllu textgrid "
+    "pbtxt prototxt proto arff geojson gltf obj mtl ply off xyz pdb fasta fa fastq vcf bed "
+    "ts go rs java lua r jl".split()
+)
+_BINARY_NAMES: Final = frozenset(
+    "tar gz tgz bz2 tbz xz txz zst lz4 zip 7z rar jpg jpeg png gif webp bmp tif tiff avif heic mp4 m4v mkv "
+    "webm mov avi mp3 wav flac ogg opus m4a npy npz parquet arrow feather safetensors gguf pt pth ckpt h5 "
+    "hdf5 onnx tfrecord pkl mdb bin pdf".split()
 )
 
 
@@ -53,15 +61,17 @@ def _suffix(name: str) -> str:
     return last.rsplit(".", 1)[-1].lower() if "." in last else ""
 
 
-def check_page(name: str, content_type: str, head: bytes, *, sure: bool) -> None:
+def check_page(name: str, content_type: str, head: bytes, *, sure: bool, fits: bool = False) -> None:
     """Raise NotThePayload where a page answers for the file `name`.
 
     `head`: the file's first bytes, empty where the reply starts further on. `sure`: a digest will
-    judge the bytes, so that only what contradicts the name is refused.
+    judge the bytes, so that only what contradicts the name is refused. `fits`: the file that is offered has
+    the size that the manifest states.
     """
     suffix = _suffix(name)
     kind = content_type.partition(";")[0].strip().lower()
-    if suffix in _MARKUP_NAMES or (sure and suffix in ("", *_TEXT_NAMES)):
+    sure = sure and suffix not in _BINARY_NAMES
+    if suffix in _MARKUP_NAMES or (sure and (fits or suffix in ("", *_TEXT_NAMES))):
         return
     page = kind in ("text/html", "application/xhtml+xml") or bool(_PAGE.match(head))
     texty = kind in (
@@ -71,7 +81,7 @@ def check_page(name: str, content_type: str, head: bytes, *, sure: bool) -> None
         "application/xml",
         "application/problem+json",
     )
-    if not page and texty and suffix not in _TEXT_NAMES and suffix and head:
+    if not (page or sure) and texty and suffix not in _TEXT_NAMES and suffix and head:
         page = not re.search(rb"[\x00-\x08\x0e-\x1a\x80-\xff]", head)
     if page:
         title = re.search(rb"<title>([^<]{1,80})", head, re.IGNORECASE)
@@ -79,7 +89,8 @@ def check_page(name: str, content_type: str, head: bytes, *, sure: bool) -> None
         quote = f", which begins {said.decode('utf-8', 'replace').strip()!r}" if said else ""
         raise NotThePayload(
             f"{name}: a page ({kind or 'no content type'}) came instead of the file{quote}; "
-            "open the link in a browser to see what the server wants (a login, a quota, a captive portal)"
+            "open the link in a browser to see what the server wants (a login, a quota, a captive portal); "
+            "if that is the file, state its size and digest in the manifest"
         )
 
 

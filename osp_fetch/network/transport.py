@@ -123,7 +123,8 @@ class HttpTransport:
         )
         head = await body.peek() if span is None or span.start == 0 else b""
         kind = response.headers.get("Content-Type", "")
-        payload.check_page(request.name, kind, head, sure=request.sure)
+        fits = request.size is not None and request.size == length
+        payload.check_page(request.name, kind, head, sure=request.sure, fits=fits)
         return body
 
     async def _follow(
