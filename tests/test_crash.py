@@ -21,16 +21,25 @@ from tests.origin import Origin, noise
 WORDS = ["--min-free", "0", "-q", "--set", "retry.initial=0.05", "--set", "timeouts.idle=5"]
 
 
-async def killed(words: list[str], delay: float) -> int:
-    """Run until `delay` seconds have passed, then SIGKILL; the exit code, negative if killed."""
+async def killed(words: list[str], delay: float, begun: asyncio.Event | None = None) -> int:
+    """Run until `delay` seconds have passed, then SIGKILL; the exit code, negative if killed. `begun`: when
+    they begin to count; a slow machine would else be killed before it has asked for a byte, each time."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "osp_fetch", *words, env=dict(os.environ), stderr=subprocess.PIPE
     )
-    try:
-        await asyncio.wait_for(process.communicate(), delay)
-    except TimeoutError:
+
+    async def moment() -> None:
+        if begun is not None:
+            await begun.wait()
+        await asyncio.sleep(delay)
+
+    ended = asyncio.create_task(process.communicate())
+    due = asyncio.create_task(moment())
+    await asyncio.wait({ended, due}, return_when=asyncio.FIRST_COMPLETED)
+    due.cancel()
+    if not ended.done():
         process.kill()
-        await process.wait()
+    await ended
     return process.returncode or 0
 
 
@@ -39,11 +48,13 @@ async def test_kills_at_random_moments_never_leave_a_wrong_name(origin: Origin, 
     files = {f"big{n}.bin": noise(6 << 20, n) for n in range(3)} | {
         f"small{n}.bin": noise(3000 + n, n) for n in range(60)
     }
+    asked = asyncio.Event()
 
     async def slowly(exchange: Exchange, page: object) -> None:
+        asked.set()
         content = Blob(files[exchange.path[1:]])
         origin.sent["all"] += _asked(exchange, content)
-        await exchange.serve(content, rate=4e6)
+        await exchange.serve(content, rate=2e6)
 
     rows = ["path\turl"]
     for name, data in files.items():
@@ -54,7 +65,10 @@ async def test_kills_at_random_moments_never_leave_a_wrong_name(origin: Origin, 
     words = ["get", str(place), "-o", str(out), "-k", "1MiB", "-x", "6", *WORDS]
     kills = 0
     for _ in range(40):
-        code = await killed(words, chance.uniform(0.3, 1.6))
+        # every fourth while it starts, the others while bytes come
+        starting = kills % 4 == 3
+        asked.clear()
+        code = await killed(words, chance.uniform(0.0, 1.2), None if starting else asked)
         for final in (out / "d").glob("*"):
             assert final.read_bytes() == files[final.name], f"{final} is wrong after a kill"
         if code == 0:
@@ -90,12 +104,14 @@ async def test_the_real_link_file_is_mirrored_through_ten_kills_and_a_new_genera
         names[link.partition("?")[0].removeprefix("https://scontent.xx.fbcdn.net")] = name
     wrong: list[str] = []
     sent = 0
+    asked = asyncio.Event()
 
     def content(name: str) -> bytes:
         return noise(20_000 + int.from_bytes(name.encode(), "big") % 60_000, hash_of(name))
 
     async def handle(exchange: Exchange) -> None:
         nonlocal sent
+        asked.set()
         place, _, query = exchange.target.partition("?")
         if (
             not query.startswith("_nc_gid&ccb=10-5&oh=00_")
@@ -112,7 +128,8 @@ async def test_the_real_link_file_is_mirrored_through_ten_kills_and_a_new_genera
         words = ["-o", str(out), "--connect-to", f"scontent.xx.fbcdn.net:443:127.0.0.1:{server.port}"]
         words += ["--cacert", str(tmp_path / "ca.pem"), "-x", "8", *WORDS]
         for _ in range(10):
-            await killed(["get", str(generations[0]), *words], chance.uniform(0.5, 1.2))
+            asked.clear()
+            await killed(["get", str(generations[0]), *words], chance.uniform(0.0, 0.7), asked)
         assert await killed(["get", "sam-11m", "--links", str(generations[1]), *words], 120) == 0
     assert not wrong
     assert len(names) == 1002
