@@ -15,7 +15,8 @@ from .download import Download, Part
 from .tasks import completed
 from .tools import Tools
 
-_WRITE_SECONDS: Final = 1.0  # a slow connection's bytes are written so often, however few they are
+# a slow connection's bytes are written so often, however few they are: soon at first, as they are claimed
+_WRITE_SECONDS: Final = (0.25, 1.0)
 _LAG_SECONDS: Final = 3.0  # for which a connection may be ten times slower than its siblings
 
 
@@ -54,6 +55,7 @@ class Drain:
         clock = asyncio.get_running_loop().time
         at, begun = span.start, clock()
         written = looked = begun
+        pause = _WRITE_SECONDS[0]
         looked_at = at
         if reply.range is not None and part.sample:
             await self._compare(part, reply)
@@ -69,8 +71,8 @@ class Drain:
                     filled = 0
                     raise TooLong(f"{self._path}: more bytes came than were asked for")
                 await gate.spend(count)
-                if filled == len(buffer) or clock() - written > _WRITE_SECONDS:
-                    count, filled = filled, 0
+                if filled == len(buffer) or clock() - written > pause:
+                    count, filled, pause = filled, 0, min(2 * pause, _WRITE_SECONDS[1])
                     at, written = await self._write(at, buffer[:count]), clock()
                     buffer = self._tools.buffers.fitted(buffer, gate.open)
                     if at < span.stop and not self._download.parts.lacks(span):
