@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from ..model.entry import RelativePath
+from ..model.errors import StorageError
 from ..model.ranges import ByteRange
 from ..model.record import Published
 from . import files, hashing
 from .publish import Finished
 from .threads import in_thread
+from .writes import Writes
 
 if TYPE_CHECKING:
     from .sink import FolderSink
@@ -38,7 +40,7 @@ class FilePartial:
         self._path = path
         self._tally = hashing.Tally(algorithms)
         self._opening = threading.Lock()
-        self._writing = asyncio.Lock()  # the kernel writes to one file one at a time, spinning meanwhile
+        self._writes = Writes(sink.writers, self._write)
         self._fd: int | None = None
         self._busy: set[asyncio.Future[Any]] = set()
         self._kept: memoryview | None = None  # the whole file, not yet written
@@ -67,13 +69,14 @@ class FilePartial:
 
     async def write(self, offset: int, data: bytes | memoryview) -> None:
         self._use(len(data))
+        try:
+            await self._writes.write(offset, data)
+        except OSError as error:
+            raise self._explained(error, "written") from None
 
-        def write() -> None:
-            self._sink.take_room(len(data))
-            self._disk.write(self._opened(), offset, data)
-
-        async with self._writing:
-            await self._call(write, "written")
+    def _write(self, offset: int, data: bytes | memoryview) -> None:
+        self._sink.take_room(len(data))
+        self._disk.write(self._opened(), offset, data)
 
     def _opened(self) -> int:
         """The file descriptor; creates the file, with what was kept for it. Raises OSError, and
@@ -159,9 +162,10 @@ class FilePartial:
         try:
             return await asyncio.shield(job)
         except OSError as error:
-            raise files.storage_error(
-                self._places.explained(error), f"{self.place} cannot be {done}"
-            ) from None
+            raise self._explained(error, done) from None
+
+    def _explained(self, error: OSError, done: str) -> StorageError:
+        return files.storage_error(self._places.explained(error), f"{self.place} cannot be {done}")
 
     def _over(self, job: asyncio.Future[Any]) -> None:
         self._busy.discard(job)
@@ -231,6 +235,7 @@ class FilePartial:
         self._closed = True
         self._use(self._reserved)
         await self._stop_hashing()
+        await self._writes.settle()
         if self._busy:
             await asyncio.wait(self._busy)
         fd, self._fd = self._fd, None
