@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -56,10 +57,10 @@ async def begun(slow: Slow) -> None:
 
 async def test_what_waits_is_written_in_one_hop_in_its_order(pool: Pool) -> None:
     slow = Slow()
-    writes = Writes(pool, slow.make)
-    first = asyncio.create_task(writes.write(0, b"0"))
+    writes = Writes(pool)
+    first = asyncio.create_task(writes.make(partial(slow.make, 0, b"0")))
     await begun(slow)
-    others = [asyncio.create_task(writes.write(n, b"%d" % n)) for n in range(1, 9)]
+    others = [asyncio.create_task(writes.make(partial(slow.make, n, b"%d" % n))) for n in range(1, 9)]
     await asyncio.sleep(0)
     slow.may.set()
     await asyncio.gather(first, *others)
@@ -72,17 +73,19 @@ async def test_one_that_fails_takes_no_other_with_it(pool: Pool) -> None:
     slow = Slow()
     slow.broken = {1: OSError(28, "full"), 3: ZeroDivisionError()}
     slow.may.set()
-    writes = Writes(pool, slow.make)
-    ends = await asyncio.gather(*(writes.write(n, b"x") for n in range(5)), return_exceptions=True)
+    writes = Writes(pool)
+    ends = await asyncio.gather(
+        *(writes.make(partial(slow.make, n, b"x")) for n in range(5)), return_exceptions=True
+    )
     assert [type(end) for end in ends] == [type(None), OSError, type(None), ZeroDivisionError, type(None)]
     assert [offset for offset, _ in slow.made] == [0, 2, 4]
-    await writes.write(1 << 20, b"again")
+    await writes.make(partial(slow.make, 1 << 20, b"again"))
 
 
 async def test_settle_waits_for_what_the_cancelled_left(pool: Pool) -> None:
     slow = Slow()
-    writes = Writes(pool, slow.make)
-    tasks = [asyncio.create_task(writes.write(n, b"x")) for n in range(3)]
+    writes = Writes(pool)
+    tasks = [asyncio.create_task(writes.make(partial(slow.make, n, b"x"))) for n in range(3)]
     await begun(slow)
     for task in tasks:
         task.cancel()
@@ -98,4 +101,4 @@ async def test_settle_waits_for_what_the_cancelled_left(pool: Pool) -> None:
 async def test_a_pool_that_is_shut_is_told(pool: Pool) -> None:
     pool.shutdown()
     with pytest.raises(RuntimeError):
-        await Writes(pool, Slow().make).write(0, b"x")
+        await Writes(pool).make(partial(Slow().make, 0, b"x"))

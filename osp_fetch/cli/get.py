@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import os
 import resource
@@ -59,7 +58,6 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     if limit is not None:
         made["max_duration"] = limit
     _raise_descriptor_limit()
-    gc.set_threshold(20_000, 20, 50)  # little is garbage: to look for it more often cost small files 5 %
     import uvloop
 
     return uvloop.run(_get(list(sources), flags, made))

@@ -189,7 +189,7 @@ def main() -> None:
     import uvloop
 
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)  # as in `get`
+    gc.set_threshold(20_000, 20, 50)  # as in `cli.main`
     uvloop.run(serve(socket.socket(fileno=int(sys.argv[1]))))
 
 

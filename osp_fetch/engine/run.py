@@ -114,7 +114,9 @@ class Run:
             entries = [row for row in rows if isinstance(row, Entry)]
             self._read(rows, entries)
             paths = [entry.path for entry in entries]
-            records, seen = await asyncio.gather(self._tools.ledger.look(paths), self._tools.sink.look(paths))
+            # not both at a time: their threads would only wait for each other's interpreter
+            records = await self._tools.ledger.look(paths)
+            seen = await self._tools.sink.look(paths)
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
             # what was deleted after unpacking cannot be read again

@@ -40,7 +40,7 @@ class FilePartial:
         self._path = path
         self._tally = hashing.Tally(algorithms)
         self._opening = threading.Lock()
-        self._writes = Writes(sink.writers, self._write)
+        self._writes = Writes(sink.writers)
         self._fd: int | None = None
         self._busy: set[asyncio.Future[Any]] = set()
         self._kept: memoryview | None = None  # the whole file, not yet written
@@ -70,7 +70,7 @@ class FilePartial:
     async def write(self, offset: int, data: bytes | memoryview) -> None:
         self._use(len(data))
         try:
-            await self._writes.write(offset, data)
+            await self._writes.make(partial(self._write, offset, data))
         except OSError as error:
             raise self._explained(error, "written") from None
 

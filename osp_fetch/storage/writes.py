@@ -14,23 +14,24 @@ from functools import partial
 
 from .threads import in_thread
 
-_Write = tuple[int, "bytes | memoryview", "asyncio.Future[None]"]
-_Make = Callable[[int, "bytes | memoryview"], None]
+_Write = tuple[Callable[[], None], "asyncio.Future[None]"]
 
 
 class Writes:
-    """Gives what is to be written to `make`, in threads of `pool`, one thread at a time."""
+    """Writes in threads of `pool`, one thread at a time."""
 
-    def __init__(self, pool: Executor, make: _Make) -> None:
-        self._pool, self._make = pool, make
+    __slots__ = ("_job", "_pool", "_waiting")
+
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
         self._waiting: list[_Write] = []
         self._job: asyncio.Task[None] | None = None
 
-    async def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Return when `data` is written. Raises what `make` does. Whoever is cancelled must leave the data
-        alone until `settle` has returned."""
+    async def make(self, write: Callable[[], None]) -> None:
+        """Return when `write` was called. Raises what it does. Whoever is cancelled must leave alone what is
+        written until `settle` has returned."""
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append((offset, data, done))
+        self._waiting.append((write, done))
         if self._job is None:
             self._job = asyncio.create_task(self._run())
         await done
@@ -45,10 +46,10 @@ class Writes:
             while self._waiting:
                 batch, self._waiting = self._waiting, []
                 try:
-                    errors = await in_thread(self._pool, partial(self._all, batch))
+                    errors = await in_thread(self._pool, partial(_all, batch))
                 except Exception as error:  # a pool that is shut
                     errors = [error] * len(batch)
-                for (_, _, done), failed in zip(batch, errors, strict=True):
+                for (_, done), failed in zip(batch, errors, strict=True):
                     if done.cancelled():
                         continue
                     if failed is None:
@@ -58,14 +59,15 @@ class Writes:
         finally:
             self._job = None
 
-    def _all(self, batch: list[_Write]) -> list[Exception | None]:
-        """What each write of `batch` raised."""
-        errors: list[Exception | None] = []
-        for offset, data, _ in batch:
-            try:
-                self._make(offset, data)
-            except Exception as error:  # also a defect: it is whose write it was that has to know
-                errors.append(error)
-            else:
-                errors.append(None)
-        return errors
+
+def _all(batch: list[_Write]) -> list[Exception | None]:
+    return [_error(write) for write, _ in batch]
+
+
+def _error(write: Callable[[], None]) -> Exception | None:
+    """What `write` raises; also a defect: it is whose write it was that has to know."""
+    try:
+        write()
+    except Exception as error:
+        return error
+    return None
