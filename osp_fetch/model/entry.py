@@ -19,7 +19,9 @@ STATE_FOLDER: Final = ".osp-fetch"
 # names that nothing could be wrong with: most of ten million rows, at a tenth of the cost
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_][\w.,=+-]{0,99}/){0,20}[A-Za-z0-9_][\w.,=+-]{0,99}", re.ASCII)
 # C0 and C1, and what turns the direction of writing or begins a new line in a terminal
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_CONTROLS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_CONTROL: Final = re.compile(f"[{_CONTROLS}]")
+_LINK: Final = re.compile(rf"https?://(?=[^/\s?#])[^{_CONTROLS} ]+")
 _DEVICE: Final = re.compile(r"(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./]|$)", re.IGNORECASE)
 
 
@@ -110,7 +112,7 @@ def entry(
     if not urls:
         raise ManifestError(f"{path}: no URL; every entry needs at least one")
     for each in urls:
-        if not re.match(r"https?://[^/\s?#]", each) or _CONTROL.search(each) or " " in each:
+        if not _LINK.fullmatch(each):
             raise ManifestError(f"{path}: {each[:100]!r} is not an http(s) URL")
     if size is not None and size < 0:
         raise ManifestError(f"{path}: a size cannot be negative ({size})")

@@ -56,7 +56,8 @@ class RangeSet:
     def parse(cls, text: str) -> RangeSet:
         """Read what `str` wrote: `0-100,200-300`. Raises ValueError for anything else."""
         pairs = (item.split("-") for item in text.split(",") if item)
-        return cls.of(ByteRange(int(start), int(stop)) for start, stop in pairs)
+        found = [ByteRange(int(start), int(stop)) for start, stop in pairs]
+        return cls.of(found) if len(found) > 1 else cls(tuple(found))
 
     def __str__(self) -> str:
         return ",".join(map(str, self.ranges))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .entry import RelativePath
 from .exchange import Validator
 from .ranges import NOTHING, RangeSet
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """How the finished file looked on disk when it got its final name."""
 
     size: int

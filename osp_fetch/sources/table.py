@@ -41,7 +41,7 @@ def delimited(path: Path, separator: str) -> Blocks:
             header=None,
             names=names,
             skiprows=1 if header else 0,
-            dtype="str",
+            dtype="object",
             na_filter=False,
             skip_blank_lines=False,
             quoting=quoting,
