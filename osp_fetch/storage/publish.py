@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,15 +20,11 @@ from ..model.errors import StorageError
 from ..model.record import Published
 from . import files
 from .places import Places
-from .threads import in_thread
+from .threads import Sharers, in_thread
 
-# concurrent fsyncs share one journal commit on ext4 and xfs; more than a handful gain nothing
-_SYNCERS: Final = 8
-_SYNC_TOGETHER: Final = 4  # files in a row before another thread is worth its hand-over
 # seconds in which further files are gathered where many come, until half of those in hand wait: the fewer
 # the batches, the less often threads and loop take the interpreter's lock from each other
 _GATHER: Final = 0.05
-_SWIFT: Final = 0.002  # seconds of syncing a batch in a row, after which threads share what is left
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,15 +44,17 @@ class Publisher:
     `in_hand`: how many partials there are that may come yet, with those that wait.
     """
 
-    def __init__(self, places: Places, in_hand: Callable[[], int], *, durable: bool) -> None:
+    def __init__(
+        self, places: Places, sharers: Sharers, in_hand: Callable[[], int], *, durable: bool
+    ) -> None:
         self._places, self._disk, self._durable = places, places.disk, durable
+        self._sharers = sharers
         self._waiting: list[tuple[Finished, asyncio.Future[Published]]] = []
         self._task: asyncio.Task[None] | None = None
         self._in_hand = in_hand
         self._many = False  # whether files come faster than one by one
         self._half = asyncio.Event()  # of what is in hand waits
         self._thread = ThreadPoolExecutor(1, "osp-publish")
-        self._syncers = ThreadPoolExecutor(_SYNCERS, "osp-sync")
 
     async def publish(self, finished: Finished) -> Published:
         """Return when `finished` stands under its final name for good. Raises StorageError."""
@@ -103,11 +100,10 @@ class Publisher:
         if self._task is not None:
             await self._task
         self._thread.shutdown()
-        self._syncers.shutdown()
 
     def _publish(self, batch: Sequence[Finished]) -> list[Published | StorageError]:
         results: list[Published | StorageError] = []
-        for finished, synced in zip(batch, self._synced(batch), strict=True):
+        for finished, synced in zip(batch, self._sharers.each(self._sync, batch), strict=True):
             try:
                 if isinstance(synced, OSError):
                     raise synced
@@ -146,22 +142,6 @@ class Publisher:
         except OSError as error:
             return files.storage_error(error, f"{folder} cannot be synced")
         return None
-
-    def _synced(self, batch: Sequence[Finished]) -> list[Published | OSError | StorageError]:
-        # threads gain where the disk is waited for, and only then: else they wait for each other
-        begun = time.monotonic()
-        done: list[Published | OSError | StorageError] = []
-        for finished in batch:
-            if time.monotonic() - begun > _SWIFT:
-                break
-            done.append(self._sync(finished))
-        left = batch[len(done) :]
-        size = max(_SYNC_TOGETHER, -(-len(left) // _SYNCERS))
-        some = [left[at : at + size] for at in range(0, len(left), size)]
-        each = self._syncers.map if len(some) > 1 else map
-        for synced in each(lambda part: [self._sync(finished) for finished in part], some):
-            done.extend(synced)
-        return done
 
     def _sync(self, finished: Finished) -> Published | OSError | StorageError:
         try:

@@ -18,7 +18,7 @@ from . import blanks, consumed, files, hashing
 from .partial import FilePartial
 from .places import Places
 from .publish import Publisher
-from .threads import in_thread
+from .threads import Sharers, in_thread
 
 # os.cpu_count() threads keep every core hashing; writes wait for the disk more than for a core
 _WRITERS: Final = 4
@@ -34,7 +34,8 @@ class FolderSink:
         self.durable = settings.durability == "full"
         self.writers = ThreadPoolExecutor(_WRITERS, "osp-write")
         self.hashers = ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash")
-        self.publisher = Publisher(self.places, lambda: self.partials, durable=self.durable)
+        self._sharers = Sharers()
+        self.publisher = Publisher(self.places, self._sharers, lambda: self.partials, durable=self.durable)
         self.partials = 0  # that are open
         self.reserved = 0  # bytes that open partials still have to write
         self._root = root
@@ -52,16 +53,14 @@ class FolderSink:
         await self.publisher.close()
         for pool in (self.writers, self.hashers):
             pool.shutdown(wait=True)
+        self._sharers.close()  # last: a look that nobody waits for any more may still be going on
 
     async def look(self, paths: Sequence[RelativePath], *, deleted: bool = True) -> list[Published | None]:
-        def stats() -> list[Published | None]:
-            seen = [self.disk.look(self.places.final(path)) for path in paths]
-            if not (self._consumed and deleted):
-                return seen
-            pairs = zip(seen, paths, strict=True)
-            return [look or consumed.look(self._root, path) for look, path in pairs]
+        def look(path: RelativePath) -> Published | None:
+            seen = self.disk.look(self.places.final(path))
+            return seen or (consumed.look(self._root, path) if self._consumed and deleted else None)
 
-        return await in_thread(self.writers, stats)
+        return await in_thread(self.writers, lambda: self._sharers.each(look, paths))
 
     async def held(self, path: RelativePath) -> int | None:
         seen = await in_thread(self.writers, lambda: self.disk.look(self.places.partial(path)))
