@@ -110,9 +110,11 @@ class Run:
 
     async def _wanted(self, manifest: Manifest) -> AsyncIterator[Wanted]:
         """The rows that are not simply present; those that are, and bad ones, are delivered here."""
-        async for rows in pages(manifest):
+        async for rows, last in pages(manifest):
             entries = [row for row in rows if isinstance(row, Entry)]
             self._read(rows, entries)
+            if last:
+                self._tools.observe(events.ManifestEnded())
             paths = [entry.path for entry in entries]
             # not both at a time: their threads would only wait for each other's interpreter
             records = await self._tools.ledger.look(paths)
@@ -133,7 +135,6 @@ class Run:
                 self._order += 1
                 yield Wanted(entry, record, stat, self._order)
         self._tools.gate.last_files = True
-        self._tools.observe(events.ManifestEnded())
 
     def _collides(self, entry: Entry) -> bool:
         """Whether an earlier row's name is the same on this disk; such a row fails."""
@@ -227,12 +228,17 @@ def _present(entry: Entry, record: Record) -> Outcome:
     return Outcome(entry.path, Status.PRESENT, entry, record.length, _digest(entry, record))
 
 
-async def pages(manifest: Manifest) -> AsyncIterator[list[Row]]:
-    """The rows of `manifest`, a page at a time; a blocking iterable is read in a thread."""
+async def pages(manifest: Manifest) -> AsyncIterator[tuple[list[Row], bool]]:
+    """The rows of `manifest`, a page at a time, and whether that is the last; a blocking iterable is read
+    in a thread."""
     if isinstance(manifest, AsyncIterable):
         async for row in manifest:
-            yield [row]
+            yield [row], False
+        yield [], True
         return
     rows: Iterator[Row] = iter(manifest)
-    while page := await asyncio.to_thread(lambda: list(islice(rows, _PAGE))):
-        yield page
+    last = False
+    while not last:
+        page = await asyncio.to_thread(lambda: list(islice(rows, _PAGE)))
+        last = len(page) < _PAGE  # told now: the files of this page may take days
+        yield page, last

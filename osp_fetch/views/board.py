@@ -52,6 +52,7 @@ class Board:
 
     def __post_init__(self) -> None:
         self._begun = self.clock()
+        self._samples.append((self._begun, 0))  # the first line comes late on a log
 
     def __call__(self, event: events.Event) -> None:
         match event:

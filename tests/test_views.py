@@ -1,0 +1,44 @@
+"""What a person reads of a run is true from the first line on."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from osp_fetch import fetch_all
+from osp_fetch.model import events
+from osp_fetch.model.entry import entry
+from osp_fetch.model.settings import Settings
+from osp_fetch.views.board import Board
+from osp_fetch.views.screen import Plain
+from tests.origin import Origin, noise
+
+
+def test_the_first_line_of_a_log_tells_the_rate() -> None:
+    now = 100.0
+    board, out = Board(clock=lambda: now), io.StringIO()
+    view = Plain(board, out)
+    board(events.RowsRead(1, 1, 600 << 20, None))
+    board(events.ManifestEnded())
+    board(events.Opened("f", "h"))
+    board(events.Wrote("f", 60 << 20))
+    now += view.period
+    view.tick()
+    assert out.getvalue() == "0/1 files; 60.0 MiB of 600.0 MiB; 2.0 MiB/s; 1 connection; 4 min 30 s left\n"
+
+
+async def test_how_many_files_there_are_is_known_before_the_first_one_ends(
+    origin: Origin, tmp_path: Path
+) -> None:
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(1000, n))) for n in range(40)]
+    board = Board()
+    counted: list[tuple[int, bool]] = []
+
+    def observe(event: events.Event) -> None:
+        board(event)
+        if isinstance(event, events.Finished):
+            counted.append((board.rows, board.rows_final))
+
+    settings = Settings.load(("test", {"limits": {"connections": 1}}))
+    await fetch_all(rows, tmp_path, settings=settings, observer=observe)
+    assert counted == [(40, True)] * 40
