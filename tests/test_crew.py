@@ -37,7 +37,7 @@ from osp_fetch.model.report import Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.storage.folder import RunLock
 from tests import origin as o
-from tests.origin import Origin, noise, sha256, slow
+from tests.origin import Origin, noise, refuse_above, sha256, slow
 from tests.test_cli import get, start
 
 TWO = Settings.load(
@@ -113,6 +113,26 @@ async def test_a_cap_holds_for_all_processes_together(origin: Origin, tmp_path: 
     )
     assert report.counts[Status.FETCHED] == 30
     assert 2 <= origin.most_open <= 3
+
+
+async def test_processes_keep_what_a_host_leaves_them(origin: Origin, tmp_path: Path) -> None:
+    wanted = rows(origin, 40, 1 << 20)
+    for page in origin.pages.values():
+        page.always = refuse_above(origin, 12, 1_000_000)
+    levels: list[int] = []
+    refusals = 0
+
+    def observe(event: events.Event) -> None:
+        nonlocal refusals
+        refusals += isinstance(event, events.Retrying)
+        if isinstance(event, events.LevelChanged):
+            levels.append(event.connections)
+
+    report = await fetch_all(wanted, tmp_path, settings=TWO, observer=observe)
+    assert report.counts[Status.FETCHED] == 40
+    # a refusal is not answered by the next connection, which would be refused as well
+    assert refusals < 40
+    assert min(levels) > 4
 
 
 async def test_the_last_files_of_each_process_share_its_connections(origin: Origin, tmp_path: Path) -> None:
@@ -201,7 +221,7 @@ async def test_what_is_dealt_before_the_next_process_is_there_is_given_back(tmp_
     state = tmp_path / ".osp-fetch"
     with RunLock(state) as lock:
         tools = cast("Tools", SimpleNamespace(observe=lambda _: None))
-        setup = Setup(tmp_path, state, TWO, Reach(), {}, 8)
+        setup = Setup(tmp_path, state, TWO, Reach(), {}, 8, True)
         worker = LateWorker(0, setup, tools, OneBudget(), lock.descriptor, lambda *_: None)
         await worker.start()
         os.kill(min(workers_of(os.getpid())), signal.SIGKILL)
@@ -245,7 +265,7 @@ async def one_worker(root: Path, ledger: object, budget: OneBudget) -> AsyncIter
     state = root / ".osp-fetch"
     with RunLock(state) as lock:
         tools = cast("Tools", SimpleNamespace(observe=lambda _: None, ledger=ledger))
-        setup = Setup(root, state, TWO, Reach(), {}, 8)
+        setup = Setup(root, state, TWO, Reach(), {}, 8, True)
         worker = Process(0, setup, tools, budget, lock.descriptor, lambda *_: None)
         await worker.start()
         looking = asyncio.create_task(look())
@@ -467,12 +487,11 @@ def test_a_share_on_its_way_counts_although_an_older_report_comes() -> None:
 def test_a_refusal_of_one_worker_lowers_all() -> None:
     seen: list[events.Event] = []
     budget = Budget(2, 128, 128, seen.append, {}, steers=True)
-    report = HostReport("h", 4, 4, 2, 1 << 20, 0, 4, 0.01)
-    budget.reported(0, [report], 1.0)
-    budget.reported(1, [HostReport("h", 4, 4, 2, 1 << 20, 2, 4, 0.01)], 1.0)
-    told = budget.look(1.0)
-    assert sum(assign.connections for _, assign in told) <= 6
-    assert [e.why for e in seen if isinstance(e, events.LevelChanged)] == ["refused above"]
+    budget.reported(0, [HostReport("h", 4, 4, 2, 1 << 20, 0, 4, 0.01)], 1.0)
+    # it had four, and keeps to the two that were left
+    budget.reported(1, [HostReport("h", 2, 2, 4, 1 << 20, 2, 2, 0.01)], 1.0)
+    assert seen == [events.LevelChanged("h", 6, "refused above")]
+    assert dict(budget.look(1.0))[0].connections == 3
 
 
 def test_errors_go_through_a_pickle_as_they_are() -> None:

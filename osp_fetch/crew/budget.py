@@ -60,13 +60,15 @@ class Budget:
             room.open[worker], room.streaming[worker] = report.open, report.streaming
             room.demand[worker] = report.open + report.waiting
             # what was told and is still on its way may yet be taken up
-            late = room.most[worker] if report.assigned != room.sent[worker] else 0
-            room.most[worker] = max(report.open, report.share, late)
+            late = report.assigned != room.sent[worker]
+            room.most[worker] = max(report.open, report.share, room.most[worker] if late else 0)
+            if not late:
+                room.shares[worker] = min(room.shares[worker], report.share)  # less, where it was refused
             room.steering.received += report.received
             room.steering.latency = max(room.steering.latency * 0.9, report.latency)
             if report.refused and self._steers:
-                others = max(1, sum(room.open) - report.refused)
-                why = room.steering.refused(now, others, streaming=any(room.streaming))
+                # those that were refused are gone by now, and nothing was opened in their place
+                why = room.steering.refused(now, sum(room.open), streaming=any(room.streaming))
                 self._changed(host, room, why)
 
     def gone(self, worker: int) -> None:

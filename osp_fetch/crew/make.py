@@ -57,7 +57,7 @@ def crew_of(
         connections=gate.total if steers else gate.total // count,
     )
     settings = replace(tools.settings, limits=share)
-    setup = Setup(root, state, settings, reach, profiles, budget.first_share)
+    setup = Setup(root, state, settings, reach, profiles, budget.first_share, steers)
     return Crew([setup] * count, tools, budget, lock)
 
 

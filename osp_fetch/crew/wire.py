@@ -44,7 +44,8 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The first message. `settings` are this worker's share; `share`: connections to a host to begin with."""
+    """The first message. `settings` are this worker's share; `share`: connections to a host to begin with;
+    `yields`: it takes less where a host refuses one."""
 
     root: Path
     state: Path
@@ -52,6 +53,7 @@ class Setup:
     reach: Reach
     profiles: dict[str, Profile]
     share: int
+    yields: bool
 
 
 @dataclass(frozen=True, slots=True)

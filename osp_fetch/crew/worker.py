@@ -99,7 +99,7 @@ async def serve(end: socket.socket) -> None:
 
     async with AsyncExitStack() as stack:
         settings = first.settings
-        gate = Gate(settings.limits, settings.retry, tell, first.profiles, first.share)
+        gate = Gate(settings.limits, settings.retry, tell, first.profiles, first.share, yields=first.yields)
         transport = transport_of(settings, first.reach)
         tools = Tools(
             transport=await stack.enter_async_context(transport),

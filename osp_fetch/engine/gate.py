@@ -77,7 +77,7 @@ class Gate:
 
     `profiles`: `host:port` → what was learnt of it. `most`: more connections cannot be open. `share`: this
     process is one of several, and is told how many connections each host has (`assign`); with so many it
-    begins.
+    begins. `yields`: and where a host refuses one, it keeps to what is left until it is told again.
     """
 
     def __init__(
@@ -88,10 +88,12 @@ class Gate:
         profiles: Mapping[str, Profile] | None = None,
         share: int | None = None,
         most: int | None = None,
+        *,
+        yields: bool = False,
     ) -> None:
         self.total = min(most_connections(limits), most or sys.maxsize)
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
-        self._share = share
+        self._share, self._yields = share, yields
         self._steers = limits.connections == "auto" and share is None  # else a number is kept
         self._timer: asyncio.TimerHandle | None = None
         self._limits, self._profiles = limits, profiles or {}
@@ -185,6 +187,9 @@ class Gate:
             now = asyncio.get_running_loop().time()
             why = room.steering.refused(now, room.open - 1, streaming=len(room.streams) > 0)
             self._changed(host, room, why)
+        elif self._yields:
+            left = room.open - 1 if room.streams else room.level.value // 2
+            room.level.value = min(room.level.value, max(1, left))
 
     def assign(self, host: str, connections: int, *, shed: bool, number: int) -> None:
         """From now on `host` gets so many; `shed`: those above are let go at once. `number`: of this word,
