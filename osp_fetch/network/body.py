@@ -18,6 +18,7 @@ from ..model.ranges import ByteRange
 from ..model.settings import Timeouts
 from . import payload
 from .receiver import Receiver
+from .wire import Response
 
 _MOMENT: Final = 0.05  # seconds for which a reader waits for its memory to fill
 
@@ -27,7 +28,7 @@ class Body:
 
     def __init__(
         self,
-        response: aiohttp.ClientResponse,
+        response: Response,
         representation: Representation,
         span: ByteRange | None,
         *,
@@ -142,7 +143,7 @@ class Body:
 
     @property
     def _name(self) -> str:
-        return f"{self._file}: {self._response.url.host}"
+        return f"{self._file}: {self._response.host}"
 
 
 def reason(error: BaseException) -> str:

@@ -9,13 +9,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.cookies import BaseCookie, SimpleCookie
-from typing import Any
+from typing import Any, Final
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 
 from ..model.links import origin
+
+_ROUTES: Final = 1000  # origins that are remembered; each keeps the first request to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +60,44 @@ class Resolver(AbstractResolver):
         await self._real.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How an origin is connected to: as for `request`, which was once sent there. `authority`: its host and
+    port, as the Host header says them."""
+
+    request: aiohttp.ClientRequest
+    timeout: aiohttp.ClientTimeout
+    authority: str
+    host: str | None
+
+
 class Connector(aiohttp.TCPConnector):
     """A pool that hands out no connection on which something came that nobody had asked for.
 
     aiohttp would take it for the answer to the next request, which may be for another file.
     """
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._routes: dict[str, Route] = {}
+
+    def route(self, url: str) -> tuple[Route, str] | None:
+        """How the origin of `url` is connected to, and what it is asked for; None where it has not been
+        connected to yet, or through a proxy, or where that takes more than a look."""
+        names = url.split("/", 3)
+        if len(names) < 4 or "#" in url or not url.isascii():
+            return None
+        # as yarl writes it: other cases, credentials or a default port are other keys, and found by none
+        route = self._routes.get(f"{names[0]}//{names[2]}")
+        return (route, "/" + names[3]) if route else None
+
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
+        if req.proxy is None and len(self._routes) < _ROUTES:
+            where = req.url
+            key = f"{where.scheme}://{where.raw_authority}"
+            self._routes.setdefault(key, Route(req, timeout, where.host_port_subcomponent or "", where.host))
         # the one used last: aiohttp takes the oldest, so that of more connections than are needed each is
         # used now and then, none ever closes, and a host that counts them suffers
         idle = getattr(self, "_conns", {}).get(req.connection_key)

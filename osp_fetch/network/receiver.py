@@ -13,6 +13,8 @@ from typing import Final, Self
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from .wire import Response
+
 # bytes still to come, for which it is worth while
 _WORTH: Final = 128 << 10
 _EARLY: Final = 64 << 10  # bytes that are taken at once while nobody receives
@@ -35,7 +37,7 @@ class Receiver(asyncio.BufferedProtocol):
         self._settled = False  # the last byte came, and nothing after it
 
     @classmethod
-    def instead_of(cls, response: aiohttp.ClientResponse, left: int | None) -> Self | None:
+    def instead_of(cls, response: Response, left: int | None) -> Self | None:
         """Take over from `response`, of whose body nothing is waiting to be read and `left` bytes are to
         come. None where that is not worth while, or cannot be done: then the stream goes on."""
         connection, content = response.connection, response.content

@@ -25,6 +25,7 @@ from . import payload
 from .body import Body, reason
 from .connect import Connector, ConnectTo, NoCookies, Proxies, Resolver
 from .head import extent, redirected, validator
+from .wire import Response, Wire
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # seconds that a connection waits for its next request: in a run that is none, and where the gate wants
@@ -71,19 +72,21 @@ class HttpTransport:
             context.set_alpn_protocols(["http/1.1"])
             context.load_verify_locations(self._cafile)
         # limit 0: the gate is the limit; a second one would only hide waiting inside aiohttp
-        connector = Connector(
+        self._connector = Connector(
             limit=0, ssl=context, resolver=Resolver(self._connect_to), keepalive_timeout=_IDLE
         )
+        headers = {
+            "User-Agent": f"osp-fetch/{__version__}",
+            "Accept-Encoding": "identity",
+            "Accept": "*/*",
+        }
+        self._wire = Wire(self._connector, headers, longest=_HEAD_BYTES, unread=_STREAM)
         self._session = aiohttp.ClientSession(
-            connector=connector,
+            connector=self._connector,
             cookie_jar=NoCookies(),
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
-            headers={
-                "User-Agent": f"osp-fetch/{__version__}",
-                "Accept-Encoding": "identity",
-                "Accept": "*/*",
-            },
+            headers=headers,
             max_line_size=_HEAD_BYTES,
             max_field_size=_HEAD_BYTES,
             requote_redirect_url=False,
@@ -127,9 +130,7 @@ class HttpTransport:
         payload.check_page(request.name, kind, head, sure=request.sure, fits=fits)
         return body
 
-    async def _follow(
-        self, request: Request
-    ) -> tuple[aiohttp.ClientResponse, str, tuple[tuple[str, float], ...], bool]:
+    async def _follow(self, request: Request) -> tuple[Response, str, tuple[tuple[str, float], ...], bool]:
         url, headers, headers_sent = request.url, dict(request.headers), True
         pauses: list[tuple[str, float]] = []
         for _ in range(self._limits.redirects + 1):
@@ -159,12 +160,12 @@ class HttpTransport:
         )
 
     @staticmethod
-    def _is_page(response: aiohttp.ClientResponse) -> bool:
+    def _is_page(response: Response) -> bool:
         kind = response.headers.get("Content-Type", "").lower()
         page = response.status == 200 and kind.startswith("text/html")
         return page and "Content-Disposition" not in response.headers
 
-    async def _lead_on(self, leads: Leads, url: str, response: aiohttp.ClientResponse) -> str:
+    async def _lead_on(self, leads: Leads, url: str, response: Response) -> str:
         """Where the page that came instead of the file leads to."""
         page = await self._read_some(response, _PAGE_BYTES)
         try:
@@ -172,12 +173,37 @@ class HttpTransport:
         finally:
             response.close()
 
-    async def _send(self, url: str, headers: dict[str, str], request: Request) -> aiohttp.ClientResponse:
+    async def _send(self, url: str, headers: dict[str, str], request: Request) -> Response:
         sent = dict(headers)
         if request.range is not None:
             sent["Range"] = f"bytes={request.range.start}-{request.range.stop - 1}"
             if request.if_range:
                 sent["If-Range"] = request.if_range
+        try:
+            async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
+                if known := self._connector.route(url):
+                    return await self._wire.get(*known, sent)
+                return await self._session.get(
+                    self._target(url, request),
+                    headers=sent,
+                    allow_redirects=False,
+                    proxy=self._proxies.of(url),
+                    read_bufsize=_STREAM,
+                )
+        except TimeoutError:
+            raise Unreachable(
+                f"{request.name}: {_host(url)} did not answer within {self._timeouts.head:g} s"
+            ) from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise UntrustedServer(
+                f"{request.name}: {_host(url)}: its certificate does not hold "
+                f"({reason(error.certificate_error)}); --cacert adds a certificate authority of your own"
+            ) from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise Unreachable(f"{request.name}: {_host(url)} does not answer ({reason(error)})") from None
+
+    @staticmethod
+    def _target(url: str, request: Request) -> URL:
         # a signed query must go out byte for byte; only what HTTP cannot carry is encoded
         try:
             target = URL(url, encoded=url.isascii())
@@ -188,27 +214,9 @@ class HttpTransport:
                 status=0,
                 remedy=Remedy.FAIL,
             ) from None
-        try:
-            async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
-                proxy = self._proxies.of(url)
-                return await self._session.get(
-                    target, headers=sent, allow_redirects=False, proxy=proxy, read_bufsize=_STREAM
-                )
-        except TimeoutError:
-            raise Unreachable(
-                f"{request.name}: {target.host} did not answer within {self._timeouts.head:g} s"
-            ) from None
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise UntrustedServer(
-                f"{request.name}: {target.host}: its certificate does not hold "
-                f"({reason(error.certificate_error)}); --cacert adds a certificate authority of your own"
-            ) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unreachable(f"{request.name}: {target.host} does not answer ({reason(error)})") from None
+        return target
 
-    async def _refusal(
-        self, request: Request, response: aiohttp.ClientResponse, *, borrowed: bool
-    ) -> TransferError:
+    async def _refusal(self, request: Request, response: Response, *, borrowed: bool) -> TransferError:
         return payload.refusal(
             request,
             response.status,
@@ -219,7 +227,7 @@ class HttpTransport:
             longest_wait=self._retry.retry_after,
         )
 
-    async def _read_some(self, response: aiohttp.ClientResponse, most: int = payload.REFUSAL_READ) -> bytes:
+    async def _read_some(self, response: Response, most: int = payload.REFUSAL_READ) -> bytes:
         """The first KiB of a body that is not the payload; read to its end, the connection is kept."""
         body = b""
         try:
@@ -231,6 +239,10 @@ class HttpTransport:
         return body[:most]
 
 
+def _host(url: str) -> str | None:
+    return URL(url, encoded=url.isascii()).host
+
+
 class Exchange:
     """One request and its reply, while the context is open."""
 
@@ -238,7 +250,7 @@ class Exchange:
 
     def __init__(self, transport: HttpTransport, request: Request) -> None:
         self._transport, self._request = transport, request
-        self.response: aiohttp.ClientResponse | None = None
+        self.response: Response | None = None
         self.body: Body | None = None
 
     async def __aenter__(self) -> Body:
