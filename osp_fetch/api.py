@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
-from .crew.make import crew_of, transport_of
-from .crew.wire import Reach
+from .crew.reach import Reach, transport_of
 from .datasets.catalogue import expand_all
 from .engine.buffers import Buffers
 from .engine.gate import Gate
@@ -160,10 +159,14 @@ async def _fetch(
                 metadata.submit(noted.note, outcome)
             deliver(outcome)
 
-        tools = await _tools(stack, root, state, settings, options, observe)
+        tools = await _tools(stack, root, state, settings, options, observe, lock.descriptor)
         profiles = dict(options.get("profiles") or {})
-        crew = crew_of(tools, root, state, reach_of(options), profiles, lock.descriptor)
-        bring = (await stack.enter_async_context(crew)).bring if crew else None
+        bring = None
+        if settings.limits.processes != 1:
+            from .crew.make import crew_of  # for most runs it would only be read
+
+            if crew := crew_of(tools, root, state, reach_of(options), profiles, lock.descriptor):
+                bring = (await stack.enter_async_context(crew)).bring
         await stack.enter_async_context(ticking(StatusFile(state / "status.json", board)))
         observe(events.RunStarted(str(root)))
         try:
@@ -236,6 +239,7 @@ async def _tools(
     settings: Settings,
     options: FetchOptions,
     observe: events.Observer,
+    lock: int,
 ) -> Tools:
     gate = Gate(settings.limits, settings.retry, observe, options.get("profiles"), most=_most_connections())
     place = state / "ledger.sqlite3"
@@ -244,7 +248,7 @@ async def _tools(
     transport = transport_of(settings, reach_of(options))
     return Tools(
         transport=await stack.enter_async_context(transport),
-        sink=await stack.enter_async_context(FolderSink(root, state, settings.storage)),
+        sink=await stack.enter_async_context(FolderSink(root, state, settings.storage, lock=lock)),
         ledger=await stack.enter_async_context(ledger),
         gate=gate,
         buffers=Buffers(settings.limits),

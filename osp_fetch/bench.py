@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from .api import FetchOptions, reach_of, rows_of
-from .crew.make import transport_of
+from .crew.reach import transport_of
 from .engine.gate import Gate, most_connections
 from .engine.sweep import Point, Sweep, best
 from .model import links

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from osp_fetch import fetch_all
 from osp_fetch.crew.budget import Budget, shared
 from osp_fetch.crew.process import Process, WorkerDied
-from osp_fetch.crew.wire import Kept, Reach, Setup, Told, Wire
+from osp_fetch.crew.reach import Reach
+from osp_fetch.crew.wire import Kept, Setup, Told, Wire
 from osp_fetch.engine.bring import Wanted
 from osp_fetch.engine.steering import LOOK, HostReport
 from osp_fetch.engine.tasks import stop

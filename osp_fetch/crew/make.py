@@ -1,4 +1,4 @@
-"""What settings mean: the transport, for whichever process needs one, and the workers of a run."""
+"""What settings mean for the workers of a run."""
 
 from __future__ import annotations
 
@@ -10,30 +10,13 @@ from typing import Final
 from ..engine.tools import Tools
 from ..model import events
 from ..model.profile import Profile
-from ..model.settings import Settings
-from ..network.connect import ConnectTo
-from ..network.transport import HttpTransport
-from ..sources.gdrive import DriveLeads
 from .budget import Budget
 from .crew import Crew
 from .process import say
-from .wire import Reach, Setup
+from .reach import Reach
+from .wire import Setup
 
 _MOST: Final = 4  # processes that auto takes
-
-
-def transport_of(settings: Settings, reach: Reach) -> HttpTransport:
-    """The transport that these mean."""
-    return HttpTransport(
-        settings.limits,
-        settings.retry,
-        settings.timeouts,
-        connect_to=[ConnectTo.parse(rule) for rule in reach.connect_to],
-        cafile=reach.cafile,
-        proxies=reach.proxies,
-        downgrade=settings.links.downgrade == "allow",
-        leads=DriveLeads(),
-    )
 
 
 def crew_of(

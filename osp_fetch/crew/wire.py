@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,18 +25,10 @@ from ..model.profile import Profile
 from ..model.record import Record
 from ..model.report import Status
 from ..model.settings import Settings
+from .reach import Reach
 
 _LENGTH: Final = struct.Struct("!I")
 _MOMENT: Final = 0.05  # seconds that a patient message waits for others
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """How servers are reached; as in `api.FetchOptions`."""
-
-    connect_to: tuple[str, ...] = ()
-    cafile: str | None = None
-    proxies: dict[str, str] = field(default_factory=dict)
 
 
 # to a worker

@@ -25,7 +25,7 @@ from ..model.record import Record
 from ..model.report import Status
 from ..storage.sink import FolderSink
 from . import wire as w
-from .make import transport_of
+from .reach import transport_of
 
 # events of each file, which no more than a view waits for
 _MANY: Final = frozenset({events.Opened, events.FileBegun, events.Wrote, events.Closed})
