@@ -44,7 +44,8 @@ class Body:
         self.headers_sent = headers_sent
         self.pauses = pauses
         coding = response.headers.get("Transfer-Encoding", "").lower()
-        self.framed = response.content_length is not None or "chunked" in coding
+        self._measured = response.content_length is not None  # the parser lets nothing come after it
+        self.framed = self._measured or "chunked" in coding
         self._response = response
         self._file = name
         self._timeouts = timeouts
@@ -56,7 +57,7 @@ class Body:
         self._window = 0
 
     async def readinto(self, view: memoryview) -> int:
-        if self._over:
+        if self._over or (self._measured and self._left == 0 and not self._chunk):
             return 0
         if not self._chunk and self._receiver is None:
             self._chunk = memoryview(self._here())

@@ -77,8 +77,10 @@ class Connector(aiohttp.TCPConnector):
     aiohttp would take it for the answer to the next request, which may be for another file.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, patience: float, **options: Any) -> None:
+        """`patience`: seconds until a connection is there, name resolution and TLS included."""
         super().__init__(**options)
+        self._patience = patience
         self._routes: dict[str, Route] = {}
 
     def route(self, url: str) -> tuple[Route, str] | None:
@@ -96,8 +98,11 @@ class Connector(aiohttp.TCPConnector):
     ) -> Connection:
         if req.proxy is None and len(self._routes) < _ROUTES:
             where = req.url
+            limited = aiohttp.ClientTimeout(
+                total=None, connect=self._patience, sock_connect=timeout.sock_connect
+            )
             key = f"{where.scheme}://{where.raw_authority}"
-            self._routes.setdefault(key, Route(req, timeout, where.host_port_subcomponent or "", where.host))
+            self._routes.setdefault(key, Route(req, limited, where.host_port_subcomponent or "", where.host))
         # the one used last: aiohttp takes the oldest, so that of more connections than are needed each is
         # used now and then, none ever closes, and a host that counts them suffers
         idle = getattr(self, "_conns", {}).get(req.connection_key)

@@ -73,14 +73,20 @@ class HttpTransport:
             context.load_verify_locations(self._cafile)
         # limit 0: the gate is the limit; a second one would only hide waiting inside aiohttp
         self._connector = Connector(
-            limit=0, ssl=context, resolver=Resolver(self._connect_to), keepalive_timeout=_IDLE
+            self._timeouts.connect + self._timeouts.head,
+            limit=0,
+            ssl=context,
+            resolver=Resolver(self._connect_to),
+            keepalive_timeout=_IDLE,
         )
         headers = {
             "User-Agent": f"osp-fetch/{__version__}",
             "Accept-Encoding": "identity",
             "Accept": "*/*",
         }
-        self._wire = Wire(self._connector, headers, longest=_HEAD_BYTES, unread=_STREAM)
+        self._wire = Wire(
+            self._connector, headers, patience=self._timeouts.head, longest=_HEAD_BYTES, unread=_STREAM
+        )
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=NoCookies(),
@@ -180,9 +186,9 @@ class HttpTransport:
             if request.if_range:
                 sent["If-Range"] = request.if_range
         try:
+            if known := self._connector.route(url):
+                return await self._wire.get(*known, sent)
             async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
-                if known := self._connector.route(url):
-                    return await self._wire.get(*known, sent)
                 return await self._session.get(
                     self._target(url, request),
                     headers=sent,

@@ -8,6 +8,7 @@ than a few lines of text: a proxy, or credentials in its URL.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Final, Protocol
@@ -21,6 +22,7 @@ from multidict import CIMultiDictProxy
 from .connect import Connector, Route
 
 _UNSENDABLE: Final = re.compile(r"[\r\n\0]")
+_USUAL_MOST: Final = 1000
 
 
 class Response(Protocol):
@@ -72,17 +74,24 @@ class Answer:
 
 class Wire:
     """Sends GETs over connections of `connector`. `headers`: sent with each, where it has no others of
-    these names. `longest`: bytes of a line of a head. `unread`: bytes of a body that come before they are
-    asked for."""
+    these names. `patience`: seconds until the head of an answer has come. `longest`: bytes of a line of it.
+    `unread`: bytes of a body that come before they are asked for."""
 
     def __init__(
-        self, connector: Connector, headers: Mapping[str, str], *, longest: int, unread: int
+        self,
+        connector: Connector,
+        headers: Mapping[str, str],
+        *,
+        patience: float,
+        longest: int,
+        unread: int,
     ) -> None:
         self._connector, self._headers = connector, headers
-        self._longest, self._unread = longest, unread
+        self._usual: dict[tuple[str, ...], str] = {}  # host and own headers → the lines that others have, too
+        self._patience, self._longest, self._unread = patience, longest, unread
 
     async def get(self, route: Route, target: str, headers: Mapping[str, str]) -> Answer:
-        """The answer to a GET of `target`, a path and query, its body not yet read. Raises
+        """The answer to a GET of `target`, a path and query, its body not yet read. Raises TimeoutError,
         aiohttp.ClientError, OSError and ValueError."""
         text = self._text(route, target, headers)
         try:
@@ -93,19 +102,40 @@ class Wire:
             return await self._asked(route, text)
 
     def _text(self, route: Route, target: str, headers: Mapping[str, str]) -> bytes:
-        own = {name.lower() for name in headers}
-        usual = {"Host": route.authority, **self._headers}
-        lines = [f"{name}: {value}" for name, value in usual.items() if name.lower() not in own]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        text = "\0".join([f"GET {target} HTTP/1.1", *lines])
-        if len(_UNSENDABLE.findall(text)) != len(lines):
+        key = (route.authority, *headers)
+        usual = self._usual.get(key)
+        if usual is None:
+            own = {name.lower() for name in headers}
+            others = {"Host": route.authority, **self._headers}.items()
+            usual = "".join(f"{name}: {value}\r\n" for name, value in others if name.lower() not in own)
+            if len(self._usual) < _USUAL_MOST:
+                self._usual[key] = usual
+        own_lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if _UNSENDABLE.search(target) or len(_UNSENDABLE.findall(own_lines)) != 2 * len(headers):
             raise ValueError("a line of the request holds what no line may hold")
-        return (text.replace("\0", "\r\n") + "\r\n\r\n").encode()
+        return f"GET {target} HTTP/1.1\r\n{usual}{own_lines}\r\n".encode()
 
     async def _asked(self, route: Route, text: bytes) -> Answer:
         connection = await self._connector.connect(route.request, [], route.timeout)
+        protocol, transport = connection.protocol, connection.transport
+        if protocol is None or transport is None:
+            connection.close()
+            raise aiohttp.ServerDisconnectedError
+        protocol.set_response_params(
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=self._unread,
+            max_line_size=self._longest,
+            max_field_size=self._longest,
+        )
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._patience, protocol.set_exception, TimeoutError())
         try:
-            return await self._exchanged(connection, route, text)
+            transport.write(text)
+            message, content = await protocol.read()
+            while 100 <= message.code < 200 and message.code != 101:
+                message, content = await protocol.read()
+            return Answer(route.host, message, content, connection)
         except HttpProcessingError as error:
             connection.close()
             raise aiohttp.ClientPayloadError(error.message) from error
@@ -115,20 +145,5 @@ class Wire:
         except BaseException:
             connection.close()
             raise
-
-    async def _exchanged(self, connection: Connection, route: Route, text: bytes) -> Answer:
-        protocol, transport = connection.protocol, connection.transport
-        if protocol is None or transport is None:
-            raise aiohttp.ServerDisconnectedError
-        protocol.set_response_params(
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=self._unread,
-            max_line_size=self._longest,
-            max_field_size=self._longest,
-        )
-        transport.write(text)
-        while True:
-            message, content = await protocol.read()
-            if not 100 <= message.code < 200 or message.code == 101:
-                return Answer(route.host, message, content, connection)
+        finally:
+            timer.cancel()
