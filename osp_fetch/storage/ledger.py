@@ -24,7 +24,9 @@ from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, look, row_of
 from .threads import in_thread
 
 _SCHEMA_VERSION: Final = 1
-_PUT: Final = "INSERT OR REPLACE INTO files VALUES (?,?,?,?,?,?,?,?,?,?)"
+_PUT: Final = "INSERT OR REPLACE INTO files VALUES "
+_MARKS: Final = "(?,?,?,?,?,?,?,?,?,?)"
+_TOGETHER: Final = 90  # rows a statement; SQLite takes at most 999 variables in its oldest builds
 _OPENING: Final = 5.0  # seconds that opening a ledger is tried for
 T = TypeVar("T")
 
@@ -191,7 +193,11 @@ class SqliteLedger:
             self._claims.before(record)
         self._db.execute("BEGIN")
         try:
-            self._db.executemany(_PUT, map(row_of, records))
+            # many rows a statement: with each one sqlite3 lets go of the interpreter's lock, and waits for it
+            for at in range(0, len(records), _TOGETHER):
+                rows = [row_of(record) for record in records[at : at + _TOGETHER]]
+                marks = ",".join([_MARKS] * len(rows))
+                self._db.execute(_PUT + marks, [value for row in rows for value in row])
             self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
