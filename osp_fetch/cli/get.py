@@ -90,7 +90,8 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
         if unpacker:
             unpacker(event)
 
-    made["observer"] = observe
+    if screen or unpacker:
+        made["observer"] = observe
     try:
         if screen is None:
             report = await fetch_all(sources, flags["output"], **made)

@@ -15,6 +15,7 @@ from .adopt import Adoption
 from .download import Download
 from .tools import Tools
 from .transfer import Transfer
+from .whole import Opened, Wholes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +39,12 @@ class Bringer:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
         self._adoption = Adoption(tools)
-        self._in_hand = 0
+        self._wholes = Wholes(tools)
         self._full_since: float | None = None  # since when the disk is full and nothing was finished
 
     async def bring(self, wanted: Wanted) -> tuple[Status, Record]:
         """See `Bring`."""
-        self._in_hand += 1
+        self._tools.sink.in_hand += 1
         try:
             adoption, entry, known = self._adoption, wanted.entry, wanted.record
             record = await adoption.finished(entry, known, wanted.seen, wanted.order)
@@ -54,12 +55,18 @@ class Bringer:
             self._full_since = None
             return status, record
         finally:
-            self._in_hand -= 1
+            self._tools.sink.in_hand -= 1
 
     async def _fetch(self, wanted: Wanted, aside: Record | None) -> Record:
         """Fetch one file; on a full disk wait for room, and go on from what is held."""
         entry, record = wanted.entry, aside or wanted.record
         most = len(record.held) if record else 0
+        opened: Opened | None = None
+        if record is None:
+            found = await self._wholes.fetch(entry, wanted.order)
+            if isinstance(found, Record):
+                return found
+            opened = found
         while True:
             held = await self._tools.sink.held(entry.path) if record else None
             download = Download(entry, record, held)
@@ -67,7 +74,8 @@ class Bringer:
                 # what an earlier file held, or the disk has lost, must not be taken for held bytes
                 # once the partial has grown past it again
                 await self._tools.ledger.put(download.record(download.held))
-            transfer = Transfer(self._tools, entry, download, wanted.order)
+            transfer = Transfer(self._tools, entry, download, wanted.order, opened)
+            opened = None
             try:
                 return await transfer.fetch()
             except DiskFull as error:
@@ -75,7 +83,7 @@ class Bringer:
                 if task is not None and task.cancelling():
                     # whatever had to be seen to its end has put its error in the place of that
                     raise asyncio.CancelledError from error
-                if transfer.endless and self._in_hand > 1:
+                if transfer.endless and self._tools.sink.in_hand > 1:
                     await transfer.give_up()  # rather than that all the others wait for it
                 if len(download.held) > most:
                     most, self._full_since = len(download.held), None

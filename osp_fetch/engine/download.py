@@ -46,6 +46,14 @@ class Part:
         return self.claim.range
 
 
+def first_request(entry: Entry, size: int) -> Request:
+    """What a Download of `entry` that holds nothing asks for first, about `size` bytes of it."""
+    whole = entry.size is not None and entry.size <= size + size // 4
+    span = None if whole else ByteRange(0, size)
+    sure = entry.digest is not None
+    return Request(entry.urls[0], span, None, entry.headers, False, entry.path, sure, entry.size)
+
+
 class Download:
     """What is held of `entry`, what is being fetched, and what the server has shown so far."""
 

@@ -35,7 +35,6 @@ class Drain:
         self._tools, self._download, self._partial = tools, download, partial
         self._checkpoint, self._connections, self._host = checkpoint, connections, host
         self._path = download.entry.path
-        self._kept = False  # the memory went to the partial
         self._written: RangeSet = NOTHING
 
     async def run(self, part: Part, span: ByteRange, reply: Reply) -> None:
@@ -84,8 +83,7 @@ class Drain:
         finally:
             if filled and self._download.parts.lacks(ByteRange(at, at + filled)):
                 at = await self._write(at, buffer[:filled])
-            if not self._kept:
-                self._tools.buffers.give(buffer, gate.open)
+            self._tools.buffers.give(buffer, gate.open)
             gate.measured(self._host, at - span.start, clock() - begun)
 
     async def _compare(self, part: Part, reply: Reply) -> None:
@@ -101,10 +99,6 @@ class Drain:
 
     async def _write(self, at: int, data: memoryview) -> int:
         span = ByteRange(at, at + len(data))
-        if at == 0 and self._partial.keep(data, self._download.length):
-            self._kept = True
-            self._wrote(span)
-            return span.stop
         try:
             await completed(self._partial.write(at, data))
         except asyncio.CancelledError:

@@ -10,17 +10,17 @@ import asyncio
 import itertools
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from ..model import events
 from ..model.events import Observer
 from ..model.profile import Profile
 from ..model.settings import Limits, Retry
+from .host import Connection, Host
 from .level import START, Level
 from .outage import Outage
-from .pace import FIRST_PART, Pace
-from .queue import Queue, Turn
+from .pace import FIRST_PART
+from .queue import Turn
 from .steering import LOOK, HostReport, Steering
 from .streams import Stream, Streams
 
@@ -37,39 +37,6 @@ def most_connections(limits: Limits) -> int:
 
 def _nobody(_: events.Event) -> None:
     pass
-
-
-@dataclass(slots=True)
-class _Host:
-    steering: Steering
-    outage: Outage
-    open: int = 0
-    streams: Streams = field(default_factory=Streams)
-    refused: int = 0  # since the last report
-    assigned: int = 0  # see `HostReport`
-    quiet_until: float = 0.0
-    pace: Pace = field(default_factory=Pace)
-    queue: Queue = field(default_factory=Queue)
-    probing: bool = False
-
-    @property
-    def level(self) -> Level:
-        return self.steering.level
-
-
-class _Connection:
-    """A connection that is held while the context is open."""
-
-    __slots__ = ("_gate", "_order", "_room")
-
-    def __init__(self, gate: Gate, room: _Host, order: int) -> None:
-        self._gate, self._room, self._order = gate, room, order
-
-    async def __aenter__(self) -> None:
-        await self._gate.enter(self._room, self._order)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._gate.leave(self._room, self._order)
 
 
 class Gate:
@@ -99,7 +66,7 @@ class Gate:
         self._limits, self._profiles = limits, profiles or {}
         self._retry = retry or Retry()
         self._observe = observe
-        self._hosts: dict[str, _Host] = {}
+        self._hosts: dict[str, Host] = {}
         self._open = 0
         self._numbers = itertools.count()
         self._bytes_due = 0.0
@@ -110,13 +77,18 @@ class Gate:
         """How many connections are held now."""
         return self._open
 
-    def connection(self, host: str, order: int) -> _Connection:
+    def connection(self, host: str, order: int) -> Connection:
         """Hold one connection to `host` while the context is open; among those who wait the smallest
         `order` goes first."""
-        return _Connection(self, self._room(host), order)
+        return Connection(self.enter, self.leave, self._room(host), order)
 
-    async def enter(self, room: _Host, order: int) -> None:
+    async def enter(self, room: Host, order: int) -> None:
         """Return when one more connection of `room` is allowed, and counted."""
+        now = asyncio.get_running_loop().time()
+        if room.queue.first is None and self._open < self.total and room.may(now):
+            room.queue.pass_by(order)
+            self._opened(room, now)
+            return
         ticket = room.queue.join(order, next(self._numbers))
         self._admit()
         if ticket.done():
@@ -128,7 +100,7 @@ class Gate:
                 self.leave(room, order)
             raise
 
-    def leave(self, room: _Host, order: int) -> None:
+    def leave(self, room: Host, order: int) -> None:
         room.open -= 1
         room.queue.left(order)
         room.probing = False
@@ -136,36 +108,41 @@ class Gate:
         self._admit()
 
     def _admit(self) -> None:
+        if self._open >= self.total:
+            return
         now = asyncio.get_running_loop().time()
-        while self._open < self.total:
-            ready = [r for r in self._hosts.values() if self._may(r, now)]
-            if not ready:
-                return
-            room = min(ready, key=lambda r: r.queue.first or ())
+        while self._open < self.total and (room := self._next(now)) is not None:
             room.queue.admit(self._turn(room))
-            room.open += 1
-            room.probing = room.outage.down
-            self._look_later(now)
-            self._open += 1
-            if self._limits.requests_per_second:
-                self._quiet(room, now + 1 / self._limits.requests_per_second)
+            self._opened(room, now)
 
-    def _turn(self, room: _Host) -> Turn:
+    def _next(self, now: float) -> Host | None:
+        """The host that gets the next connection: of those that may have one, where the earliest waits."""
+        found: tuple[tuple[int, int], Host] | None = None
+        for room in self._hosts.values():
+            if room.may(now) and (place := room.queue.first) and (found is None or place < found[0]):
+                found = place, room
+        return found[1] if found else None
+
+    def _opened(self, room: Host, now: float) -> None:
+        room.open += 1
+        room.probing = room.outage.down
+        self._look_later(now)
+        self._open += 1
+        if self._limits.requests_per_second:
+            self._quiet(room, now + 1 / self._limits.requests_per_second)
+
+    def _turn(self, room: Host) -> Turn:
         if room.outage.down:
             return Turn.ANYONE  # the earliest may be what is wrong
         # one file alone, at the end, would be hashed on one core and written by one thread at a time
         return Turn.FEWEST if self.last_files else Turn.EARLIEST
 
-    def _may(self, room: _Host, now: float) -> bool:
-        free = room.open < room.level.value and not room.probing
-        return free and room.quiet_until <= now and room.queue.first is not None
-
-    def _room(self, host: str) -> _Host:
+    def _room(self, host: str) -> Host:
         if host not in self._hosts:
             known = self._profiles.get(host) if self._steers else None
             start = known.connections if known else START if self._steers else self._share or self.per_host
             steering = Steering(Level(self.per_host, start, known=known is not None))
-            self._hosts[host] = _Host(steering, Outage(self._retry))
+            self._hosts[host] = Host(steering, Outage(self._retry))
         return self._hosts[host]
 
     # how many connections a host should have
@@ -174,6 +151,10 @@ class Gate:
         """While a connection to `host` brings bytes of the file `name`; raises Yielded where there are
         too many, and they do harm."""
         return self._room(host).streams.stream(lambda: f"{name}: {host} does better with fewer connections")
+
+    def streams(self, host: str) -> Streams:
+        """The connections to `host` that bring bytes."""
+        return self._room(host).streams
 
     def received(self, host: str, count: int) -> None:
         """One of its connections brought `count` bytes."""
@@ -229,7 +210,7 @@ class Gate:
         if self._open:
             self._look_later(now)
 
-    def _changed(self, host: str, room: _Host, why: str | None) -> None:
+    def _changed(self, host: str, room: Host, why: str | None) -> None:
         if why is not None:
             self._observe(events.LevelChanged(host, room.level.value, why))
             if room.level.shed:
@@ -272,7 +253,7 @@ class Gate:
         room = self._room(host)
         self._quiet(room, asyncio.get_running_loop().time() + seconds)
 
-    def _quiet(self, room: _Host, until: float) -> None:
+    def _quiet(self, room: Host, until: float) -> None:
         if until > room.quiet_until:
             room.quiet_until = until
             asyncio.get_running_loop().call_at(until + 0.001, self._admit)
@@ -302,7 +283,7 @@ class Gate:
     def idle(self, host: str) -> bool:
         """Whether a connection to `host` is free that nobody waits for."""
         now = asyncio.get_running_loop().time()
-        if self._open >= self.total or any(self._may(room, now) for room in self._hosts.values()):
+        if self._open >= self.total or self._next(now) is not None:
             return False
         room = self._room(host)
         return room.open < room.level.value and room.quiet_until <= now and room.queue.first is None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
-from collections import Counter
 from enum import Enum
 
 _Place = tuple[int, int, asyncio.Future[None]]
@@ -24,7 +23,7 @@ class Queue:
 
     def __init__(self) -> None:
         self._waiting: list[_Place] = []  # a heap
-        self._files: Counter[int] = Counter()  # order → connections
+        self._files: dict[int, int] = {}  # order → connections
 
     def __len__(self) -> int:
         return sum(not ticket.done() for _, _, ticket in self._waiting)
@@ -49,14 +48,19 @@ class Queue:
     def admit(self, turn: Turn) -> None:
         """Give a connection to one of those who wait."""
         order, _, ticket = self._next(turn)
-        self._files[order] += 1
+        self.pass_by(order)
         ticket.set_result(None)
+
+    def pass_by(self, order: int) -> None:
+        """A file gets a connection without having waited."""
+        self._files[order] = self._files.get(order, 0) + 1
 
     def left(self, order: int) -> None:
         """A connection of that file has ended."""
-        self._files[order] -= 1
-        if not self._files[order]:
+        if self._files[order] == 1:
             del self._files[order]
+        else:
+            self._files[order] -= 1
 
     def _next(self, turn: Turn) -> _Place:
         if turn is Turn.EARLIEST:
@@ -65,7 +69,7 @@ class Queue:
         if turn is Turn.ANYONE:
             chosen = random.choice(live)
         else:
-            chosen = min(live, key=lambda place: (self._files[place[0]], *place[:2]))
+            chosen = min(live, key=lambda place: (self._files.get(place[0], 0), *place[:2]))
         live.remove(chosen)
         heapq.heapify(live)
         self._waiting = live

@@ -9,13 +9,15 @@ from .tasks import Scope
 
 
 class Streams:
-    """The connections to one host whose bytes are coming in, the newest last."""
+    """The connections to one host whose bytes are coming in, the newest last. `brief`: how many more there
+    are that bring a small file each, and are over before anybody could let them go."""
 
     def __init__(self) -> None:
         self._open: dict[Stream, None] = {}
+        self.brief = 0
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + self.brief
 
     def stream(self, why: Callable[[], str]) -> Stream:
         """One more of them, while the context is open; `why` says in words that it was let go."""

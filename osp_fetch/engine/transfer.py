@@ -28,16 +28,21 @@ from .drain import Drain
 from .lanes import Lanes
 from .retry import persist
 from .tools import Tools
+from .whole import Opened
 
 _HEDGE_LOOK: Final = 0.1
 _RESERVE_FROM = 1 << 20  # smaller files are not worth a look at the disk each
 
 
 class Transfer:
-    """Fetches one entry. `order`: its place in the manifest, by which connections are given."""
+    """Fetches one entry. `order`: its place in the manifest, by which connections are given. `opened`: its
+    first request, where that was sent already."""
 
-    def __init__(self, tools: Tools, entry: Entry, download: Download, order: int) -> None:
+    def __init__(
+        self, tools: Tools, entry: Entry, download: Download, order: int, opened: Opened | None = None
+    ) -> None:
         self.tools = tools
+        self._opened = opened
         self.entry = entry
         self.download = download
         self.order = order
@@ -159,11 +164,14 @@ class Transfer:
         host = links.host(self.download.mirrors.url(link))
         if not self.download.parts.more and not self._should_hedge(host):
             return False
-        async with self.tools.gate.connection(host, self.order):
+        opened, self._opened = self._opened, None
+        held = opened.connection if opened else None
+        async with held or self.tools.gate.connection(host, self.order):
             now = asyncio.get_running_loop().time()
             if link not in self.download.mirrors:
                 return True  # given up while this one waited for a connection
-            size = self.tools.gate.part_size(host, self.download.parts.free, self.order)
+            free = self.download.parts.free
+            size = opened.size if opened else self.tools.gate.part_size(host, free, self.order)
             part = self.download.part(link, size, now) or self.download.hedge(
                 link, now, self.tools.gate.worth(host), self.tools.gate.pace(host)
             )
@@ -171,11 +179,12 @@ class Transfer:
                 return False
             self._connections += 1
             self._call_more()
-            self.tools.observe(events.Opened(self.entry.path, host))
+            if held is None:
+                self.tools.observe(events.Opened(self.entry.path, host))
             try:
                 if self.tools.gate.dead(host):
                     raise TransferError(f"{self.entry.path}: {host} does not answer; try again later")
-                await self._ask(part, host)
+                await self._ask(part, host, opened)
             except FetchError as error:
                 error.link = part.url
                 self._account(error, host)
@@ -183,6 +192,8 @@ class Transfer:
                     self._cool(host, error.retry_after, str(error))
                 raise
             finally:
+                if opened is not None:
+                    await opened.close()
                 self.download.release(part)
                 if self.download.complete:
                     self._complete.set()
@@ -191,7 +202,7 @@ class Transfer:
                 self.tools.observe(events.Closed(self.entry.path, host))
             return True
 
-    async def _ask(self, part: Part, host: str) -> None:
+    async def _ask(self, part: Part, host: str, opened: Opened | None) -> None:
         # a redirect is minted once for all connections: each costs a share of the hub's quota
         minting = self.download.mirrors.unminted(part.url)
         if minting:
@@ -200,8 +211,8 @@ class Transfer:
         clock = asyncio.get_running_loop().time
         asked = clock()
         try:
-            async with self.tools.transport.get(request) as reply:
-                self.tools.gate.answered(host, clock() - asked)
+            async with opened or self.tools.transport.get(request) as reply:
+                self.tools.gate.answered(host, None if opened else clock() - asked)
                 held = len(self.download.held)
                 span = self.download.agree(part, reply)
                 if minting:
@@ -309,4 +320,6 @@ class Transfer:
             if self.record is None:
                 await self._checkpoint.last()
         finally:
+            if self._opened is not None:
+                await self._opened.close()
             await self.partial.close()

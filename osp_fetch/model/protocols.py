@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from .digest import Digest
 from .entry import Entry, RelativePath
 from .errors import ManifestError
 from .exchange import Representation, Request
@@ -63,11 +64,6 @@ class Transport(Protocol):
 
 class Partial(Protocol):
     """An unfinished file. Writes may come in any order and at once."""
-
-    def keep(self, data: memoryview, length: int | None) -> bool:
-        """Keep a whole small file in memory, to be written when it is published or synced; False where
-        `data` is no such file. What is kept must not change any more."""
-        ...
 
     async def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write `data` at `offset`."""
@@ -131,10 +127,22 @@ class Renewal(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """Bytes that a sink lends: `view` is all of them."""
+
+    view: memoryview
+
+    def free(self) -> None:
+        """Give them back."""
+        ...
+
+
 class Sink(Protocol):
-    """Where files go. `folds`: names that differ in nothing but case are one name here."""
+    """Where files go. `folds`: names that differ in nothing but case are one name here. `in_hand`: how many
+    files may come to be published, which the engine keeps count of."""
 
     folds: bool
+    in_hand: int
 
     async def look(self, paths: Sequence[RelativePath], *, deleted: bool = True) -> list[Published | None]:
         """How the files under these final names look now; None where there is no file. `deleted`: also
@@ -143,6 +151,23 @@ class Sink(Protocol):
 
     async def held(self, path: RelativePath) -> int | None:
         """The size of the partial of `path`, None where there is none."""
+        ...
+
+    def memory(self, count: int) -> Memory:
+        """Memory for a small file that may come to be `put`, with anything in it; to be freed otherwise."""
+        ...
+
+    async def put(
+        self,
+        path: RelativePath,
+        memory: Memory,
+        length: int,
+        algorithms: frozenset[str],
+        wanted: Digest | None,
+    ) -> tuple[Published, dict[str, str]]:
+        """Give a whole small file, the first `length` bytes of `memory`, its final name, and tell its
+        digests, as `Partial.publish` and `digests` do. Raises IntegrityError where it has not the digest
+        `wanted`. The memory is the sink's from now on; where this raises, its view is a copy that stays."""
         ...
 
     def partial(self, path: RelativePath, algorithms: frozenset[str], *, fresh: bool) -> Partial:

@@ -22,9 +22,6 @@ checksum: Callable[[bytes | memoryview, int], int] = crc32
 Read = Callable[[memoryview, int], int]
 """Fills a block from an offset; the number of bytes, 0 at the end."""
 
-# bytes of which hashlib does not let go of the interpreter's lock; to get it back, beside busy threads,
-# takes longer than to hash a small file
-_SLICE: Final = 1984
 _BLOCK: Final = 1 << 20  # bytes a read: past this neither hashing nor reading gets faster
 
 
@@ -85,16 +82,6 @@ class Tally:
                 raise FetchError(f"a partial is shorter than what was written to it ({self.position})")
             self._add(block[:count])
 
-    def take_all(self, data: memoryview) -> None:
-        """All bytes of a file of one span at most, on the event loop."""
-        self.reset()
-        self._begin(len(data))
-        for each in (self._hashers or {}).values():
-            update = each.update
-            for at in range(0, len(data), _SLICE):
-                update(data[at : at + _SLICE])
-        self.position = len(data)
-
     def _begin(self, length: int) -> None:
         if self._hashers is None:
             self._hashers = {name: hasher(name, length) for name in sorted(self._algorithms)}
@@ -113,6 +100,16 @@ class Tally:
         """Algorithm → hex of all of it, and the CRC-32 of each CHECKSUM_SPAN bytes where it has more."""
         hashers = self._hashers or {name: hasher(name, length) for name in self._algorithms}
         return {n: h.hexdigest() for n, h in hashers.items()}, tuple(self._checksums)
+
+
+def digests_in(data: memoryview, algorithms: frozenset[str]) -> dict[str, str]:
+    """Algorithm → hex over a whole file that lies in memory."""
+    found = {}
+    for name in algorithms:
+        whole = hasher(name, len(data))
+        whole.update(data)
+        found[name] = whole.hexdigest()
+    return found
 
 
 def digests_of(path: Path, algorithms: frozenset[str]) -> tuple[dict[str, str], tuple[int, ...]]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from .sink import FolderSink
 
 _FOLLOW_FROM: Final = 4 << 20  # bytes behind the frontier that are worth a thread hop
-# bytes of a file that is hashed on the loop and written together with others: hopping to a thread costs
-# more than that, for the hop is paid in waiting for the interpreter's lock
-_KEPT: Final = 256 << 10
 T = TypeVar("T")
 
 
@@ -38,34 +34,15 @@ class FilePartial:
         self._sink, self._disk, self._places = sink, sink.disk, sink.places
         self._fresh = fresh
         self._path = path
+        self.place, self.final = self._places.partial(path), self._places.final(path)
         self._tally = hashing.Tally(algorithms)
         self._opening = threading.Lock()
         self._writes = Writes(sink.writers)
         self._fd: int | None = None
         self._busy: set[asyncio.Future[Any]] = set()
-        self._kept: memoryview | None = None  # the whole file, not yet written
         self._reserved = 0
-        self._closed = False
         self._goal = 0
-        sink.partials += 1
         self._job: asyncio.Task[None] | None = None
-
-    @cached_property
-    def place(self) -> str:
-        return self._places.partial(self._path)
-
-    @cached_property
-    def final(self) -> str:
-        return self._places.final(self._path)
-
-    def keep(self, data: memoryview, length: int | None) -> bool:
-        if length is None or not 0 < length <= _KEPT or self._fd is not None or not self._fresh:
-            return False
-        if len(data) != length:
-            return False
-        self._tally.take_all(data)
-        self._kept = data
-        return True
 
     async def write(self, offset: int, data: bytes | memoryview) -> None:
         self._use(len(data))
@@ -79,45 +56,11 @@ class FilePartial:
         self._disk.write(self._opened(), offset, data)
 
     def _opened(self) -> int:
-        """The file descriptor; creates the file, with what was kept for it. Raises OSError, and
-        StorageError where there is no room. For the sink's threads only."""
+        """The file descriptor; creates the file. Raises OSError. For the sink's threads only."""
         with self._opening:
             if self._fd is None:
-                self._fd = self._open()
-            kept, self._kept = self._kept, None
-            if kept is not None:
-                self._fill(self._fd, kept)
+                self._fd = self._places.open_partial(self.place, self.final, fresh=self._fresh)
             return self._fd
-
-    def _open(self) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        # the tail of an older, longer partial would be published with the new file
-        flags |= os.O_TRUNC if self._fresh else 0
-        # before a byte is written: it would only be refused a name when all of it is here
-        self._places.check(self.final)
-        self._places.check(self.place)
-        try:
-            return self._disk.open(self.place, flags)
-        except FileNotFoundError:
-            self._places.prepare(self.place, durable=False)
-        except (IsADirectoryError, NotADirectoryError):
-            self._places.clear_way(self.place)
-            self._places.prepare(self.place, durable=False)
-        return self._disk.open(self.place, flags)
-
-    def _fill(self, fd: int, data: memoryview) -> None:
-        self._sink.take_room(len(data))
-        self._disk.write(fd, 0, data)
-
-    def _filled(self, data: memoryview) -> int:
-        """The descriptor of a new partial with `data` in it, the caller's to close."""
-        fd = self._open()
-        try:
-            self._fill(fd, data)
-        except BaseException:
-            self._disk.close(fd)
-            raise
-        return fd
 
     async def reserve(self, count: int) -> None:
         # files that have room are finished, instead of all being begun and none finished
@@ -141,16 +84,14 @@ class FilePartial:
 
     async def sync(self) -> None:
         def sync() -> None:
-            fd = self._fd if self._kept is None else self._opened()
-            if fd is not None and self._sink.durable:
-                self._disk.sync_data(fd)
+            if self._fd is not None and self._sink.durable:
+                self._disk.sync_data(self._fd)
 
         await self._call(sync, "synced")
 
     async def clear(self) -> None:
         await self._stop_hashing()
         self._tally.reset()
-        self._kept = None
         await self._call(lambda: self._disk.truncate(self._opened(), 0), "emptied")
 
     async def _call(self, function: Callable[[], T], done: str) -> T:
@@ -211,13 +152,9 @@ class FilePartial:
 
     async def publish(self, length: int) -> Published:
         await self._stop_hashing()
-        kept, self._kept = self._kept, None
-        if kept is not None and self._fd is None:
-            opened: Callable[[], int] = partial(self._filled, kept)
-        else:
-            fd = self._fd if self._fd is not None else await self._call(self._opened, "opened")
-            self._fd, opened = None, lambda: fd
-        return await self._sink.publisher.publish(Finished(opened, self.place, self.final, length))
+        fd = self._fd if self._fd is not None else await self._call(self._opened, "opened")
+        self._fd = None
+        return await self._sink.publisher.publish(Finished(fd, self.place, self.final, length))
 
     async def set_aside(self) -> str:
         aside = self._places.aside(self._path)
@@ -231,8 +168,6 @@ class FilePartial:
         return str(Path(aside).relative_to(self._places.root))
 
     async def close(self) -> None:
-        self._sink.partials -= not self._closed
-        self._closed = True
         self._use(self._reserved)
         await self._stop_hashing()
         await self._writes.settle()

@@ -65,6 +65,23 @@ class Places:
             self.check_there()
             self.disk.make_folder(folder, durable=durable, below=self.root)
 
+    def open_partial(self, place: str, final: str, *, fresh: bool) -> int:
+        """The descriptor of the partial at `place`, emptied where it is to be `fresh`. Raises OSError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        # the tail of an older, longer partial would be published with the new file
+        flags |= os.O_TRUNC if fresh else 0
+        # before a byte is written: it would only be refused a name when all of it is here
+        self.check(final)
+        self.check(place)
+        try:
+            return self.disk.open(place, flags)
+        except FileNotFoundError:
+            self.prepare(place, durable=False)
+        except (IsADirectoryError, NotADirectoryError):
+            self.clear_way(place)
+            self.prepare(place, durable=False)
+        return self.disk.open(place, flags)
+
     def clear_way(self, partial: str) -> None:
         """Remove what another manifest left where the folder, or the file, `partial` has to be."""
         if Path(partial).is_dir():

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ..model.errors import StorageError
+from ..model.errors import FetchError, StorageError
 from ..model.record import Published
 from . import files
 from .places import Places
@@ -27,21 +27,44 @@ from .threads import Sharers, in_thread
 _GATHER: Final = 0.05
 
 
-@dataclass(frozen=True, slots=True)
 class Finished:
-    """A partial that is whole: `open` gives its descriptor, which is the publisher's to close, whoever
-    waits for it or does not."""
+    """A partial of `length` bytes at `place` that is whole and should be called `final`. `remote`: another
+    process can publish it, too."""
 
-    open: Callable[[], int]
-    place: str
-    final: str
-    length: int
+    remote = False
+
+    def __init__(self, fd: int, place: str, final: str, length: int) -> None:
+        self._fd = fd
+        self.place, self.final, self.length = place, final, length
+
+    def open(self) -> int:
+        """Its descriptor, which is the publisher's to close, whoever waits for that or does not. May raise
+        OSError and FetchErrors. For the publisher's threads."""
+        return self._fd
+
+    def over(self, *, published: bool) -> None:
+        """It is, or cannot be; on the event loop."""
+
+
+class _Waits:
+    """How long a thread has waited for the disk: what syncing a file took longer than filling it, which
+    waits for the interpreter's lock at least as often. Beside a busy loop that wait is most of both."""
+
+    def __init__(self) -> None:
+        self._count, self._seconds = 0, 0.0
+
+    def add(self, syncing: float, filling: float) -> None:
+        self._count += 1
+        self._seconds += syncing - filling
+
+    def more_than(self, each: float) -> bool:
+        return self._seconds > each * self._count
 
 
 class Publisher:
     """Collects finished partials while one batch is being published, then does those together.
 
-    `in_hand`: how many partials there are that may come yet, with those that wait.
+    `in_hand`: how many files there are that may come yet, with those that wait.
     """
 
     def __init__(
@@ -55,6 +78,8 @@ class Publisher:
         self._many = False  # whether files come faster than one by one
         self._half = asyncio.Event()  # of what is in hand waits
         self._thread = ThreadPoolExecutor(1, "osp-publish")
+        # publishes such files as are `remote` in another process; raises OSError when that is gone
+        self.remote: Callable[[Sequence[Finished]], list[Published | FetchError]] | None = None
 
     async def publish(self, finished: Finished) -> Published:
         """Return when `finished` stands under its final name for good. Raises StorageError."""
@@ -74,12 +99,13 @@ class Publisher:
             batch, self._waiting = self._waiting, []
             self._many = len(batch) > 1
             partials = [p for p, _ in batch]
-            results: Sequence[Published | StorageError]
+            results: Sequence[Published | FetchError]
             try:
                 results = await in_thread(self._thread, partial(self._publish, partials))
             except Exception as error:  # whoever waits must be told, whatever went wrong
                 results = [StorageError(f"files cannot be put in place: {error}")] * len(batch)
-            for (_, done), result in zip(batch, results, strict=True):
+            for (finished, done), result in zip(batch, results, strict=True):
+                finished.over(published=isinstance(result, Published))
                 if done.done():
                     continue
                 if isinstance(result, Published):
@@ -101,9 +127,27 @@ class Publisher:
             await self._task
         self._thread.shutdown()
 
-    def _publish(self, batch: Sequence[Finished]) -> list[Published | StorageError]:
-        results: list[Published | StorageError] = []
-        for finished, synced in zip(batch, self._sharers.each(self._sync, batch), strict=True):
+    def _publish(self, batch: Sequence[Finished]) -> list[Published | FetchError]:
+        remote, done = self.remote, dict[Finished, Published | FetchError]()
+        theirs = [finished for finished in batch if finished.remote] if remote else []
+        if remote and theirs:
+            try:
+                done.update(zip(theirs, remote(theirs), strict=True))
+            except OSError:
+                self.remote = None  # what it has not done, or not told, is done again
+        own = [finished for finished in batch if finished not in done]
+        done.update(zip(own, self.publish_all(own), strict=True))
+        return [done[finished] for finished in batch]
+
+    def publish_all(self, batch: Sequence[Finished]) -> list[Published | FetchError]:
+        """Give all of `batch` their final names, for good. Blocks."""
+        results: list[Published | FetchError] = []
+        waits = _Waits()
+
+        def sync(finished: Finished) -> Published | OSError | FetchError:
+            return self._sync(finished, waits)
+
+        for finished, synced in zip(batch, self._sharers.each(sync, batch, waits.more_than), strict=True):
             try:
                 if isinstance(synced, OSError):
                     raise synced
@@ -124,8 +168,8 @@ class Publisher:
             self._disk.replace(finished.place, finished.final)
 
     def _with_names_synced(
-        self, batch: Sequence[Finished], results: list[Published | StorageError]
-    ) -> list[Published | StorageError]:
+        self, batch: Sequence[Finished], results: list[Published | FetchError]
+    ) -> list[Published | FetchError]:
         synced: dict[str, StorageError | None] = {}
         for number, (finished, result) in enumerate(zip(batch, results, strict=True)):
             if not isinstance(result, Published):
@@ -143,16 +187,19 @@ class Publisher:
             return files.storage_error(error, f"{folder} cannot be synced")
         return None
 
-    def _sync(self, finished: Finished) -> Published | OSError | StorageError:
+    def _sync(self, finished: Finished, waits: _Waits) -> Published | OSError | FetchError:
         try:
+            begun = time.monotonic()
             fd = finished.open()
             try:
+                opened = time.monotonic()
                 if self._durable:
                     self._disk.sync(fd)
+                waits.add(time.monotonic() - opened, opened - begun)
                 seen = self._disk.stat(fd)
             finally:
                 self._disk.close(fd)
-        except (OSError, StorageError) as error:
+        except (OSError, FetchError) as error:
             return error
         if seen.size != finished.length:
             return OSError(f"it has {seen.size} bytes, not {finished.length}")

@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+from ..model import protocols
+from ..model.digest import Digest
 from ..model.entry import STATE_FOLDER, RelativePath
 from ..model.errors import DiskFull, StorageError
 from ..model.ranges import ByteRange
 from ..model.record import Examined, Published
 from ..model.settings import Storage
 from . import blanks, consumed, files, hashing
+from .clerk import Clerk
+from .memory import Memory
 from .partial import FilePartial
 from .places import Places
 from .publish import Publisher
+from .small import Small
 from .threads import Sharers, in_thread
 
 # os.cpu_count() threads keep every core hashing; writes wait for the disk more than for a core
 _WRITERS: Final = 4
+_MANY: Final = 400  # small files from which on a process for them is worth its start
 T = TypeVar("T")
 
 
 class FolderSink:
-    """A folder on a local or network file system. Use as an async context manager."""
+    """A folder on a local or network file system. Use as an async context manager. `lock`: the descriptor of
+    the lock of the run that it belongs to; with it, many small files get a process that publishes them."""
 
-    def __init__(self, root: Path, state: Path, settings: Storage, disk: files.Disk | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        state: Path,
+        settings: Storage,
+        disk: files.Disk | None = None,
+        *,
+        lock: int | None = None,
+    ) -> None:
         self.disk = disk or files.Disk()
         self.places = Places(root, state, self.disk)
         self.durable = settings.durability == "full"
         self.writers = ThreadPoolExecutor(_WRITERS, "osp-write")
         self.hashers = ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash")
         self._sharers = Sharers()
-        self.publisher = Publisher(self.places, self._sharers, lambda: self.partials, durable=self.durable)
-        self.partials = 0  # that are open
+        self.publisher = Publisher(self.places, self._sharers, lambda: self.in_hand, durable=self.durable)
+        self.in_hand = 0
+        self._lock, self._settings = lock, settings
+        self._smalls = 0  # small files that memory was lent for
+        self._clerk: Clerk | None = None
+        self._hiring: asyncio.Task[None] | None = None
         self.reserved = 0  # bytes that open partials still have to write
         self._root = root
         self._min_free = settings.min_free
@@ -51,6 +73,10 @@ class FolderSink:
 
     async def __aexit__(self, *_: object) -> None:
         await self.publisher.close()
+        if self._hiring is not None:
+            await self._hiring
+        if self._clerk is not None:
+            await in_thread(self.writers, self._clerk.close)
         for pool in (self.writers, self.hashers):
             pool.shutdown(wait=True)
         self._sharers.close()  # last: a look that nobody waits for any more may still be going on
@@ -68,6 +94,33 @@ class FolderSink:
 
     def partial(self, path: RelativePath, algorithms: frozenset[str], *, fresh: bool) -> FilePartial:
         return FilePartial(self, path, algorithms, fresh=fresh)
+
+    def memory(self, count: int) -> Memory:
+        self._smalls += 1
+        if self._smalls == _MANY and self._lock is not None and Clerk.possible():
+            self._hiring = asyncio.create_task(self._hire(self._lock))
+        shared = self._clerk.pool.take(count) if self._clerk else None
+        return shared or Memory(memoryview(bytearray(count)))
+
+    async def _hire(self, lock: int) -> None:
+        """Have small files published by a process of its own, if one can be begun."""
+        with suppress(OSError):
+            begun = partial(Clerk, self._root, self.places.state, self._settings, lock)
+            self._clerk = await in_thread(self.writers, begun)
+            self.publisher.remote = self._clerk.publish
+
+    async def put(
+        self,
+        path: RelativePath,
+        memory: protocols.Memory,
+        length: int,
+        algorithms: frozenset[str],
+        wanted: Digest | None,
+    ) -> tuple[Published, dict[str, str]]:
+        assert isinstance(memory, Memory)
+        small = Small(self, path, memory, length, algorithms, wanted)
+        published = await self.publisher.publish(small)
+        return published, small.digests
 
     async def examine(
         self, path: RelativePath, algorithms: frozenset[str], *, aside: bool = False

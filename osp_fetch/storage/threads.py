@@ -41,12 +41,18 @@ class Sharers:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(_SHARERS, "osp-share")
 
-    def each(self, work: Callable[[S], T], items: Sequence[S]) -> list[T]:
-        """What `work` makes of each of `items`, in their order; blocks. Raises what `work` raises."""
+    def each(
+        self, work: Callable[[S], T], items: Sequence[S], slow: Callable[[float], bool] | None = None
+    ) -> list[T]:
+        """What `work` makes of each of `items`, in their order; blocks. Raises what `work` raises.
+
+        `slow`: whether so many seconds an item were spent on waiting for the disk; where that is not given,
+        all the time that `work` takes is.
+        """
         begun = time.monotonic()
         done: list[T] = []
         for item in items:
-            if time.monotonic() - begun > max(_SWIFT, _SWIFT_EACH * len(done)):
+            if time.monotonic() - begun > _SWIFT and (slow or self._slow(begun, len(done)))(_SWIFT_EACH):
                 break
             done.append(work(item))
         left = items[len(done) :]
@@ -56,6 +62,10 @@ class Sharers:
         for results in each(lambda part: [work(item) for item in part], some):
             done.extend(results)
         return done
+
+    @staticmethod
+    def _slow(begun: float, count: int) -> Callable[[float], bool]:
+        return lambda each: time.monotonic() - begun > each * count
 
     def close(self) -> None:
         """End the threads, after what they have begun."""

@@ -1,0 +1,188 @@
+"""A file that one reply brings whole, as small ones are: there is nothing to resume, to split or to claim.
+
+What turns out to be more than that, a longer body, a slow one, a refusal, is handed over as it stands: a
+Transfer goes on with the reply that is here already, so that nothing is asked for twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from typing import Final
+
+from ..model import events, links
+from ..model.entry import Entry
+from ..model.errors import FetchError
+from ..model.exchange import Request
+from ..model.protocols import Memory, Reply
+from ..model.ranges import ByteRange, RangeSet
+from ..model.record import Record
+from .download import first_request
+from .tools import Tools
+
+_SMALL: Final = 256 << 10  # bytes
+_MOMENT: Final = 0.25  # seconds after which what has come of a file should be claimed
+_USUAL: Final = frozenset({"sha256"})
+
+
+class Opened:
+    """The first request for a file, and what has come of it: a reply, to be had by entering this, which
+    raises the error where there is none.
+
+    `connection`: held for it at the gate, None where it was given back. `size`: of the part that was asked
+    for.
+    """
+
+    def __init__(
+        self,
+        connection: AbstractAsyncContextManager[None],
+        size: int,
+        request: Request,
+        exchange: AbstractAsyncContextManager[Reply],
+    ) -> None:
+        self.connection: AbstractAsyncContextManager[None] | None = connection
+        self.size, self.request = size, request
+        self.reply: Reply | None = None
+        self.error: FetchError | None = None
+        self._exchange: AbstractAsyncContextManager[Reply] | None = exchange
+
+    async def ask(self) -> Reply:
+        """Send the request."""
+        assert self._exchange is not None
+        self.reply = await self._exchange.__aenter__()
+        return self.reply
+
+    async def __aenter__(self) -> Reply:
+        if self.reply is not None:
+            return self.reply
+        assert self.error is not None
+        raise self.error
+
+    async def __aexit__(self, *_: object) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None and self.reply is not None:
+            await exchange.__aexit__(None, None, None)
+
+    async def close(self) -> None:
+        """Let go of the reply, and of the connection."""
+        await self.__aexit__()
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await connection.__aexit__(None, None, None)
+
+
+class Replayed:
+    """`reply`, of which `came` was read already; then it goes on, or ends in `error`, or is `over`."""
+
+    def __init__(
+        self, reply: Reply, came: memoryview, error: FetchError | None = None, *, over: bool = False
+    ) -> None:
+        self.representation, self.range = reply.representation, reply.range
+        self.framed, self.borrowed = reply.framed, reply.borrowed
+        self.headers_sent, self.pauses = reply.headers_sent, reply.pauses
+        self._reply, self._came, self._error, self._over = reply, came, error, over
+
+    async def readinto(self, view: memoryview) -> int:
+        if self._came:
+            count = min(len(view), len(self._came))
+            view[:count] = self._came[:count]
+            self._came = self._came[count:]
+            return count
+        if self._error is not None:
+            raise self._error
+        return 0 if self._over else await self._reply.readinto(view)
+
+
+class Wholes:
+    """Fetches files of which nothing is held and that are small, as far as is known."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+
+    async def fetch(self, entry: Entry, order: int) -> Record | Opened | None:
+        """The record of `entry`, published; or what was opened, for a Transfer to go on with; None where it
+        should begin by itself."""
+        gate, host = self._tools.gate, links.host(entry.urls[0])
+        small = entry.size is None or 0 < entry.size <= _SMALL
+        if not small or self._tools.settings.limits.rate or gate.dead(host):
+            return None
+        connection = gate.connection(host, order)
+        await connection.__aenter__()
+        size = gate.part_size(host, entry.size, order)
+        request = first_request(entry, size)
+        opened = Opened(connection, size, request, self._tools.transport.get(request))
+        self._tools.observe(events.Opened(entry.path, host))
+        handed_over = False
+        try:
+            memory = await self._bytes(entry, host, opened)
+            handed_over = memory is None
+        finally:
+            if not handed_over:
+                await opened.close()
+                self._tools.observe(events.Closed(entry.path, host))
+        if memory is not None and (record := await self._finished(entry, opened, memory)):
+            return record
+        return opened
+
+    async def _bytes(self, entry: Entry, host: str, opened: Opened) -> Memory | None:
+        """All bytes of the file, and one more; None where this is not the reply that brings them, and now."""
+        clock, gate = asyncio.get_running_loop().time, self._tools.gate
+        begun = clock()
+        try:
+            reply = await opened.ask()
+        except FetchError as error:
+            opened.error = error
+            return None
+        now = clock()
+        gate.answered(host, now - begun)
+        length = _length(entry, reply)
+        if length is None:
+            return None
+        # one byte more than there is to come tells that no more comes
+        memory, came, streams = self._tools.sink.memory(length + 1), 0, gate.streams(host)
+        streams.brief += 1
+        try:
+            while count := await reply.readinto(memory.view[came:]):
+                gate.received(host, count)
+                came += count
+                if came > length or (came < length and clock() - now > _MOMENT):
+                    break
+            else:
+                if came == length:
+                    return memory
+        except FetchError as error:
+            opened.error = error
+        except BaseException:
+            memory.free()
+            raise
+        finally:
+            streams.brief -= 1
+        opened.reply = Replayed(reply, memoryview(bytes(memory.view[:came])), opened.error)
+        memory.free()
+        return None
+
+    async def _finished(self, entry: Entry, opened: Opened, memory: Memory) -> Record | None:
+        """The record of the file whose bytes are in `memory`; None where those are not right, or the disk
+        does not take them: then whoever goes on with `opened` finds them in it."""
+        reply, length, wanted = opened.reply, len(memory.view) - 1, entry.digest
+        assert reply is not None
+        algorithms = frozenset({"sha256", wanted.algorithm}) if wanted else _USUAL
+        try:
+            published, digests = await self._tools.sink.put(entry.path, memory, length, algorithms, wanted)
+        except FetchError:
+            opened.reply = Replayed(reply, memory.view[:length], over=True)
+            return None
+        self._tools.observe(events.Wrote(entry.path, length))
+        key, held = links.source_key(entry.urls[0]), RangeSet((ByteRange(0, length),))
+        validator = reply.representation.validator
+        record = Record(entry.path, key, length, validator, held, digests, (), published)
+        await self._tools.ledger.put(record)
+        return record
+
+
+def _length(entry: Entry, reply: Reply) -> int | None:
+    """How long the file is that `reply` brings whole; None where it does not, or not a small one."""
+    length = reply.representation.length
+    if length is None or not 0 < length <= _SMALL or entry.size not in (None, length) or reply.pauses:
+        return None
+    return length if reply.range in (None, ByteRange(0, length)) else None

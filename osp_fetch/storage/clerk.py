@@ -1,0 +1,130 @@
+"""A process of its own that gives small files their names: it hashes, writes, syncs and renames them.
+
+In a thread each of these calls takes the interpreter's lock from the loop, which then waits for it to come
+back: of many small files that was a third of the time. The bytes lie in memory that both processes see;
+what they say to each other are pickled lists over a pair of sockets, and only we have the other end.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from ..model.errors import FetchError
+from ..model.record import Published
+from ..model.settings import Storage
+from .memory import Memory, Pool
+from .publish import Finished
+from .small import Small
+
+_POOL: Final = 16 << 20  # bytes of files on their way
+_PATIENCE: Final = 30.0  # seconds for it to end what it has begun
+
+
+class Clerk:
+    """The process, for its owner. `lock`: the descriptor of the run's lock, which it inherits, so that no
+    other run begins while it still gives names. All methods block; they raise OSError."""
+
+    def __init__(self, root: Path, state: Path, settings: Storage, lock: int) -> None:
+        self.pool = Pool(_POOL)
+        ours, theirs = socket.socketpair()
+        inherited = (theirs.fileno(), self.pool.descriptor, lock)
+        package = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", __name__, *map(str, inherited[:2])],
+                pass_fds=inherited,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            self.pool.close()
+        self._end = ours
+        self._stream = ours.makefile("rwb")
+        self._say((root, state, settings))
+        self._hear()  # that it is there
+
+    @staticmethod
+    def possible() -> bool:
+        """Whether it could be begun, and would have a core of its own."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        # the interpreter of an application that has Python built in is not one that could be called
+        plain = Path(sys.executable or "").name.startswith("py") and not getattr(sys, "frozen", False)
+        return cores > 1 and plain
+
+    def publish(self, batch: Sequence[Finished]) -> list[Published | FetchError]:
+        """Give these files, small ones whose bytes lie in `pool`, their final names, all together."""
+        smalls = [small for small in batch if isinstance(small, Small)]
+        self._say([small.described() for small in smalls])
+        results = []
+        for small, (result, digests) in zip(smalls, self._hear(), strict=True):
+            small.digests = digests
+            results.append(result)
+        return results
+
+    def _say(self, message: object) -> None:
+        pickle.dump(message, self._stream, pickle.HIGHEST_PROTOCOL)
+        self._stream.flush()
+
+    def _hear(self) -> Any:
+        try:
+            return pickle.load(self._stream)
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise OSError(f"the process that writes small files is gone ({error})") from None
+
+    def close(self) -> None:
+        """End it, when it has finished what it was given."""
+        with suppress(OSError):  # it is gone
+            self._stream.close()
+        self._end.close()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def main() -> None:
+    """`python -m osp_fetch.storage.clerk FD POOL`: begun by a Clerk."""
+    # its owner is told by signals, and closes our end
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    from .sink import FolderSink
+
+    end = socket.socket(fileno=int(sys.argv[1]))
+    stream = end.makefile("rwb")
+    shared = memoryview(mmap.mmap(int(sys.argv[2]), 0, prot=mmap.PROT_READ))
+    sink = FolderSink(*pickle.load(stream))
+    answer: object = None
+    while True:
+        try:
+            pickle.dump(answer, stream, pickle.HIGHEST_PROTOCOL)
+            stream.flush()
+            described = pickle.load(stream)
+        except (EOFError, OSError):
+            os._exit(0)  # the run is over, or gone; an interpreter that tidies up would be waited for
+        batch = [
+            Small(sink, path, Memory(shared[at : at + count], offset=at), count, algorithms, wanted)
+            for path, at, count, algorithms, wanted in described
+        ]
+        results = sink.publisher.publish_all(batch)
+        answer = [(result, small.digests) for small, result in zip(batch, results, strict=True)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""A whole small file in memory, on its way to its final name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..model.digest import Digest
+from ..model.entry import RelativePath
+from ..model.errors import IntegrityError
+from .hashing import digests_in
+from .memory import Memory
+from .publish import Finished
+
+if TYPE_CHECKING:
+    from .sink import FolderSink
+
+Described = tuple[RelativePath, int, int, frozenset[str], Digest | None]
+
+
+class Small(Finished):
+    """The file `path` that consists of the first `length` bytes of `memory`, and whose digest has to be
+    `wanted`; `digests` are known when it was opened."""
+
+    def __init__(
+        self,
+        sink: FolderSink,
+        path: RelativePath,
+        memory: Memory,
+        length: int,
+        algorithms: frozenset[str],
+        wanted: Digest | None,
+    ) -> None:
+        super().__init__(-1, sink.places.partial(path), sink.places.final(path), length)
+        self._sink, self._path, self._memory = sink, path, memory
+        self._algorithms, self._wanted = algorithms, wanted
+        self.remote = memory.offset is not None
+        self.digests: dict[str, str] = {}
+
+    def open(self) -> int:
+        """The descriptor of a new partial with all bytes in it. Raises IntegrityError before one is made,
+        StorageError where there is no room, and OSError."""
+        data = self._memory.view[: self.length]
+        self.digests = digests_in(data, self._algorithms)
+        if self._wanted is not None and self.digests[self._wanted.algorithm] != self._wanted.hex:
+            raise IntegrityError(f"{self._path}: not the {self._wanted.algorithm} that the manifest states")
+        fd = self._sink.places.open_partial(self.place, self.final, fresh=True)
+        try:
+            self._sink.take_room(self.length)
+            self._sink.disk.write(fd, 0, data)
+        except BaseException:
+            self._sink.disk.close(fd)
+            raise
+        return fd
+
+    def over(self, *, published: bool) -> None:
+        if published:
+            self._memory.free()
+        else:
+            self._memory.keep()
+
+    def described(self) -> Described:
+        """All that another process needs which sees the same Pool."""
+        assert self._memory.offset is not None
+        return self._path, self._memory.offset, self.length, self._algorithms, self._wanted

@@ -1,0 +1,312 @@
+"""Small files: one reply each; what turns out to be more goes on with the reply that is here; many of them
+are published by a process of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from osp_fetch import Entry, Event, Report, Status, entry, fetch_all
+from osp_fetch.demo.server import Blob, Exchange, Server
+from osp_fetch.engine.download import Download, first_request
+from osp_fetch.model import events
+from osp_fetch.model.entry import RelativePath
+from osp_fetch.model.errors import IntegrityError
+from osp_fetch.storage.clerk import Clerk
+from osp_fetch.storage.folder import RunLock, state_folder
+from osp_fetch.storage.memory import Memory, Pool
+from osp_fetch.storage.sink import FolderSink
+from tests import origin as o
+from tests.conftest import quick
+from tests.origin import Origin, noise, sha256
+
+LARGE_PARTS = quick(limits={"part_size": "1MiB"})
+SHA256 = frozenset({"sha256"})
+
+
+@given(
+    st.none() | st.integers(1, 3000),
+    st.integers(1, 2000),
+    st.sampled_from([None, "md5:" + 32 * "0"]),
+    st.sampled_from([{}, {"X-Key": "1"}]),
+)
+def test_a_first_request_is_what_a_download_would_ask_for(
+    size: int | None, part: int, digest: str | None, headers: dict[str, str]
+) -> None:
+    row = entry("f", ["https://a.example/f", "https://b.example/f"], size, digest, headers)
+    download = Download(row)
+    claimed = download.part(download.mirrors.choose(), part)
+    assert claimed is not None
+    assert first_request(row, part) == download.request(claimed)
+
+
+async def get(rows: list[Entry], folder: Path, **more: object) -> Report:
+    return await fetch_all(rows, folder, settings=LARGE_PARTS, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [1, 50_000, 256 << 10, (256 << 10) + 1, 900_000])
+@pytest.mark.parametrize("fault", [None, o.rangeless, o.status_200_with_range, o.chunked])
+@pytest.mark.parametrize("stated", [True, False])
+async def test_one_request_whatever_a_file_turns_out_to_be(
+    origin: Origin, tmp_path: Path, size: int, fault: o.Fault | None, stated: bool
+) -> None:
+    data = noise(size)
+    row = entry("f", origin.add("f", data, always=fault), size if stated else None, sha256(data))
+    assert (await get([row], tmp_path)).ok
+    assert (tmp_path / "f").read_bytes() == data
+    assert origin.requests["/f"] == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [o.cut(20_000), o.stall(20_000), o.status(503, "later"), o.instead("<html>no</html>")],
+    ids=["cut", "stall", "503", "page"],
+)
+async def test_a_first_reply_that_fails_costs_no_second_one_at_once(
+    origin: Origin, tmp_path: Path, fault: o.Fault
+) -> None:
+    data = noise(50_000)
+    retries: list[str] = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, events.Retrying):
+            retries.append(event.cause)
+
+    row = entry("f.bin", origin.add("f", data, fault), None, sha256(data))
+    assert (await get([row], tmp_path, observer=observe)).ok
+    assert (tmp_path / "f.bin").read_bytes() == data
+    assert (origin.requests["/f"], len(retries)) == (2, 1)
+
+
+async def test_what_came_before_a_cut_is_not_asked_for_again(origin: Origin, tmp_path: Path) -> None:
+    data = noise(200_000)
+    row = entry("f", origin.add("f", data, o.cut(150_000)), None, sha256(data))
+    assert (await get([row], tmp_path)).ok
+    assert origin.seen[1].span(len(data)) == (150_000, 200_000)
+
+
+async def test_a_small_file_that_comes_slowly_is_claimed_as_it_comes(origin: Origin, tmp_path: Path) -> None:
+    data = noise(200_000)
+    row = entry("f", origin.add("f", data, o.slow(100_000)), None, sha256(data))
+    work = asyncio.create_task(get([row], tmp_path))
+    await asyncio.sleep(1.2)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert (await get([row], tmp_path)).ok
+    assert (tmp_path / "f").read_bytes() == data
+    again = origin.seen[1].span(len(data))
+    assert again is not None
+    assert again[0] > 20_000
+
+
+async def test_the_gate_counts_a_connection_that_is_handed_over_once(origin: Origin, tmp_path: Path) -> None:
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(600_000, n), o.slow(2e6))) for n in range(12)]
+    now = most = 0
+
+    def observe(event: Event) -> None:
+        nonlocal now, most
+        now += isinstance(event, events.Opened) - isinstance(event, events.Closed)
+        most = max(most, now)
+
+    settings = quick(limits={"part_size": "1MiB", "connections": 3})
+    report = await fetch_all(rows, tmp_path, settings=settings, observer=observe)
+    assert report.ok
+    assert (origin.most_open, most, now) == (3, 3, 0)
+
+
+# what goes over the wire
+
+
+async def test_own_headers_stand_for_the_usual_ones(origin: Origin, tmp_path: Path) -> None:
+    rows = [
+        entry(f"f{n}", origin.add(f"f{n}", b"x"), None, None, {"user-agent": "mine", "X-Key": str(n)})
+        for n in range(3)
+    ]
+    settings = quick(limits={"connections": 1})
+    assert (await fetch_all(rows, tmp_path, settings=settings)).ok
+    for n, exchange in enumerate(origin.seen):
+        assert exchange.headers["user-agent"] == "mine"
+        assert exchange.headers["x-key"] == str(n)
+        assert exchange.headers["accept-encoding"] == "identity"
+        assert exchange.headers["host"] == origin.url.removeprefix("http://")
+
+
+async def test_no_value_of_a_header_begins_a_line_of_its_own(origin: Origin, tmp_path: Path) -> None:
+    plain = entry("a", origin.add("a", b"x"))
+    evil = Entry(RelativePath("b"), (origin.add("b", b"x"),), headers=(("X-Key", "1\r\nX-Evil: 2"),))
+    settings = quick(limits={"connections": 1}, retry={"attempts": 1, "longest": 0.01})
+    await fetch_all([plain, evil], tmp_path, settings=settings)
+    assert all("x-evil" not in exchange.headers for exchange in origin.seen)
+
+
+async def test_a_kept_connection_that_the_server_closed_costs_no_attempt(tmp_path: Path) -> None:
+    """As servers do with idle ones, in the moment in which another request is on its way."""
+    asked: list[str] = []
+
+    async def handle(exchange: Exchange) -> None:
+        asked.append(exchange.path)
+        if len(asked) == 3:
+            exchange.writer.transport.abort()
+            return
+        await exchange.serve(Blob(b"x"))
+
+    retries = []
+
+    def observe(event: Event) -> None:
+        if isinstance(event, events.Retrying):
+            retries.append(event)
+
+    async with Server(handle) as server:
+        rows = [entry(f"f{n}", f"{server.url}/f{n}") for n in range(6)]
+        settings = quick(limits={"connections": 1})
+        report = await fetch_all(rows, tmp_path, settings=settings, observer=observe)
+    assert (report.ok, retries) == (True, [])
+    assert asked[2] == asked[3]
+
+
+# a process that publishes
+
+
+@given(st.lists(st.integers(1, 200_000) | st.integers(-40, -1), max_size=60))
+def test_no_two_pieces_of_a_pool_that_are_in_use_overlap(steps: list[int]) -> None:
+    pool = Pool(1 << 20)
+    pool.close()
+    used: list[Memory] = []
+    for step in steps:
+        if step < 0:
+            if used:
+                used.pop(step % len(used)).free()
+        elif (memory := pool.take(step)) is not None:
+            assert len(memory.view) == step
+            used.append(memory)
+    for number, memory in enumerate(used):
+        memory.view[:] = bytes([number]) * len(memory.view)
+    for number, memory in enumerate(used):
+        assert memory.view == bytes([number]) * len(memory.view)
+
+
+async def test_a_clerk_gives_names_to_what_is_right_and_to_nothing_else(tmp_path: Path) -> None:
+    state = state_folder(tmp_path, None)
+    async with AsyncExitStack() as stack:
+        lock = stack.enter_context(RunLock(state))
+        sink = await stack.enter_async_context(FolderSink(tmp_path, state, LARGE_PARTS.storage))
+        clerk = Clerk(tmp_path, state, LARGE_PARTS.storage, lock.descriptor)
+        stack.callback(clerk.close)
+        sink.publisher.remote = clerk.publish
+        (tmp_path / "taken").mkdir()
+        sums = {name: entry("f", "http://h/f", None, sha256(name.encode())).digest for name in ("a", "wrong")}
+        found: dict[str, Any] = {}
+        for name, bytes_in in {"a": b"a", "d/wrong": b"other", "taken": b"taken"}.items():
+            memory = clerk.pool.take(len(bytes_in) + 1)
+            assert memory is not None
+            memory.view[:-1] = bytes_in
+            wanted = sums.get(name.removeprefix("d/"))
+            put = sink.put(RelativePath(name), memory, len(bytes_in), SHA256, wanted)
+            (found[name],) = await asyncio.gather(put, return_exceptions=True)
+            if isinstance(found[name], Exception):
+                assert memory.view[:-1] == bytes_in  # whoever fetches the file goes on with it
+    published, digests = found["a"]
+    assert (published.size, digests["sha256"]) == (1, sha256(b"a").removeprefix("sha256:"))
+    assert isinstance(found["d/wrong"], IntegrityError)
+    assert "cannot be put in place" in str(found["taken"])
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a"]
+    assert not (tmp_path / "d").exists()
+
+
+def clerks(of: int) -> list[int]:
+    """The processes of `of` that publish."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            ours = f"\nPPid:\t{of}\n" in (process / "status").read_text()
+            if ours and b"storage.clerk" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+    return found
+
+
+def manifest(origin: Origin, tmp_path: Path, count: int) -> dict[str, bytes]:
+    files = {f"d{n % 7}/f{n}": noise(2000 + n % 50, n) for n in range(count)}
+    rows = [
+        {"path": name, "url": origin.add(name, data), "sha256": sha256(data).removeprefix("sha256:")}
+        for name, data in files.items()
+    ]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return files
+
+
+async def started(tmp_path: Path) -> asyncio.subprocess.Process:
+    words = ["get", str(tmp_path / "m.jsonl"), "-o", str(tmp_path / "out"), "-q", "--min-free", "0"]
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "osp_fetch", *words, stderr=asyncio.subprocess.PIPE
+    )
+
+
+async def begun_clerk(process: asyncio.subprocess.Process) -> int:
+    """The clerk of a run, as soon as it has one."""
+    async with asyncio.timeout(30):
+        while not (found := clerks(process.pid)):
+            assert process.returncode is None, "it ended without one"
+            await asyncio.sleep(0.005)
+    return found[0]
+
+
+linux = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc to find processes in")
+cores = pytest.mark.skipif(not Clerk.possible(), reason="one core has no room for another process")
+
+
+@linux
+@cores
+async def test_many_small_files_are_published_by_another_process_that_may_die(
+    origin: Origin, tmp_path: Path
+) -> None:
+    files = manifest(origin, tmp_path, 3000)
+    process = await started(tmp_path)
+    os.kill(await begun_clerk(process), signal.SIGKILL)
+    _, said = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert all((tmp_path / "out" / name).read_bytes() == data for name, data in files.items())
+
+
+@linux
+@cores
+async def test_a_killed_run_leaves_no_process_and_no_wrong_name(origin: Origin, tmp_path: Path) -> None:
+    files = manifest(origin, tmp_path, 3000)
+    process = await started(tmp_path)
+    clerk = await begun_clerk(process)
+    process.kill()
+    await process.communicate()
+    async with asyncio.timeout(30):
+        while Path(f"/proc/{clerk}").exists():
+            await asyncio.sleep(0.01)
+    out = tmp_path / "out"
+    for found in out.glob("d*/f*"):
+        assert found.read_bytes() == files[found.relative_to(out).as_posix()]
+    process = await started(tmp_path)
+    _, said = await process.communicate()
+    assert process.returncode == 0, said.decode()
+    assert all((out / name).read_bytes() == data for name, data in files.items())
+    assert clerks(os.getpid()) == []
+
+
+async def test_wrong_ones_among_many_small_files_are_told_and_the_others_are_here(
+    origin: Origin, tmp_path: Path
+) -> None:
+    rows = []
+    for n in range(700):
+        data = noise(500, n)
+        digest = sha256(b"other") if n % 100 == 50 else sha256(data)
+        rows.append(entry(f"f{n}", origin.add(f"f{n}", data), None, digest))
+    report = await get(rows, tmp_path)
+    assert (report.counts[Status.FETCHED], report.counts[Status.FAILED]) == (693, 7)
+    assert not any((tmp_path / f"f{n}").exists() for n in range(50, 700, 100))
