@@ -22,8 +22,9 @@ from . import files
 from .places import Places
 from .threads import Sharers, in_thread
 
-# seconds in which further files are gathered where many come, until half of those in hand wait: the fewer
-# the batches, the less often threads and loop take the interpreter's lock from each other
+# seconds in which further files are gathered where many come, until a third of those in hand wait (another
+# is fetched, and another recorded): the fewer the batches, the less often threads and loop take the
+# interpreter's lock from each other
 _GATHER: Final = 0.05
 
 
@@ -76,7 +77,7 @@ class Publisher:
         self._task: asyncio.Task[None] | None = None
         self._in_hand = in_hand
         self._many = False  # whether files come faster than one by one
-        self._half = asyncio.Event()  # of what is in hand waits
+        self._third = asyncio.Event()  # of what is in hand waits
         self._thread = ThreadPoolExecutor(1, "osp-publish")
         # publishes such files as are `remote` in another process; raises OSError when that is gone
         self.remote: Callable[[Sequence[Finished]], list[Published | FetchError]] | None = None
@@ -85,8 +86,8 @@ class Publisher:
         """Return when `finished` stands under its final name for good. Raises StorageError."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((finished, done))
-        if 2 * len(self._waiting) >= self._in_hand():
-            self._half.set()
+        if 3 * len(self._waiting) >= self._in_hand():
+            self._third.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
         published: Published = await done
@@ -115,11 +116,11 @@ class Publisher:
                     done.exception()  # seen: whoever waited may have been cancelled
 
     async def _gather(self) -> None:
-        self._half.clear()
-        if 2 * len(self._waiting) < self._in_hand():
+        self._third.clear()
+        if 3 * len(self._waiting) < self._in_hand():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GATHER):
-                    await self._half.wait()
+                    await self._third.wait()
 
     async def close(self) -> None:
         """Finish what was begun."""
