@@ -310,3 +310,20 @@ async def test_wrong_ones_among_many_small_files_are_told_and_the_others_are_her
     report = await get(rows, tmp_path)
     assert (report.counts[Status.FETCHED], report.counts[Status.FAILED]) == (693, 7)
     assert not any((tmp_path / f"f{n}").exists() for n in range(50, 700, 100))
+
+
+@linux
+@cores
+async def test_files_of_a_users_own_folder_are_not_taken_for_modules(origin: Origin, tmp_path: Path) -> None:
+    """A folder of work may well hold a `random.py`; what is begun in it must not read that."""
+    files = manifest(origin, tmp_path, 1500)
+    for name in ("socket.py", "pickle.py", "mmap.py"):
+        (tmp_path / name).write_text("raise SystemExit('not the module that was meant')")
+    words = ["get", "m.jsonl", "-o", "out", "-q", "--min-free", "0"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-m", "osp_fetch", *words, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
+    )
+    await begun_clerk(process)
+    _, said = await process.communicate()
+    assert (process.returncode, said) == (0, b"")
+    assert all((tmp_path / "out" / name).read_bytes() == data for name, data in files.items())

@@ -73,7 +73,7 @@ class Process:
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         try:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "osp_fetch.crew.worker", str(theirs.fileno()),
+                sys.executable, "-P", "-m", "osp_fetch.crew.worker", str(theirs.fileno()),
                 pass_fds=[theirs.fileno(), self._lock], stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path},
             )  # fmt: skip

@@ -42,7 +42,7 @@ class Clerk:
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, *map(str, inherited[:2])],
+                [sys.executable, "-P", "-m", __name__, *map(str, inherited[:2])],
                 pass_fds=inherited,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
