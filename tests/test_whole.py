@@ -22,6 +22,8 @@ from osp_fetch.engine.download import Download, first_request
 from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import IntegrityError
+from osp_fetch.model.exchange import Request
+from osp_fetch.network.transport import HttpTransport
 from osp_fetch.storage.clerk import Clerk
 from osp_fetch.storage.folder import RunLock, state_folder
 from osp_fetch.storage.memory import Memory, Pool
@@ -30,6 +32,7 @@ from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Origin, noise, sha256
 
+QUICK = quick()
 LARGE_PARTS = quick(limits={"part_size": "1MiB"})
 SHA256 = frozenset({"sha256"})
 
@@ -203,6 +206,7 @@ async def test_a_clerk_gives_names_to_what_is_right_and_to_nothing_else(tmp_path
         sink = await stack.enter_async_context(FolderSink(tmp_path, state, LARGE_PARTS.storage))
         clerk = Clerk(tmp_path, state, LARGE_PARTS.storage, lock.descriptor)
         stack.callback(clerk.close)
+        clerk.begin()
         sink.publisher.remote = clerk.publish
         (tmp_path / "taken").mkdir()
         sums = {name: entry("f", "http://h/f", None, sha256(name.encode())).digest for name in ("a", "wrong")}
@@ -327,3 +331,90 @@ async def test_files_of_a_users_own_folder_are_not_taken_for_modules(origin: Ori
     _, said = await process.communicate()
     assert (process.returncode, said) == (0, b"")
     assert all((tmp_path / "out" / name).read_bytes() == data for name, data in files.items())
+
+
+async def own_clerk(job: asyncio.Future[Report]) -> int:
+    """The clerk of a run in this process."""
+    async with asyncio.timeout(30):
+        while not (found := clerks(os.getpid())):
+            assert not job.done(), "it ended without one"
+            await asyncio.sleep(0.001)
+    return found[0]
+
+
+def many(origin: Origin, count: int) -> list[Entry]:
+    return [entry(f"f{n}", origin.add(f"f{n}", noise(500, n))) for n in range(count)]
+
+
+@linux
+@cores
+async def test_a_clerk_that_does_not_begin_is_not_waited_for(origin: Origin, tmp_path: Path) -> None:
+    rows = many(origin, 1000)
+    job = asyncio.ensure_future(get(rows, tmp_path))
+    os.kill(await own_clerk(job), signal.SIGSTOP)
+    begun = asyncio.get_running_loop().time()
+    assert (await job).counts[Status.FETCHED] == 1000
+    # a bound on a hang, which would last ten seconds at least
+    assert asyncio.get_running_loop().time() - begun < 8
+    assert clerks(os.getpid()) == []
+
+
+@linux
+@cores
+async def test_a_process_forked_off_ours_does_not_keep_the_clerk(origin: Origin, tmp_path: Path) -> None:
+    """As a loader's worker that is begun while files come, and outlives the run."""
+    job = asyncio.ensure_future(get(many(origin, 1500), tmp_path))
+    clerk = await own_clerk(job)
+    forked = os.fork()
+    if forked == 0:
+        signal.pause()
+    try:
+        assert (await job).ok
+        assert not Path(f"/proc/{clerk}").exists()
+    finally:
+        os.kill(forked, signal.SIGKILL)
+        os.waitpid(forked, 0)
+
+
+@linux
+@cores
+@pytest.mark.parametrize("times", [1, 2, 5])
+async def test_however_often_a_run_is_cancelled_its_clerk_goes_with_it(
+    origin: Origin, tmp_path: Path, times: int
+) -> None:
+    rows = many(origin, 1500)
+    job = asyncio.ensure_future(get(rows, tmp_path))
+    await own_clerk(job)
+    for _ in range(times):
+        job.cancel()
+        await asyncio.sleep(0.001)
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert clerks(os.getpid()) == []
+    assert (await get(rows, tmp_path)).ok
+
+
+class Leading:
+    """Pages under `/page` lead to `/file`."""
+
+    def knows(self, url: str) -> bool:
+        return "/page" in url
+
+    def target(self, url: str, page: bytes) -> str:
+        return "/file"
+
+
+async def test_a_page_that_leads_on_and_stalls_leads_on_on_a_kept_connection_too(origin: Origin) -> None:
+    async def stalling(exchange: Exchange, _: o.Page) -> None:
+        await exchange.head(200, {"Content-Type": "text/html", "Content-Length": "3000"})
+        await exchange.raw(b"x" * 100)
+        await asyncio.sleep(30)
+
+    origin.add("file", b"abc")
+    for name in ("page1", "page2"):
+        origin.add(name, b"", always=stalling)
+    async with HttpTransport(QUICK.limits, QUICK.retry, QUICK.timeouts, leads=Leading()) as transport:
+        for name in ("page1", "page2"):
+            async with transport.get(Request(f"{origin.url}/{name}", name="f")) as reply:
+                got = memoryview(bytearray(8))
+                assert bytes(got[: await reply.readinto(got)]) == b"abc"

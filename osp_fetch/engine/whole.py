@@ -131,7 +131,7 @@ class Wholes:
         try:
             reply = await opened.ask()
         except FetchError as error:
-            opened.error = error
+            opened.error = error.with_traceback(None)
             return None
         now = clock()
         gate.answered(host, now - begun)
@@ -151,12 +151,13 @@ class Wholes:
                 if came == length:
                     return memory
         except FetchError as error:
-            opened.error = error
+            opened.error = error.with_traceback(None)
         except BaseException:
             memory.free()
             raise
         finally:
             streams.brief -= 1
+        gate.received(host, -came)  # whoever goes on with them tells of them again
         opened.reply = Replayed(reply, memoryview(bytes(memory.view[:came])), opened.error)
         memory.free()
         return None

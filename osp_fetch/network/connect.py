@@ -17,6 +17,8 @@ from aiohttp.connector import Connection
 
 from ..model.links import origin
 
+# what a session writes otherwise than it stands there, or not at all
+_ODD: Final = re.compile(r"[#\x00-\x1f\x7f-\U0010ffff]|\?$")
 _ROUTES: Final = 1000  # origins that are remembered; each keeps the first request to it
 
 
@@ -87,7 +89,7 @@ class Connector(aiohttp.TCPConnector):
         """How the origin of `url` is connected to, and what it is asked for; None where it has not been
         connected to yet, or through a proxy, or where that takes more than a look."""
         names = url.split("/", 3)
-        if len(names) < 4 or "#" in url or not url.isascii():
+        if len(names) < 4 or _ODD.search(url):
             return None
         # as yarl writes it: other cases, credentials or a default port are other keys, and found by none
         route = self._routes.get(f"{names[0]}//{names[2]}")

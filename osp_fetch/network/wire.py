@@ -70,6 +70,8 @@ class Answer:
             connection.release()
         else:
             connection.close()
+            if self.content.exception() is None:
+                self.content.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
 
 
 class Wire:
@@ -111,7 +113,7 @@ class Wire:
             if len(self._usual) < _USUAL_MOST:
                 self._usual[key] = usual
         own_lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        if _UNSENDABLE.search(target) or len(_UNSENDABLE.findall(own_lines)) != 2 * len(headers):
+        if len(_UNSENDABLE.findall(own_lines)) != 2 * len(headers):
             raise ValueError("a line of the request holds what no line may hold")
         return f"GET {target} HTTP/1.1\r\n{usual}{own_lines}\r\n".encode()
 

@@ -27,7 +27,8 @@ from .publish import Finished
 from .small import Small
 
 _POOL: Final = 16 << 20  # bytes of files on their way
-_PATIENCE: Final = 30.0  # seconds for it to end what it has begun
+_BEGINNING: Final = 10.0  # seconds
+_ENDING: Final = 1.0
 
 
 class Clerk:
@@ -35,29 +36,36 @@ class Clerk:
     other run begins while it still gives names. All methods block; they raise OSError."""
 
     def __init__(self, root: Path, state: Path, settings: Storage, lock: int) -> None:
+        self._setup = root, state, settings
         self.pool = Pool(_POOL)
-        ours, theirs = socket.socketpair()
-        inherited = (theirs.fileno(), self.pool.descriptor, lock)
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__, *map(str, inherited[:2])],
-                pass_fds=inherited,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": path},
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-            self.pool.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            inherited = (theirs.fileno(), self.pool.descriptor, lock)
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-m", __name__, *map(str, inherited[:2])],
+                    pass_fds=inherited,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    env={**os.environ, "PYTHONPATH": path},
+                )
+            except OSError:
+                ours.close()
+                raise
+            finally:
+                self.pool.close()
+        ours.settimeout(_BEGINNING)
+        self._there = False
         self._end = ours
         self._stream = ours.makefile("rwb")
-        self._say((root, state, settings))
-        self._hear()  # that it is there
+
+    def begin(self) -> None:
+        """Return when it is there; one that does not come is ended."""
+        self._asked(self._setup)
+        self._end.settimeout(None)
+        self._there = True
 
     @staticmethod
     def possible() -> bool:
@@ -70,33 +78,38 @@ class Clerk:
     def publish(self, batch: Sequence[Finished]) -> list[Published | FetchError]:
         """Give these files, small ones whose bytes lie in `pool`, their final names, all together."""
         smalls = [small for small in batch if isinstance(small, Small)]
-        self._say([small.described() for small in smalls])
+        answers = self._asked([small.described() for small in smalls])
         results = []
-        for small, (result, digests) in zip(smalls, self._hear(), strict=True):
+        for small, (result, digests) in zip(smalls, answers, strict=True):
             small.digests = digests
             results.append(result)
         return results
 
-    def _say(self, message: object) -> None:
-        pickle.dump(message, self._stream, pickle.HIGHEST_PROTOCOL)
-        self._stream.flush()
-
-    def _hear(self) -> Any:
+    def _asked(self, message: object) -> Any:
+        """Its answer to `message`. Where there is none it has ended when this raises: whoever does its work
+        again must not find it at the same files."""
         try:
+            pickle.dump(message, self._stream, pickle.HIGHEST_PROTOCOL)
+            self._stream.flush()
             return pickle.load(self._stream)
-        except (EOFError, pickle.UnpicklingError) as error:
+        except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            self._process.kill()
+            self._process.wait()
             raise OSError(f"the process that writes small files is gone ({error})") from None
 
     def close(self) -> None:
-        """End it, when it has finished what it was given."""
-        with suppress(OSError):  # it is gone
+        """End it: by itself when it has finished what it was given, but soon."""
+        with suppress(OSError):
+            # also where a process that was forked off ours has this end, too
+            self._end.shutdown(socket.SHUT_RDWR)
+        with suppress(subprocess.TimeoutExpired):
+            if self._there:
+                self._process.wait(_ENDING)
+        self._process.kill()
+        self._process.wait()
+        with suppress(OSError):  # of what it has not read
             self._stream.close()
         self._end.close()
-        try:
-            self._process.wait(_PATIENCE)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
 
 def main() -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -58,7 +56,6 @@ class FolderSink:
         self._lock, self._settings = lock, settings
         self._smalls = 0  # small files that memory was lent for
         self._clerk: Clerk | None = None
-        self._hiring: asyncio.Task[None] | None = None
         self.reserved = 0  # bytes that open partials still have to write
         self._root = root
         self._min_free = settings.min_free
@@ -72,11 +69,12 @@ class FolderSink:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.publisher.close()
-        if self._hiring is not None:
-            await self._hiring
-        if self._clerk is not None:
-            await in_thread(self.writers, self._clerk.close)
+        try:
+            await self.publisher.close()
+        finally:
+            # at once, however often this is cancelled: it holds the run's lock
+            if self._clerk is not None:
+                self._clerk.close()
         for pool in (self.writers, self.hashers):
             pool.shutdown(wait=True)
         self._sharers.close()  # last: a look that nobody waits for any more may still be going on
@@ -98,16 +96,21 @@ class FolderSink:
     def memory(self, count: int) -> Memory:
         self._smalls += 1
         if self._smalls == _MANY and self._lock is not None and Clerk.possible():
-            self._hiring = asyncio.create_task(self._hire(self._lock))
-        shared = self._clerk.pool.take(count) if self._clerk else None
+            self._hire(self._lock)
+        shared = self._clerk.pool.take(count) if self._clerk and self.publisher.remote else None
         return shared or Memory(memoryview(bytearray(count)))
 
-    async def _hire(self, lock: int) -> None:
-        """Have small files published by a process of its own, if one can be begun."""
+    def _hire(self, lock: int) -> None:
+        """Have small files published by a process of its own, if one can be begun, as soon as it is there."""
+
+        def begin(clerk: Clerk) -> None:
+            with suppress(OSError):
+                clerk.begin()
+                self.publisher.remote = clerk.publish
+
         with suppress(OSError):
-            begun = partial(Clerk, self._root, self.places.state, self._settings, lock)
-            self._clerk = await in_thread(self.writers, begun)
-            self.publisher.remote = self._clerk.publish
+            self._clerk = Clerk(self._root, self.places.state, self._settings, lock)
+            self.writers.submit(begin, self._clerk)
 
     async def put(
         self,
