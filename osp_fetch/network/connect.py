@@ -98,13 +98,22 @@ class Connector(aiohttp.TCPConnector):
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        if req.proxy is None and len(self._routes) < _ROUTES:
-            where = req.url
+        where = req.url
+        key = f"{where.scheme}://{where.raw_authority}"
+        if req.proxy is None and key not in self._routes and len(self._routes) < _ROUTES:
             limited = aiohttp.ClientTimeout(
                 total=None, connect=self._patience, sock_connect=timeout.sock_connect
             )
-            key = f"{where.scheme}://{where.raw_authority}"
-            self._routes.setdefault(key, Route(req, limited, where.host_port_subcomponent or "", where.host))
+            self._routes[key] = Route(req, limited, where.host_port_subcomponent or "", where.host)
+        return await self._usable(req, traces, timeout)
+
+    async def again(self, route: Route) -> Connection:
+        """One more connection of a route."""
+        return await self._usable(route.request, [], route.timeout)
+
+    async def _usable(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
         # the one used last: aiohttp takes the oldest, so that of more connections than are needed each is
         # used now and then, none ever closes, and a host that counts them suffers
         idle = getattr(self, "_conns", {}).get(req.connection_key)

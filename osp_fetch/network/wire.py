@@ -118,7 +118,7 @@ class Wire:
         return f"GET {target} HTTP/1.1\r\n{usual}{own_lines}\r\n".encode()
 
     async def _asked(self, route: Route, text: bytes) -> Answer:
-        connection = await self._connector.connect(route.request, [], route.timeout)
+        connection = await self._connector.again(route)
         protocol, transport = connection.protocol, connection.transport
         if protocol is None or transport is None:
             connection.close()
