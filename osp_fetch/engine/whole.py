@@ -21,6 +21,7 @@ from .download import first_request
 from .tools import Tools
 
 _SMALL: Final = 256 << 10  # bytes
+_PER_SECOND: Final = 8  # so many small files in a second keep a byte rate without bursts
 _MOMENT: Final = 0.25  # seconds after which what has come of a file should be claimed
 _USUAL: Final = frozenset({"sha256"})
 
@@ -104,7 +105,9 @@ class Wholes:
         should begin by itself."""
         gate, host = self._tools.gate, links.host(entry.urls[0])
         small = entry.size is None or 0 < entry.size <= _SMALL
-        if not small or self._tools.settings.limits.rate or gate.dead(host):
+        rate = self._tools.settings.limits.rate
+        # a small file at once may be too much at once
+        if not small or 0 < rate < _PER_SECOND * _SMALL or gate.dead(host):
             return None
         connection = gate.connection(host, order)
         await connection.__aenter__()
@@ -145,6 +148,7 @@ class Wholes:
             while count := await reply.readinto(memory.view[came:]):
                 gate.received(host, count)
                 came += count
+                await gate.spend(count)
                 if came > length or (came < length and clock() - now > _MOMENT):
                     break
             else:
