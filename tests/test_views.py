@@ -42,3 +42,15 @@ async def test_how_many_files_there_are_is_known_before_the_first_one_ends(
     settings = Settings.load(("test", {"limits": {"connections": 1}}))
     await fetch_all(rows, tmp_path, settings=settings, observer=observe)
     assert counted == [(40, True)] * 40
+
+
+def test_a_small_file_about_to_get_its_name_is_no_line_and_one_that_waits_is() -> None:
+    now = 100.0
+    board = Board(clock=lambda: now)
+    board(events.Opened("small", "h"))
+    board(events.Opened("large", "h"))
+    assert [line.path for line in board.slowest(9)] == ["small", "large"]
+    board(events.Closed("small", "h"))
+    assert [line.path for line in board.slowest(9)] == ["large"]
+    now += 2
+    assert [line.path for line in board.slowest(9)] == ["small", "large"]

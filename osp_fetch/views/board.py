@@ -12,6 +12,7 @@ from ..model import events
 from ..model.report import Report, Status
 
 _WINDOW: Final = 15.0  # seconds that the shown rate is a mean of
+_MOMENT: Final = 1.0  # seconds in which a small file comes and goes
 
 
 @dataclass(slots=True)
@@ -187,8 +188,11 @@ class Board:
         return max(0, self.total - self.done) / rate if self.exact or self.sized >= 3 else None
 
     def slowest(self, most: int) -> list[FileLine]:
-        """The files in hand that have been so for the longest."""
-        return sorted(self.files.values(), key=lambda line: line.since)[:most]
+        """The files in hand that have been so for the longest; not those of which there is nothing to see but
+        that they are about to get their names."""
+        now = self.clock()
+        seen = [f for f in self.files.values() if f.connections or f.held or now - f.since > _MOMENT]
+        return sorted(seen, key=lambda line: line.since)[:most]
 
     def snapshot(self) -> dict[str, Any]:
         """The state in plain values, for `status.json`."""
