@@ -37,29 +37,31 @@ class Clerk:
 
     def __init__(self, root: Path, state: Path, settings: Storage, lock: int) -> None:
         self._setup = root, state, settings
-        self.pool = Pool(_POOL)
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-        ours, theirs = socket.socketpair()
-        with theirs:
-            inherited = (theirs.fileno(), self.pool.descriptor, lock)
-            try:
-                self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", __name__, *map(str, inherited[:2])],
-                    pass_fds=inherited,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    env={**os.environ, "PYTHONPATH": path},
-                )
-            except OSError:
-                ours.close()
-                raise
-            finally:
-                self.pool.close()
-        ours.settimeout(_BEGINNING)
+        self._end, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self.pool = Pool(_POOL)
+                self._process = self._begun((theirs.fileno(), self.pool.descriptor, lock), path)
+        except OSError:
+            self._end.close()
+            raise
+        self._end.settimeout(_BEGINNING)
         self._there = False
-        self._end = ours
-        self._stream = ours.makefile("rwb")
+        self._stream = self._end.makefile("rwb")
+
+    def _begun(self, inherited: tuple[int, int, int], path: str) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, *map(str, inherited[:2])],
+                pass_fds=inherited,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": path},
+            )
+        finally:
+            self.pool.close()
 
     def begin(self) -> None:
         """Return when it is there; one that does not come is ended."""
