@@ -70,6 +70,7 @@ class Gate:
         self._open = 0
         self._numbers = itertools.count()
         self._bytes_due = 0.0
+        self.metered = bool(limits.rate)  # bytes are
         self.last_files = False  # all files have been begun
 
     @property
@@ -101,19 +102,20 @@ class Gate:
             raise
 
     def leave(self, room: Host, order: int) -> None:
+        probed, room.probing = room.probing, False
         room.open -= 1
         room.queue.left(order)
-        room.probing = False
         self._open -= 1
-        self._admit()
+        self._admit(sys.maxsize if probed else 1)
 
-    def _admit(self) -> None:
-        if self._open >= self.total:
-            return
-        now = asyncio.get_running_loop().time()
-        while self._open < self.total and (room := self._next(now)) is not None:
+    def _admit(self, most: int = sys.maxsize) -> None:
+        """Give connections to those who wait, as far as they may have some, but to no more than `most`."""
+        most = min(most, self.total - self._open)
+        now = asyncio.get_running_loop().time() if most > 0 else 0.0
+        while most > 0 and (room := self._next(now)) is not None:
             room.queue.admit(self._turn(room))
             self._opened(room, now)
+            most -= 1
 
     def _next(self, now: float) -> Host | None:
         """The host that gets the next connection: of those that may have one, where the earliest waits."""
@@ -221,7 +223,7 @@ class Gate:
         """`host` has sent the head of a reply, `after` so many seconds."""
         room = self._room(host)
         if after is not None:
-            room.steering.answered(after)
+            room.steering.answered(asyncio.get_running_loop().time(), after)
         room.probing = False
         if room.outage.answered():
             room.quiet_until = 0.0
