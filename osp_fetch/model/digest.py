@@ -44,5 +44,9 @@ class Digest:
             name, value = algorithm or _BY_LENGTH.get(len(name), "?"), name
         return cls(name.strip().lower(), value.strip().lower())
 
+    def __reduce__(self) -> tuple[type[Digest], tuple[str, str]]:
+        # by field names, as dataclasses do it, it would take ten times as long
+        return Digest, (self.algorithm, self.hex)
+
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"

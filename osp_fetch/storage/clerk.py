@@ -17,16 +17,23 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..model.errors import FetchError
 from ..model.record import Published
-from ..model.settings import Storage
+from .files import Disk
 from .memory import Memory, Pool
-from .publish import Finished
+from .places import Places
+from .placing import Finished, Placer
 from .small import Small
+from .space import Space
+from .threads import Sharers
+
+if TYPE_CHECKING:
+    from ..model.settings import Storage
 
 _POOL: Final = 16 << 20  # bytes of files on their way
+_MESSAGE: Final = 1 << 20  # bytes that go in one call: with each the interpreter's lock has to be had again
 _BEGINNING: Final = 10.0  # seconds
 _ENDING: Final = 1.0
 
@@ -36,7 +43,7 @@ class Clerk:
     other run begins while it still gives names. All methods block; they raise OSError."""
 
     def __init__(self, root: Path, state: Path, settings: Storage, lock: int) -> None:
-        self._setup = root, state, settings
+        self._setup = root, state, settings.min_free, settings.durability == "full"
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self._end, theirs = socket.socketpair()
@@ -49,7 +56,7 @@ class Clerk:
             raise
         self._end.settimeout(_BEGINNING)
         self._there = False
-        self._stream = self._end.makefile("rwb")
+        self._stream = self._end.makefile("rwb", _MESSAGE)
 
     def _begun(self, inherited: tuple[int, int, int], path: str) -> subprocess.Popen[bytes]:
         try:
@@ -84,7 +91,7 @@ class Clerk:
         results = []
         for small, (result, digests) in zip(smalls, answers, strict=True):
             small.digests = digests
-            results.append(result)
+            results.append(Published(*result) if isinstance(result, tuple) else result)
         return results
 
     def _asked(self, message: object) -> Any:
@@ -119,12 +126,12 @@ def main() -> None:
     # its owner is told by signals, and closes our end
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    from .sink import FolderSink
-
     end = socket.socket(fileno=int(sys.argv[1]))
-    stream = end.makefile("rwb")
+    stream = end.makefile("rwb", _MESSAGE)
     shared = memoryview(mmap.mmap(int(sys.argv[2]), 0, prot=mmap.PROT_READ))
-    sink = FolderSink(*pickle.load(stream))
+    root, state, min_free, durable = pickle.load(stream)
+    places = Places(root, state, Disk())
+    placer, space = Placer(places, Sharers(), durable=durable), Space(places.disk, root, min_free)
     answer: object = None
     while True:
         try:
@@ -134,11 +141,14 @@ def main() -> None:
         except (EOFError, OSError):
             os._exit(0)  # the run is over, or gone; an interpreter that tidies up would be waited for
         batch = [
-            Small(sink, path, Memory(shared[at : at + count], offset=at), count, algorithms, wanted)
+            Small(places, space, path, Memory(shared[at : at + count], offset=at), count, algorithms, wanted)
             for path, at, count, algorithms, wanted in described
         ]
-        results = sink.publisher.publish_all(batch)
-        answer = [(result, small.digests) for small, result in zip(batch, results, strict=True)]
+        results = placer.publish_all(batch)
+        answer = [
+            (tuple(result) if isinstance(result, Published) else result, small.digests)
+            for small, result in zip(batch, results, strict=True)
+        ]
 
 
 if __name__ == "__main__":

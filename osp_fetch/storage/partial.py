@@ -14,7 +14,7 @@ from ..model.errors import StorageError
 from ..model.ranges import ByteRange
 from ..model.record import Published
 from . import files, hashing
-from .publish import Finished
+from .placing import Finished
 from .threads import in_thread
 from .writes import Writes
 
@@ -52,7 +52,7 @@ class FilePartial:
             raise self._explained(error, "written") from None
 
     def _write(self, offset: int, data: bytes | memoryview) -> None:
-        self._sink.take_room(len(data))
+        self._sink.space.take(len(data))
         self._disk.write(self._opened(), offset, data)
 
     def _opened(self) -> int:
@@ -65,15 +65,15 @@ class FilePartial:
     async def reserve(self, count: int) -> None:
         # files that have room are finished, instead of all being begun and none finished
         if await self._sink.room() < count - self._reserved:
-            raise self._sink.full(count)
-        self._sink.reserved += count - self._reserved
+            raise self._sink.space.full(count)
+        self._sink.space.reserved += count - self._reserved
         self._reserved = count
 
     def _use(self, count: int) -> None:
         """Give back so much of what was reserved: it is being written, or will not be."""
         count = min(count, self._reserved)
         self._reserved -= count
-        self._sink.reserved -= count
+        self._sink.space.reserved -= count
 
     async def read(self, span: ByteRange) -> bytes:
         def read() -> bytes:

@@ -1,65 +1,24 @@
-"""Group publish: many finished files are synced, renamed and their folders synced together.
-
-Each step is ordered for one file (fsync, rename, fsync of the folder), and shared between files:
-a thousand small files cost a few journal commits, not a thousand.
-"""
+"""Group publish: files that are finished while a batch is being put in place are the next batch."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 from ..model.errors import FetchError, StorageError
 from ..model.record import Published
-from . import files
-from .places import Places
-from .threads import Sharers, in_thread
+from .placing import Finished, Placer
+from .threads import in_thread
 
 # seconds in which further files are gathered where many come, until a third of those in hand wait (another
 # is fetched, and another recorded): the fewer the batches, the less often threads and loop take the
 # interpreter's lock from each other
 _GATHER: Final = 0.05
-
-
-class Finished:
-    """A partial of `length` bytes at `place` that is whole and should be called `final`. `remote`: another
-    process can publish it, too."""
-
-    remote = False
-
-    def __init__(self, fd: int, place: str, final: str, length: int) -> None:
-        self._fd = fd
-        self.place, self.final, self.length = place, final, length
-
-    def open(self) -> int:
-        """Its descriptor, which is the publisher's to close, whoever waits for that or does not. May raise
-        OSError and FetchErrors. For the publisher's threads."""
-        return self._fd
-
-    def over(self, *, published: bool) -> None:
-        """It is, or cannot be; on the event loop."""
-
-
-class _Waits:
-    """How long a thread has waited for the disk: what syncing a file took longer than filling it, which
-    waits for the interpreter's lock at least as often. Beside a busy loop that wait is most of both."""
-
-    def __init__(self) -> None:
-        self._count, self._seconds = 0, 0.0
-
-    def add(self, syncing: float, filling: float) -> None:
-        self._count += 1
-        self._seconds += syncing - filling
-
-    def more_than(self, each: float) -> bool:
-        return self._seconds > each * self._count
+_LOOKS: Final = 10
 
 
 class Publisher:
@@ -68,11 +27,8 @@ class Publisher:
     `in_hand`: how many files there are that may come yet, with those that wait.
     """
 
-    def __init__(
-        self, places: Places, sharers: Sharers, in_hand: Callable[[], int], *, durable: bool
-    ) -> None:
-        self._places, self._disk, self._durable = places, places.disk, durable
-        self._sharers = sharers
+    def __init__(self, placer: Placer, in_hand: Callable[[], int]) -> None:
+        self._placer = placer
         self._waiting: list[tuple[Finished, asyncio.Future[Published]]] = []
         self._task: asyncio.Task[None] | None = None
         self._in_hand = in_hand
@@ -86,12 +42,15 @@ class Publisher:
         """Return when `finished` stands under its final name for good. Raises StorageError."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((finished, done))
-        if 3 * len(self._waiting) >= self._in_hand():
+        if self._enough():
             self._third.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
         published: Published = await done
         return published
+
+    def _enough(self) -> bool:
+        return 3 * len(self._waiting) >= self._in_hand()
 
     async def _work(self) -> None:
         while self._waiting:
@@ -117,9 +76,11 @@ class Publisher:
 
     async def _gather(self) -> None:
         self._third.clear()
-        if 3 * len(self._waiting) < self._in_hand():
+        for _ in range(_LOOKS):
+            if self._enough():
+                break  # also because the others have ended meanwhile
             with suppress(TimeoutError):
-                async with asyncio.timeout(_GATHER):
+                async with asyncio.timeout(_GATHER / _LOOKS):
                     await self._third.wait()
 
     async def close(self) -> None:
@@ -137,71 +98,5 @@ class Publisher:
             except OSError:
                 self.remote = None  # what it has not done, or not told, is done again
         own = [finished for finished in batch if finished not in done]
-        done.update(zip(own, self.publish_all(own), strict=True))
+        done.update(zip(own, self._placer.publish_all(own), strict=True))
         return [done[finished] for finished in batch]
-
-    def publish_all(self, batch: Sequence[Finished]) -> list[Published | FetchError]:
-        """Give all of `batch` their final names, for good. Blocks."""
-        results: list[Published | FetchError] = []
-        waits = _Waits()
-
-        def sync(finished: Finished) -> Published | OSError | FetchError:
-            return self._sync(finished, waits)
-
-        for finished, synced in zip(batch, self._sharers.each(sync, batch, waits.more_than), strict=True):
-            try:
-                if isinstance(synced, OSError):
-                    raise synced
-                if isinstance(synced, Published):
-                    self._move(finished)
-                results.append(synced)
-            except OSError as error:
-                error = self._places.explained(error)
-                results.append(files.storage_error(error, f"{finished.final} cannot be put in place"))
-        return results if not self._durable else self._with_names_synced(batch, results)
-
-    def _move(self, finished: Finished) -> None:
-        self._places.check(finished.final)
-        try:
-            self._disk.replace(finished.place, finished.final)
-        except FileNotFoundError:
-            self._places.prepare(finished.final, durable=self._durable)
-            self._disk.replace(finished.place, finished.final)
-
-    def _with_names_synced(
-        self, batch: Sequence[Finished], results: list[Published | FetchError]
-    ) -> list[Published | FetchError]:
-        synced: dict[str, StorageError | None] = {}
-        for number, (finished, result) in enumerate(zip(batch, results, strict=True)):
-            if not isinstance(result, Published):
-                continue
-            folder = os.path.dirname(finished.final)
-            if folder not in synced:
-                synced[folder] = self._name_synced(Path(folder))
-            results[number] = synced[folder] or result
-        return results
-
-    def _name_synced(self, folder: Path) -> StorageError | None:
-        try:
-            self._disk.sync_folder(folder)
-        except OSError as error:
-            return files.storage_error(error, f"{folder} cannot be synced")
-        return None
-
-    def _sync(self, finished: Finished, waits: _Waits) -> Published | OSError | FetchError:
-        try:
-            begun = time.monotonic()
-            fd = finished.open()
-            try:
-                opened = time.monotonic()
-                if self._durable:
-                    self._disk.sync(fd)
-                waits.add(time.monotonic() - opened, opened - begun)
-                seen = self._disk.stat(fd)
-            finally:
-                self._disk.close(fd)
-        except (OSError, FetchError) as error:
-            return error
-        if seen.size != finished.length:
-            return OSError(f"it has {seen.size} bytes, not {finished.length}")
-        return seen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,7 +12,6 @@ from typing import Final, TypeVar
 from ..model import protocols
 from ..model.digest import Digest
 from ..model.entry import STATE_FOLDER, RelativePath
-from ..model.errors import DiskFull, StorageError
 from ..model.ranges import ByteRange
 from ..model.record import Examined, Published
 from ..model.settings import Storage
@@ -22,13 +20,19 @@ from .clerk import Clerk
 from .memory import Memory
 from .partial import FilePartial
 from .places import Places
+from .placing import Placer
 from .publish import Publisher
 from .small import Small
+from .space import Space
 from .threads import Sharers, in_thread
 
 # os.cpu_count() threads keep every core hashing; writes wait for the disk more than for a core
 _WRITERS: Final = 4
-_MANY: Final = 400  # small files from which on a process for them is worth its start
+# small files from which on a process for them is worth its start: so many, or fewer while so many files are
+# in hand
+_MANY: Final = 400
+_SOME: Final = 16
+_QUEUE: Final = 100
 T = TypeVar("T")
 
 
@@ -51,16 +55,14 @@ class FolderSink:
         self.writers = ThreadPoolExecutor(_WRITERS, "osp-write")
         self.hashers = ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash")
         self._sharers = Sharers()
-        self.publisher = Publisher(self.places, self._sharers, lambda: self.in_hand, durable=self.durable)
+        self._placer = Placer(self.places, self._sharers, durable=self.durable)
+        self.publisher = Publisher(self._placer, lambda: self.in_hand)
         self.in_hand = 0
         self._lock, self._settings = lock, settings
         self._smalls = 0  # small files that memory was lent for
         self._clerk: Clerk | None = None
-        self.reserved = 0  # bytes that open partials still have to write
         self._root = root
-        self._min_free = settings.min_free
-        self._room = 0
-        self._room_read = 0.0
+        self.space = Space(self.disk, root, settings.min_free)
         self.folds = self.disk.folds(state)
         self._consumed = not self.disk.is_empty(root / STATE_FOLDER / "consumed")
         self._asides = not self.disk.is_empty(state / "aside")
@@ -95,13 +97,16 @@ class FolderSink:
 
     def memory(self, count: int) -> Memory:
         self._smalls += 1
-        if self._smalls == _MANY and self._lock is not None and Clerk.possible():
+        if self._lock is not None and self._smalls >= (_SOME if self.in_hand >= _QUEUE else _MANY):
             self._hire(self._lock)
+            self._lock = None
         shared = self._clerk.pool.take(count) if self._clerk and self.publisher.remote else None
         return shared or Memory(memoryview(bytearray(count)))
 
     def _hire(self, lock: int) -> None:
-        """Have small files published by a process of its own, if one can be begun, as soon as it is there."""
+        """Have small files published by a process of their own, as soon as it is there, if it can be."""
+        if not Clerk.possible():
+            return
 
         def begin(clerk: Clerk) -> None:
             with suppress(OSError):
@@ -121,7 +126,7 @@ class FolderSink:
         wanted: Digest | None,
     ) -> tuple[Published, dict[str, str]]:
         assert isinstance(memory, Memory)
-        small = Small(self, path, memory, length, algorithms, wanted)
+        small = Small(self.places, self.space, path, memory, length, algorithms, wanted)
         published = await self.publisher.publish(small)
         return published, small.digests
 
@@ -183,28 +188,5 @@ class FolderSink:
         await self._read(self.writers, take, self.places.aside(path))
 
     async def room(self) -> int:
-        free = await in_thread(self.writers, lambda: self.disk.free(self._root))
-        return free - self._min_free - self.reserved
-
-    def take_room(self, count: int) -> None:
-        """Refuse a write that would leave less than `min_free`; asks the disk twice a second."""
-        now = time.monotonic()
-        if now - self._room_read > 0.5 or self._room < count:
-            self._room, self._room_read = self.disk.free(self._root) - self._min_free, now
-        self._room -= count
-        if self._room < 0:
-            raise self.full(count)
-
-    def full(self, needed: int) -> StorageError:
-        """The error for `needed` bytes that have no room."""
-        if needed > self.disk.capacity(self._root):
-            return StorageError(
-                f"{self._root}: {needed} bytes would not fit even on the empty disk; is that size right?"
-            )
-        error = DiskFull(
-            f"{self._root}: there is no room for {needed} more bytes beside storage.min_free "
-            f"({self._min_free >> 20} MiB); free some space or lower --min-free, and run the same "
-            "command again"
-        )
-        error.needed = needed
-        return error
+        free = await in_thread(self.writers, self.space.free)
+        return free - self.space.reserved  # by now: two who ask at a time must not be told the same room

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..model.digest import Digest
 from ..model.entry import RelativePath
 from ..model.errors import IntegrityError
 from .hashing import digests_in
 from .memory import Memory
-from .publish import Finished
-
-if TYPE_CHECKING:
-    from .sink import FolderSink
+from .places import Places
+from .placing import Finished
+from .space import Space
 
 Described = tuple[RelativePath, int, int, frozenset[str], Digest | None]
 
@@ -23,15 +20,16 @@ class Small(Finished):
 
     def __init__(
         self,
-        sink: FolderSink,
+        places: Places,
+        space: Space,
         path: RelativePath,
         memory: Memory,
         length: int,
         algorithms: frozenset[str],
         wanted: Digest | None,
     ) -> None:
-        super().__init__(-1, sink.places.partial(path), sink.places.final(path), length)
-        self._sink, self._path, self._memory = sink, path, memory
+        super().__init__(-1, places.partial(path), places.final(path), length)
+        self._places, self._space, self._path, self._memory = places, space, path, memory
         self._algorithms, self._wanted = algorithms, wanted
         self.remote = memory.offset is not None
         self.digests: dict[str, str] = {}
@@ -43,12 +41,12 @@ class Small(Finished):
         self.digests = digests_in(data, self._algorithms)
         if self._wanted is not None and self.digests[self._wanted.algorithm] != self._wanted.hex:
             raise IntegrityError(f"{self._path}: not the {self._wanted.algorithm} that the manifest states")
-        fd = self._sink.places.open_partial(self.place, self.final, fresh=True)
+        fd = self._places.open_partial(self.place, self.final, fresh=True)
         try:
-            self._sink.take_room(self.length)
-            self._sink.disk.write(fd, 0, data)
+            self._space.take(self.length)
+            self._places.disk.write(fd, 0, data)
         except BaseException:
-            self._sink.disk.close(fd)
+            self._places.disk.close(fd)
             raise
         return fd
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Final, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from aiofiles import ospath
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 # concurrent fsyncs share one journal commit on ext4 and xfs; more than a handful gain nothing
 _SHARERS: Final = 8
@@ -24,7 +26,7 @@ async def in_thread(pool: Executor, function: Callable[[], T]) -> T:
     aiofiles' file objects share one cursor and lose their handle when a task is cancelled; its
     `wrap`, given a descriptor and an offset, has neither trouble.
     """
-    result: T = await _wrapped(function, executor=pool)
+    result: T = await _wrapped()(function, executor=pool)
     return result
 
 
@@ -32,14 +34,20 @@ def _call(function: Callable[[], T]) -> T:
     return function()
 
 
-_wrapped = ospath.wrap(_call)  # type: ignore[attr-defined]
+@cache
+def _wrapped() -> Callable[..., Any]:
+    from aiofiles import ospath  # and asyncio with it, which a clerk has no use for
+
+    wrapped: Callable[..., Any] = ospath.wrap(_call)  # type: ignore[attr-defined]
+    return wrapped
 
 
 class Sharers:
     """Threads that share what waits for a disk, and only that: else they would wait for each other."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(_SHARERS, "osp-share")
+        self._pool: Executor | None = None  # most disks are never worth it
+        self._making = threading.Lock()
 
     def each(
         self, work: Callable[[S], T], items: Sequence[S], slow: Callable[[float], bool] | None = None
@@ -58,10 +66,17 @@ class Sharers:
         left = items[len(done) :]
         size = max(_TOGETHER, -(-len(left) // _SHARERS))
         some = [left[at : at + size] for at in range(0, len(left), size)]
-        each = self._pool.map if len(some) > 1 else map
+        each = self._threads().map if len(some) > 1 else map
         for results in each(lambda part: [work(item) for item in part], some):
             done.extend(results)
         return done
+
+    def _threads(self) -> Executor:
+        from concurrent.futures import ThreadPoolExecutor
+
+        with self._making:
+            self._pool = self._pool or ThreadPoolExecutor(_SHARERS, "osp-share")
+            return self._pool
 
     @staticmethod
     def _slow(begun: float, count: int) -> Callable[[float], bool]:
@@ -69,4 +84,5 @@ class Sharers:
 
     def close(self) -> None:
         """End the threads, after what they have begun."""
-        self._pool.shutdown()
+        if self._pool is not None:
+            self._pool.shutdown()
