@@ -191,14 +191,18 @@ class SqliteLedger:
     def _write(self, records: Sequence[Record]) -> None:
         for record in records:
             self._claims.before(record)
-        self._db.execute("BEGIN")
+        # few statements: with each one sqlite3 lets go of the interpreter's lock, and waits for it. One alone
+        # is all or nothing by itself
+        several = len(records) > _TOGETHER
         try:
-            # many rows a statement: with each one sqlite3 lets go of the interpreter's lock, and waits for it
+            if several:
+                self._db.execute("BEGIN")
             for at in range(0, len(records), _TOGETHER):
                 rows = [row_of(record) for record in records[at : at + _TOGETHER]]
                 marks = ",".join([_MARKS] * len(rows))
                 self._db.execute(_PUT + marks, [value for row in rows for value in row])
-            self._db.execute("COMMIT")
+            if several:
+                self._db.execute("COMMIT")
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
