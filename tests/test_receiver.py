@@ -3,93 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trustme
-import uvloop
 
-from osp_fetch.demo.server import Exchange, Server
+from osp_fetch.demo.server import Exchange
 from osp_fetch.model.errors import NetworkError
-from osp_fetch.model.exchange import Request
-from osp_fetch.model.protocols import Reply
-from osp_fetch.network.transport import HttpTransport
+from osp_fetch.network.body import Body
 from tests import origin as o
-from tests.conftest import quick
-from tests.origin import Origin, noise
+from tests.origin import noise
+from tests.world import LOOPS, Play, World, player, read
 
 DATA = noise(8 << 20)
-SETTINGS = quick(timeouts={"connect": 2, "head": 2, "idle": 0.5})
 # more than the stream may hold, and one receive of a loop brings
 PAST_THE_STREAM = 512 << 10
 
 
-@dataclass
-class World:
-    """An origin, a transport to it, and how many connections the origin has taken."""
-
-    origin: Origin
-    transport: HttpTransport
-    url: str
-
-    def request(self, path: str) -> Request:
-        return Request(f"{self.url}/{path}", name=path, sure=True)
-
-    @property
-    def connections(self) -> int:
-        return len({id(exchange.writer) for exchange in self.origin.seen})
-
-
-Script = Callable[[World], Coroutine[Any, Any, None]]
-Play = Callable[[Script], None]
-
-
-@pytest.fixture(params=["asyncio", "asyncio and TLS", "uvloop", "uvloop and TLS"])
+@pytest.fixture(params=LOOPS)
 def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
-    """Runs a script in such a world."""
-    tls = "TLS" in request.param
-    factory = uvloop.new_event_loop if "uvloop" in request.param else asyncio.new_event_loop
-
-    def played(script: Script) -> None:
-        async def whole() -> None:
-            async with asyncio.timeout(30), world(tls, tmp_path) as made:
-                await script(made)
-
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(whole())
-
-    return played
-
-
-@asynccontextmanager
-async def world(tls: bool, folder: Path) -> AsyncIterator[World]:
-    authority, origin, context = trustme.CA(), Origin(), None
-    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
-    if tls:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1").configure_cert(context)
-    async with (
-        Server(origin.handle, tls=context) as server,
-        HttpTransport(
-            SETTINGS.limits, SETTINGS.retry, SETTINGS.timeouts, cafile=str(folder / "ca.pem")
-        ) as transport,
-    ):
-        origin.server = server
-        yield World(origin, transport, origin.url)
-
-
-async def read(reply: Reply, size: int = 1 << 20, body: bytearray | None = None) -> tuple[bytearray, int]:
-    """The body, and the most that came into memory of `size` bytes at once. `body`: where to put it."""
-    view, body, most = memoryview(bytearray(size)), bytearray() if body is None else body, 0
-    while count := await reply.readinto(view):
-        body += view[:count]
-        most = max(most, count)
-    return body, most
+    return player(request.param, tmp_path)
 
 
 async def fetch(w: World, path: str, body: bytearray) -> None:
@@ -178,10 +110,12 @@ def test_who_is_late_in_reading_the_body_before_does_no_harm(play: Play) -> None
             count = await before.readinto(first)
             here.set()
             # aiohttp has all of it, and its connection is free for the next request
+            assert isinstance(before, Body)
             while before._response.connection is not None:
                 await asyncio.sleep(0.01)
             async with w.transport.get(w.request("large")) as large:
                 body, view = bytearray(), memoryview(bytearray(100_000))
+                assert isinstance(large, Body)
                 while large._receiver is None:
                     body += view[: await large.readinto(view)]
                 rest, _ = await read(before)

@@ -21,7 +21,7 @@ from ..model.errors import (
     Remedy,
     TransferError,
 )
-from ..model.exchange import Representation, Request
+from ..model.exchange import Landing, Representation, Request
 from ..model.protocols import Reply
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Published, Record
@@ -46,12 +46,12 @@ class Part:
         return self.claim.range
 
 
-def first_request(entry: Entry, size: int) -> Request:
+def first_request(entry: Entry, size: int, landing: Landing | None = None) -> Request:
     """What a Download of `entry` that holds nothing asks for first, about `size` bytes of it."""
     whole = entry.size is not None and entry.size <= size + size // 4
     span = None if whole else ByteRange(0, size)
     sure = entry.digest is not None
-    return Request(entry.urls[0], span, None, entry.headers, False, entry.path, sure, entry.size)
+    return Request(entry.urls[0], span, None, entry.headers, False, entry.path, sure, entry.size, landing)
 
 
 class Download:

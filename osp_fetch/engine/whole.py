@@ -6,21 +6,24 @@ Transfer goes on with the reply that is here already, so that nothing is asked f
 
 from __future__ import annotations
 
-import asyncio
+import time
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
 from ..model import events, links
 from ..model.entry import Entry
 from ..model.errors import FetchError
-from ..model.exchange import Request
+from ..model.exchange import Landing, Request
 from ..model.protocols import Memory, Reply
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Record
 from .download import first_request
+from .gate import Gate
+from .streams import Streams
 from .tools import Tools
 
 _SMALL: Final = 256 << 10  # bytes
+_GUESS: Final = 60 << 10  # bytes that a file of unknown size has room in, to be received where it belongs
 _PER_SECOND: Final = 8  # so many small files in a second keep a byte rate without bursts
 _MOMENT: Final = 0.25  # seconds after which what has come of a file should be claimed
 _USUAL: Final = frozenset({"sha256"})
@@ -94,6 +97,30 @@ class Replayed:
         return 0 if self._over else await self._reply.readinto(view)
 
 
+class _Coming(Landing):
+    """A small file in the memory that it comes to; the gate is told when it begins to come."""
+
+    __slots__ = ("_asked", "_gate", "_host", "_streams", "memory")
+
+    def __init__(self, memory: Memory, gate: Gate, host: str) -> None:
+        super().__init__(memory.view)
+        self.memory = memory
+        self._gate, self._host = gate, host
+        self._asked = time.monotonic()
+        self._streams: Streams | None = None
+
+    def begun(self) -> None:
+        if self._streams is None:
+            self._gate.answered(self._host, time.monotonic() - self._asked)
+            self._streams = self._gate.streams(self._host)
+            self._streams.brief += 1
+
+    def ended(self) -> None:
+        """Nothing more comes."""
+        if self._streams is not None:
+            self._streams.brief -= 1
+
+
 class Wholes:
     """Fetches files of which nothing is held and that are small, as far as is known."""
 
@@ -112,40 +139,58 @@ class Wholes:
         connection = gate.connection(host, order)
         await connection.__aenter__()
         size = gate.part_size(host, entry.size, order)
-        request = first_request(entry, size)
+        room = _GUESS if entry.size is None else entry.size
+        coming = _Coming(self._tools.sink.memory(Landing.HEAD + room), gate, host)
+        request = first_request(entry, size, coming)
         opened = Opened(connection, size, request, self._tools.transport.get(request))
         self._tools.observe(events.Opened(entry.path, host))
-        handed_over = False
+        whole = handed_over = False
         try:
-            memory = await self._bytes(entry, host, opened)
-            handed_over = memory is None
+            whole = await self._came(entry, host, opened, coming)
+            handed_over = not whole
         finally:
+            coming.ended()
+            if not whole:
+                coming.memory.free()
             if not handed_over:
                 await opened.close()
                 self._tools.observe(events.Closed(entry.path, host))
-        if memory is not None and (record := await self._finished(entry, opened, memory)):
+        if whole and (record := await self._finished(entry, opened, coming.memory)):
             return record
         return opened
 
-    async def _bytes(self, entry: Entry, host: str, opened: Opened) -> Memory | None:
-        """All bytes of the file, and one more; None where this is not the reply that brings them, and now."""
-        clock, gate = asyncio.get_running_loop().time, self._tools.gate
-        begun = clock()
+    async def _came(self, entry: Entry, host: str, opened: Opened, coming: _Coming) -> bool:
+        """Whether the whole file, and nothing else, is in the memory; where this is not the reply that
+        brings it, and now, what came is in `opened`."""
+        gate = self._tools.gate
         try:
             reply = await opened.ask()
         except FetchError as error:
             opened.error = error.with_traceback(None)
-            return None
-        now = clock()
-        gate.answered(host, now - begun)
+            return False
         length = _length(entry, reply)
+        if coming.body is None:
+            coming.begun()
+            return length is not None and await self._read(host, opened, coming, reply, length)
         if length is None:
-            return None
+            opened.reply = Replayed(reply, memoryview(bytes(coming.body)), over=True)
+            return False
+        gate.received(host, length)
+        if gate.metered:
+            await gate.spend(length)
+        coming.memory.cut(coming.start, coming.start + length)
+        return True
+
+    async def _read(self, host: str, opened: Opened, coming: _Coming, reply: Reply, length: int) -> bool:
+        """See `_came`, for a reply that was not received where it belongs."""
+        clock, gate = time.monotonic, self._tools.gate
         # one byte more than there is to come tells that no more comes
-        memory, came, streams = self._tools.sink.memory(length + 1), 0, gate.streams(host)
-        streams.brief += 1
+        if len(coming.memory.view) <= length:
+            coming.memory.free()
+            coming.memory = self._tools.sink.memory(length + 1)
+        view, now, came = coming.memory.view, clock(), 0
         try:
-            while count := await reply.readinto(memory.view[came:]):
+            while count := await reply.readinto(view[came : length + 1]):
                 gate.received(host, count)
                 came += count
                 await gate.spend(count)
@@ -153,29 +198,25 @@ class Wholes:
                     break
             else:
                 if came == length:
-                    return memory
+                    coming.memory.cut(0, length)
+                    return True
         except FetchError as error:
             opened.error = error.with_traceback(None)
-        except BaseException:
-            memory.free()
-            raise
-        finally:
-            streams.brief -= 1
         gate.received(host, -came)  # whoever goes on with them tells of them again
-        opened.reply = Replayed(reply, memoryview(bytes(memory.view[:came])), opened.error)
-        memory.free()
-        return None
+        opened.reply = Replayed(reply, memoryview(bytes(view[:came])), opened.error)
+        return False
 
     async def _finished(self, entry: Entry, opened: Opened, memory: Memory) -> Record | None:
-        """The record of the file whose bytes are in `memory`; None where those are not right, or the disk
-        does not take them: then whoever goes on with `opened` finds them in it."""
-        reply, length, wanted = opened.reply, len(memory.view) - 1, entry.digest
+        """The record of the file that `memory` consists of; None where it is not the right one, or the disk
+        does not take it: then whoever goes on with `opened` finds it there."""
+        reply, length, wanted = opened.reply, len(memory.view), entry.digest
         assert reply is not None
-        algorithms = frozenset({"sha256", wanted.algorithm}) if wanted else _USUAL
+        unusual = wanted is not None and wanted.algorithm not in _USUAL
+        algorithms = _USUAL | {wanted.algorithm} if wanted and unusual else _USUAL
         try:
             published, digests = await self._tools.sink.put(entry.path, memory, length, algorithms, wanted)
         except FetchError:
-            opened.reply = Replayed(reply, memory.view[:length], over=True)
+            opened.reply = Replayed(reply, memory.view, over=True)
             return None
         self._tools.observe(events.Wrote(entry.path, length))
         key, held = links.source_key(entry.urls[0]), RangeSet((ByteRange(0, length),))
@@ -190,4 +231,5 @@ def _length(entry: Entry, reply: Reply) -> int | None:
     length = reply.representation.length
     if length is None or not 0 < length <= _SMALL or entry.size not in (None, length) or reply.pauses:
         return None
-    return length if reply.range in (None, ByteRange(0, length)) else None
+    whole = reply.range is None or (reply.range.start == 0 and reply.range.stop == length)
+    return length if whole else None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from .ranges import ByteRange
 
@@ -32,11 +33,31 @@ class Representation:
     validator: Validator
 
 
+class Landing:
+    """Memory that a small reply may be received into, head and all, instead of being read.
+
+    `body`: the part of `view` that holds all of its body, from `start` on; None where that has to be read.
+    """
+
+    HEAD: ClassVar[int] = 4 << 10  # bytes that a head has room in
+
+    __slots__ = ("body", "start", "view")
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self.start = 0
+        self.body: memoryview | None = None
+
+    def begun(self) -> None:
+        """The head is here, and the body comes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Ask for `range` of `url`; all of it where None. `stop` of the range may lie past the end.
 
     `borrowed`: the URL came out of a redirect, so a refusal means that it has to be minted again.
+    `landing`: where the reply may be received, if it is small.
     """
 
     url: str
@@ -47,3 +68,4 @@ class Request:
     name: str = ""  # what the payload promises to be, for the guard against error pages
     sure: bool = False  # a digest will judge the bytes
     size: int | None = None  # of the whole file, as the manifest states it
+    landing: Landing | None = field(default=None, compare=False, repr=False)

@@ -132,6 +132,10 @@ class Memory(Protocol):
 
     view: memoryview
 
+    def cut(self, start: int, stop: int) -> None:
+        """Make so much of it all of it."""
+        ...
+
     def free(self) -> None:
         """Give them back."""
         ...

@@ -147,6 +147,32 @@ class Body:
         return f"{self._file}: {self._response.host}"
 
 
+class Landed:
+    """A reply of which all has come; see `model.protocols.Reply`."""
+
+    framed = True
+
+    def __init__(
+        self,
+        body: memoryview,
+        representation: Representation,
+        span: ByteRange | None,
+        *,
+        borrowed: bool,
+        headers_sent: bool,
+        pauses: tuple[tuple[str, float], ...],
+    ) -> None:
+        self.representation, self.range = representation, span
+        self.borrowed, self.headers_sent, self.pauses = borrowed, headers_sent, pauses
+        self._left = body
+
+    async def readinto(self, view: memoryview) -> int:
+        count = min(len(view), len(self._left))
+        view[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
+
+
 def reason(error: BaseException) -> str:
     """What a foreign error says, on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
+import time
 import urllib.request
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http.cookies import BaseCookie, SimpleCookie
@@ -16,6 +18,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.connector import Connection
 
 from ..model.links import origin
+from .line import Line
 
 # what a session writes otherwise than it stands there, or not at all
 _ODD: Final = re.compile(r"[#\x00-\x1f\x7f-\U0010ffff]|\?$")
@@ -64,11 +67,12 @@ class Resolver(AbstractResolver):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How an origin is connected to: as for `request`, which was once sent there. `authority`: its host and
-    port, as the Host header says them."""
+    """How an origin is connected to: as for `request`, which was once sent there. `key`: of its connections
+    in the pool. `authority`: its host and port, as the Host header says them."""
 
     request: aiohttp.ClientRequest
     timeout: aiohttp.ClientTimeout
+    key: object
     authority: str
     host: str | None
 
@@ -79,11 +83,14 @@ class Connector(aiohttp.TCPConnector):
     aiohttp would take it for the answer to the next request, which may be for another file.
     """
 
-    def __init__(self, patience: float, **options: Any) -> None:
-        """`patience`: seconds until a connection is there, name resolution and TLS included."""
-        super().__init__(**options)
-        self._patience = patience
+    def __init__(self, patience: float, idle: float, **options: Any) -> None:
+        """`patience`: seconds until a connection is there, name resolution and TLS included. `idle`: seconds
+        that one is kept while nobody wants it."""
+        super().__init__(keepalive_timeout=idle, **options)
+        self._patience, self._idle = patience, idle
         self._routes: dict[str, Route] = {}
+        self._lines: defaultdict[object, list[Line]] = defaultdict(list)  # kept ones, the newest last
+        self._timer: asyncio.TimerHandle | None = None
 
     def route(self, url: str) -> tuple[Route, str] | None:
         """How the origin of `url` is connected to, and what it is asked for; None where it has not been
@@ -104,8 +111,49 @@ class Connector(aiohttp.TCPConnector):
             limited = aiohttp.ClientTimeout(
                 total=None, connect=self._patience, sock_connect=timeout.sock_connect
             )
-            self._routes[key] = Route(req, limited, where.host_port_subcomponent or "", where.host)
+            authority = where.host_port_subcomponent or ""
+            self._routes[key] = Route(req, limited, req.connection_key, authority, where.host)
         return await self._usable(req, traces, timeout)
+
+    def keep(self, line: Line) -> None:
+        """Take back a line that is free again."""
+        if not line.usable:
+            line.close()
+            return
+        line.since = time.monotonic()
+        self._lines[line.key].append(line)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._idle, self._end_idle)
+
+    def line(self, key: object) -> Line | None:
+        """A line that was kept; None where there is none."""
+        lines = self._lines[key]
+        while lines:
+            line = lines.pop()
+            if line.usable and time.monotonic() - line.since <= self._idle:
+                return line
+            line.close()
+        return None
+
+    def _end_idle(self) -> None:
+        """End the lines that nobody has wanted for so long."""
+        now, self._timer = time.monotonic(), None
+        for lines in self._lines.values():
+            old = [line for line in lines if now - line.since >= self._idle or not line.usable]
+            lines[:] = [line for line in lines if line not in old]
+            for line in old:
+                line.close()
+        if any(self._lines.values()):
+            self._timer = asyncio.get_running_loop().call_later(self._idle / 2, self._end_idle)
+
+    def end(self) -> None:
+        """End all lines that are kept."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for lines in self._lines.values():
+            for line in lines:
+                line.close()
+            lines.clear()
 
     async def again(self, route: Route) -> Connection:
         """One more connection of a route."""
@@ -114,6 +162,8 @@ class Connector(aiohttp.TCPConnector):
     async def _usable(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
+        if line := self.line(req.connection_key):
+            return line.give_back()
         # the one used last: aiohttp takes the oldest, so that of more connections than are needed each is
         # used now and then, none ever closes, and a host that counts them suffers
         idle = getattr(self, "_conns", {}).get(req.connection_key)

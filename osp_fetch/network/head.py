@@ -13,6 +13,7 @@ from yarl import URL
 from ..model.errors import NetworkError, Remedy, StatusError
 from ..model.exchange import Request, Validator
 from ..model.ranges import ByteRange
+from .line import Plain
 from .wire import Response
 
 _LONGEST: Final = 1 << 60  # bytes; no file is longer, and no file system could hold it
@@ -39,7 +40,7 @@ def redirected(url: str, location: str, *, downgrade: bool) -> str:
     return str(target.with_fragment(None)) if "#" in location else str(target)
 
 
-def validator(response: Response) -> Validator:
+def validator(response: Response | Plain) -> Validator:
     """The validators of a reply; one that is not ASCII, or endless, is none."""
     etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
     return Validator(_tag(etag), _tag(modified))
@@ -49,7 +50,7 @@ def _tag(text: str | None) -> str | None:
     return text if text and text.isascii() and len(text) < 1024 else None
 
 
-def extent(request: Request, response: Response) -> tuple[ByteRange | None, int | None]:
+def extent(request: Request, response: Response | Plain) -> tuple[ByteRange | None, int | None]:
     """Which bytes the body supplies (None: the whole file), and the length of the whole.
 
     A range with status 200 is believed where Content-Length agrees with Content-Range, as

@@ -96,13 +96,13 @@ def check_page(name: str, content_type: str, head: bytes, *, sure: bool, fits: b
 
 def check_coding(request: Request, headers: Mapping[str, str]) -> None:
     """Raise NotThePayload for a coding that was not asked for: its bytes are not the file's."""
-    codings = headers.get("Content-Encoding", "") + "," + headers.get("Transfer-Encoding", "")
-    words = () if codings == "," else [word.strip().lower() for word in codings.split(",")]
-    if foreign := [word for word in words if word not in ("", "identity", "chunked")]:
-        raise NotThePayload(
-            f"{_shown(request)} sent the file coded ({', '.join(foreign)}) though identity was "
-            "asked for; a proxy on the way may do that"
-        )
+    for name in ("Content-Encoding", "Transfer-Encoding"):
+        words = [word.strip().lower() for word in headers[name].split(",")] if name in headers else ()
+        if foreign := [word for word in words if word not in ("", "identity", "chunked")]:
+            raise NotThePayload(
+                f"{_shown(request)} sent the file coded ({', '.join(foreign)}) though identity was "
+                "asked for; a proxy on the way may do that"
+            )
     if headers.get("Content-Type", "").lower().startswith("multipart/byteranges"):
         raise NetworkError(f"{_shown(request)} sent several ranges in answer to one")
 

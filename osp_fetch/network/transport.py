@@ -22,9 +22,10 @@ from ..model.exchange import Representation, Request
 from ..model.protocols import Leads
 from ..model.settings import Limits, Retry, Timeouts
 from . import payload
-from .body import Body, reason
+from .body import Body, Landed, reason
 from .connect import Connector, ConnectTo, NoCookies, Proxies, Resolver
 from .head import extent, redirected, validator
+from .line import Plain
 from .wire import Response, Wire
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -74,10 +75,10 @@ class HttpTransport:
         # limit 0: the gate is the limit; a second one would only hide waiting inside aiohttp
         self._connector = Connector(
             self._timeouts.connect + self._timeouts.head,
+            _IDLE,
             limit=0,
             ssl=context,
             resolver=Resolver(self._connect_to),
-            keepalive_timeout=_IDLE,
         )
         headers = {
             "User-Agent": f"osp-fetch/{__version__}",
@@ -100,6 +101,7 @@ class HttpTransport:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._connector.end()
         await self._session.close()
 
     def get(self, request: Request) -> Exchange:
@@ -110,16 +112,25 @@ class HttpTransport:
         """
         return Exchange(self, request)
 
-    async def answer(self, request: Request, exchange: Exchange) -> Body:
+    async def answer(self, request: Request, exchange: Exchange) -> Body | Landed:
         """The reply to `request`; whatever is opened for it is put into `exchange`."""
         response, url, pauses, headers_sent = await self._follow(request)
         exchange.response = response
         borrowed = request.borrowed or url != request.url
-        if response.status not in (200, 206):
+        if not isinstance(response, Plain) and response.status not in (200, 206):
             raise await self._refusal(request, response, borrowed=borrowed)
         payload.check_coding(request, response.headers)
         span, length = extent(request, response)
         found = Representation(url, length, validator(response))
+        kind = response.headers.get("Content-Type", "")
+        fits = request.size is not None and request.size == length
+        first = span is None or span.start == 0
+        if isinstance(response, Plain):
+            head = bytes(response.body[: payload.PEEK]) if first else b""
+            payload.check_page(request.name, kind, head, sure=request.sure, fits=fits)
+            return Landed(
+                response.body, found, span, borrowed=borrowed, headers_sent=headers_sent, pauses=pauses
+            )
         body = exchange.body = Body(
             response,
             found,
@@ -130,13 +141,13 @@ class HttpTransport:
             headers_sent=headers_sent,
             pauses=pauses,
         )
-        head = await body.peek() if span is None or span.start == 0 else b""
-        kind = response.headers.get("Content-Type", "")
-        fits = request.size is not None and request.size == length
+        head = await body.peek() if first else b""
         payload.check_page(request.name, kind, head, sure=request.sure, fits=fits)
         return body
 
-    async def _follow(self, request: Request) -> tuple[Response, str, tuple[tuple[str, float], ...], bool]:
+    async def _follow(
+        self, request: Request
+    ) -> tuple[Response | Plain, str, tuple[tuple[str, float], ...], bool]:
         url, headers, headers_sent = request.url, dict(request.headers), True
         pauses: list[tuple[str, float]] = []
         for _ in range(self._limits.redirects + 1):
@@ -147,6 +158,8 @@ class HttpTransport:
                 raise
             if (pause := payload.quota_pause(response.headers)) is not None:
                 pauses.append((links.host(url), min(pause, self._retry.retry_after)))
+            if isinstance(response, Plain):
+                return response, url, tuple(pauses), headers_sent
             if self._leads and self._is_page(response) and self._leads.knows(url):
                 location = await self._lead_on(self._leads, url, response)
             elif response.status not in REDIRECTS:
@@ -179,7 +192,7 @@ class HttpTransport:
         finally:
             response.close()
 
-    async def _send(self, url: str, headers: dict[str, str], request: Request) -> Response:
+    async def _send(self, url: str, headers: dict[str, str], request: Request) -> Response | Plain:
         sent = dict(headers)
         if request.range is not None:
             sent["Range"] = f"bytes={request.range.start}-{request.range.stop - 1}"
@@ -187,7 +200,7 @@ class HttpTransport:
                 sent["If-Range"] = request.if_range
         try:
             if known := self._connector.route(url):
-                return await self._wire.get(*known, sent)
+                return await self._wire.get(*known, sent, request.landing)
             async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
                 return await self._session.get(
                     self._target(url, request),
@@ -256,10 +269,10 @@ class Exchange:
 
     def __init__(self, transport: HttpTransport, request: Request) -> None:
         self._transport, self._request = transport, request
-        self.response: Response | None = None
+        self.response: Response | Plain | None = None
         self.body: Body | None = None
 
-    async def __aenter__(self) -> Body:
+    async def __aenter__(self) -> Body | Landed:
         try:
             return await self._transport.answer(self._request, self)
         except BaseException:

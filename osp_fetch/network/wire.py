@@ -9,19 +9,21 @@ than a few lines of text: a proxy, or credentials in its URL.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Mapping
-from typing import Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.streams import EofStream
 from multidict import CIMultiDictProxy
 
+from ..model.exchange import Landing
 from .connect import Connector, Route
+from .line import Line, Plain
 
-_UNSENDABLE: Final = re.compile(r"[\r\n\0]")
 _USUAL_MOST: Final = 1000
 
 
@@ -90,18 +92,27 @@ class Wire:
     ) -> None:
         self._connector, self._headers = connector, headers
         self._usual: dict[tuple[str, ...], str] = {}  # host and own headers → the lines that others have, too
-        self._patience, self._longest, self._unread = patience, longest, unread
+        self._patience = patience
+        self._params: dict[str, Any] = {
+            "read_until_eof": True,
+            "auto_decompress": False,
+            "read_bufsize": unread,
+            "max_line_size": longest,
+            "max_field_size": longest,
+        }
 
-    async def get(self, route: Route, target: str, headers: Mapping[str, str]) -> Answer:
-        """The answer to a GET of `target`, a path and query, its body not yet read. Raises TimeoutError,
-        aiohttp.ClientError, OSError and ValueError."""
+    async def get(
+        self, route: Route, target: str, headers: Mapping[str, str], landing: Landing | None = None
+    ) -> Answer | Plain:
+        """The answer to a GET of `target`, a path and query, its body not yet read, or landed in `landing`.
+        Raises TimeoutError, aiohttp.ClientError, OSError and ValueError."""
         text = self._text(route, target, headers)
         try:
-            return await self._asked(route, text)
+            return await self._asked(route, text, landing)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
             # most often one that was kept, and that the server closed as it was used again (RFC 9112 section
             # 9.3.1); a GET may be sent twice
-            return await self._asked(route, text)
+            return await self._asked(route, text, landing)
 
     def _text(self, route: Route, target: str, headers: Mapping[str, str]) -> bytes:
         key = (route.authority, *headers)
@@ -113,27 +124,42 @@ class Wire:
             if len(self._usual) < _USUAL_MOST:
                 self._usual[key] = usual
         own_lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-        if len(_UNSENDABLE.findall(own_lines)) != 2 * len(headers):
+        if not own_lines.count("\r") == own_lines.count("\n") == len(headers) or "\0" in own_lines:
             raise ValueError("a line of the request holds what no line may hold")
         return f"GET {target} HTTP/1.1\r\n{usual}{own_lines}\r\n".encode()
 
-    async def _asked(self, route: Route, text: bytes) -> Answer:
+    async def _asked(self, route: Route, text: bytes, landing: Landing | None) -> Answer | Plain:
+        if landing is not None:
+            line = await self._line(route)
+            try:
+                plain = await line.ask(text, landing)
+            except BaseException:
+                line.close()
+                raise
+            if plain is not None:
+                plain.host, plain.then = route.host, partial(self._connector.keep, line)
+                return plain
+            return await self._read(route, line.connection)
         connection = await self._connector.again(route)
-        protocol, transport = connection.protocol, connection.transport
-        if protocol is None or transport is None:
-            connection.close()
-            raise aiohttp.ServerDisconnectedError
-        protocol.set_response_params(
-            read_until_eof=True,
-            auto_decompress=False,
-            read_bufsize=self._unread,
-            max_line_size=self._longest,
-            max_field_size=self._longest,
-        )
+        protocol, transport = _of(connection)
+        protocol.set_response_params(**self._params)
+        transport.write(text)
+        return await self._read(route, connection)
+
+    async def _line(self, route: Route) -> Line:
+        """One that was kept, or a new one."""
+        if line := self._connector.line(route.key):
+            return line
+        connection = await self._connector.again(route)
+        return Line(route.key, connection, *_of(connection), self._params)
+
+    async def _read(self, route: Route, connection: Connection) -> Answer:
+        """The answer that comes over `connection`."""
+        protocol = connection.protocol
+        assert protocol is not None
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self._patience, protocol.set_exception, TimeoutError())
         try:
-            transport.write(text)
             message, content = await protocol.read()
             while 100 <= message.code < 200 and message.code != 101:
                 message, content = await protocol.read()
@@ -149,3 +175,12 @@ class Wire:
             raise
         finally:
             timer.cancel()
+
+
+def _of(connection: Connection) -> tuple[ResponseHandler, asyncio.Transport]:
+    """What `connection` consists of. Raises ServerDisconnectedError where it has ended."""
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or transport.is_closing():
+        connection.close()
+        raise aiohttp.ServerDisconnectedError
+    return protocol, transport

@@ -12,16 +12,22 @@ _STEP: Final = 64 << 10  # bytes: pieces are multiples of it
 class Memory:
     """See `model.protocols.Memory`. `offset`: where it lies in a Pool, None where it lies in none."""
 
-    __slots__ = ("_pool", "offset", "view")
+    __slots__ = ("_piece", "_pool", "offset", "view")
 
     def __init__(self, view: memoryview, pool: Pool | None = None, offset: int | None = None) -> None:
         self.view, self.offset = view, offset
-        self._pool = pool
+        self._pool, self._piece = pool, (offset, len(view))
+
+    def cut(self, start: int, stop: int) -> None:
+        self.view = self.view[start:stop]
+        if self.offset is not None:
+            self.offset += start
 
     def free(self) -> None:
         pool, self._pool = self._pool, None
-        if pool is not None and self.offset is not None:
-            pool.give(self.offset, len(self.view))
+        offset, count = self._piece
+        if pool is not None and offset is not None:
+            pool.give(offset, count)
         self.view = memoryview(b"")
 
     def keep(self) -> None:

@@ -1,0 +1,86 @@
+"""An origin and a transport to it, on either loop, with and without TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trustme
+import uvloop
+
+from osp_fetch.demo.server import Server
+from osp_fetch.model.exchange import Request
+from osp_fetch.model.protocols import Reply
+from osp_fetch.network.transport import HttpTransport
+from tests.conftest import quick
+from tests.origin import Origin
+
+SETTINGS = quick(timeouts={"connect": 2, "head": 2, "idle": 0.5})
+LOOPS = ["asyncio", "asyncio and TLS", "uvloop", "uvloop and TLS"]
+
+
+@dataclass
+class World:
+    """An origin, a transport to it, and how many connections the origin has taken."""
+
+    origin: Origin
+    transport: HttpTransport
+    url: str
+
+    def request(self, path: str) -> Request:
+        return Request(f"{self.url}/{path}", name=path, sure=True)
+
+    @property
+    def connections(self) -> int:
+        return len({id(exchange.writer) for exchange in self.origin.seen})
+
+
+Script = Callable[[World], Coroutine[Any, Any, None]]
+Play = Callable[[Script], None]
+
+
+def player(loop: str, folder: Path) -> Play:
+    """Runs a script in such a world; `loop`: one of LOOPS."""
+    tls = "TLS" in loop
+    factory = uvloop.new_event_loop if "uvloop" in loop else asyncio.new_event_loop
+
+    def played(script: Script) -> None:
+        async def whole() -> None:
+            async with asyncio.timeout(30), world(tls, folder) as made:
+                await script(made)
+
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(whole())
+
+    return played
+
+
+@asynccontextmanager
+async def world(tls: bool, folder: Path) -> AsyncIterator[World]:
+    authority, origin, context = trustme.CA(), Origin(), None
+    authority.cert_pem.write_to_path(str(folder / "ca.pem"))
+    if tls:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+    async with (
+        Server(origin.handle, tls=context) as server,
+        HttpTransport(
+            SETTINGS.limits, SETTINGS.retry, SETTINGS.timeouts, cafile=str(folder / "ca.pem")
+        ) as transport,
+    ):
+        origin.server = server
+        yield World(origin, transport, origin.url)
+
+
+async def read(reply: Reply, size: int = 1 << 20, body: bytearray | None = None) -> tuple[bytearray, int]:
+    """The body, and the most that came into memory of `size` bytes at once. `body`: where to put it."""
+    view, body, most = memoryview(bytearray(size)), bytearray() if body is None else body, 0
+    while count := await reply.readinto(view):
+        body += view[:count]
+        most = max(most, count)
+    return body, most
