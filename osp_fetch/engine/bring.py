@@ -47,7 +47,8 @@ class Bringer:
         self._tools.sink.in_hand += 1
         try:
             adoption, entry, known = self._adoption, wanted.entry, wanted.record
-            record = await adoption.finished(entry, known, wanted.seen, wanted.order)
+            seen = wanted.seen
+            record = await adoption.finished(entry, known, seen, wanted.order) if seen else None
             status = Status.PRESENT if record else Status.FETCHED
             if record is None:
                 aside = await adoption.aside(entry, known, wanted.order)

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def at_most(limit: int, items: AsyncIterable[T], work: Callable[[T], Awaitable[None]]) -> None:
+async def at_most(
+    limit: int, items: AsyncIterable[T], work: Callable[[T], Coroutine[Any, Any, None]]
+) -> None:
     """Do `work` on each item, on at most `limit` at a time; the next item is asked for when one ends.
 
     The first exception, in `work` or in `items`, cancels the rest, waits for their end, and is raised.
     """
-    room = asyncio.Semaphore(limit)
     running: set[asyncio.Task[None]] = set()
+    room: asyncio.Future[None] | None = None  # there, while there is none
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ended(task: asyncio.Task[None]) -> None:
         running.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is None:
-            room.release()
+            if room is not None and not room.done():
+                room.set_result(None)
         elif not failed.done():
             failed.set_exception(error)
 
-    async def one(item: T) -> None:
-        await work(item)
-
     async def feed() -> None:
-        await room.acquire()
+        nonlocal room
         async for item in items:
-            task = asyncio.create_task(one(item))
+            task = asyncio.create_task(work(item))
             running.add(task)
             task.add_done_callback(ended)
-            await room.acquire()
-        room.release()
+            while len(running) >= limit:
+                room = asyncio.get_running_loop().create_future()
+                await room
         while running:
             await asyncio.wait(running)
             await asyncio.sleep(0)  # lets `ended` run

@@ -56,23 +56,13 @@ class Board:
         self._samples.append((self._begun, 0))  # the first line comes late on a log
 
     def __call__(self, event: events.Event) -> None:
+        often = _OFTEN.get(type(event))
+        if often is not None:
+            often(self, event)
+            return
         match event:
-            case events.Wrote(path, count):
-                self.received += count
-                self.done += count
-                if path in self.files:
-                    self.files[path].held += count
-            case events.Opened(path, _):
-                self.connections += 1
-                self._line(path).connections += 1
-            case events.Closed(path, _):
-                self.connections -= 1
-                if path in self.files:
-                    self.files[path].connections -= 1
             case events.FileBegun():
                 self._file_begun(event)
-            case events.Finished():
-                self._finished(event)
             case events.Lost(path, count):
                 self.done -= count
                 if path in self.files:
@@ -116,6 +106,21 @@ class Board:
                 self.last_trouble = f"waiting for room: {why}"
             case _:
                 pass
+
+    def _wrote(self, event: events.Wrote) -> None:
+        self.received += event.count
+        self.done += event.count
+        if line := self.files.get(event.path):
+            line.held += event.count
+
+    def _opened(self, event: events.Opened) -> None:
+        self.connections += 1
+        self._line(event.path).connections += 1
+
+    def _closed(self, event: events.Closed) -> None:
+        self.connections -= 1
+        if line := self.files.get(event.path):
+            line.connections -= 1
 
     def _line(self, path: str) -> FileLine:
         line = self.files.get(path)
@@ -216,3 +221,12 @@ class Board:
             "stopping": self.stopping or None,
             "ended": self.report is not None,
         }
+
+
+# by their class: to try one pattern after another takes longer than what they do
+_OFTEN: Final[dict[type[events.Event], Callable[[Board, Any], None]]] = {
+    events.Wrote: Board._wrote,
+    events.Opened: Board._opened,
+    events.Closed: Board._closed,
+    events.Finished: Board._finished,
+}
