@@ -56,7 +56,7 @@ def group() -> None:
 def main() -> None:
     """The entry point. Exit codes are in the README."""
     # little is garbage: to look for it as often as Python does costs a start a tenth, and small files 5 %
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(50_000, 20, 50)
     from ..model.errors import FetchError
 
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -111,6 +110,8 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
 
 def read_toml(path: Path) -> Layer:
     """The sections of a TOML file. Raises SettingsError."""
+    import tomllib
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -122,5 +122,6 @@ def _paths(root: Path) -> Iterator[str]:
 
 def end_workers() -> None:
     """End the processes that unpack, at once; an archive that was under way starts again next time."""
-    for child in multiprocessing.active_children():
+    multiprocessing = sys.modules.get("multiprocessing")  # where nobody has read it, there are none
+    for child in multiprocessing.active_children() if multiprocessing else ():
         child.terminate()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from typing import Final
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception
+from typing import TYPE_CHECKING, Final
 
 from ..model.errors import FetchError, NetworkError, NotThePayload, Remedy
 from ..model.settings import Retry
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 _PAGES: Final = 3  # pages instead of the file that are enough to give up
 
@@ -68,14 +69,16 @@ async def persist(
     `observe(error, delay)` is told before each pause. The last error is raised as it is.
     """
     try:
-        # tenacity comes in when there is something to retry: most files never need it, and it would
-        # cost them a tenth of their time
+        # tenacity comes in when there is something to retry: most runs never need it, and it would cost each
+        # file a tenth of its time
         await work()
         return
     except FetchError as error:
         if error.remedy is not Remedy.RETRY:
             raise
         failed: FetchError | None = error
+    from tenacity import AsyncRetrying, retry_if_exception
+
     patience = Patience(settings, progress)
 
     def before_sleep(state: RetryCallState) -> None:

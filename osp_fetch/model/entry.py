@@ -116,11 +116,12 @@ def entry(
             raise ManifestError(f"{path}: {each[:100]!r} is not an http(s) URL")
     if size is not None and size < 0:
         raise ManifestError(f"{path}: a size cannot be negative ({size})")
-    for name, value in (headers or {}).items():
+    sent = tuple(headers.items()) if headers else ()
+    for name, value in sent:
         if _CONTROL.search(name + value) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ManifestError(f"{path}: {name!r} is not a header that HTTP can carry")
     try:
         parsed = Digest.parse(digest) if isinstance(digest, str) else digest
     except ValueError as error:
         raise ManifestError(f"{path}: {error}") from None
-    return Entry(relative_path(path), urls, size, parsed, tuple((headers or {}).items()))
+    return Entry(relative_path(path), urls, size, parsed, sent)

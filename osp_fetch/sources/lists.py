@@ -22,24 +22,25 @@ def json_lines(path: Path) -> Blocks:
 
 
 def _json_rows(path: Path) -> Iterator[Numbered]:
-    known: dict[tuple[str, ...], dict[str, int]] = {}  # key lists seen, so that each is judged once
+    known: dict[tuple[str, ...], list[tuple[str, str]]] = {}  # keys seen → meaning and key of those wanted
+    name, decode = path.name, json.JSONDecoder().decode
     for line, text in _lines(path):
         try:
-            row = json.loads(text)
+            row = decode(text)
             if not isinstance(row, dict):
                 raise ValueError("not an object")
         except ValueError as error:
-            yield line, ManifestError(f"{path.name}:{line}: not a JSON object ({error}); keys are {_KEYS}")
+            yield line, ManifestError(f"{name}:{line}: not a JSON object ({error}); keys are {_KEYS}")
             continue
         keys = tuple(row)
         try:
             if keys not in known:
-                known[keys] = rows.meanings(keys, f"{path.name}:{line}")
+                meant = rows.meanings(keys, f"{name}:{line}")
+                known[keys] = [(meaning, keys[place]) for meaning, place in meant.items()]
         except ManifestError as error:
             yield line, ManifestError(str(error))
             continue
-        values = {meaning: row[keys[place]] for meaning, place in known[keys].items()}
-        yield line, rows.read_row(values, path.name, line)
+        yield line, rows.read_row({meaning: row[key] for meaning, key in known[keys]}, name, line)
 
 
 def url_list(path: Path) -> Blocks:

@@ -13,7 +13,7 @@ from ..model import links
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
-from . import gdrive, huggingface, lists, metalink, modelscope, rows, sa1b, select, table
+from . import gdrive, huggingface, lists, rows, sa1b, select, table
 from .backup import Backup
 from .checksums import Checksums
 from .rows import Blocks, broken
@@ -62,6 +62,8 @@ def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
         huggingface.Address.parse(source)
         return source, huggingface.listing(source), False
     if isinstance(source, str) and source.startswith("modelscope://"):
+        from . import modelscope
+
         modelscope.Address.parse(source)
         return source, modelscope.listing(source), False
     if isinstance(source, str) and source.startswith("gdrive://"):
@@ -95,6 +97,8 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
         listed = table.delimited(path, "\t")
         return path.name, sa1b.without_foreign(listed, options.selection), size <= _MOMENT
     if kind in (".meta4", ".metalink"):
+        from . import metalink  # XML takes a hundredth of a start
+
         return path.name, metalink.files(path), size <= _MOMENT
     if kind == ".parquet":
         return path.name, table.parquet(path), False
@@ -146,7 +150,8 @@ def _sorted(chosen: list[Row]) -> list[Row]:
     def rank(row: Row) -> float:
         if not isinstance(row, Entry):
             return 0.0
-        return min((links.expiry(url) or math.inf for url in row.urls if "?" in url), default=math.inf)
+        signed = [links.expiry(url) or math.inf for url in row.urls if "?" in url]
+        return min(signed) if signed else math.inf
 
     return sorted(chosen, key=rank)
 

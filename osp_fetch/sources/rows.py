@@ -92,10 +92,11 @@ def _plain(text: str) -> str:
 
 
 def _entry(values: Mapping[str, Any]) -> Entry:
-    urls = values.get("url")
-    urls = [urls] if isinstance(urls, str) else list(urls or ())
-    if not urls or not all(isinstance(url, str) and url for url in urls):
-        raise ManifestError("the row has no link")
+    url = values.get("url")
+    urls = (url,) if isinstance(url, str) else tuple(url or ())
+    for each in urls or ("",):
+        if not each or not isinstance(each, str):
+            raise ManifestError("the row has no link")
     path = values.get("path") or name_of(urls[0])
     if not isinstance(path, str):
         raise ManifestError(f"the path {path!r} is not text")
