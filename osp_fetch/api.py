@@ -36,6 +36,7 @@ from .storage.ledger import SqliteLedger
 from .storage.sink import FolderSink
 from .views.board import Board
 from .views.logs import EventLog, StatusFile
+from .views.telling import Ticking, telling
 
 if TYPE_CHECKING:
     import pandas
@@ -147,7 +148,7 @@ async def _fetch(
         log = EventLog(state / "events.jsonl")
         stack.callback(log.close)
         own: list[events.Observer] = [board, log]
-        observe = _all([*own, options["observer"]] if "observer" in options else own)
+        observe = telling([*own, options["observer"]] if "observer" in options else own)
         metadata = stack.enter_context(ThreadPoolExecutor(1, "osp-metadata"))
         noted = DownloadMetadata(root)
 
@@ -167,7 +168,7 @@ async def _fetch(
 
             if crew := crew_of(tools, root, state, reach_of(options), profiles, lock.descriptor):
                 bring = (await stack.enter_async_context(crew)).bring
-        await stack.enter_async_context(ticking(StatusFile(state / "status.json", board)))
+        await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
         observe(events.RunStarted(str(root)))
         try:
             recheck = options.get("recheck", False)
@@ -291,33 +292,3 @@ async def _until_stopped(work: Any, report: Report, options: FetchOptions, obser
         await stop_tasks({working, stopping})
     if report.stopped is None or not working.cancelled():
         working.result()
-
-
-def _all(observers: Iterable[events.Observer]) -> events.Observer:
-    each = tuple(observers)
-
-    def observe(event: events.Event) -> None:
-        for observer in each:
-            observer(event)
-
-    return observe
-
-
-class ticking:
-    """Calls `view.tick()` every `view.period` seconds while the context is open, and at its end."""
-
-    def __init__(self, view: Any, *, at_end: bool = True) -> None:
-        self._view, self._at_end = view, at_end
-
-    async def __aenter__(self) -> None:
-        self._task = asyncio.create_task(self._tick())
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(self._view.period)
-            self._view.tick()
-
-    async def __aexit__(self, *_: object) -> None:
-        await stop_tasks({self._task})
-        if self._at_end:
-            self._view.tick()

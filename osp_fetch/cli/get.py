@@ -64,8 +64,9 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) -> int:
-    from ..api import Stop, fetch_all, ticking
+    from ..api import Stop, fetch_all
     from ..views.board import Board
+    from ..views.telling import Ticking
 
     if not flags["quiet"]:
         await asyncio.to_thread(show_before, sources, flags["output"], made)
@@ -96,7 +97,7 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
         if screen is None:
             report = await fetch_all(sources, flags["output"], **made)
         else:
-            async with ticking(screen, at_end=False):
+            async with Ticking(screen, at_end=False):
                 report = await fetch_all(sources, flags["output"], **made)
     finally:
         if screen:
