@@ -31,6 +31,7 @@ from .sources.huggingface import DownloadMetadata
 from .sources.renewal import LinkFiles
 from .sources.resolve import Options, resolve
 from .sources.select import Selection
+from .storage.files import Disk
 from .storage.folder import RunLock, state_folder, state_folders
 from .storage.ledger import SqliteLedger
 from .storage.sink import FolderSink
@@ -141,6 +142,7 @@ async def _fetch(
     settings = options.get("settings") or Settings()
     rows = await asyncio.to_thread(rows_of, manifest, options)
     state = state_folder(root, options.get("shard"))
+    fresh = await asyncio.to_thread(_is_empty, root)  # before there is a state folder in it
     report, board = Report(), Board()
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -173,12 +175,19 @@ async def _fetch(
         try:
             recheck = options.get("recheck", False)
             renewal = _renewal(manifest, options, settings, observe)
-            run = Run(tools, finish, renewal, bring=bring, recheck=recheck)
+            run = Run(tools, finish, renewal, bring=bring, recheck=recheck, fresh=fresh)
             await _until_stopped(run.fetch(rows), report, options, observe)
         finally:
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report
+
+
+def _is_empty(root: Path) -> bool:
+    try:
+        return Disk().is_empty(root)
+    except OSError:
+        return False  # whoever writes there will be told what is wrong with it
 
 
 def rows_of(manifest: AnyManifest, options: FetchOptions) -> Manifest:

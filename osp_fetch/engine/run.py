@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from ..model import events, links
-from ..model.entry import Entry, folded
+from ..model.entry import Entry, RelativePath, folded
 from ..model.errors import FetchError, ManifestError, Remedy
 from ..model.protocols import Manifest, Renewal, Row
-from ..model.record import Record
+from ..model.record import Published, Record
 from ..model.report import Outcome, Status
 from .adopt import same_source
 from .bring import Bring, Bringer, Wanted
@@ -29,7 +29,8 @@ class Run:
     """Brings every entry of a manifest to its outcome, and hands the outcomes over as they come.
 
     `bring`: who brings one file; this process, where nobody is named. `recheck`: finished files are read
-    again, instead of being known by their size and time.
+    again, instead of being known by their size and time. `fresh`: nothing can be here yet, so that nobody has
+    to be asked for each row.
     """
 
     def __init__(
@@ -40,12 +41,13 @@ class Run:
         *,
         bring: Bring | None = None,
         recheck: bool = False,
+        fresh: bool = False,
     ) -> None:
         self._tools = tools
         self._deliver = deliver
         self._renewal = renewal
         self._bring_one = bring or Bringer(tools).bring
-        self._recheck = recheck
+        self._recheck, self._fresh = recheck, fresh
         self._in_hand: set[str] = set()
         self._folded: dict[str, str] = {}  # on disks where case does not count: key → path
         self._parked: list[Wanted] = []
@@ -58,23 +60,20 @@ class Run:
         """Fetch all of `manifest`. Raises only errors whose remedy is ABORT."""
         total = self._tools.gate.total
         files = total + min(_FINISHING, 2 * total)
-        await at_most(files, self._counted(manifest), self._settle)
+        await at_most(files, self._all_wanted(manifest), self._settle)
         for wanted in self._parked:
             if wanted.error is not None:
                 self._end(wanted, Status.PARKED, wanted.error)
 
-    async def _counted(self, manifest: Manifest) -> AsyncIterator[Wanted]:
-        """`_all_wanted`, each counted as out before its task begins."""
-        async for wanted in self._all_wanted(manifest):
-            self._out += 1
-            yield wanted
-
     async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[Wanted]:
-        """The rows of the manifest, and parked ones again whenever fresh links are there."""
+        """The rows of the manifest, and parked ones again whenever fresh links are there; each is counted as
+        out before its task begins."""
         async for wanted in self._wanted(manifest):
             if self._parked and self._renewal and self._renewal.changed():
                 for renewed in await self._renewed(self._renewal):
+                    self._out += 1
                     yield renewed
+            self._out += 1
             yield wanted
         while self._renewal and (self._parked or self._out):
             if self._parked and (self._renewal.changed() or not self._out):
@@ -82,6 +81,7 @@ class Run:
                     break
                 self._progressed = False
                 for renewed in await self._renewed(self._renewal):
+                    self._out += 1
                     yield renewed
             else:
                 await self._until_something_ends()
@@ -115,17 +115,10 @@ class Run:
             self._read(rows, entries)
             if last:
                 self._tools.observe(events.ManifestEnded())
-            paths = [entry.path for entry in entries]
-            # not both at a time: their threads would only wait for each other's interpreter
-            records = await self._tools.ledger.look(paths)
-            seen = await self._tools.sink.look(paths)
+            records, seen, doubts = await self._known([entry.path for entry in entries])
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
-            # what was deleted after unpacking cannot be read again
-            doubted = (
-                await self._tools.sink.look(paths, deleted=False) if self._recheck else [None] * len(paths)
-            )
-            for entry, record, stat, doubt in zip(entries, records, seen, doubted, strict=True):
+            for entry, record, stat, doubt in zip(entries, records, seen, doubts, strict=True):
                 if self._tools.sink.folds and self._collides(entry):
                     continue
                 known = record and stat and record.published == stat and doubt is None
@@ -135,6 +128,20 @@ class Run:
                 self._order += 1
                 yield Wanted(entry, record, stat, self._order)
         self._tools.gate.last_files = True
+
+    async def _known(
+        self, paths: list[RelativePath]
+    ) -> tuple[Sequence[Record | None], Sequence[Published | None], Sequence[Published | None]]:
+        """What the ledger and the disk tell of `paths`, and of which of those the bytes are to be read."""
+        nothing = [None] * len(paths)
+        if self._fresh:
+            return nothing, nothing, nothing
+        # not both at a time: their threads would only wait for each other's interpreter
+        records = await self._tools.ledger.look(paths)
+        seen = await self._tools.sink.look(paths)
+        # what was deleted after unpacking cannot be read again
+        doubts = await self._tools.sink.look(paths, deleted=False) if self._recheck else nothing
+        return records, seen, doubts
 
     def _collides(self, entry: Entry) -> bool:
         """Whether an earlier row's name is the same on this disk; such a row fails."""
