@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from clients import CLIENTS, MIB, PYTHON, Measured, Work, digest, installed, origin, run
+from clients import CLIENTS, MIB, PYTHON, Measured, Work, compile_ours, digest, installed, origin, run
 from origin import Pattern
 
 WORKLOADS = {"4 x 512 MiB": (4, 512 * MIB), "200 x 5 MiB": (200, 5 * MIB), "5000 x 50 kB": (5000, 50_000)}
@@ -73,6 +73,7 @@ def by_hub(rounds: int, place: str) -> dict[str, Any]:
         def ours(folder: Path) -> Measured:
             words = ["get", address, "-o", "out", "-q", "--min-free", "0", "--profiles", "none"]
             more = {"HF_ENDPOINT": url, "HF_HOME": str(folder / "home")}
+            compile_ours()
             return run([[PYTHON, "-m", "osp_fetch", *words]], folder, more)
 
         def hf(folder: Path) -> Measured:
