@@ -186,6 +186,35 @@ async def test_a_kept_connection_that_the_server_closed_costs_no_attempt(tmp_pat
     assert asked[2] == asked[3]
 
 
+async def test_a_host_that_turns_away_above_a_number_is_not_left_for_dead(tmp_path: Path) -> None:
+    """It counts connections, idle ones too; that all were turned away at once is told once."""
+    refused, levels, lock = 0, [8], asyncio.Lock()
+
+    async def handle(exchange: Exchange) -> None:
+        nonlocal refused
+        async with lock:  # answers take turns, as on a slow host
+            await asyncio.sleep(0)
+        if len(server._connections) > 20:
+            refused += 1
+            await exchange.answer(503, "too many")
+        else:
+            await exchange.serve(Blob(b"x" * 1000))
+
+    def observe(event: Event) -> None:
+        if isinstance(event, events.LevelChanged):
+            levels.append(event.connections)
+
+    server = Server(handle)
+    async with server:
+        rows = [entry(f"f{n}", f"{server.url}/f{n}") for n in range(3000)]
+        settings = quick(limits={"connections": "auto"}, retry={"attempts": 20})
+        report = await fetch_all(rows, tmp_path, settings=settings, observer=observe)
+    assert report.ok
+    assert max(levels) > 20
+    assert min(levels[levels.index(max(levels)) :]) >= 8
+    assert refused < 150
+
+
 # a process that publishes
 
 

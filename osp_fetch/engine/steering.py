@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -45,6 +46,7 @@ class Steering:
         self._answers = 0  # in this window, or while connections are being made
         self._begun = 0.0  # this window, 0 while connections are being made
         self._changed = 0.0  # when the level was
+        self._halved = -math.inf  # when it was, for a refusal
         self._full = True  # all that was allowed was open, whenever this window was looked at
 
     @property
@@ -88,6 +90,10 @@ class Steering:
 
     def refused(self, now: float, others: int, *, streaming: bool) -> str | None:
         """A connection was turned away beside `others`: why the level changed, None where it did not."""
+        if not streaming:
+            if now - self._halved < max(LOOK, 2 * self.latency):
+                return None  # it was asked for before the level was halved
+            self._halved = now
         return self._moved(self.level.refused(now, others, streaming=streaming), now)
 
     def _begin(self, now: float) -> None:

@@ -28,6 +28,7 @@ from .head import extent, redirected, validator
 from .line import Plain
 from .wire import Response, Wire
 
+_CROWDED: Final = frozenset({429, 503})
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # seconds that a connection waits for its next request: in a run that is none, and where the gate wants
 # fewer connections, idle ones still count for the host
@@ -236,11 +237,14 @@ class HttpTransport:
         return target
 
     async def _refusal(self, request: Request, response: Response, *, borrowed: bool) -> TransferError:
+        body = await self._read_some(response)
+        if response.status in _CROWDED and response.connection is not None:
+            response.connection.close()  # kept, it would still count where connections are counted
         return payload.refusal(
             request,
             response.status,
             response.headers,
-            await self._read_some(response),
+            body,
             borrowed=borrowed,
             now=time.time(),
             longest_wait=self._retry.retry_after,
