@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import io
+import json
+import tempfile
+import time
 from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from osp_fetch import fetch_all
 from osp_fetch.model import events
 from osp_fetch.model.entry import entry
+from osp_fetch.model.errors import FetchError
+from osp_fetch.model.report import Outcome, Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.views.board import Board
+from osp_fetch.views.logs import EventLog
 from osp_fetch.views.screen import Plain
 from tests.origin import Origin, noise
 
@@ -54,3 +63,22 @@ def test_a_small_file_about_to_get_its_name_is_no_line_and_one_that_waits_is() -
     assert [line.path for line in board.slowest(9)] == ["large"]
     now += 2
     assert [line.path for line in board.slowest(9)] == ["small", "large"]
+
+
+@given(
+    st.text(max_size=20), st.none() | st.integers(0, 1 << 50), st.none() | st.text(max_size=20),
+    st.floats(0, 1e6), st.sampled_from([Status.FETCHED, Status.FAILED]),
+)  # fmt: skip
+def test_a_line_of_the_log_tells_all_of_an_outcome(
+    path: str, size: int | None, digest: str | None, seconds: float, status: Status
+) -> None:
+    error = FetchError("no, not today") if status is Status.FAILED else None
+    outcome = Outcome(path, status, None, size, digest, seconds, error)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / "events.jsonl"
+        log = EventLog(place)
+        log(events.Finished(outcome))
+        log.close()
+        line = json.loads(place.read_text())
+    assert abs(line.pop("time") - time.time()) < 60
+    assert line == {"event": "finished", **outcome.row()}

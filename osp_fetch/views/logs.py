@@ -29,10 +29,10 @@ class EventLog:
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.Finished) and event.outcome.status is Status.PRESENT:
             return
-        if self._file is None or (line := described(event)) is None:
+        if self._file is None or (line := _line(event)) is None:
             return
         try:
-            self._file.write(_encode({"time": round(time.time(), 3), **line}) + "\n")
+            self._file.write(f'{{"time": {time.time():.3f}, {line}}}\n')
         except OSError:
             self._file = None  # a log that cannot be written must not end a run that can go on
 
@@ -40,6 +40,21 @@ class EventLog:
         if self._file is not None:
             with suppress(OSError):
                 self._file.close()
+
+
+def _line(event: events.Event) -> str | None:
+    """What is `described` of an event, in JSON without its braces."""
+    if isinstance(event, events.Finished) and event.outcome.error is None:
+        # one a file: by way of a dict it takes three times as long, a fiftieth of a small file
+        o = event.outcome
+        size = "null" if o.size is None else o.size
+        digest = "null" if o.digest is None else _encode(o.digest)
+        return (
+            f'"event": "finished", "path": {_encode(o.path)}, "status": "{o.status.value}", "size": {size}, '
+            f'"digest": {digest}, "seconds": {o.seconds:.3f}, "cause": null, "error": null'
+        )
+    line = described(event)
+    return None if line is None else _encode(line)[1:-1]
 
 
 def described(event: events.Event) -> dict[str, Any] | None:
