@@ -4,6 +4,7 @@ are published by a process of their own."""
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -460,3 +461,17 @@ async def test_small_files_keep_to_a_byte_rate(origin: Origin, tmp_path: Path) -
     assert (await fetch_all(rows, tmp_path, settings=quick(limits={"rate": "4MiB"}))).ok
     # six million bytes; a quarter of a second's worth may come at once
     assert asyncio.get_running_loop().time() - begun > 1.0
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is nowhere to see descriptors")
+async def test_the_memory_of_a_clerk_does_not_wait_for_the_garbage_collector(
+    origin: Origin, tmp_path: Path
+) -> None:
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(100, n))) for n in range(600)]
+    gc.disable()
+    try:
+        assert (await get(rows, tmp_path)).ok
+        shared = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    finally:
+        gc.enable()
+    assert not [name for name in shared if "memfd:osp-fetch" in name]

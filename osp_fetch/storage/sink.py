@@ -77,6 +77,8 @@ class FolderSink:
             # at once, however often this is cancelled: it holds the run's lock
             if self._clerk is not None:
                 self._clerk.close()
+                # nor may its memory, which holds a descriptor, wait for the garbage collector
+                self._clerk = self.publisher.remote = None
         for pool in (self.writers, self.hashers):
             pool.shutdown(wait=True)
         self._sharers.close()  # last: a look that nobody waits for any more may still be going on
