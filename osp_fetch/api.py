@@ -147,6 +147,7 @@ async def _fetch(
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         lock = stack.enter_context(RunLock(state))
+        fresh = fresh and not state_folders(root)  # another run may have come and gone meanwhile
         log = EventLog(state / "events.jsonl")
         stack.callback(log.close)
         own: list[events.Observer] = [board, log]

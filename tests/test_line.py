@@ -34,11 +34,15 @@ async def known(w: World) -> None:
         await read(reply)
 
 
+def place_for(room: int = len(DATA)) -> Landing:
+    return Landing(memoryview(bytearray(Landing.HEAD + room)))
+
+
 async def asked(
     w: World, path: str, room: int = len(DATA), span: ByteRange | None = None
 ) -> tuple[bytes, bool]:
     """The body, and whether it landed."""
-    place = Landing(memoryview(bytearray(Landing.HEAD + room)))
+    place = place_for(room)
     async with w.transport.get(replace(w.request(path), landing=place, range=span)) as reply:
         whole = None if place.body is None else bytes(place.body)
         body, _ = await read(reply)
@@ -113,7 +117,7 @@ def test_what_is_not_plain_is_read_as_ever(play: Play, reply: bytes) -> None:
         exchange.keep_alive = b"close" not in reply
 
     async def ended(w: World, *, land: bool) -> tuple[bytes, type[FetchError] | None]:
-        place = Landing(memoryview(bytearray(Landing.HEAD + 1000))) if land else None
+        place = place_for(1000) if land else None
         body = bytearray()
         try:
             async with w.transport.get(replace(w.request("f.html"), landing=place)) as answer:
@@ -216,7 +220,7 @@ def test_a_body_that_stops_for_more_than_a_moment_goes_on_where_it_is(play: Play
     async def script(w: World) -> None:
         await known(w)
         w.origin.add("f", DATA, in_two)
-        place = Landing(memoryview(bytearray(Landing.HEAD + len(DATA))))
+        place = place_for()
         async with w.transport.get(replace(w.request("f"), landing=place)) as reply:
             assert place.body is None
             here.set()
@@ -230,7 +234,7 @@ def test_what_came_before_a_cut_is_told(play: Play) -> None:
     async def script(w: World) -> None:
         await known(w)
         w.origin.add("f", DATA, o.cut(20_000))
-        place, body = Landing(memoryview(bytearray(Landing.HEAD + len(DATA)))), bytearray()
+        place, body = place_for(), bytearray()
         with pytest.raises(NetworkError):
             async with w.transport.get(replace(w.request("f"), landing=place)) as reply:
                 await read(reply, body=body)
@@ -251,7 +255,7 @@ def test_memory_is_left_alone_when_its_asker_has_gone(play: Play) -> None:
         await known(w)
         w.origin.add("f", DATA, late)
         w.origin.add("g", DATA)
-        place = Landing(memoryview(bytearray(Landing.HEAD + len(DATA))))
+        place = place_for()
 
         async def wanting() -> None:
             async with w.transport.get(replace(w.request("f"), landing=place)):

@@ -47,8 +47,7 @@ class Bringer:
         self._tools.sink.in_hand += 1
         try:
             adoption, entry, known = self._adoption, wanted.entry, wanted.record
-            seen = wanted.seen
-            record = await adoption.finished(entry, known, seen, wanted.order) if seen else None
+            record = await adoption.finished(entry, known, wanted.seen, wanted.order)
             status = Status.PRESENT if record else Status.FETCHED
             if record is None:
                 aside = await adoption.aside(entry, known, wanted.order)

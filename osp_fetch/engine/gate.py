@@ -70,7 +70,6 @@ class Gate:
         self._open = 0
         self._numbers = itertools.count()
         self._bytes_due = 0.0
-        self.metered = bool(limits.rate)  # bytes are
         self.last_files = False  # all files have been begun
 
     @property

@@ -40,7 +40,7 @@ class Level:
         self._most = self._ceiling = most
         self._best, self._best_rate = self.value, 0.0
         self._phase = _Phase.HOLD if known else _Phase.RAMP
-        self._step, self._factor = 0, 2
+        self._step = 0
         self._hold, self._hold_until = _HOLD, 0.0
         self._bad_since = math.inf
 
@@ -55,7 +55,7 @@ class Level:
         if not full:
             return None
         self.shed = False
-        self._factor = _BRISK if brisk else 2
+        factor = _BRISK if brisk else 2
         if self._phase is _Phase.HOLD:
             return self._held(now, rate)
         if self.value == self._best and self._best_rate:
@@ -65,13 +65,13 @@ class Level:
                 return None
             self._bad_since = math.inf
             self._best_rate += 0.3 * (rate - self._best_rate)
-            return self._up(now, "between")
+            return self._up(now, "between", factor)
         if rate >= self._best_rate * _PAYS:
             if self._phase is _Phase.RAMP and rate < self._best_rate * _DOUBLING_PAYS:
                 # something else is the limit by now, and that a little more came may be chance
                 self._phase, self._step = _Phase.CLIMB, max(1, self.value // 4)
             self._best, self._best_rate = self.value, rate
-            return self._up(now, "it pays")
+            return self._up(now, "it pays", factor)
         collapsed = rate < self._best_rate * _COLLAPSE
         self.shed = collapsed
         overshot = self._phase is _Phase.RAMP
@@ -85,8 +85,8 @@ class Level:
             self._begin_hold(now)
         return self._move(self._best, "collapsed above" if collapsed else "more does not pay")
 
-    def _up(self, now: float, why: str) -> str | None:
-        target = self.value * self._factor if self._phase is _Phase.RAMP else self.value + self._step
+    def _up(self, now: float, why: str, factor: int) -> str | None:
+        target = self.value * factor if self._phase is _Phase.RAMP else self.value + self._step
         if min(target, self._ceiling) > self.value:
             return self._move(min(target, self._ceiling), why)
         self._begin_hold(now)

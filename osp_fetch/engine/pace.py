@@ -30,8 +30,9 @@ class Pace:
 
     def lagging(self, pace: float) -> bool:
         """Whether `pace` is a tenth of what is usual, or less."""
-        usual = sorted(self._last)[len(self._last) // 2 :]
-        return len(self._last) >= _SIBLINGS // 4 and pace < usual[0] / 10
+        import statistics  # a hundredth of a start, for what few runs need
+
+        return len(self._last) >= _SIBLINGS // 4 and pace < statistics.median(self._last) / 10
 
     def part_size(self, free: int | None, connections: int, least: float | None) -> int:
         """Bytes of the next part, of a file of which `free` are fetched by nobody, None for not known.

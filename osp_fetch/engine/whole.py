@@ -84,7 +84,8 @@ class Replayed:
         self.representation, self.range = reply.representation, reply.range
         self.framed, self.borrowed = reply.framed, reply.borrowed
         self.headers_sent, self.pauses = reply.headers_sent, reply.pauses
-        self._reply, self._came, self._error, self._over = reply, came, error, over
+        self._reply = None if over else reply
+        self._came, self._error = came, error
 
     async def readinto(self, view: memoryview) -> int:
         if self._came:
@@ -94,7 +95,7 @@ class Replayed:
             return count
         if self._error is not None:
             raise self._error
-        return 0 if self._over else await self._reply.readinto(view)
+        return 0 if self._reply is None else await self._reply.readinto(view)
 
 
 class _Coming(Landing):
@@ -116,7 +117,9 @@ class _Coming(Landing):
             self._streams.brief += 1
 
     def ended(self) -> None:
-        """Nothing more comes."""
+        """Nothing more comes, and nobody looks here any more: whoever still has this has no memory of the
+        sink's."""
+        self.view, self.body = memoryview(b""), None
         if self._streams is not None:
             self._streams.brief -= 1
 
@@ -176,8 +179,7 @@ class Wholes:
             opened.reply = Replayed(reply, memoryview(bytes(coming.body)), over=True)
             return False
         gate.received(host, length)
-        if gate.metered:
-            await gate.spend(length)
+        await gate.spend(length)
         coming.memory.cut(coming.start, coming.start + length)
         return True
 
@@ -211,8 +213,9 @@ class Wholes:
         does not take it: then whoever goes on with `opened` finds it there."""
         reply, length, wanted = opened.reply, len(memory.view), entry.digest
         assert reply is not None
-        unusual = wanted is not None and wanted.algorithm not in _USUAL
-        algorithms = _USUAL | {wanted.algorithm} if wanted and unusual else _USUAL
+        algorithms = _USUAL
+        if wanted is not None and wanted.algorithm not in _USUAL:
+            algorithms = _USUAL | {wanted.algorithm}
         try:
             published, digests = await self._tools.sink.put(entry.path, memory, length, algorithms, wanted)
         except FetchError:

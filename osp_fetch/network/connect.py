@@ -139,10 +139,13 @@ class Connector(aiohttp.TCPConnector):
         """End the lines that nobody has wanted for so long."""
         now, self._timer = time.monotonic(), None
         for lines in self._lines.values():
-            old = [line for line in lines if now - line.since >= self._idle or not line.usable]
-            lines[:] = [line for line in lines if line not in old]
-            for line in old:
-                line.close()
+            kept = []
+            for line in lines:
+                if line.usable and now - line.since < self._idle:
+                    kept.append(line)
+                else:
+                    line.close()
+            lines[:] = kept
         if any(self._lines.values()):
             self._timer = asyncio.get_running_loop().call_later(self._idle / 2, self._end_idle)
 
