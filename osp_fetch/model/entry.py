@@ -9,7 +9,8 @@ from typing import Final, NewType
 
 from .digest import Digest
 from .errors import ManifestError
-from .links import redact
+from .links import redact, shown
+from .text import CONTROLS, has_control
 
 RelativePath = NewType("RelativePath", str)
 """A path below the output folder, with `/` between its names. Made by `relative_path` alone."""
@@ -18,10 +19,7 @@ STATE_FOLDER: Final = ".osp-fetch"
 
 # names that nothing could be wrong with: most of ten million rows, at a tenth of the cost
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_][\w.,=+-]{0,99}/){0,20}[A-Za-z0-9_][\w.,=+-]{0,99}", re.ASCII)
-# C0 and C1, and what turns the direction of writing or begins a new line in a terminal
-_CONTROLS: Final = r"\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069"
-_CONTROL: Final = re.compile(f"[{_CONTROLS}]")
-_LINK: Final = re.compile(rf"https?://(?=[^/\s?#])[^{_CONTROLS} ]+")
+_LINK: Final = re.compile(rf"https?://(?=[^/\s?#])[^{CONTROLS} ]+")
 _DEVICE: Final = re.compile(r"(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./]|$)", re.IGNORECASE)
 
 
@@ -46,7 +44,7 @@ def relative_path(text: str) -> RelativePath:
 def _refusal(text: str, names: list[str]) -> str | None:
     if not names or names == [""]:
         return "names no file"
-    if _CONTROL.search(text):
+    if has_control(text):
         return "holds a control character"
     if "\\" in text:
         return "holds a backslash, which is a separator on Windows; write it with /"
@@ -113,12 +111,12 @@ def entry(
         raise ManifestError(f"{path}: no URL; every entry needs at least one")
     for each in urls:
         if not _LINK.fullmatch(each):
-            raise ManifestError(f"{path}: {each[:100]!r} is not an http(s) URL")
+            raise ManifestError(f"{path}: {shown(each)[:100]!r} is not an http(s) URL")
     if size is not None and size < 0:
         raise ManifestError(f"{path}: a size cannot be negative ({size})")
     sent = tuple(headers.items()) if headers else ()
     for name, value in sent:
-        if _CONTROL.search(name + value) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+        if has_control(name + value) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
             raise ManifestError(f"{path}: {name!r} is not a header that HTTP can carry")
     try:
         parsed = Digest.parse(digest) if isinstance(digest, str) else digest

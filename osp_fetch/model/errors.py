@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 from .links import redact
+from .text import printable
 
 
 class Remedy(Enum):
@@ -31,7 +32,7 @@ class FetchError(Exception):
     cause: str = "error"
 
     def __init__(self, message: str, *, remedy: Remedy | None = None, retry_after: float | None = None):
-        super().__init__(redact(message))
+        super().__init__(printable(redact(message)))
         if remedy is not None:
             self.remedy = remedy
         self.retry_after = retry_after
@@ -158,6 +159,13 @@ class ChangedError(TransferError):
 
     remedy = Remedy.RESTART
     cause = "changed"
+
+
+class SourceGivenUp(TransferError):
+    """The only source of a file without a digest does not give it; another one begins at byte 0."""
+
+    remedy = Remedy.RESTART
+    cause = "another mirror"
 
 
 class IntegrityError(FetchError):

@@ -13,10 +13,38 @@ _PARTS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/?#]*@)?([^/?#]*)(
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 
 
-# a query with one of these is a signature: issued anew for the same file
-_SIGNED: Final = re.compile(
-    r"(?i)(?:^|&)(?:oh|sig|signature|policy|key-pair-id|expires|token|access_token|x-(?:amz|goog)-[a-z-]+)="
-)
+# Parameters that sign a request or carry a credential. They change from one issue of a link to the next while
+# the file stays the same. Each set applies only if the query contains all names of its first element, because
+# a name such as `se` or `policy` alone may select the file.
+_SIGNATURES: Final[tuple[tuple[frozenset[str], frozenset[str]], ...]] = tuple(
+    (frozenset(marks.split()), frozenset(f"{marks} {others}".split()))
+    for marks, others in (
+        # Meta's CDN, also every name that begins with `_nc_` (FACTS section 2)
+        ("oh oe", "ccb"),
+        # AWS Signature Version 4, and Google's V4
+        ("x-amz-signature", "x-amz-algorithm x-amz-credential x-amz-date x-amz-expires x-amz-signedheaders "
+         "x-amz-security-token x-amz-content-sha256 x-amz-user-agent x-id"),
+        ("x-goog-signature", "x-goog-algorithm x-goog-credential x-goog-date x-goog-expires "
+         "x-goog-signedheaders"),
+        # AWS V2, Google's V2, Alibaba's OSS, CloudFront
+        ("signature expires", "awsaccesskeyid googleaccessid ossaccesskeyid security-token "
+         "x-amz-security-token policy key-pair-id x-id"),
+        ("signature policy", "key-pair-id"),
+        ("x-oss-signature", "x-oss-signature-version x-oss-credential x-oss-date x-oss-expires "
+         "x-oss-security-token ossaccesskeyid"),
+        # Tencent's COS
+        ("q-signature", "q-sign-algorithm q-ak q-sign-time q-key-time q-header-list q-url-param-list "
+         "x-cos-security-token"),
+        # Azure's shared access signatures (service, account, user delegation)
+        ("sig", "sv se st sp sr spr sip ss srt si sdd skoid sktid skt ske sks skv saoid suoid scid"),
+        # one name that is a signature or a credential by itself
+        *((name, "") for name in (
+            "token", "access_token", "auth_token", "sas_token", "jwt", "auth_key", "api_key", "apikey",
+            "hdnts", "hdnea", "hdntl", "signature", "x-amz-security-token", "x-amz-signature",
+        )),
+    )
+)  # fmt: skip
+_EXPIRY_BESIDE: Final = frozenset({"token", "access_token", "auth_token", "signature", "sig", "jwt"})
 
 
 @lru_cache(maxsize=1024)
@@ -27,20 +55,38 @@ def _parts(url: str) -> tuple[str, str, str, str]:
 
 
 def source_key(url: str) -> str:
-    """The host and path of `url`, and its query where that is no signature: which file it means.
+    """Return what identifies the file behind `url`: host, path, and the part of the query that is no
+    signature.
 
-    What stays when a signed link is issued anew: six generations of SA-1B's link file differ in nothing
-    but the query (FACTS section 2). Of another query only a hash is kept, for it might be secret.
+    Links of one file that are issued again differ only in signing parameters, and share a key. All other
+    parameters (`id`, `file`, `path`, unknown names) may select the file and stay. They are kept as a hash,
+    because an unknown parameter may be a secret.
     """
     place = _place(_root(url))
     if "?" not in url and "#" not in url:
         names = url.split("/", 3)
         if len(names) > 3 and names[0] in ("http:", "https:") and not names[1]:
-            return f"{place}/{names[3]}"  # most links; a pattern takes four times as long
+            return f"{place}/{names[3]}"  # most links; the regular expression takes four times as long
     _, _, path, query = _parts(url)
-    if not query or _SIGNED.search(query):
+    kept = _unsigned(query) if query else ""
+    if not kept:
         return place + path
-    return f"{place}{path}?{hashlib.sha256(query.encode('utf-8', 'replace')).hexdigest()[:16]}"
+    return f"{place}{path}?{hashlib.sha256(kept.encode('utf-8', 'replace')).hexdigest()[:16]}"
+
+
+def _unsigned(query: str) -> str:
+    """Return `query` without its signing parameters, the others byte for byte and in their order."""
+    pairs = [(pair.partition("=")[0].lower(), pair) for pair in query.split("&")]
+    names = {name for name, _ in pairs}
+    signing: set[str] = set()
+    for marks, members in _SIGNATURES:
+        if marks <= names:
+            signing |= members
+    if {"oh", "oe"} <= names:
+        signing |= {name for name in names if name.startswith("_nc_")}
+    if signing & _EXPIRY_BESIDE:
+        signing |= {"expires", "expiry"}
+    return "&".join(pair for name, pair in pairs if name not in signing)
 
 
 def _root(url: str) -> str:
@@ -57,8 +103,9 @@ def _place(root: str) -> str:
 
 def leads_to(url: str, key: str) -> bool:
     """Whether `key` is the source key of `url`."""
-    # most are written alike, and a run over a finished tree asks for every row
-    return url.partition("://")[2] == key or source_key(url) == key
+    # most keys are spelt as in the link, and a run over a finished tree asks for every row; a query is never
+    # spelt so, and one that was made to look like a hash must not match
+    return (url.partition("://")[2] == key and "?" not in url) or source_key(url) == key
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -109,19 +156,65 @@ def expiry(url: str) -> float | None:
     return None
 
 
-_URL: Final = re.compile(
-    r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)(?P<user>[^/\s?#]*@)?(?P<rest>[^\s?#\"'<>]*)"
-    r"(?P<query>\?[^\s\"'<>]*)?",
-    re.IGNORECASE,
+# Redaction. The rules do not assume that an address is well formed: what users mistype is printed, too.
+_SCHEME: Final = r"(?<![\w+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/+)"
+# `scheme://user:password@`, with any slashes, or at signs inside the password; a host with
+# a port before a path is none
+_USERINFO: Final = re.compile(
+    _SCHEME + r"(?!(?:localhost|[^\s/:@]*\.[^\s/:@]*|\[[0-9A-Fa-f:.]*\]):\d{1,5}[/?#])"
+    r"(?:[^\s/:@\"'<>]*:[^\s\"'<>]*@|[^\s/:@\"'<>]*@)"
 )
-_PAIR: Final = re.compile(
-    r"(?i)\b(oh|oe|sig|signature|policy|key-pair-id|token|access_token|api_key|x-(?:amz|goog)-[a-z-]+)=[^&\s\"'<>]+"
+_BARE_USERINFO: Final = re.compile(r"(?<![^\s\"'<>(=])[^\s/:@\"'<>(=]+:(?!/)[^\s/\"'<>]+@(?=[\w\[])")
+_QUOTED: Final = re.compile(r"(?P<quote>['\"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)")
+_QUERY: Final = re.compile(r"(?:(?<=\S)[?#](?=[^\s?#\"'<>,;)\]])|[?#](?=[\w.~%-]+=))[^\s\"'<>]*")
+_LOOSE_PAIR: Final = re.compile(
+    r"(?<=[\s&;])(?P<name>[\w.~%-]+)=[^\s\"'<>]*(?=&)|(?<=&)(?P<other>[\w.~%-]+)=[^\s\"'<>]*"
+)
+_SECRET_PAIR: Final = re.compile(
+    r"(?i)(?<![A-Za-z0-9])(?P<name>oh|oe|sig|signature|policy|key-pair-id|pass|passwd|password|secret|credential|"
+    r"(?:[\w-]*[_-])?(?:token|api[_-]?key|secret[_-]?key|access[_-]?key|auth[_-]?key|signature|credential)|apikey|"
+    r"awsaccesskeyid|x-(?:amz|goog|oss)-[a-z-]+)=[^&\s\"'<>]+"
 )
 _TOKEN: Final = re.compile(r"(?i)\b(bearer\s+|basic\s+)[^\s\"',]+|\bhf_[A-Za-z0-9]{6,}")
 
 
 def redact(text: str) -> str:
-    """`text` without anything secret: no query, fragment or userinfo of a URL, no bearer token."""
-    text = _URL.sub(lambda m: m["scheme"] + m["rest"] + ("?…" if m["query"] else ""), text)
-    text = _PAIR.sub(lambda m: m[1] + "=…", text)
+    """Return `text` without secrets: no query, fragment or userinfo of an address, no bearer token.
+
+    It hides too much rather than too little. An address that may contain blanks is recognised as a whole only
+    between quotes; use `shown` for a value that is known to be an address.
+    """
+    text = _QUOTED.sub(_redacted_quote, text)
+    text = _USERINFO.sub(lambda m: m["scheme"] + "…@", text)
+    text = _BARE_USERINFO.sub("…@", text)
+    text = _QUERY.sub(lambda m: m[0][0] + "…", text)
+    text = _LOOSE_PAIR.sub(lambda m: (m["name"] or m["other"]) + "=…", text)
+    text = _SECRET_PAIR.sub(lambda m: m["name"] + "=…", text)
     return _TOKEN.sub(lambda m: (m[1] or "hf_") + "…", text)
+
+
+def _redacted_quote(match: re.Match[str]) -> str:
+    text = match["text"]
+    return match["quote"] + (shown(text) if _ADDRESS.match(text) else text) + match["quote"]
+
+
+_ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/|[^\s/]*:[^\s/]*@")
+
+
+def shown(address: str) -> str:
+    """Return `address`, a URL or SOURCE as somebody typed it, in a form that may be printed.
+
+    Everything after the first `?` or `#` is dropped, and everything before the last `@` of what follows the
+    scheme where a colon stands before it.
+    """
+    match = re.match(r"\s*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/+)?", address)
+    scheme = (match["scheme"] or "") if match else ""
+    rest = address.lstrip()[len(scheme) :]
+    host = re.match(r"(?:localhost|[^\s/:@?#]*\.[^\s/:@?#]*|\[[0-9A-Fa-f:.]*\]):\d{1,5}(?=[/?#]|$)", rest)
+    user = None if host else re.match(r"[^/@]*:.*@|[^/@]*@", rest, re.DOTALL)
+    if user:
+        rest = "…@" + rest[user.end() :]
+    cut = re.search(r"[?#]", rest)
+    if cut:
+        rest = rest[: cut.start()] + f"{cut[0]}…"
+    return _TOKEN.sub(lambda m: (m[1] or "hf_") + "…", scheme + rest)
