@@ -71,7 +71,7 @@ async def measure(
     Raises ManifestError where there is nothing to fetch, TransferError where the host gives nothing.
     """
     settings = options.get("settings") or Settings()
-    rows = rows_of(manifest, options)
+    rows = rows_of(manifest, options).rows
     assert not isinstance(rows, AsyncIterable)
     entries = [row for row in islice(rows, _LOOKED_AT) if isinstance(row, Entry)]
     if not entries:

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from osp_fetch import Entry, entry
 from osp_fetch.demo.server import Blob
 from osp_fetch.demo.sources import MetaCdn
-from osp_fetch.model.errors import ManifestError
+from osp_fetch.model.errors import ManifestError, Remedy
 from osp_fetch.model.protocols import Row
 from osp_fetch.sources import select
 from osp_fetch.sources.checksums import Checksums
+from osp_fetch.sources.join import RowJoin
 from osp_fetch.sources.resolve import Options, resolve
 from osp_fetch.sources.select import Seen, Selection, matches
 from tests.conftest import SHARED
@@ -30,7 +31,7 @@ SHA = hashlib.sha256(b"").hexdigest()
 
 
 def rows(source: object, **options: object) -> list[Row]:
-    return list(cast("Iterable[Row]", resolve(source, Options(**options))))  # type: ignore[arg-type]
+    return list(cast("Iterable[Row]", resolve(source, Options(**options)).rows))  # type: ignore[arg-type]
 
 
 def good(source: object, **options: object) -> list[Entry]:
@@ -81,7 +82,8 @@ def test_the_real_link_files_are_read_whole() -> None:
     assert {e.path for e in first} == {e.path for e in second}
     raw = (SHARED / "sa1b_links_2026-01.tsv").read_text()
     assert all(f"{e.path}\t{e.urls[0]}" in raw for e in first)
-    assert sum(listed.of(e.path) is not None for e in first) == 1000
+    joined = RowJoin(listed).over(first)
+    assert sum(isinstance(e, Entry) and e.digest is not None for e in joined) == 1000
 
 
 def test_tables_of_every_kind_give_the_same_rows(tmp_path: Path) -> None:
@@ -183,7 +185,8 @@ def test_a_missing_manifest_is_one_sentence(tmp_path: Path) -> None:
 def test_checksum_lists_join_by_name(tmp_path: Path) -> None:
     listed = text(tmp_path, "sums", f"{MD5}  a.tar\n{SHA} *./d/b.tar\nSHA256 (c d.tar) = {SHA}\n")
     sums = Checksums.read(listed)
-    found = [sums.join(entry(path, "http://h/x")) for path in ("a.tar", "d/b.tar", "c d.tar", "other")]
+    given = [entry(path, "http://h/x") for path in ("a.tar", "d/b.tar", "c d.tar", "other")]
+    found = list(RowJoin(sums).over(given))
     assert [str(e.digest) if isinstance(e, Entry) else e for e in found] == [
         f"md5:{MD5}", f"sha256:{SHA}", f"sha256:{SHA}", "None"
     ]  # fmt: skip
@@ -191,14 +194,23 @@ def test_checksum_lists_join_by_name(tmp_path: Path) -> None:
 
 def test_a_flat_checksum_list_joins_files_in_folders(tmp_path: Path) -> None:
     sums = Checksums.read(text(tmp_path, "sums", f"{MD5}  a.tar\n"))
-    joined = sums.join(entry("deep/a.tar", "http://h/x"))
+    (joined,) = RowJoin(sums).over([entry("deep/a.tar", "http://h/x")])
     assert isinstance(joined, Entry)
     assert joined.digest is not None
 
 
 def test_contradicting_digests_fail_the_row(tmp_path: Path) -> None:
     sums = Checksums.read(text(tmp_path, "sums", f"{MD5}  a\n"))
-    assert isinstance(sums.join(entry("a", "http://h/a", digest="md5:" + "1" * 32)), ManifestError)
+    (joined,) = RowJoin(sums).over([entry("a", "http://h/a", digest="md5:" + "1" * 32)])
+    assert isinstance(joined, ManifestError)
+
+
+def test_a_checksum_list_that_contradicts_itself_names_both_lines(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match="sums:1 and sums:3") as caught:
+        Checksums.read(text(tmp_path, "sums", f"{MD5}  a\n{SHA}  a\n{'1' * 32}  ./a\n"))
+    assert caught.value.remedy is Remedy.ABORT
+    twice = Checksums.read(text(tmp_path, "same", f"{MD5}  a\n{SHA}  a\n{MD5}  a\n"))
+    assert str(twice.digests["a"]) == f"sha256:{SHA}"
 
 
 def test_a_broken_checksum_list_names_its_line(tmp_path: Path) -> None:
@@ -265,7 +277,7 @@ def test_pandas_is_not_imported_for_a_list_of_urls(tmp_path: Path) -> None:
     text(tmp_path, "urls.txt", "http://h/a\n")
     code = (
         "import sys; from osp_fetch.sources.resolve import *; "
-        "list(resolve('urls.txt', Options())); sys.exit('pandas' in sys.modules)"
+        "list(resolve('urls.txt', Options()).rows); sys.exit('pandas' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from dataclasses import dataclass
 from typing import Final
@@ -9,14 +11,40 @@ from typing import Final
 HEX_LENGTHS: Final = {
     "md5": 32,
     "sha1": 40,
+    "sha224": 56,
     "sha256": 64,
+    "sha384": 96,
     "sha512": 128,
     "blake2b": 128,
     "crc32c": 8,
     "git-blob-sha1": 40,
 }
-_BY_LENGTH: Final = {32: "md5", 40: "sha1", 64: "sha256", 128: "sha512"}
+_BY_LENGTH: Final = {32: "md5", 40: "sha1", 56: "sha224", 64: "sha256", 96: "sha384", 128: "sha512"}
+STRENGTH: Final = (
+    "sha512", "sha384", "sha256", "blake2b", "sha224", "sha1", "git-blob-sha1", "md5", "crc32c",
+)  # fmt: skip
+"""Algorithms, the one that proves most first."""
 _HEX: Final = re.compile(r"[0-9a-f]+")
+_NAMED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)\s*[:=]\s*(\S.*)")
+
+
+def _normal(algorithm: str) -> str:
+    """Return `sha256` for `SHA-256`, `sha_256` and `SHA256`."""
+    name = algorithm.strip().lower()
+    return name if name in HEX_LENGTHS else name.replace("-", "").replace("_", "")
+
+
+def _hex(algorithm: str, value: str) -> str:
+    """Return `value` as hexadecimal digits in lower case, where it is base64 of the right length, too."""
+    length = HEX_LENGTHS.get(algorithm)
+    if length is not None and len(value) != length:
+        try:
+            raw = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError):
+            return value.lower()
+        if 2 * len(raw) == length:
+            return raw.hex()
+    return value.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +66,25 @@ class Digest:
 
     @classmethod
     def parse(cls, text: str, algorithm: str | None = None) -> Digest:
-        """Read `sha256:…`, or bare hex of `algorithm` (by its length where None: md5, sha1, …)."""
-        name, colon, value = text.strip().partition(":")
-        if not colon:
-            name, value = algorithm or _BY_LENGTH.get(len(name), "?"), name
-        return cls(name.strip().lower(), value.strip().lower())
+        """Return the digest that `text` states.
+
+        Args:
+            text: `sha256:…` or `sha-256=…`, or a bare value: hexadecimal in any case, or base64 where the
+                algorithm is known.
+            algorithm: of a bare value; found by its length (md5, sha1, …) if None.
+
+        Raises:
+            ValueError: it is no digest, or of an unknown algorithm.
+        """
+        text = text.strip()
+        match = _NAMED.fullmatch(text)
+        if match and _normal(match[1]) in HEX_LENGTHS:
+            name, value = _normal(match[1]), match[2]
+        elif match and not (algorithm and text.endswith("=")):
+            name, value = match[1].lower(), match[2]
+        else:
+            name, value = algorithm or _BY_LENGTH.get(len(text), "?"), text
+        return cls(name, _hex(name, value.strip()))
 
     def __reduce__(self) -> tuple[type[Digest], tuple[str, str]]:
         # by field names, as dataclasses do it, it would take ten times as long
@@ -50,3 +92,10 @@ class Digest:
 
     def __str__(self) -> str:
         return f"{self.algorithm}:{self.hex}"
+
+
+def stronger(one: Digest | None, other: Digest) -> Digest:
+    """Return the one of two digests of a file that proves more."""
+    if one is None:
+        return other
+    return min(one, other, key=lambda digest: STRENGTH.index(digest.algorithm))

@@ -1,14 +1,14 @@
-"""Checksum lists as md5sum, sha256sum and their BSD cousins write them."""
+"""Checksum lists as md5sum and sha256sum write them, in the GNU and in the BSD form."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ..model.digest import Digest
+from ..model.digest import Digest, stronger
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..model.protocols import Row
@@ -19,53 +19,69 @@ _BSD: Final = re.compile(r"([A-Za-z0-9]+) \((.+)\) = ([0-9a-fA-F]+)")
 
 
 class Checksums:
-    """Digests by path. A list that names no folders also joins to files that lie in some."""
+    """Digests by path; see `join.FileList`."""
 
-    def __init__(self, digests: Mapping[str, Digest], where: str = "checksums") -> None:
+    def __init__(self, digests: Mapping[str, Digest], name: str = "checksums") -> None:
         self.digests = digests
-        self._where = where
-        self._flat = not any("/" in name for name in digests)
+        self.name = name
 
     @classmethod
     def read(cls, path: Path) -> Checksums:
-        """Read a list; raises ManifestError, naming the line, for what is none."""
-        digests: dict[str, Digest] = {}
+        """Read a list.
+
+        A name that is listed with several algorithms keeps the strongest.
+
+        Raises:
+            ManifestError: the file is no such list, or states two values for one name; both lines are named.
+        """
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise broken(f"{path}: the checksum list cannot be read ({error})") from None
+        digests: dict[str, Digest] = {}
+        seen: dict[tuple[str, str], tuple[int, Digest]] = {}
         for number, line in enumerate(lines, start=1):
             if not line.strip() or line.startswith("#"):
                 continue
-            gnu, bsd = _GNU.fullmatch(line), _BSD.fullmatch(line)
             try:
-                if gnu:
-                    name, digest = gnu[2], Digest.parse(gnu[1])
-                elif bsd:
-                    name, digest = bsd[2], Digest.parse(bsd[3], bsd[1].lower())
-                else:
-                    raise ValueError("not of the form 'HEX  NAME'")
+                name, digest = _parsed(line)
             except ValueError as error:
                 raise broken(
                     f"{path.name}:{number}: {error}; md5sum and sha256sum write such lists"
                 ) from None
-            digests[name.removeprefix("./")] = digest
+            before, earlier = seen.setdefault((name, digest.algorithm), (number, digest))
+            if earlier != digest:
+                raise broken(
+                    f"{path.name}:{before} and {path.name}:{number} state different {digest.algorithm} "
+                    "values "
+                    f"for {name}; find out which is right and remove the other"
+                )
+            digests[name] = stronger(digests.get(name), digest)
+        if not digests:
+            raise broken(f"{path}: the checksum list is empty")
         return cls(digests, path.name)
 
-    def of(self, path: str) -> Digest | None:
-        """The digest listed for `path`."""
-        found = self.digests.get(path)
-        return self.digests.get(path.rsplit("/", 1)[-1]) if found is None and self._flat else found
+    def paths(self) -> Iterable[str]:
+        return self.digests
 
-    def join(self, row: Row) -> Row:
-        """`row` with the digest listed for it; a contradiction fails the row."""
-        if not isinstance(row, Entry) or (listed := self.of(row.path)) is None:
-            return row
-        if row.digest is None:
-            return replace(row, digest=listed)
-        if row.digest.algorithm == listed.algorithm and row.digest != listed:
+    def combine(self, entry: Entry, path: str) -> Row:
+        listed = self.digests[path]
+        if entry.digest is None:
+            return replace(entry, digest=listed)
+        if entry.digest.algorithm == listed.algorithm and entry.digest != listed:
             return ManifestError(
-                f"{row.path}: the manifest and {self._where} state different {listed.algorithm} values; "
+                f"{entry.path}: the manifest and {self.name} state different {listed.algorithm} values; "
                 "find out which is right and remove the other"
             )
-        return row
+        return entry
+
+
+def _parsed(line: str) -> tuple[str, Digest]:
+    """Return the name and the digest of one line. Raises ValueError."""
+    if gnu := _GNU.fullmatch(line):
+        name, digest = gnu[2], Digest.parse(gnu[1])
+    elif bsd := _BSD.fullmatch(line):
+        name, digest = bsd[2], Digest.parse(bsd[3], bsd[1].lower())
+    else:
+        raise ValueError("not of the form 'HEX  NAME'")
+    return name.removeprefix("./"), digest

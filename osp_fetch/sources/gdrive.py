@@ -27,6 +27,7 @@ from ..model.errors import (
     Remedy,
     StatusError,
 )
+from ..model.links import shown
 from ..model.protocols import Row
 from .rows import Blocks, broken
 
@@ -46,7 +47,7 @@ def check_address(text: str) -> tuple[str, str]:
     """(`folders` or `files`, the id) of a `gdrive://` address. Raises ManifestError."""
     match = _ADDRESS.fullmatch(text)
     if match is None:
-        raise broken(f"{text}: not of the form gdrive://folders/ID or gdrive://files/ID")
+        raise broken(f"{shown(text)}: not of the form gdrive://folders/ID or gdrive://files/ID")
     return match["kind"], match["id"]
 
 

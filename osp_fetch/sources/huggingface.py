@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from ..model.digest import Digest
 from ..model.entry import Entry, entry
 from ..model.errors import CredentialsError, ManifestError, NetworkError, Remedy
+from ..model.links import shown
 from ..model.report import Outcome, Status
 from .rows import Blocks, Numbered, broken
 from .select import matches
@@ -39,7 +40,7 @@ class Address:
     def parse(cls, text: str) -> Address:
         match = _ADDRESS.fullmatch(text)
         if match is None:
-            raise broken(f"{text}: not of the form hf://datasets/OWNER/NAME[@REV][/GLOB]")
+            raise broken(f"{shown(text)}: not of the form hf://datasets/OWNER/NAME[@REV][/GLOB]")
         kind = "dataset" if match["kind"] == "datasets" else "model"
         return cls(kind, match["repo"], unquote(match["rev"] or "main"), match["glob"] or "")
 
@@ -97,6 +98,8 @@ def _pages(api: Any, address: Address, commit: str) -> Blocks:
         yield block
         following = reply.links.get("next", {}).get("url")
         url = _rehosted(following, api.endpoint) if following else None
+    if address.glob and not number:
+        raise broken(f"{address.glob!r} names no file of {address.repo} at {commit[:12]}; check the path")
 
 
 def _wanted(path: str, glob: str) -> bool:

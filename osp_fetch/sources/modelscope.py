@@ -15,7 +15,7 @@ from urllib.parse import quote, unquote, urlencode
 from ..model.digest import Digest
 from ..model.entry import entry
 from ..model.errors import CredentialsError, FetchError, ManifestError, NetworkError, Remedy
-from ..model.links import redact
+from ..model.links import redact, shown
 from ..model.protocols import Row
 from .rows import Blocks, broken
 from .select import matches
@@ -40,7 +40,7 @@ class Address:
     def parse(cls, text: str) -> Address:
         match = _ADDRESS.fullmatch(text)
         if match is None:
-            raise broken(f"{text}: not of the form modelscope://datasets/OWNER/NAME[@REV][/GLOB]")
+            raise broken(f"{shown(text)}: not of the form modelscope://datasets/OWNER/NAME[@REV][/GLOB]")
         return cls(match["repo"], unquote(match["rev"] or "master"), match["glob"] or "")
 
     def __str__(self) -> str:
@@ -58,7 +58,7 @@ def listing(text: str) -> Blocks:
         endpoint = f"https://{endpoint}"
     token = os.environ.get("MODELSCOPE_API_TOKEN")
     headers = {"Authorization": f"Bearer {token}", "Cookie": f"m_session_id={token}"} if token else {}
-    number, page = 0, 0
+    number = page = named = 0
     while True:
         page += 1
         files = _page(address, endpoint, headers, page)
@@ -68,9 +68,12 @@ def listing(text: str) -> Blocks:
             path = str(file.get("Path") or "")
             if file.get("Type") != "tree" and (not address.glob or matches(path, address.glob)):
                 block.append((number, _row(address, endpoint, headers, path, file)))
+        named += len(block)
         yield block
         if len(files) < _PAGE:
-            return
+            break
+    if address.glob and not named:
+        raise broken(f"{address.glob!r} names no file of {address}; check the path")
 
 
 def _row(address: Address, endpoint: str, headers: dict[str, str], path: str, file: dict[str, Any]) -> Row:

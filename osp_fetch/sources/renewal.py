@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,6 @@ from ..model.links import source_key
 from ..model.protocols import Row
 
 _LOOK: Final = 1.0  # seconds between two looks at the files
-_COMMAND_TIME: Final = 600.0  # a command that takes longer is stuck
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -30,7 +30,7 @@ class LinkFiles:
 
     `read(files)`: the rows of `files`, as the run takes them. `wait`: wait for somebody to put fresh
     files in place. `command`: run by the shell when links are dead; it puts fresh files in place, or
-    prints a link file.
+    prints a link file; it is killed after `patience` seconds.
     """
 
     def __init__(
@@ -40,9 +40,10 @@ class LinkFiles:
         *,
         wait: bool = False,
         command: str = "",
+        patience: float = 120.0,
         observe: events.Observer = lambda _: None,
     ) -> None:
-        self._observe = observe
+        self._observe, self._patience = observe, patience
         self._files, self._read, self._wait, self._command = list(files), read, wait, command
         self._stamp = self._look()
         self._looked = time.monotonic()
@@ -110,7 +111,7 @@ class LinkFiles:
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(_COMMAND_TIME):
+            async with asyncio.timeout(self._patience):
                 out, _ = await process.communicate()
         except (TimeoutError, asyncio.CancelledError) as error:
             # the whole group: what the shell has started holds the pipe, and would go on for ever
@@ -119,7 +120,7 @@ class LinkFiles:
             await process.wait()
             if isinstance(error, asyncio.CancelledError):
                 raise
-            self._failed(f"it had not ended after {_COMMAND_TIME:.0f} s")
+            self._failed(f"it had not ended after {self._patience:.0f} s and was killed")
             return False
         printed = out.decode("utf-8", "replace")
         self._printed = printed if printed.strip() else None
@@ -134,11 +135,19 @@ class LinkFiles:
 
 
 def _other(entry: Entry, fresh: Entry | None) -> Entry | None:
-    """`fresh`, where it means the same file by other links: a new signature changes no path."""
+    """Return `entry` with the links of `fresh` in place of its own that lead to the same files.
+
+    A new signature changes no path. Size, digest and mirrors of `entry` stay: a link file lists none of them.
+    Returns None if `fresh` has no other link of the file.
+    """
     if fresh is None or fresh.urls == entry.urls:
         return None
-    old = {_path(url) for url in entry.urls}
-    return fresh if any(_path(url) in old for url in fresh.urls) else None
+    renewed = {_path(url) for url in fresh.urls}
+    kept = tuple(url for url in entry.urls if _path(url) not in renewed)
+    urls = (*fresh.urls, *(url for url in kept if url not in fresh.urls))
+    if len(kept) == len(entry.urls) or urls == entry.urls:
+        return None
+    return replace(entry, urls=urls, headers=fresh.headers)
 
 
 def _path(url: str) -> str:

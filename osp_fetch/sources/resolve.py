@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -14,8 +15,7 @@ from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
 from . import gdrive, huggingface, lists, rows, sa1b, select, table
-from .backup import Backup
-from .checksums import Checksums
+from .join import FileList, RowJoin
 from .rows import Blocks, broken
 from .select import Selection
 
@@ -24,36 +24,58 @@ if TYPE_CHECKING:
 
 _MOMENT: Final = 2 << 20  # a manifest of so many bytes is read whole before anything is fetched
 _BLOCK: Final = 256
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How rows are taken from any source. `shard`: (i, n), the i-th of n, counted from 0."""
+    """How rows are taken from any source. `shard`: (i, n), the i-th of n, counted from 0.
+
+    `lists`: lists of the same files that rows are joined with, in this order.
+    """
 
     selection: Selection = Selection()
-    checksums: Checksums | None = None
-    backups: tuple[Backup, ...] = ()
+    lists: tuple[FileList, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     shard: tuple[int, int] | None = None
     strict: bool = False
 
 
-def resolve(source: object, options: Options) -> Manifest:
-    """The rows of `source`: a SOURCE string, a Path, a DataFrame, or an (async) iterable of entries.
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The rows of a manifest, to be read once, and the joins that they go through."""
 
-    Raises ManifestError where there is no such source, or its columns make no sense; with
-    `options.strict` at the first bad row, too.
+    rows: Manifest
+    joins: tuple[RowJoin, ...] = ()
+
+    def notes(self) -> list[str]:
+        """Return what a user has to know of the joins, once all rows were read."""
+        return [note for join in self.joins for note in join.notes()]
+
+
+def resolve(source: object, options: Options) -> Resolved:
+    """Return the rows of `source`: a SOURCE string, a Path, a DataFrame, or an (async) iterable of entries.
+
+    Raises ManifestError where there is no such source, its columns make no sense, its globs leave nothing, or
+    a list covers none of its files; with `options.strict` at the first bad row, too. While the rows are read
+    the same errors may come, for what shows only then.
     """
+    joins = tuple(RowJoin(each, strict=options.strict) for each in options.lists)
     if isinstance(source, AsyncIterable):
-        return _each(source, options)
+        return Resolved(_each(source, options, joins), joins)
     several = isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source)
     each_source = list(cast("list[str]", source)) if several else [source]
     found = [_blocks(each, options) for each in each_source]
     named = ((name, block) for name, blocks, _ in found for block in blocks)
-    chosen = _chosen(select.distinct(_wanted(named, options.selection)), options)
+    chosen: Iterable[Row] = (
+        row for block in select.distinct(_wanted(named, options.selection)) for row in block
+    )
+    for join in joins:
+        chosen = join.over(chosen)
+    taken = (_take(row, options) for row in chosen)
     if all(small for _, _, small in found):
-        return list(_shard(_sorted(list(chosen)), options))
-    return _shard(chosen, options)
+        return Resolved(list(_shard(_sorted(list(taken)), options)), joins)
+    return Resolved(_shard(taken, options), joins)
 
 
 def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
@@ -69,27 +91,44 @@ def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
     if isinstance(source, str) and source.startswith("gdrive://"):
         gdrive.check_address(source)
         return source, gdrive.listing(source), False
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        return "URL", iter([[(1, rows.read_row({"url": source}, "URL", 1))]]), True
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        url = source.partition(":")[0].lower() + source[source.index(":") :]
+        return "URL", iter([[(1, rows.read_row({"url": url}, "URL", 1))]]), True
+    if isinstance(source, str) and (scheme := _SCHEME.match(source)) and not Path(source).exists():
+        raise broken(_unsupported(scheme[1].lower(), source))
     if isinstance(source, (str, Path)):
         return _file(Path(source), options)
     if type(source).__name__ == "DataFrame":
         return "DataFrame", table.frame(cast("pandas.DataFrame", source)), False
     if isinstance(source, Iterable):
         return "manifest", _grouped(source), False
-    raise broken(f"{source!r} is no manifest; pass a SOURCE, a DataFrame, or an iterable of Entry")
+    raise broken(
+        f"a {type(source).__name__} is no manifest; pass a SOURCE, a DataFrame, or an iterable of Entry"
+    )
+
+
+def _unsupported(scheme: str, source: str) -> str:
+    """Return the sentence for a SOURCE with a scheme that cannot be fetched."""
+    shown = links.shown(source)
+    if scheme in ("http", "https"):
+        return f"{shown}: not a URL; write {scheme}:// with two slashes"
+    known = "http://, https://, hf://, modelscope:// and gdrive://"
+    return f"{shown}: {scheme}: is not fetched by osp-fetch; it takes {known}, files and dataset names"
 
 
 def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
     try:
         size = path.stat().st_size
         if not path.is_file():
-            raise broken(f"{path} is not a file; name a manifest, a URL, an address or a dataset")
+            raise broken(
+                f"{links.shown(str(path))} is not a file; name a manifest, a URL, an address or a dataset"
+            )
         with path.open("rb") as file:
             first = file.readline(1 << 20).decode("utf-8", "replace")
     except OSError as error:
         raise broken(
-            f"{path}: no such manifest can be read ({error.strerror}); a SOURCE is a manifest file, "
+            f"{links.shown(str(path))}: no such manifest can be read ({error.strerror}); a SOURCE is a "
+            "manifest file, "
             "a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
         ) from None
     kind = path.suffix.lower()
@@ -118,25 +157,44 @@ def _grouped(source: Iterable[Row]) -> Blocks:
         yield block
 
 
-def _chosen(blocks: Iterator[list[Row]], options: Options) -> Iterator[Row]:
-    for block in blocks:
-        for row in block:
-            yield _take(row, options)
-
-
 def _wanted(
     named: Iterator[tuple[str, list[rows.Numbered]]], selection: Selection
 ) -> Iterator[tuple[str, list[rows.Numbered]]]:
+    counts = _Counts(selection)
     for name, block in named:
-        yield name, [(n, row) for n, row in block if not isinstance(row, Entry) or selection.wants(row.path)]
+        yield name, [(n, row) for n, row in block if counts.wants(row)]
+    counts.check()
+
+
+class _Counts:
+    """Counts what globs leave of a manifest, so that a misspelt glob is not taken for success."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self._files = self._kept = 0
+
+    def wants(self, row: Row) -> bool:
+        """Return whether `row` is to be fetched, or is an error to be reported."""
+        if not isinstance(row, Entry):
+            self._kept += 1
+            return True
+        wanted = self._selection.wants(row.path)
+        self._files += 1
+        self._kept += wanted
+        return wanted
+
+    def check(self) -> None:
+        """Raise ManifestError if globs were given and left nothing."""
+        if not self._kept and (self._selection.include or self._selection.exclude):
+            globs = ", ".join(repr(glob) for glob in (*self._selection.include, *self._selection.exclude))
+            raise broken(
+                f"include and exclude ({globs}) leave none of the manifest's {self._files} files; "
+                "check the globs against the paths that plan shows"
+            )
 
 
 def _take(row: Row, options: Options) -> Row:
-    """`row` as the options want it: with its digest from the list, and with the headers."""
-    if options.checksums:
-        row = options.checksums.join(row)
-    for backup in options.backups:
-        row = backup.join(row)
+    """Return `row` with the headers of the options. Raises it with `strict`, where it is an error."""
     if options.headers and isinstance(row, Entry):
         row = replace(row, headers=(*row.headers, *options.headers))
     if options.strict and isinstance(row, ManifestError):
@@ -167,17 +225,36 @@ def _shard(chosen: Iterable[Row], options: Options) -> Iterator[Row]:
     yield from select.shard(chosen, index, total)
 
 
-async def _each(source: AsyncIterable[Row], options: Options) -> AsyncIterator[Row]:
+async def _each(source: AsyncIterable[Row], options: Options, joins: Sequence[RowJoin]) -> AsyncIterator[Row]:
     index, total = options.shard or (0, 1)
-    number, line, seen = 0, -1, select.Seen()
+    number, counts = 0, _Counts(options.selection)
+    async for row in _distinct(source, counts):
+        for joined in _passed([row], joins):
+            if number % total == index:
+                yield _take(joined, options)
+            number += 1
+    counts.check()
+    for place, join in enumerate(joins):
+        for joined in _passed(join.end(), joins[place + 1 :]):
+            if number % total == index:
+                yield _take(joined, options)
+            number += 1
+
+
+async def _distinct(source: AsyncIterable[Row], counts: _Counts) -> AsyncIterator[Row]:
+    line, seen = -1, select.Seen()
     async for item in source:
         line += 1
         row = rows.any_row(item, line)
-        if isinstance(row, Entry):
-            if not options.selection.wants(row.path):
-                continue
-            if seen.repeats([row.path])[0]:
-                row = ManifestError(f"manifest:{line}: {row.path} is named twice; rename or remove this row")
-        if number % total == index:
-            yield _take(row, options)
-        number += 1
+        if not counts.wants(row):
+            continue
+        if isinstance(row, Entry) and seen.repeats([row.path])[0]:
+            row = ManifestError(f"manifest:{line}: {row.path} is named twice; rename or remove this row")
+        yield row
+
+
+def _passed(given: list[Row], joins: Sequence[RowJoin]) -> list[Row]:
+    """Return what comes out of all `joins` when `given` goes in."""
+    for join in joins:
+        given = [joined for row in given for joined in join.add(row)]
+    return given

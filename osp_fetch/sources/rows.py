@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from ..model.digest import Digest
+from ..model.digest import STRENGTH, Digest
 from ..model.entry import Entry, entry
 from ..model.errors import ManifestError, Remedy
+from ..model.links import shown
 from ..model.protocols import Row
 
 Numbered = tuple[int, Row]  # the row's line (or its number, where there are no lines), and the row
@@ -21,8 +23,16 @@ COLUMNS: Final = {
     "size": ("size", "bytes", "length", "content_length", "file_size", "filesize"),
     "headers": ("headers",),
     "digest": ("digest", "checksum", "hash"),
-    **{name: (name,) for name in ("sha256", "md5", "sha1", "sha512", "blake2b", "crc32c")},
 }
+_ALGORITHMS: Final = ("sha512", "sha384", "sha256", "sha224", "sha1", "md5", "blake2b", "crc32c")
+# a column is one of digests if it is an algorithm's name and any of these: `md5sum`, `file_sha256`,
+# `OriginalMD5`
+_DIGEST_WORDS: Final = re.compile(
+    r"(?:sum|hash|hex|hexdigest|digest|checksum|value|b64|base64|file|content|original|expected|source|archive|"
+    r"tar|zip|data|image|img|video|media|object|blob|raw|download|url|of|the|in|cs)*"
+)
+_NEAR: Final = 0.82  # likeness of two names above which one is the other misspelt (difflib)
+_UNCHECKED: Final = re.compile(r"(?:blake3|blake2s|sha3|xxh|crc32|crc64|md4|ripemd|whirlpool|adler32|murmur)")
 _MEANINGS: Final = {name: meaning for meaning, names in COLUMNS.items() for name in names}
 
 
@@ -32,25 +42,60 @@ def broken(message: str) -> ManifestError:
 
 
 def meanings(columns: Sequence[str], where: str) -> dict[str, int]:
-    """What each known column is for: meaning → its place.
+    """Return what each known column is for, as meaning → index.
 
-    Other columns are left alone, for manifests carry captions and widths; one that is a known name
-    misspelt is an error, because a digest that is silently dropped is a check that never happens.
+    Other columns are left alone, because manifests carry captions and widths. A column that seems to hold
+    digests and is not known by its name, or whose name is nearly that of an algorithm, is refused: a digest
+    that is silently dropped is a check that never happens.
+
+    Raises:
+        ManifestError: no column holds links, or one is refused.
     """
     found: dict[str, int] = {}
     for place, column in enumerate(columns):
         name = column.strip().lower().replace("-", "_").replace(" ", "_")
-        meaning = _MEANINGS.get(name)
+        meaning = _MEANINGS.get(name) or _algorithm_of(column, where)
+        if meaning in _ALGORITHMS and meaning in found:
+            raise broken(
+                f"{where}: the columns {columns[found[meaning]]!r} and {column!r} both hold {meaning} "
+                "digests; keep one of them"
+            )
         if meaning is not None:
             found.setdefault(meaning, place)
             continue
-        near = difflib.get_close_matches(name, _MEANINGS, n=1, cutoff=0.8)
-        if near:
+        if near := difflib.get_close_matches(name, _ALGORITHMS, n=1, cutoff=_NEAR):
             raise broken(f"{where}: unknown column {column!r}; did you mean {near[0]!r}?")
     if "url" not in found:
-        shown = ", ".join(repr(c[:40]) for c in columns[:8]) if any(columns) else "not there"
-        raise broken(f"{where}: no column holds links (columns are {shown}); name it url, link or cdn_link")
+        for column in columns:
+            if near := difflib.get_close_matches(column.strip().lower(), COLUMNS["url"], n=1, cutoff=_NEAR):
+                raise broken(f"{where}: unknown column {column!r}; did you mean {near[0]!r}?")
+        names = ", ".join(repr(c[:40]) for c in columns[:8]) if any(columns) else "not there"
+        raise broken(f"{where}: no column holds links (columns are {names}); name it url, link or cdn_link")
     return found
+
+
+def _algorithm_of(column: str, where: str) -> str | None:
+    """Return the algorithm of a column of digests, None for another column. Raises ManifestError."""
+    words = re.findall(r"[A-Z]?[a-z]+[0-9]*[a-z]*|[A-Z]+[0-9]*[a-z]?|[0-9]+", column)
+    joined = "".join(words).lower()
+    for algorithm in _ALGORITHMS:
+        before, found, after = joined.partition(algorithm)
+        if found and _DIGEST_WORDS.fullmatch(before) and _DIGEST_WORDS.fullmatch(after):
+            return algorithm
+    # a name that only contains those letters (`sasha1`) is another column
+    parts = [part.lower() for part in re.split(r"[^A-Za-z0-9]+", column)]
+    if any(part.startswith(_ALGORITHMS) for part in parts):
+        raise broken(
+            f"{where}: the column {column!r} seems to hold digests; call it by the algorithm, such as sha256 "
+            "or "
+            "md5, or remove it"
+        )
+    if any(_UNCHECKED.match(part) for part in parts):
+        raise broken(
+            f"{where}: the column {column!r} seems to hold digests that osp-fetch cannot compute; it knows "
+            f"{', '.join(_ALGORITHMS)}. Rename or remove the column to go on without"
+        )
+    return None
 
 
 def read_row(values: Mapping[str, Any], where: str, line: int) -> Row:
@@ -119,7 +164,7 @@ def _size(value: Any) -> int | None:
 
 
 def _digest(values: Mapping[str, Any]) -> Digest | None:
-    for algorithm in ("sha256", "sha512", "blake2b", "sha1", "md5", "crc32c"):
+    for algorithm in STRENGTH:
         if values.get(algorithm):
             return Digest.parse(str(values[algorithm]), algorithm)
     return Digest.parse(str(values["digest"])) if values.get("digest") else None
@@ -129,5 +174,5 @@ def name_of(url: str) -> str:
     """The file name that a URL suggests: the last name of its path, its escapes undone."""
     name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     if not name:
-        raise ManifestError(f"{url} names no file; give the row a path")
+        raise ManifestError(f"{shown(url)} names no file; give the row a path")
     return name
