@@ -63,23 +63,27 @@ class Download:
         self.emptied = False  # all that was held is to be written anew; whoever writes clears this
         self._plain = False  # ask without Range
         self.dropped: str | None = None  # the last mirror that was given up for wrong bytes
-        self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None)
+        source = record.source_key if record else ""
+        self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None, source=source)
+        self._sources: set[str] = set()  # links that bytes held came from
         self.trust = Trust(entry.path, digest=entry.digest is not None)
         self._ranged = False  # a range has been answered with one
         self._wholes = 0  # times that the whole file came in answer to a range
         self._restarts = {True: 0, False: 0}
+        self.must_restart = False  # its only source was given up: nothing held may be built upon
         self._ends: list[int] = []
         if record is not None and partial_size is not None:
             self._resume(record, partial_size)
 
     def _resume(self, record: Record, partial_size: int) -> None:
-        known = any(links.leads_to(url, record.source_key) for url in self.mirrors.all)
+        known = links.leads_to(self.mirrors.first, record.source_key)
         contradicts = None not in (self.length, record.length) and self.length != record.length
         if record.published or contradicts or not (known or self.entry.digest):
             return
         # the ledger is trusted as far as the disk
         self.parts.held = record.held & RangeSet.upto(partial_size)
         self.parts.length = self.length if self.length is not None else record.length
+        self._sources.add(self.mirrors.first if known else record.source_key)
         self.trust.resume(record.source_key, record.validator)
         self.trust.unproven = bool(self.held) and not self.trust.proven(self.mirrors.first)
 
@@ -168,6 +172,7 @@ class Download:
         if found.length is not None:
             self.parts.length = found.length
         self.trust.begin(part.url, found)
+        self._sources.add(part.url)
 
     def _check_length(self, found: Representation) -> None:
         if found.length is None or self.length is None or found.length == self.length:
@@ -206,6 +211,7 @@ class Download:
 
     def _empty(self) -> None:
         self.parts.empty()
+        self._sources.clear()
         self.trust.forget()
         self.emptied = True
 
@@ -262,30 +268,44 @@ class Download:
         raise error
 
     def forsake(self, link: str) -> bool:
-        """Give up one mirror; whether there is another."""
+        """Give up one mirror; return whether there is another.
+
+        Without a digest nothing proves that two mirrors hold the same bytes. The file then begins again at
+        byte 0, see `must_restart`.
+        """
         another = self.mirrors.forsake(link)
-        if another and self.entry.digest is None:
-            self.parts.single = self._plain = False  # what the other server can do is not known yet
-            self.trust.forget(unproven=True)
+        self.must_restart = another and self.entry.digest is None
         return another
 
     def restart(self, error: FetchError) -> bool:
         """Begin at the first byte; False where that has been tried enough."""
+        if self.must_restart:
+            # another mirror, which is no failure of the file's; what that server can do is not known yet
+            self.must_restart = self.parts.single = self._plain = self._ranged = False
+            self._wholes = 0
+            self._ends.clear()
+            self._drop()
+            return True
         wrong_bytes = isinstance(error, IntegrityError)
         self._restarts[wrong_bytes] += 1
         # wrong bytes: once more, or once from each mirror alone, for it may be a mix of theirs
         most = max(1, len(self.entry.urls)) if wrong_bytes else RESTARTS
         if error.remedy is not Remedy.RESTART or self._restarts[wrong_bytes] > most:
             return False
-        self.parts.empty()
-        self.parts.length, self.parts.probed = self.entry.size, False
-        self.trust.forget()
+        self._drop()
         if wrong_bytes:
             self.dropped = self.mirrors.distrust() or self.dropped
         else:
             # parts of one stream agree by nature, also where every edge server has its own ETag
             self.parts.single = True
         return True
+
+    def _drop(self) -> None:
+        """Hold nothing, and know nothing of the server."""
+        self.parts.empty()
+        self.parts.length, self.parts.probed = self.entry.size, False
+        self._sources.clear()
+        self.trust.forget()
 
     # the end
 
@@ -314,4 +334,6 @@ class Download:
         """What the ledger should keep, with no more than `held` claimed."""
         key = links.source_key(self.mirrors.first)
         validator = self.trust.validator(self.mirrors.first)
+        if published is None and len(self._sources | {self.mirrors.first}) > 1 and held:
+            key = ""  # of several sources: only a digest can tell that these bytes belong together
         return Record(self.entry.path, key, self.length, validator, held, digests or {}, checksums, published)

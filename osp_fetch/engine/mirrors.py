@@ -10,11 +10,13 @@ from ..model import links
 class Mirrors:
     """Which link the next part is asked of. `spread`: all of them in turn, else the first alone.
 
-    Only a digest proves that mirrors hold the same bytes, so that without one a file comes from one.
+    `source`: the source key of the bytes held, whose link then comes first. Only a digest proves that mirrors
+    hold the same bytes, so that without one a file comes from one.
     """
 
-    def __init__(self, urls: Sequence[str], *, spread: bool) -> None:
-        self._urls = list(urls)
+    def __init__(self, urls: Sequence[str], *, spread: bool, source: str = "") -> None:
+        # what is held of a file goes on from where it came, if only one source can be trusted
+        self._urls = sorted(urls, key=lambda url: not spread and not links.leads_to(url, source))
         self._spread = spread
         self._turn = 0
         self._mixed = False  # wrong bytes came while several mirrors brought them

@@ -85,7 +85,8 @@ class Trust:
             (key, validator), self._seen = self._seen, None
             self._validators.setdefault(key, validator)
 
-    def forget(self, *, unproven: bool = False) -> None:
-        """Nothing is known of any server any more; `unproven`: but something is held."""
+    def forget(self) -> None:
+        """Nothing is known of any server any more, and nothing is held."""
         self._validators.clear()
-        self.unproven = unproven
+        self._seen = None
+        self.unproven = False
