@@ -19,7 +19,7 @@ from pathlib import Path
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import Remedy, StorageError
 from osp_fetch.model.record import Published, Record
-from osp_fetch.storage.files import Disk
+from osp_fetch.storage.files import Disk, Existing
 
 
 class Power:
@@ -60,7 +60,7 @@ class SimulatedDisk(Disk):
         self.folding = folding
         self.names: dict[Path, Inode] = {}
         self.durable_names: dict[Path, Inode] = {}
-        self.renames: list[tuple[Path | None, Path, Inode]] = []  # not yet synced, oldest first
+        self.renames: list[tuple[Path | None, Path | None, Inode]] = []  # not yet synced, oldest first
         self._open: dict[int, Inode] = {}
         self._next = 1000
         self._clock = 0
@@ -71,6 +71,8 @@ class SimulatedDisk(Disk):
             self.power.use()
             place = Path(place)
             inode = self.names.get(place)
+            if inode is not None and flags & os.O_EXCL:
+                raise FileExistsError(errno.EEXIST, "it exists")
             if inode is None:
                 if not flags & os.O_CREAT:
                     raise FileNotFoundError(errno.ENOENT, "no such file")
@@ -126,6 +128,21 @@ class SimulatedDisk(Disk):
             inode = self.names.get(Path(place))
             return Published(len(inode.data), inode.mtime) if inode else None
 
+    def existing(self, place: Path | str) -> Existing | None:
+        seen = self.look(place)
+        return Existing("file", *seen, 1) if seen else None
+
+    def unlink(self, place: Path | str) -> None:
+        with self._lock:
+            self.power.use()
+            inode = self.names.pop(Path(place))
+            self.renames.append((Path(place), None, inode))
+
+    def rename_new(self, place: Path | str, final: Path | str) -> None:
+        if self.look(final) is not None:
+            raise FileExistsError(errno.EEXIST, "it exists")
+        self.replace(place, final)
+
     def replace(self, place: Path | str, final: Path | str) -> None:
         with self._lock:
             self.power.use()
@@ -138,16 +155,18 @@ class SimulatedDisk(Disk):
         with self._lock:
             self.power.use()
             # as on journaling file systems: names reach the disk in order, so all before go along
-            last = max((n for n, r in enumerate(self.renames) if r[1].parent == folder), default=-1)
+            inside = [n for n, (old, new, _) in enumerate(self.renames) if folder in _folders(old, new)]
+            last = max(inside, default=-1)
             for old, new, inode in self.renames[: last + 1]:
                 self._name(self.durable_names, old, new, inode)
             del self.renames[: last + 1]
 
     @staticmethod
-    def _name(names: dict[Path, Inode], old: Path | None, new: Path, inode: Inode) -> None:
+    def _name(names: dict[Path, Inode], old: Path | None, new: Path | None, inode: Inode) -> None:
         if old is not None:
             names.pop(old, None)
-        names[new] = inode
+        if new is not None:
+            names[new] = inode
 
     def is_folder(self, folder: Path) -> bool:
         return True
@@ -184,6 +203,10 @@ class SimulatedDisk(Disk):
             data = _survived(inode, chance)
             after.names[place] = after.durable_names[place] = Inode(bytearray(data), data, [], inode.mtime)
         return after
+
+
+def _folders(*places: Path | None) -> set[Path]:
+    return {place.parent for place in places if place is not None}
 
 
 def _survived(inode: Inode, chance: random.Random) -> bytes:

@@ -258,8 +258,8 @@ async def test_a_clerk_gives_names_to_what_is_right_and_to_nothing_else(tmp_path
             (found[name],) = await asyncio.gather(put, return_exceptions=True)
             if isinstance(found[name], Exception):
                 assert memory.view[:-1] == bytes_in  # whoever fetches the file goes on with it
-    published, digests = found["a"]
-    assert (published.size, digests["sha256"]) == (1, sha256(b"a").removeprefix("sha256:"))
+    (published, kept), digests = found["a"]
+    assert (published.size, kept, digests["sha256"]) == (1, None, sha256(b"a").removeprefix("sha256:"))
     assert isinstance(found["d/wrong"], IntegrityError)
     assert "cannot be put in place" in str(found["taken"])
     assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["a"]

@@ -74,7 +74,8 @@ class Bringer:
                 # what an earlier file held, or the disk has lost, must not be taken for held bytes
                 # once the partial has grown past it again
                 await self._tools.ledger.put(download.record(download.held))
-            transfer = Transfer(self._tools, entry, download, wanted.order, opened)
+            replaces = wanted.record.published if wanted.record else None
+            transfer = Transfer(self._tools, entry, download, wanted.order, opened, replaces)
             opened = None
             try:
                 return await transfer.fetch()

@@ -30,7 +30,7 @@ class Run:
 
     `bring`: who brings one file; this process, where nobody is named. `recheck`: finished files are read
     again, instead of being known by their size and time. `fresh`: nothing can be here yet, so that nobody has
-    to be asked for each row.
+    to be asked for each row. `again`: whether a file is to be fetched anew although it is finished.
     """
 
     def __init__(
@@ -42,7 +42,9 @@ class Run:
         bring: Bring | None = None,
         recheck: bool = False,
         fresh: bool = False,
+        again: Callable[[RelativePath], bool] = lambda _: False,
     ) -> None:
+        self._again = again
         self._tools = tools
         self._deliver = deliver
         self._renewal = renewal
@@ -115,33 +117,33 @@ class Run:
             self._read(rows, entries)
             if last:
                 self._tools.observe(events.ManifestEnded())
-            records, seen, doubts = await self._known([entry.path for entry in entries])
+            records, seen, deleted = await self._known([entry.path for entry in entries])
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
-            for entry, record, stat, doubt in zip(entries, records, seen, doubts, strict=True):
+            for entry, record, stat, tombstone in zip(entries, records, seen, deleted, strict=True):
                 if self._tools.sink.folds and self._collides(entry):
                     continue
-                known = record and stat and record.published == stat and doubt is None
-                if record and known and _fulfils(record, entry):
+                again = self._again(entry.path)
+                doubted = again or (self._recheck and stat is not None)
+                if record and not doubted and is_present(record, entry, stat, tombstone):
                     self._finish(_present(entry, record))
                     continue
                 self._order += 1
-                yield Wanted(entry, record, stat, self._order)
+                yield Wanted(entry, record, None if again else stat, self._order)
         self._tools.gate.last_files = True
 
     async def _known(
         self, paths: list[RelativePath]
     ) -> tuple[Sequence[Record | None], Sequence[Published | None], Sequence[Published | None]]:
-        """What the ledger and the disk tell of `paths`, and of which of those the bytes are to be read."""
+        """What the ledger and the disk tell of `paths`, and how those looked that were deleted after
+        unpacking."""
         nothing = [None] * len(paths)
         if self._fresh:
             return nothing, nothing, nothing
         # not both at a time: their threads would only wait for each other's interpreter
         records = await self._tools.ledger.look(paths)
         seen = await self._tools.sink.look(paths)
-        # what was deleted after unpacking cannot be read again
-        doubts = await self._tools.sink.look(paths, deleted=False) if self._recheck else nothing
-        return records, seen, doubts
+        return records, seen, await self._tools.sink.deleted(paths)
 
     def _collides(self, entry: Entry) -> bool:
         """Whether an earlier row's name is the same on this disk; such a row fails."""
@@ -209,6 +211,18 @@ class Run:
     def _end(self, wanted: Wanted, status: Status, error: FetchError) -> None:
         entry = wanted.entry
         self._finish(Outcome(entry.path, status, entry, entry.size, error=error))
+
+
+def is_present(record: Record, entry: Entry, seen: Published | None, tombstone: Published | None) -> bool:
+    """Return whether the file of `entry` is here, or was unpacked and deleted, and is what the row asks for.
+
+    Args:
+        record: what the ledger knows of it.
+        seen: how the file under its final name looks now.
+        tombstone: how it looked before it was deleted after unpacking.
+    """
+    there = seen if seen is not None else tombstone
+    return record.published is not None and there == record.published and _fulfils(record, entry)
 
 
 def _fulfils(record: Record, entry: Entry) -> bool:

@@ -14,6 +14,7 @@ from ..model.errors import (
     IntegrityError,
     RangeNotSatisfiable,
     Remedy,
+    SourceGivenUp,
     StatusError,
     StorageError,
     TransferError,
@@ -21,7 +22,7 @@ from ..model.errors import (
 )
 from ..model.protocols import Partial, Reply
 from ..model.ranges import NOTHING
-from ..model.record import Record
+from ..model.record import Published, Record
 from .checkpoint import Checkpoint
 from .download import Download, Part
 from .drain import Drain
@@ -36,10 +37,16 @@ _RESERVE_FROM = 1 << 20  # smaller files are not worth a look at the disk each
 
 class Transfer:
     """Fetches one entry. `order`: its place in the manifest, by which connections are given. `opened`: its
-    first request, where that was sent already."""
+    first request, where that was sent already. `replaces`: the finished file of an earlier run."""
 
     def __init__(
-        self, tools: Tools, entry: Entry, download: Download, order: int, opened: Opened | None = None
+        self,
+        tools: Tools,
+        entry: Entry,
+        download: Download,
+        order: int,
+        opened: Opened | None = None,
+        replaces: Published | None = None,
     ) -> None:
         self.tools = tools
         self._opened = opened
@@ -49,7 +56,9 @@ class Transfer:
         wanted = {entry.digest.algorithm} if entry.digest else set[str]()
         algorithms = frozenset({"sha256", *wanted})
         self._resumed = bool(download.held)
-        self.partial: Partial = tools.sink.partial(entry.path, algorithms, fresh=not download.held)
+        self.partial: Partial = tools.sink.partial(
+            entry.path, algorithms, fresh=not download.held, replaces=replaces
+        )
         self.record: Record | None = None
         self._wrong: list[dict[str, str]] = []  # digests of what came and was not what the manifest states
         self._begun = False  # the file has answered
@@ -103,8 +112,10 @@ class Transfer:
             # were we killed between the rename and the record, this tells that the name is right
             await self.partial.sync()
             await self.tools.ledger.put(self.download.record(self.download.held, digests, checksums))
-        published = await self.partial.publish(length)
-        self.record = self.download.record(self.download.held, digests, checksums, published)
+        placed = await self.partial.publish(length)
+        if placed.kept is not None:
+            self.tools.observe(events.SetAside(self.entry.path, placed.kept))
+        self.record = self.download.record(self.download.held, digests, checksums, placed.published)
         await self.tools.ledger.put(self.record)
         return self.record
 
@@ -139,6 +150,12 @@ class Transfer:
                 if not (mirrored and self.download.forsake(error.link or "")):
                     raise
                 self._retrying(error, 0.0)
+                self._check_source(error)
+
+    def _check_source(self, error: FetchError) -> None:
+        """Raise where `error` has cost the one source that the file may come from."""
+        if self.download.must_restart:
+            raise SourceGivenUp(f"{error}; it begins again at another mirror") from None
 
     def _retrying(self, error: FetchError, delay: float) -> None:
         self.tools.observe(events.Retrying(self.entry.path, error.cause, delay, str(error)))
@@ -190,6 +207,7 @@ class Transfer:
                 self._account(error, host)
                 if error.retry_after:
                     self._cool(host, error.retry_after, str(error))
+                self._check_source(error)
                 raise
             finally:
                 if opened is not None:
@@ -254,7 +272,7 @@ class Transfer:
         down = gate.silent(silent)
         if len(mirrors) > 1:
             if down and error.link:
-                mirrors.forsake(error.link)  # another one has the file: no need to wait for this host
+                self.download.forsake(error.link)  # another one has the file: no need to wait for this host
         else:
             error.excused = down and silent == host
 

@@ -217,14 +217,16 @@ class Wholes:
         if wanted is not None and wanted.algorithm not in _USUAL:
             algorithms = _USUAL | {wanted.algorithm}
         try:
-            published, digests = await self._tools.sink.put(entry.path, memory, length, algorithms, wanted)
+            placed, digests = await self._tools.sink.put(entry.path, memory, length, algorithms, wanted)
         except FetchError:
             opened.reply = Replayed(reply, memory.view, over=True)
             return None
         self._tools.observe(events.Wrote(entry.path, length))
+        if placed.kept is not None:
+            self._tools.observe(events.SetAside(entry.path, placed.kept))
         key, held = links.source_key(entry.urls[0]), RangeSet((ByteRange(0, length),))
         validator = reply.representation.validator
-        record = Record(entry.path, key, length, validator, held, digests, (), published)
+        record = Record(entry.path, key, length, validator, held, digests, (), placed.published)
         await self._tools.ledger.put(record)
         return record
 

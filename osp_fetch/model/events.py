@@ -68,6 +68,14 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
+class SetAside:
+    """A file of the user's had the name of a fetched one. It is kept at `kept`, below the output folder."""
+
+    path: str
+    kept: str
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorDropped:
     """A mirror, `host:port`, whose bytes are not those of the digest; the file comes from others."""
 
@@ -174,6 +182,7 @@ Event = (
     | Closed
     | Wrote
     | Adopted
+    | SetAside
     | MirrorDropped
     | Lost
     | Retrying

@@ -14,7 +14,7 @@ from .entry import Entry, RelativePath
 from .errors import ManifestError
 from .exchange import Representation, Request
 from .ranges import ByteRange
-from .record import Examined, Published, Record
+from .record import Examined, Placed, Published, Record
 
 Row = Entry | ManifestError
 """A source yields its bad rows too, as errors, so that they fail as rows and stop no others."""
@@ -95,7 +95,7 @@ class Partial(Protocol):
         """Forget what was hashed: `digests` reads all of it again."""
         ...
 
-    async def publish(self, length: int) -> Published:
+    async def publish(self, length: int) -> Placed:
         """Give the file of `length` bytes its final name. When this returns it survives a power loss."""
         ...
 
@@ -148,9 +148,12 @@ class Sink(Protocol):
     folds: bool
     in_hand: int
 
-    async def look(self, paths: Sequence[RelativePath], *, deleted: bool = True) -> list[Published | None]:
-        """How the files under these final names look now; None where there is no file. `deleted`: also
-        how those looked that were deleted after unpacking."""
+    async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
+        """Return how the files under these final names look now; None where there is no file."""
+        ...
+
+    async def deleted(self, paths: Sequence[RelativePath]) -> list[Published | None]:
+        """Return how the files looked that were deleted after unpacking; None where there was none."""
         ...
 
     async def held(self, path: RelativePath) -> int | None:
@@ -168,14 +171,25 @@ class Sink(Protocol):
         length: int,
         algorithms: frozenset[str],
         wanted: Digest | None,
-    ) -> tuple[Published, dict[str, str]]:
+    ) -> tuple[Placed, dict[str, str]]:
         """Give a whole small file, the first `length` bytes of `memory`, its final name, and tell its
         digests, as `Partial.publish` and `digests` do. Raises IntegrityError where it has not the digest
         `wanted`. The memory is the sink's from now on; where this raises, its view is a copy that stays."""
         ...
 
-    def partial(self, path: RelativePath, algorithms: frozenset[str], *, fresh: bool) -> Partial:
-        """The partial of `path`; `fresh`: whatever an earlier run left of it is dropped."""
+    def partial(
+        self,
+        path: RelativePath,
+        algorithms: frozenset[str],
+        *,
+        fresh: bool,
+        replaces: Published | None = None,
+    ) -> Partial:
+        """Return the partial of `path`.
+
+        `fresh`: whatever an earlier run left of it is dropped. `replaces`: how the finished file of an
+        earlier run looks, which the new one may replace. Any other file of that name is kept elsewhere.
+        """
         ...
 
     async def examine(

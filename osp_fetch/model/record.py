@@ -17,6 +17,14 @@ class Published(NamedTuple):
     mtime_ns: int
 
 
+class Placed(NamedTuple):
+    """A file under its final name. `kept`: where the user's own file of that name is now, if there was
+    one."""
+
+    published: Published
+    kept: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Examined:
     """What a whole file is, read from its first byte to its last.

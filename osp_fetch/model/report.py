@@ -64,7 +64,8 @@ class Report:
     outcomes: list[Outcome] = field(default_factory=list, repr=False)
     failures: list[Outcome] = field(default_factory=list, repr=False)
     credentials: bool = False  # some failure was a refusal of who we are
-    unlisted: int = 0  # files that the checksum list given does not name
+    shard: tuple[int, int] | None = None  # the i-th of n, from 0, if no more than that share was fetched
+    notes: list[str] = field(default_factory=list)  # what else to know, a sentence each
 
     def add(self, outcome: Outcome) -> None:
         """Count one more outcome."""
@@ -104,5 +105,7 @@ class Report:
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),
             "stopped": self.stopped,
+            "shard": list(self.shard) if self.shard else None,
+            "notes": self.notes,
             "failures": [o.row() for o in self.failures],
         }

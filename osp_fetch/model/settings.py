@@ -143,6 +143,8 @@ class Storage:
 
     min_free: int = _setting(1 << 30, size)
     durability: str = _setting("full", _one_of("full", "none"))
+    # a file in the way that no run of this tool wrote: keep it in .osp-fetch/replaced/, or not
+    existing: str = _setting("keep", _one_of("keep", "overwrite"))
     disk_patience: float = _setting(600.0, seconds)
 
 
@@ -154,6 +156,8 @@ class Links:
     # a redirect from https to plain http: anyone on the way could put other bytes there
     downgrade: str = _setting("refuse", _one_of("refuse", "allow"))
     command: str = _setting("", _text)
+    # a command that takes longer hangs; a browser login takes a minute
+    command_time: float = _setting(120.0, seconds)
 
 
 @dataclass(frozen=True, slots=True)

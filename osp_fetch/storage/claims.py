@@ -16,7 +16,7 @@ from ..model.entry import RelativePath
 from ..model.exchange import Validator
 from ..model.ranges import RangeSet
 from ..model.record import Record
-from .files import Disk
+from .files import Disk, FolderIdentity
 
 _LEAST: Final = 1 << 20  # bytes held that are worth a claim
 
@@ -27,12 +27,14 @@ class Claims:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._disk = Disk()
+        self._state = FolderIdentity(folder.parent)
         self._known: dict[str, RangeSet] = {}  # what stands in claims that may be there
         self._old = not self._disk.is_empty(folder)
 
     def before(self, record: Record) -> None:
         """To be called before `record` is put into the ledger: a claim of more goes away, for good."""
         claimed = self._claimed(record.path)
+        self._state.check()
         if claimed is not None and (record.published or claimed - record.held):
             self._remove(self._folder / record.path)
             self._known.pop(record.path, None)
@@ -43,6 +45,7 @@ class Claims:
             return
         place = self._folder / record.path
         with suppress(OSError):  # an older claim, or none, is as true; only less is saved by it
+            self._state.check()
             self._disk.make_folder(place.parent, durable=False)
             # beside the folder of claims: in it any name may be a file's
             beside = self._folder.with_name("claim.new")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..model.errors import FetchError
-from ..model.record import Published
+from ..model.record import Placed, Published
 from .files import Disk
 from .memory import Memory, Pool
 from .places import Places
@@ -43,7 +43,8 @@ class Clerk:
     other run begins while it still gives names. All methods block; they raise OSError."""
 
     def __init__(self, root: Path, state: Path, settings: Storage, lock: int) -> None:
-        self._setup = root, state, settings.min_free, settings.durability == "full"
+        durable, overwrite = settings.durability == "full", settings.existing == "overwrite"
+        self._setup = root, state, settings.min_free, durable, overwrite
         package = str(Path(__file__).parents[2])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self._end, theirs = socket.socketpair()
@@ -84,14 +85,14 @@ class Clerk:
         plain = Path(sys.executable or "").name.startswith("py") and not getattr(sys, "frozen", False)
         return cores > 1 and plain
 
-    def publish(self, batch: Sequence[Finished]) -> list[Published | FetchError]:
+    def publish(self, batch: Sequence[Finished]) -> list[Placed | FetchError]:
         """Give these files, small ones whose bytes lie in `pool`, their final names, all together."""
         smalls = [small for small in batch if isinstance(small, Small)]
         answers = self._asked([small.described() for small in smalls])
         results = []
         for small, (result, digests) in zip(smalls, answers, strict=True):
             small.digests = digests
-            results.append(Published(*result) if isinstance(result, tuple) else result)
+            results.append(Placed(Published(*result[:2]), result[2]) if isinstance(result, tuple) else result)
         return results
 
     def _asked(self, message: object) -> Any:
@@ -129,9 +130,10 @@ def main() -> None:
     end = socket.socket(fileno=int(sys.argv[1]))
     stream = end.makefile("rwb", _MESSAGE)
     shared = memoryview(mmap.mmap(int(sys.argv[2]), 0, prot=mmap.PROT_READ))
-    root, state, min_free, durable = pickle.load(stream)
+    root, state, min_free, durable, overwrite = pickle.load(stream)
     places = Places(root, state, Disk())
-    placer, space = Placer(places, Sharers(), durable=durable), Space(places.disk, root, min_free)
+    placer = Placer(places, Sharers(), durable=durable, overwrite=overwrite)
+    space = Space(places.disk, root, min_free)
     answer: object = None
     while True:
         try:
@@ -146,7 +148,7 @@ def main() -> None:
         ]
         results = placer.publish_all(batch)
         answer = [
-            (tuple(result) if isinstance(result, Published) else result, small.digests)
+            ((*result.published, result.kept) if isinstance(result, Placed) else result, small.digests)
             for small, result in zip(batch, results, strict=True)
         ]
 

@@ -6,11 +6,16 @@ import errno
 import os
 import shutil
 import stat
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from ..model.errors import DiskFull, Remedy, StorageError
 from ..model.record import Published
+
+if TYPE_CHECKING:
+    import ctypes
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # what concerns the disk as a whole: the next file would fare no better
@@ -35,8 +40,49 @@ def storage_error(error: OSError, doing: str) -> StorageError:
     return StorageError(f"{doing}: {why}")
 
 
+Kind = Literal["file", "link", "folder", "other"]
+
+
+class Existing(NamedTuple):
+    """What lies under a name: what it is, bytes, modification time, and how many names the file has."""
+
+    kind: Kind
+    size: int
+    mtime_ns: int
+    names: int
+
+
 class FolderGone(OSError):
     """The output folder is not where it was: unmounted, moved or removed."""
+
+
+class FolderIdentity:
+    """Tells whether the folder at `place` is still the one it was when this was made.
+
+    Files that are written by name, again and again, would otherwise land in whatever folder has taken that
+    name
+    since: another disk under the same mount point, another output folder.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self._then = self._now()
+
+    def _now(self) -> tuple[int, int] | None:
+        try:
+            seen = os.stat(self.place)  # noqa: PTH116  asked for each file
+        except OSError:
+            return None
+        return seen.st_dev, seen.st_ino
+
+    def check(self) -> None:
+        """Raise FolderGone if it is another folder, or none."""
+        if self._then is None or self._now() != self._then:
+            raise FolderGone(
+                f"{self.place} is no longer the folder it was (unmounted, moved or removed?); bring it back "
+                "and run "
+                "the same command again"
+            )
 
 
 class Disk:
@@ -85,6 +131,48 @@ class Disk:
         except OSError:
             return None  # whatever is wrong with it, whoever writes there will be told
         return Published(seen.st_size, seen.st_mtime_ns) if stat.S_ISREG(seen.st_mode) else None
+
+    def existing(self, place: Path | str) -> Existing | None:
+        """Return what lies under the name `place`, a link not followed; None if nothing does."""
+        try:
+            seen = os.lstat(place)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        kinds: dict[int, Kind] = {stat.S_IFREG: "file", stat.S_IFLNK: "link", stat.S_IFDIR: "folder"}
+        kind = kinds.get(stat.S_IFMT(seen.st_mode), "other")
+        return Existing(kind, seen.st_size, seen.st_mtime_ns, seen.st_nlink)
+
+    def rename_new(self, place: Path | str, final: Path | str) -> None:
+        """Give the file at `place` the name `final`, in one step. Raises FileExistsError if that is taken."""
+        try:
+            _rename_noreplace(place, final)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+                raise
+            # a file system, or a system, without RENAME_NOREPLACE
+            _link_and_unlink(place, final)
+
+    def copy(self, place: Path | str, other: Path | str) -> None:
+        """Make `other` a copy of the bytes of a file, for good."""
+        shutil.copyfile(place, other)
+        fd = os.open(other, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def put_text(self, place: Path, text: str) -> None:
+        """Put `text` under `place` in one step, for good."""
+        replace_text(place, text, durable=True)
+
+    def remove_tree(self, folder: Path) -> None:
+        """Remove a folder of the tool's own with all that is in it; nothing happens if it is not there."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def unlink(self, place: Path | str) -> None:
+        """Take away a name; nothing happens if it is gone already."""
+        with suppress(FileNotFoundError):
+            os.unlink(place)  # noqa: PTH108
 
     def replace(self, place: Path | str, final: Path | str) -> None:
         """Give the file at `place` the name `final`, in one step."""
@@ -141,8 +229,55 @@ class Disk:
         return shutil.disk_usage(folder).total
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Put `text` under `path` in one step, so that a reader sees the old or the new, never a part."""
+def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
+    """Put `text` under `path` in one step, so that a reader sees the old or the new, never a part.
+
+    `durable`: return when it survives a power loss. Raises OSError.
+    """
     beside = path.with_name(path.name + ".new")
-    beside.write_text(text, encoding="utf-8")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     beside.replace(path)
+    if durable:
+        Disk().sync_folder(path.parent)
+
+
+_AT_FDCWD: Final = -100  # linux/fcntl.h
+_RENAME_NOREPLACE: Final = 1  # linux/fs.h
+
+
+@cache
+def _renameat2() -> ctypes._NamedFuncPointer | None:
+    """Return the C library's renameat2 (Linux 3.15, glibc 2.28), None where it has none."""
+    import ctypes  # 3 ms of a start, in a thread that waits for the disk anyway
+
+    return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def _rename_noreplace(place: Path | str, final: Path | str) -> None:
+    import ctypes
+
+    renameat2 = _renameat2()
+    if renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    source, target = os.fsencode(place), os.fsencode(final)
+    if renameat2(_AT_FDCWD, source, _AT_FDCWD, target, _RENAME_NOREPLACE) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), os.fspath(place), None, os.fspath(final))
+
+
+def _link_and_unlink(place: Path | str, final: Path | str) -> None:
+    try:
+        os.link(place, final, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.EMLINK, errno.EISDIR):
+            raise
+        # no hard links either (FAT, some FUSE file systems): a look and a rename, which is not one step
+        if os.path.lexists(final):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(final)) from None
+        os.rename(place, final)  # noqa: PTH104
+    else:
+        os.unlink(place)  # noqa: PTH108

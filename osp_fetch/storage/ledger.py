@@ -20,6 +20,7 @@ from ..model.entry import RelativePath
 from ..model.errors import DiskFull, Remedy, StorageError
 from ..model.record import Record
 from .claims import Claims
+from .files import storage_error
 from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, look, row_of
 from .threads import in_thread
 
@@ -101,8 +102,20 @@ class SqliteLedger:
             time.sleep(0.05)
 
     def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._connected()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+                raise
+            # a full disk has no room for the memory that WAL shares with readers; a run over finished files
+            # needs none
+            return self._connected(alone=True)
+
+    def _connected(self, *, alone: bool = False) -> sqlite3.Connection:
         db = sqlite3.connect(self._place, isolation_level=None, timeout=PATIENCE)
         try:
+            if alone:
+                db.execute("PRAGMA locking_mode=EXCLUSIVE")
             # WAL, so that `status`, `plan` and `verify` can read while a run writes
             if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
                 db.execute("PRAGMA journal_mode=TRUNCATE")
@@ -113,7 +126,8 @@ class SqliteLedger:
                     f"{self._place} was written by a newer osp-fetch (format {version}); update this one"
                 )
             db.execute(SCHEMA)
-            db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+            if version != _SCHEMA_VERSION:
+                db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
             columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
             if columns != COLUMNS:
                 raise _Foreign(f"{self._place} holds other tables than a ledger")
@@ -179,6 +193,8 @@ class SqliteLedger:
             except sqlite3.Error as error:
                 full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
                 failure = (DiskFull if full else StorageError)(f"{self._place} cannot be written: {error}")
+            except OSError as error:
+                failure = storage_error(error, f"{self._place} cannot be written")
             except Exception as error:  # whoever waits must be told, whatever went wrong
                 failure = StorageError(f"{self._place} cannot be written: {error}")
             for _, done in batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from ..model.entry import RelativePath
 from ..model.errors import StorageError
 from ..model.ranges import ByteRange
-from ..model.record import Published
+from ..model.record import Placed, Published
 from . import files, hashing
 from .placing import Finished
 from .threads import in_thread
@@ -29,10 +30,16 @@ class FilePartial:
     """See `model.protocols.Partial`. Opened when its first byte is written."""
 
     def __init__(
-        self, sink: FolderSink, path: RelativePath, algorithms: frozenset[str], *, fresh: bool
+        self,
+        sink: FolderSink,
+        path: RelativePath,
+        algorithms: frozenset[str],
+        *,
+        fresh: bool,
+        replaces: Published | None,
     ) -> None:
         self._sink, self._disk, self._places = sink, sink.disk, sink.places
-        self._fresh = fresh
+        self._fresh, self._replaces = fresh, replaces
         self._path = path
         self.place, self.final = self._places.partial(path), self._places.final(path)
         self._tally = hashing.Tally(algorithms)
@@ -59,6 +66,10 @@ class FilePartial:
         """The file descriptor; creates the file. Raises OSError. For the sink's threads only."""
         with self._opening:
             if self._fd is None:
+                self._places.check_there()
+                if self._replaces is not None:
+                    with suppress(OSError):  # else the old file is kept, as if it were the user's
+                        self._sink.superseded.put(self._path, self._replaces)
                 self._fd = self._places.open_partial(self.place, self.final, fresh=self._fresh)
             return self._fd
 
@@ -150,11 +161,21 @@ class FilePartial:
         await self._hash(length)
         return self._tally.result(length)
 
-    async def publish(self, length: int) -> Published:
+    async def publish(self, length: int) -> Placed:
         await self._stop_hashing()
         fd = self._fd if self._fd is not None else await self._call(self._opened, "opened")
         self._fd = None
-        return await self._sink.publisher.publish(Finished(fd, self.place, self.final, length))
+        known = await self._call(self._recorded, "published")
+        placed = await self._sink.publisher.publish(Finished(fd, self.place, self.final, length, known))
+        if any(known):
+            await self._call(lambda: self._sink.superseded.remove(self._path), "published")
+        return placed
+
+    def _recorded(self) -> tuple[Published | None, ...]:
+        """Return how files of earlier runs looked that may be there under the final name."""
+        if self._replaces is None and not self._sink.may_supersede:
+            return ()
+        return self._replaces, self._sink.superseded.get(self._path)
 
     async def set_aside(self) -> str:
         aside = self._places.aside(self._path)

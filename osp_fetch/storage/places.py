@@ -41,6 +41,10 @@ class Places:
     def aside(self, path: RelativePath) -> str:
         return self._asides + path
 
+    def path_of(self, final: str) -> str:
+        """Return the path below the output folder of a final name."""
+        return final.removeprefix(self._finals)
+
     def check(self, place: str) -> None:
         """Raise OSError where the folder of `place` lies elsewhere than its name says."""
         known = os.path.dirname(place)
@@ -66,21 +70,51 @@ class Places:
             self.disk.make_folder(folder, durable=durable, below=self.root)
 
     def open_partial(self, place: str, final: str, *, fresh: bool) -> int:
-        """The descriptor of the partial at `place`, emptied where it is to be `fresh`. Raises OSError."""
+        """The descriptor of the partial at `place`, a new file where it is to be `fresh`. Raises OSError.
+
+        Nothing is ever written through an inode that has another name: that would change a file of the
+        user's.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        # the tail of an older, longer partial would be published with the new file
-        flags |= os.O_TRUNC if fresh else 0
+        flags |= os.O_EXCL if fresh else 0
         # before a byte is written: it would only be refused a name when all of it is here
         self.check(final)
         self.check(place)
         try:
+            if not fresh:
+                self._unshare(place)
             return self.disk.open(place, flags)
+        except FileExistsError:
+            # the tail of an older, longer partial would be published with the new file; its inode is used
+            # again,
+            # because after a power loss the name could still be that of the old one
+            flags = flags & ~os.O_EXCL | os.O_TRUNC
+            self._release(place)
         except FileNotFoundError:
             self.prepare(place, durable=False)
         except (IsADirectoryError, NotADirectoryError):
             self.clear_way(place)
             self.prepare(place, durable=False)
         return self.disk.open(place, flags)
+
+    def _unshare(self, partial: str) -> None:
+        """Give a partial an inode of its own, where its file has another name as well."""
+        if self._is_shared(partial):
+            self.disk.copy(partial, f"{partial}.own")
+            self.disk.replace(f"{partial}.own", partial)
+            self.disk.sync_folder(Path(partial).parent)
+
+    def _release(self, partial: str) -> None:
+        """Take away what an earlier run left under the name of a new partial, where it cannot be emptied."""
+        if Path(partial).is_dir():
+            self.clear_way(partial)
+        elif self._is_shared(partial):
+            self.disk.unlink(partial)
+            self.disk.sync_folder(Path(partial).parent)
+
+    def _is_shared(self, partial: str) -> bool:
+        existing = self.disk.existing(partial)
+        return existing is not None and existing.kind == "file" and existing.names > 1
 
     def clear_way(self, partial: str) -> None:
         """Remove what another manifest left where the folder, or the file, `partial` has to be."""

@@ -6,32 +6,46 @@ a thousand small files cost a few journal commits, not a thousand.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..model.errors import FetchError, StorageError
-from ..model.record import Published
-from . import files
+from ..model.record import Placed, Published
+from . import files, ownership
+from .ownership import Decision
 from .places import Places
 from .threads import Sharers
 
 
 class Finished:
     """A partial of `length` bytes at `place` that is whole and should be called `final`. `remote`: another
-    process can publish it, too."""
+    process can publish it, too. `recorded`: how earlier files of that name looked that the tool itself
+    wrote."""
 
     remote = False
 
-    def __init__(self, fd: int, place: str, final: str, length: int) -> None:
+    def __init__(
+        self,
+        fd: int,
+        place: str,
+        final: str,
+        length: int,
+        recorded: tuple[Published | None, ...] = (),
+    ) -> None:
         self._fd = fd
-        self.place, self.final, self.length = place, final, length
+        self.place, self.final, self.length, self.recorded = place, final, length, recorded
 
     def open(self) -> int:
         """Its descriptor, which is the publisher's to close, whoever waits for that or does not. May raise
         OSError and FetchErrors. For the publisher's threads."""
         return self._fd
+
+    def abandon(self, disk: files.Disk) -> None:
+        """Close what is open of it: it will not be published."""
+        disk.close(self._fd)
 
     def over(self, *, published: bool) -> None:
         """It is, or cannot be; on the event loop."""
@@ -53,15 +67,25 @@ class _Waits:
 
 
 class Placer:
-    """Puts finished partials in place. Blocks; for one thread at a time."""
+    """Puts finished partials in place. Blocks; for one thread at a time.
 
-    def __init__(self, places: Places, sharers: Sharers, *, durable: bool) -> None:
+    `overwrite`: files of the user's that are in the way are replaced instead of being kept.
+    """
+
+    def __init__(self, places: Places, sharers: Sharers, *, durable: bool, overwrite: bool = False) -> None:
         self.places, self.disk = places, places.disk
-        self._sharers, self._durable = sharers, durable
+        self._sharers, self._durable, self._overwrite = sharers, durable, overwrite
 
-    def publish_all(self, batch: Sequence[Finished]) -> list[Published | FetchError]:
+    def publish_all(self, batch: Sequence[Finished]) -> list[Placed | FetchError]:
         """Give all of `batch` their final names, for good. Blocks."""
-        results: list[Published | FetchError] = []
+        try:
+            self.places.check_there()  # once a batch: another folder may have taken the place of ours
+        except OSError as error:
+            gone = files.storage_error(error, f"{self.places.root} cannot be written")
+            for finished in batch:
+                finished.abandon(self.disk)
+            return [gone] * len(batch)
+        results: list[Placed | FetchError] = []
         waits = _Waits()
 
         def sync(finished: Finished) -> Published | OSError | FetchError:
@@ -71,28 +95,49 @@ class Placer:
             try:
                 if isinstance(synced, OSError):
                     raise synced
-                if isinstance(synced, Published):
-                    self._move(finished)
-                results.append(synced)
+                if isinstance(synced, FetchError):
+                    results.append(synced)
+                else:
+                    results.append(Placed(synced, self._move(finished)))
             except OSError as error:
                 error = self.places.explained(error)
                 results.append(files.storage_error(error, f"{finished.final} cannot be put in place"))
         return results if not self._durable else self._with_names_synced(batch, results)
 
-    def _move(self, finished: Finished) -> None:
+    def _move(self, finished: Finished) -> str | None:
+        """Give a partial its final name; return where the user's own file of that name is kept now."""
         self.places.check(finished.final)
         try:
-            self.disk.replace(finished.place, finished.final)
+            self.disk.rename_new(finished.place, finished.final)
+            return None
         except FileNotFoundError:
             self.places.prepare(finished.final, durable=self._durable)
-            self.disk.replace(finished.place, finished.final)
+            self.disk.rename_new(finished.place, finished.final)
+            return None
+        except FileExistsError:
+            return self._move_over(finished)
+
+    def _move_over(self, finished: Finished) -> str | None:
+        kept = None
+        existing = self.disk.existing(finished.final)
+        match ownership.over_fetched(existing, finished.recorded, overwrite=self._overwrite):
+            case Decision.REFUSE:
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), finished.final)
+            case Decision.REPLACE:
+                self.disk.replace(finished.place, finished.final)
+            case Decision.KEEP:
+                kept = ownership.set_aside(self.disk, self.places.root, self.places.path_of(finished.final))
+                self.disk.rename_new(finished.place, finished.final)
+            case _:
+                self.disk.rename_new(finished.place, finished.final)
+        return kept
 
     def _with_names_synced(
-        self, batch: Sequence[Finished], results: list[Published | FetchError]
-    ) -> list[Published | FetchError]:
+        self, batch: Sequence[Finished], results: list[Placed | FetchError]
+    ) -> list[Placed | FetchError]:
         synced: dict[str, StorageError | None] = {}
         for number, (finished, result) in enumerate(zip(batch, results, strict=True)):
-            if not isinstance(result, Published):
+            if not isinstance(result, Placed):
                 continue
             folder = os.path.dirname(finished.final)
             if folder not in synced:

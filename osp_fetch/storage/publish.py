@@ -10,7 +10,7 @@ from functools import partial
 from typing import Final
 
 from ..model.errors import FetchError, StorageError
-from ..model.record import Published
+from ..model.record import Placed
 from .placing import Finished, Placer
 from .threads import in_thread
 
@@ -29,16 +29,16 @@ class Publisher:
 
     def __init__(self, placer: Placer, in_hand: Callable[[], int]) -> None:
         self._placer = placer
-        self._waiting: list[tuple[Finished, asyncio.Future[Published]]] = []
+        self._waiting: list[tuple[Finished, asyncio.Future[Placed]]] = []
         self._task: asyncio.Task[None] | None = None
         self._in_hand = in_hand
         self._many = False  # whether files come faster than one by one
         self._third = asyncio.Event()  # of what is in hand waits
         self._thread = ThreadPoolExecutor(1, "osp-publish")
         # publishes such files as are `remote` in another process; raises OSError when that is gone
-        self.remote: Callable[[Sequence[Finished]], list[Published | FetchError]] | None = None
+        self.remote: Callable[[Sequence[Finished]], list[Placed | FetchError]] | None = None
 
-    async def publish(self, finished: Finished) -> Published:
+    async def publish(self, finished: Finished) -> Placed:
         """Return when `finished` stands under its final name for good. Raises StorageError."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((finished, done))
@@ -46,8 +46,8 @@ class Publisher:
             self._third.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work())
-        published: Published = await done
-        return published
+        placed: Placed = await done
+        return placed
 
     def _enough(self) -> bool:
         return 3 * len(self._waiting) >= self._in_hand()
@@ -59,16 +59,16 @@ class Publisher:
             batch, self._waiting = self._waiting, []
             self._many = len(batch) > 1
             partials = [p for p, _ in batch]
-            results: Sequence[Published | FetchError]
+            results: Sequence[Placed | FetchError]
             try:
                 results = await in_thread(self._thread, partial(self._publish, partials))
             except Exception as error:  # whoever waits must be told, whatever went wrong
                 results = [StorageError(f"files cannot be put in place: {error}")] * len(batch)
             for (finished, done), result in zip(batch, results, strict=True):
-                finished.over(published=isinstance(result, Published))
+                finished.over(published=isinstance(result, Placed))
                 if done.done():
                     continue
-                if isinstance(result, Published):
+                if isinstance(result, Placed):
                     done.set_result(result)
                 else:
                     done.set_exception(result)
@@ -89,8 +89,8 @@ class Publisher:
             await self._task
         self._thread.shutdown()
 
-    def _publish(self, batch: Sequence[Finished]) -> list[Published | FetchError]:
-        remote, done = self.remote, dict[Finished, Published | FetchError]()
+    def _publish(self, batch: Sequence[Finished]) -> list[Placed | FetchError]:
+        remote, done = self.remote, dict[Finished, Placed | FetchError]()
         theirs = [finished for finished in batch if finished.remote] if remote else []
         if remote and theirs:
             try:

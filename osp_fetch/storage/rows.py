@@ -34,18 +34,35 @@ class LedgerReader:
 
     def __init__(self, place: Path) -> None:
         self._place = place
-        # read only: a reader that writes would, closing last, tidy up the log of a run that begins
-        address = f"{place.absolute().as_uri()}?mode=ro"
         try:
-            self._db = sqlite3.connect(address, uri=True, timeout=PATIENCE)
-            try:
-                self._db.execute("SELECT path FROM files LIMIT 1").fetchone()
-            except sqlite3.OperationalError:
-                # a killed run left a log that has to be recovered, which is writing
-                self._db.close()
-                self._db = sqlite3.connect(place, timeout=PATIENCE)
+            self._db = self._opened()
         except sqlite3.Error as error:
             raise StorageError(f"{place} cannot be read: {error}") from None
+
+    def _opened(self) -> sqlite3.Connection:
+        """Return a connection that has read from the ledger.
+
+        Read only first: a reader that writes would, closing last, tidy up the log of a run that begins. Then
+        with writing, because a log that a killed run left has to be recovered. On a full disk neither can
+        make the memory that readers share: then alone, without it.
+        """
+        address = f"{self._place.absolute().as_uri()}?mode=ro"
+        failure: sqlite3.Error | None = None
+        for name, uri, alone in ((address, True, False), (str(self._place), False, False),
+                                 (str(self._place), False, True)):  # fmt: skip
+            db = sqlite3.connect(name, uri=uri, timeout=PATIENCE)
+            try:
+                if alone:
+                    db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                db.execute("SELECT path FROM files LIMIT 1").fetchone()
+                return db
+            except sqlite3.OperationalError as error:
+                db.close()
+                if "no such table" in str(error):
+                    return sqlite3.connect(name, uri=uri, timeout=PATIENCE)
+                failure = error
+        assert failure is not None
+        raise failure
 
     def _rows(self, query: str, values: Sequence[str] = ()) -> Iterator[_Row]:
         try:

@@ -11,11 +11,11 @@ from typing import Final, TypeVar
 
 from ..model import protocols
 from ..model.digest import Digest
-from ..model.entry import STATE_FOLDER, RelativePath
+from ..model.entry import RelativePath
 from ..model.ranges import ByteRange
-from ..model.record import Examined, Published
+from ..model.record import Examined, Placed, Published
 from ..model.settings import Storage
-from . import blanks, consumed, files, hashing
+from . import blanks, files, hashing
 from .clerk import Clerk
 from .memory import Memory
 from .partial import FilePartial
@@ -25,6 +25,7 @@ from .publish import Publisher
 from .small import Small
 from .space import Space
 from .threads import Sharers, in_thread
+from .tombstones import superseded, tombstones
 
 # os.cpu_count() threads keep every core hashing; writes wait for the disk more than for a core
 _WRITERS: Final = 4
@@ -55,7 +56,8 @@ class FolderSink:
         self.writers = ThreadPoolExecutor(_WRITERS, "osp-write")
         self.hashers = ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash")
         self._sharers = Sharers()
-        self._placer = Placer(self.places, self._sharers, durable=self.durable)
+        overwrite = settings.existing == "overwrite"
+        self._placer = Placer(self.places, self._sharers, durable=self.durable, overwrite=overwrite)
         self.publisher = Publisher(self._placer, lambda: self.in_hand)
         self.in_hand = 0
         self._lock, self._settings = lock, settings
@@ -64,7 +66,9 @@ class FolderSink:
         self._root = root
         self.space = Space(self.disk, root, settings.min_free)
         self.folds = self.disk.folds(state)
-        self._consumed = not self.disk.is_empty(root / STATE_FOLDER / "consumed")
+        self._tombstones, self.superseded = tombstones(root), superseded(root)
+        self._deleted = not self.disk.is_empty(self._tombstones.folder)
+        self.may_supersede = not self.disk.is_empty(self.superseded.folder)
         self._asides = not self.disk.is_empty(state / "aside")
 
     async def __aenter__(self) -> FolderSink:
@@ -83,19 +87,30 @@ class FolderSink:
             pool.shutdown(wait=True)
         self._sharers.close()  # last: a look that nobody waits for any more may still be going on
 
-    async def look(self, paths: Sequence[RelativePath], *, deleted: bool = True) -> list[Published | None]:
+    async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
         def look(path: RelativePath) -> Published | None:
-            seen = self.disk.look(self.places.final(path))
-            return seen or (consumed.look(self._root, path) if self._consumed and deleted else None)
+            return self.disk.look(self.places.final(path))
 
         return await in_thread(self.writers, lambda: self._sharers.each(look, paths))
+
+    async def deleted(self, paths: Sequence[RelativePath]) -> list[Published | None]:
+        if not self._deleted:
+            return [None] * len(paths)
+        return await in_thread(self.writers, lambda: [self._tombstones.get(path) for path in paths])
 
     async def held(self, path: RelativePath) -> int | None:
         seen = await in_thread(self.writers, lambda: self.disk.look(self.places.partial(path)))
         return seen.size if seen else None
 
-    def partial(self, path: RelativePath, algorithms: frozenset[str], *, fresh: bool) -> FilePartial:
-        return FilePartial(self, path, algorithms, fresh=fresh)
+    def partial(
+        self,
+        path: RelativePath,
+        algorithms: frozenset[str],
+        *,
+        fresh: bool,
+        replaces: Published | None = None,
+    ) -> FilePartial:
+        return FilePartial(self, path, algorithms, fresh=fresh, replaces=replaces)
 
     def memory(self, count: int) -> Memory:
         self._smalls += 1
@@ -126,11 +141,11 @@ class FolderSink:
         length: int,
         algorithms: frozenset[str],
         wanted: Digest | None,
-    ) -> tuple[Published, dict[str, str]]:
+    ) -> tuple[Placed, dict[str, str]]:
         assert isinstance(memory, Memory)
         small = Small(self.places, self.space, path, memory, length, algorithms, wanted)
-        published = await self.publisher.publish(small)
-        return published, small.digests
+        placed = await self.publisher.publish(small)
+        return placed, small.digests
 
     async def examine(
         self, path: RelativePath, algorithms: frozenset[str], *, aside: bool = False

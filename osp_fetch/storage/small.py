@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..model.digest import Digest
 from ..model.entry import RelativePath
 from ..model.errors import IntegrityError
+from .files import Disk
 from .hashing import digests_in
 from .memory import Memory
 from .places import Places
@@ -49,6 +50,9 @@ class Small(Finished):
             self._places.disk.close(fd)
             raise
         return fd
+
+    def abandon(self, disk: Disk) -> None:
+        """Nothing is open of a small file before `open`."""
 
     def over(self, *, published: bool) -> None:
         if published:

@@ -12,6 +12,7 @@ from ..model import events
 from ..model.report import Report, Status
 
 _WINDOW: Final = 15.0  # seconds that the shown rate is a mean of
+_SET_ASIDE_KEPT: Final = 1000  # files of the user's that are named in the report
 _MOMENT: Final = 1.0  # seconds in which a small file comes and goes
 
 
@@ -45,6 +46,8 @@ class Board:
     levels: dict[str, tuple[int, str]] = field(default_factory=dict)  # host → connections it may have, why
     retries: Counter[str] = field(default_factory=Counter)
     expires: float | None = None
+    set_aside: list[events.SetAside] = field(default_factory=list)  # the first of the user's own files
+    set_aside_count: int = 0
     last_trouble: str = ""
     stopping: str = ""
     report: Report | None = None
@@ -88,6 +91,10 @@ class Board:
 
     def _trouble(self, event: events.Event) -> None:
         match event:
+            case events.SetAside():
+                self.set_aside_count += 1
+                if len(self.set_aside) < _SET_ASIDE_KEPT:
+                    self.set_aside.append(event)
             case events.Cooling(host, seconds, why):
                 self.last_trouble = f"{host} is left alone for {seconds:.0f} s: {why}"
             case events.HostDown(host, seconds):

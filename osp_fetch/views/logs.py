@@ -11,7 +11,7 @@ from typing import Any, Final, TextIO
 
 from ..model import events
 from ..model.report import Status
-from ..storage.files import replace_text
+from ..storage.files import FolderIdentity, replace_text
 from .board import Board
 
 _encode: Final = json.JSONEncoder().encode
@@ -68,6 +68,8 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "run started", "folder": folder}
         case events.Adopted(path, count, proof):
             return {"event": "adopted", "path": path, "bytes": count, "proof": proof}
+        case events.SetAside(path, kept):
+            return {"event": "set aside", "path": path, "kept": kept}
         case events.MirrorDropped(path, host):
             return {"event": "mirror dropped", "path": path, "host": host}
         case events.Lost(path, count):
@@ -107,8 +109,10 @@ class StatusFile:
 
     def __init__(self, place: Path, board: Board) -> None:
         self._place, self._board = place, board
+        self._folder = FolderIdentity(place.parent)
 
     def tick(self) -> None:
         # the next tick tries again; the run itself will say what is wrong with the disk
         with suppress(OSError):
+            self._folder.check()
             replace_text(self._place, json.dumps(self._board.snapshot()))

@@ -43,7 +43,8 @@ def summary(report: Report) -> str:
     counts = report.counts
     parts = [f"{n} {status.value}" for status, n in counts.items() if n or status is Status.FETCHED]
     rate = report.bytes / report.seconds if report.seconds > 0 else 0
-    return f"{', '.join(parts)}; {size(report.bytes)} in {duration(report.seconds)} ({size(rate)}/s)"
+    share = f" (shard {report.shard[0]} of {report.shard[1]}, no other)" if report.shard else ""
+    return f"{', '.join(parts)}{share}; {size(report.bytes)} in {duration(report.seconds)} ({size(rate)}/s)"
 
 
 def advice(report: Report) -> list[str]:
