@@ -330,7 +330,9 @@ def test_a_folder_is_unpacked_in_processes(tmp_path: Path) -> None:
     for n in range(4):
         (tmp_path / f"d{n}.tar").write_bytes(tar_bytes({f"{n}-{name}": data for name, data in FILES.items()}))
     told: list[Unpacked] = []
-    done = unpack_folder(tmp_path, [f"d{n}.tar" for n in range(4)], HowToUnpack(workers=2), told.append)
+    done = unpack_folder(
+        tmp_path, dict.fromkeys(f"d{n}.tar" for n in range(4)), HowToUnpack(workers=2), told.append
+    )
     assert len(done) == len(told) == 4
     assert {p.name for p in (tmp_path / "d2").iterdir()} == {f"2-{name}" for name in FILES}
 
@@ -342,7 +344,7 @@ def test_an_archive_that_conflicts_costs_no_other(tmp_path: Path) -> None:
     (tmp_path / "out/same").write_bytes(b"another")
     told: list[Unpacked] = []
     how = HowToUnpack(into="out", workers=1)
-    done = unpack_folder(tmp_path, [f"d{n}.tar" for n in range(6)], how, told.append)
+    done = unpack_folder(tmp_path, dict.fromkeys(f"d{n}.tar" for n in range(6)), how, told.append)
     assert [bool(each.broken) for each in done] == [True] + [False] * 5
     assert {each.name for each in told} == {f"d{n}.tar" for n in range(6)}
     assert (tmp_path / "out/same").read_bytes() == b"another"

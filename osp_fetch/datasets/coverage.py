@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
+from ..model.entry import relative_path
 from ..model.errors import ManifestError, Remedy
+from ..model.text import printable
 from ..sources.select import Seen
 from .catalogue import DATASETS, Captions, Dataset
 from .layout import CAPTION_FOLDER
@@ -26,7 +28,11 @@ _BLOCK: Final = 4096
 
 @dataclass(slots=True)
 class Coverage:
-    """One caption file against one folder. Counts of pairs, but `unnamed`: files that no caption names."""
+    """One caption file against one folder. Counts of pairs, but `unnamed`: files that no caption names.
+
+    `refused`: pairs whose path could not be that of a file of the dataset (it leaves the folder, holds
+    control characters, or is longer than file systems allow); they are missing, too.
+    """
 
     dataset: str
     captions: str
@@ -37,6 +43,7 @@ class Coverage:
     found: int = 0
     missing: int = 0
     without_path: int = 0
+    refused: int = 0
     files: int = 0
     unnamed: int = 0
     examples: list[str] = field(default_factory=list)
@@ -71,8 +78,8 @@ class Scheme:
 def cover(root: Path, missing: TextIO | None = None) -> Iterator[Coverage]:
     """The coverage of each caption file in `root`, one after another.
 
-    `missing`: gets the paths that lack, a line each. Raises ManifestError for a file that is no list of
-    captions.
+    `missing`: gets the paths of missing files, a line each. Raises ManifestError for a file that is no list
+    of captions.
     """
     for dataset in DATASETS:
         folder = root / "datasets" / dataset.media
@@ -101,18 +108,28 @@ def _cover(
         here = []
         for path in block:
             made.pairs += 1
-            kept = scheme.of(path)
-            if os.path.isfile(base + kept):  # noqa: PTH113  (a Path for each of millions costs as much again)
+            kept = _checked(scheme.of(path))
+            if kept is None:
+                made.refused += 1
+            elif os.path.isfile(base + kept):  # noqa: PTH113  (a Path for each of millions costs as much again)
                 made.found += 1
                 here.append(kept)
                 continue
             made.missing += 1
             if len(made.examples) < 3:
-                made.examples.append(path)
-            if missing is not None:
+                made.examples.append(printable(path[:200]))
+            if missing is not None and kept is not None:
                 missing.write(f"{made.folder}/{kept}\n")
         seen.repeats(here)
     return made
+
+
+def _checked(path: str) -> str | None:
+    """Return `path` if `get` would take it as the path of a file, else None."""
+    try:
+        return relative_path(path)
+    except ManifestError:
+        return None
 
 
 def _blocks(first: list[str], rest: Iterator[str]) -> Iterator[list[str]]:
@@ -127,6 +144,7 @@ def _paths(place: Path, made: Coverage) -> Iterator[str]:
 
     with place.open("rb") as file:
         try:
+            _check_list(place, file)
             for item in ijson.items(file, "item"):
                 path = item.get("path") if isinstance(item, dict) else None
                 if isinstance(path, str) and path:
@@ -141,6 +159,16 @@ def _paths(place: Path, made: Coverage) -> Iterator[str]:
             ) from None
 
 
+def _check_list(place: Path, file: BinaryIO) -> None:
+    """Raise ManifestError unless the JSON in `file` is a list; then go back to its begin."""
+    start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    file.seek(0)
+    if start[:1] != b"[":
+        raise ManifestError(
+            f"{place}: it is no list of captions, which begins with '['; get it again", remedy=Remedy.ABORT
+        )
+
+
 def _scheme(paths: list[str], folder: Path) -> Scheme:
     """The scheme by which most of `paths` meet a file; the simplest one where none does."""
     prefixes = [""]
@@ -152,7 +180,7 @@ def _scheme(paths: list[str], folder: Path) -> Scheme:
     candidates += [Scheme(0, True, p) for p in prefixes]
     few = paths[:: max(1, len(paths) // 100)]
     for scheme in candidates:
-        hits[scheme] = sum(bool(k := scheme.of(p)) and (folder / k).is_file() for p in few)
+        hits[scheme] = sum((k := _checked(scheme.of(p))) is not None and (folder / k).is_file() for p in few)
     best = max(hits.values(), default=0)
     return next((scheme for scheme in candidates if hits[scheme] == best), Scheme()) if best else Scheme()
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from tarfile import EmptyHeaderError, EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import IO, Final, cast
 
 from ..model.entry import RelativePath, relative_path
@@ -153,12 +154,29 @@ def checked(path: str, *, regular: bool) -> RelativePath:
 # tar
 
 
-class _Measured:
-    """A stream that remembers whether what was read last is the end mark of a tar: two zero blocks."""
+class _Header(tarfile.TarInfo):
+    """A header that is read strictly.
+
+    `tarfile` takes a damaged header after the first for the end of the archive, and so loses every member
+    behind it without a word. GNU tar reports it; so does this.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> _Header:
+        try:
+            return super().fromtarfile(tarfile)
+        except (EOFHeaderError, EmptyHeaderError):
+            raise  # a block of zeros, or the end of the file
+        except HeaderError as error:
+            raise ReadError(f"a header is damaged ({error})") from None
+
+
+class _TailStream:
+    """A stream that knows how many zero bytes were read last: a tar ends with two blocks of zeros."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self._zeros = 0  # zero bytes at the end of what was read so far
+        self._zeros = 0
 
     def read(self, size: int = -1) -> bytes:
         data = self._stream.read(size)
@@ -167,22 +185,40 @@ class _Measured:
         return data
 
     def finish(self) -> None:
-        """Read on to the end of the stream, where compressed ones have their checksum."""
-        while data := self._stream.read(_BLOCK):
-            if data.strip(b"\0"):
-                raise ValueError("there are more bytes after its end mark")
-            self._zeros += len(data)
-        if self._zeros < 1024:
+        """Read to the end of the stream, where compressed ones have their checksum. Raises ValueError."""
+        while self.read(_BLOCK):
+            pass
+        if self._zeros < 2 * tarfile.BLOCKSIZE:
             raise ValueError("it ends without an end mark, so that members may be missing")
 
 
+class _Tar(tarfile.TarFile):
+    """A tar that is read to the end of its file, also where several were concatenated.
+
+    An end mark is at least two blocks of zeros. A single one between two members is what is left of a lost
+    header.
+    """
+
+    tarinfo = _Header
+
+    def next(self) -> tarfile.TarInfo | None:
+        before = self.offset
+        found = super().next()
+        if found is not None:
+            skipped = (found.offset - before) // tarfile.BLOCKSIZE
+            if skipped == 1:
+                raise ReadError("a block of zeros stands where a header should be")
+        return found
+
+
 def _tar(joined: Joined) -> Iterator[Member]:
-    stream = _Measured(_plain(joined))
-    with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", bufsize=_BLOCK) as tar:
+    stream = _TailStream(_plain(joined))
+    # ignore_zeros: go on after an end mark, because `cat a.tar b.tar` is one archive
+    with _Tar.open(fileobj=cast("IO[bytes]", stream), mode="r|", bufsize=_BLOCK, ignore_zeros=True) as tar:
         for info in tar:
             if info.isdir():
                 continue
-            path = checked(info.name, regular=info.isreg() and not info.issparse())
+            path = checked(info.name, regular=info.isreg())
             file = tar.extractfile(info)
             assert file is not None
             yield Member(path, info.size, file.read)

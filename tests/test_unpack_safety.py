@@ -1,0 +1,374 @@
+"""Unpacking and deleting never lose a byte: archives, own files, kills, targets, formats and edits at random.
+
+The invariant: every byte that the user or an archive had is still somewhere, unless the user removed it. An
+archive is deleted only by a run that saw all its members.
+"""
+
+from __future__ import annotations
+
+import os
+import tarfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from osp_fetch.datasets.pipeline import HowToUnpack, lost_members, unpack_folder
+from osp_fetch.datasets.splits import archives
+from osp_fetch.datasets.unpack import Unpacked, unpack
+from osp_fetch.model.errors import StorageError
+from osp_fetch.storage.files import Disk
+from tests.test_archives import job, tar_bytes, tree, zip_bytes
+
+EXAMPLES = int(os.environ.get("OSP_TEST_UNPACKINGS", "60"))
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class MortalDisk(Disk):
+    """A disk whose process is killed at its operation number `until`."""
+
+    def __init__(self, until: int) -> None:
+        self.left = until
+
+    def _use(self) -> None:
+        if self.left <= 0:
+            raise Killed
+        self.left -= 1
+
+    def rename_new(self, place: Path | str, final: Path | str) -> None:
+        self._use()
+        super().rename_new(place, final)
+
+    def unlink(self, place: Path | str) -> None:
+        self._use()
+        super().unlink(place)
+
+    def put_text(self, place: Path, text: str) -> None:
+        self._use()
+        super().put_text(place, text)
+
+    def remove_tree(self, folder: Path) -> None:
+        self._use()
+        super().remove_tree(folder)
+
+    def make_folder(self, folder: Path, *, durable: bool, below: Path | None = None) -> None:
+        self._use()
+        super().make_folder(folder, durable=durable, below=below)
+
+
+def reachable(root: Path) -> set[bytes]:
+    """The content of every file below `root`, and of every member of a tar there."""
+    found = set()
+    for place in root.rglob("*"):
+        if not place.is_file():
+            continue
+        found.add(place.read_bytes())
+        if place.suffix == ".tar":
+            try:
+                with tarfile.open(place) as tar:
+                    found |= {tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
+            except tarfile.TarError:
+                pass
+    return found
+
+
+NAMES = st.sampled_from(["a", "b", "d/c", "d/e", "d"])
+ARCHIVES = st.sampled_from(["x.tar", "y.tar"])
+TARGETS = st.sampled_from(["out", "other"])
+
+
+class Unpacking(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self._folder = TemporaryDirectory()
+        self.root = Path(self._folder.name)
+        self.must: set[bytes] = set()  # contents that have to be somewhere
+        self.own: dict[Path, bytes] = {}  # the user's files
+        self.number = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "_folder"):
+            self._folder.cleanup()
+
+    def _content(self) -> bytes:
+        self.number += 1
+        return b"content %d " % self.number * 40
+
+    def _user_did(self) -> None:
+        """What the user removed is no longer owed."""
+        self.must &= reachable(self.root)
+
+    @rule(archive=ARCHIVES, names=st.sets(NAMES, min_size=1), share=st.booleans())
+    def bring_archive(self, archive: str, names: set[str], share: bool) -> None:
+        if "d" in names and any(name.startswith("d/") for name in names):
+            names.discard("d")
+        shared = b"the same in every archive " * 20
+        files = {name: shared if share and name == "a" else self._content() for name in sorted(names)}
+        place = self.root / archive
+        place.unlink(missing_ok=True)
+        self._user_did()
+        place.write_bytes(tar_bytes(files))
+        self.must |= set(files.values())
+
+    @rule(into=TARGETS, name=NAMES)
+    def write_own_file(self, into: str, name: str) -> None:
+        place = self.root / into / name
+        if any(above.is_file() for above in place.parents) or place.is_dir():
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        content = self._content()
+        place.unlink(missing_ok=True)
+        place.write_bytes(content)
+        self._user_did()
+        self.own[place] = content
+        self.must.add(content)
+
+    @rule(into=TARGETS, name=NAMES)
+    def remove_file(self, into: str, name: str) -> None:
+        place = self.root / into / name
+        if place.is_file():
+            place.unlink()
+            self.own.pop(place, None)
+            self._user_did()
+
+    @rule(
+        archive=ARCHIVES, into=TARGETS, delete=st.booleans(), flat=st.booleans(), shard=st.sampled_from([0, 5000]),  # noqa: E501
+        kill=st.one_of(st.none(), st.integers(0, 25)),
+    )  # fmt: skip
+    def run(self, archive: str, into: str, delete: bool, flat: bool, shard: int, kill: int | None) -> None:
+        (found,) = archives([archive])
+        how = HowToUnpack(into=into, flat=flat, shard=shard, delete_after=delete, durable=False)
+        there = (self.root / archive).is_file()
+        try:
+            done = unpack(how.job(self.root, found), MortalDisk(kill if kill is not None else 1 << 30))
+        except (Killed, StorageError):
+            return
+        self._check(done, archive, there, shard)
+
+    def _check(self, done: Unpacked, archive: str, there: bool, shard: int) -> None:
+        if done.broken is None and not shard:
+            members = tree(self.root / done.target)
+            assert len(members) >= done.members > 0
+        if there and not done.deleted:
+            assert (self.root / archive).is_file()
+        assert not (done.deleted and (self.root / archive).exists())
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if not hasattr(self, "root"):
+            return
+        assert self.must <= reachable(self.root)
+        for place, content in self.own.items():
+            assert place.read_bytes() == content
+
+
+Unpacking.TestCase.settings = settings(
+    max_examples=EXAMPLES, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestUnpacking = Unpacking.TestCase
+
+
+# the ways in which archives, members and proofs were lost before, one by one
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"a": b"1", "d/b": b"2"}))
+    return tmp_path
+
+
+def test_an_archive_is_not_deleted_when_members_were_removed_since(folder: Path) -> None:
+    assert job(folder, "x.tar").members == 2
+    (folder / "out/a").unlink()
+    done = job(folder, "x.tar", delete_after=True)
+    assert done.deleted
+    assert tree(folder / "out") == {"a": b"1", "d/b": b"2"}  # it was unpacked again first
+
+
+def test_an_archive_is_not_deleted_when_a_member_was_edited_since(folder: Path) -> None:
+    job(folder, "x.tar")
+    (folder / "out/a").write_bytes(b"edited")
+    with pytest.raises(StorageError, match="differs"):
+        job(folder, "x.tar", delete_after=True)
+    assert (folder / "x.tar").exists()
+    assert (folder / "out/a").read_bytes() == b"edited"
+
+
+def test_another_target_or_format_is_not_taken_for_the_one_asked(folder: Path) -> None:
+    job(folder, "x.tar")
+    done = job(folder, "x.tar", into="other", delete_after=True)
+    assert (done.already, done.deleted, done.target) == (False, True, "other")
+    assert tree(folder / "other") == tree(folder / "out") == {"a": b"1", "d/b": b"2"}
+    gone = job(folder, "x.tar", into="third")
+    assert "--again" in (gone.broken or "")
+
+
+def test_a_new_archive_under_the_name_of_a_deleted_one_is_unpacked(folder: Path) -> None:
+    assert job(folder, "x.tar", delete_after=True).deleted
+    (folder / "x.tar").write_bytes(tar_bytes({"new": b"3"}))
+    done = job(folder, "x.tar")
+    assert (done.already, done.deleted, done.members) == (False, False, 1)
+    assert (folder / "x.tar").exists()
+    assert (folder / "out/new").read_bytes() == b"3"
+
+
+def test_an_archive_of_the_same_size_and_time_is_told_from_the_old_one(folder: Path) -> None:
+    job(folder, "x.tar")
+    seen = (folder / "x.tar").stat()
+    (folder / "x.tar").unlink()
+    (folder / "x.tar").write_bytes(tar_bytes({"z": b"1", "d/b": b"2"}))
+    os.utime(folder / "x.tar", ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    assert not job(folder, "x.tar", delete_after=True).already
+    assert (folder / "out/z").read_bytes() == b"1"
+
+
+def test_a_linked_archive_is_known_by_its_target_and_not_deleted(folder: Path) -> None:
+    (folder / "x.tar").rename(folder / "first")
+    (folder / "second").write_bytes(tar_bytes({"c": b"3"}))
+    (folder / "x.tar").symlink_to("first")
+    done = job(folder, "x.tar", delete_after=True)
+    assert (done.deleted, done.note is not None) == (False, True)
+    (folder / "x.tar").unlink()
+    (folder / "x.tar").symlink_to("second")
+    assert job(folder, "x.tar").members == 1
+    assert (folder / "out/c").read_bytes() == b"3"
+
+
+def test_a_plan_is_finished_where_it_was_begun(folder: Path) -> None:
+    files = {f"{n:02}": bytes([n]) * 50 for n in range(30)}
+    (folder / "x.tar").write_bytes(tar_bytes(files))
+    (found,) = archives(["x.tar"])
+    for until in range(1, 40):
+        try:
+            unpack(HowToUnpack(into="out").job(folder, found), MortalDisk(until))
+        except Killed:
+            if 0 < len(tree(folder / "out") if (folder / "out").is_dir() else ()) < 30:
+                break
+    else:
+        pytest.fail("no kill fell among the renames")
+    done = unpack(HowToUnpack(into="other", delete_after=True).job(folder, found))
+    assert (done.target, done.deleted) == ("other", True)
+    assert tree(folder / "out") == tree(folder / "other") == files
+
+
+def test_a_file_in_the_place_of_a_members_folder_keeps_all_of_the_archive_out(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/d").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="need a folder"):
+        job(folder, "x.tar")
+    assert tree(folder / "out") == {"d": b"mine"}
+
+
+@pytest.mark.parametrize("turn", range(5))
+def test_two_workers_with_equal_member_names_report_what_one_reports(tmp_path: Path, turn: int) -> None:
+    for name in ("p", "q"):
+        files = {f"{n:03}": f"{name}{n}".encode() * 20 for n in range(200)}
+        (tmp_path / f"{name}.tar").write_bytes(tar_bytes(files))
+    how = HowToUnpack(into="out", workers=2, delete_after=True)
+    done = unpack_folder(tmp_path, dict.fromkeys(["p.tar", "q.tar"]), how, lambda _: None)
+    (bad,) = [each for each in done if each.broken]
+    (good,) = [each for each in done if not each.broken]
+    assert "differs" in (bad.broken or "")
+    assert (tmp_path / bad.name).exists()
+    assert not (tmp_path / good.name).exists()
+    assert set(tree(tmp_path / "out").values()) == {f"{good.name[0]}{n}".encode() * 20 for n in range(200)}
+
+
+def test_an_equal_file_of_the_users_is_left_as_it_is(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/a").write_bytes(b"1")
+    before = (folder / "out/a").stat()
+    job(folder, "x.tar", delete_after=True)
+    after = (folder / "out/a").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_shards_of_webdataset_are_not_unpacked_again(folder: Path) -> None:
+    from osp_fetch.datasets.pipeline import loose_archives
+
+    assert loose_archives(folder) == ["x.tar"]
+    job(folder, "x.tar", shard=10_000)
+    assert list((folder / "out").glob("*.tar"))
+    assert loose_archives(folder) == ["x.tar"]
+
+
+def test_lost_members_of_a_deleted_archive_are_named(folder: Path) -> None:
+    job(folder, "x.tar", delete_after=True)
+    assert list(lost_members(folder)) == []
+    (folder / "out/d/b").unlink()
+    assert list(lost_members(folder)) == [("x.tar", ["out/d/b"])]
+    again = job(folder, "x.tar", delete_after=True)
+    assert "1 of its files are gone" in (again.broken or "")
+
+
+def test_a_torn_list_of_members_proves_nothing(folder: Path) -> None:
+    job(folder, "x.tar")
+    listed = folder / ".osp-fetch/unpacked/x.tar.members.gz"
+    listed.write_bytes(listed.read_bytes()[:-12])
+    done = job(folder, "x.tar", delete_after=True)
+    assert not done.already  # it was unpacked again, and so every member seen
+    assert done.deleted
+
+
+def test_what_was_kept_of_another_broken_archive_stays(folder: Path) -> None:
+    for content in (b"first", b"second"):
+        (folder / "x.tar").write_bytes(tar_bytes({"a": content, "b": b"x" * 2000})[:2000])
+        done = job(folder, "x.tar")
+        assert (folder / (done.kept or "") / "a").read_bytes() == content
+    assert (folder / ".osp-fetch/broken/x.tar.1/a").read_bytes() == b"first"
+
+
+# damaged and concatenated archives
+
+
+@pytest.mark.parametrize("where", [0, 50, 98])
+@pytest.mark.parametrize("harm", ["flipped", "zeros"])
+def test_a_damaged_header_is_told_wherever_it_is(tmp_path: Path, where: int, harm: str) -> None:
+    files = {f"{n:03}.bin": bytes([n + 1]) * 700 for n in range(100)}
+    data = bytearray(tar_bytes(files))
+    at = where * (512 + 1024)
+    if harm == "flipped":
+        data[at + 20] ^= 0xFF
+    else:
+        data[at : at + 512] = bytes(512)
+    (tmp_path / "x.tar").write_bytes(data)
+    done = job(tmp_path, "x.tar", delete_after=True)
+    assert done.broken
+    assert (tmp_path / "x.tar").exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_concatenated_tars_are_read_to_their_end(tmp_path: Path) -> None:
+    one, two = ({f"{name}{n}": f"{name}{n}".encode() for n in range(20)} for name in "ab")
+    (tmp_path / "x.tar").write_bytes(tar_bytes(one) + tar_bytes(two))
+    assert job(tmp_path, "x.tar").members == 40
+    assert tree(tmp_path / "out") == one | two
+
+
+def test_sparse_members_are_unpacked(tmp_path: Path) -> None:
+    import subprocess
+
+    content = b"begin" + bytes(3 << 20) + b"end"
+    (tmp_path / "holes").write_bytes(b"")
+    with (tmp_path / "holes").open("wb") as file:
+        file.write(b"begin")
+        file.seek(5 + (3 << 20))
+        file.write(b"end")
+    for form in ("gnu", "posix"):
+        subprocess.run(
+            ["tar", "-S", f"--format={form}", "-cf", f"{form}.tar", "holes"], cwd=tmp_path, check=True
+        )
+        assert (tmp_path / f"{form}.tar").stat().st_size < 1 << 20
+        assert job(tmp_path, f"{form}.tar", into=form).members == 1
+        assert (tmp_path / form / "holes").read_bytes() == content
+
+
+def test_a_zip_is_not_asked_for_an_end_mark(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zip_bytes({"a": b"1"}))
+    assert job(tmp_path, "x.zip", delete_after=True).deleted
