@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import resource
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
@@ -21,15 +21,17 @@ from .engine.tasks import stop as stop_tasks
 from .engine.tools import Tools
 from .model import events
 from .model.errors import SettingsError
+from .model.links import shown
 from .model.profile import Profile
 from .model.protocols import Manifest, Renewal, Row
 from .model.report import Outcome, Report
 from .model.settings import Settings
-from .sources.backup import Backup
 from .sources.checksums import Checksums
 from .sources.huggingface import DownloadMetadata
+from .sources.join import FileList
 from .sources.renewal import LinkFiles
-from .sources.resolve import Options, resolve
+from .sources.resolve import Options, Resolved, resolve
+from .sources.second_source import SecondSource
 from .sources.select import Selection
 from .storage.files import Disk
 from .storage.folder import RunLock, state_folder, state_folders
@@ -67,21 +69,22 @@ class Stop:
 class FetchOptions(TypedDict, total=False):
     """What `fetch_all`, `fetch_iter` and `fetch` take by name.
 
-    `settings`: limits, timeouts and the rest. `observer`: called with every event. `include` and
-    `exclude`: globs. `checksums`: an md5sum or sha256sum list to join. `digests`: a
-    SOURCE that lists sizes and digests of the same files; `mirror`: one whose links are mirrors, too.
-    `headers`: sent with every
-    request to the links' own origins. `shard`: (i, n), the i-th of n from 0. `strict`: a bad row ends
-    the run. `max_duration`: seconds. `stop`: ends the run on demand. `connect_to`, `cafile`: as in
-    curl. `links`: the link file of a dataset that needs one (`sam-11m`). `proxies`: scheme →
-    proxy, as `urllib.request.getproxies()` gives them. `profiles`: `host:port` → what was learnt of a host,
-    where auto begins. `recheck`: finished files are hashed again, not just looked at.
+    `settings`: limits, timeouts and the rest. `observer`: called with every event. `include` and `exclude`:
+    globs, or one as a string. `checksums`: an md5sum or sha256sum list to join. `digests`: a SOURCE that
+    lists sizes and digests of the same files; `mirror`: one whose links are mirrors, too. `headers`: sent
+    with every request to the links' own origins. `shard`: (i, n), the i-th of n from 0. `strict`: a bad row,
+    or a row whose name is ambiguous in a list, ends the run. `max_duration`: seconds. `stop`: ends the run on
+    demand. `connect_to`, `cafile`: as in curl. `links`: the link file of a dataset that needs one
+    (`sam-11m`). `proxies`: scheme → proxy, as `urllib.request.getproxies()` gives them. `profiles`:
+    `host:port` → what was learnt of a host, where auto begins. `recheck`: finished files are hashed again,
+    not just looked at. `again`: globs of files that are fetched anew even if they are finished, or were
+    unpacked and deleted.
     """
 
     settings: Settings
     observer: events.Observer
-    include: Sequence[str]
-    exclude: Sequence[str]
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
     checksums: str | Path
     digests: str
     mirror: str
@@ -96,6 +99,28 @@ class FetchOptions(TypedDict, total=False):
     proxies: Mapping[str, str]
     profiles: Mapping[str, Profile]
     recheck: bool
+    again: str | Sequence[str]
+
+
+def check_options(options: Mapping[str, object]) -> None:
+    """Raise TypeError for an option that does not exist, naming the nearest one."""
+    known = FetchOptions.__annotations__
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}"
+            raise TypeError(f"{name!r} is no option of fetch; {meant}")
+
+
+def globs(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Return several globs, also where one was given as a string."""
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def again_of(options: FetchOptions) -> Callable[[str], bool]:
+    """Return whether a file is to be fetched anew although it is finished."""
+    again = globs(options.get("again", ()))
+    return Selection(again).wants if again else lambda _: False
 
 
 async def fetch_all(
@@ -108,15 +133,21 @@ async def fetch_all(
     CredentialsError, or StorageError (FolderBusy, DiskFull) where the run as a whole cannot go on. When
     cancelled, what is held stays held, and the same call goes on from there.
     """
+    check_options(options)
     return await _fetch(manifest, Path(folder), options, lambda _: None)
 
 
-async def fetch_iter(
+def fetch_iter(
     manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]
 ) -> AsyncIterator[Outcome]:
     """The outcome of each entry as it ends; otherwise as `fetch_all`. Leaving the loop stops the run."""
+    check_options(options)
+    return _outcomes(manifest, Path(folder), options)
+
+
+async def _outcomes(manifest: AnyManifest, folder: Path, options: FetchOptions) -> AsyncIterator[Outcome]:
     outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
-    work = asyncio.create_task(_fetch(manifest, Path(folder), options, outcomes.put_nowait))
+    work = asyncio.create_task(_fetch(manifest, folder, options, outcomes.put_nowait))
     work.add_done_callback(lambda _: outcomes.put_nowait(None))
     try:
         while (outcome := await outcomes.get()) is not None:
@@ -140,10 +171,10 @@ async def _fetch(
     manifest: AnyManifest, root: Path, options: FetchOptions, deliver: Callable[[Outcome], None]
 ) -> Report:
     settings = options.get("settings") or Settings()
-    rows = await asyncio.to_thread(rows_of, manifest, options)
+    resolved = await asyncio.to_thread(rows_of, manifest, options)
     state = state_folder(root, options.get("shard"))
     fresh = await asyncio.to_thread(_is_empty, root)  # before there is a state folder in it
-    report, board = Report(), Board()
+    report, board = Report(shard=options.get("shard")), Board()
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         lock = stack.enter_context(RunLock(state))
@@ -157,8 +188,6 @@ async def _fetch(
 
         def finish(outcome: Outcome) -> None:
             report.add(outcome)
-            if "checksums" in options and outcome.entry and outcome.entry.digest is None:
-                report.unlisted += 1
             if noted.concerns(outcome):
                 metadata.submit(noted.note, outcome)
             deliver(outcome)
@@ -176,12 +205,29 @@ async def _fetch(
         try:
             recheck = options.get("recheck", False)
             renewal = _renewal(manifest, options, settings, observe)
-            run = Run(tools, finish, renewal, bring=bring, recheck=recheck, fresh=fresh)
-            await _until_stopped(run.fetch(rows), report, options, observe)
+            run = Run(
+                tools, finish, renewal, bring=bring, recheck=recheck, fresh=fresh,
+                again=again_of(options),
+            )  # fmt: skip
+            await _until_stopped(run.fetch(resolved.rows), report, options, observe)
         finally:
+            report.notes += [*resolved.notes(), *_kept_notes(board)]
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report
+
+
+def _kept_notes(board: Board) -> list[str]:
+    """Return what to tell of the user's own files that had to give way, a sentence."""
+    if not board.set_aside_count:
+        return []
+    shown = ", ".join(f"{each.path} is now {each.kept}" for each in board.set_aside[:3])
+    more = ", …" if board.set_aside_count > 3 else ""
+    return [
+        f"{board.set_aside_count} files that osp-fetch had not written had the names of fetched ones; they "
+        "are kept: "
+        f"{shown}{more} (--overwrite replaces them)"
+    ]
 
 
 def _is_empty(root: Path) -> bool:
@@ -191,8 +237,8 @@ def _is_empty(root: Path) -> bool:
         return False  # whoever writes there will be told what is wrong with it
 
 
-def rows_of(manifest: AnyManifest, options: FetchOptions) -> Manifest:
-    """The rows that a run over `manifest` with these options goes through."""
+def rows_of(manifest: AnyManifest, options: FetchOptions) -> Resolved:
+    """Return the rows that a run over `manifest` with these options goes through."""
     return resolve(_sources(manifest, options) or manifest, _row_options(options))
 
 
@@ -212,34 +258,52 @@ def _renewal(
     if not files:
         return None
 
+    selection = Options(selection=_selection(options), headers=_headers(options))
+
     def read(places: Sequence[Path]) -> Iterable[Row]:
-        return cast("Iterable[Row]", resolve(list(places), replace(_row_options(options), shard=None)))
+        return cast("Iterable[Row]", resolve(list(places), selection).rows)
 
     wait = settings.links.on_expired == "wait"
-    return LinkFiles(files, read, wait=wait, command=settings.links.command, observe=observe)
+    return LinkFiles(
+        files, read, wait=wait, command=settings.links.command, patience=settings.links.command_time,
+        observe=observe,
+    )  # fmt: skip
 
 
 def _row_options(options: FetchOptions) -> Options:
-    checksums = options.get("checksums")
     return Options(
-        selection=Selection(tuple(options.get("include", ())), tuple(options.get("exclude", ()))),
-        checksums=Checksums.read(Path(checksums)) if checksums else None,
-        backups=_backups(options),
-        headers=tuple(options.get("headers", {}).items()),
+        selection=_selection(options),
+        lists=_lists(options),
+        headers=_headers(options),
         shard=options.get("shard"),
         strict=options.get("strict", False),
     )
 
 
-def _backups(options: FetchOptions) -> tuple[Backup, ...]:
-    def backup(source: str, *, mirror: bool) -> Backup:
-        return Backup(source, lambda: cast("Iterable[Row]", resolve(source, Options())), mirror=mirror)
+def _selection(options: FetchOptions) -> Selection:
+    return Selection(globs(options.get("include", ())), globs(options.get("exclude", ())))
 
-    found = []
+
+def _headers(options: FetchOptions) -> tuple[tuple[str, str], ...]:
+    return tuple(options.get("headers", {}).items())
+
+
+def _lists(options: FetchOptions) -> tuple[FileList, ...]:
+    """Return the lists of the same files that rows are joined with. Raises ManifestError."""
+
+    def second(option: str, source: str, *, mirror: bool) -> SecondSource:
+        def read() -> Iterable[Row]:
+            return cast("Iterable[Row]", resolve(source, Options()).rows)
+
+        return SecondSource(f"{option} {shown(source)}", read, mirror=mirror)
+
+    found: list[FileList] = []
+    if "checksums" in options:
+        found.append(Checksums.read(Path(options["checksums"])))
     if "digests" in options:
-        found.append(backup(options["digests"], mirror=False))
+        found.append(second("--digests", options["digests"], mirror=False))
     if "mirror" in options:
-        found.append(backup(options["mirror"], mirror=True))
+        found.append(second("--mirror", options["mirror"], mirror=True))
     return tuple(found)
 
 

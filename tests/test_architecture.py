@@ -104,4 +104,4 @@ def test_every_room_has_its_floor() -> None:
 
 def test_rooms_fit_one_reading() -> None:
     long = {name: len((ROOT / name).read_text().splitlines()) for name, _ in modules()}
-    assert {name: lines for name, lines in long.items() if lines > 325} == {}
+    assert {name: lines for name, lines in long.items() if lines > 450} == {}

@@ -313,14 +313,18 @@ def test_shards_from_words_and_from_batch_systems(
     assert shard(text, environment) == expected
 
 
-async def test_a_slurm_array_shards_by_itself_and_says_so(origin: Origin, tmp_path: Path) -> None:
+async def test_a_slurm_array_is_shared_only_where_that_is_asked_for(origin: Origin, tmp_path: Path) -> None:
     place = manifest(origin, tmp_path, 9)
     slurm = {"SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "3"}
     for task in "123":
         environment = {**slurm, "SLURM_ARRAY_TASK_ID": task}
-        code, _, err = await get("get", place, "-o", "out", *QUICK, cwd=tmp_path, environment=environment)
-        assert (code, "3 fetched" in err, f"shard {int(task) - 1} of 3" in err) == (0, True, True), err
+        code, _, err = await get(
+            "get", place, "-o", "out", "--shard", "auto", *QUICK, cwd=tmp_path, environment=environment
+        )
+        assert (code, f"3 fetched (shard {int(task) - 1} of 3, no other)" in err) == (0, True), err
     assert len(list((tmp_path / "out/d").iterdir())) == 9
+    code, _, err = await get("get", place, "-o", "whole", *QUICK, cwd=tmp_path, environment=environment)
+    assert (code, "9 fetched" in err, "shard" in err) == (0, True, False), err
 
 
 async def test_shards_of_one_folder_run_at_once_and_together_hold_all(origin: Origin, tmp_path: Path) -> None:

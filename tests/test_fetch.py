@@ -490,9 +490,9 @@ async def test_published_bytes_are_what_the_ledger_says(origin: Origin, tmp_path
 
     rows = [entry(f"d/f{n}", origin.add(f"f{n}", noise(70_000 * n, n))) for n in range(6)]
     await fetch_all(rows, tmp_path, settings=QUICK)
-    for line in sums(tmp_path):
-        value, _, path = line.partition("  ")
-        assert hashlib.sha256((tmp_path / path).read_bytes()).hexdigest() == value
+    for record, standing in sums(tmp_path):
+        value = hashlib.sha256((tmp_path / record.path).read_bytes()).hexdigest()
+        assert (record.digests["sha256"], standing) == (value, "here")
     assert {checked.verdict for checked in verify(tmp_path)} == {"ok"}
     (tmp_path / "d/f3").write_bytes(b"harm")
     (tmp_path / "d/f4").unlink()

@@ -410,7 +410,8 @@ async def test_repair_follows_no_link_and_takes_the_right_record(origin: Origin,
     harmed = bytearray(new)
     harmed[5] ^= 1
     (out / "f").write_bytes(harmed)
-    (record,) = await survey.repair(out, ["f"])
+    ((record, kept),) = await survey.repair(out, ["f"])
+    assert (out / (kept or "")).read_bytes() == harmed  # its owner edited it
     assert (record.length, len(record.held)) == (len(new), len(new) - (16 << 20))
     assert (await fetch_all([row], out, settings=QUICK, shard=(0, 1))).ok
     assert (out / "f").read_bytes() == new

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("coverage", short_help="Count the pairs whose file is there.")
 @click.argument("folder", default=".", metavar="DIR")
-@click.option("--missing", metavar="FILE", help="Write the paths that lack, a line each.")
+@click.option("--missing", metavar="FILE", help="Write the paths of missing files, a line each.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, missing: str | None, as_json: bool) -> int:
     """Read every caption file of DIR and look for each file that it names.
@@ -66,3 +66,5 @@ def _print(found: list[Coverage]) -> None:
             console.print(f"{each.captions}: {each.pairs:,} pairs, {each.documented:,} are documented")
         if each.examples:
             console.print(f"{each.captions}: missing is, for one, {each.examples[0]}", markup=False)
+        if each.refused:
+            console.print(f"{each.captions}: {each.refused:,} paths cannot be those of files of the dataset")

@@ -105,14 +105,31 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
         if unpacker and (stop.why or sys.exc_info()[0]):
             end_workers()
     _tell(report, flags)
+    lost = await asyncio.to_thread(_lost, Path(flags["output"])) if flags["recheck"] and not unpacker else []
+    for line in lost:
+        click.echo(line, err=True)
     code = exits.code_of_report(report, interrupted=signals.interrupted)
     if unpacker and not stop.why and await _unpacked(unpacker, stop):
+        code = code or exits.SOME_FAILED
+    if lost:
         code = code or exits.SOME_FAILED
     if stop.why and report.stopped is None:
         code = exits.INTERRUPTED if signals.interrupted else exits.STOPPED_EARLY
     if flags["layout"] and not stop.why:
         _lay_out(flags)
     return code
+
+
+def _lost(root: Path) -> list[str]:
+    """Return a line for each archive that was unpacked and deleted, and whose members are gone since."""
+    from ..datasets.pipeline import lost_members
+
+    return [
+        f"members missing: {name}, deleted after unpacking: {', '.join(members[:10])}; the same get with "
+        "--unpack "
+        f"--again '{name}*' brings them back"
+        for name, members in lost_members(root)
+    ]
 
 
 async def _unpacked(unpacker: Unpacker, stop: Stop) -> bool:
@@ -123,7 +140,10 @@ async def _unpacked(unpacker: Unpacker, stop: Stop) -> bool:
     stopping.cancel()
     if stop.why:
         end_workers()
-    return any(each.broken for each in await finishing)
+    done = await finishing
+    for name in unpacker.waiting:
+        click.echo(f"waits for pieces that other shards fetch: {name}; the last of them unpacks it", err=True)
+    return any(each.broken for each in done)
 
 
 def _unpacker(
@@ -132,9 +152,8 @@ def _unpacker(
     """What unpacks as files finish, told which are to come."""
     if not flags["unpack"]:
         return None
-    from ..api import rows_of
+    from .. import survey
     from ..datasets.pipeline import Unpacker
-    from ..model.entry import Entry
 
     storage = made["settings"].storage
     how = how_of(flags, storage.min_free, durable=storage.durability == "full")
@@ -144,10 +163,24 @@ def _unpacker(
         if line is not None and (each.broken or not flags["quiet"]):
             say(line)
 
-    unpacker = Unpacker(Path(flags["output"]), how, tell)
-    rows = cast("Iterable[Row]", rows_of(list(sources), made))
-    unpacker.expect(row.path for row in rows if isinstance(row, Entry))
+    root = Path(flags["output"])
+    unpacker = Unpacker(root, how, tell, lambda path: survey.is_whole(root, path))
+    own = _paths(sources, made)
+    whole = made.copy()
+    # an archive in pieces may be shared among shards: which pieces it has, only the whole manifest tells
+    if whole.pop("shard", None):
+        unpacker.expect(_paths(sources, whole), own)
+    else:
+        unpacker.expect(own)
     return unpacker
+
+
+def _paths(sources: list[str], made: FetchOptions) -> list[str]:
+    from ..api import rows_of
+    from ..model.entry import Entry
+
+    rows = cast("Iterable[Row]", rows_of(list(sources), made).rows)
+    return [row.path for row in rows if isinstance(row, Entry)]
 
 
 def _lay_out(flags: dict[str, Any]) -> None:
@@ -183,11 +216,8 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
         click.echo(
             "No row was wanted: the manifest is empty, or --include and --exclude leave nothing.", err=True
         )
-    if report.unlisted:
-        click.echo(
-            f"{report.unlisted} files are not in the list of --checksums; only their sizes were checked.",
-            err=True,
-        )
+    for note in report.notes:
+        click.echo(note, err=True)
 
 
 class _Signals:

@@ -42,5 +42,7 @@ def tell(made: Laid) -> None:
     for name, lines in made.lists.items():
         if lines:
             click.echo(f"{name}: {len(lines)} sources", err=True)
+    for kept in made.kept:
+        click.echo(f"kept: {kept}", err=True)
     for lack in made.lacking:
         click.echo(f"left out: {lack}", err=True)

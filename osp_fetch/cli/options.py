@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from ..model.errors import SettingsError
+from ..model.links import shown
 from ..model.settings import Layer, Settings, seconds
 
 if TYPE_CHECKING:
@@ -66,8 +67,12 @@ _OPTIONS: Final = (
     _option("--digests", metavar="SOURCE", help="Take sizes and digests from there, such as hf://…"),
     _option("--mirror", metavar="SOURCE", help="The same files from there, too: sizes, digests and links."),
     _option(
-        "--shard", metavar="I/N|auto", help="The I-th of N shares, from 0; auto: by Slurm or Kubernetes."
+        "--shard",
+        metavar="I/N|auto",
+        help="Only the I-th of N shares, from 0; auto: the one of this Slurm array or Kubernetes task.",
     ),
+    _option("--again", multiple=True, metavar="GLOB", help="Fetch these anew, finished or not (repeatable)."),
+    _option("--overwrite", is_flag=True, help="Replace files of your own instead of keeping them elsewhere."),
     _option("--strict", is_flag=True, help="End the run at the first bad row."),
     _option("--header", multiple=True, metavar="'NAME: VALUE'", help="Send with every request (repeatable)."),
     _option("--connect-to", multiple=True, metavar="HOST:PORT:HOST:PORT", help="Connect there instead."),
@@ -99,6 +104,8 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
     for flag, (section, key) in _SETTING_FLAGS.items():
         if flags.get(flag) is not None:
             found.append((f"--{flag.replace('_', '-')}", {section: {key: flags[flag]}}))
+    if flags.get("overwrite"):
+        found.append(("--overwrite", {"storage": {"existing": "overwrite"}}))
     for text in flags.get("settings", ()):
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")
@@ -149,6 +156,7 @@ def options(flags: Mapping[str, Any]) -> FetchOptions:
         "settings": Settings.load(*layers(flags)),
         "include": flags["include"],
         "exclude": flags["exclude"],
+        "again": flags["again"],
         "headers": dict(_header(text) for text in flags["header"]),
         "strict": flags["strict"],
         "connect_to": flags["connect_to"],
@@ -160,6 +168,11 @@ def options(flags: Mapping[str, Any]) -> FetchOptions:
             ConnectTo.parse(rule)
         except ValueError as error:
             raise click.UsageError(f"--connect-to: {error}") from None
+    if "://" in flags["output"] and not Path(flags["output"]).is_dir():
+        raise click.UsageError(
+            f"--output: {shown(flags['output'])} is an address; osp-fetch writes into a folder of this "
+            "machine"
+        )
     if flags["cacert"]:
         if not Path(flags["cacert"]).is_file():
             raise click.UsageError(f"--cacert: {flags['cacert']} is not a file")
@@ -174,22 +187,7 @@ def options(flags: Mapping[str, Any]) -> FetchOptions:
         made["links"] = flags["links"]
     if flags["shard"]:
         made["shard"] = shard(flags["shard"], os.environ)
-    elif (own := _batch_shard(os.environ)) is not None:
-        made["shard"] = own
-        index, total = own
-        click.echo(
-            f"shard {index} of {total}, by the batch system's environment; --shard 0/1 takes all", err=True
-        )
     return made
-
-
-def _batch_shard(environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """The shard that a Slurm array or an indexed Kubernetes job tells; None where neither does."""
-    slurm = {"SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"}
-    kubernetes = {"JOB_COMPLETION_INDEX", "JOB_COMPLETIONS"}
-    if not (slurm <= environment.keys() or kubernetes <= environment.keys()):
-        return None
-    return shard("auto", environment)
 
 
 def _header(text: str) -> tuple[str, str]:

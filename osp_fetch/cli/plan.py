@@ -30,11 +30,13 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     """Print the plan; the exit code."""
     from .. import survey
-    from ..api import rows_of
+    from ..api import again_of, rows_of
 
     made = options(flags)
-    rows = cast("Iterable[Row]", rows_of(list(sources), made))
-    plan = survey.plan(rows, Path(flags["output"]), made.get("shard"))
+    resolved = rows_of(list(sources), made)
+    rows = cast("Iterable[Row]", resolved.rows)
+    plan = survey.plan(rows, Path(flags["output"]), made.get("shard"), again_of(made))
+    plan.notes = resolved.notes()
     if flags["as_json"]:
         click.echo(json.dumps(plan.row(), indent=2))
     else:
@@ -45,15 +47,17 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
 def show_before(sources: Sequence[str], folder: str, made: FetchOptions) -> None:
     """Say on stderr what `get` is about to do, where the manifest is read in a moment."""
     from .. import survey
-    from ..api import rows_of
+    from ..api import again_of, rows_of
     from ..datasets.catalogue import warnings
 
-    rows = rows_of(list(sources), made)
+    resolved = rows_of(list(sources), made)
+    rows = resolved.rows
     if not isinstance(rows, list):
         for said in warnings(sources):
             click.echo(said, err=True)
     elif len(rows) > 1:
-        plan = survey.plan(rows, Path(folder), made.get("shard"))
+        plan = survey.plan(rows, Path(folder), made.get("shard"), again_of(made))
+        plan.notes = resolved.notes()
         _print(plan, made["settings"].limits.rate, sources, stderr=True)
 
 
@@ -72,11 +76,15 @@ def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = Fals
         console.print(said, style="yellow", markup=False)
     for problem in plan.problems[:10]:
         console.print(problem, style="yellow", markup=False)
-    if plan.foreign:
-        names = ", ".join(plan.foreign[:3]) + (", …" if len(plan.foreign) > 3 else "")
+    for note in plan.notes:
+        console.print(note, style="yellow", markup=False)
+    if plan.foreign_count:
+        names = ", ".join(plan.foreign[:3]) + (", …" if plan.foreign_count > 3 else "")
         console.print(
-            f"{len(plan.foreign)} files are here that osp-fetch did not put there ({names}); get keeps those "
-            "that have the right digest and replaces the others"
+            f"{plan.foreign_count} files are here that osp-fetch did not put there ({names}); get takes over "
+            "those "
+            "that are right and moves the others to .osp-fetch/replaced/",
+            markup=False,
         )
     if plan.bad_rows > 10:
         console.print(f"… {plan.bad_rows} bad rows in all; they fail, the others are fetched")
@@ -107,6 +115,10 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
         rows.append(
             ("hub quota", f"{plan.resolves} of 3000 in 5 minutes (5000 with a token), and the listing")
         )
+    if plan.gone or plan.changed:
+        parts = [f"{plan.gone} recorded but gone"] * bool(plan.gone)
+        parts += [f"{plan.changed} changed since"] * bool(plan.changed)
+        rows.append(("", ", ".join(parts)))
     if plan.missing_bytes > plan.free:
         rows.append(("", "the disk has too little room for all of it"))
     if plan.expires_first is not None:

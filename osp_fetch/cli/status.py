@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -26,8 +27,14 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
     if not (root / ".osp-fetch").is_dir():
         raise StorageError(f"{folder}: nothing was fetched into this folder; name the one after -o")
     if sums:
-        for line in survey.sums(root):
-            click.echo(line)
+        missed: Counter[str] = Counter()
+        for record, standing in survey.sums(root):
+            if standing == "here":
+                click.echo(f"{record.digests['sha256']}  {record.path}")
+            elif standing != "unpacked":
+                missed[standing] += 1
+        if missed:
+            click.echo(_missed(missed["gone"], missed["changed"]) + "; they are left out", err=True)
         return exits.OK
     found = survey.status(root)
     if as_json:
@@ -42,8 +49,18 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
                 f"{words.size(run['bytes_per_second'])}/s, {run['connections']} connections"
             )
     click.echo(f"finished: {found.published} files, {words.size(found.published_bytes)}")
+    if found.unpacked:
+        click.echo(f"unpacked and deleted: {found.unpacked} archives")
+    if found.gone or found.changed:
+        click.echo(f"{_missed(found.gone, found.changed)}; run get again to fetch them")
     click.echo(f"begun: {len(found.begun)} files, {words.size(found.held_bytes)} held")
     for each in found.begun[:20]:
         length = words.size(each["length"]) if each["length"] is not None else "unknown size"
         click.echo(f"  {each['path']}: {words.size(each['held'])} of {length}")
     return exits.OK
+
+
+def _missed(gone: int, changed: int) -> str:
+    """Say how many finished files are not as they were recorded."""
+    parts = [f"{gone} recorded but gone"] * bool(gone) + [f"{changed} changed since"] * bool(changed)
+    return ", ".join(parts)

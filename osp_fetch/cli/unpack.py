@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -77,9 +76,11 @@ def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str,
 
     root = Path(folder)
     wanted = Selection(include)
-    paths = [path for path in _paths(root) if wanted.wants(path)]
+    files = {path: digest for path, digest in _files(root).items() if wanted.wants(path)}
     how = how_of(flags, usage(size, min_free))
-    done = unpack_folder(root, paths, how, lambda each: None if as_json else _tell(each))
+    done = unpack_folder(root, files, how, lambda each: None if as_json else _tell(each))
+    if not as_json and all(each.already for each in done):
+        click.echo(f"nothing to do: all {len(done)} archives were unpacked before", err=True)
     if as_json:
         click.echo(json.dumps([each.row() for each in done], indent=2))
     return exits.SOME_FAILED if any(each.broken for each in done) else exits.OK
@@ -93,8 +94,8 @@ def told(each: Unpacked) -> str | None:
         kept = f"; what could be read is in {each.kept}" if each.kept else ""
         return f"broken: {each.name}: {each.broken}{kept}"
     if each.already:
-        return None
-    gone = ", and deleted" if each.deleted else ""
+        return f"{each.name}: {each.note}" if each.note else None
+    gone = ", and deleted" if each.deleted else f"; {each.note}" if each.note else ""
     what = f"{each.members} files, {words.size(each.bytes)}, into {each.target}{gone}"
     return f"unpacked: {each.name}: {what}"
 
@@ -104,20 +105,17 @@ def _tell(each: Unpacked) -> None:
         click.echo(line, err=True)
 
 
-def _paths(root: Path) -> Iterator[str]:
-    """What is finished in `root`: by its ledger, or everything there where it has none."""
+def _files(root: Path) -> dict[str, str | None]:
+    """Return what is finished in `root`, with digests: by its ledger, or every archive where it has none."""
     from .. import survey
+    from ..datasets.pipeline import loose_archives
     from ..model.errors import StorageError
 
     if not root.is_dir():
         raise StorageError(f"{root}: there is no such folder")
     if survey.has_ledger(root):
-        yield from (record.path for record in survey.published(root))
-        return
-    for place, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in (".osp-fetch", ".cache")]
-        for name in names:
-            yield Path(place, name).relative_to(root).as_posix()
+        return {record.path: survey.digest_of(record) for record in survey.published(root)}
+    return dict.fromkeys(loose_archives(root))
 
 
 def end_workers() -> None:

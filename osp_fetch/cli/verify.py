@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from . import exits
 def command(folder: str, checksums: str | None, repair: bool, archives: bool, as_json: bool) -> int:
     """Hash every finished file of DIR again, on all cores, against what its ledger recorded."""
     from .. import survey
-    from ..model.errors import StorageError
+    from ..datasets.pipeline import any_marks, lost_members
+    from ..model.errors import FetchError, StorageError
     from ..sources.checksums import Checksums
     from ..views import words
 
@@ -34,6 +36,13 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     listed = Checksums.read(Path(checksums)).digests if checksums else None
     if listed is None and not (root / ".osp-fetch").is_dir():
         raise StorageError(f"{folder}: nothing was fetched into this folder; pass --checksums FILE")
+    lost = dict(lost_members(root)) if listed is None else {}
+    if listed is None and not survey.has_ledger(root) and not any_marks(root):
+        raise FetchError(
+            f"{folder}: the ledger is gone, and nothing else tells which files are finished; run get again, "
+            "which "
+            "takes over what is right, or pass --checksums FILE"
+        )
     counts: Counter[str] = Counter()
     bad, here = [], []
     for checked in survey.verify(root, listed):
@@ -48,24 +57,39 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     tried = _tried(root, here, quiet=as_json) if archives else {}
     if as_json:
         document: dict[str, Any] = {"counts": dict(counts), "bad": [checked.row() for checked in bad]}
+        document["missing_members"] = lost
         if archives:
             broken = [{"path": name, "why": why} for name, why in tried.items() if why]
             document["archives"] = {"whole": len(tried) - len(broken), "broken": broken}
         click.echo(json.dumps(document, indent=2))
     else:
         click.echo(", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "no finished files")
+        _tell_lost(lost)
     damaged = [checked.path for checked in bad if checked.verdict == "damaged"]
     if repair and damaged:
-        for record in asyncio.run(survey.repair(root, damaged)):
+        for record, kept in asyncio.run(survey.repair(root, damaged)):
             lacking = (record.length or 0) - len(record.held)
-            click.echo(f"{record.path}: {words.size(lacking)} are to be fetched again; run get", err=True)
+            where = f"; what was there is kept in {kept}" if kept else ""
+            click.echo(
+                f"{record.path}: {words.size(lacking)} are to be fetched again; run get{where}", err=True
+            )
     elif bad and not as_json:
         click.echo(
             "Run get again: it fetches what is missing. Damaged files: verify --repair first, and get "
             "fetches only what is wrong in them.",
             err=True,
         )
-    return exits.SOME_FAILED if bad or any(tried.values()) else exits.OK
+    nothing = not counts and not (root / ".osp-fetch" / "unpacked").is_dir()
+    failed = bad or lost or any(tried.values()) or nothing
+    return exits.SOME_FAILED if failed else exits.OK
+
+
+def _tell_lost(lost: Mapping[str, list[str]]) -> None:
+    """Say which members of archives are gone that were deleted after unpacking."""
+    for name, members in lost.items():
+        more = f" and {len(members) - 10} more" if len(members) > 10 else ""
+        click.echo(f"members missing: {name}, deleted after unpacking: {', '.join(members[:10])}{more}")
+        click.echo(f"Bring them back by the same get with --unpack --again '{name}*'.", err=True)
 
 
 def _tried(root: Path, paths: list[str], *, quiet: bool) -> dict[str, str | None]:
