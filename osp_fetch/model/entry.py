@@ -19,7 +19,10 @@ STATE_FOLDER: Final = ".osp-fetch"
 
 # names that nothing could be wrong with: most of ten million rows, at a tenth of the cost
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_][\w.,=+-]{0,99}/){0,20}[A-Za-z0-9_][\w.,=+-]{0,99}", re.ASCII)
-_LINK: Final = re.compile(rf"https?://(?=[^/\s?#])[^{CONTROLS} ]+")
+_LINK: Final = re.compile(
+    rf"https?://(?:[^/?#{CONTROLS} ]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^/?#:@{CONTROLS} ]+)"
+    rf"(?::\d*)?(?:[/?#][^{CONTROLS} ]*)?"
+)
 _DEVICE: Final = re.compile(r"(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./]|$)", re.IGNORECASE)
 
 
@@ -66,6 +69,11 @@ def _refusal(text: str, names: list[str]) -> str | None:
     return None
 
 
+def is_link(url: str) -> bool:
+    """Return whether `url` is an http(s) URL that can be asked for as it is."""
+    return _LINK.fullmatch(url) is not None
+
+
 def folded(path: RelativePath) -> str:
     """What all spellings of `path` have in common that are one name where case does not count."""
     return unicodedata.normalize("NFC", path.casefold())
@@ -110,7 +118,7 @@ def entry(
     if not urls:
         raise ManifestError(f"{path}: no URL; every entry needs at least one")
     for each in urls:
-        if not _LINK.fullmatch(each):
+        if not is_link(each):
             raise ManifestError(f"{path}: {shown(each)[:100]!r} is not an http(s) URL")
     if size is not None and size < 0:
         raise ManifestError(f"{path}: a size cannot be negative ({size})")

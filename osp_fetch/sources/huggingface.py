@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 _ADDRESS: Final = re.compile(
-    r"hf://(?:(?P<kind>datasets|models)/)?(?P<repo>(?!datasets/|models/|spaces/)[^/@\s]+/[^/@\s]+)(?:@(?P<rev>[^/\s]+))?(?:/(?P<glob>.*))?"
+    r"hf://(?:(?P<kind>datasets|models)/)?(?P<repo>(?!datasets/|models/|spaces/)[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@(?P<rev>[^/\s]+))?(?:/(?P<glob>.*))?"
 )
 _RESOLVED: Final = re.compile(r"/(?:datasets/)?[^/]+/[^/]+/resolve/(?P<commit>[0-9a-f]{40})/")
 

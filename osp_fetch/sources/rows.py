@@ -9,7 +9,7 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from ..model.digest import STRENGTH, Digest
-from ..model.entry import Entry, entry
+from ..model.entry import Entry, entry, is_link
 from ..model.errors import ManifestError, Remedy
 from ..model.links import shown
 from ..model.protocols import Row
@@ -172,6 +172,8 @@ def _digest(values: Mapping[str, Any]) -> Digest | None:
 
 def name_of(url: str) -> str:
     """The file name that a URL suggests: the last name of its path, its escapes undone."""
+    if not is_link(url):
+        raise ManifestError(f"{shown(url)[:100]!r} is not an http(s) URL")
     name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     if not name:
         raise ManifestError(f"{shown(url)} names no file; give the row a path")
