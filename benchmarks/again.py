@@ -20,9 +20,9 @@ from typing import Any
 from clients import compile_ours
 
 from osp_fetch.model.entry import RelativePath
-from osp_fetch.model.links import source_key
 from osp_fetch.model.record import Published, Record
-from osp_fetch.storage.ledger import SqliteLedger
+from osp_fetch.model.urls import source_key
+from osp_fetch.storage.ledger.sqlite import SqliteLedger
 
 ORIGIN = "http://127.0.0.1:9"  # nothing answers there: whoever asks fails
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import FetchOptions, Stop, fetch, fetch_all, fetch_iter
+    from .api import FetchOptions, StopToken, fetch, fetch_all, fetch_iter
     from .model.digest import Digest
     from .model.entry import Entry, RelativePath, entry
     from .model.errors import FetchError
@@ -23,7 +23,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "FetchOptions": "api",
-    "Stop": "api",
+    "StopToken": "api",
     "fetch": "api",
     "fetch_all": "api",
     "fetch_iter": "api",
@@ -51,7 +51,7 @@ __all__ = [
     "Report",
     "Settings",
     "Status",
-    "Stop",
+    "StopToken",
     "__version__",
     "entry",
     "fetch",

@@ -12,34 +12,34 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
 
-from .crew.reach import Reach, transport_of
+from .concurrency import stop as stop_tasks
+from .connections.buffers import Buffers
+from .connections.pool import ConnectionPool
 from .datasets.catalogue import expand_all
-from .engine.buffers import Buffers
-from .engine.gate import Gate
+from .engine.context import Context
 from .engine.run import Run
-from .engine.tasks import stop as stop_tasks
-from .engine.tools import Tools
 from .model import events
 from .model.errors import SettingsError
-from .model.links import shown
 from .model.profile import Profile
 from .model.protocols import Manifest, Renewal, Row
 from .model.report import Outcome, Report
 from .model.settings import Settings
+from .model.urls import shown
 from .sources.checksums import Checksums
 from .sources.huggingface import DownloadMetadata
 from .sources.join import FileList
-from .sources.renewal import LinkFiles
+from .sources.link_files import LinkFileRenewal
 from .sources.resolve import Options, Resolved, resolve
 from .sources.second_source import SecondSource
 from .sources.select import Selection
-from .storage.files import Disk
-from .storage.folder import RunLock, state_folder, state_folders
-from .storage.ledger import SqliteLedger
-from .storage.sink import FolderSink
+from .storage.folder.disk import Disk
+from .storage.folder.run_lock import RunLock, state_folder, state_folders
+from .storage.folder.store import FolderStore
+from .storage.ledger.sqlite import SqliteLedger
 from .views.board import Board
-from .views.logs import EventLog, StatusFile
-from .views.telling import Ticking, telling
+from .views.event_log import EventLog, StatusFile
+from .views.fanout import Ticking, telling
+from .workers.reach import Reach, transport_of
 
 if TYPE_CHECKING:
     import pandas
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _OWN_DESCRIPTORS = 64  # the interpreter's, the ledger's, logs and pipes
 
 
-class Stop:
+class StopToken:
     """Asks a run to end early and keep what it holds. The first reason is the one that counts."""
 
     def __init__(self) -> None:
@@ -92,7 +92,7 @@ class FetchOptions(TypedDict, total=False):
     shard: tuple[int, int]
     strict: bool
     max_duration: float
-    stop: Stop
+    stop: StopToken
     connect_to: Sequence[str]
     links: str | Path
     cafile: str
@@ -130,8 +130,8 @@ async def fetch_all(
 
     `manifest`: a SOURCE string, a path, a DataFrame, or an (async) iterable of Entry. Returns a Report
     also where files failed (`raise_for_failures`). Raises ManifestError, SettingsError,
-    CredentialsError, or StorageError (FolderBusy, DiskFull) where the run as a whole cannot go on. When
-    cancelled, what is held stays held, and the same call goes on from there.
+    CredentialsError, or StorageError (FolderBusyError, DiskFullError) where the run as a whole cannot go on.
+    When cancelled, what is held stays held, and the same call goes on from there.
     """
     check_options(options)
     return await _fetch(manifest, Path(folder), options, lambda _: None)
@@ -192,21 +192,21 @@ async def _fetch(
                 metadata.submit(noted.note, outcome)
             deliver(outcome)
 
-        tools = await _tools(stack, root, state, settings, options, observe, lock.descriptor)
+        context = await _context(stack, root, state, settings, options, observe, lock.descriptor)
         profiles = dict(options.get("profiles") or {})
-        bring = None
+        fetch_one = None
         if settings.limits.processes != 1:
-            from .crew.make import crew_of  # for most runs it would only be read
+            from .workers.make import worker_pool  # for most runs it would only be read
 
-            if crew := crew_of(tools, root, state, reach_of(options), profiles, lock.descriptor):
-                bring = (await stack.enter_async_context(crew)).bring
+            if workers := worker_pool(context, root, state, reach_of(options), profiles, lock.descriptor):
+                fetch_one = (await stack.enter_async_context(workers)).fetch
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
         observe(events.RunStarted(str(root)))
         try:
             recheck = options.get("recheck", False)
             renewal = _renewal(manifest, options, settings, observe)
             run = Run(
-                tools, finish, renewal, bring=bring, recheck=recheck, fresh=fresh,
+                context, finish, renewal, fetch_one=fetch_one, recheck=recheck, fresh=fresh,
                 again=again_of(options),
             )  # fmt: skip
             await _until_stopped(run.fetch(resolved.rows), report, options, observe)
@@ -264,7 +264,7 @@ def _renewal(
         return cast("Iterable[Row]", resolve(list(places), selection).rows)
 
     wait = settings.links.on_expired == "wait"
-    return LinkFiles(
+    return LinkFileRenewal(
         files, read, wait=wait, command=settings.links.command, patience=settings.links.command_time,
         observe=observe,
     )  # fmt: skip
@@ -307,7 +307,7 @@ def _lists(options: FetchOptions) -> tuple[FileList, ...]:
     return tuple(found)
 
 
-async def _tools(
+async def _context(
     stack: AsyncExitStack,
     root: Path,
     state: Path,
@@ -315,17 +315,19 @@ async def _tools(
     options: FetchOptions,
     observe: events.Observer,
     lock: int,
-) -> Tools:
-    gate = Gate(settings.limits, settings.retry, observe, options.get("profiles"), most=_most_connections())
+) -> Context:
+    pool = ConnectionPool(
+        settings.limits, settings.retry, observe, options.get("profiles"), most=_most_connections()
+    )
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
     ledger = SqliteLedger(place, others, durable=settings.storage.durability == "full")
     transport = transport_of(settings, reach_of(options))
-    return Tools(
+    return Context(
         transport=await stack.enter_async_context(transport),
-        sink=await stack.enter_async_context(FolderSink(root, state, settings.storage, lock=lock)),
+        store=await stack.enter_async_context(FolderStore(root, state, settings.storage, lock=lock)),
         ledger=await stack.enter_async_context(ledger),
-        gate=gate,
+        pool=pool,
         buffers=Buffers(settings.limits),
         settings=settings,
         observe=observe,
@@ -349,7 +351,7 @@ def _most_connections() -> int:
 
 async def _until_stopped(work: Any, report: Report, options: FetchOptions, observe: events.Observer) -> None:
     """Await `work`, or cancel it when the run is asked to stop, and wait until it has let go."""
-    stop = options.get("stop") or Stop()
+    stop = options.get("stop") or StopToken()
     loop = asyncio.get_running_loop()
     limit = options.get("max_duration")
     timer = loop.call_later(limit, stop.ask, "--max-duration") if limit else None

@@ -19,7 +19,7 @@ from pathlib import Path
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import Remedy, StorageError
 from osp_fetch.model.record import Published, Record
-from osp_fetch.storage.files import Disk, Existing
+from osp_fetch.storage.folder.disk import Disk, Existing
 
 
 class Power:

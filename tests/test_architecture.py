@@ -11,28 +11,34 @@ import osp_fetch
 ROOT = Path(osp_fetch.__file__).parent
 FLOORS = {
     "model": 0,
+    "concurrency": 0,
     "sources": 1,
     "network": 1,
     "storage": 1,
-    "engine": 2,
-    "views": 3,
-    "crew": 3,
-    "datasets": 3,
-    "demo": 3,
-    "survey": 4,
-    "api": 4,
-    "bench": 5,
-    "cli": 6,
-    "__init__": 7,
-    "__main__": 7,
+    "connections": 2,
+    "engine": 3,
+    "views": 4,
+    "workers": 4,
+    "datasets": 4,
+    "demo": 4,
+    "archives": 5,
+    "inspection": 6,
+    "api": 6,
+    "bench": 7,
+    "cli": 8,
+    "__init__": 9,
+    "__main__": 9,
 }
-# engine stands on floor 2 and knows only the protocols in model: it is tested with fakes
-KNOWS_ONLY = {"engine": {"model", "engine"}}
+# these know the protocols in model and no adapter: they are tested with fakes
+KNOWS_ONLY = {
+    "connections": {"model", "concurrency", "connections"},
+    "engine": {"model", "concurrency", "connections", "engine"},
+}
 DOORS = {
     "aiohttp": {"network/"},
     "yarl": {"network/transport.py", "network/head.py"},
-    "aiofiles": {"storage/threads.py"},
-    "sqlite3": {"storage/ledger.py", "storage/rows.py"},
+    "aiofiles": {"storage/folder/executors.py"},
+    "sqlite3": {"storage/ledger/"},
     "tenacity": {"engine/retry.py"},
     "pandas": {"sources/table.py", "sources/resolve.py", "model/report.py", "api.py"},
     "pyarrow": {"sources/table.py"},
@@ -40,8 +46,8 @@ DOORS = {
     "gdown": {"sources/gdrive.py"},
     "ijson": {"datasets/coverage.py"},
     "huggingface_hub": {"sources/huggingface.py"},
-    "uvloop": {"api.py", "cli/get.py", "cli/bench.py", "crew/worker.py"},
-    "matplotlib": {"views/curve.py"},
+    "uvloop": {"api.py", "cli/get.py", "cli/bench.py", "workers/worker.py"},
+    "matplotlib": {"bench/curve.py"},
     "click": {"cli/"},
     "rich": {"views/screen.py", "cli/"},
 }
@@ -67,14 +73,14 @@ def imports(name: str, tree: ast.Module) -> Iterator[str]:
                 yield from (".".join([*module, alias.name]) for alias in node.names)
 
 
-def room(name: str) -> str:
+def package(name: str) -> str:
     return name.split("/", maxsplit=1)[0].removesuffix(".py")
 
 
-def test_imports_go_down_and_rooms_of_one_floor_do_not_know_each_other() -> None:
+def test_imports_go_down_and_packages_of_one_floor_do_not_know_each_other() -> None:
     wrong = []
     for name, tree in modules():
-        here = room(name)
+        here = package(name)
         for target in imports(name, tree):
             if not target.startswith("osp_fetch.") or target == "osp_fetch.__version__":
                 continue
@@ -98,10 +104,10 @@ def test_each_dependency_has_one_door() -> None:
     assert wrong == []
 
 
-def test_every_room_has_its_floor() -> None:
-    assert {room(name) for name, _ in modules()} == set(FLOORS)
+def test_every_package_has_its_floor() -> None:
+    assert {package(name) for name, _ in modules()} == set(FLOORS)
 
 
-def test_rooms_fit_one_reading() -> None:
+def test_modules_fit_one_reading() -> None:
     long = {name: len((ROOT / name).read_text().splitlines()) for name, _ in modules()}
     assert {name: lines for name, lines in long.items() if lines > 450} == {}

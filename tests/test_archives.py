@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from osp_fetch.datasets.pipeline import HowToUnpack, unpack_folder
-from osp_fetch.datasets.reading import BrokenArchive, members
-from osp_fetch.datasets.splits import Archive, archives
-from osp_fetch.datasets.unpack import Unpacked, unpack
+from osp_fetch.archives.extract import Unpacked, unpack
+from osp_fetch.archives.extractor import UnpackOptions, unpack_folder
+from osp_fetch.archives.read import BrokenArchiveError, members
+from osp_fetch.archives.splits import Archive, archives
 from osp_fetch.model.errors import StorageError
 from tests.origin import noise
 
@@ -55,7 +55,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def job(root: Path, *pieces: str, **how: object) -> Unpacked:
     (archive,) = archives(pieces)
-    return unpack(HowToUnpack(**{"into": "out", **how}).job(root, archive))  # type: ignore[arg-type]
+    return unpack(UnpackOptions(**{"into": "out", **how}).job(root, archive))  # type: ignore[arg-type]
 
 
 # which files are archives
@@ -92,7 +92,7 @@ def test_a_gap_is_refused(paths: list[str], tmp_path: Path) -> None:
         (tmp_path / path).write_bytes(b"x")
     (archive,) = archives(paths)
     assert "missing" in archive.lacks
-    done = unpack(HowToUnpack().job(tmp_path, archive))
+    done = unpack(UnpackOptions().job(tmp_path, archive))
     assert done.broken == archive.lacks
 
 
@@ -160,7 +160,7 @@ def test_a_broken_tar_is_told_with_the_member(tmp_path: Path, how: str, mode: st
     files = {name: noise(4096 - 512, n) for n, name in enumerate(FILES)}
     place = tmp_path / "a.tar"
     place.write_bytes(harmed(tar_bytes(files, mode), how))
-    with pytest.raises(BrokenArchive):
+    with pytest.raises(BrokenArchiveError):
         read_all(place)
 
 
@@ -168,7 +168,7 @@ def test_a_broken_tar_is_told_with_the_member(tmp_path: Path, how: str, mode: st
 def test_a_flipped_byte_is_found_where_there_are_checksums(tmp_path: Path, make: Callable[[], bytes]) -> None:
     place = tmp_path / "a.tar"
     place.write_bytes(harmed(make(), "a flipped byte"))
-    with pytest.raises(BrokenArchive):
+    with pytest.raises(BrokenArchiveError):
         read_all(place)
 
 
@@ -331,7 +331,7 @@ def test_a_folder_is_unpacked_in_processes(tmp_path: Path) -> None:
         (tmp_path / f"d{n}.tar").write_bytes(tar_bytes({f"{n}-{name}": data for name, data in FILES.items()}))
     told: list[Unpacked] = []
     done = unpack_folder(
-        tmp_path, dict.fromkeys(f"d{n}.tar" for n in range(4)), HowToUnpack(workers=2), told.append
+        tmp_path, dict.fromkeys(f"d{n}.tar" for n in range(4)), UnpackOptions(workers=2), told.append
     )
     assert len(done) == len(told) == 4
     assert {p.name for p in (tmp_path / "d2").iterdir()} == {f"2-{name}" for name in FILES}
@@ -343,7 +343,7 @@ def test_an_archive_that_conflicts_costs_no_other(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/same").write_bytes(b"another")
     told: list[Unpacked] = []
-    how = HowToUnpack(into="out", workers=1)
+    how = UnpackOptions(into="out", workers=1)
     done = unpack_folder(tmp_path, dict.fromkeys(f"d{n}.tar" for n in range(6)), how, told.append)
     assert [bool(each.broken) for each in done] == [True] + [False] * 5
     assert {each.name for each in told} == {f"d{n}.tar" for n in range(6)}

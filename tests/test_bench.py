@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from osp_fetch.bench import curve
+from osp_fetch.bench.sweep import Point, best, next_number
+from osp_fetch.concurrency import stop
+from osp_fetch.connections.pool import ConnectionPool
 from osp_fetch.demo.server import Blob, Exchange
-from osp_fetch.engine.gate import Gate
-from osp_fetch.engine.sweep import Point, best, next_number
-from osp_fetch.engine.tasks import stop
 from osp_fetch.model.errors import SettingsError
 from osp_fetch.model.profile import Profile
 from osp_fetch.model.settings import Limits
 from osp_fetch.storage import profiles
-from osp_fetch.views import curve
 from tests.origin import Origin, Page, noise, refuse_above, slow
 from tests.test_cli import get
 
@@ -189,25 +189,25 @@ async def test_a_host_that_sends_no_byte_gets_no_profile(origin: Origin, tmp_pat
 
 async def test_auto_begins_where_a_profile_says_and_a_number_is_kept() -> None:
     known = {"h": Profile(40, 16 << 20, 1000, 1.0)}
-    gate = Gate(Limits(), profiles=known)
-    assert gate.part_size("h") == 16 << 20
-    assert await admitted(gate) == 40
-    assert await admitted(Gate(Limits(connections=5), profiles=known)) == 5
+    pool = ConnectionPool(Limits(), profiles=known)
+    assert pool.part_size("h") == 16 << 20
+    assert await admitted(pool) == 40
+    assert await admitted(ConnectionPool(Limits(connections=5), profiles=known)) == 5
 
 
 async def test_auto_has_no_more_connections_than_memory_and_descriptors_allow() -> None:
     known = {"h": Profile(40, 16 << 20, 1000, 1.0)}
-    assert await admitted(Gate(Limits(memory=30 << 20), profiles=known)) == 20
-    assert await admitted(Gate(Limits(), profiles=known, most=10)) == 10
-    assert await admitted(Gate(Limits(connections=30), most=10)) == 10
-    assert await admitted(Gate(Limits(connections=30, memory=20 << 20))) == 30
+    assert await admitted(ConnectionPool(Limits(memory=30 << 20), profiles=known)) == 20
+    assert await admitted(ConnectionPool(Limits(), profiles=known, most=10)) == 10
+    assert await admitted(ConnectionPool(Limits(connections=30), most=10)) == 10
+    assert await admitted(ConnectionPool(Limits(connections=30, memory=20 << 20))) == 30
 
 
-async def admitted(gate: Gate) -> int:
-    """How many connections `gate` gives before it has seen a byte."""
-    asking = [asyncio.ensure_future(gate.connection("h", n).__aenter__()) for n in range(128)]
+async def admitted(pool: ConnectionPool) -> int:
+    """How many connections `pool` gives before it has seen a byte."""
+    asking = [asyncio.ensure_future(pool.connection("h", n).__aenter__()) for n in range(128)]
     await asyncio.sleep(0)
-    given = gate.open
+    given = pool.open
     await stop(asking)
     return given
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osp_fetch.engine.buffers import Buffers
+from osp_fetch.connections.buffers import Buffers
 from osp_fetch.model.settings import Limits
 
 MIB = 1 << 20

@@ -10,15 +10,15 @@ from typing import cast
 
 import pytest
 
+from osp_fetch.concurrency import stop
 from osp_fetch.engine.checkpoint import Checkpoint
-from osp_fetch.engine.download import Download
-from osp_fetch.engine.tasks import stop
+from osp_fetch.engine.state import FileState
 from osp_fetch.model.entry import entry
 from osp_fetch.model.errors import StorageError
 from osp_fetch.model.protocols import Ledger, Partial
 from osp_fetch.model.ranges import ByteRange, RangeSet
 from osp_fetch.model.record import Record
-from osp_fetch.storage.files import storage_error
+from osp_fetch.storage.folder.disk import storage_error
 
 SIZE = 1 << 20
 
@@ -50,12 +50,12 @@ class Held:
         self.cleared = True
 
 
-def begun(disk: Held) -> tuple[Checkpoint, Download]:
-    download = Download(entry("f", "http://h/f", size=8 * SIZE))
+def begun(disk: Held) -> tuple[Checkpoint, FileState]:
+    download = FileState(entry("f", "http://h/f", size=8 * SIZE))
     return Checkpoint(cast("Ledger", disk), cast("Partial", disk), download, SIZE), download
 
 
-def wrote(checkpoint: Checkpoint, download: Download, start: int) -> None:
+def wrote(checkpoint: Checkpoint, download: FileState, start: int) -> None:
     download.wrote(ByteRange(start * SIZE, (start + 1) * SIZE))
     checkpoint.wrote(SIZE, 1)
 

@@ -12,7 +12,7 @@ import pytest
 
 from osp_fetch import Event, Status, entry, fetch_all
 from osp_fetch.model import events
-from osp_fetch.model.errors import DiskFull, StorageError
+from osp_fetch.model.errors import DiskFullError, StorageError
 from tests.conftest import quick
 from tests.origin import Origin, endless, noise
 
@@ -31,7 +31,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
 
 async def test_what_fits_is_finished_and_a_full_disk_ends_the_run(origin: Origin, small: Path) -> None:
     rows = [entry(f"f{n}", origin.add(f"f{n}", noise(6 << 20, n))) for n in range(4)]
-    with pytest.raises(DiskFull):
+    with pytest.raises(DiskFullError):
         await fetch_all(rows, small, settings=quick(storage={"disk_patience": 1}))
     finished = sorted(p.name for p in small.glob("f*"))
     assert len(finished) == 2

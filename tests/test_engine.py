@@ -1,4 +1,4 @@
-"""Tasks, patience and the gate."""
+"""Tasks, patience and the pool."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 
-from osp_fetch.engine.gate import Gate
+from osp_fetch.concurrency import Scope, at_most, completed
+from osp_fetch.connections.pool import ConnectionPool
 from osp_fetch.engine.lanes import Lanes
 from osp_fetch.engine.retry import persist
-from osp_fetch.engine.tasks import Scope, at_most, completed
 from osp_fetch.model.errors import FetchError, NetworkError, Remedy, StatusError
 from osp_fetch.model.settings import Limits, Retry, Settings
 
@@ -68,10 +68,10 @@ async def test_items_are_asked_for_only_as_slots_come_free() -> None:
             asked += 1
             yield asked
 
-    gate = asyncio.Event()
+    pool = asyncio.Event()
 
     async def work(_: int) -> None:
-        await gate.wait()
+        await pool.wait()
 
     task = asyncio.create_task(at_most(4, items(), work))
     for _ in range(20):
@@ -159,12 +159,12 @@ def limits(**values: object) -> Limits:
 
 
 async def test_the_gate_holds_both_budgets() -> None:
-    gate = Gate(limits(connections=5, per_host=3))
+    pool = ConnectionPool(limits(connections=5, per_host=3))
     open_now: dict[str, int] = {"a": 0, "b": 0}
     most: dict[str, int] = {"a": 0, "b": 0, "all": 0}
 
     async def use(host: str, order: int) -> None:
-        async with gate.connection(host, order):
+        async with pool.connection(host, order):
             open_now[host] += 1
             most[host] = max(most[host], open_now[host])
             most["all"] = max(most["all"], sum(open_now.values()))
@@ -177,14 +177,14 @@ async def test_the_gate_holds_both_budgets() -> None:
 
 
 async def test_connections_go_to_the_earliest_file_first() -> None:
-    gate = Gate(limits(connections=1))
+    pool = ConnectionPool(limits(connections=1))
     came: list[int] = []
 
     async def use(order: int) -> None:
-        async with gate.connection("h", order):
+        async with pool.connection("h", order):
             came.append(order)
 
-    async with gate.connection("h", 0):
+    async with pool.connection("h", 0):
         waiting = [asyncio.create_task(use(order)) for order in (5, 3, 9, 1)]
         await asyncio.sleep(0)
     await asyncio.gather(*waiting)
@@ -192,20 +192,20 @@ async def test_connections_go_to_the_earliest_file_first() -> None:
 
 
 async def test_the_last_files_share_the_connections_alike() -> None:
-    gate = Gate(limits(connections=4))
+    pool = ConnectionPool(limits(connections=4))
     came: list[int] = []
 
     async def use(order: int) -> None:
-        async with gate.connection("h", order):
+        async with pool.connection("h", order):
             came.append(order)
             await asyncio.sleep(3600)
 
-    async with gate.connection("h", 0), AsyncExitStack() as others:
+    async with pool.connection("h", 0), AsyncExitStack() as others:
         for _ in range(3):
-            await others.enter_async_context(gate.connection("h", 9))
+            await others.enter_async_context(pool.connection("h", 9))
         waiting = [asyncio.create_task(use(order)) for order in (0, 0, 0, 1, 2, 9)]
         await asyncio.sleep(0)
-        gate.last_files = True
+        pool.last_files = True
         await others.aclose()
         await asyncio.sleep(0)
         assert sorted(came) == [1, 2, 9]  # and 0, which has one already, gets no second one before them
@@ -215,62 +215,62 @@ async def test_the_last_files_share_the_connections_alike() -> None:
 
 
 async def test_who_is_cancelled_while_waiting_takes_no_place() -> None:
-    gate = Gate(limits(connections=1))
+    pool = ConnectionPool(limits(connections=1))
 
     async def use() -> None:
-        async with gate.connection("h", 1):
+        async with pool.connection("h", 1):
             pass
 
-    async with gate.connection("h", 0):
+    async with pool.connection("h", 0):
         waiting = asyncio.create_task(use())
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.wait({waiting})
-    async with asyncio.timeout(1), gate.connection("h", 2):
+    async with asyncio.timeout(1), pool.connection("h", 2):
         pass
 
 
 async def test_a_cooling_host_gets_nothing_and_others_do() -> None:
-    gate = Gate(limits(connections=4))
-    gate.cool("slow", 0.05)
+    pool = ConnectionPool(limits(connections=4))
+    pool.cool("slow", 0.05)
     clock = asyncio.get_running_loop().time
     begun = clock()
-    async with gate.connection("fast", 0):
+    async with pool.connection("fast", 0):
         assert clock() - begun < 0.05
-    async with asyncio.timeout(5), gate.connection("slow", 0):
+    async with asyncio.timeout(5), pool.connection("slow", 0):
         assert clock() - begun >= 0.05
 
 
 async def test_part_size_follows_the_measured_pace() -> None:
-    gate = Gate(limits())
-    assert gate.part_size("h") == 8 << 20
-    gate.measured("h", 100 << 20, 1.0)
-    assert gate.part_size("h") == 64 << 20
+    pool = ConnectionPool(limits())
+    assert pool.part_size("h") == 8 << 20
+    pool.measured("h", 100 << 20, 1.0)
+    assert pool.part_size("h") == 64 << 20
     for _ in range(20):
-        gate.measured("h", 1 << 20, 1.0)
-    assert gate.part_size("h") == 4 << 20
-    assert Gate(limits(part_size="1MiB")).part_size("h") == 1 << 20
+        pool.measured("h", 1 << 20, 1.0)
+    assert pool.part_size("h") == 4 << 20
+    assert ConnectionPool(limits(part_size="1MiB")).part_size("h") == 1 << 20
 
 
 async def test_a_silent_host_is_probed_by_one_and_excused_until_it_answers() -> None:
     retry = Settings.load(
         ("t", {"retry": {"initial": 0.01, "longest": 0.02, "outage": 5, "attempts": 2}})
     ).retry
-    gate = Gate(limits(connections=8), retry)
-    gate.answered("h")
-    assert [gate.silent("h") for _ in range(3)] == [False, False, True]
+    pool = ConnectionPool(limits(connections=8), retry)
+    pool.answered("h")
+    assert [pool.silent("h") for _ in range(3)] == [False, False, True]
     inside = 0
 
     async def probe() -> None:
         nonlocal inside
-        async with gate.connection("h", 0):
+        async with pool.connection("h", 0):
             inside += 1
             await asyncio.sleep(3600)
 
     probes = [asyncio.create_task(probe()) for _ in range(4)]
     await asyncio.sleep(0.2)
     assert inside == 1
-    gate.answered("h")
+    pool.answered("h")
     await asyncio.sleep(0.01)
     assert inside == 4
     for task in probes:
@@ -280,22 +280,22 @@ async def test_a_silent_host_is_probed_by_one_and_excused_until_it_answers() -> 
 
 async def test_a_host_that_never_answers_is_given_up_soon() -> None:
     retry = Settings.load(("t", {"retry": {"initial": 0.001, "longest": 0.01, "attempts": 3}})).retry
-    gate = Gate(limits(), retry)
+    pool = ConnectionPool(limits(), retry)
     for _ in range(50):
-        gate.silent("h")
-        if gate.dead("h"):
+        pool.silent("h")
+        if pool.dead("h"):
             return
         await asyncio.sleep(0.002)
     raise AssertionError("it was never given up")
 
 
 async def test_requests_to_one_host_keep_their_distance_and_other_hosts_do_not_wait() -> None:
-    gate = Gate(Limits(requests_per_second=50.0))
+    pool = ConnectionPool(Limits(requests_per_second=50.0))
     clock = asyncio.get_running_loop().time
     granted: dict[str, list[float]] = {"a": [], "b": []}
 
     async def ask(host: str) -> None:
-        async with gate.connection(host, 0):
+        async with pool.connection(host, 0):
             granted[host].append(clock())
 
     await asyncio.gather(*[ask(host) for host in "ab" for _ in range(5)])
@@ -305,29 +305,29 @@ async def test_requests_to_one_host_keep_their_distance_and_other_hosts_do_not_w
 
 
 async def test_the_byte_rate_is_not_exceeded() -> None:
-    gate = Gate(Limits(rate=1_000_000))
+    pool = ConnectionPool(Limits(rate=1_000_000))
     clock = asyncio.get_running_loop().time
     begun = clock()
     for _ in range(20):
-        await gate.spend(30_000)
+        await pool.spend(30_000)
     # a quarter of a second may be made up for, no more
     assert clock() - begun >= 0.6 - 0.25 - 0.01
 
 
 async def test_parts_shrink_towards_the_end_of_a_file() -> None:
-    gate = Gate(limits(connections=4))
-    gate.measured("h", 16 << 20, 1.0)
-    assert gate.part_size("h", 10_000 << 20) == 64 << 20
-    assert gate.part_size("h", 80 << 20) == 10 << 20
-    assert gate.part_size("h", 8 << 20) == 8 << 20  # half a second of it: less is not worth a request
+    pool = ConnectionPool(limits(connections=4))
+    pool.measured("h", 16 << 20, 1.0)
+    assert pool.part_size("h", 10_000 << 20) == 64 << 20
+    assert pool.part_size("h", 80 << 20) == 10 << 20
+    assert pool.part_size("h", 8 << 20) == 8 << 20  # half a second of it: less is not worth a request
     async with AsyncExitStack() as held:
         for order in range(4):
-            await held.enter_async_context(gate.connection("h", order))
-        waiting = asyncio.ensure_future(gate.connection("h", 9).__aenter__())
+            await held.enter_async_context(pool.connection("h", order))
+        waiting = asyncio.ensure_future(pool.connection("h", 9).__aenter__())
         await asyncio.sleep(0)
-        assert gate.part_size("h", 8 << 20, order=0) == 32 << 20  # another file waits for connections
-        gate.last_files = True  # each of them has begun, and at the end nothing should idle
-        assert gate.part_size("h", 8 << 20, order=0) == 8 << 20
+        assert pool.part_size("h", 8 << 20, order=0) == 32 << 20  # another file waits for connections
+        pool.last_files = True  # each of them has begun, and at the end nothing should idle
+        assert pool.part_size("h", 8 << 20, order=0) == 8 << 20
         waiting.cancel()
 
 

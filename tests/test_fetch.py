@@ -21,18 +21,18 @@ from osp_fetch import (
     Report,
     Settings,
     Status,
-    Stop,
+    StopToken,
     entry,
     fetch,
     fetch_all,
     fetch_iter,
 )
 from osp_fetch.demo.server import Blob, Exchange
-from osp_fetch.engine.download import SAMPLE
-from osp_fetch.engine.transfer import Transfer
+from osp_fetch.engine.state import SAMPLE
+from osp_fetch.engine.transfer import PartedTransfer
 from osp_fetch.model import events
-from osp_fetch.model.errors import DiskFull, FolderBusy, ManifestError
-from osp_fetch.storage.partial import FilePartial
+from osp_fetch.model.errors import DiskFullError, FolderBusyError, ManifestError
+from osp_fetch.storage.folder.partial import FilePartial
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Fault, Origin, noise, sha256
@@ -120,7 +120,7 @@ async def test_a_wrong_digest_is_tried_once_more_and_nothing_is_kept(origin: Ori
 
 @pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha512", "blake2b", "crc32c", "git-blob-sha1"])
 async def test_every_digest_is_verified(origin: Origin, tmp_path: Path, algorithm: str) -> None:
-    from osp_fetch.storage.hashing import hasher
+    from osp_fetch.storage.folder.hashing import hasher
 
     running = hasher(algorithm, len(DATA))
     running.update(DATA)
@@ -312,7 +312,7 @@ async def test_a_file_leaves_nothing_in_memory_but_its_outcome(origin: Origin, t
     gc.disable()  # whoever waits for the collector waits long, and many files are in hand by then
     try:
         report = await fetch_all(rows, tmp_path, settings=quick(limits={"part_size": "64KiB"}))
-        left = [type(each) for each in gc.get_objects() if type(each) in (Transfer, FilePartial)]
+        left = [type(each) for each in gc.get_objects() if type(each) in (PartedTransfer, FilePartial)]
     finally:
         gc.enable()
     assert (report.counts[Status.FETCHED], report.counts[Status.FAILED]) == (2, 1)
@@ -357,7 +357,7 @@ async def test_two_runs_on_one_folder_the_second_names_the_first(origin: Origin,
     first = asyncio.create_task(fetch_all([row], tmp_path, settings=QUICK))
     while not origin.open:
         await asyncio.sleep(0.01)
-    with pytest.raises(FolderBusy, match=f"process {os.getpid()}"):
+    with pytest.raises(FolderBusyError, match=f"process {os.getpid()}"):
         await fetch_all([row], tmp_path, settings=QUICK)
     assert (await first).ok
 
@@ -370,14 +370,14 @@ async def test_two_runs_on_two_folders_do_not_know_each_other(origin: Origin, tm
 
 async def test_a_full_disk_ends_the_run_and_keeps_what_is_held(origin: Origin, tmp_path: Path) -> None:
     row = entry("f", origin.add("f", DATA))
-    with pytest.raises(DiskFull, match="no room"):
+    with pytest.raises(DiskFullError, match="no room"):
         await fetch_all([row], tmp_path, settings=quick(storage={"min_free": 1 << 60}))
     assert (await fetch_all([row], tmp_path, settings=QUICK)).ok
 
 
 async def test_a_stop_is_graceful_and_said_in_the_report(origin: Origin, tmp_path: Path) -> None:
     row = entry("f", origin.add("f", DATA, o.stall(100_000)))
-    stop = Stop()
+    stop = StopToken()
 
     def observe(event: Event) -> None:
         if isinstance(event, events.FileBegun):
@@ -486,17 +486,25 @@ async def test_a_manifest_of_any_length_is_read_as_slots_come_free(origin: Origi
 
 
 async def test_published_bytes_are_what_the_ledger_says(origin: Origin, tmp_path: Path) -> None:
-    from osp_fetch.survey import sums, verify
+    from osp_fetch.inspection.status import with_checksums
+    from osp_fetch.inspection.verify import verify_folder
 
     rows = [entry(f"d/f{n}", origin.add(f"f{n}", noise(70_000 * n, n))) for n in range(6)]
     await fetch_all(rows, tmp_path, settings=QUICK)
-    for record, standing in sums(tmp_path):
+    for record, standing in with_checksums(tmp_path):
         value = hashlib.sha256((tmp_path / record.path).read_bytes()).hexdigest()
         assert (record.digests["sha256"], standing) == (value, "here")
-    assert {checked.verdict for checked in verify(tmp_path)} == {"ok"}
+    assert {checked.verdict for checked in verify_folder(tmp_path)} == {"ok"}
     (tmp_path / "d/f3").write_bytes(b"harm")
     (tmp_path / "d/f4").unlink()
-    assert sorted(c.verdict for c in verify(tmp_path)) == ["damaged", "missing", "ok", "ok", "ok", "ok"]
+    assert sorted(c.verdict for c in verify_folder(tmp_path)) == [
+        "damaged",
+        "missing",
+        "ok",
+        "ok",
+        "ok",
+        "ok",
+    ]
 
 
 async def test_recorded_digests_are_those_of_the_bytes_also_after_a_silent_change(

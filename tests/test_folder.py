@@ -15,17 +15,17 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Event, Status, entry, fetch_all
-from osp_fetch.engine.buffers import Buffers
-from osp_fetch.engine.gate import Gate
+from osp_fetch.connections.buffers import Buffers
+from osp_fetch.connections.pool import ConnectionPool
+from osp_fetch.engine.context import Context
 from osp_fetch.engine.run import Run
-from osp_fetch.engine.tools import Tools
 from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
-from osp_fetch.model.errors import FolderBusy, Remedy, StorageError
+from osp_fetch.model.errors import FolderBusyError, Remedy, StorageError
 from osp_fetch.model.report import Outcome
 from osp_fetch.network.transport import HttpTransport
-from osp_fetch.storage.folder import RunLock
-from osp_fetch.storage.sink import FolderSink
+from osp_fetch.storage.folder.run_lock import RunLock
+from osp_fetch.storage.folder.store import FolderStore
 from tests.conftest import quick
 from tests.origin import Origin, noise
 from tests.simulated import Power, SimulatedDisk, SimulatedLedger
@@ -150,7 +150,7 @@ def test_a_lock_left_by_another_host_counts_while_that_lives(tmp_path: Path, ali
         other.start()
     try:
         if alive:
-            with pytest.raises(FolderBusy, match="elsewhere"), RunLock(state, beat=0.1):
+            with pytest.raises(FolderBusyError, match="elsewhere"), RunLock(state, beat=0.1):
                 pass
         else:
             with RunLock(state, beat=0.1):
@@ -179,15 +179,21 @@ async def test_names_that_differ_in_case_are_one_where_the_disk_says_so(origin: 
     disk = SimulatedDisk(Power(1 << 30), folding=True)
     ledger, outcomes = SimulatedLedger(Power(1 << 30)), list[Outcome]()
     async with (
-        FolderSink(out, out / ".osp-fetch", QUICK.storage, disk) as sink,
+        FolderStore(out, out / ".osp-fetch", QUICK.storage, disk) as store,
         HttpTransport(QUICK.limits, QUICK.retry, QUICK.timeouts) as transport,
     ):
-        tools = Tools(
-            transport, sink, ledger, Gate(QUICK.limits), Buffers(QUICK.limits), QUICK, lambda _: None
+        context = Context(
+            transport,
+            store,
+            ledger,
+            ConnectionPool(QUICK.limits),
+            Buffers(QUICK.limits),
+            QUICK,
+            lambda _: None,
         )
         names = ["a.bin", "A.bin", "b/C.bin", "B/c.bin", "d.bin"]
         rows = [entry(name, origin.add(f"f{n}", noise(100, n))) for n, name in enumerate(names)]
-        await Run(tools, outcomes.append).fetch(rows)
+        await Run(context, outcomes.append).fetch(rows)
     failed = {o.path: str(o.error) for o in outcomes if o.status is Status.FAILED}
     assert set(failed) == {"A.bin", "B/c.bin"}
     assert "same name as a.bin" in failed["A.bin"]
@@ -220,8 +226,8 @@ async def test_what_two_connections_wrote_at_one_place_is_hashed_as_it_lies_on_t
 ) -> None:
     ours, twins = noise(100_000, 1), noise(100_000, 2)
     (tmp_path / ".osp-fetch").mkdir()
-    async with FolderSink(tmp_path, tmp_path / ".osp-fetch", QUICK.storage) as sink:
-        partial = sink.partial(RelativePath("f"), frozenset({"sha256"}), fresh=True)
+    async with FolderStore(tmp_path, tmp_path / ".osp-fetch", QUICK.storage) as store:
+        partial = store.partial(RelativePath("f"), frozenset({"sha256"}), fresh=True)
         await asyncio.gather(*(partial.write(0, memoryview(data)) for data in (ours, twins)))
         partial.follow(len(ours), len(ours))
         digests, _ = await partial.digests(len(ours))

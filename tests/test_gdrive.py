@@ -57,12 +57,12 @@ async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, por
     there, back = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
 
-    async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def pump(source: asyncio.StreamReader, store: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             while data := await source.read(1 << 16):
-                sink.write(data)
-                await sink.drain()
-        sink.close()
+                store.write(data)
+                await store.drain()
+        store.close()
 
     await asyncio.gather(pump(reader, back), pump(there, writer))
 

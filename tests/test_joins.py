@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from osp_fetch import Entry, Status, entry, fetch_all
 from osp_fetch.model.errors import ManifestError
 from osp_fetch.sources.join import NameJoin
-from osp_fetch.sources.rows import meanings
+from osp_fetch.sources.row_parser import meanings
 from tests.conftest import quick
 from tests.origin import Origin, noise, sha256
 from tests.test_cli import QUICK, get

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Settings, entry
-from osp_fetch.model import links, settings
+from osp_fetch.model import settings, urls
 from osp_fetch.model.digest import Digest
 from osp_fetch.model.entry import relative_path
 from osp_fetch.model.errors import FetchError, ManifestError, SettingsError
@@ -75,10 +75,10 @@ def test_an_entry_shows_no_secret() -> None:
 
 
 def test_the_identity_of_a_link_outlives_its_signature() -> None:
-    assert links.source_key(SIGNED) == links.source_key(
+    assert urls.source_key(SIGNED) == urls.source_key(
         SIGNED.replace("SECRET", "other").replace("699024E8", "69B7B1E8")
     )
-    assert links.source_key(SIGNED) == "cdn.example/a/b.tar"
+    assert urls.source_key(SIGNED) == "cdn.example/a/b.tar"
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_the_identity_of_a_link_outlives_its_signature() -> None:
     ],
 )
 def test_expiry_is_read_from_every_usual_signature(url: str, when: float | None) -> None:
-    assert links.expiry(url) == when
+    assert urls.expiry(url) == when
 
 
 @pytest.mark.parametrize(
@@ -104,12 +104,12 @@ def test_expiry_is_read_from_every_usual_signature(url: str, when: float | None)
      "X-Amz-Signature=SECRET", "https://h/x?token=SECRET#f", "see http://h/a?q=SECRET, then"],
 )  # fmt: skip
 def test_redaction_leaves_nothing_secret(secret: str) -> None:
-    assert "SECRET" not in links.redact(secret)
+    assert "SECRET" not in urls.redact(secret)
     assert "SECRET" not in str(FetchError(secret))
 
 
 def test_redaction_leaves_the_rest() -> None:
-    assert links.redact("a.tar from https://h:8/p/a.tar: 404") == "a.tar from https://h:8/p/a.tar: 404"
+    assert urls.redact("a.tar from https://h:8/p/a.tar: 404") == "a.tar from https://h:8/p/a.tar: 404"
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_every_config_file_loads(name: str) -> None:
 
 
 def test_proxies_are_chosen_by_scheme_and_not_for_hosts_that_need_none() -> None:
-    from osp_fetch.network.connect import Proxies
+    from osp_fetch.network.connector import Proxies
 
     proxies = Proxies({"https": "http://proxy:3128", "no": "inside.example,127.0.0.1"})
     assert proxies.of("https://h/x") == "http://proxy:3128"

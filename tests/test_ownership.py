@@ -17,17 +17,18 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from osp_fetch import Event, Status, entry, fetch_all, survey
+from osp_fetch import Event, Status, entry, fetch_all
 from osp_fetch.datasets.coverage import cover
 from osp_fetch.datasets.layout import lay_out
 from osp_fetch.demo.server import Exchange
-from osp_fetch.model import events, links
+from osp_fetch.inspection.verify import repair_files
+from osp_fetch.model import events, urls
 from osp_fetch.model.errors import FetchError, ManifestError, StorageError
 from osp_fetch.model.protocols import Row
 from osp_fetch.model.record import Published
-from osp_fetch.storage import ownership
-from osp_fetch.storage.files import Disk, Existing
-from osp_fetch.storage.ownership import Decision
+from osp_fetch.storage.folder import ownership
+from osp_fetch.storage.folder.disk import Disk, Existing
+from osp_fetch.storage.folder.ownership import Decision
 from tests.conftest import quick
 from tests.origin import Origin, Page, cut, noise, polite, serving, sha256, status
 from tests.test_archives import tar_bytes, tree
@@ -187,7 +188,7 @@ async def test_repair_writes_through_no_other_name(origin: Origin, tmp_path: Pat
     with (tmp_path / "alias").open("r+b") as opened:
         opened.write(b"edited in place")
     edited = (tmp_path / "alias").read_bytes()
-    ((record, kept),) = await survey.repair(tmp_path, ["f"])
+    ((record, kept),) = await repair_files(tmp_path, ["f"])
     assert len(record.held) == len(data) - (16 << 20)
     assert (tmp_path / (kept or "")).read_bytes() == edited
     assert (await fetch_all([row], tmp_path, settings=quick())).ok
@@ -264,9 +265,9 @@ def test_layout_keeps_lists_and_aliases_that_were_edited(tmp_path: Path) -> None
     ],
 )  # fmt: skip
 def test_only_known_signing_parameters_leave_a_sources_key(one: str, other: str, same: bool) -> None:
-    assert (links.source_key(one) == links.source_key(other)) == same
-    assert links.leads_to(one, links.source_key(one))
-    assert links.leads_to(other, links.source_key(one)) == same
+    assert (urls.source_key(one) == urls.source_key(other)) == same
+    assert urls.leads_to(one, urls.source_key(one))
+    assert urls.leads_to(other, urls.source_key(one)) == same
 
 
 SIGNATURES = ["", "token={}", "Expires={}&Signature=s{}&Key-Pair-Id=K", "X-Amz-Signature={}&X-Amz-Date=d",
@@ -373,7 +374,7 @@ ADDRESSES = st.builds(
 @given(ADDRESSES)
 @example(f"https:/u:{SECRET}@h")
 def test_no_address_shows_its_secret_however_it_is_mangled(address: str) -> None:
-    assert SECRET not in links.shown(address)
+    assert SECRET not in urls.shown(address)
     assert SECRET not in str(FetchError(f"{address!r} is not taken"))
     if f" {SECRET}" not in address:  # a blank inside a secret ends it, unless it is quoted
         assert SECRET not in str(FetchError(f"{address}: no"))
@@ -596,7 +597,7 @@ async def test_a_links_command_that_hangs_is_ended(tmp_path: Path) -> None:
     cdn = MetaCdn()
     cdn.files["sa_000000.tar"] = Blob(noise(1000))
     cdn.clock = lambda: 2000.0
-    place = tmp_path / "links.tsv"
+    place = tmp_path / "urls.tsv"
     async with Server(cdn.handle) as server:
         place.write_text(cdn.link_file(server.url, 1000.0))
         seen: list[Event] = []

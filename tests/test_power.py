@@ -15,18 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from osp_fetch import Entry, Outcome, Status, entry
-from osp_fetch.engine.buffers import Buffers
-from osp_fetch.engine.gate import Gate
+from osp_fetch.connections.buffers import Buffers
+from osp_fetch.connections.pool import ConnectionPool
+from osp_fetch.engine.context import Context
 from osp_fetch.engine.run import Run
-from osp_fetch.engine.tools import Tools
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import FetchError, NetworkError
-from osp_fetch.model.exchange import Representation, Request, Validator
+from osp_fetch.model.http import Representation, Request, Validator
 from osp_fetch.model.protocols import Reply
 from osp_fetch.model.ranges import ByteRange, RangeSet
 from osp_fetch.model.record import Record
-from osp_fetch.storage.ledger import SqliteLedger
-from osp_fetch.storage.sink import FolderSink
+from osp_fetch.storage.folder.store import FolderStore
+from osp_fetch.storage.ledger.sqlite import SqliteLedger
 from tests.conftest import quick
 from tests.origin import noise, sha256
 from tests.simulated import Power, SimulatedDisk, SimulatedLedger
@@ -120,12 +120,12 @@ class World:
         ledger = SimulatedLedger(power, self.chance, self.records)
         self.disk.power = power
         outcomes: list[Outcome] = []
-        async with FolderSink(ROOT, STATE, SETTINGS.storage, self.disk) as sink:
-            tools = Tools(
+        async with FolderStore(ROOT, STATE, SETTINGS.storage, self.disk) as store:
+            context = Context(
                 transport=Server(self.resources, self.chance, cuts),
-                sink=sink,
+                store=store,
                 ledger=ledger,
-                gate=Gate(SETTINGS.limits, SETTINGS.retry),
+                pool=ConnectionPool(SETTINGS.limits, SETTINGS.retry),
                 buffers=Buffers(SETTINGS.limits, most=20_000),
                 settings=SETTINGS,
                 observe=lambda _: None,
@@ -133,7 +133,7 @@ class World:
             )
             rows = [resource.entry(name) for name, resource in self.resources.items()]
             with suppress(FetchError):
-                await Run(tools, outcomes.append).fetch(rows)
+                await Run(context, outcomes.append).fetch(rows)
         self.records = ledger.records
         return outcomes
 

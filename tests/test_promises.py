@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from osp_fetch import Entry, Event, RelativePath, Report, Status, entry, fetch_all, survey
+from osp_fetch import Entry, Event, RelativePath, Report, Status, entry, fetch_all
 from osp_fetch.demo.server import Blob, Cut, Exchange
+from osp_fetch.inspection.verify import repair_files, verify_folder
 from osp_fetch.model import events
 from osp_fetch.model.errors import ManifestError, StorageError
 from tests import origin as o
@@ -410,16 +411,16 @@ async def test_repair_follows_no_link_and_takes_the_right_record(origin: Origin,
     harmed = bytearray(new)
     harmed[5] ^= 1
     (out / "f").write_bytes(harmed)
-    ((record, kept),) = await survey.repair(out, ["f"])
+    ((record, kept),) = await repair_files(out, ["f"])
     assert (out / (kept or "")).read_bytes() == harmed  # its owner edited it
     assert (record.length, len(record.held)) == (len(new), len(new) - (16 << 20))
     assert (await fetch_all([row], out, settings=QUICK, shard=(0, 1))).ok
     assert (out / "f").read_bytes() == new
     (out / "f").replace(outside)
     (out / "f").symlink_to(outside)
-    assert [checked.verdict for checked in survey.verify(out)] == ["missing"]
+    assert [checked.verdict for checked in verify_folder(out)] == ["missing"]
     with pytest.raises(StorageError):
-        await survey.repair(out, ["f"])
+        await repair_files(out, ["f"])
     assert outside.read_bytes() == new
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from osp_fetch.storage.threads import Sharers
+from osp_fetch.storage.folder.executors import Sharers
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from osp_fetch.datasets.pipeline import HowToUnpack, lost_members, unpack_folder
-from osp_fetch.datasets.splits import archives
-from osp_fetch.datasets.unpack import Unpacked, unpack
+from osp_fetch.archives.extract import Unpacked, unpack
+from osp_fetch.archives.extractor import UnpackOptions, lost_members, unpack_folder
+from osp_fetch.archives.splits import archives
 from osp_fetch.model.errors import StorageError
-from osp_fetch.storage.files import Disk
+from osp_fetch.storage.folder.disk import Disk
 from tests.test_archives import job, tar_bytes, tree, zip_bytes
 
 EXAMPLES = int(os.environ.get("OSP_TEST_UNPACKINGS", "60"))
@@ -143,7 +143,7 @@ class Unpacking(RuleBasedStateMachine):
     )  # fmt: skip
     def run(self, archive: str, into: str, delete: bool, flat: bool, shard: int, kill: int | None) -> None:
         (found,) = archives([archive])
-        how = HowToUnpack(into=into, flat=flat, shard=shard, delete_after=delete, durable=False)
+        how = UnpackOptions(into=into, flat=flat, shard=shard, delete_after=delete, durable=False)
         there = (self.root / archive).is_file()
         try:
             done = unpack(how.job(self.root, found), MortalDisk(kill if kill is not None else 1 << 30))
@@ -246,13 +246,13 @@ def test_a_plan_is_finished_where_it_was_begun(folder: Path) -> None:
     (found,) = archives(["x.tar"])
     for until in range(1, 40):
         try:
-            unpack(HowToUnpack(into="out").job(folder, found), MortalDisk(until))
+            unpack(UnpackOptions(into="out").job(folder, found), MortalDisk(until))
         except Killed:
             if 0 < len(tree(folder / "out") if (folder / "out").is_dir() else ()) < 30:
                 break
     else:
         pytest.fail("no kill fell among the renames")
-    done = unpack(HowToUnpack(into="other", delete_after=True).job(folder, found))
+    done = unpack(UnpackOptions(into="other", delete_after=True).job(folder, found))
     assert (done.target, done.deleted) == ("other", True)
     assert tree(folder / "out") == tree(folder / "other") == files
 
@@ -270,7 +270,7 @@ def test_two_workers_with_equal_member_names_report_what_one_reports(tmp_path: P
     for name in ("p", "q"):
         files = {f"{n:03}": f"{name}{n}".encode() * 20 for n in range(200)}
         (tmp_path / f"{name}.tar").write_bytes(tar_bytes(files))
-    how = HowToUnpack(into="out", workers=2, delete_after=True)
+    how = UnpackOptions(into="out", workers=2, delete_after=True)
     done = unpack_folder(tmp_path, dict.fromkeys(["p.tar", "q.tar"]), how, lambda _: None)
     (bad,) = [each for each in done if each.broken]
     (good,) = [each for each in done if not each.broken]
@@ -290,7 +290,7 @@ def test_an_equal_file_of_the_users_is_left_as_it_is(folder: Path) -> None:
 
 
 def test_shards_of_webdataset_are_not_unpacked_again(folder: Path) -> None:
-    from osp_fetch.datasets.pipeline import loose_archives
+    from osp_fetch.archives.extractor import loose_archives
 
     assert loose_archives(folder) == ["x.tar"]
     job(folder, "x.tar", shard=10_000)

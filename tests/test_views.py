@@ -18,7 +18,7 @@ from osp_fetch.model.errors import FetchError
 from osp_fetch.model.report import Outcome, Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.views.board import Board
-from osp_fetch.views.logs import EventLog
+from osp_fetch.views.event_log import EventLog
 from osp_fetch.views.screen import Plain
 from tests.origin import Origin, noise
 

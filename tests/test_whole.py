@@ -1,5 +1,5 @@
-"""Small files: one reply each; what turns out to be more goes on with the reply that is here; many of them
-are published by a process of their own."""
+"""SmallFile files: one reply each; what turns out to be more goes on with the reply that is here; many of
+them are published by a process of their own."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from hypothesis import strategies as st
 
 from osp_fetch import Entry, Event, Report, Status, entry, fetch_all
 from osp_fetch.demo.server import Blob, Exchange, Server
-from osp_fetch.engine.download import Download, first_request
+from osp_fetch.engine.state import FileState, first_request
 from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import IntegrityError
-from osp_fetch.model.exchange import Request
+from osp_fetch.model.http import Request
 from osp_fetch.network.transport import HttpTransport
-from osp_fetch.storage.clerk import Clerk
-from osp_fetch.storage.folder import RunLock, state_folder
-from osp_fetch.storage.memory import Memory, Pool
-from osp_fetch.storage.sink import FolderSink
+from osp_fetch.storage.folder.run_lock import RunLock, state_folder
+from osp_fetch.storage.folder.store import FolderStore
+from osp_fetch.storage.publishing.helper_process import HelperProcess
+from osp_fetch.storage.publishing.shared_memory import SharedBuffer, SharedPool
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Origin, noise, sha256
@@ -48,7 +48,7 @@ def test_a_first_request_is_what_a_download_would_ask_for(
     size: int | None, part: int, digest: str | None, headers: dict[str, str]
 ) -> None:
     row = entry("f", ["https://a.example/f", "https://b.example/f"], size, digest, headers)
-    download = Download(row)
+    download = FileState(row)
     claimed = download.part(download.mirrors.choose(), part)
     assert claimed is not None
     assert first_request(row, part) == download.request(claimed)
@@ -202,7 +202,7 @@ async def test_a_host_that_turns_away_above_a_number_is_not_left_for_dead(tmp_pa
             await exchange.serve(Blob(b"x" * 1000))
 
     def observe(event: Event) -> None:
-        if isinstance(event, events.LevelChanged):
+        if isinstance(event, events.LimitChanged):
             levels.append(event.connections)
 
     server = Server(handle)
@@ -221,9 +221,9 @@ async def test_a_host_that_turns_away_above_a_number_is_not_left_for_dead(tmp_pa
 
 @given(st.lists(st.integers(1, 200_000) | st.integers(-40, -1), max_size=60))
 def test_no_two_pieces_of_a_pool_that_are_in_use_overlap(steps: list[int]) -> None:
-    pool = Pool(1 << 20)
+    pool = SharedPool(1 << 20)
     pool.close()
-    used: list[Memory] = []
+    used: list[SharedBuffer] = []
     for step in steps:
         if step < 0:
             if used:
@@ -241,11 +241,11 @@ async def test_a_clerk_gives_names_to_what_is_right_and_to_nothing_else(tmp_path
     state = state_folder(tmp_path, None)
     async with AsyncExitStack() as stack:
         lock = stack.enter_context(RunLock(state))
-        sink = await stack.enter_async_context(FolderSink(tmp_path, state, LARGE_PARTS.storage))
-        clerk = Clerk(tmp_path, state, LARGE_PARTS.storage, lock.descriptor)
+        store = await stack.enter_async_context(FolderStore(tmp_path, state, LARGE_PARTS.storage))
+        clerk = HelperProcess(tmp_path, state, LARGE_PARTS.storage, lock.descriptor)
         stack.callback(clerk.close)
         clerk.begin()
-        sink.publisher.remote = clerk.publish
+        store.publisher.remote = clerk.publish
         (tmp_path / "taken").mkdir()
         sums = {name: entry("f", "http://h/f", None, sha256(name.encode())).digest for name in ("a", "wrong")}
         found: dict[str, Any] = {}
@@ -254,7 +254,7 @@ async def test_a_clerk_gives_names_to_what_is_right_and_to_nothing_else(tmp_path
             assert memory is not None
             memory.view[:-1] = bytes_in
             wanted = sums.get(name.removeprefix("d/"))
-            put = sink.put(RelativePath(name), memory, len(bytes_in), SHA256, wanted)
+            put = store.put(RelativePath(name), memory, len(bytes_in), SHA256, wanted)
             (found[name],) = await asyncio.gather(put, return_exceptions=True)
             if isinstance(found[name], Exception):
                 assert memory.view[:-1] == bytes_in  # whoever fetches the file goes on with it
@@ -272,7 +272,7 @@ def clerks(of: int) -> list[int]:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it has ended
             ours = f"\nPPid:\t{of}\n" in (process / "status").read_text()
-            if ours and b"storage.clerk" in (process / "cmdline").read_bytes():
+            if ours and b"publishing.helper_process" in (process / "cmdline").read_bytes():
                 found.append(int(process.name))
     return found
 
@@ -304,7 +304,7 @@ async def begun_clerk(process: asyncio.subprocess.Process) -> int:
 
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc to find processes in")
-cores = pytest.mark.skipif(not Clerk.possible(), reason="one core has no room for another process")
+cores = pytest.mark.skipif(not HelperProcess.possible(), reason="one core has no room for another process")
 
 
 @linux

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from osp_fetch.storage.writes import Writes
+from osp_fetch.storage.folder.writes import Writes
 
 
 class Pool(ThreadPoolExecutor):

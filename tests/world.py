@@ -14,7 +14,7 @@ import trustme
 import uvloop
 
 from osp_fetch.demo.server import Server
-from osp_fetch.model.exchange import Request
+from osp_fetch.model.http import Request
 from osp_fetch.model.protocols import Reply
 from osp_fetch.network.transport import HttpTransport
 from tests.conftest import quick

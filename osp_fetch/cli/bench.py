@@ -14,8 +14,8 @@ from . import exits
 from .options import duration, options, profiles_place, shared, usage
 
 if TYPE_CHECKING:
-    from ..bench import Bench
-    from ..engine.sweep import Point
+    from ..bench.measure import Bench
+    from ..bench.sweep import Point
 
 
 @click.command("bench", short_help="Find the best number of connections to a host.")
@@ -35,7 +35,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     Nothing is kept of what is fetched. SOURCE as in get; --per-host is the most that is tried.
     """
-    from ..views import curve
+    from ..bench import curve
 
     made = options(flags)
     made["profiles"] = {}
@@ -49,7 +49,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     import uvloop
 
-    from ..bench import measure
+    from ..bench.measure import measure
 
     found = uvloop.run(measure(list(sources), made, size=limit, seconds=seconds, tell=tell))
     _tell(found, flags)
@@ -67,7 +67,8 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
 
 def _tell(found: Bench, flags: dict[str, Any]) -> None:
-    from ..views import curve, words
+    from ..bench import curve
+    from ..views import formatting
 
     if flags["as_json"]:
         click.echo(json.dumps(found.row(), indent=2))
@@ -78,9 +79,9 @@ def _tell(found: Bench, flags: dict[str, Any]) -> None:
         mark = " ◀ best" if point == found.best else ""
         click.echo(curve.line(point, most) + mark)
     click.echo(
-        f"best: {found.best.connections} connections, {words.size(found.best.goodput)}/s, an answer after "
-        f"{found.best.latency * 1000:.0f} ms; parts of {words.size(found.part_size)}. "
-        f"{words.size(found.received)} were fetched for this"
+        f"best: {found.best.connections} connections, {formatting.size(found.best.goodput)}/s, an answer after "
+        f"{found.best.latency * 1000:.0f} ms; parts of {formatting.size(found.part_size)}. "
+        f"{formatting.size(found.received)} were fetched for this"
     )
     if found.ended:
         click.echo(

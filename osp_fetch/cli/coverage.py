@@ -26,7 +26,7 @@ def command(folder: str, missing: str | None, as_json: bool) -> int:
     """
     from ..datasets.coverage import cover
     from ..model.errors import StorageError
-    from ..storage.files import storage_error
+    from ..storage.folder.disk import storage_error
 
     root = Path(folder)
     if not root.is_dir():

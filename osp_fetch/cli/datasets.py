@@ -14,7 +14,7 @@ from . import exits
 def command(as_json: bool) -> int:
     """Show the six datasets of Open-Sora-Plan v1.1.0 and their captions: get takes them by name."""
     from ..datasets.catalogue import OFFERED, warnings
-    from ..views import words
+    from ..views import formatting
 
     if as_json:
         click.echo(json.dumps([dataset.row() for dataset in OFFERED], indent=2))
@@ -30,7 +30,7 @@ def command(as_json: bool) -> int:
             dataset.name, dataset.kind, " + ".join(f"{each.pairs:,}" for each in dataset.captions),
             " + ".join(str(each.frames) for each in dataset.captions if each.frames),
             f"{dataset.hours:,.1f}" if dataset.hours else "", str(dataset.files or ""),
-            words.size(dataset.bytes) if dataset.bytes else "",
+            formatting.size(dataset.bytes) if dataset.bytes else "",
         )  # fmt: skip
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)

@@ -7,7 +7,7 @@ from typing import Final
 from ..model.errors import (
     CredentialsError,
     FetchError,
-    FolderBusy,
+    FolderBusyError,
     ManifestError,
     SettingsError,
     StorageError,
@@ -31,7 +31,7 @@ def code_of(error: FetchError) -> int:
             return USAGE
         case CredentialsError():
             return CREDENTIALS
-        case FolderBusy():
+        case FolderBusyError():
             return BUSY
         case StorageError():
             return DESTINATION

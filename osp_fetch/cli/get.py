@@ -21,9 +21,9 @@ from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, told
 
 if TYPE_CHECKING:
-    from ..api import FetchOptions, Stop
-    from ..datasets.pipeline import Unpacker
-    from ..datasets.unpack import Unpacked
+    from ..api import FetchOptions, StopToken
+    from ..archives.extract import Unpacked
+    from ..archives.extractor import Unpacker
     from ..model.protocols import Row
     from ..model.report import Report
 
@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 @click.option("--layout", is_flag=True, help="Write the lists that training reads, at the end.")
 @how_flags
 @click.option("--recheck", is_flag=True, envvar=PREFIX + "RECHECK", help="Hash finished files again.")
-@click.option("--max-duration", envvar=PREFIX + "MAX_DURATION", metavar="TIME", help="Stop early, exit 75.")
+@click.option(
+    "--max-duration", envvar=PREFIX + "MAX_DURATION", metavar="TIME", help="StopToken early, exit 75."
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done; the same as plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Say nothing but errors.")
 @click.option(
@@ -64,13 +66,13 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) -> int:
-    from ..api import Stop, fetch_all
+    from ..api import StopToken, fetch_all
     from ..views.board import Board
-    from ..views.telling import Ticking
+    from ..views.fanout import Ticking
 
     if not flags["quiet"]:
         await asyncio.to_thread(show_before, sources, flags["output"], made)
-    stop, board = Stop(), Board()
+    stop, board = StopToken(), Board()
     screen: Any = None
 
     def say(line: str) -> None:
@@ -122,7 +124,7 @@ async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) ->
 
 def _lost(root: Path) -> list[str]:
     """Return a line for each archive that was unpacked and deleted, and whose members are gone since."""
-    from ..datasets.pipeline import lost_members
+    from ..archives.extractor import lost_members
 
     return [
         f"members missing: {name}, deleted after unpacking: {', '.join(members[:10])}; the same get with "
@@ -132,7 +134,7 @@ def _lost(root: Path) -> list[str]:
     ]
 
 
-async def _unpacked(unpacker: Unpacker, stop: Stop) -> bool:
+async def _unpacked(unpacker: Unpacker, stop: StopToken) -> bool:
     """Wait for what is being unpacked, or until somebody asks to stop; whether some is broken."""
     finishing = asyncio.ensure_future(asyncio.to_thread(unpacker.finish))
     stopping = asyncio.ensure_future(stop.wait())
@@ -152,8 +154,8 @@ def _unpacker(
     """What unpacks as files finish, told which are to come."""
     if not flags["unpack"]:
         return None
-    from .. import survey
-    from ..datasets.pipeline import Unpacker
+    from ..archives.extractor import Unpacker
+    from ..inspection.status import is_whole
 
     storage = made["settings"].storage
     how = how_of(flags, storage.min_free, durable=storage.durability == "full")
@@ -164,7 +166,7 @@ def _unpacker(
             say(line)
 
     root = Path(flags["output"])
-    unpacker = Unpacker(root, how, tell, lambda path: survey.is_whole(root, path))
+    unpacker = Unpacker(root, how, tell, lambda path: is_whole(root, path))
     own = _paths(sources, made)
     whole = made.copy()
     # an archive in pieces may be shared among shards: which pieces it has, only the whole manifest tells
@@ -203,14 +205,14 @@ def _screen(board: Any, flags: dict[str, Any]) -> Any:
 
 
 def _tell(report: Report, flags: dict[str, Any]) -> None:
-    from ..views import words
+    from ..views import formatting
 
     if flags["as_json"]:
         click.echo(json.dumps(report.row(), indent=2))
     if not flags["quiet"]:
-        click.echo(words.summary(report), err=True)
+        click.echo(formatting.summary(report), err=True)
     if not flags["quiet"] or report.failures:
-        for line in words.advice(report):
+        for line in formatting.advice(report):
             click.echo(line, err=True)
     if sum(report.counts.values()) == 0 and report.stopped is None:
         click.echo(
@@ -223,7 +225,7 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
 class _Signals:
     """Ctrl-C saves and stops, twice it ends at once; SIGTERM and SIGUSR1 save and stop."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: StopToken) -> None:
         self.interrupted = False
         self._stop = stop
         loop = asyncio.get_running_loop()

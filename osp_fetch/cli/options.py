@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from ..model.errors import SettingsError
-from ..model.links import shown
 from ..model.settings import Layer, Settings, seconds
+from ..model.urls import shown
 
 if TYPE_CHECKING:
     from ..api import FetchOptions
@@ -150,7 +150,7 @@ def _plain(text: str) -> Any:
 
 def options(flags: Mapping[str, Any]) -> FetchOptions:
     """What the library takes, from what was typed. Raises SettingsError and click.UsageError."""
-    from ..network.connect import ConnectTo
+    from ..network.connector import ConnectTo
 
     made: FetchOptions = {
         "settings": Settings.load(*layers(flags)),

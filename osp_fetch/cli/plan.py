@@ -15,8 +15,8 @@ from .options import options, shared
 
 if TYPE_CHECKING:
     from ..api import FetchOptions
+    from ..inspection.plan import Plan
     from ..model.protocols import Row
-    from ..survey import Plan
 
 
 @click.command("plan", short_help="Show what get would do.")
@@ -29,13 +29,13 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
 def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     """Print the plan; the exit code."""
-    from .. import survey
     from ..api import again_of, rows_of
+    from ..inspection.plan import make_plan
 
     made = options(flags)
     resolved = rows_of(list(sources), made)
     rows = cast("Iterable[Row]", resolved.rows)
-    plan = survey.plan(rows, Path(flags["output"]), made.get("shard"), again_of(made))
+    plan = make_plan(rows, Path(flags["output"]), made.get("shard"), again_of(made))
     plan.notes = resolved.notes()
     if flags["as_json"]:
         click.echo(json.dumps(plan.row(), indent=2))
@@ -46,9 +46,9 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
 
 def show_before(sources: Sequence[str], folder: str, made: FetchOptions) -> None:
     """Say on stderr what `get` is about to do, where the manifest is read in a moment."""
-    from .. import survey
     from ..api import again_of, rows_of
     from ..datasets.catalogue import warnings
+    from ..inspection.plan import make_plan
 
     resolved = rows_of(list(sources), made)
     rows = resolved.rows
@@ -56,7 +56,7 @@ def show_before(sources: Sequence[str], folder: str, made: FetchOptions) -> None
         for said in warnings(sources):
             click.echo(said, err=True)
     elif len(rows) > 1:
-        plan = survey.plan(rows, Path(folder), made.get("shard"), again_of(made))
+        plan = make_plan(rows, Path(folder), made.get("shard"), again_of(made))
         plan.notes = resolved.notes()
         _print(plan, made["settings"].limits.rate, sources, stderr=True)
 
@@ -91,25 +91,27 @@ def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = Fals
 
 
 def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
-    from ..views import words
+    from ..views import formatting
 
     unsized = f", and {plan.unsized} files of unknown size" if plan.unsized else ""
     left = plan.files - plan.present
     rows = [
         ("files", f"{plan.files}, of which {plan.digests} with a digest"),
-        ("bytes", f"{words.size(plan.bytes)}{unsized}"),
-        ("here already", f"{plan.present} files, {words.size(plan.present_bytes)}"),
-        ("begun", f"{plan.begun} files, {words.size(plan.held_bytes)} held"),
-        ("to fetch", f"{left} files, {words.size(plan.missing_bytes)}{unsized if left else ''}"),
-        ("free on disk", words.size(plan.free)),
+        ("bytes", f"{formatting.size(plan.bytes)}{unsized}"),
+        ("here already", f"{plan.present} files, {formatting.size(plan.present_bytes)}"),
+        ("begun", f"{plan.begun} files, {formatting.size(plan.held_bytes)} held"),
+        ("to fetch", f"{left} files, {formatting.size(plan.missing_bytes)}{unsized if left else ''}"),
+        ("free on disk", formatting.size(plan.free)),
         ("from", ", ".join(f"{host} ({n})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
     ]
     pace = rate or plan.bytes_per_second
     if pace and plan.missing_bytes:
         at = "--limit-rate" if rate else "the last run's rate"
-        rows.append(("time", f"{words.duration(plan.missing_bytes / pace)} at {at}, {words.size(pace)}/s"))
+        rows.append(
+            ("time", f"{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s")
+        )
     if plan.archives_bytes:
-        more = f"about {words.size(plan.archives_bytes)} more, or hardly more with --delete-after"
+        more = f"about {formatting.size(plan.archives_bytes)} more, or hardly more with --delete-after"
         rows.append(("to unpack", f"{plan.archives} archives or pieces: {more}"))
     if plan.resolves:
         rows.append(
@@ -127,19 +129,19 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
 
 
 def _links(plan: Plan, rate: int) -> str:
-    from ..views import words
+    from ..views import formatting
 
     now = time.time()
     first, last = plan.expires_first or 0.0, plan.expires_last or 0.0
-    said = words.expiry(first, now)
+    said = formatting.expiry(first, now)
     if first < now or plan.files == plan.present:
         return said
     if last - first > 60:
-        said += f" (the last {words.moment(last)})"
+        said += f" (the last {formatting.moment(last)})"
     if plan.unsized:
         return f"{said}; sizes are unknown, so whether that suffices shows only while fetching"
     needed = plan.missing_bytes / (first - now)
-    said += f"; to finish before takes {words.size(needed)}/s"
+    said += f"; to finish before takes {formatting.size(needed)}/s"
     if rate:
         said += ", which --limit-rate allows" if rate >= needed else ", more than --limit-rate allows"
     return said

@@ -17,9 +17,9 @@ from . import exits
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, sums: bool, as_json: bool) -> int:
     """Show what DIR holds: finished files, begun ones, and the run that works in it."""
-    from .. import survey
+    from ..inspection.status import folder_status, with_checksums
     from ..model.errors import StorageError
-    from ..views import words
+    from ..views import formatting
 
     if sums and as_json:
         raise click.UsageError("--sums prints a list for sha256sum -c, --json a document: take one of them")
@@ -28,7 +28,7 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
         raise StorageError(f"{folder}: nothing was fetched into this folder; name the one after -o")
     if sums:
         missed: Counter[str] = Counter()
-        for record, standing in survey.sums(root):
+        for record, standing in with_checksums(root):
             if standing == "here":
                 click.echo(f"{record.digests['sha256']}  {record.path}")
             elif standing != "unpacked":
@@ -36,7 +36,7 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
         if missed:
             click.echo(_missed(missed["gone"], missed["changed"]) + "; they are left out", err=True)
         return exits.OK
-    found = survey.status(root)
+    found = folder_status(root)
     if as_json:
         click.echo(json.dumps(found.row(), indent=2))
         return exits.OK
@@ -45,18 +45,18 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
         if found.run:
             run = found.run
             click.echo(
-                f"{sum(run['counts'].values())} of {run['rows']} files, {words.size(run['bytes_done'])}, "
-                f"{words.size(run['bytes_per_second'])}/s, {run['connections']} connections"
+                f"{sum(run['counts'].values())} of {run['rows']} files, {formatting.size(run['bytes_done'])}, "
+                f"{formatting.size(run['bytes_per_second'])}/s, {run['connections']} connections"
             )
-    click.echo(f"finished: {found.published} files, {words.size(found.published_bytes)}")
+    click.echo(f"finished: {found.published} files, {formatting.size(found.published_bytes)}")
     if found.unpacked:
         click.echo(f"unpacked and deleted: {found.unpacked} archives")
     if found.gone or found.changed:
         click.echo(f"{_missed(found.gone, found.changed)}; run get again to fetch them")
-    click.echo(f"begun: {len(found.begun)} files, {words.size(found.held_bytes)} held")
+    click.echo(f"begun: {len(found.begun)} files, {formatting.size(found.held_bytes)} held")
     for each in found.begun[:20]:
-        length = words.size(each["length"]) if each["length"] is not None else "unknown size"
-        click.echo(f"  {each['path']}: {words.size(each['held'])} of {length}")
+        length = formatting.size(each["length"]) if each["length"] is not None else "unknown size"
+        click.echo(f"  {each['path']}: {formatting.size(each['held'])} of {length}")
     return exits.OK
 
 

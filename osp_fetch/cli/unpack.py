@@ -13,8 +13,8 @@ import click
 from . import exits
 
 if TYPE_CHECKING:
-    from ..datasets.pipeline import HowToUnpack
-    from ..datasets.unpack import Unpacked
+    from ..archives.extract import Unpacked
+    from ..archives.extractor import UnpackOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,9 +40,9 @@ def how_flags(command: F) -> F:
     return command
 
 
-def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> HowToUnpack:
+def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> UnpackOptions:
     """What those flags mean. Raises click.UsageError."""
-    from ..datasets.pipeline import HowToUnpack
+    from ..archives.extractor import UnpackOptions
     from ..model.entry import relative_path
     from ..model.errors import ManifestError
     from ..model.settings import size
@@ -52,7 +52,7 @@ def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> 
         shard = size(flags["shard_size"]) if flags["form"] == "webdataset" else 0
     except (ManifestError, ValueError) as error:
         raise click.UsageError(str(error)) from None
-    return HowToUnpack(
+    return UnpackOptions(
         into, flags["flat"], shard, flags["delete_after"], flags["workers"] or 0, min_free, durable
     )
 
@@ -69,7 +69,7 @@ def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str,
     Members of the Open-Sora-Plan datasets go where training wants them (datasets/sam …), those of other
     archives into a folder beside each. They appear when the whole archive was read to its end.
     """
-    from ..datasets.pipeline import unpack_folder
+    from ..archives.extractor import unpack_folder
     from ..model.settings import size
     from ..sources.select import Selection
     from .options import usage
@@ -88,7 +88,7 @@ def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str,
 
 def told(each: Unpacked) -> str | None:
     """What to say of an archive that is done; None where nothing is new."""
-    from ..views import words
+    from ..views import formatting
 
     if each.broken:
         kept = f"; what could be read is in {each.kept}" if each.kept else ""
@@ -96,7 +96,7 @@ def told(each: Unpacked) -> str | None:
     if each.already:
         return f"{each.name}: {each.note}" if each.note else None
     gone = ", and deleted" if each.deleted else f"; {each.note}" if each.note else ""
-    what = f"{each.members} files, {words.size(each.bytes)}, into {each.target}{gone}"
+    what = f"{each.members} files, {formatting.size(each.bytes)}, into {each.target}{gone}"
     return f"unpacked: {each.name}: {what}"
 
 
@@ -107,14 +107,14 @@ def _tell(each: Unpacked) -> None:
 
 def _files(root: Path) -> dict[str, str | None]:
     """Return what is finished in `root`, with digests: by its ledger, or every archive where it has none."""
-    from .. import survey
-    from ..datasets.pipeline import loose_archives
+    from ..archives.extractor import loose_archives
+    from ..inspection.status import digest_of, has_ledger, published_files
     from ..model.errors import StorageError
 
     if not root.is_dir():
         raise StorageError(f"{root}: there is no such folder")
-    if survey.has_ledger(root):
-        return {record.path: survey.digest_of(record) for record in survey.published(root)}
+    if has_ledger(root):
+        return {record.path: digest_of(record) for record in published_files(root)}
     return dict.fromkeys(loose_archives(root))
 
 

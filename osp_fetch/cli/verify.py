@@ -24,11 +24,12 @@ from . import exits
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, checksums: str | None, repair: bool, archives: bool, as_json: bool) -> int:
     """Hash every finished file of DIR again, on all cores, against what its ledger recorded."""
-    from .. import survey
-    from ..datasets.pipeline import any_marks, lost_members
+    from ..archives.extractor import any_marks, lost_members
+    from ..inspection.status import has_ledger
+    from ..inspection.verify import repair_files, verify_folder
     from ..model.errors import FetchError, StorageError
     from ..sources.checksums import Checksums
-    from ..views import words
+    from ..views import formatting
 
     root = Path(folder)
     if not root.is_dir():
@@ -37,7 +38,7 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     if listed is None and not (root / ".osp-fetch").is_dir():
         raise StorageError(f"{folder}: nothing was fetched into this folder; pass --checksums FILE")
     lost = dict(lost_members(root)) if listed is None else {}
-    if listed is None and not survey.has_ledger(root) and not any_marks(root):
+    if listed is None and not has_ledger(root) and not any_marks(root):
         raise FetchError(
             f"{folder}: the ledger is gone, and nothing else tells which files are finished; run get again, "
             "which "
@@ -45,7 +46,7 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
         )
     counts: Counter[str] = Counter()
     bad, here = [], []
-    for checked in survey.verify(root, listed):
+    for checked in verify_folder(root, listed):
         counts[checked.verdict] += 1
         if checked.verdict in ("ok", "unchecked"):
             here.append(checked.path)
@@ -67,11 +68,11 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
         _tell_lost(lost)
     damaged = [checked.path for checked in bad if checked.verdict == "damaged"]
     if repair and damaged:
-        for record, kept in asyncio.run(survey.repair(root, damaged)):
+        for record, kept in asyncio.run(repair_files(root, damaged)):
             lacking = (record.length or 0) - len(record.held)
             where = f"; what was there is kept in {kept}" if kept else ""
             click.echo(
-                f"{record.path}: {words.size(lacking)} are to be fetched again; run get{where}", err=True
+                f"{record.path}: {formatting.size(lacking)} are to be fetched again; run get{where}", err=True
             )
     elif bad and not as_json:
         click.echo(
@@ -94,7 +95,7 @@ def _tell_lost(lost: Mapping[str, list[str]]) -> None:
 
 def _tried(root: Path, paths: list[str], *, quiet: bool) -> dict[str, str | None]:
     """Archive → why it is broken, or None. A right checksum says only that it is what the source has."""
-    from ..datasets.pipeline import try_folder
+    from ..archives.extractor import try_folder
 
     tried: dict[str, str | None] = {}
     for name, why in try_folder(root, paths):

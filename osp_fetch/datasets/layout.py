@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..model.entry import STATE_FOLDER
-from ..storage import ownership
-from ..storage.files import Disk, replace_text, storage_error
-from ..storage.ownership import Decision
+from ..storage.folder import ownership
+from ..storage.folder.disk import Disk, replace_text, storage_error
+from ..storage.folder.ownership import Decision
 from .catalogue import DATASETS, Captions, Dataset
 
 CAPTION_FOLDER: Final = "anno_jsons"

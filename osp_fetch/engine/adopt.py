@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from ..model import events, links
+from ..model import events, urls
 from ..model.digest import Digest
 from ..model.entry import Entry, RelativePath
-from ..model.errors import FetchError, IntegrityError, Remedy, TransferError, Unreachable
-from ..model.exchange import Request, Validator
+from ..model.errors import FetchError, IntegrityError, Remedy, TransferError, UnreachableError
+from ..model.http import Request, Validator
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from ..model.record import Examined, Published, Record
-from .download import SAMPLE
+from .context import Context
 from .retry import persist
-from .tools import Tools
+from .state import SAMPLE
 
 _WHOLE: Final = 64 << 10  # a smaller file is compared from its first byte to its last
 _APART: Final = 2 << 20  # one sample for so many bytes …
@@ -26,8 +26,8 @@ _UNFINISHED: Final = (".aria2", ".st")  # beside a file that aria2 or axel is no
 class Adoption:
     """Decides about files of other downloaders, of runs whose ledger is lost, and of wrong digests."""
 
-    def __init__(self, tools: Tools) -> None:
-        self._tools = tools
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     async def finished(
         self, entry: Entry, record: Record | None, seen: Published | None, order: int
@@ -41,7 +41,7 @@ class Adoption:
             if entry.digest is None and record is not None and not same_source(record, entry):
                 return None  # from elsewhere, and nothing tells that it is the same there
             wanted = frozenset({"sha256", known.algorithm})
-            found = await self._tools.sink.examine(entry.path, wanted)
+            found = await self._context.store.examine(entry.path, wanted)
             if found.digests[known.algorithm] != known.hex:
                 return None
             proof = known.algorithm
@@ -50,25 +50,25 @@ class Adoption:
             if sampled is None:
                 return None
             found, proof = sampled, "samples"
-        self._tools.observe(events.Adopted(entry.path, seen.size, proof))
+        self._context.observe(events.Adopted(entry.path, seen.size, proof))
         return await self._recorded(entry, found, seen)
 
     async def _recorded(self, entry: Entry, found: Examined, seen: Published) -> Record:
-        key = links.source_key(entry.urls[0])
+        key = urls.source_key(entry.urls[0])
         adopted = Record(
             entry.path, key, seen.size, Validator(), NOTHING, found.digests, found.checksums, seen
         )
-        await self._tools.ledger.put(adopted)
+        await self._context.ledger.put(adopted)
         return adopted
 
     async def _sampled(self, entry: Entry, size: int, order: int) -> Examined | None:
         """What the file is, where the server's bytes are the same at every spot that is looked at."""
         beside = [RelativePath(entry.path + ending) for ending in _UNFINISHED]
-        if size == 0 or any(await self._tools.sink.look(beside)):
+        if size == 0 or any(await self._context.store.look(beside)):
             return None
         for link in entry.urls:
             if await self._same(entry, link, size, spots(entry.path, size), order):
-                found = await self._tools.sink.examine(entry.path, frozenset({"sha256"}))
+                found = await self._context.store.examine(entry.path, frozenset({"sha256"}))
                 # another downloader's file may have its full size long before its bytes
                 blank = _blank_spots(found)
                 same = blank is not None and await self._same(entry, link, size, blank, order)
@@ -81,23 +81,23 @@ class Adoption:
         Raises IntegrityError where the server still offers those bytes, and the manifest still
         another digest.
         """
-        size = await self._tools.sink.aside(entry.path)
+        size = await self._context.store.aside(entry.path)
         if size is None:
             return None
         right = bool(size) and entry.size in (None, size)
         if right:
             right = await self._right_aside(entry, record, size, order)
-        await self._tools.sink.take_back(entry.path)
+        await self._context.store.take_back(entry.path)
         held = RangeSet.upto(size) if right else NOTHING
-        key = links.source_key(entry.urls[0])
+        key = urls.source_key(entry.urls[0])
         taken = Record(entry.path, key, size if right else None, held=held)
-        await self._tools.ledger.put(taken)
+        await self._context.ledger.put(taken)
         return taken
 
     async def _right_aside(self, entry: Entry, record: Record | None, size: int, order: int) -> bool:
         wanted, known = entry.digest, record.digests if record else {}
         algorithm = wanted.algorithm if wanted else "sha256"
-        found = await self._tools.sink.examine(entry.path, frozenset({"sha256", algorithm}), aside=True)
+        found = await self._context.store.examine(entry.path, frozenset({"sha256", algorithm}), aside=True)
         if wanted is not None and found.digests[algorithm] == wanted.hex:
             return True
         if known.get("sha256") != found.digests["sha256"]:
@@ -136,7 +136,7 @@ class Adoption:
                 came, seen = await self._sample(entry, link, size, span, order)
                 if must and (must.strong, must.last_modified) != (seen.strong, seen.last_modified):
                     return False
-                if came != await self._tools.sink.read(entry.path, span, aside=must is not None):
+                if came != await self._context.store.read(entry.path, span, aside=must is not None):
                     return False
         except TransferError as error:
             if error.remedy in (Remedy.PARK, Remedy.ABORT):
@@ -153,23 +153,23 @@ class Adoption:
             came.append(await self._ask(entry, link, size, span, order))
 
         def retrying(error: FetchError, delay: float) -> None:
-            self._tools.observe(events.Retrying(entry.path, error.cause, delay, str(error)))
+            self._context.observe(events.Retrying(entry.path, error.cause, delay, str(error)))
 
-        await persist(ask, self._tools.settings.retry, lambda: 0, retrying)
+        await persist(ask, self._context.settings.retry, lambda: 0, retrying)
         return came[0]
 
     async def _ask(
         self, entry: Entry, link: str, size: int, span: ByteRange, order: int
     ) -> tuple[bytes, Validator]:
-        host, gate = links.host(link), self._tools.gate
-        async with gate.connection(host, order):
-            if gate.dead(host):
+        host, pool = urls.host(link), self._context.pool
+        async with pool.connection(host, order):
+            if pool.dead(host):
                 raise TransferError(f"{entry.path}: {host} does not answer; try again later")
             try:
-                async with self._tools.transport.get(
+                async with self._context.transport.get(
                     Request(link, span, None, entry.headers, name=entry.path)
                 ) as reply:
-                    gate.answered(host)
+                    pool.answered(host)
                     found = reply.representation
                     whole = reply.range is None and len(span) == size
                     if found.length != size or not (whole or reply.range == span):
@@ -177,10 +177,10 @@ class Adoption:
                     sample, came = memoryview(bytearray(len(span))), 0
                     while came < len(span) and (count := await reply.readinto(sample[came:])):
                         came += count
-                        await gate.spend(count)
+                        await pool.spend(count)
                     return bytes(sample[:came]), found.validator
-            except Unreachable as error:
-                error.excused = gate.silent(host)
+            except UnreachableError as error:
+                error.excused = pool.silent(host)
                 raise
 
 
@@ -207,4 +207,4 @@ def _blank_spots(found: Examined) -> list[ByteRange] | None:
 
 def same_source(record: Record, entry: Entry) -> bool:
     """Whether one of the entry's links leads to where the recorded file came from."""
-    return any(links.leads_to(url, record.source_key) for url in entry.urls)
+    return any(urls.leads_to(url, record.source_key) for url in entry.urls)

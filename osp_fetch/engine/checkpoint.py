@@ -7,12 +7,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
+from ..concurrency import completed
 from ..model.errors import StorageError
 from ..model.protocols import Ledger, Partial
 from ..model.ranges import NOTHING
 from ..model.record import Record
-from .download import Download
-from .tasks import completed
+from .state import FileState
 
 # a slow connection's bytes are claimed, too: soon at first, for a machine that kills runs again and again
 # must see them come to an end, and then every second
@@ -22,7 +22,7 @@ _CLAIM_SECONDS: Final = (0.25, 1.0)
 class Checkpoint:
     """Syncs what is written and then records it, in the background, never two at a time."""
 
-    def __init__(self, ledger: Ledger, partial: Partial, download: Download, size: int) -> None:
+    def __init__(self, ledger: Ledger, partial: Partial, download: FileState, size: int) -> None:
         self._ledger, self._partial, self._download, self._size = ledger, partial, download, size
         self._unclaimed = 0
         self._claimed = download.held  # what the ledger says is held
@@ -70,13 +70,13 @@ class Checkpoint:
         self._unclaimed = 0
 
     async def last(self) -> None:
-        """Claim what is written and not yet claimed."""
+        """Part what is written and not yet claimed."""
         await self.settle()
         if self._unclaimed:
             await self._claim()
 
     async def retract(self) -> None:
-        """Claim nothing any more that is not held now: some of what was written is not to be believed. To its
+        """Part nothing any more that is not held now: some of what was written is not to be believed. To its
         end also when cancelled: half of it would leave a claim, or a digest, of those bytes."""
         await completed(self._retract(self._download.record(self._download.held)))
 
@@ -90,7 +90,7 @@ class Checkpoint:
             await self._partial.rehash()
 
     async def forget(self) -> None:
-        """Claim no more than is held now, and then empty the partial: in this order."""
+        """Part no more than is held now, and then empty the partial: in this order."""
         with suppress(StorageError):  # of bytes that are given up
             await self.settle()
         self._unclaimed, self._claimed = 0, NOTHING

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from ..concurrency import Scope, completed, stop
 from ..model.errors import FetchError
-from .tasks import Scope, completed, stop
 
 Lane = Callable[[], Coroutine[Any, Any, None]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model import links
+from ..model import urls
 
 
 class Mirrors:
@@ -14,9 +14,9 @@ class Mirrors:
     hold the same bytes, so that without one a file comes from one.
     """
 
-    def __init__(self, urls: Sequence[str], *, spread: bool, source: str = "") -> None:
+    def __init__(self, links: Sequence[str], *, spread: bool, source: str = "") -> None:
         # what is held of a file goes on from where it came, if only one source can be trusted
-        self._urls = sorted(urls, key=lambda url: not spread and not links.leads_to(url, source))
+        self._urls = sorted(links, key=lambda url: not spread and not urls.leads_to(url, source))
         self._spread = spread
         self._turn = 0
         self._mixed = False  # wrong bytes came while several mirrors brought them
@@ -63,7 +63,7 @@ class Mirrors:
     def at_home(self, link: str) -> bool:
         """Whether what is asked of `link` now stays within its origin, where headers may go."""
         target = self.borrowed(link)
-        return target is None or (link in self._at_home and links.origin(target) == links.origin(link))
+        return target is None or (link in self._at_home and urls.origin(target) == urls.origin(link))
 
     def spent(self, link: str, url: str) -> None:
         """The redirect of `link` to `url` is refused; another may be known by now."""

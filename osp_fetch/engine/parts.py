@@ -12,7 +12,7 @@ HEDGE_HALVES: Final = 1 << 20  # bytes from which on a half is worth a request
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
+class Part:
     """Bytes that one connection is to bring. `since`: on the clock of whoever claims, in seconds."""
 
     range: ByteRange
@@ -32,7 +32,7 @@ class Parts:
         self.held: RangeSet = NOTHING
         self.probed = False
         self.single = False
-        self._claims: list[Claim] = []
+        self._claims: list[Part] = []
         self._claimed: RangeSet = NOTHING
         # bytes that two claims bring, and which; the second one hedges the first
         self._doubled: list[tuple[ByteRange, set[int]]] = []
@@ -87,8 +87,8 @@ class Parts:
         gaps = RangeSet.upto(self.length) - self.held - self._claimed
         return gaps.ranges[0] if gaps else None
 
-    def next(self, size: int, now: float, *, beside: bool = False) -> Claim | None:
-        """Claim the first missing bytes, about `size` of them; None where all is claimed or held.
+    def next(self, size: int, now: float, *, beside: bool = False) -> Part | None:
+        """Part the first missing bytes, about `size` of them; None where all is claimed or held.
 
         `beside`: where nothing is claimed yet, rather those that have held bytes before them.
         """
@@ -109,8 +109,8 @@ class Parts:
         gaps = (RangeSet.upto(self.length or 0) - self.held).ranges
         return next((gap for gap in gaps if self.held.before(gap.start)), None) or self._gap()
 
-    def hedge(self, now: float, after: float, pace: float | None = None) -> Claim | None:
-        """Claim again what the slowest part still lacks: all of it, or where it is much so much of its end
+    def hedge(self, now: float, after: float, pace: float | None = None) -> Part | None:
+        """Part again what the slowest part still lacks: all of it, or where it is much so much of its end
         that both are ready at the same time, and no more than takes `after` seconds, for others may have
         the rest. A part that is younger than that, or needs less, is left alone. `pace`: bytes per second of
         a connection, as far as known.
@@ -131,7 +131,7 @@ class Parts:
         self._doubled.append((span, {slowest.number, twin.number}))
         return twin
 
-    def _wait(self, claim: Claim, now: float, after: float) -> tuple[float, Claim, ByteRange] | None:
+    def _wait(self, claim: Part, now: float, after: float) -> tuple[float, Part, ByteRange] | None:
         """How long `claim` will still take with what nobody else brings, and the last such bytes; None where
         it may go on."""
         age = now - claim.since
@@ -146,14 +146,14 @@ class Parts:
         expected = len(lacking) * age / max(1, came)
         return (expected, claim, lacking.ranges[-1]) if lacking and expected >= after else None
 
-    def _claim(self, span: ByteRange, now: float) -> Claim:
+    def _claim(self, span: ByteRange, now: float) -> Part:
         self._number += 1
-        claim = Claim(span, now, self._number)
+        claim = Part(span, now, self._number)
         self._claims.append(claim)
         self._claimed |= span
         return claim
 
-    def release(self, claim: Claim) -> None:
+    def release(self, claim: Part) -> None:
         """Give back a claim; what was not written of it is missing again."""
         self._claims = [each for each in self._claims if each.number != claim.number]
         self._claimed = RangeSet.of(each.range for each in self._claims)

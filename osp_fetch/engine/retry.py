@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from ..model.errors import FetchError, NetworkError, NotThePayload, Remedy
+from ..model.errors import FetchError, NetworkError, NotThePayloadError, Remedy
 from ..model.settings import Retry
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Patience:
         if now > self._best:
             self._best, self._failures, self._pages = now, 0, 0
         self._failures += 1
-        self._pages += isinstance(error, NotThePayload)
+        self._pages += isinstance(error, NotThePayloadError)
 
     def stop(self, state: RetryCallState) -> bool:
         """Whether that was the last attempt."""
@@ -49,7 +49,7 @@ class Patience:
     def wait(self, state: RetryCallState) -> float:
         """Seconds until the next attempt: full jitter, or what the server asked for."""
         if self._excused:
-            return 0.0  # the gate makes it wait until the host may be probed
+            return 0.0  # the pool makes it wait until the host may be probed
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, FetchError) else None
         ceiling = min(self._settings.longest, self._settings.initial * 2.0 ** min(self._failures - 1, 30))

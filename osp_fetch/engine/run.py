@@ -10,16 +10,16 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from ..model import events, links
+from ..concurrency import at_most
+from ..model import events, urls
 from ..model.entry import Entry, RelativePath, folded
 from ..model.errors import FetchError, ManifestError, Remedy
 from ..model.protocols import Manifest, Renewal, Row
 from ..model.record import Published, Record
 from ..model.report import Outcome, Status
 from .adopt import same_source
-from .bring import Bring, Bringer, Wanted
-from .tasks import at_most
-from .tools import Tools
+from .context import Context
+from .file import FetchOne, FileFetcher, Job
 
 _PAGE = 500  # rows whose records are looked up together
 _FINISHING = 64  # files that may be hashed, synced and recorded while others use the connections
@@ -28,31 +28,31 @@ _FINISHING = 64  # files that may be hashed, synced and recorded while others us
 class Run:
     """Brings every entry of a manifest to its outcome, and hands the outcomes over as they come.
 
-    `bring`: who brings one file; this process, where nobody is named. `recheck`: finished files are read
+    `fetch_one`: who brings one file; this process, where nobody is named. `recheck`: finished files are read
     again, instead of being known by their size and time. `fresh`: nothing can be here yet, so that nobody has
     to be asked for each row. `again`: whether a file is to be fetched anew although it is finished.
     """
 
     def __init__(
         self,
-        tools: Tools,
+        context: Context,
         deliver: Callable[[Outcome], None],
         renewal: Renewal | None = None,
         *,
-        bring: Bring | None = None,
+        fetch_one: FetchOne | None = None,
         recheck: bool = False,
         fresh: bool = False,
         again: Callable[[RelativePath], bool] = lambda _: False,
     ) -> None:
         self._again = again
-        self._tools = tools
+        self._context = context
         self._deliver = deliver
         self._renewal = renewal
-        self._bring_one = bring or Bringer(tools).bring
+        self._fetch_one = fetch_one or FileFetcher(context).fetch
         self._recheck, self._fresh = recheck, fresh
         self._in_hand: set[str] = set()
         self._folded: dict[str, str] = {}  # on disks where case does not count: key → path
-        self._parked: list[Wanted] = []
+        self._parked: list[Job] = []
         self._something_ended = asyncio.Event()
         self._order = 0
         self._out = 0  # files that were handed out and have not ended
@@ -60,23 +60,23 @@ class Run:
 
     async def fetch(self, manifest: Manifest) -> None:
         """Fetch all of `manifest`. Raises only errors whose remedy is ABORT."""
-        total = self._tools.gate.total
+        total = self._context.pool.total
         files = total + min(_FINISHING, 2 * total)
         await at_most(files, self._all_wanted(manifest), self._settle)
-        for wanted in self._parked:
-            if wanted.error is not None:
-                self._end(wanted, Status.PARKED, wanted.error)
+        for job in self._parked:
+            if job.error is not None:
+                self._end(job, Status.PARKED, job.error)
 
-    async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[Wanted]:
+    async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[Job]:
         """The rows of the manifest, and parked ones again whenever fresh links are there; each is counted as
         out before its task begins."""
-        async for wanted in self._wanted(manifest):
+        async for job in self._wanted(manifest):
             if self._parked and self._renewal and self._renewal.changed():
                 for renewed in await self._renewed(self._renewal):
                     self._out += 1
                     yield renewed
             self._out += 1
-            yield wanted
+            yield job
         while self._renewal and (self._parked or self._out):
             if self._parked and (self._renewal.changed() or not self._out):
                 if not await self._renewal.wait(progressed=self._progressed):
@@ -88,19 +88,19 @@ class Run:
             else:
                 await self._until_something_ends()
 
-    async def _renewed(self, renewal: Renewal) -> list[Wanted]:
+    async def _renewed(self, renewal: Renewal) -> list[Job]:
         """The parked files that have fresh links; the others stay parked."""
         parked, self._parked = self._parked, []
-        fresh = await renewal.renew([wanted.entry for wanted in parked])
-        ready: list[Wanted] = []
-        for wanted, entry in zip(parked, fresh, strict=True):
+        fresh = await renewal.renew([job.entry for job in parked])
+        ready: list[Job] = []
+        for job, entry in zip(parked, fresh, strict=True):
             if entry is None:
-                self._parked.append(wanted)
+                self._parked.append(job)
                 continue
-            (record,) = await self._tools.ledger.look([entry.path])
-            ready.append(replace(wanted, entry=entry, record=record, error=None))
+            (record,) = await self._context.ledger.look([entry.path])
+            ready.append(replace(job, entry=entry, record=record, error=None))
         if ready:
-            self._tools.observe(events.LinksRenewed(len(ready)))
+            self._context.observe(events.LinksRenewed(len(ready)))
         return ready
 
     async def _until_something_ends(self) -> None:
@@ -110,18 +110,18 @@ class Run:
             async with asyncio.timeout(1.0):
                 await self._something_ended.wait()
 
-    async def _wanted(self, manifest: Manifest) -> AsyncIterator[Wanted]:
+    async def _wanted(self, manifest: Manifest) -> AsyncIterator[Job]:
         """The rows that are not simply present; those that are, and bad ones, are delivered here."""
         async for rows, last in pages(manifest):
             entries = [row for row in rows if isinstance(row, Entry)]
             self._read(rows, entries)
             if last:
-                self._tools.observe(events.ManifestEnded())
+                self._context.observe(events.ManifestEnded())
             records, seen, deleted = await self._known([entry.path for entry in entries])
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
             for entry, record, stat, tombstone in zip(entries, records, seen, deleted, strict=True):
-                if self._tools.sink.folds and self._collides(entry):
+                if self._context.store.folds and self._collides(entry):
                     continue
                 again = self._again(entry.path)
                 doubted = again or (self._recheck and stat is not None)
@@ -129,8 +129,8 @@ class Run:
                     self._finish(_present(entry, record))
                     continue
                 self._order += 1
-                yield Wanted(entry, record, None if again else stat, self._order)
-        self._tools.gate.last_files = True
+                yield Job(entry, record, None if again else stat, self._order)
+        self._context.pool.last_files = True
 
     async def _known(
         self, paths: list[RelativePath]
@@ -141,9 +141,9 @@ class Run:
         if self._fresh:
             return nothing, nothing, nothing
         # not both at a time: their threads would only wait for each other's interpreter
-        records = await self._tools.ledger.look(paths)
-        seen = await self._tools.sink.look(paths)
-        return records, seen, await self._tools.sink.deleted(paths)
+        records = await self._context.ledger.look(paths)
+        seen = await self._context.store.look(paths)
+        return records, seen, await self._context.store.deleted(paths)
 
     def _collides(self, entry: Entry) -> bool:
         """Whether an earlier row's name is the same on this disk; such a row fails."""
@@ -159,25 +159,25 @@ class Run:
 
     def _read(self, rows: list[Row], entries: list[Entry]) -> None:
         signed = (url for e in entries for url in e.urls if "?" in url)
-        dates = [date for url in signed if (date := links.expiry(url))]
+        dates = [date for url in signed if (date := urls.expiry(url))]
         sizes = [entry.size for entry in entries if entry.size is not None]
         first = min(dates, default=None)
-        self._tools.observe(events.RowsRead(len(rows), len(sizes), sum(sizes), first))
+        self._context.observe(events.RowsRead(len(rows), len(sizes), sum(sizes), first))
 
     def _finish(self, outcome: Outcome) -> None:
-        self._tools.observe(events.Finished(outcome))
+        self._context.observe(events.Finished(outcome))
         self._deliver(outcome)
 
-    async def _settle(self, wanted: Wanted) -> None:
-        """Bring one row to its outcome, or park it."""
+    async def _settle(self, job: Job) -> None:
+        """FetchOne one row to its outcome, or park it."""
         try:
-            await self._bring(wanted)
+            await self._fetch_job(job)
         finally:
             self._out -= 1
             self._something_ended.set()
 
-    async def _bring(self, wanted: Wanted) -> None:
-        entry = wanted.entry
+    async def _fetch_job(self, job: Job) -> None:
+        entry = job.entry
         clock = asyncio.get_running_loop().time
         begun = clock()
         if entry.path in self._in_hand:
@@ -186,7 +186,7 @@ class Run:
             return
         self._in_hand.add(entry.path)
         try:
-            status, record = await self._bring_one(wanted)
+            status, record = await self._fetch_one(job)
             digest = _digest(entry, record)
             self._progressed = True
             self._finish(Outcome(entry.path, status, entry, record.length, digest, clock() - begun))
@@ -195,21 +195,21 @@ class Run:
                 raise
             _bare(error)
             if error.remedy is Remedy.PARK and self._renewal is not None:
-                self._parked.append(replace(wanted, error=error))
-                self._tools.observe(events.Parked(len(self._parked)))
+                self._parked.append(replace(job, error=error))
+                self._context.observe(events.Parked(len(self._parked)))
             else:
-                self._end(wanted, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
+                self._end(job, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
         except Exception as error:
             # a defect of ours must cost this file, not a weekend's run
             where = traceback.extract_tb(error.__traceback__)[-1]
             what = f"{type(error).__name__}: {error}, in {Path(where.filename).name}:{where.lineno}"
             defect = FetchError(f"{entry.path}: a defect of osp-fetch, please report it ({what})")
-            self._end(wanted, Status.FAILED, defect)
+            self._end(job, Status.FAILED, defect)
         finally:
             self._in_hand.discard(entry.path)
 
-    def _end(self, wanted: Wanted, status: Status, error: FetchError) -> None:
-        entry = wanted.entry
+    def _end(self, job: Job, status: Status, error: FetchError) -> None:
+        entry = job.entry
         self._finish(Outcome(entry.path, status, entry, entry.size, error=error))
 
 

@@ -6,49 +6,49 @@ import asyncio
 from contextlib import suppress
 from typing import Final
 
-from ..model import events, links
+from ..model import events, urls
 from ..model.entry import Entry
 from ..model.errors import (
-    BorrowedLinkSpent,
+    BorrowedLinkSpentError,
     FetchError,
     IntegrityError,
-    RangeNotSatisfiable,
+    RangeNotSatisfiableError,
     Remedy,
-    SourceGivenUp,
+    SourceGivenUpError,
     StatusError,
     StorageError,
     TransferError,
-    Unreachable,
+    UnreachableError,
 )
 from ..model.protocols import Partial, Reply
 from ..model.ranges import NOTHING
 from ..model.record import Published, Record
+from .body_writer import BodyWriter
 from .checkpoint import Checkpoint
-from .download import Download, Part
-from .drain import Drain
+from .context import Context
 from .lanes import Lanes
 from .retry import persist
-from .tools import Tools
+from .state import FileState, PartRequest
 from .whole import Opened
 
 _HEDGE_LOOK: Final = 0.1
 _RESERVE_FROM = 1 << 20  # smaller files are not worth a look at the disk each
 
 
-class Transfer:
+class PartedTransfer:
     """Fetches one entry. `order`: its place in the manifest, by which connections are given. `opened`: its
     first request, where that was sent already. `replaces`: the finished file of an earlier run."""
 
     def __init__(
         self,
-        tools: Tools,
+        context: Context,
         entry: Entry,
-        download: Download,
+        download: FileState,
         order: int,
         opened: Opened | None = None,
         replaces: Published | None = None,
     ) -> None:
-        self.tools = tools
+        self.context = context
         self._opened = opened
         self.entry = entry
         self.download = download
@@ -56,7 +56,7 @@ class Transfer:
         wanted = {entry.digest.algorithm} if entry.digest else set[str]()
         algorithms = frozenset({"sha256", *wanted})
         self._resumed = bool(download.held)
-        self.partial: Partial = tools.sink.partial(
+        self.partial: Partial = context.store.partial(
             entry.path, algorithms, fresh=not download.held, replaces=replaces
         )
         self.record: Record | None = None
@@ -66,7 +66,7 @@ class Transfer:
         self._complete = asyncio.Event()
         self._minting = asyncio.Lock()
         self._connections = 0
-        self._checkpoint = Checkpoint(tools.ledger, self.partial, download, tools.claim_size)
+        self._checkpoint = Checkpoint(context.ledger, self.partial, download, context.claim_size)
 
     async def fetch(self) -> Record:
         """Return when the file is published and recorded. Whatever ends it, held bytes are claimed."""
@@ -79,7 +79,7 @@ class Transfer:
                     if error.remedy is not Remedy.RESTART or not self.download.restart(error):
                         await self._drop_wrong_bytes(error)
                         raise
-                    self.tools.observe(events.Lost(self.entry.path, held))
+                    self.context.observe(events.Lost(self.entry.path, held))
                     dropped, self.download.dropped = self.download.dropped, None
                     self._name_dropped(dropped)
                     await self._checkpoint.forget()
@@ -89,7 +89,7 @@ class Transfer:
     def _name_dropped(self, dropped: str | None) -> None:
         """Say which mirror's bytes disagree with the digest."""
         if dropped is not None:
-            self.tools.observe(events.MirrorDropped(self.entry.path, links.host(dropped)))
+            self.context.observe(events.MirrorDropped(self.entry.path, urls.host(dropped)))
 
     async def _once(self) -> Record:
         if not self.download.complete:
@@ -108,15 +108,15 @@ class Transfer:
             raise
         self._name_dropped(self.download.mirrors.suspect)
         await self._checkpoint.done()
-        if length > self.tools.claim_size:
+        if length > self.context.claim_size:
             # were we killed between the rename and the record, this tells that the name is right
             await self.partial.sync()
-            await self.tools.ledger.put(self.download.record(self.download.held, digests, checksums))
+            await self.context.ledger.put(self.download.record(self.download.held, digests, checksums))
         placed = await self.partial.publish(length)
         if placed.kept is not None:
-            self.tools.observe(events.SetAside(self.entry.path, placed.kept))
+            self.context.observe(events.SetAside(self.entry.path, placed.kept))
         self.record = self.download.record(self.download.held, digests, checksums, placed.published)
-        await self.tools.ledger.put(self.record)
+        await self.context.ledger.put(self.record)
         return self.record
 
     # a file fetches parts
@@ -130,7 +130,7 @@ class Transfer:
         """Keep one lane waiting for a connection while there are parts that nobody fetches; not more, for
         hundreds of files would otherwise wait with hundreds of lanes each."""
         busy = len(self._lanes) <= self._connections
-        if busy and self.download.parts.more and self._connections < self.tools.gate.per_host:
+        if busy and self.download.parts.more and self._connections < self.context.pool.per_host:
             self._lanes.call()
 
     async def _lane(self) -> None:
@@ -142,7 +142,7 @@ class Transfer:
 
         while True:
             try:
-                retry = self.tools.settings.retry
+                retry = self.context.settings.retry
                 await persist(parts, retry, lambda: len(self.download.held), self._retrying)
                 return
             except TransferError as error:
@@ -155,10 +155,10 @@ class Transfer:
     def _check_source(self, error: FetchError) -> None:
         """Raise where `error` has cost the one source that the file may come from."""
         if self.download.must_restart:
-            raise SourceGivenUp(f"{error}; it begins again at another mirror") from None
+            raise SourceGivenUpError(f"{error}; it begins again at another mirror") from None
 
     def _retrying(self, error: FetchError, delay: float) -> None:
-        self.tools.observe(events.Retrying(self.entry.path, error.cause, delay, str(error)))
+        self.context.observe(events.Retrying(self.entry.path, error.cause, delay, str(error)))
 
     # a part fetches bytes
 
@@ -172,34 +172,34 @@ class Transfer:
         return not self.download.complete
 
     def _should_hedge(self, host: str) -> bool:
-        return self.download.parts.busy and self.tools.gate.idle(host)
+        return self.download.parts.busy and self.context.pool.idle(host)
 
     async def _part(self) -> bool:
         """Fetch the first missing part, or hedge a slow one where connections are idle; False for
         neither."""
         link = self.download.mirrors.choose()
-        host = links.host(self.download.mirrors.url(link))
+        host = urls.host(self.download.mirrors.url(link))
         if not self.download.parts.more and not self._should_hedge(host):
             return False
         opened, self._opened = self._opened, None
         held = opened.connection if opened else None
-        async with held or self.tools.gate.connection(host, self.order):
+        async with held or self.context.pool.connection(host, self.order):
             now = asyncio.get_running_loop().time()
             if link not in self.download.mirrors:
                 return True  # given up while this one waited for a connection
             free = self.download.parts.free
-            size = opened.size if opened else self.tools.gate.part_size(host, free, self.order)
+            size = opened.size if opened else self.context.pool.part_size(host, free, self.order)
             part = self.download.part(link, size, now) or self.download.hedge(
-                link, now, self.tools.gate.worth(host), self.tools.gate.pace(host)
+                link, now, self.context.pool.worth(host), self.context.pool.pace(host)
             )
             if part is None:
                 return False
             self._connections += 1
             self._call_more()
             if held is None:
-                self.tools.observe(events.Opened(self.entry.path, host))
+                self.context.observe(events.Opened(self.entry.path, host))
             try:
-                if self.tools.gate.dead(host):
+                if self.context.pool.dead(host):
                     raise TransferError(f"{self.entry.path}: {host} does not answer; try again later")
                 await self._ask(part, host, opened)
             except FetchError as error:
@@ -217,10 +217,10 @@ class Transfer:
                     self._complete.set()
                     self._lanes.enough()
                 self._connections -= 1
-                self.tools.observe(events.Closed(self.entry.path, host))
+                self.context.observe(events.Closed(self.entry.path, host))
             return True
 
-    async def _ask(self, part: Part, host: str, opened: Opened | None) -> None:
+    async def _ask(self, part: PartRequest, host: str, opened: Opened | None) -> None:
         # a redirect is minted once for all connections: each costs a share of the hub's quota
         minting = self.download.mirrors.unminted(part.url)
         if minting:
@@ -229,8 +229,8 @@ class Transfer:
         clock = asyncio.get_running_loop().time
         asked = clock()
         try:
-            async with opened or self.tools.transport.get(request) as reply:
-                self.tools.gate.answered(host, None if opened else clock() - asked)
+            async with opened or self.context.transport.get(request) as reply:
+                self.context.pool.answered(host, None if opened else clock() - asked)
                 held = len(self.download.held)
                 span = self.download.agree(part, reply)
                 if minting:
@@ -238,17 +238,17 @@ class Transfer:
                     minting = False
                 if self.download.emptied and (held or self._resumed or self._begun):
                     # from the first byte again: what was hashed of the old bytes must go with them
-                    self.tools.observe(events.Lost(self.entry.path, held))
+                    self.context.observe(events.Lost(self.entry.path, held))
                     await self._checkpoint.forget()
                 self.download.emptied = False
                 await self._begin(reply)
                 if span is not None:
-                    with self.tools.gate.streaming(host, self.entry.path):
+                    with self.context.pool.streaming(host, self.entry.path):
                         await self._drain(host).run(part, span, reply)
                 self.download.expect(span, framed=reply.framed)
-        except RangeNotSatisfiable as error:
+        except RangeNotSatisfiableError as error:
             self.download.unsatisfiable(part, error)
-        except BorrowedLinkSpent:
+        except BorrowedLinkSpentError:
             self.download.mirrors.spent(part.url, request.url)
             raise
         finally:
@@ -256,29 +256,29 @@ class Transfer:
                 self._minting.release()
 
     def _account(self, error: FetchError, host: str) -> None:
-        """Tell the gate whether `host` has answered; on its outage nothing counts as a failure."""
-        gate, mirrors = self.tools.gate, self.download.mirrors
-        if gate.dead(host):
+        """Tell the pool whether `host` has answered; on its outage nothing counts as a failure."""
+        pool, mirrors = self.context.pool, self.download.mirrors
+        if pool.dead(host):
             return  # it was not asked
-        if not isinstance(error, Unreachable):
+        if not isinstance(error, UnreachableError):
             if isinstance(error, TransferError):
-                gate.answered(host)
+                pool.answered(host)
             if isinstance(error, StatusError) and error.status in (429, 503):
-                gate.refused(host)
+                pool.refused(host)
             return
         silent = error.host or host
         if silent != host:
-            gate.answered(host)  # it has redirected to one that is silent
-        down = gate.silent(silent)
+            pool.answered(host)  # it has redirected to one that is silent
+        down = pool.silent(silent)
         if len(mirrors) > 1:
             if down and error.link:
                 self.download.forsake(error.link)  # another one has the file: no need to wait for this host
         else:
             error.excused = down and silent == host
 
-    def _drain(self, host: str) -> Drain:
-        return Drain(
-            self.tools, self.download, self.partial, self._checkpoint, lambda: self._connections, host
+    def _drain(self, host: str) -> BodyWriter:
+        return BodyWriter(
+            self.context, self.download, self.partial, self._checkpoint, lambda: self._connections, host
         )
 
     async def _begin(self, reply: Reply) -> None:
@@ -288,13 +288,13 @@ class Transfer:
             d = self.download
             if d.length is not None and d.length > _RESERVE_FROM:
                 await self.partial.reserve(d.length - len(d.held))
-            self.tools.observe(events.FileBegun(d.entry.path, d.length, d.entry.size, len(d.held)))
+            self.context.observe(events.FileBegun(d.entry.path, d.length, d.entry.size, len(d.held)))
             self._begun = True
             self._call_more()
 
     def _cool(self, host: str, seconds: float, why: str) -> None:
-        self.tools.gate.cool(host, seconds)
-        self.tools.observe(events.Cooling(host, seconds, why))
+        self.context.pool.cool(host, seconds)
+        self.context.observe(events.Cooling(host, seconds, why))
 
     @property
     def endless(self) -> bool:
@@ -318,7 +318,7 @@ class Transfer:
         assert wanted is not None
         await self._checkpoint.done()
         await self.partial.sync()
-        await self.tools.ledger.put(self.download.record(NOTHING, digests, checksums))
+        await self.context.ledger.put(self.download.record(NOTHING, digests, checksums))
         where = await self.partial.set_aside()
         raise IntegrityError(
             f"{self.entry.path}: the same {length} bytes came twice, and their {wanted.algorithm} is "

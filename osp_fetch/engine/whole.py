@@ -1,7 +1,7 @@
 """A file that one reply brings whole, as small ones are: there is nothing to resume, to split or to claim.
 
 What turns out to be more than that, a longer body, a slow one, a refusal, is handed over as it stands: a
-Transfer goes on with the reply that is here already, so that nothing is asked for twice.
+PartedTransfer goes on with the reply that is here already, so that nothing is asked for twice.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ import time
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-from ..model import events, links
+from ..connections.pool import ConnectionPool
+from ..connections.streams import Streams
+from ..model import events, urls
 from ..model.entry import Entry
 from ..model.errors import FetchError
-from ..model.exchange import Landing, Request
+from ..model.http import Landing, Request
 from ..model.protocols import Memory, Reply
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Record
-from .download import first_request
-from .gate import Gate
-from .streams import Streams
-from .tools import Tools
+from .context import Context
+from .state import first_request
 
 _SMALL: Final = 256 << 10  # bytes
 _GUESS: Final = 60 << 10  # bytes that a file of unknown size has room in, to be received where it belongs
@@ -33,7 +33,7 @@ class Opened:
     """The first request for a file, and what has come of it: a reply, to be had by entering this, which
     raises the error where there is none.
 
-    `connection`: held for it at the gate, None where it was given back. `size`: of the part that was asked
+    `connection`: held for it at the pool, None where it was given back. `size`: of the part that was asked
     for.
     """
 
@@ -99,26 +99,26 @@ class Replayed:
 
 
 class _Coming(Landing):
-    """A small file in the memory that it comes to; the gate is told when it begins to come."""
+    """A small file in the memory that it comes to; the pool is told when it begins to come."""
 
-    __slots__ = ("_asked", "_gate", "_host", "_streams", "memory")
+    __slots__ = ("_asked", "_host", "_pool", "_streams", "memory")
 
-    def __init__(self, memory: Memory, gate: Gate, host: str) -> None:
+    def __init__(self, memory: Memory, pool: ConnectionPool, host: str) -> None:
         super().__init__(memory.view)
         self.memory = memory
-        self._gate, self._host = gate, host
+        self._pool, self._host = pool, host
         self._asked = time.monotonic()
         self._streams: Streams | None = None
 
     def begun(self) -> None:
         if self._streams is None:
-            self._gate.answered(self._host, time.monotonic() - self._asked)
-            self._streams = self._gate.streams(self._host)
+            self._pool.answered(self._host, time.monotonic() - self._asked)
+            self._streams = self._pool.streams(self._host)
             self._streams.brief += 1
 
     def ended(self) -> None:
         """Nothing more comes, and nobody looks here any more: whoever still has this has no memory of the
-        sink's."""
+        store's."""
         self.view, self.body = memoryview(b""), None
         if self._streams is not None:
             self._streams.brief -= 1
@@ -127,26 +127,26 @@ class _Coming(Landing):
 class Wholes:
     """Fetches files of which nothing is held and that are small, as far as is known."""
 
-    def __init__(self, tools: Tools) -> None:
-        self._tools = tools
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
     async def fetch(self, entry: Entry, order: int) -> Record | Opened | None:
-        """The record of `entry`, published; or what was opened, for a Transfer to go on with; None where it
-        should begin by itself."""
-        gate, host = self._tools.gate, links.host(entry.urls[0])
+        """The record of `entry`, published; or what was opened, for a PartedTransfer to go on with; None
+        where it should begin by itself."""
+        pool, host = self._context.pool, urls.host(entry.urls[0])
         small = entry.size is None or 0 < entry.size <= _SMALL
-        rate = self._tools.settings.limits.rate
+        rate = self._context.settings.limits.rate
         # a small file at once may be too much at once
-        if not small or 0 < rate < _PER_SECOND * _SMALL or gate.dead(host):
+        if not small or 0 < rate < _PER_SECOND * _SMALL or pool.dead(host):
             return None
-        connection = gate.connection(host, order)
+        connection = pool.connection(host, order)
         await connection.__aenter__()
-        size = gate.part_size(host, entry.size, order)
+        size = pool.part_size(host, entry.size, order)
         room = _GUESS if entry.size is None else entry.size
-        coming = _Coming(self._tools.sink.memory(Landing.HEAD + room), gate, host)
+        coming = _Coming(self._context.store.memory(Landing.HEAD + room), pool, host)
         request = first_request(entry, size, coming)
-        opened = Opened(connection, size, request, self._tools.transport.get(request))
-        self._tools.observe(events.Opened(entry.path, host))
+        opened = Opened(connection, size, request, self._context.transport.get(request))
+        self._context.observe(events.Opened(entry.path, host))
         whole = handed_over = False
         try:
             whole = await self._came(entry, host, opened, coming)
@@ -157,7 +157,7 @@ class Wholes:
                 coming.memory.free()
             if not handed_over:
                 await opened.close()
-                self._tools.observe(events.Closed(entry.path, host))
+                self._context.observe(events.Closed(entry.path, host))
         if whole and (record := await self._finished(entry, opened, coming.memory)):
             return record
         return opened
@@ -165,7 +165,7 @@ class Wholes:
     async def _came(self, entry: Entry, host: str, opened: Opened, coming: _Coming) -> bool:
         """Whether the whole file, and nothing else, is in the memory; where this is not the reply that
         brings it, and now, what came is in `opened`."""
-        gate = self._tools.gate
+        pool = self._context.pool
         try:
             reply = await opened.ask()
         except FetchError as error:
@@ -178,24 +178,24 @@ class Wholes:
         if length is None:
             opened.reply = Replayed(reply, memoryview(bytes(coming.body)), over=True)
             return False
-        gate.received(host, length)
-        await gate.spend(length)
+        pool.received(host, length)
+        await pool.spend(length)
         coming.memory.cut(coming.start, coming.start + length)
         return True
 
     async def _read(self, host: str, opened: Opened, coming: _Coming, reply: Reply, length: int) -> bool:
         """See `_came`, for a reply that was not received where it belongs."""
-        clock, gate = time.monotonic, self._tools.gate
+        clock, pool = time.monotonic, self._context.pool
         # one byte more than there is to come tells that no more comes
         if len(coming.memory.view) <= length:
             coming.memory.free()
-            coming.memory = self._tools.sink.memory(length + 1)
+            coming.memory = self._context.store.memory(length + 1)
         view, now, came = coming.memory.view, clock(), 0
         try:
             while count := await reply.readinto(view[came : length + 1]):
-                gate.received(host, count)
+                pool.received(host, count)
                 came += count
-                await gate.spend(count)
+                await pool.spend(count)
                 if came > length or (came < length and clock() - now > _MOMENT):
                     break
             else:
@@ -204,7 +204,7 @@ class Wholes:
                     return True
         except FetchError as error:
             opened.error = error.with_traceback(None)
-        gate.received(host, -came)  # whoever goes on with them tells of them again
+        pool.received(host, -came)  # whoever goes on with them tells of them again
         opened.reply = Replayed(reply, memoryview(bytes(view[:came])), opened.error)
         return False
 
@@ -217,17 +217,17 @@ class Wholes:
         if wanted is not None and wanted.algorithm not in _USUAL:
             algorithms = _USUAL | {wanted.algorithm}
         try:
-            placed, digests = await self._tools.sink.put(entry.path, memory, length, algorithms, wanted)
+            placed, digests = await self._context.store.put(entry.path, memory, length, algorithms, wanted)
         except FetchError:
             opened.reply = Replayed(reply, memory.view, over=True)
             return None
-        self._tools.observe(events.Wrote(entry.path, length))
+        self._context.observe(events.Wrote(entry.path, length))
         if placed.kept is not None:
-            self._tools.observe(events.SetAside(entry.path, placed.kept))
-        key, held = links.source_key(entry.urls[0]), RangeSet((ByteRange(0, length),))
+            self._context.observe(events.SetAside(entry.path, placed.kept))
+        key, held = urls.source_key(entry.urls[0]), RangeSet((ByteRange(0, length),))
         validator = reply.representation.validator
         record = Record(entry.path, key, length, validator, held, digests, (), placed.published)
-        await self._tools.ledger.put(record)
+        await self._context.ledger.put(record)
         return record
 
 

@@ -9,8 +9,8 @@ from typing import Final, NewType
 
 from .digest import Digest
 from .errors import ManifestError
-from .links import redact, shown
 from .text import CONTROLS, has_control
+from .urls import redact, shown
 
 RelativePath = NewType("RelativePath", str)
 """A path below the output folder, with `/` between its names. Made by `relative_path` alone."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
-from .links import redact
 from .text import printable
+from .urls import redact
 
 
 class Remedy(Enum):
@@ -83,27 +83,27 @@ class NetworkError(TransferError):
     excused = False
 
 
-class TooLong(NetworkError):
+class TooLongError(NetworkError):
     """More bytes came than the answer announced: which bytes they were, nobody knows."""
 
     cause = "too long"
 
 
-class Yielded(NetworkError):
+class YieldedError(NetworkError):
     """The connection was let go on purpose: no failure of anybody's."""
 
     cause = "fewer connections"
     excused = True
 
 
-class Unreachable(NetworkError):
+class UnreachableError(NetworkError):
     """Not one byte of an answer. `excused`: the host is known to be down, and its pause is not a failure."""
 
     cause = "no answer"
     host = ""  # `host:port` that was silent, where it is not the link's own
 
 
-class UntrustedServer(TransferError):
+class UntrustedServerError(TransferError):
     """The server's certificate does not hold; asking again will not mend it."""
 
     cause = "certificate"
@@ -118,7 +118,7 @@ class StatusError(TransferError):
         self.cause = f"status {status}"
 
 
-class RangeNotSatisfiable(StatusError):
+class RangeNotSatisfiableError(StatusError):
     """416. `length` is what the server says the whole representation has, where it says so."""
 
     def __init__(self, message: str, *, length: int | None):
@@ -126,28 +126,28 @@ class RangeNotSatisfiable(StatusError):
         self.length = length
 
 
-class BorrowedLinkSpent(TransferError):
+class BorrowedLinkSpentError(TransferError):
     """A redirect's signed link is refused. The link that minted it is asked again."""
 
     remedy = Remedy.RETRY
     cause = "link renewed"
 
 
-class LinkExpired(TransferError):
+class LinkExpiredError(TransferError):
     """The link itself is dead. No retry helps, only a fresh one."""
 
     remedy = Remedy.PARK
     cause = "link expired"
 
 
-class QuotaExceeded(TransferError):
+class QuotaExceededError(TransferError):
     """The server gives the file to nobody for some hours; the message says until when."""
 
     remedy = Remedy.PARK
     cause = "quota"
 
 
-class NotThePayload(TransferError):
+class NotThePayloadError(TransferError):
     """A page stands where the file should be: a login, a quota, a captive portal, a coding."""
 
     remedy = Remedy.RETRY
@@ -161,7 +161,7 @@ class ChangedError(TransferError):
     cause = "changed"
 
 
-class SourceGivenUp(TransferError):
+class SourceGivenUpError(TransferError):
     """The only source of a file without a digest does not give it; another one begins at byte 0."""
 
     remedy = Remedy.RESTART
@@ -181,7 +181,7 @@ class StorageError(FetchError):
     cause = "storage"
 
 
-class DiskFull(StorageError):
+class DiskFullError(StorageError):
     """No room is left in the output folder."""
 
     remedy = Remedy.ABORT
@@ -189,7 +189,7 @@ class DiskFull(StorageError):
     needed = 1 << 20  # bytes of room that would let the work go on
 
 
-class FolderBusy(StorageError):
+class FolderBusyError(StorageError):
     """Another run owns the output folder."""
 
     remedy = Remedy.ABORT

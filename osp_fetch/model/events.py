@@ -109,7 +109,7 @@ class Cooling:
 
 
 @dataclass(frozen=True, slots=True)
-class LevelChanged:
+class LimitChanged:
     """From now on `host` gets so many connections."""
 
     host: str
@@ -187,7 +187,7 @@ Event = (
     | Lost
     | Retrying
     | Cooling
-    | LevelChanged
+    | LimitChanged
     | HostDown
     | HostBack
     | Parked

@@ -1,4 +1,4 @@
-"""The doors between the engine and the world: what a transport, a sink and a ledger can do.
+"""The doors between the engine and the world: what a transport, a store and a ledger can do.
 
 The engine knows only these; adapters stand in `network` and `storage`, fakes in the tests.
 """
@@ -12,7 +12,7 @@ from typing import Protocol
 from .digest import Digest
 from .entry import Entry, RelativePath
 from .errors import ManifestError
-from .exchange import Representation, Request
+from .http import Representation, Request
 from .ranges import ByteRange
 from .record import Examined, Placed, Published, Record
 
@@ -70,7 +70,7 @@ class Partial(Protocol):
         ...
 
     async def reserve(self, count: int) -> None:
-        """Keep room for `count` more bytes; raises DiskFull where there is not so much."""
+        """Keep room for `count` more bytes; raises DiskFullError where there is not so much."""
         ...
 
     async def read(self, span: ByteRange) -> bytes: ...
@@ -128,7 +128,7 @@ class Renewal(Protocol):
 
 
 class Memory(Protocol):
-    """Bytes that a sink lends: `view` is all of them."""
+    """Bytes that a store lends: `view` is all of them."""
 
     view: memoryview
 
@@ -141,7 +141,7 @@ class Memory(Protocol):
         ...
 
 
-class Sink(Protocol):
+class Store(Protocol):
     """Where files go. `folds`: names that differ in nothing but case are one name here. `in_hand`: how many
     files may come to be published, which the engine keeps count of."""
 
@@ -174,7 +174,7 @@ class Sink(Protocol):
     ) -> tuple[Placed, dict[str, str]]:
         """Give a whole small file, the first `length` bytes of `memory`, its final name, and tell its
         digests, as `Partial.publish` and `digests` do. Raises IntegrityError where it has not the digest
-        `wanted`. The memory is the sink's from now on; where this raises, its view is a copy that stays."""
+        `wanted`. The memory is the store's from now on; where this raises, its view is a copy that stays."""
         ...
 
     def partial(

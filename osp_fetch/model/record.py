@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from .entry import RelativePath
-from .exchange import Validator
+from .http import Validator
 from .ranges import NOTHING, RangeSet
 
 

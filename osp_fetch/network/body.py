@@ -12,13 +12,13 @@ from typing import Final
 
 import aiohttp
 
-from ..model.errors import NetworkError, TooLong
-from ..model.exchange import Representation
+from ..model.errors import NetworkError, TooLongError
+from ..model.http import Representation
 from ..model.ranges import ByteRange
 from ..model.settings import Timeouts
-from . import payload
+from . import refusals
+from .fallback import Response
 from .receiver import Receiver
-from .wire import Response
 
 _MOMENT: Final = 0.05  # seconds for which a reader waits for its memory to fill
 
@@ -77,17 +77,17 @@ class Body:
             self._chunk = self._chunk[count:]
         if self._left is not None:
             if count + len(self._chunk) > self._left:
-                raise TooLong(f"{self._name}: the server sent more bytes than it announced")
+                raise TooLongError(f"{self._name}: the server sent more bytes than it announced")
             self._left -= count
         return count
 
     async def peek(self) -> bytes:
         """The first bytes, left in place for `readinto`."""
         head = b""
-        while len(head) < payload.PEEK and (chunk := self._here() or await self._wait()):
+        while len(head) < refusals.PEEK and (chunk := self._here() or await self._wait()):
             head += chunk
         self._chunk = memoryview(head)
-        return head[: payload.PEEK]
+        return head[: refusals.PEEK]
 
     def close(self) -> None:
         """Give the connection back to its session, which keeps or closes it."""

@@ -11,10 +11,10 @@ from typing import Final
 from yarl import URL
 
 from ..model.errors import NetworkError, Remedy, StatusError
-from ..model.exchange import Request, Validator
+from ..model.http import Request, Validator
 from ..model.ranges import ByteRange
-from .line import Plain
-from .wire import Response
+from .connection import PlainReply
+from .fallback import Response
 
 _LONGEST: Final = 1 << 60  # bytes; no file is longer, and no file system could hold it
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
@@ -40,7 +40,7 @@ def redirected(url: str, location: str, *, downgrade: bool) -> str:
     return str(target.with_fragment(None)) if "#" in location else str(target)
 
 
-def validator(response: Response | Plain) -> Validator:
+def validator(response: Response | PlainReply) -> Validator:
     """The validators of a reply; one that is not ASCII, or endless, is none."""
     etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
     return Validator(_tag(etag), _tag(modified))
@@ -50,7 +50,7 @@ def _tag(text: str | None) -> str | None:
     return text if text and text.isascii() and len(text) < 1024 else None
 
 
-def extent(request: Request, response: Response | Plain) -> tuple[ByteRange | None, int | None]:
+def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange | None, int | None]:
     """Which bytes the body supplies (None: the whole file), and the length of the whole.
 
     A range with status 200 is believed where Content-Length agrees with Content-Range, as

@@ -13,7 +13,7 @@ from typing import Final, Self
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from .wire import Response
+from .fallback import Response
 
 # bytes still to come, for which it is worth while
 _WORTH: Final = 128 << 10

@@ -16,17 +16,17 @@ import aiohttp
 from yarl import URL
 
 from .. import __version__
-from ..model import links
-from ..model.errors import Remedy, StatusError, TransferError, Unreachable, UntrustedServer
-from ..model.exchange import Representation, Request
+from ..model import urls
+from ..model.errors import Remedy, StatusError, TransferError, UnreachableError, UntrustedServerError
+from ..model.http import Representation, Request
 from ..model.protocols import Leads
 from ..model.settings import Limits, Retry, Timeouts
-from . import payload
+from . import refusals
 from .body import Body, Landed, reason
-from .connect import Connector, ConnectTo, NoCookies, Proxies, Resolver
+from .connection import PlainReply
+from .connector import Connector, ConnectTo, NoCookies, Proxies, Resolver
+from .fallback import Response, Wire
 from .head import extent, redirected, validator
-from .line import Plain
-from .wire import Response, Wire
 
 _CROWDED: Final = frozenset({429, 503})
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -118,17 +118,17 @@ class HttpTransport:
         response, url, pauses, headers_sent = await self._follow(request)
         exchange.response = response
         borrowed = request.borrowed or url != request.url
-        if not isinstance(response, Plain) and response.status not in (200, 206):
+        if not isinstance(response, PlainReply) and response.status not in (200, 206):
             raise await self._refusal(request, response, borrowed=borrowed)
-        payload.check_coding(request, response.headers)
+        refusals.check_coding(request, response.headers)
         span, length = extent(request, response)
         found = Representation(url, length, validator(response))
         kind = response.headers.get("Content-Type", "")
         fits = request.size is not None and request.size == length
         first = span is None or span.start == 0
-        if isinstance(response, Plain):
-            head = bytes(response.body[: payload.PEEK]) if first else b""
-            payload.check_page(request.name, kind, head, sure=request.sure, fits=fits)
+        if isinstance(response, PlainReply):
+            head = bytes(response.body[: refusals.PEEK]) if first else b""
+            refusals.check_page(request.name, kind, head, sure=request.sure, fits=fits)
             return Landed(
                 response.body, found, span, borrowed=borrowed, headers_sent=headers_sent, pauses=pauses
             )
@@ -143,23 +143,23 @@ class HttpTransport:
             pauses=pauses,
         )
         head = await body.peek() if first else b""
-        payload.check_page(request.name, kind, head, sure=request.sure, fits=fits)
+        refusals.check_page(request.name, kind, head, sure=request.sure, fits=fits)
         return body
 
     async def _follow(
         self, request: Request
-    ) -> tuple[Response | Plain, str, tuple[tuple[str, float], ...], bool]:
+    ) -> tuple[Response | PlainReply, str, tuple[tuple[str, float], ...], bool]:
         url, headers, headers_sent = request.url, dict(request.headers), True
         pauses: list[tuple[str, float]] = []
         for _ in range(self._limits.redirects + 1):
             try:
                 response = await self._send(url, headers, request)
-            except Unreachable as error:
-                error.host = links.host(url)
+            except UnreachableError as error:
+                error.host = urls.host(url)
                 raise
-            if (pause := payload.quota_pause(response.headers)) is not None:
-                pauses.append((links.host(url), min(pause, self._retry.retry_after)))
-            if isinstance(response, Plain):
+            if (pause := refusals.quota_pause(response.headers)) is not None:
+                pauses.append((urls.host(url), min(pause, self._retry.retry_after)))
+            if isinstance(response, PlainReply):
                 return response, url, tuple(pauses), headers_sent
             if self._leads and self._is_page(response) and self._leads.knows(url):
                 location = await self._lead_on(self._leads, url, response)
@@ -170,7 +170,7 @@ class HttpTransport:
             await self._read_some(response)
             response.close()
             target = redirected(url, location, downgrade=self._downgrade)
-            if links.origin(target) != links.origin(url):
+            if urls.origin(target) != urls.origin(url):
                 headers, headers_sent = {}, False  # credentials never cross to another origin
             url = target
         raise StatusError(
@@ -193,7 +193,7 @@ class HttpTransport:
         finally:
             response.close()
 
-    async def _send(self, url: str, headers: dict[str, str], request: Request) -> Response | Plain:
+    async def _send(self, url: str, headers: dict[str, str], request: Request) -> Response | PlainReply:
         sent = dict(headers)
         if request.range is not None:
             sent["Range"] = f"bytes={request.range.start}-{request.range.stop - 1}"
@@ -211,16 +211,18 @@ class HttpTransport:
                     read_bufsize=_STREAM,
                 )
         except TimeoutError:
-            raise Unreachable(
+            raise UnreachableError(
                 f"{request.name}: {_host(url)} did not answer within {self._timeouts.head:g} s"
             ) from None
         except aiohttp.ClientConnectorCertificateError as error:
-            raise UntrustedServer(
+            raise UntrustedServerError(
                 f"{request.name}: {_host(url)}: its certificate does not hold "
                 f"({reason(error.certificate_error)}); --cacert adds a certificate authority of your own"
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unreachable(f"{request.name}: {_host(url)} does not answer ({reason(error)})") from None
+            raise UnreachableError(
+                f"{request.name}: {_host(url)} does not answer ({reason(error)})"
+            ) from None
 
     @staticmethod
     def _target(url: str, request: Request) -> URL:
@@ -240,7 +242,7 @@ class HttpTransport:
         body = await self._read_some(response)
         if response.status in _CROWDED and response.connection is not None:
             response.connection.close()  # kept, it would still count where connections are counted
-        return payload.refusal(
+        return refusals.refusal(
             request,
             response.status,
             response.headers,
@@ -250,7 +252,7 @@ class HttpTransport:
             longest_wait=self._retry.retry_after,
         )
 
-    async def _read_some(self, response: Response, most: int = payload.REFUSAL_READ) -> bytes:
+    async def _read_some(self, response: Response, most: int = refusals.REFUSAL_READ) -> bytes:
         """The first KiB of a body that is not the payload; read to its end, the connection is kept."""
         body = b""
         try:
@@ -273,7 +275,7 @@ class Exchange:
 
     def __init__(self, transport: HttpTransport, request: Request) -> None:
         self._transport, self._request = transport, request
-        self.response: Response | Plain | None = None
+        self.response: Response | PlainReply | None = None
         self.body: Body | None = None
 
     async def __aenter__(self) -> Body | Landed:

@@ -12,7 +12,7 @@ from ..model.digest import Digest, stronger
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..model.protocols import Row
-from .rows import broken
+from .row_parser import broken
 
 _GNU: Final = re.compile(r"([0-9a-fA-F]{32,128}) [ *](.+)")
 _BSD: Final = re.compile(r"([A-Za-z0-9]+) \((.+)\) = ([0-9a-fA-F]+)")

@@ -23,13 +23,13 @@ from ..model.errors import (
     FetchError,
     ManifestError,
     NetworkError,
-    QuotaExceeded,
+    QuotaExceededError,
     Remedy,
     StatusError,
 )
-from ..model.links import shown
 from ..model.protocols import Row
-from .rows import Blocks, broken
+from ..model.urls import shown
+from .row_parser import Blocks, broken
 
 _ADDRESS: Final = re.compile(r"gdrive://(?P<kind>folders|files)/(?P<id>[A-Za-z0-9_-]{10,})/?")
 _HOSTS: Final = frozenset({"drive.google.com", "docs.google.com", "drive.usercontent.google.com"})
@@ -181,7 +181,7 @@ class DriveLeads:
     def target(self, url: str, page: bytes) -> str:
         if _QUOTA.search(page):
             over = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._clock() + _QUOTA_LASTS))
-            raise QuotaExceeded(
+            raise QuotaExceededError(
                 "Google Drive: too many have downloaded this file, and nobody gets it for up to 24 hours; "
                 f"run the same command again after {over}, or fetch it from ModelScope (AnyText: "
                 "modelscope://datasets/iic/AnyText-benchmark)"

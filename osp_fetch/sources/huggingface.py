@@ -13,9 +13,9 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from ..model.digest import Digest
 from ..model.entry import Entry, entry
 from ..model.errors import CredentialsError, ManifestError, NetworkError, Remedy
-from ..model.links import shown
 from ..model.report import Outcome, Status
-from .rows import Blocks, Numbered, broken
+from ..model.urls import shown
+from .row_parser import Blocks, Numbered, broken
 from .select import matches
 
 if TYPE_CHECKING:

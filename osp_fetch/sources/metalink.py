@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 from xml.etree import ElementTree
 
-from . import rows
-from .rows import Blocks, Numbered, broken
+from .row_parser import Blocks, Numbered, broken, read_row
 
 _NAMESPACE: Final = "{urn:ietf:params:xml:ns:metalink}"
 _BLOCK: Final = 1000
@@ -23,7 +22,7 @@ def files(path: Path) -> Blocks:
             if element.tag != f"{_NAMESPACE}file":
                 continue
             number += 1
-            block.append((number, rows.read_row(_values(element), path.name, number)))
+            block.append((number, read_row(_values(element), path.name, number)))
             element.clear()
             if len(block) == _BLOCK:
                 yield block

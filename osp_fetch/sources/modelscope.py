@@ -15,9 +15,9 @@ from urllib.parse import quote, unquote, urlencode
 from ..model.digest import Digest
 from ..model.entry import entry
 from ..model.errors import CredentialsError, FetchError, ManifestError, NetworkError, Remedy
-from ..model.links import redact, shown
 from ..model.protocols import Row
-from .rows import Blocks, broken
+from ..model.urls import redact, shown
+from .row_parser import Blocks, broken
 from .select import matches
 
 _ADDRESS: Final = re.compile(

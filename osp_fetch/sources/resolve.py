@@ -10,13 +10,14 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from ..model import links
+from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
-from . import gdrive, huggingface, lists, rows, sa1b, select, table
+from . import gdrive, huggingface, sa1b, select, table
 from .join import FileList, RowJoin
-from .rows import Blocks, broken
+from .json_lines import json_lines, url_list
+from .row_parser import Blocks, Numbered, any_row, broken, read_row
 from .select import Selection
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
         return source, gdrive.listing(source), False
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         url = source.partition(":")[0].lower() + source[source.index(":") :]
-        return "URL", iter([[(1, rows.read_row({"url": url}, "URL", 1))]]), True
+        return "URL", iter([[(1, read_row({"url": url}, "URL", 1))]]), True
     if isinstance(source, str) and (scheme := _SCHEME.match(source)) and not Path(source).exists():
         raise broken(_unsupported(scheme[1].lower(), source))
     if isinstance(source, (str, Path)):
@@ -109,7 +110,7 @@ def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
 
 def _unsupported(scheme: str, source: str) -> str:
     """Return the sentence for a SOURCE with a scheme that cannot be fetched."""
-    shown = links.shown(source)
+    shown = urls.shown(source)
     if scheme in ("http", "https"):
         return f"{shown}: not a URL; write {scheme}:// with two slashes"
     known = "http://, https://, hf://, modelscope:// and gdrive://"
@@ -121,13 +122,13 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
         size = path.stat().st_size
         if not path.is_file():
             raise broken(
-                f"{links.shown(str(path))} is not a file; name a manifest, a URL, an address or a dataset"
+                f"{urls.shown(str(path))} is not a file; name a manifest, a URL, an address or a dataset"
             )
         with path.open("rb") as file:
             first = file.readline(1 << 20).decode("utf-8", "replace")
     except OSError as error:
         raise broken(
-            f"{links.shown(str(path))}: no such manifest can be read ({error.strerror}); a SOURCE is a "
+            f"{urls.shown(str(path))}: no such manifest can be read ({error.strerror}); a SOURCE is a "
             "manifest file, "
             "a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
         ) from None
@@ -144,22 +145,22 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
     if "\0" in first:
         raise broken(f"{path}: it is no text in UTF-8; a manifest is a table, JSON lines, or a list of URLs")
     if kind in (".jsonl", ".ndjson") or first.lstrip("\ufeff ").startswith("{"):
-        return path.name, lists.json_lines(path), size <= _MOMENT
+        return path.name, json_lines(path), size <= _MOMENT
     if kind in (".tsv", ".csv") or "\t" in first:
         separator = "\t" if kind == ".tsv" or (kind != ".csv" and "\t" in first) else ","
         return path.name, table.delimited(path, separator), size <= _MOMENT
-    return path.name, lists.url_list(path), size <= _MOMENT
+    return path.name, url_list(path), size <= _MOMENT
 
 
 def _grouped(source: Iterable[Row]) -> Blocks:
-    numbered = ((number, rows.any_row(item, number)) for number, item in enumerate(source))
+    numbered = ((number, any_row(item, number)) for number, item in enumerate(source))
     while block := list(islice(numbered, _BLOCK)):
         yield block
 
 
 def _wanted(
-    named: Iterator[tuple[str, list[rows.Numbered]]], selection: Selection
-) -> Iterator[tuple[str, list[rows.Numbered]]]:
+    named: Iterator[tuple[str, list[Numbered]]], selection: Selection
+) -> Iterator[tuple[str, list[Numbered]]]:
     counts = _Counts(selection)
     for name, block in named:
         yield name, [(n, row) for n, row in block if counts.wants(row)]
@@ -208,7 +209,7 @@ def _sorted(chosen: list[Row]) -> list[Row]:
     def rank(row: Row) -> float:
         if not isinstance(row, Entry):
             return 0.0
-        signed = [links.expiry(url) or math.inf for url in row.urls if "?" in url]
+        signed = [urls.expiry(url) or math.inf for url in row.urls if "?" in url]
         return min(signed) if signed else math.inf
 
     return sorted(chosen, key=rank)
@@ -245,7 +246,7 @@ async def _distinct(source: AsyncIterable[Row], counts: _Counts) -> AsyncIterato
     line, seen = -1, select.Seen()
     async for item in source:
         line += 1
-        row = rows.any_row(item, line)
+        row = any_row(item, line)
         if not counts.wants(row):
             continue
         if isinstance(row, Entry) and seen.repeats([row.path])[0]:

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from ..model.entry import Entry
-from .rows import Blocks
+from .row_parser import Blocks
 from .select import Selection
 
 _HEADER: Final = re.compile(r"\ufeff?file_name\tcdn_link\s*")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..model.protocols import Row
-from .rows import Numbered
+from .row_parser import Numbered
 
 if TYPE_CHECKING:
     import numpy

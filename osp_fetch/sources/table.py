@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from ..model.errors import ManifestError
-from . import rows
-from .rows import Blocks, Numbered, broken
+from .row_parser import Blocks, Numbered, broken, meanings, read_row
 
 if TYPE_CHECKING:
     import pandas
@@ -32,7 +31,7 @@ def delimited(path: Path, separator: str) -> Blocks:
     cells = next(csv.reader([first], delimiter=separator, quoting=quoting), [])
     header = not any(cell.strip().startswith(("http://", "https://")) for cell in cells)
     columns = cells if header else _by_content(cells)
-    wanted = rows.meanings(columns, path.name)
+    wanted = meanings(columns, path.name)
     names = [str(n) for n in range(len(columns) + _SPARE)]
     try:
         blocks = pandas.read_csv(
@@ -89,7 +88,7 @@ def _numbered(
                 ManifestError(f"{where}:{line}: more fields than columns; mend or remove the row"),
             )
         else:
-            yield line, rows.read_row(values, where, line)
+            yield line, read_row(values, where, line)
 
 
 def parquet(path: Path) -> Blocks:
@@ -101,7 +100,7 @@ def parquet(path: Path) -> Blocks:
     try:
         file = pyarrow.parquet.ParquetFile(path)
         names = [str(name) for name in file.schema_arrow.names]
-        wanted = rows.meanings(names, path.name)
+        wanted = meanings(names, path.name)
         lines = count(1)
         columns = [names[place] for place in wanted.values()]
         for batch in file.iter_batches(_BLOCK, columns=columns):
@@ -115,7 +114,7 @@ def parquet(path: Path) -> Blocks:
 def frame(data: pandas.DataFrame) -> Blocks:
     """Rows of a DataFrame; a missing value is no value."""
     names = [str(name) for name in data.columns]
-    wanted = rows.meanings(names, "DataFrame")
+    wanted = meanings(names, "DataFrame")
     lines = count(0)
     for at in range(0, len(data), _BLOCK):
         block = data.iloc[at : at + _BLOCK, list(wanted.values())]
@@ -129,4 +128,4 @@ def _records(
 ) -> Iterator[Numbered]:
     for record, line in zip(records, lines, strict=False):
         values = {meaning: record[column] for meaning, column in columns.items()}
-        yield line, rows.read_row(values, where, line)
+        yield line, read_row(values, where, line)

@@ -12,7 +12,7 @@ from typing import Final
 
 from ..model.errors import SettingsError
 from ..model.profile import Profile
-from .files import replace_text
+from .folder.disk import replace_text
 
 _VERSION: Final = 1
 

@@ -78,7 +78,7 @@ class Board:
             case events.Retrying(_, cause, _, message):
                 self.retries[cause] += 1
                 self.last_trouble = message
-            case events.LevelChanged(host, connections, why):
+            case events.LimitChanged(host, connections, why):
                 self.levels[host] = (connections, why)
             case events.ManifestEnded():
                 self.rows_final = True

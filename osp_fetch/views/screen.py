@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from ..model import events
 from ..model.report import Status
-from . import words
+from . import formatting
 from .board import Board, FileLine
 
 if TYPE_CHECKING:
@@ -48,25 +48,25 @@ def headline(board: Board) -> str:
     parts = [
         f"{board.finished}{rows} files",
         amount(board),
-        f"{words.size(rate)}/s",
+        f"{formatting.size(rate)}/s",
         f"{board.connections} connection{'s' * (board.connections != 1)}",
     ]
     if (eta := board.eta(rate)) is not None:
-        parts.append(f"{'' if board.exact else 'about '}{words.duration(eta)} left")
+        parts.append(f"{'' if board.exact else 'about '}{formatting.duration(eta)} left")
     if board.counts[Status.FAILED] or board.counts[Status.PARKED]:
         parts.append(f"{board.counts[Status.FAILED]} failed, {board.counts[Status.PARKED]} parked")
     if board.retries:
         parts.append("retries: " + ", ".join(f"{cause} {n}" for cause, n in board.retries.most_common(4)))
     if board.expires is not None:
-        parts.append(words.expiry(board.expires, board.wall()))
+        parts.append(formatting.expiry(board.expires, board.wall()))
     return "; ".join(parts)
 
 
 def amount(board: Board) -> str:
     """`1.0 GiB of 3.0 GiB`; with `about` where the total is an estimate, alone where it is unknown."""
     if board.total is None:
-        return words.size(board.done)
-    return f"{words.size(board.done)} of {'' if board.exact else 'about '}{words.size(board.total)}"
+        return formatting.size(board.done)
+    return f"{formatting.size(board.done)} of {'' if board.exact else 'about '}{formatting.size(board.total)}"
 
 
 def detail(event: events.Event, *, verbose: bool) -> str | None:
@@ -84,15 +84,15 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return f"{host} does not answer; it is probed again in {seconds:.1f} s"
         case events.HostBack(host):
             return f"{host} answers again"
-        case events.LevelChanged(host, connections, why) if verbose:
+        case events.LimitChanged(host, connections, why) if verbose:
             return f"{host} gets {connections} connections: {why}"
         case events.MirrorDropped(path, host):
             return f"{path}: the bytes of {host} are not those of the digest; it comes from elsewhere"
         case events.Finished(outcome) if outcome.status is Status.FAILED:
             return f"failed: {outcome.error}"
         case events.FileBegun(path, length, _, held) if verbose:
-            size = words.size(length) if length is not None else "unknown size"
-            return f"begun: {path} ({size}{f', {words.size(held)} held' if held else ''})"
+            size = formatting.size(length) if length is not None else "unknown size"
+            return f"begun: {path} ({size}{f', {formatting.size(held)} held' if held else ''})"
         case events.Retrying(_, _, delay, message) if verbose:
             return f"again in {delay:.1f} s: {message}"
         case events.Finished(outcome) if verbose:
@@ -141,8 +141,8 @@ class Live:
             ProgressBar(total=1.0, completed=share, width=30),
             Text(f"{'' if board.exact else '~'}{share:.0%}" if whole else "", style="bold"),
             amount(board),
-            Text(f"{words.size(rate)}/s", style="bold green"),
-            f"{'' if board.exact else 'about '}{words.duration(eta)} left" if eta is not None else "",
+            Text(f"{formatting.size(rate)}/s", style="bold green"),
+            f"{'' if board.exact else 'about '}{formatting.duration(eta)} left" if eta is not None else "",
         )
         files = Table.grid(padding=(0, 1))
         for line in board.slowest(_FILES):
@@ -174,7 +174,10 @@ class Live:
             style = "dim" if left > 86400 else "yellow"
             lines.append(
                 Text(
-                    words.expiry(board.expires, board.wall()), style=style, no_wrap=True, overflow="ellipsis"
+                    formatting.expiry(board.expires, board.wall()),
+                    style=style,
+                    no_wrap=True,
+                    overflow="ellipsis",
                 )
             )
         if board.last_trouble:
@@ -200,7 +203,9 @@ def _cells(line: FileLine) -> tuple[RenderableType, ...]:
         Text(name, no_wrap=True),
         ProgressBar(total=1.0, completed=min(share, 1.0), width=16),
         Text(
-            f"{words.size(line.held)} of {words.size(line.length)}" if line.length else words.size(line.held)
+            f"{formatting.size(line.held)} of {formatting.size(line.length)}"
+            if line.length
+            else formatting.size(line.held)
         ),
         Text(f"×{line.connections}", style="dim"),
     )

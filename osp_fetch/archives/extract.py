@@ -1,0 +1,442 @@
+"""Unpacks archives, all or nothing: members appear when an archive was read to its end.
+
+An archive goes through `.osp-fetch/unpack/NAME/`. First its members are written into `tree/`. What was
+written is synced, and a `plan` is laid down: the archive, the target, and the list of members. Then the
+members are renamed to where they belong, never over anything. Killed before the plan, it starts again; killed
+after it, the plan is finished first, whatever the next command asks for. `.osp-fetch/unpacked/NAME.json` says
+that it is done.
+
+What may be published over, and when an archive may be deleted, `storage.ownership` decides.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from ..model.entry import STATE_FOLDER
+from ..model.errors import DiskFullError, StorageError
+from ..model.record import Published
+from ..storage.folder import ownership
+from ..storage.folder.disk import Disk, storage_error
+from ..storage.folder.ownership import Decision
+from ..storage.folder.tombstones import tombstones
+from . import marks, webdataset
+from .marks import Mark, MarkFile, Piece, UnpackedFile
+from .read import BrokenArchiveError, Member, members
+from .splits import Archive
+
+_BLOCK: Final = 1 << 20
+_ROOM_EVERY: Final = 64 << 20  # bytes between two looks at the free space
+_NAMED: Final = 3  # members that a message names
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackJob:
+    """What to do with one archive below `root`; everything in it can be sent to another process.
+
+    `target`: the folder for its members, relative to `root`. `flat`: their folders are dropped. `shard`:
+    bytes of a WebDataset tar, 0 for files. `digests`: of its pieces (`sha256:…`), where they are known.
+    """
+
+    root: str
+    archive: Archive
+    target: str
+    flat: bool = False
+    shard: int = 0
+    delete_after: bool = False
+    min_free: int = 0
+    durable: bool = True
+    digests: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """How one archive ended.
+
+    `broken`: why it is not unpacked as asked; `kept`: where what could be read is. `note`: what else to know.
+    """
+
+    name: str
+    target: str
+    members: int = 0
+    bytes: int = 0
+    already: bool = False
+    deleted: bool = False
+    broken: str | None = None
+    kept: str | None = None
+    note: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """In plain values, for `--json`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def unpack(job: UnpackJob, disk: Disk | None = None) -> Unpacked:
+    """Unpack one archive; a broken one is an outcome, not an error. Raises StorageError. Blocks."""
+    try:
+        return _Unpacking(job, disk or Disk()).run()
+    except OSError as error:
+        raise storage_error(error, f"{job.archive.name} cannot be unpacked") from None
+
+
+class _Unpacking:
+    def __init__(self, job: UnpackJob, disk: Disk) -> None:
+        self.job, self.disk = job, disk
+        self.name = job.archive.name
+        self.root = Path(job.root)
+        self.state = self.root / STATE_FOLDER
+        self.work = self.state / "unpack" / self.name
+        self.tree, self.plan = self.work / "tree", self.work / "plan"
+        self.plan_list = self.work / "members.gz"
+        self.file = MarkFile(self.root, self.name)
+        self.places = [self.root / piece for piece in job.archive.pieces]
+        self._unlooked = 0
+
+    def run(self) -> Unpacked:
+        with _alone(self.work.with_name(self.work.name + ".lock")):
+            if plan := self._left_plan():
+                self._finish_plan(plan)
+            mark = self.file.read()
+            pieces = self._look()
+            known = mark is not None and self._fits(mark) and self._is_archive_of(mark)
+            if mark is not None and known and not self.file.missing(mark, self.disk, most=1):
+                # a mark that says deleted is of a run that was killed while it deleted the pieces
+                return self._finish(mark, already=True, delete=mark.deleted)
+            if not all(pieces):
+                return self._without_archive(mark)
+            if self.job.archive.lacks:
+                return self._failed(self.job.archive.lacks)
+            try:
+                plan = self._extract([piece for piece in pieces if piece])
+            except BrokenArchiveError as error:
+                return self._keep(error, pieces)
+            return self._finish(self._finish_plan(plan), already=False)
+
+    # what is there
+
+    def _look(self) -> list[Piece | None]:
+        digests = self.job.digests or (None,) * len(self.places)
+        return [marks.look(place, digest) for place, digest in zip(self.places, digests, strict=True)]
+
+    def _fits(self, mark: Mark) -> bool:
+        """Return whether `mark` is of what the job asks for."""
+        job = self.job
+        return (mark.target, mark.flat, mark.shard) == (job.target, job.flat, job.shard)
+
+    def _is_archive_of(self, mark: Mark) -> bool:
+        """Return whether the pieces on the disk are those that were unpacked; deleted ones are left out."""
+        if len(mark.pieces) != len(self.places):
+            return False
+        there = [(p, then) for p, then in zip(self.places, mark.pieces, strict=True) if os.path.lexists(p)]
+        return bool(there) and all(marks.same(place, then) for place, then in there)
+
+    def _failed(self, why: str) -> Unpacked:
+        return Unpacked(self.name, self.job.target, broken=why)
+
+    def _without_archive(self, mark: Mark | None) -> Unpacked:
+        """Return what there is to say of an archive whose pieces are not, or not all, there."""
+        if mark is None or not mark.deleted:
+            gone = ", ".join(str(p.relative_to(self.root)) for p in self.places if not p.is_file())
+            return self._failed(self.job.archive.lacks or f"it is not there any more ({gone}); run get again")
+        if any(os.path.lexists(place) for place in self.places) and not self._is_archive_of(mark):
+            lacks = self.job.archive.lacks or "only some pieces of a newer archive are there; run get again"
+            return self._failed(lacks)
+        again = f"osp-fetch get … --again '{self.name}*' --unpack brings them back"
+        if not self._fits(mark) and mark.pieces:
+            return self._failed(
+                f"it was unpacked into {mark.target or '.'} in another way and deleted, so nothing new can "
+                "be made "
+                f"of it; {again}"
+            )
+        if lost := self.file.missing(mark, self.disk):
+            named = ", ".join(lost[:_NAMED]) + (", …" if len(lost) > _NAMED else "")
+            return self._failed(
+                f"it was deleted, and {len(lost)} of its files are gone or changed ({named}); {again}"
+            )
+        return Unpacked(self.name, mark.target, mark.members, mark.bytes, already=True, deleted=True)
+
+    # reading
+
+    def _extract(self, pieces: list[Piece]) -> Mark:
+        self.disk.remove_tree(self.work)
+        self.tree.mkdir(parents=True)
+        disks = self.job.archive.disks
+        if self.job.shard:
+            count, total = webdataset.regroup(
+                lambda: members(self.places, disks=disks),
+                self.tree, Path(self.job.archive.stem).name, self.job.shard, self._room,
+            )  # fmt: skip
+        else:
+            count, total = self._write(members(self.places, disks=disks))
+        if not all(marks.same(place, then) for place, then in zip(self.places, pieces, strict=True)):
+            raise StorageError(f"{self.name} was changed while it was read; run the same command again")
+        if self.job.durable or self.job.delete_after:
+            os.sync()  # one for all: thousands of small files would each wait for the disk
+        listed = list(self._written())
+        plan = Mark(
+            tuple(pieces), self.job.target, self.job.flat, self.job.shard, count, total, len(listed),
+            durable=self.job.durable or self.job.delete_after,
+        )  # fmt: skip
+        marks.write_members(self.plan_list, listed)
+        self.disk.put_text(self.plan, plan.to_text())
+        return plan
+
+    def _write(self, members: Iterator[Member]) -> tuple[int, int]:
+        total = 0
+        written: set[int] = set()  # hashes of names: a member that is there twice counts once
+        known: set[Path] = set()
+        for member in members:
+            name = member.path.rsplit("/", 1)[-1] if self.job.flat else member.path
+            place = self.tree / name
+            if place.parent not in known:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                known = known | {place.parent} if len(known) < 10_000 else {place.parent}
+            if self.job.flat and place.exists():
+                raise BrokenArchiveError(f"two of its members are called {name}, which --flat cannot keep")
+            with place.open("wb") as file:
+                while block := member.read(_BLOCK):
+                    self._room(len(block))
+                    file.write(block)
+                    total += len(block)
+            written.add(hash(name))
+        return len(written), total
+
+    def _written(self) -> Iterator[UnpackedFile]:
+        for place in self._files_of(self.tree):
+            look = self.disk.look(place)
+            if look is not None:
+                yield UnpackedFile(place.relative_to(self.tree).as_posix(), *look)
+
+    @staticmethod
+    def _files_of(folder: Path) -> Iterator[Path]:
+        for inside, _, names in os.walk(folder):
+            for name in names:
+                yield Path(inside, name)
+
+    def _room(self, size: int) -> None:
+        """Raise DiskFullError where `size` more bytes would leave less than `min_free`."""
+        self._unlooked += size
+        if self._unlooked >= _ROOM_EVERY or self._unlooked == size:
+            self._unlooked = 1
+            if self.disk.free(self.root) - size < self.job.min_free:
+                raise DiskFullError(f"{self.root}: there is no room to unpack {self.name}; free some")
+
+    def _keep(self, error: BrokenArchiveError, pieces: list[Piece | None]) -> Unpacked:
+        """Keep what could be read of a broken archive where it mixes with nothing.
+
+        What is kept of another archive of that name stays, under a number.
+        """
+        kept, folder = None, self.state / "broken" / self.name
+        if any(True for _ in self._files_of(self.tree)):
+            which = folder.with_name(f"{folder.name}.archive")
+            this = Mark(tuple(piece for piece in pieces if piece), "")
+            if folder.exists() and not self._same_pieces(Mark.read(which), this):
+                number = next(
+                    n for n in itertools.count(1) if not folder.with_name(f"{folder.name}.{n}").exists()
+                )
+                self.disk.rename_new(folder, folder.with_name(f"{folder.name}.{number}"))
+            self.disk.remove_tree(folder)
+            self.disk.make_folder(folder.parent, durable=False)
+            self.disk.put_text(which, this.to_text())
+            self.disk.rename_new(self.tree, folder)
+            kept = folder.relative_to(self.root).as_posix()
+        self.disk.remove_tree(self.work)
+        return Unpacked(self.name, self.job.target, broken=str(error), kept=kept)
+
+    @staticmethod
+    def _same_pieces(then: Mark | None, now: Mark) -> bool:
+        return then is not None and [(p.size, p.mtime_ns) for p in then.pieces] == [
+            (p.size, p.mtime_ns) for p in now.pieces
+        ]
+
+    # publishing
+
+    def _left_plan(self) -> Mark | None:
+        """Return the plan that a killed run left."""
+        plan = Mark.read(self.plan)
+        return plan if plan is not None and self.plan_list.is_file() else None
+
+    def _finish_plan(self, plan: Mark) -> Mark:
+        """Publish all members of `plan` into its own target, and mark the archive as unpacked."""
+        with _alone(self.state / "publish.lock"):
+            found = self._publish(plan)
+        self.file.write(plan, found)
+        self.disk.remove_tree(self.work)
+        return plan
+
+    def _publish(self, plan: Mark) -> list[UnpackedFile]:
+        """Give the members their final names; return how they look there.
+
+        All conflicts are found before the first rename: nothing of an archive is published that cannot be
+        published whole. Raises StorageError for a conflict.
+        """
+        target = self.root / plan.target
+        folders = _Folders(self.root, self.disk, self.name)
+        listed = list(marks.read_members(self.plan_list))
+        moves: list[tuple[Path, Path]] = []
+        found: list[UnpackedFile] = []
+        for member in listed:
+            place, final = self.tree / member.path, target / member.path
+            folders.check(final.parent)
+            decision, looks = self._decide(place, final, member)
+            if decision is Decision.REFUSE:
+                raise self._conflict(final)
+            if decision is Decision.WRITE:
+                moves.append((place, final))
+            found.append(looks)
+        self._move(moves, folders, durable=plan.durable)
+        return found
+
+    def _decide(self, place: Path, final: Path, member: UnpackedFile) -> tuple[Decision, UnpackedFile]:
+        """Return what to do with one member, and how the file under its final name looks then."""
+        existing = self.disk.existing(final)
+        if existing is None:
+            # gone from the tree as well: it was published by a killed run, and then taken away
+            return (Decision.WRITE if place.exists() else Decision.LEAVE), member
+        if not place.exists():
+            return Decision.LEAVE, member
+        looks = UnpackedFile(member.path, existing.size, existing.mtime_ns)
+        same = existing.kind == "file" and existing.size == member.size and _same(place, final)
+        return ownership.over_member(existing, same_bytes=same), looks
+
+    def _move(self, moves: list[tuple[Path, Path]], folders: _Folders, *, durable: bool) -> None:
+        done: list[tuple[Path, Path]] = []
+        try:
+            for place, final in moves:
+                self.disk.make_folder(final.parent, durable=durable, below=self.root)
+                self.disk.rename_new(place, final)
+                done.append((place, final))
+        except OSError as error:
+            # somebody else has put something there meanwhile: take back what was published
+            for place, final in done:
+                with suppress(OSError):
+                    self.disk.rename_new(final, place)
+            if isinstance(error, FileExistsError):
+                raise self._conflict(moves[len(done)][1]) from None
+            raise
+        if durable:
+            for folder in {final.parent for _, final in moves}:
+                self.disk.sync_folder(folder)
+
+    def _conflict(self, final: Path) -> StorageError:
+        return StorageError(
+            f"{self.name}: {final} is there already and differs; unpack into another folder with --into, or "
+            "take "
+            "it away"
+        )
+
+    # deleting
+
+    def _finish(self, mark: Mark, *, already: bool, delete: bool = False) -> Unpacked:
+        deleted, note = False, None
+        if self.job.delete_after or delete:
+            if not mark.durable:
+                os.sync()
+                mark = replace(mark, durable=True)
+                self.file.write(mark)
+            deleted = self._delete(mark)
+            if not deleted:
+                note = "it is not deleted: not all of its files could be seen, or it is a symbolic link"
+        return Unpacked(self.name, mark.target, mark.members, mark.bytes, already, deleted, note=note)
+
+    def _delete(self, mark: Mark) -> bool:
+        """Delete the archive if every member is safe; return whether it is gone."""
+        decision = ownership.of_unpacked(
+            same_archive=self._is_archive_of(mark),
+            members_there=not self.file.missing(mark, self.disk, most=1),
+            members_durable=mark.durable,
+            is_link=any(place.is_symlink() for place in self.places),
+        )
+        if decision is not Decision.REMOVE:
+            return False
+        # the tombstones come first, or `get` would fetch the archive again
+        for path, then in zip(self.job.archive.pieces, mark.pieces, strict=True):
+            tombstones(self.root).put(path, Published(then.size, then.mtime_ns), durable=True)
+        if not mark.deleted:
+            self.file.write(replace(mark, deleted=True))
+        for place, then in zip(self.places, mark.pieces, strict=True):
+            if os.path.lexists(place) and marks.same(place, then):
+                self.disk.unlink(place)
+        return True
+
+
+class _Folders:
+    """The folders that members go to: whether they are, or can be made, inside the output folder."""
+
+    def __init__(self, root: Path, disk: Disk, archive: str) -> None:
+        self._root, self._disk, self._archive = root, disk, archive
+        self._known: set[Path] = {root}
+
+    def check(self, folder: Path) -> None:
+        """Raise StorageError where something other than a folder stands in the way of `folder`."""
+        if folder in self._known:
+            return
+        self.check(folder.parent)
+        existing = self._disk.existing(folder)
+        if existing is not None and existing.kind == "link":
+            raise StorageError(
+                f"{folder} is a symbolic link, which is not followed; unpack elsewhere with --into"
+            )
+        if existing is not None and existing.kind != "folder":
+            raise StorageError(
+                f"{self._archive}: {folder} is there already and differs: its members need a folder of that "
+                "name; "
+                "unpack into another one with --into, or take it away"
+            )
+        self._known.add(folder)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold `lock` against other processes; a worker of a killed run may still be at work."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with suppress(OSError):  # no locks on this file system
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            # who held it before has removed the file: another process may hold a new one of that name
+            if not _is_at(fd, lock):
+                continue
+            yield
+            lock.unlink(missing_ok=True)
+            return
+        finally:
+            os.close(fd)
+
+
+def _is_at(fd: int, place: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), place.stat())
+    except OSError:
+        return False
+
+
+def _same(one: Path, other: Path) -> bool:
+    with one.open("rb") as first, other.open("rb") as second:
+        while block := first.read(_BLOCK):
+            if block != second.read(_BLOCK):
+                return False
+        return not second.read(1)
+
+
+def why_broken(root: str, archive: Archive) -> str | None:
+    """Why an archive cannot be read to its end; None where it can. Writes nothing. Blocks."""
+    if archive.lacks:
+        return archive.lacks
+    try:
+        for member in members([Path(root, p) for p in archive.pieces], disks=archive.disks):
+            while member.read(_BLOCK):
+                pass
+    except BrokenArchiveError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return None

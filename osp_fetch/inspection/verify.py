@@ -1,0 +1,133 @@
+"""Whether the files of an output folder are still right, and what is left of those that are not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ..model.digest import Digest
+from ..model.entry import STATE_FOLDER
+from ..model.ranges import NOTHING
+from ..model.record import Record
+from ..sources.join import NameJoin
+from ..storage.folder.disk import Disk
+from ..storage.folder.hashing import digests_of
+from ..storage.folder.repair import reopened
+from ..storage.folder.run_lock import RunLock, state_folders
+from ..storage.folder.tombstones import tombstones
+from ..storage.ledger.sqlite import SqliteLedger
+from .status import has_ledger, published_files, recorded_files
+
+_PAGE = 1000
+
+
+async def repair_files(root: Path, paths: Iterable[str]) -> list[tuple[Record, str | None]]:
+    """Make partials of the damaged files `paths`, with what is right of them held, for `get` to complete.
+
+    Returns the record of each partial, and where the file is kept if its owner had edited it. Raises
+    FolderBusyError while a run works in `root`.
+    """
+    damaged = set(paths)
+    mended: list[tuple[Record, str | None]] = []
+    true = {record.path: record for record in published_files(root) if record.path in damaged}
+    for state in state_folders(root):
+        with RunLock(state):
+            own = [r for r in recorded_files(state) if r.published and r.path in damaged]
+            async with SqliteLedger(state / "ledger.sqlite3") as ledger:
+                for record in own:
+                    if record == true.get(record.path):
+                        # one ledger mends it: another that says the same must not try again
+                        record_of_partial, kept = reopened(root, state, true.pop(record.path))
+                        mended.append((record_of_partial, kept))
+                    else:
+                        record_of_partial = replace(record, held=NOTHING, published=None)
+                    await ledger.put(record_of_partial)
+    return mended
+
+
+Verdict = Literal["ok", "damaged", "missing", "unpacked", "unchecked", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The verdict on one file. `expected` and `found`: "sha256:…"."""
+
+    path: str
+    verdict: Verdict
+    size: int = 0
+    expected: str | None = None
+    found: str | None = None
+
+    def row(self) -> dict[str, Any]:
+        """In plain values, for `--json`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+def verify_folder(root: Path, listed: Mapping[str, Digest] | None = None) -> Iterator[Checked]:
+    """Hash every published file again, on all cores, against the ledger, or against `listed`.
+
+    Listed names are joined with files as `get --checksums` joins them.
+    """
+    wanted = _paired(root, listed) if listed is not None else _recorded(root)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        waiting = []
+        for path, digest in wanted:
+            waiting.append(pool.submit(_check, root, path, digest))
+            if len(waiting) > _PAGE:
+                yield waiting.pop(0).result()
+        for checked in waiting:
+            yield checked.result()
+
+
+def _paired(root: Path, listed: Mapping[str, Digest]) -> Iterator[tuple[str, Digest]]:
+    """Yield the path of the file that each listed name stands for, with its digest; the name if there is
+    none."""
+    join = NameJoin[str](listed)
+    pairs = [pair for path in _here(root, listed) for pair in join.add(path, path)]
+    found = {name: path for path, name in [*pairs, *join.end()] if name is not None}
+    for name, digest in listed.items():
+        yield found.get(name, name), digest
+
+
+def _here(root: Path, listed: Iterable[str]) -> Iterator[str]:
+    """Yield the files that listed names may stand for: finished ones, or all where no run has fetched
+    here."""
+    if has_ledger(root):
+        known = {record.path for record in published_files(root)}
+        yield from sorted(known | {name for name in listed if (root / name).is_file()})
+        return
+    for place, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in (STATE_FOLDER, ".cache")]
+        yield from (Path(place, name).relative_to(root).as_posix() for name in names)
+
+
+def _recorded(root: Path) -> Iterator[tuple[str, Digest | None]]:
+    for record in published_files(root):
+        known = [Digest(name, value) for name, value in record.digests.items()]
+        best = [d for d in known if d.algorithm == "sha256"] or known
+        yield record.path, best[0] if best else None
+
+
+def _check(root: Path, path: str, digest: Digest | None) -> Checked:
+    place = root / path
+    try:
+        seen = Disk().look(place)
+        if seen is None:
+            raise FileNotFoundError(path)
+        size = seen.size
+        if digest is None:
+            return Checked(path, "unchecked", size)
+        found, _ = digests_of(place, frozenset({digest.algorithm}))
+    except FileNotFoundError:
+        if tombstones(root).get(path) is not None:
+            return Checked(path, "unpacked")
+        return Checked(path, "missing", expected=str(digest) if digest else None)
+    except OSError:
+        return Checked(path, "unreadable", expected=str(digest) if digest else None)
+    value = found[digest.algorithm]
+    verdict: Verdict = "ok" if value == digest.hex else "damaged"
+    return Checked(path, verdict, size, str(digest), f"{digest.algorithm}:{value}")

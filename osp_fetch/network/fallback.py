@@ -1,0 +1,186 @@
+"""One GET over a connection of aiohttp's pool, without a ClientSession around it.
+
+aiohttp resolves names, connects, speaks TLS, keeps the pool and parses what comes. But for each request
+its session makes a URL, a request, a response, cookies, hooks and timers, which cost a small file more time
+than all that it brings. An origin's first request goes through the session, and so does each that needs more
+than a few lines of text: a proxy, or credentials in its URL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Final, Protocol
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.connector import Connection
+from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.streams import EofStream
+from multidict import CIMultiDictProxy
+
+from ..model.http import Landing
+from .connection import HttpConnection, PlainReply
+from .connector import Connector, Route
+
+_USUAL_MOST: Final = 1000
+
+
+class Response(Protocol):
+    """The head of a reply, and its body as a stream: aiohttp's, or an Answer. `close` ends the connection,
+    unless the body was received to its end: then it is kept."""
+
+    @property
+    def status(self) -> int: ...
+    @property
+    def headers(self) -> CIMultiDictProxy[str]: ...
+    @property
+    def content(self) -> aiohttp.StreamReader: ...
+    @property
+    def content_length(self) -> int | None: ...
+    @property
+    def connection(self) -> Connection | None: ...
+    @property
+    def host(self) -> str | None: ...
+    def close(self) -> None: ...
+
+
+class Answer:
+    """See `Response`."""
+
+    __slots__ = ("connection", "content", "content_length", "headers", "host", "status")
+
+    def __init__(
+        self,
+        host: str | None,
+        message: RawResponseMessage,
+        content: aiohttp.StreamReader,
+        connection: Connection,
+    ) -> None:
+        self.host, self.content = host, content
+        self.status, self.headers = message.code, message.headers
+        length = message.headers.get("Content-Length")
+        self.content_length = None if length is None else int(length)
+        self.connection: Connection | None = connection
+
+    def close(self) -> None:
+        connection, self.connection = self.connection, None
+        if connection is None:
+            return
+        if self.content.is_eof() and self.content.exception() is None:
+            connection.release()
+        else:
+            connection.close()
+            if self.content.exception() is None:
+                self.content.set_exception(aiohttp.ClientConnectionError("the connection was closed"))
+
+
+class Wire:
+    """Sends GETs over connections of `connector`. `headers`: sent with each, where it has no others of
+    these names. `patience`: seconds until the head of an answer has come. `longest`: bytes of a line of it.
+    `unread`: bytes of a body that come before they are asked for."""
+
+    def __init__(
+        self,
+        connector: Connector,
+        headers: Mapping[str, str],
+        *,
+        patience: float,
+        longest: int,
+        unread: int,
+    ) -> None:
+        self._connector, self._headers = connector, headers
+        self._usual: dict[tuple[str, ...], str] = {}  # host and own headers → the lines that others have, too
+        self._patience = patience
+        self._params: dict[str, Any] = {
+            "read_until_eof": True,
+            "auto_decompress": False,
+            "read_bufsize": unread,
+            "max_line_size": longest,
+            "max_field_size": longest,
+        }
+
+    async def get(
+        self, route: Route, target: str, headers: Mapping[str, str], landing: Landing | None = None
+    ) -> Answer | PlainReply:
+        """The answer to a GET of `target`, a path and query, its body not yet read, or landed in `landing`.
+        Raises TimeoutError, aiohttp.ClientError, OSError and ValueError."""
+        text = self._text(route, target, headers)
+        try:
+            return await self._asked(route, text, landing)
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+            # most often one that was kept, and that the server closed as it was used again (RFC 9112 section
+            # 9.3.1); a GET may be sent twice
+            return await self._asked(route, text, landing)
+
+    def _text(self, route: Route, target: str, headers: Mapping[str, str]) -> bytes:
+        key = (route.authority, *headers)
+        usual = self._usual.get(key)
+        if usual is None:
+            own = {name.lower() for name in headers}
+            others = {"Host": route.authority, **self._headers}.items()
+            usual = "".join(f"{name}: {value}\r\n" for name, value in others if name.lower() not in own)
+            if len(self._usual) < _USUAL_MOST:
+                self._usual[key] = usual
+        own_lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if not own_lines.count("\r") == own_lines.count("\n") == len(headers) or "\0" in own_lines:
+            raise ValueError("a line of the request holds what no line may hold")
+        return f"GET {target} HTTP/1.1\r\n{usual}{own_lines}\r\n".encode()
+
+    async def _asked(self, route: Route, text: bytes, landing: Landing | None) -> Answer | PlainReply:
+        if landing is not None:
+            line = await self._line(route)
+            try:
+                plain = await line.ask(text, landing)
+            except BaseException:
+                line.close()
+                raise
+            if plain is not None:
+                plain.host, plain.then = route.host, partial(self._connector.keep, line)
+                return plain
+            return await self._read(route, line.connection)
+        connection = await self._connector.again(route)
+        protocol, transport = _of(connection)
+        protocol.set_response_params(**self._params)
+        transport.write(text)
+        return await self._read(route, connection)
+
+    async def _line(self, route: Route) -> HttpConnection:
+        """One that was kept, or a new one."""
+        if line := self._connector.line(route.key):
+            return line
+        connection = await self._connector.again(route)
+        return HttpConnection(route.key, connection, *_of(connection), self._params)
+
+    async def _read(self, route: Route, connection: Connection) -> Answer:
+        """The answer that comes over `connection`."""
+        protocol = connection.protocol
+        assert protocol is not None
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self._patience, protocol.set_exception, TimeoutError())
+        try:
+            message, content = await protocol.read()
+            while 100 <= message.code < 200 and message.code != 101:
+                message, content = await protocol.read()
+            return Answer(route.host, message, content, connection)
+        except HttpProcessingError as error:
+            connection.close()
+            raise aiohttp.ClientPayloadError(error.message) from error
+        except EofStream:
+            connection.close()
+            raise aiohttp.ServerDisconnectedError from None
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            timer.cancel()
+
+
+def _of(connection: Connection) -> tuple[ResponseHandler, asyncio.Transport]:
+    """What `connection` consists of. Raises ServerDisconnectedError where it has ended."""
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or transport.is_closing():
+        connection.close()
+        raise aiohttp.ServerDisconnectedError
+    return protocol, transport

@@ -1,0 +1,126 @@
+"""A record as a row of a ledger, and ledgers that are only read."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from ...model.entry import RelativePath
+from ...model.errors import StorageError
+from ...model.http import Validator
+from ...model.ranges import NOTHING, RangeSet
+from ...model.record import Published, Record
+
+SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS files (
+    path TEXT PRIMARY KEY, source_key TEXT NOT NULL, length INTEGER, etag TEXT, last_modified TEXT,
+    held TEXT NOT NULL, digests TEXT NOT NULL, checksums TEXT NOT NULL, size INTEGER, mtime_ns INTEGER
+) WITHOUT ROWID
+"""
+COLUMNS: Final = "path source_key length etag last_modified held digests checksums size mtime_ns".split()
+PATIENCE: Final = 30.0  # seconds that one waits for another, on disks that have no WAL
+_ASK: Final = 500  # paths a query; SQLite takes at most 999 variables in its oldest builds
+_encode: Final = json.JSONEncoder().encode
+_decode: Final = json.JSONDecoder().decode
+_NO_VALIDATOR: Final = Validator()
+_Row = tuple[Any, ...]
+
+
+class LedgerReader:
+    """Reads a ledger that no run owns. Raises StorageError where one does, or it cannot be read."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        try:
+            self._db = self._opened()
+        except sqlite3.Error as error:
+            raise StorageError(f"{place} cannot be read: {error}") from None
+
+    def _opened(self) -> sqlite3.Connection:
+        """Return a connection that has read from the ledger.
+
+        Read only first: a reader that writes would, closing last, tidy up the log of a run that begins. Then
+        with writing, because a log that a killed run left has to be recovered. On a full disk neither can
+        make the memory that readers share: then alone, without it.
+        """
+        address = f"{self._place.absolute().as_uri()}?mode=ro"
+        failure: sqlite3.Error | None = None
+        for name, uri, alone in ((address, True, False), (str(self._place), False, False),
+                                 (str(self._place), False, True)):  # fmt: skip
+            db = sqlite3.connect(name, uri=uri, timeout=PATIENCE)
+            try:
+                if alone:
+                    db.execute("PRAGMA locking_mode=EXCLUSIVE")
+                db.execute("SELECT path FROM files LIMIT 1").fetchone()
+                return db
+            except sqlite3.OperationalError as error:
+                db.close()
+                if "no such table" in str(error):
+                    return sqlite3.connect(name, uri=uri, timeout=PATIENCE)
+                failure = error
+        assert failure is not None
+        raise failure
+
+    def _rows(self, query: str, values: Sequence[str] = ()) -> Iterator[_Row]:
+        try:
+            yield from self._db.execute(query, values)
+        except sqlite3.Error as error:
+            if "no such table" in str(error):
+                return  # a run is only just making it: nothing is in it
+            raise StorageError(f"{self._place} cannot be read: {error}") from None
+
+    def all(self) -> Iterator[Record]:
+        """Every record, by path."""
+        return map(record_of, self._rows("SELECT * FROM files ORDER BY path"))
+
+    def look(self, paths: Sequence[str]) -> dict[str, Record]:
+        """The records of `paths`."""
+        return look(self._rows, paths)
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def look(rows: Callable[[str, Sequence[str]], Iterable[_Row]], paths: Sequence[str]) -> dict[str, Record]:
+    """The records of `paths`, as far as there are any; `rows` executes a query."""
+    found: dict[str, Record] = {}
+    for at in range(0, len(paths), _ASK):
+        some = paths[at : at + _ASK]
+        marks = ",".join("?" * len(some))
+        found.update((r[0], record_of(r)) for r in rows(f"SELECT * FROM files WHERE path IN ({marks})", some))
+    return found
+
+
+def row_of(record: Record) -> _Row:
+    """`record` as the ledger keeps it."""
+    published = record.published
+    return (
+        record.path,
+        record.source_key,
+        record.length,
+        record.validator.etag,
+        record.validator.last_modified,
+        str(record.held),
+        _encode(record.digests),
+        ",".join(f"{value:x}" for value in record.checksums),
+        published.size if published else None,
+        published.mtime_ns if published else None,
+    )
+
+
+def record_of(row: _Row) -> Record:
+    """The record that the ledger has kept as `row`."""
+    path, key, length, etag, modified, held, digests, checksums, size, mtime = row
+    return Record(
+        path=RelativePath(path),
+        source_key=key,
+        length=length,
+        validator=Validator(etag, modified) if etag or modified else _NO_VALIDATOR,
+        held=RangeSet.parse(held) if held else NOTHING,
+        digests=_decode(digests),
+        checksums=tuple(int(value, 16) for value in checksums.split(",")) if checksums else (),
+        published=Published(size, mtime) if size is not None else None,
+    )

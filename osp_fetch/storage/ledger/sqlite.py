@@ -1,0 +1,238 @@
+"""The ledger: one SQLite file, one row a file, one thread that writes, and commits in groups.
+
+It lives on the disk that it describes and is never shared between hosts: two hosts on one SQLite
+file over a network lost 76 of 200 rows in a trial. A shard has a ledger of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Final, TypeVar
+
+from ...model.entry import RelativePath
+from ...model.errors import DiskFullError, Remedy, StorageError
+from ...model.record import Record
+from ..folder.disk import storage_error
+from ..folder.executors import in_thread
+from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, look, row_of
+from .sidecars import Sidecars
+
+_SCHEMA_VERSION: Final = 1
+_PUT: Final = "INSERT OR REPLACE INTO files VALUES "
+_MARKS: Final = "(?,?,?,?,?,?,?,?,?,?)"
+_TOGETHER: Final = 90  # rows a statement; SQLite takes at most 999 variables in its oldest builds
+_OPENING: Final = 5.0  # seconds that opening a ledger is tried for
+T = TypeVar("T")
+
+
+class SqliteLedger:
+    """The Ledger of one run; see `model.protocols.Ledger`. An async context manager.
+
+    `others`: ledgers of other runs over the same folder, whose published files count, too.
+    """
+
+    def __init__(self, place: Path, others: Sequence[Path] = (), *, durable: bool = True) -> None:
+        self._place, self._others, self._durable = place, others, durable
+        self._thread = ThreadPoolExecutor(1, "osp-ledger")
+        self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
+        self._db: sqlite3.Connection
+        self._claims = Sidecars(place.parent / "claims")
+        self._readers: list[LedgerReader] = []
+
+    async def __aenter__(self) -> SqliteLedger:
+        opening = asyncio.ensure_future(in_thread(self._thread, self._open))
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            # a thread goes on: it must not open a ledger that by then is another run's
+            await asyncio.wait({opening})
+            if opening.exception() is None:
+                await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            await self._task
+        await in_thread(self._thread, self._close)
+        self._thread.shutdown()
+
+    def _open(self) -> None:
+        # what other shards, or a run over all, have published here is here
+        for place in self._others:
+            with suppress(StorageError):
+                self._readers.append(LedgerReader(place))
+        try:
+            self._db = self._patiently_connected()
+        except sqlite3.DatabaseError as error:
+            if not _is_wreck(error):
+                full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+                raise (DiskFullError if full else StorageError)(
+                    f"{self._place} cannot be opened: {error}", remedy=Remedy.ABORT
+                ) from None
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """The ledger is torn, or not ours: what it knew is found out from the files themselves, and
+        the old one stays to be looked at."""
+        self._place.replace(self._place.with_name(self._place.name + ".damaged"))
+        for ending in ("-wal", "-shm", "-journal"):
+            self._place.with_name(self._place.name + ending).unlink(missing_ok=True)
+        self._db = self._connect()
+
+    def _patiently_connected(self) -> sqlite3.Connection:
+        """`_connect`, tried again while a reader or another shard is in the way for a moment: SQLite
+        waits by itself for most locks, but not while a log is begun or taken away."""
+        tried_until = time.monotonic() + _OPENING
+        while True:
+            try:
+                return self._connect()
+            except sqlite3.OperationalError as error:
+                full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+                if full or _is_wreck(error) or time.monotonic() > tried_until:
+                    raise
+            time.sleep(0.05)
+
+    def _connect(self) -> sqlite3.Connection:
+        try:
+            return self._connected()
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+                raise
+            # a full disk has no room for the memory that WAL shares with readers; a run over finished files
+            # needs none
+            return self._connected(alone=True)
+
+    def _connected(self, *, alone: bool = False) -> sqlite3.Connection:
+        db = sqlite3.connect(self._place, isolation_level=None, timeout=PATIENCE)
+        try:
+            if alone:
+                db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            # WAL, so that `status`, `plan` and `verify` can read while a run writes
+            if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
+                db.execute("PRAGMA journal_mode=TRUNCATE")
+            db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _SCHEMA_VERSION):
+                raise StorageError(
+                    f"{self._place} was written by a newer osp-fetch (format {version}); update this one"
+                )
+            db.execute(SCHEMA)
+            if version != _SCHEMA_VERSION:
+                db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+            columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
+            if columns != COLUMNS:
+                raise _Foreign(f"{self._place} holds other tables than a ledger")
+            db.execute("SELECT path, held, mtime_ns FROM files LIMIT 1").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _close(self) -> None:
+        for reader in self._readers:
+            reader.close()
+        self._db.close()
+
+    async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
+        try:
+            found = await in_thread(self._thread, lambda: self._or_anew(lambda: self._look(paths)))
+        except (sqlite3.Error, OSError) as error:
+            raise StorageError(f"{self._place} cannot be read: {error}", remedy=Remedy.ABORT) from None
+        return [found.get(path) for path in paths]
+
+    def _or_anew(self, work: Callable[[], T]) -> T:
+        """What `work` returns; where the ledger shows itself torn, with an empty one in its place."""
+        try:
+            return work()
+        except (sqlite3.DatabaseError, ValueError) as error:
+            if isinstance(error, sqlite3.DatabaseError) and not _is_wreck(error):
+                raise
+            self._db.close()
+            self._begin_anew()
+            return work()
+
+    def _look(self, paths: Sequence[RelativePath]) -> dict[str, Record]:
+        found = look(self._db.execute, paths)
+        for other in tuple(self._readers):
+            missing = [path for path in paths if path not in found]
+            try:
+                published = [r for r in other.look(missing).values() if r.published]
+            except StorageError:
+                # torn, or only just being made: what it knows would have saved work, no more
+                self._readers.remove(other)
+                other.close()
+                continue
+            found.update((record.path, record) for record in published)
+        claimed = [self._claims.find(path) for path in paths if path not in found]
+        found.update((record.path, record) for record in claimed if record)
+        return found
+
+    async def put(self, record: Record) -> None:
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((record, done))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._commit())
+        await done
+
+    async def _commit(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            failure: StorageError | None = None
+            try:
+                records = [record for record, _ in batch]
+                await in_thread(self._thread, partial(self._or_anew, partial(self._write, records)))
+            except sqlite3.Error as error:
+                full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+                failure = (DiskFullError if full else StorageError)(
+                    f"{self._place} cannot be written: {error}"
+                )
+            except OSError as error:
+                failure = storage_error(error, f"{self._place} cannot be written")
+            except Exception as error:  # whoever waits must be told, whatever went wrong
+                failure = StorageError(f"{self._place} cannot be written: {error}")
+            for _, done in batch:
+                if failure and not done.done():
+                    done.set_exception(failure)
+                    done.exception()  # seen: whoever waited may have been cancelled
+                elif not done.done():
+                    done.set_result(None)
+
+    def _write(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._claims.before(record)
+        # few statements: with each one sqlite3 lets go of the interpreter's lock, and waits for it. One alone
+        # is all or nothing by itself
+        several = len(records) > _TOGETHER
+        try:
+            if several:
+                self._db.execute("BEGIN")
+            for at in range(0, len(records), _TOGETHER):
+                rows = [row_of(record) for record in records[at : at + _TOGETHER]]
+                marks = ",".join([_MARKS] * len(rows))
+                self._db.execute(_PUT + marks, [value for row in rows for value in row])
+            if several:
+                self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        for record in records:
+            self._claims.after(record)
+
+
+class _Foreign(sqlite3.DatabaseError):
+    """An SQLite file that is no ledger."""
+
+
+def _is_wreck(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return isinstance(error, _Foreign) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

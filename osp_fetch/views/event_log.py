@@ -1,0 +1,118 @@
+"""Views that write files: the event log, and the status file that `osp-fetch status` reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from ..model import events
+from ..model.report import Status
+from ..storage.folder.disk import FolderIdentity, replace_text
+from .board import Board
+
+_encode: Final = json.JSONEncoder().encode
+
+
+class EventLog:
+    """Appends what mattered to `events.jsonl`, a JSON object a line, readable by the owner alone."""
+
+    passes_over: Final = frozenset({events.Wrote, events.Opened, events.Closed, events.RowsRead})
+
+    def __init__(self, place: Path) -> None:
+        fd = os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file: TextIO | None = os.fdopen(fd, "a", encoding="utf-8")
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.Finished) and event.outcome.status is Status.PRESENT:
+            return
+        if self._file is None or (line := _line(event)) is None:
+            return
+        try:
+            self._file.write(f'{{"time": {time.time():.3f}, {line}}}\n')
+        except OSError:
+            self._file = None  # a log that cannot be written must not end a run that can go on
+
+    def close(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+
+def _line(event: events.Event) -> str | None:
+    """What is `described` of an event, in JSON without its braces."""
+    if isinstance(event, events.Finished) and event.outcome.error is None:
+        # one a file: by way of a dict it takes three times as long, a fiftieth of a small file
+        o = event.outcome
+        size = "null" if o.size is None else o.size
+        digest = "null" if o.digest is None else _encode(o.digest)
+        return (
+            f'"event": "finished", "path": {_encode(o.path)}, "status": "{o.status.value}", "size": {size}, '
+            f'"digest": {digest}, "seconds": {o.seconds:.3f}, "cause": null, "error": null'
+        )
+    line = described(event)
+    return None if line is None else _encode(line)[1:-1]
+
+
+def described(event: events.Event) -> dict[str, Any] | None:
+    """An event in plain values; None for those of which there are too many to keep."""
+    match event:
+        case events.Finished(outcome):
+            return {"event": "finished", **outcome.row()}
+        case events.FileBegun(path, length, _, held):
+            return {"event": "resumed", "path": path, "length": length, "held": held} if held else None
+        case events.RunStarted(folder):
+            return {"event": "run started", "folder": folder}
+        case events.Adopted(path, count, proof):
+            return {"event": "adopted", "path": path, "bytes": count, "proof": proof}
+        case events.SetAside(path, kept):
+            return {"event": "set aside", "path": path, "kept": kept}
+        case events.MirrorDropped(path, host):
+            return {"event": "mirror dropped", "path": path, "host": host}
+        case events.Lost(path, count):
+            return {"event": "begun again", "path": path, "bytes": count}
+        case events.Retrying(path, cause, delay, message):
+            return {
+                "event": "retrying",
+                "path": path,
+                "cause": cause,
+                "delay": round(delay, 2),
+                "why": message,
+            }
+        case events.Cooling(host, seconds, why):
+            return {"event": "cooling", "host": host, "seconds": seconds, "why": why}
+        case events.LimitChanged(host, connections, why):
+            return {"event": "level", "host": host, "connections": connections, "why": why}
+        case events.HostDown(host, seconds):
+            return {"event": "host down", "host": host, "probed_in": round(seconds, 1)}
+        case events.HostBack(host):
+            return {"event": "host back", "host": host}
+        case events.LinksRenewed(files):
+            return {"event": "links renewed", "files": files}
+        case events.LinksCommandFailed(why):
+            return {"event": "links command failed", "why": why}
+        case events.Stopping(why):
+            return {"event": "stopping", "why": why}
+        case events.RunEnded(report):
+            return {"event": "run ended", **{k: v for k, v in report.row().items() if k != "failures"}}
+        case _:
+            return None
+
+
+class StatusFile:
+    """Keeps `status.json` of the state folder current."""
+
+    period = 1.0
+
+    def __init__(self, place: Path, board: Board) -> None:
+        self._place, self._board = place, board
+        self._folder = FolderIdentity(place.parent)
+
+    def tick(self) -> None:
+        # the next tick tries again; the run itself will say what is wrong with the disk
+        with suppress(OSError):
+            self._folder.check()
+            replace_text(self._place, json.dumps(self._board.snapshot()))

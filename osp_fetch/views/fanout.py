@@ -1,0 +1,44 @@
+"""How views are told what happens, and that time passes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ..concurrency import stop
+from ..model import events
+
+
+def telling(observers: Sequence[events.Observer]) -> events.Observer:
+    """Who tells each of `observers` every event but those of the kinds that it `passes_over`."""
+    told: dict[type[events.Event], list[events.Observer]] = {}
+
+    def observe(event: events.Event) -> None:
+        kind = type(event)
+        if kind not in told:
+            told[kind] = [each for each in observers if kind not in getattr(each, "passes_over", ())]
+        for observer in told[kind]:
+            observer(event)
+
+    return observe
+
+
+class Ticking:
+    """Calls `view.tick()` every `view.period` seconds while the context is open, and at its end."""
+
+    def __init__(self, view: Any, *, at_end: bool = True) -> None:
+        self._view, self._at_end = view, at_end
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._tick())
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(self._view.period)
+            self._view.tick()
+
+    async def __aexit__(self, *_: object) -> None:
+        await stop({self._task})
+        if self._at_end:
+            self._view.tick()

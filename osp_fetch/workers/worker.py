@@ -1,0 +1,200 @@
+"""A worker: a process that fetches files for a run, and keeps no ledger of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+from ..concurrency import stop
+from ..connections.buffers import Buffers
+from ..connections.controller import LOOK
+from ..connections.pool import ConnectionPool
+from ..engine.context import Context
+from ..engine.file import FileFetcher
+from ..model import events
+from ..model.entry import RelativePath
+from ..model.errors import FetchError, StorageError
+from ..model.record import Record
+from ..model.report import Status
+from ..storage.folder.store import FolderStore
+from . import messages
+from .channel import Channel
+from .reach import transport_of
+
+# events of each file, which no more than a view waits for
+_MANY: Final = frozenset({events.Opened, events.FileBegun, events.Wrote, events.Closed})
+
+
+class RemoteLedger:
+    """The Ledger that the run keeps, at the other end of the wire."""
+
+    def __init__(self, wire: Channel) -> None:
+        self._wire = wire
+        self._numbers = itertools.count()
+        self._asked: dict[int, asyncio.Future[list[Record | None] | None]] = {}
+        self.lost = False
+
+    async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
+        return await self._ask(lambda number: messages.LookUp(number, list(paths))) or []
+
+    async def put(self, record: Record) -> None:
+        await self._ask(lambda number: messages.PutRecord(number, record))
+
+    async def _ask(self, message: Callable[[int], object]) -> list[Record | None] | None:
+        if self.lost:
+            raise _gone()
+        number = next(self._numbers)
+        answer = self._asked[number] = asyncio.get_running_loop().create_future()
+        self._wire.send(message(number))
+        try:
+            answered: list[Record | None] | None = await answer
+            return answered
+        finally:
+            self._asked.pop(number, None)
+
+    def answered(self, message: messages.RecordsFound | messages.RecordKept) -> None:
+        """The run has answered."""
+        answer = self._asked.get(message.number)
+        if answer is None or answer.done():
+            return
+        if isinstance(message, messages.RecordKept):
+            if message.error is not None:
+                answer.set_exception(message.error)
+            else:
+                answer.set_result(None)
+        elif isinstance(message.records, list):
+            answer.set_result(message.records)
+        else:
+            answer.set_exception(message.records)
+
+    def lose(self) -> None:
+        """The run is gone: nothing is recorded any more, whoever asks now or later."""
+        self.lost = True
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(_gone())
+                answer.exception()
+
+
+def _gone() -> StorageError:
+    return StorageError("the run that this worker belongs to is gone")
+
+
+async def serve(end: socket.socket) -> None:
+    """Work until the run says that it is over, or is gone."""
+    wire = await Channel.over(end)
+    first, *rest = await wire.receive() or [None]
+    if not isinstance(first, messages.Setup):
+        return
+    ledger = RemoteLedger(wire)
+
+    def tell(event: events.Event) -> None:
+        wire.send(messages.EventSent(event), patient=type(event) in _MANY)
+
+    async with AsyncExitStack() as stack:
+        settings = first.settings
+        pool = ConnectionPool(
+            settings.limits, settings.retry, tell, first.profiles, first.share, yields=first.yields
+        )
+        transport = transport_of(settings, first.reach)
+        context = Context(
+            transport=await stack.enter_async_context(transport),
+            store=await stack.enter_async_context(FolderStore(first.root, first.state, settings.storage)),
+            ledger=ledger,
+            pool=pool,
+            buffers=Buffers(settings.limits),
+            settings=settings,
+            observe=tell,
+        )
+        await _Worker(wire, context, ledger).work(rest)
+    await wire.close()
+
+
+class _Worker:
+    def __init__(self, wire: Channel, context: Context, ledger: RemoteLedger) -> None:
+        self._wire, self._context, self._ledger = wire, context, ledger
+        self._fetcher = FileFetcher(context)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: asyncio.Task[None] | None = None
+
+    async def work(self, messages: Sequence[object]) -> None:
+        reporting = asyncio.create_task(self._report())
+        try:
+            while True:
+                for message in messages:
+                    self._take(message)
+                receiving = asyncio.ensure_future(self._wire.receive())
+                waits: set[asyncio.Future[Any]] = {receiving}
+                if self._ending is not None:
+                    waits.add(self._ending)
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                if not receiving.done() or not (messages := receiving.result()):
+                    await stop({receiving})
+                    break
+        finally:
+            if self._ending is None or not self._ending.done():
+                self._ledger.lose()
+                await stop(self._tasks)
+            await stop({reporting})
+
+    def _take(self, message: object) -> None:
+        match message:
+            case messages.FetchJob():
+                task = asyncio.create_task(self._fetch_job(message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case messages.RecordsFound() | messages.RecordKept():
+                self._ledger.answered(message)
+            case messages.Assign(host, connections, shed, number):
+                self._context.pool.assign(host, connections, shed=shed, number=number)
+            case messages.CoolHost(host, seconds):
+                self._context.pool.cool(host, seconds)
+            case messages.LastFiles():
+                self._context.pool.last_files = True
+            case messages.StopWork():
+                # what is held is claimed on the way: the run answers until we say that we have ended
+                self._ending = asyncio.create_task(stop(self._tasks))
+            case _:
+                raise TypeError(f"no message of ours: {message!r}")
+
+    async def _fetch_job(self, message: messages.FetchJob) -> None:
+        result: tuple[Status, Record] | Exception
+        try:
+            result = await self._fetcher.fetch(message.job)
+        except FetchError as error:
+            result = error
+        except Exception as error:
+            # whoever waits must be told, whatever went wrong, and in a form that travels
+            result = RuntimeError(f"{type(error).__name__}: {error}")
+        if not self._ledger.lost:
+            self._wire.send(messages.JobDone(message.number, result))
+        # else this process ends: another one goes on from what is held
+
+    async def _report(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            if hosts := self._context.pool.report():
+                self._wire.send(messages.Reported(hosts))
+
+
+def main() -> None:
+    """`python -m osp_fetch.workers.worker FD`: begun by a run, with one end of a socket pair."""
+    # the run is told by signals, and tells us
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    import uvloop
+
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)  # as in `cli.main`
+    uvloop.run(serve(socket.socket(fileno=int(sys.argv[1]))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The number of connections to a host is found, whatever the host is like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from osp_fetch.connections.controller import LOOK, Controller
+from osp_fetch.connections.limit import ConcurrencyLimit
+
+MB = 1e6
+
+
+def simulate(
+    goodput: Callable[[int], float],
+    *,
+    brisk: bool = False,
+    most: int = 128,
+    seconds: float = 60,
+    refuse_above: int | None = None,
+) -> tuple[ConcurrencyLimit, float]:
+    """Drive a level against a host; it, and the bytes that came."""
+    level, now, total, brought = ConcurrencyLimit(most), 0.0, 0.0, 0
+    while now < seconds:
+        open_now = level.value
+        while refuse_above is not None and open_now > refuse_above:
+            open_now -= 1
+            level.refused(now, open_now, streaming=True)
+        rate = goodput(open_now)
+        total += rate * 0.3
+        now += 0.3
+        level.sample(now, rate, full=True, brisk=brisk)
+        brought = open_now
+    assert brought
+    return level, total
+
+
+@pytest.mark.parametrize("brisk", [False, True])
+def test_a_host_that_shapes_by_connection_gets_all_that_may_be(*, brisk: bool) -> None:
+    level, _ = simulate(lambda n: n * 10 * MB, brisk=brisk)
+    assert level.value == 128
+
+
+@pytest.mark.parametrize("brisk", [False, True])
+def test_a_link_is_filled_and_no_more_is_opened_than_that_takes(*, brisk: bool) -> None:
+    level, total = simulate(lambda n: min(n * 0.75 * MB, 25 * MB), brisk=brisk)
+    assert 32 <= level.value <= 48
+    assert total >= 0.9 * 25 * MB * 60
+
+
+def test_one_connection_that_fills_the_link_stays_with_few() -> None:
+    level, _ = simulate(lambda n: 100 * MB)
+    assert level.value <= 16
+
+
+@pytest.mark.parametrize("brisk", [False, True])
+def test_a_collapse_is_left_at_once_and_the_best_is_found_below_it(*, brisk: bool) -> None:
+    level, total = simulate(lambda n: n * MB if n <= 24 else n * MB / 10, brisk=brisk)
+    assert 20 <= level.value <= 24
+    assert total >= 0.85 * 24 * MB * 60
+
+
+@pytest.mark.parametrize("brisk", [False, True])
+def test_what_a_refusal_leaves_is_taken(*, brisk: bool) -> None:
+    level, total = simulate(lambda n: n * MB, refuse_above=12, brisk=brisk)
+    assert 12 <= level.value <= 13
+    assert total >= 0.9 * 12 * MB * 60
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_what_may_not_be_exceeded_is_not(most: int) -> None:
+    level, _ = simulate(lambda n: n * MB, most=most)
+    assert level.value == most
+
+
+def test_a_host_that_slows_down_is_not_held_to_its_past() -> None:
+    level = ConcurrencyLimit(64)
+    now = 0.0
+    for _ in range(40):
+        now += 0.3
+        level.sample(now, min(level.value, 32) * MB, full=True)
+    assert level.value >= 32
+    for _ in range(60):
+        now += 0.3
+        level.sample(now, 2 * MB, full=True)
+    assert level.value < 32
+
+
+def test_a_window_that_was_not_full_tells_nothing() -> None:
+    level = ConcurrencyLimit(64)
+    for n in range(20):
+        assert level.sample(n, 1.0, full=False) is None
+    assert level.value == 8
+
+
+def test_a_doubling_that_brings_a_little_more_is_not_followed_by_another() -> None:
+    """Where a core is the limit, chance makes one level look a little better than the one before."""
+    level = ConcurrencyLimit(128)
+    assert level.sample(0.2, 500 * MB, full=True)
+    assert level.value == 16
+    assert level.sample(0.4, 560 * MB, full=True)
+    assert level.value == 20
+    assert level.sample(0.6, 1200 * MB, full=True)
+    assert level.value == 24  # by a quarter of what was known to be good, however much it brought
+
+
+def test_small_files_need_no_longer_than_a_look_to_tell_what_a_level_brings() -> None:
+    steering, seconds = Controller(ConcurrencyLimit(128)), 0.0
+    found = []
+    for _ in range(4):
+        for step in range(1, 101):
+            steering.answered(seconds + step * LOOK / 100, 0.001)
+            steering.received += 50_000 * steering.level.value // 8  # each connection brings as much
+        seconds += LOOK
+        steering.look(seconds, steering.level.value, 0)
+        found.append(steering.level.value)
+    assert found[0] == 8
+    assert found[1] == 32
+    assert found[3] == 128

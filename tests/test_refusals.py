@@ -1,0 +1,160 @@
+"""Is it the file or a page? A table of answers and verdicts."""
+
+from __future__ import annotations
+
+import pytest
+
+from osp_fetch.model.errors import (
+    BorrowedLinkSpentError,
+    LinkExpiredError,
+    NotThePayloadError,
+    RangeNotSatisfiableError,
+    Remedy,
+    StatusError,
+    TransferError,
+)
+from osp_fetch.model.http import Request
+from osp_fetch.network import refusals
+
+SIGNED = "https://scontent.xx.fbcdn.net/m1/v/t6/x.tar?_nc_gid&ccb=10-5&oh=00_S&oe=699024E8&_nc_sid=0"
+PLAIN = "https://h/a.tar"
+
+
+def refusal(
+    status: int, body: bytes = b"", url: str = PLAIN, borrowed: bool = False, now: float = 0, **headers: str
+) -> TransferError:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    request = Request(url, name="a.tar", borrowed=borrowed)
+    return refusals.refusal(request, status, named, body, borrowed=borrowed, now=now, longest_wait=900)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "head", "sure", "page"),  # sure: a digest will tell
+    [
+        ("a.tar", "text/html; charset=utf-8", b"<html>", False, True),
+        ("a.tar", "application/octet-stream", b"<!DOCTYPE html><title>Login</title>", False, True),
+        ("a.tar", "application/octet-stream", b"  \n<?xml version='1.0'?><Error>", False, True),
+        ("a.tar", "text/plain", b"URL signature expired", False, True),
+        ("a.tar", "application/json", b'{"error": "no"}', False, True),
+        ("a.tar", "text/html", b"<html>", True, True),
+        ("a.tar", "application/x-tar", b"\x1f\x8b\x08", False, False),
+        ("a.tar", "text/plain", b"\x1f\x8b\x08", False, False),
+        ("a.tar", "application/octet-stream", b"plain text in a tar", False, False),
+        ("5000-0.tar.part0", "text/html", b"<html>", False, True),
+        ("a.json", "application/json", b'{"a": 1}', False, False),
+        ("a.txt", "text/plain", b"12\n13\n", False, False),
+        ("a.txt", "text/html", b"<html>", False, True),
+        ("index.html", "text/html", b"<html>", False, False),
+        ("a.xml", "application/xml", b"<?xml", False, False),
+        ("LICENSE", "text/plain", b"Apache", False, False),
+        ("README", "text/html", b"<html>", False, True),
+        ("README", "text/html", b"<html>", True, False),
+        ("a.1", "text/plain", b"x", False, True),
+        ("a.1", "text/plain", b"x", True, False),
+        ("a.1", "text/html", b"<html>", True, True),
+        ("merges.bpe", "text/plain", b"a b\nc d\n", False, False),
+        ("arm.urdf", "text/xml", b"<?xml version='1.0'?><robot>", False, False),
+    ],
+)
+def test_pages_are_told_from_files(name: str, kind: str, head: bytes, sure: bool, page: bool) -> None:
+    if not page:
+        refusals.check_page(name, kind, head, sure=sure)
+        return
+    with pytest.raises(NotThePayloadError, match="a page"):
+        refusals.check_page(name, kind, head, sure=sure)
+
+
+@pytest.mark.parametrize(("name", "page"), [("a.odd", False), ("a.tar.part0", False), ("a.tar", True)])
+def test_a_digest_and_the_right_size_are_better_proof_than_a_guess(name: str, page: bool) -> None:
+    def check() -> None:
+        refusals.check_page(name, "text/html", b"<html>", sure=True, fits=True)
+
+    if page:  # not even then: a tar that begins like that is none
+        with pytest.raises(NotThePayloadError, match="a page"):
+            check()
+    else:
+        check()
+
+
+@pytest.mark.parametrize(
+    "headers", [{"Content-Encoding": "gzip"}, {"Transfer-Encoding": "gzip, chunked"}]
+)
+def test_a_coding_that_was_not_asked_for_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(NotThePayloadError, match="coded"):
+        refusals.check_coding(Request(PLAIN), headers)
+    refusals.check_coding(
+        Request(PLAIN), {"Content-Encoding": "identity", "Transfer-Encoding": "chunked"}
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "0"}, 0.0),
+        ({"Retry-After": "Thu, 01 Jan 1970 00:01:00 GMT"}, 60.0),
+        ({"Retry-After": "Thu, 01 Jan 2026 00:00:30 GMT", "Date": "Thu, 01 Jan 2026 00:00:00 GMT"}, 30.0),
+        ({"Retry-After": "Thu, 01 Jan 1960 00:00:00 GMT"}, 0.0),
+        ({"Retry-After": "soon"}, None),
+        ({}, None),
+        ({"RateLimit": '"resolvers";r=0;t=55'}, 56.0),
+        ({"RateLimit": '"resolvers";r=12;t=55'}, None),
+        ({"RateLimit": '"api";r=0;t=9', "Retry-After": "3"}, 10.0),
+    ],
+)
+def test_pauses_that_servers_ask_for(headers: dict[str, str], seconds: float | None) -> None:
+    assert refusals.retry_after(headers, now=0.0) == seconds
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520])
+def test_passing_statuses_are_tried_again(status: int) -> None:
+    assert refusal(status).remedy is Remedy.RETRY
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410, 451, 501, 204, 300])
+def test_lasting_statuses_fail(status: int) -> None:
+    error = refusal(status)
+    assert isinstance(error, StatusError)
+    assert error.remedy is Remedy.FAIL
+
+
+def test_a_pause_longer_than_allowed_is_a_refusal() -> None:
+    error = refusal(429, Retry_After="3600")
+    assert error.remedy is Remedy.FAIL
+    assert "3600 s" in str(error)
+    assert refusal(429, Retry_After="60").retry_after == 60
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "url", "now", "dead"),
+    [
+        (403, b"URL signature expired", SIGNED, 0, True),
+        (403, b"URL signature mismatch", SIGNED, 0, True),
+        (403, b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message>", PLAIN, 0, True),
+        (403, b"no", SIGNED, 0x699024E8 + 1, True),
+        (403, b"no", SIGNED, 0x699024E8 - 1, False),
+        (403, b"no", PLAIN, 2e9, False),
+        (404, b"gone", PLAIN, 0, False),
+    ],
+)
+def test_dead_links_are_told_from_refusals(
+    status: int, body: bytes, url: str, now: float, dead: bool
+) -> None:
+    error = refusal(status, body, url, now=now)
+    assert isinstance(error, LinkExpiredError) == dead
+    assert "oh=" not in str(error)
+
+
+def test_the_servers_clock_decides_about_expiry() -> None:
+    error = refusal(403, b"no", SIGNED, now=2e9, Date="Thu, 01 Jan 2026 00:00:00 GMT")
+    assert not isinstance(error, LinkExpiredError)
+
+
+def test_a_refused_redirect_is_minted_again() -> None:
+    assert isinstance(refusal(403, borrowed=True), BorrowedLinkSpentError)
+
+
+def test_416_tells_the_length() -> None:
+    error = refusal(416, Content_Range="bytes */77")
+    assert isinstance(error, RangeNotSatisfiableError)
+    assert error.length == 77
