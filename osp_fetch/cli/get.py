@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @how_flags
 @click.option("--recheck", is_flag=True, envvar=PREFIX + "RECHECK", help="Hash finished files again.")
 @click.option(
-    "--max-duration", envvar=PREFIX + "MAX_DURATION", metavar="TIME", help="StopToken early, exit 75."
+    "--max-duration", envvar=PREFIX + "MAX_DURATION", metavar="TIME", help="Stop early, exit 75."
 )
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done; the same as plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Say nothing but errors.")
