@@ -11,7 +11,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import FetchOptions, StopToken, fetch, fetch_all, fetch_iter
+    from .api import fetch, fetch_all, fetch_iter
+    from .options import FetchOptions, StopToken
     from .model.digest import Digest
     from .model.entry import Entry, RelativePath, entry
     from .model.errors import FetchError
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "FetchOptions": "api",
-    "StopToken": "api",
+    "FetchOptions": "options",
+    "StopToken": "options",
     "fetch": "api",
     "fetch_all": "api",
     "fetch_iter": "api",

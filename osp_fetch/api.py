@@ -1,126 +1,35 @@
-"""The library: fetch a manifest into a folder. The only place that knows the concrete classes."""
+"""The library: fetch a manifest into a folder, at once, one outcome after another, or without async."""
 
 from __future__ import annotations
 
 import asyncio
-import difflib
-import resource
+import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
+from .assembly import again_of, build_context, reach_of, renewal_of, rows_of
 from .concurrency import stop as stop_tasks
-from .connections.buffers import Buffers
-from .connections.pool import ConnectionPool
-from .datasets.catalogue import expand_all
-from .engine.context import Context
 from .engine.run import Run
 from .model import events
-from .model.errors import SettingsError
-from .model.profile import Profile
-from .model.protocols import Manifest, Renewal, Row
+from .model.errors import FolderBusyError, SettingsError
 from .model.report import Outcome, Report
 from .model.settings import Settings
-from .model.urls import shown
-from .sources.checksums import Checksums
+from .options import FetchOptions, PlainOptions, StopToken, plain
 from .sources.huggingface import DownloadMetadata
-from .sources.join import FileList
-from .sources.link_files import LinkFileRenewal
-from .sources.resolve import Options, Resolved, resolve
-from .sources.second_source import SecondSource
-from .sources.select import Selection
 from .storage.folder.disk import Disk
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
-from .storage.folder.store import FolderStore
-from .storage.ledger.sqlite import SqliteLedger
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
 from .views.fanout import Ticking, telling
-from .workers.reach import Reach, transport_of
 
 if TYPE_CHECKING:
-    import pandas
+    from .assembly import AnyManifest
 
-    AnyManifest = str | Path | Sequence[str] | pandas.DataFrame | Manifest
-
-_OWN_DESCRIPTORS = 64  # the interpreter's, the ledger's, logs and pipes
-
-
-class StopToken:
-    """Asks a run to end early and keep what it holds. The first reason is the one that counts."""
-
-    def __init__(self) -> None:
-        self.why: str | None = None
-        self._asked = asyncio.Event()
-
-    def ask(self, why: str) -> None:
-        """End the run soon; `why` stands in the report."""
-        self.why = self.why or why
-        self._asked.set()
-
-    async def wait(self) -> None:
-        """Return when somebody asks."""
-        await self._asked.wait()
-
-
-class FetchOptions(TypedDict, total=False):
-    """What `fetch_all`, `fetch_iter` and `fetch` take by name.
-
-    `settings`: limits, timeouts and the rest. `observer`: called with every event. `include` and `exclude`:
-    globs, or one as a string. `checksums`: an md5sum or sha256sum list to join. `digests`: a SOURCE that
-    lists sizes and digests of the same files; `mirror`: one whose links are mirrors, too. `headers`: sent
-    with every request to the links' own origins. `shard`: (i, n), the i-th of n from 0. `strict`: a bad row,
-    or a row whose name is ambiguous in a list, ends the run. `max_duration`: seconds. `stop`: ends the run on
-    demand. `connect_to`, `cafile`: as in curl. `links`: the link file of a dataset that needs one
-    (`sam-11m`). `proxies`: scheme → proxy, as `urllib.request.getproxies()` gives them. `profiles`:
-    `host:port` → what was learnt of a host, where auto begins. `recheck`: finished files are hashed again,
-    not just looked at. `again`: globs of files that are fetched anew even if they are finished, or were
-    unpacked and deleted.
-    """
-
-    settings: Settings
-    observer: events.Observer
-    include: str | Sequence[str]
-    exclude: str | Sequence[str]
-    checksums: str | Path
-    digests: str
-    mirror: str
-    headers: Mapping[str, str]
-    shard: tuple[int, int]
-    strict: bool
-    max_duration: float
-    stop: StopToken
-    connect_to: Sequence[str]
-    links: str | Path
-    cafile: str
-    proxies: Mapping[str, str]
-    profiles: Mapping[str, Profile]
-    recheck: bool
-    again: str | Sequence[str]
-
-
-def check_options(options: Mapping[str, object]) -> None:
-    """Raise TypeError for an option that does not exist, naming the nearest one."""
-    known = FetchOptions.__annotations__
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            meant = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}"
-            raise TypeError(f"{name!r} is no option of fetch; {meant}")
-
-
-def globs(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Return several globs, also where one was given as a string."""
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def again_of(options: FetchOptions) -> Callable[[str], bool]:
-    """Return whether a file is to be fetched anew although it is finished."""
-    again = globs(options.get("again", ()))
-    return Selection(again).wants if again else lambda _: False
+_WINDING_UP: Final = 10.0  # seconds that a run of this process may take to give its folder back
 
 
 async def fetch_all(
@@ -133,19 +42,17 @@ async def fetch_all(
     CredentialsError, or StorageError (FolderBusyError, DiskFullError) where the run as a whole cannot go on.
     When cancelled, what is held stays held, and the same call goes on from there.
     """
-    check_options(options)
-    return await _fetch(manifest, Path(folder), options, lambda _: None)
+    return await _fetch(manifest, Path(folder), plain(options), lambda _: None)
 
 
 def fetch_iter(
     manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]
 ) -> AsyncIterator[Outcome]:
     """The outcome of each entry as it ends; otherwise as `fetch_all`. Leaving the loop stops the run."""
-    check_options(options)
-    return _outcomes(manifest, Path(folder), options)
+    return _outcomes(manifest, Path(folder), plain(options))
 
 
-async def _outcomes(manifest: AnyManifest, folder: Path, options: FetchOptions) -> AsyncIterator[Outcome]:
+async def _outcomes(manifest: AnyManifest, folder: Path, options: PlainOptions) -> AsyncIterator[Outcome]:
     outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
     work = asyncio.create_task(_fetch(manifest, folder, options, outcomes.put_nowait))
     work.add_done_callback(lambda _: outcomes.put_nowait(None))
@@ -168,7 +75,7 @@ def fetch(manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[Fet
 
 
 async def _fetch(
-    manifest: AnyManifest, root: Path, options: FetchOptions, deliver: Callable[[Outcome], None]
+    manifest: AnyManifest, root: Path, options: PlainOptions, deliver: Callable[[Outcome], None]
 ) -> Report:
     settings = options.get("settings") or Settings()
     resolved = await asyncio.to_thread(rows_of, manifest, options)
@@ -177,7 +84,7 @@ async def _fetch(
     report, board = Report(shard=options.get("shard")), Board()
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
-        lock = stack.enter_context(RunLock(state))
+        lock = await _locked(stack, state)
         fresh = fresh and not state_folders(root)  # another run may have come and gone meanwhile
         log = EventLog(state / "events.jsonl")
         stack.callback(log.close)
@@ -192,7 +99,7 @@ async def _fetch(
                 metadata.submit(noted.note, outcome)
             deliver(outcome)
 
-        context = await _context(stack, root, state, settings, options, observe, lock.descriptor)
+        context = await build_context(stack, root, state, settings, options, observe, lock.descriptor)
         profiles = dict(options.get("profiles") or {})
         fetch_one = None
         if settings.limits.processes != 1:
@@ -204,7 +111,7 @@ async def _fetch(
         observe(events.RunStarted(str(root)))
         try:
             recheck = options.get("recheck", False)
-            renewal = _renewal(manifest, options, settings, observe)
+            renewal = renewal_of(manifest, options, settings, observe)
             run = Run(
                 context, finish, renewal, fetch_one=fetch_one, recheck=recheck, fresh=fresh,
                 again=again_of(options),
@@ -217,6 +124,25 @@ async def _fetch(
     return report
 
 
+async def _locked(stack: AsyncExitStack, state: Path) -> RunLock:
+    """Take the lock of the run. Raises FolderBusyError.
+
+    A run of this process that is being cancelled, because its `fetch_iter` loop was left, is waited for.
+    """
+    until = time.monotonic() + _WINDING_UP
+    while True:
+        lock = RunLock(state)
+        try:
+            await asyncio.to_thread(lock.__enter__)
+        except FolderBusyError as error:
+            if error.pid != os.getpid() or time.monotonic() > until:
+                raise
+            await asyncio.sleep(0.05)
+        else:
+            stack.push(lock)
+            return lock
+
+
 def _kept_notes(board: Board) -> list[str]:
     """Return what to tell of the user's own files that had to give way, a sentence."""
     if not board.set_aside_count:
@@ -225,8 +151,7 @@ def _kept_notes(board: Board) -> list[str]:
     more = ", …" if board.set_aside_count > 3 else ""
     return [
         f"{board.set_aside_count} files that osp-fetch had not written had the names of fetched ones; they "
-        "are kept: "
-        f"{shown}{more} (--overwrite replaces them)"
+        f"are kept: {shown}{more} (--overwrite replaces them)"
     ]
 
 
@@ -237,119 +162,7 @@ def _is_empty(root: Path) -> bool:
         return False  # whoever writes there will be told what is wrong with it
 
 
-def rows_of(manifest: AnyManifest, options: FetchOptions) -> Resolved:
-    """Return the rows that a run over `manifest` with these options goes through."""
-    return resolve(_sources(manifest, options) or manifest, _row_options(options))
-
-
-def _sources(manifest: AnyManifest, options: FetchOptions) -> list[str | Path]:
-    """The SOURCEs that `manifest` consists of; none where it is an iterable or a DataFrame."""
-    several = isinstance(manifest, (list, tuple)) and all(isinstance(s, (str, Path)) for s in manifest)
-    each = cast("list[str | Path]", manifest) if several else [manifest]
-    return expand_all([s for s in each if isinstance(s, (str, Path))], options.get("links"))
-
-
-def _renewal(
-    manifest: AnyManifest, options: FetchOptions, settings: Settings, observe: events.Observer
-) -> Renewal | None:
-    """Fresh links come from the manifest's files, where it has some."""
-    named = _sources(manifest, options)
-    files = [Path(s) for s in named if isinstance(s, Path) or ("://" not in s and Path(s).is_file())]
-    if not files:
-        return None
-
-    selection = Options(selection=_selection(options), headers=_headers(options))
-
-    def read(places: Sequence[Path]) -> Iterable[Row]:
-        return cast("Iterable[Row]", resolve(list(places), selection).rows)
-
-    wait = settings.links.on_expired == "wait"
-    return LinkFileRenewal(
-        files, read, wait=wait, command=settings.links.command, patience=settings.links.command_time,
-        observe=observe,
-    )  # fmt: skip
-
-
-def _row_options(options: FetchOptions) -> Options:
-    return Options(
-        selection=_selection(options),
-        lists=_lists(options),
-        headers=_headers(options),
-        shard=options.get("shard"),
-        strict=options.get("strict", False),
-    )
-
-
-def _selection(options: FetchOptions) -> Selection:
-    return Selection(globs(options.get("include", ())), globs(options.get("exclude", ())))
-
-
-def _headers(options: FetchOptions) -> tuple[tuple[str, str], ...]:
-    return tuple(options.get("headers", {}).items())
-
-
-def _lists(options: FetchOptions) -> tuple[FileList, ...]:
-    """Return the lists of the same files that rows are joined with. Raises ManifestError."""
-
-    def second(option: str, source: str, *, mirror: bool) -> SecondSource:
-        def read() -> Iterable[Row]:
-            return cast("Iterable[Row]", resolve(source, Options()).rows)
-
-        return SecondSource(f"{option} {shown(source)}", read, mirror=mirror)
-
-    found: list[FileList] = []
-    if "checksums" in options:
-        found.append(Checksums.read(Path(options["checksums"])))
-    if "digests" in options:
-        found.append(second("--digests", options["digests"], mirror=False))
-    if "mirror" in options:
-        found.append(second("--mirror", options["mirror"], mirror=True))
-    return tuple(found)
-
-
-async def _context(
-    stack: AsyncExitStack,
-    root: Path,
-    state: Path,
-    settings: Settings,
-    options: FetchOptions,
-    observe: events.Observer,
-    lock: int,
-) -> Context:
-    pool = ConnectionPool(
-        settings.limits, settings.retry, observe, options.get("profiles"), most=_most_connections()
-    )
-    place = state / "ledger.sqlite3"
-    others = [each / place.name for each in state_folders(root) if each != state]
-    ledger = SqliteLedger(place, others, durable=settings.storage.durability == "full")
-    transport = transport_of(settings, reach_of(options))
-    return Context(
-        transport=await stack.enter_async_context(transport),
-        store=await stack.enter_async_context(FolderStore(root, state, settings.storage, lock=lock)),
-        ledger=await stack.enter_async_context(ledger),
-        pool=pool,
-        buffers=Buffers(settings.limits),
-        settings=settings,
-        observe=observe,
-    )
-
-
-def reach_of(options: FetchOptions) -> Reach:
-    """How servers are reached with these options."""
-    proxies = dict(options.get("proxies") or {})
-    return Reach(tuple(options.get("connect_to", ())), options.get("cafile"), proxies)
-
-
-def _most_connections() -> int:
-    """How many connections this process may open files for.
-
-    A connection takes a socket and a partial, and as many files again, twice, may be being finished.
-    """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (soft - _OWN_DESCRIPTORS) // 4)
-
-
-async def _until_stopped(work: Any, report: Report, options: FetchOptions, observe: events.Observer) -> None:
+async def _until_stopped(work: Any, report: Report, options: PlainOptions, observe: events.Observer) -> None:
     """Await `work`, or cancel it when the run is asked to stop, and wait until it has let go."""
     stop = options.get("stop") or StopToken()
     loop = asyncio.get_running_loop()

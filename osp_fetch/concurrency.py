@@ -1,4 +1,4 @@
-"""The one concurrency primitive of the engine."""
+"""Helpers for asyncio tasks: bounded concurrency, completion despite cancellation, and cancel scopes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,21 @@ T = TypeVar("T")
 async def at_most(
     limit: int, items: AsyncIterable[T], work: Callable[[T], Coroutine[Any, Any, None]]
 ) -> None:
-    """Do `work` on each item, on at most `limit` at a time; the next item is asked for when one ends.
+    """Run `work` on every item, with at most `limit` items in progress.
 
-    The first exception, in `work` or in `items`, cancels the rest, waits for their end, and is raised.
+    While `limit` items are in progress, no further item is requested from `items`.
+
+    Args:
+        limit: Largest number of concurrent calls of `work`.
+        items: The items. They are consumed lazily.
+        work: The coroutine function to run on each item.
+
+    Raises:
+        Exception: The first exception that `work` or `items` raises. Before it is raised, all other calls
+            are cancelled and awaited.
     """
     running: set[asyncio.Task[None]] = set()
-    room: asyncio.Future[None] | None = None  # there, while there is none
+    room: asyncio.Future[None] | None = None  # set while `limit` items are in progress
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def ended(task: asyncio.Task[None]) -> None:
@@ -41,7 +50,7 @@ async def at_most(
                 await room
         while running:
             await asyncio.wait(running)
-            await asyncio.sleep(0)  # lets `ended` run
+            await asyncio.sleep(0)  # gives the `ended` callbacks a chance to run
 
     feeding = asyncio.create_task(feed())
     try:
@@ -53,11 +62,19 @@ async def at_most(
         await stop({feeding})
         await stop(running)
         if failed.done():
-            failed.exception()  # seen, also where another error is on its way out
+            failed.exception()  # marks it as retrieved: another error may be propagating
 
 
 async def completed(work: Coroutine[Any, Any, None]) -> None:
-    """Await `work` to its end also when cancelled, so that what was begun can be accounted for."""
+    """Await `work` to its end even if the caller is cancelled, so that its effects can be recorded.
+
+    Args:
+        work: The coroutine to run. It is shielded from cancellation.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled. It is raised after `work` has ended.
+        Exception: Whatever `work` raises.
+    """
     task = asyncio.ensure_future(work)
     cancelled = False
     while not task.done():
@@ -71,10 +88,13 @@ async def completed(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def stop(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel `tasks` and return when they have ended, however often the caller is cancelled meanwhile.
+    """Cancel `tasks` once and return when all of them have ended, even if the caller is cancelled meanwhile.
 
-    Tasks that are left behind would still write to files; cancelled twice, they would lose what they
-    were about to save.
+    A task that was left running could still write to files. A task that was cancelled twice could lose
+    the data that it was saving.
+
+    Args:
+        tasks: The tasks to cancel. Finished tasks are ignored. Their exceptions are not raised.
     """
     remaining: set[asyncio.Future[Any]] = {task for task in tasks if not task.done()}
     for task in remaining:
@@ -85,8 +105,11 @@ async def stop(tasks: Iterable[asyncio.Future[Any]]) -> None:
 
 
 class Scope:
-    """Work of the current task that others may end: `end` stops it where it waits, and the context is left
-    in silence. As asyncio.timeout(None), for which every small file would wait a tenth of its time."""
+    """A cancel scope: a context manager whose body other code can cancel with `end`.
+
+    `end` cancels the body at its current `await`. The context then exits without an exception. This is
+    what `asyncio.timeout(None)` does, but that costs a small file 10 % of its time.
+    """
 
     __slots__ = ("_cancelling", "_ended", "_task")
 
@@ -95,9 +118,10 @@ class Scope:
         self._ended = False
 
     def end(self) -> None:
-        """End it; nothing where it is over already."""
+        """Cancel the body of the context. Do nothing if the context has already exited."""
         if self._task is not None:
-            # later: the task may be the one that runs now, and would be cancelled after it has left
+            # Deferred: the task may be the running one. Cancelling it at once would take effect at its next
+            # `await`, which may come after the context has exited.
             asyncio.get_running_loop().call_soon(self._end)
 
     def _end(self) -> None:
@@ -113,7 +137,7 @@ class Scope:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
         task, self._task = self._task, None
-        # another's cancelling, at the same time, goes on
+        # a cancellation from elsewhere that arrived at the same time must propagate
         return (
             self._ended
             and task is not None

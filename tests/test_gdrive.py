@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from osp_fetch import Event, Report, Status, fetch_all
-from osp_fetch.api import FetchOptions
+from osp_fetch import Event, FetchOptions, Report, Status, fetch_all
 from osp_fetch.demo.gdrive import Drive, DriveFile
 from osp_fetch.demo.server import Server
 from osp_fetch.model import events

@@ -6,17 +6,19 @@ import asyncio
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osp_fetch import Entry, Status, entry, fetch_all
+from osp_fetch import Entry, Status, entry, fetch_all, fetch_iter
 from osp_fetch.model.errors import ManifestError
 from osp_fetch.sources.join import NameJoin
 from osp_fetch.sources.row_parser import meanings
 from tests.conftest import quick
 from tests.origin import Origin, noise, sha256
+from tests.origin import status as origin_status
 from tests.test_cli import QUICK, get
 
 
@@ -124,6 +126,17 @@ async def test_an_ambiguous_checksum_list_refuses_no_right_file_and_is_said(
     assert (code, "sums covers 1 of 2 files" in said) == (0, True), said
 
 
+async def test_a_name_is_unique_in_the_manifest_not_in_what_is_wanted(origin: Origin, tmp_path: Path) -> None:
+    await mirrored(origin, tmp_path, digest=False)
+    origin.pages["/train/000.tar"].always = origin_status(404)
+    (tmp_path / "mirror.jsonl").write_text(
+        json.dumps({"path": "000.tar", "url": f"{origin.url}/val/000.tar"})
+    )
+    words = ["get", "m.jsonl", "--mirror", "mirror.jsonl", "--include", "train/*", "-o", "out", *QUICK]
+    code, _, said = await get(*words, cwd=tmp_path)
+    assert (code, (tmp_path / "out/train/000.tar").exists()) == (2, False), said
+
+
 async def test_get_plan_and_verify_join_alike(origin: Origin, tmp_path: Path) -> None:
     data = noise(5000, 3)
     (tmp_path / "m.jsonl").write_text(json.dumps({"path": "deep/d/a.bin", "url": origin.add("a", data)}))
@@ -164,10 +177,16 @@ async def test_an_async_manifest_is_joined_like_any_other(origin: Origin, tmp_pa
 @pytest.mark.parametrize(
     ("column", "algorithm"),
     [("md5sum", "md5"), ("MD5", "md5"), ("sha256_hash", "sha256"), ("file_sha256", "sha256"),
-     ("OriginalMD5", "md5"), ("checksum_md5", "md5"), ("sha-256", "sha256"), ("sha1sum", "sha1")],
+     ("file_hash", "digest"), ("checksums", "digest"), ("integrity", "digest"), ("hash_value", "digest"),
+     ("shasum", "digest"), ("OriginalMD5", "md5"), ("checksum_md5", "md5"), ("sha-256", "sha256"), ("sha1sum", "sha1")],  # noqa: E501
 )  # fmt: skip
 def test_columns_of_digests_are_known_by_all_their_names(column: str, algorithm: str) -> None:
     assert meanings(["url", column], "m.csv") == {"url": 0, algorithm: 1}
+
+
+def test_two_columns_of_digests_are_refused() -> None:
+    with pytest.raises(ManifestError, match="keep one"):
+        meanings(["url", "hash", "checksum"], "m.csv")
 
 
 @pytest.mark.parametrize("column", ["md5_of_caption", "blake3", "crc32", "sha256sums_v2"])
@@ -194,6 +213,41 @@ async def test_misspelt_options_are_type_errors(tmp_path: Path) -> None:
         await fetch_all([], tmp_path, checksum="FILE")  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="did you mean include"):
         await fetch_all([], tmp_path, includ=["a"])  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"shard": (2, 2)}, "0 <= i < n"), ({"shard": "x"}, "0 <= i < n"), ({"include": 3}, "globs"),
+     ({"headers": [1]}, "pairs"), ({"max_duration": "soon"}, "12h"), ({"settings": 3}, "sections"),
+     ({"observer": 3}, "a function")],
+)  # fmt: skip
+async def test_options_of_a_wrong_form_name_the_right_one(
+    tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(TypeError, match=said):
+        await fetch_all([], tmp_path, **options)
+
+
+async def test_options_take_plain_forms(origin: Origin, tmp_path: Path) -> None:
+    rows = [entry(name, origin.add(name, b"x")) for name in ("a", "b")]
+    for shard in ("0/2", "1/2"):
+        report = await fetch_all(
+            rows, tmp_path, shard=shard, headers=[("X-A", "1")], max_duration="1m", include=None,  # type: ignore[arg-type]
+            settings={"storage": {"min_free": 0}},
+        )  # fmt: skip
+        assert report.counts[Status.FETCHED] == 1
+
+    async def observer(event: object) -> None: ...
+
+    with pytest.raises(TypeError, match="async"):
+        await fetch_all(rows, tmp_path, observer=observer)  # type: ignore[arg-type]
+
+
+async def test_leaving_the_loop_gives_the_folder_back(origin: Origin, tmp_path: Path) -> None:
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(50_000, n))) for n in range(20)]
+    async for _ in fetch_iter(rows, tmp_path, settings=quick()):
+        break
+    assert (await fetch_all(rows, tmp_path, settings=quick())).ok
 
 
 async def test_one_glob_may_be_a_string_and_one_that_leaves_nothing_is_an_error(

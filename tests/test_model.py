@@ -152,7 +152,7 @@ def test_layers_lie_on_top_of_each_other() -> None:
         ({"limits": {"part_size": 5}}, "64KiB"),
         ({"timeouts": {"idle": True}}, "timeouts.idle"),
         ({"storage": {"durability": "some"}}, "full, none"),
-        ({"limits": 3}, "must hold keys"),
+        ({"limits": 3}, "must be a table of keys"),
     ],
 )
 def test_wrong_settings_name_the_layer_and_the_key(layer: dict[str, dict[str, object]], said: str) -> None:

@@ -92,6 +92,13 @@ def test_members_lists_and_damaged_files(found: Decision, decision: Decision) ->
     assert found is decision
 
 
+def test_a_doubtful_archive_is_left() -> None:
+    decision = ownership.of_unpacked(
+        same_archive=True, members_there=True, members_durable=True, is_link=False, is_doubtful=True
+    )
+    assert decision is Decision.LEAVE
+
+
 @pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("there", [True, False])
 @pytest.mark.parametrize("durable", [True, False])
@@ -242,6 +249,18 @@ def test_layout_keeps_lists_and_aliases_that_were_edited(tmp_path: Path) -> None
     assert (alias.read_text(), (tmp_path / "video_data_513.txt").read_text()) == ("mine", "mine")
 
 
+def test_layout_leaves_other_files_of_the_users_alone(tmp_path: Path) -> None:
+    captions = dataset(tmp_path)
+    own = [tmp_path / "video_data_513.txt.new", tmp_path / "anno_jsons/video_pexel_513f_271782.json.new"]
+    for place in own:
+        place.write_text("mine")
+    for _ in range(2):
+        lay_out(tmp_path)
+        captions.unlink()
+        captions.write_text("[1]")
+    assert [place.read_text() for place in own] == ["mine", "mine"]
+
+
 # which file a link means
 
 
@@ -255,6 +274,9 @@ def test_layout_keeps_lists_and_aliases_that_were_edited(tmp_path: Path) -> None
         ("http://h/d?path=a&X-Amz-Signature=1&X-Amz-Date=2", "http://h/d?path=b&X-Amz-Signature=1&X-Amz-Date=2", False),  # noqa: E501
         ("http://h/d?versionId=1&X-Amz-Signature=1", "http://h/d?versionId=2&X-Amz-Signature=2", False),
         ("http://h/d?X-Amz-Signature=1&X-Amz-Expires=9", "http://h/d?X-Amz-Signature=2&X-Amz-Expires=8", True),  # noqa: E501
+        ("http://h/d?sr=1&sig=T", "http://h/d?sr=2&sig=T", False),
+        ("http://h/d?policy=1&signature=T", "http://h/d?policy=2&signature=T", False),
+        ("http://h/d?x-id=1&X-Amz-Signature=T", "http://h/d?x-id=2&X-Amz-Signature=T", False),
         ("http://h/d?sv=1&se=2&sr=b&sp=r&sig=3", "http://h/d?sv=1&se=9&sr=b&sp=r&sig=8", True),
         ("http://h/d?se=1", "http://h/d?se=2", False),
         ("http://h/d?policy=a", "http://h/d?policy=b", False),
@@ -268,6 +290,29 @@ def test_only_known_signing_parameters_leave_a_sources_key(one: str, other: str,
     assert (urls.source_key(one) == urls.source_key(other)) == same
     assert urls.leads_to(one, urls.source_key(one))
     assert urls.leads_to(other, urls.source_key(one)) == same
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("token=A", "token=B"), ("expires=1&token=T", "expires=2&token=T"), ("signature=A", "signature=B")],
+)
+async def test_links_of_one_manifest_that_differ_are_two_files(
+    origin: Origin, tmp_path: Path, one: str, other: str
+) -> None:
+    """Whatever the name of the parameter suggests: the rows are swapped, and the old files are not present."""  # noqa: E501
+    files = {one: noise(900, 1), other: noise(900, 2)}
+
+    async def by_query(exchange: Exchange, page: Page) -> None:
+        await polite(exchange, Page(files[exchange.target.partition("?")[2]]))
+
+    base = origin.add("d", b"", always=by_query)
+    for order in ((one, other), (other, one), (other, one)):
+        lines = ["path,url", *(f"f{n},{base}?{query}" for n, query in enumerate(order))]
+        (tmp_path / "m.csv").write_text("\n".join(lines))
+        report = await fetch_all(tmp_path / "m.csv", tmp_path / "out", settings=quick())
+        assert report.ok
+        assert [(tmp_path / f"out/f{n}").read_bytes() for n in range(2)] == [files[q] for q in order]
+    assert report.counts[Status.PRESENT] == 2
 
 
 SIGNATURES = ["", "token={}", "Expires={}&Signature=s{}&Key-Pair-Id=K", "X-Amz-Signature={}&X-Amz-Date=d",
@@ -384,7 +429,7 @@ def test_no_address_shows_its_secret_however_it_is_mangled(address: str) -> None
 @given(ADDRESSES)
 @settings(deadline=None)
 def test_no_source_and_no_row_shows_its_secret(address: str) -> None:
-    from osp_fetch.api import rows_of
+    from osp_fetch.assembly import rows_of
 
     assume("\x1b" not in address)
     rows: list[Any] = [[address], [{"url": address}]]
@@ -399,7 +444,9 @@ def test_no_source_and_no_row_shows_its_secret(address: str) -> None:
 @pytest.mark.parametrize(
     "source",
     [f"sftp://u:{SECRET}@h/x", f"s3://KEY:{SECRET}@b/x", f"HTTP://u:{SECRET}@127.0.0.1:1/x",
-     f"https:/u:{SECRET}@h/x", f"http://127.0.0.1:1/a b.jpg?apikey={SECRET}"],
+     f"https:/u:{SECRET}@h/x", f"http://127.0.0.1:1/a b.jpg?apikey={SECRET}", f"https//u:{SECRET}@h/x?y",
+     f"//u:{SECRET}@127.0.0.1/x", f"modelscope://datasets/u:{SECRET}@o/n", f"http://127.0.0.1:1/x&apikey={SECRET}",
+     f"http://127.0.0.1:1/x;apikey={SECRET}", f"http://127.0.0.1:1/a%3Fapikey={SECRET}"],
 )  # fmt: skip
 async def test_the_command_line_shows_no_secret(tmp_path: Path, source: str) -> None:
     words = ["get", source, "-o", "out", "--json", *QUICK, "--set", "retry.attempts=1"]
@@ -434,6 +481,10 @@ async def test_coverage_takes_no_path_that_get_would_refuse(tmp_path: Path) -> N
     assert (tmp_path / "missing.txt").read_text() == ""
     code, out, said = await get("coverage", ".", cwd=tmp_path)
     assert "\x1b" not in out + said
+    (tmp_path / "datasets/mixkit/link").symlink_to(tmp_path)
+    (tmp_path / "anno_jsons/video_mixkit_65f_54735.json").write_text('[{"path": "link/outside"}]')
+    (found,) = list(cover(tmp_path))
+    assert (found.found, found.missing) == (0, 1)
     (tmp_path / "anno_jsons/video_mixkit_65f_54735.json").write_text('{"path": "a.mp4"}')
     with pytest.raises(ManifestError, match="no list"):
         list(cover(tmp_path))

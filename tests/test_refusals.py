@@ -76,15 +76,11 @@ def test_a_digest_and_the_right_size_are_better_proof_than_a_guess(name: str, pa
         check()
 
 
-@pytest.mark.parametrize(
-    "headers", [{"Content-Encoding": "gzip"}, {"Transfer-Encoding": "gzip, chunked"}]
-)
+@pytest.mark.parametrize("headers", [{"Content-Encoding": "gzip"}, {"Transfer-Encoding": "gzip, chunked"}])
 def test_a_coding_that_was_not_asked_for_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(NotThePayloadError, match="coded"):
         refusals.check_coding(Request(PLAIN), headers)
-    refusals.check_coding(
-        Request(PLAIN), {"Content-Encoding": "identity", "Transfer-Encoding": "chunked"}
-    )
+    refusals.check_coding(Request(PLAIN), {"Content-Encoding": "identity", "Transfer-Encoding": "chunked"})
 
 
 @pytest.mark.parametrize(

@@ -344,6 +344,64 @@ def test_a_damaged_header_is_told_wherever_it_is(tmp_path: Path, where: int, har
     assert not (tmp_path / "out").exists()
 
 
+def test_zeros_at_the_end_of_data_are_no_end_mark(tmp_path: Path) -> None:
+    data = tar_bytes({"a": b"x" * 96 + bytes(4000), "b": b"2"})
+    (tmp_path / "x.tar").write_bytes(data[: 512 + 4096])
+    assert "end mark" in (job(tmp_path, "x.tar", delete_after=True).broken or "")
+
+
+@pytest.mark.parametrize("mode", ["w:xz", "w:bz2", "w:gz"])
+@pytest.mark.parametrize("between", [b"XX", b"\0" * 8, b""])
+def test_compressed_streams_after_another_are_read_or_broken(
+    tmp_path: Path, mode: str, between: bytes
+) -> None:
+    one, two = {"a": b"1" * 5000}, {"b": b"2" * 5000}
+    (tmp_path / "x.tar").write_bytes(tar_bytes(one, mode) + between + tar_bytes(two, mode))
+    done = job(tmp_path, "x.tar", delete_after=True)
+    assert not done.deleted
+    if between == b"XX":
+        assert done.broken
+    else:
+        assert tree(tmp_path / "out") == one | two
+    (tmp_path / "y.tar").write_bytes(tar_bytes(one, mode) + tar_bytes(two))
+    assert job(tmp_path, "y.tar", into="y").broken
+
+
+def test_a_zip_after_another_is_broken(tmp_path: Path) -> None:
+    (tmp_path / "x.zip").write_bytes(zip_bytes({"a": b"1"}) + zip_bytes({"b": b"2"}))
+    assert "before its first member" in (job(tmp_path, "x.zip", delete_after=True).broken or "")
+
+
+@pytest.mark.parametrize("kind", ["a hole", "zeros alone", "twice"])
+def test_an_archive_that_may_hold_more_is_not_deleted(tmp_path: Path, kind: str) -> None:
+    data = bytearray(tar_bytes({"a": b"1", "b": b"2", "c": b"3"}))
+    if kind == "a hole":
+        data[1024:2048] = bytes(1024)
+    elif kind == "zeros alone":
+        data = bytearray(1 << 20)
+    else:
+        data = bytearray(tar_bytes({"a": b"first"})[:1024] + tar_bytes({"a": b"second"}))
+    (tmp_path / "x.tar").write_bytes(data)
+    for _ in range(2):
+        done = job(tmp_path, "x.tar", delete_after=True)
+        assert (done.deleted, done.note is not None) == (False, True)
+    assert (tmp_path / "x.tar").exists()
+
+
+def test_pieces_with_one_number_are_refused(tmp_path: Path) -> None:
+    (found,) = archives(["x.tar.01", "x.tar.02", "x.tar.part1", "x.tar.part2"])
+    assert "are the same piece" in found.lacks
+
+
+def test_a_plan_that_was_refused_is_dropped(folder: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/a").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="--into"):
+        job(folder, "x.tar")
+    assert job(folder, "x.tar", into="other").members == 2
+    assert tree(folder / "out") == {"a": b"mine"}
+
+
 def test_concatenated_tars_are_read_to_their_end(tmp_path: Path) -> None:
     one, two = ({f"{name}{n}": f"{name}{n}".encode() for n in range(20)} for name in "ab")
     (tmp_path / "x.tar").write_bytes(tar_bytes(one) + tar_bytes(two))

@@ -29,7 +29,7 @@ from ..storage.folder.ownership import Decision
 from ..storage.folder.tombstones import tombstones
 from . import marks, webdataset
 from .marks import Mark, MarkFile, Piece, UnpackedFile
-from .read import BrokenArchiveError, Member, members
+from .read import BrokenArchiveError, Findings, Member, members
 from .splits import Archive
 
 _BLOCK: Final = 1 << 20
@@ -167,29 +167,30 @@ class _Unpacking:
     def _extract(self, pieces: list[Piece]) -> Mark:
         self.disk.remove_tree(self.work)
         self.tree.mkdir(parents=True)
-        disks = self.job.archive.disks
+        disks, findings = self.job.archive.disks, Findings()
         if self.job.shard:
-            count, total = webdataset.regroup(
-                lambda: members(self.places, disks=disks),
+            count, _ = webdataset.regroup(
+                lambda: members(self.places, disks=disks, findings=findings),
                 self.tree, Path(self.job.archive.stem).name, self.job.shard, self._room,
             )  # fmt: skip
         else:
-            count, total = self._write(members(self.places, disks=disks))
+            count = self._write(members(self.places, disks=disks, findings=findings))
+        findings.repeated = 0 if self.job.shard else findings.repeated  # WebDataset tars keep both
         if not all(marks.same(place, then) for place, then in zip(self.places, pieces, strict=True)):
             raise StorageError(f"{self.name} was changed while it was read; run the same command again")
         if self.job.durable or self.job.delete_after:
             os.sync()  # one for all: thousands of small files would each wait for the disk
         listed = list(self._written())
         plan = Mark(
-            tuple(pieces), self.job.target, self.job.flat, self.job.shard, count, total, len(listed),
-            durable=self.job.durable or self.job.delete_after,
+            tuple(pieces), self.job.target, self.job.flat, self.job.shard, count, sum(f.size for f in listed),
+            len(listed), durable=self.job.durable or self.job.delete_after, doubt=findings.doubt,
         )  # fmt: skip
         marks.write_members(self.plan_list, listed)
         self.disk.put_text(self.plan, plan.to_text())
         return plan
 
-    def _write(self, members: Iterator[Member]) -> tuple[int, int]:
-        total = 0
+    def _write(self, members: Iterator[Member]) -> int:
+        """Write `members` into the tree; return how many different ones there are."""
         written: set[int] = set()  # hashes of names: a member that is there twice counts once
         known: set[Path] = set()
         for member in members:
@@ -204,9 +205,8 @@ class _Unpacking:
                 while block := member.read(_BLOCK):
                     self._room(len(block))
                     file.write(block)
-                    total += len(block)
             written.add(hash(name))
-        return len(written), total
+        return len(written)
 
     def _written(self) -> Iterator[UnpackedFile]:
         for place in self._files_of(self.tree):
@@ -266,7 +266,13 @@ class _Unpacking:
     def _finish_plan(self, plan: Mark) -> Mark:
         """Publish all members of `plan` into its own target, and mark the archive as unpacked."""
         with _alone(self.state / "publish.lock"):
-            found = self._publish(plan)
+            try:
+                found = self._publish(plan)
+            except StorageError:
+                if all((self.tree / m.path).exists() for m in marks.read_members(self.plan_list)):
+                    # nothing of it is published, so that the next command may ask for something else
+                    self.disk.remove_tree(self.work)
+                raise
         self.file.write(plan, found)
         self.disk.remove_tree(self.work)
         return plan
@@ -343,7 +349,8 @@ class _Unpacking:
                 self.file.write(mark)
             deleted = self._delete(mark)
             if not deleted:
-                note = "it is not deleted: not all of its files could be seen, or it is a symbolic link"
+                why = mark.doubt or "not all of its files could be seen, or it is a symbolic link"
+                note = f"it is not deleted: {why}"
         return Unpacked(self.name, mark.target, mark.members, mark.bytes, already, deleted, note=note)
 
     def _delete(self, mark: Mark) -> bool:
@@ -353,6 +360,7 @@ class _Unpacking:
             members_there=not self.file.missing(mark, self.disk, most=1),
             members_durable=mark.durable,
             is_link=any(place.is_symlink() for place in self.places),
+            is_doubtful=bool(mark.doubt),
         )
         if decision is not Decision.REMOVE:
             return False

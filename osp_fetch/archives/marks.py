@@ -49,7 +49,8 @@ class Mark:
     """An archive that was unpacked, or is planned to be published: `target` below the output folder.
 
     `shard`: bytes of a WebDataset tar, 0 for plain files. `members`, `bytes`: of the archive. `files`: in the
-    list of members, which for WebDataset tars is fewer. `durable`: they survive a power loss. `deleted`: the
+    list of members, which for WebDataset tars is fewer. `doubt`: why the archive may hold more
+    than that. `durable`: they survive a power loss. `deleted`: the
     archive was, or is being, deleted.
     """
 
@@ -61,6 +62,7 @@ class Mark:
     bytes: int = 0
     files: int = 0
     durable: bool = False
+    doubt: str = ""
     deleted: bool = False
 
     def to_text(self) -> str:

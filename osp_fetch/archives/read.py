@@ -105,15 +105,37 @@ class Joined(io.RawIOBase):
         super().close()
 
 
-def members(pieces: Sequence[Path], *, disks: bool = False) -> Iterator[Member]:
+@dataclass(slots=True)
+class Findings:
+    """What was found beside the members: `headers`, of directories too; end marks between members; members
+    whose name an earlier one had."""
+
+    headers: int = 0
+    inner_marks: int = 0
+    repeated: int = 0
+
+    @property
+    def doubt(self) -> str:
+        """Why the archive may hold more than its members, in words; empty where nothing suggests that."""
+        if not self.headers:
+            return "it has no member at all"
+        if self.inner_marks:
+            return "it has an end mark between members: it was concatenated, or damaged there"
+        return "a later member replaces an earlier one of the same name" if self.repeated else ""
+
+
+def members(
+    pieces: Sequence[Path], *, disks: bool = False, findings: Findings | None = None
+) -> Iterator[Member]:
     """The members of the archive whose pieces are given in order, directories left out.
 
     Raises BrokenArchiveError, which names the member at which it breaks, and OSError of the disk's.
     """
     last, count, total = "", 0, 0
+    findings = findings or Findings()
     with Joined(pieces) as joined:
         try:
-            each = _zip(joined, disks=disks) if _is_zip(joined) else _tar(joined)
+            each = _zip(joined, findings, disks=disks) if _is_zip(joined) else _tar(joined, findings)
             for member in each:
                 last, count, total = member.path, count + 1, total + member.size
                 if total > max(_ALLOWED, _MOST_TIMES * joined.length):
@@ -171,59 +193,49 @@ class _Header(tarfile.TarInfo):
             raise ReadError(f"a header is damaged ({error})") from None
 
 
-class _TailStream:
-    """A stream that knows how many zero bytes were read last: a tar ends with two blocks of zeros."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self._stream = stream
-        self._zeros = 0
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._stream.read(size)
-        kept = len(data.rstrip(b"\0"))
-        self._zeros = self._zeros + len(data) if kept == 0 else len(data) - kept
-        return data
-
-    def finish(self) -> None:
-        """Read to the end of the stream, where compressed ones have their checksum. Raises ValueError."""
-        while self.read(_BLOCK):
-            pass
-        if self._zeros < 2 * tarfile.BLOCKSIZE:
-            raise ValueError("it ends without an end mark, so that members may be missing")
-
-
 class _Tar(tarfile.TarFile):
     """A tar that is read to the end of its file, also where several were concatenated.
 
     An end mark is at least two blocks of zeros. A single one between two members is what is left of a lost
-    header.
+    header. `zero_blocks`: how many stand before the member read last, or before the end.
     """
 
     tarinfo = _Header
+    zero_blocks = 0
 
     def next(self) -> tarfile.TarInfo | None:
+        first = getattr(self, "firstmember", None) is not None  # the constructor has read it already
         before = self.offset
         found = super().next()
-        if found is not None:
-            skipped = (found.offset - before) // tarfile.BLOCKSIZE
-            if skipped == 1:
+        if not first:
+            after = self.offset if found is None else found.offset
+            self.zero_blocks = (after - before) // tarfile.BLOCKSIZE
+            if found is not None and self.zero_blocks == 1:
                 raise ReadError("a block of zeros stands where a header should be")
         return found
 
 
-def _tar(joined: Joined) -> Iterator[Member]:
-    stream = _TailStream(_plain(joined))
+def _tar(joined: Joined, findings: Findings) -> Iterator[Member]:
+    stream = _plain(joined)
+    seen: set[int] = set()  # hashes of names
     # ignore_zeros: go on after an end mark, because `cat a.tar b.tar` is one archive
-    with _Tar.open(fileobj=cast("IO[bytes]", stream), mode="r|", bufsize=_BLOCK, ignore_zeros=True) as tar:
+    with _Tar.open(fileobj=stream, mode="r|", bufsize=_BLOCK, ignore_zeros=True) as tar:
         for info in tar:
+            findings.headers += 1
+            findings.inner_marks += tar.zero_blocks > 0
             if info.isdir():
                 continue
             path = checked(info.name, regular=info.isreg())
+            findings.repeated += hash(path) in seen
+            seen.add(hash(path))
             file = tar.extractfile(info)
             assert file is not None
             yield Member(path, info.size, file.read)
             tar.members.clear()  # type: ignore[attr-defined]  # it would keep one of millions
-    stream.finish()
+        if tar.zero_blocks < 2:
+            raise ValueError("it ends without an end mark, so that members may be missing")
+    while stream.read(_BLOCK):  # to its end, where compressed ones have their checksum
+        pass
 
 
 def _plain(joined: Joined) -> IO[bytes]:
@@ -234,10 +246,57 @@ def _plain(joined: Joined) -> IO[bytes]:
     if magic.startswith(b"\x1f\x8b"):
         return cast("IO[bytes]", gzip.GzipFile(fileobj=buffered))
     if magic.startswith(b"BZh"):
-        return cast("IO[bytes]", bz2.BZ2File(buffered))
+        return _decompressed(cast("IO[bytes]", buffered), bz2.BZ2Decompressor)
     if magic.startswith(b"\xfd7zXZ\0"):
-        return cast("IO[bytes]", lzma.LZMAFile(buffered))
+        return _decompressed(cast("IO[bytes]", buffered), lzma.LZMADecompressor)
     return buffered
+
+
+_MakeDecompressor = Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
+
+
+def _decompressed(raw: IO[bytes], make: _MakeDecompressor) -> IO[bytes]:
+    return cast("IO[bytes]", io.BufferedReader(_Streams(raw, make), _BLOCK))
+
+
+class _Streams(io.RawIOBase):
+    """The bytes of one or more compressed streams, one after another.
+
+    `BZ2File` and `LZMAFile` ignore what follows the first stream if it is none of theirs, and so lose it
+    without a word. Here anything but zeros (the padding of xz) is an error.
+    """
+
+    def __init__(self, raw: IO[bytes], make: _MakeDecompressor) -> None:
+        super().__init__()
+        self._raw, self._make = raw, make
+        self._decompressor = make()
+        self._input = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        block = memoryview(cast("bytearray", buffer)).cast("B")
+        while True:
+            if self._decompressor.eof:
+                rest = (self._decompressor.unused_data or self._raw.read(_BLOCK)).lstrip(b"\0")
+                while not rest and (more := self._raw.read(_BLOCK)):
+                    rest = more.lstrip(b"\0")
+                if not rest:
+                    return 0
+                self._decompressor, self._input = self._make(), rest
+            elif self._decompressor.needs_input and not self._input:
+                self._input = self._raw.read(_BLOCK)
+                if not self._input:
+                    raise EOFError("the compressed stream ends too early")
+            given, self._input = self._input, b""
+            try:
+                data = self._decompressor.decompress(given, len(block))
+            except OSError as error:  # bz2 raises it for bytes that are none of a stream's
+                raise ValueError(str(error)) from None
+            if data:
+                block[: len(data)] = data
+                return len(data)
 
 
 # zip
@@ -250,12 +309,14 @@ def _is_zip(joined: Joined) -> bool:
     return magic in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00")
 
 
-def _zip(joined: Joined, *, disks: bool) -> Iterator[Member]:
+def _zip(joined: Joined, findings: Findings, *, disks: bool) -> Iterator[Member]:
     if disks:
         joined.patches = _as_one_disk(joined)
         joined.seek(0)
     with zipfile.ZipFile(io.BufferedReader(joined, _BLOCK)) as archive:
+        _check_begin(joined, archive, disks=disks)
         for info in archive.infolist():
+            findings.headers += 1
             if info.is_dir():
                 continue
             if disks:
@@ -266,6 +327,16 @@ def _zip(joined: Joined, *, disks: bool) -> Iterator[Member]:
                 yield Member(path, info.file_size, file.read)
                 while file.read(_BLOCK):  # to its end, where its checksum is looked at
                     pass
+
+
+def _check_begin(joined: Joined, archive: zipfile.ZipFile, *, disks: bool) -> None:
+    """Raise ValueError if the archive begins later than its file: `cat a.zip b.zip` lists b's alone."""
+    offsets = [
+        info.header_offset + (joined.starts[info.volume] if disks else 0) for info in archive.infolist()
+    ]
+    first = min(offsets, default=joined.length - 22 - len(archive.comment))
+    if first > 4:  # the mark of a split zip takes four bytes
+        raise ValueError(f"it has {first} bytes before its first member, which may be another archive")
 
 
 def _as_one_disk(joined: Joined) -> dict[int, bytes]:

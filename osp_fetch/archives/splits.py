@@ -48,16 +48,20 @@ def archives(paths: Iterable[str]) -> list[Archive]:
     whole: set[str] = set()
     pieces: defaultdict[str, dict[int, str]] = defaultdict(dict)
     disks: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    twice: dict[str, str] = {}  # archive → why its pieces contradict each other
     for path in paths:
         if match := _ZIP_PIECE.fullmatch(path):
             disks[match["stem"] + ".zip"][int(match["number"])] = path
         elif _WHOLE.fullmatch(path):
             whole.add(path)
         elif match := _PIECE.fullmatch(path):
-            pieces[match["base"]][_number(match)] = path
+            base = match["base"]
+            other = pieces[base].setdefault(_number(match), path)
+            if other != path:
+                twice[base] = f"{min(other, path)} and {max(other, path)} are the same piece; remove one"
     found = [Archive(path, (path,)) for path in whole if path not in disks]
     # somebody who has joined the pieces by hand wants the whole
-    found += [_joined(base, numbered) for base, numbered in pieces.items() if base not in whole]
+    found += [_joined(base, n, twice.get(base, "")) for base, n in pieces.items() if base not in whole]
     found += [_split_zip(name, numbered, name in whole) for name, numbered in disks.items()]
     return sorted(found, key=lambda archive: archive.name)
 
@@ -77,11 +81,12 @@ def _number(match: re.Match[str]) -> int:
     return (ord(text[0]) - ord("a")) * 26 + ord(text[1]) - ord("a")
 
 
-def _joined(base: str, numbered: dict[int, str]) -> Archive:
+def _joined(base: str, numbered: dict[int, str], lacks: str) -> Archive:
     order = sorted(numbered)
     first = order[0] if order[0] in (0, 1) else 0
     gaps = sorted(set(range(first, order[-1] + 1)) - set(order))
-    lacks = f"piece {', '.join(map(str, gaps[:5]))} of {base} is missing" if gaps else ""
+    if gaps:
+        lacks = f"piece {', '.join(map(str, gaps[:5]))} of {base} is missing"
     return Archive(base, tuple(numbered[n] for n in order), lacks=lacks)
 
 

@@ -1,4 +1,4 @@
-"""The curve of a bench: connections → goodput, in a terminal, as HTML, as PNG."""
+"""The curve of a benchmark, goodput over connections, as text, HTML or PNG."""
 
 from __future__ import annotations
 
@@ -12,14 +12,21 @@ from ..model.errors import SettingsError
 from ..views import formatting
 from .sweep import Point
 
-_BAR: Final = 40  # characters of the longest bar
+# Characters of the longest bar.
+_BAR: Final = 40
+# Size of the SVG drawing and its margin for labels, in SVG user units.
 _WIDTH: Final = 720
 _HEIGHT: Final = 360
 _MARGIN: Final = 88
 
 
 def line(point: Point, most: float) -> str:
-    """One point as a line of text; `most`: the goodput that has the longest bar."""
+    """Return one point as a line of text with a bar.
+
+    Args:
+        point: The measurement.
+        most: Goodput in bytes per second that has the longest bar; 0 for no bar.
+    """
     bar = "█" * max(1, round(_BAR * point.goodput / most)) if point.goodput and most else ""
     refused = f"  refused {point.refused} times" if point.refused else ""
     rate = f"{formatting.size(point.goodput)}/s"
@@ -27,7 +34,14 @@ def line(point: Point, most: float) -> str:
 
 
 def as_html(host: str, points: Sequence[Point], chosen: Point, note: str = "") -> str:
-    """A page of its own, with the curve drawn in SVG and the points in a table."""
+    """Return a self-contained HTML page with the curve as SVG and the points as a table.
+
+    Args:
+        host: The measured host.
+        points: The measurements, sorted by connections.
+        chosen: The best of them.
+        note: Why the measurement ended early, empty if it did not.
+    """
     most = max(point.goodput for point in points) or 1.0
     rows = "".join(
         f"<tr{' class=best' if point == chosen else ''}><td>{point.connections}</td>"
@@ -73,7 +87,7 @@ def _label(point: Point) -> str:
 
 
 def _x(connections: int, points: Sequence[Point]) -> float:
-    """By the logarithm, for they were doubled."""
+    """Return the x coordinate, on a logarithmic scale: the numbers of connections were doubled."""
     numbers = [math.log2(point.connections) for point in points]
     low, high = min(numbers), max(numbers)
     share = (math.log2(connections) - low) / (high - low) if high > low else 0.5
@@ -85,12 +99,23 @@ def _y(goodput: float, most: float) -> float:
 
 
 def draw_png(place: Path, host: str, points: Sequence[Point], chosen: Point) -> None:
-    """The curve as a PNG. Raises SettingsError where matplotlib is not installed."""
+    """Draw the curve as a PNG.
+
+    Args:
+        place: File to write.
+        host: The measured host.
+        points: The measurements, sorted by connections.
+        chosen: The best of them.
+
+    Raises:
+        SettingsError: matplotlib is not installed.
+        OSError: The file cannot be written.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise SettingsError(
-            "a PNG needs a library: pip install 'osp-fetch[plot]'; --html needs none"
+            "--png needs matplotlib: pip install 'osp-fetch[plot]', or use --html, which needs no library"
         ) from None
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()

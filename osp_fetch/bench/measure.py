@@ -1,4 +1,4 @@
-"""Measuring a real host: which settings serve it best, within so many bytes and seconds."""
+"""Measure a real host: find the number of connections and the part size that suit it best."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from ..api import FetchOptions, reach_of, rows_of
+from ..assembly import reach_of, rows_of
+from ..options import PlainOptions
 from ..connections.pool import ConnectionPool, most_connections
 from ..model import urls
 from ..model.entry import Entry
@@ -19,19 +20,32 @@ from ..workers.reach import transport_of
 from .sweep import Point, Sweep, best
 
 if TYPE_CHECKING:
-    from ..api import AnyManifest
+    from ..assembly import AnyManifest
 
-_ENTRIES: Final = 64  # files that are fetched from, in turn
-_LOOKED_AT: Final = 10_000  # rows
+# Files that are fetched from, in turn.
+_ENTRIES: Final = 64
+# Rows of the manifest that are read to find them.
+_LOOKED_AT: Final = 10_000
+# Smallest and largest part size that is recommended, in bytes.
 _PART: Final = (4 << 20, 64 << 20)
+# Seconds that a part should take.
 _PART_SECONDS: Final = 4.0
-_ROUND_TRIPS: Final = 50  # that a part should last, so that asking for it is lost in it
+# Latencies that a part should last, so that the time of its request is negligible.
+_ROUND_TRIPS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What was measured of `host`: the points by number of connections, and the best. `ended`: why it
-    ended before the best was found, empty where it was."""
+    """The result of a measurement.
+
+    Attributes:
+        host: `host:port`.
+        points: The measurements, sorted by connections.
+        best: The best of them.
+        part_size: Recommended part size in bytes.
+        received: Bytes that were fetched for the measurement.
+        ended: Why it ended before the best number was found, empty if the number was found.
+    """
 
     host: str
     points: tuple[Point, ...]
@@ -42,11 +56,11 @@ class Bench:
 
     @property
     def profile(self) -> Profile:
-        """What is worth keeping."""
+        """The profile to save for later runs."""
         return Profile(self.best.connections, self.part_size, round(self.best.goodput), time.time())
 
     def row(self) -> dict[str, Any]:
-        """Plain values."""
+        """Return the result as a JSON-serializable dict, for `--json`."""
         return {
             "host": self.host,
             "best": self.best.row(),
@@ -59,26 +73,37 @@ class Bench:
 
 async def measure(
     manifest: AnyManifest,
-    options: FetchOptions,
+    options: PlainOptions,
     *,
     size: int,
     seconds: float,
     tell: Callable[[Point], None] = lambda _: None,
 ) -> Bench:
-    """Find the best number of connections to the host of `manifest`'s first files.
+    """Find the best number of connections to the host of the manifest's first files.
 
-    Fetches about `size` bytes for about `seconds` and keeps none. `tell` is called with each point.
-    Raises ManifestError where there is nothing to fetch, TransferError where the host gives nothing.
+    The fetched bytes are discarded.
+
+    Args:
+        manifest: A SOURCE, a list of them, or entries.
+        options: Options as for `fetch_all`.
+        size: Bytes to fetch at most, approximately.
+        seconds: Seconds to take at most, approximately.
+        tell: Called with each point as soon as it is measured.
+
+    Raises:
+        ManifestError: The manifest has no row that names a file.
+        SettingsError: An option is invalid.
+        TransferError: The host sends no bytes.
     """
     settings = options.get("settings") or Settings()
     rows = rows_of(manifest, options).rows
     assert not isinstance(rows, AsyncIterable)
     entries = [row for row in islice(rows, _LOOKED_AT) if isinstance(row, Entry)]
     if not entries:
-        raise ManifestError("nothing to bench: the manifest has no row that names a file")
+        raise ManifestError("nothing to measure: the manifest has no row that names a file")
     host = urls.host(entries[0].urls[0])
     same = [entry for entry in entries if urls.host(entry.urls[0]) == host]
-    # large ones first: with small files it is requests that are measured
+    # large files first: with small files, the cost of requests would be measured instead of the bandwidth
     chosen = sorted(same, key=lambda entry: -(entry.size or 0))[:_ENTRIES]
     limits = settings.limits
     most = most_connections(limits)
@@ -88,7 +113,7 @@ async def measure(
         sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, spend=spend, tell=tell)
         points = await sweep.run()
     if not sweep.received:
-        raise TransferError(f"{sweep.host} has sent no byte: bench a larger file of it")
+        raise TransferError(f"{sweep.host} has sent no byte: run bench with a larger file from this host")
     top = best(points)
     return Bench(
         host=sweep.host,
@@ -101,7 +126,7 @@ async def measure(
 
 
 def _part_size(point: Point) -> int:
-    """Bytes of a part that last for four seconds, and for so long that a round trip is lost in it."""
+    """Return the part size in bytes that lasts four seconds or 50 latencies, whichever is longer."""
     pace = point.goodput / point.connections
     lasts = max(_PART_SECONDS, _ROUND_TRIPS * point.latency)
     return int(min(max(pace * lasts, _PART[0]), _PART[1])) >> 20 << 20

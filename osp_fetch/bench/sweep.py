@@ -1,4 +1,4 @@
-"""How many connections a host serves best: measured, one number after another, and nothing is kept."""
+"""Sweep: measure the goodput of a host with one number of connections after another. Bytes are discarded."""
 
 from __future__ import annotations
 
@@ -23,23 +23,40 @@ from ..model.http import Request
 from ..model.protocols import Transport
 from ..model.ranges import ByteRange
 
-_PAYS: Final = 1.05  # what more connections must gain
-_MADE: Final = 2.0  # seconds that connections may take until all of them bring bytes
-_WINDOW: Final = 1.0  # seconds of measuring …
-_LONGEST: Final = 3.0  # … and, up to so many, until each connection has brought so much:
+# Factor by which goodput must grow for more connections to count as better.
+_PAYS: Final = 1.05
+# Seconds to wait until all connections are transferring.
+_MADE: Final = 2.0
+# Seconds that one number of connections is measured for.
+_WINDOW: Final = 1.0
+# The window is extended until each connection has transferred _BYTES, but to at most this many seconds.
+_LONGEST: Final = 3.0
 _BYTES: Final = 256 << 10
+# Seconds that a part should take.
 _PART_SECONDS: Final = 2.0
+# Smallest and largest part, in bytes.
 _PARTS: Final = (1 << 20, 64 << 20)
+# HTTP statuses by which a host refuses a connection.
 _REFUSED: Final = frozenset({429, 503})
-_PAUSE: Final = 0.2  # seconds after a refusal
-_SHARE: Final = 8  # of the bytes allowed, one level may use
-_SCRATCH: Final = 256 << 10  # memory that all bytes are received into, which nobody reads
+# Seconds to wait after a refusal.
+_PAUSE: Final = 0.2
+# One number of connections may use 1/8 of the bytes allowed.
+_SHARE: Final = 8
+# Bytes of the one buffer that every connection receives into. Its contents are never read.
+_SCRATCH: Final = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What `connections` brought: `goodput` in bytes per second, over so many `seconds`. `latency`:
-    median seconds from asking to an answer. `refused`: how often one was turned away."""
+    """The measurement of one number of connections.
+
+    Attributes:
+        connections: Number of connections.
+        goodput: Bytes per second of all connections together.
+        latency: Median seconds from a request to the head of its reply.
+        refused: Number of requests that the host refused.
+        seconds: Duration of the measurement in seconds.
+    """
 
     connections: int
     goodput: float
@@ -48,7 +65,7 @@ class Point:
     seconds: float
 
     def row(self) -> dict[str, float]:
-        """Plain values."""
+        """Return the point as a JSON-serializable dict, for `--json`."""
         return {
             "connections": self.connections,
             "bytes_per_second": round(self.goodput),
@@ -59,7 +76,13 @@ class Point:
 
 
 def best(points: Sequence[Point]) -> Point:
-    """The fewest connections that bring within 5 % of the most, of those that are not refused."""
+    """Return the point with the fewest connections whose goodput is within 5 % of the highest.
+
+    Points with refused requests are only considered if there are no others.
+
+    Args:
+        points: The measurements; at least one.
+    """
     served = [point for point in points if not point.refused] or list(points)
     most = max(point.goodput for point in served)
     return min(
@@ -68,9 +91,14 @@ def best(points: Sequence[Point]) -> Point:
 
 
 def next_number(points: Sequence[Point], most: int) -> int | None:
-    """Which number of connections to measure next; None where the best is found.
+    """Return the number of connections to measure next, None if the best number is found.
 
-    Doubling as long as it pays, then halves of what lies between the best and what was too many.
+    The number doubles while goodput grows. Then the interval between the best number and the next larger
+    measured one is bisected.
+
+    Args:
+        points: The measurements so far.
+        most: Largest number of connections to try.
     """
     if not points:
         return 1
@@ -86,6 +114,8 @@ def next_number(points: Sequence[Point], most: int) -> int | None:
 
 @dataclass(slots=True)
 class _Target:
+    """A file to fetch parts from: the current link, the length if known, and the next offset in bytes."""
+
     entry: Entry
     url: str
     length: int | None
@@ -94,7 +124,7 @@ class _Target:
 
 @dataclass(slots=True)
 class _Count:
-    """What one number of connections brings."""
+    """Counters while one number of connections is measured."""
 
     streaming: set[int] = field(default_factory=set)
     all_streaming: asyncio.Event = field(default_factory=asyncio.Event)
@@ -104,10 +134,22 @@ class _Count:
 
 
 class Sweep:
-    """Measures `entries`, all of one host, through `transport`.
+    """Searches for the number of connections that serves one host best.
 
-    `most`: connections; `size` and `seconds`: what it may fetch and take, about; `spend` waits until so
-    many bytes fit under the byte rate; `tell` is called with each point.
+    Args:
+        transport: Sends the requests.
+        entries: Files of the host to fetch parts from; at least one.
+        most: Largest number of connections to try.
+        size: Bytes to fetch at most, approximately.
+        seconds: Seconds to take at most, approximately.
+        spend: Waits until the given number of bytes fits under the byte rate.
+        tell: Called with each point as soon as it is measured.
+
+    Attributes:
+        received: Bytes received so far.
+        host: `host:port` that sends the bytes, after redirects.
+        points: The measurements so far, in the order in which they were made.
+        ended: Why the search ended before the best number was found, empty if the number was found.
     """
 
     def __init__(
@@ -126,14 +168,21 @@ class Sweep:
         self._targets = itertools.cycle([_Target(entry, entry.urls[0], entry.size) for entry in entries])
         self._size, self._seconds = size, seconds
         self.received = 0
-        self._spent = asyncio.Event()  # all the bytes allowed
+        self._spent = asyncio.Event()  # set when all allowed bytes have been fetched
         self._pace: float | None = None
-        self.host = urls.host(entries[0].urls[0])  # where the bytes come from in the end
+        self.host = urls.host(entries[0].urls[0])
         self.points: list[Point] = []
-        self.ended = ""  # why before the best was found
+        self.ended = ""
 
     async def run(self) -> list[Point]:
-        """The points in the order of measuring. Raises TransferError where not a byte can be had."""
+        """Measure until the best number is found, or the bytes or seconds allowed are used up.
+
+        Returns:
+            The measurements in the order in which they were made.
+
+        Raises:
+            FetchError: The first measurement failed. Later failures end the search (see `ended`).
+        """
         clock = asyncio.get_running_loop().time
         until = clock() + self._seconds
         while (number := next_number(self.points, self._most)) is not None:
@@ -141,14 +190,14 @@ class Sweep:
                 self.ended = "the bytes allowed were used up"
                 break
             if self.points and clock() + _WINDOW > until:
-                self.ended = "the time allowed was over"
+                self.ended = "the time allowed was used up"
                 break
             try:
                 point = await self._measure(number)
             except FetchError as error:
                 if not self.points:
                     raise
-                self.ended = f"with {number} connections it failed: {error}"
+                self.ended = f"the measurement with {number} connections failed: {error}"
                 break
             self.points.append(point)
             self._tell(point)
@@ -162,7 +211,7 @@ class Sweep:
         workers = [asyncio.create_task(self._work(lane, number, count)) for lane in range(number)]
         try:
             await asyncio.wait({made, spent, *workers}, timeout=_MADE, return_when=asyncio.FIRST_COMPLETED)
-            # what was refused until now may be the last number's connections, not yet gone
+            # refusals up to here may be caused by connections of the previous number that are still closing
             begun, before, count.refused = clock(), count.received, 0
             share = max(self._size // _SHARE, number * _BYTES)
             while True:
@@ -174,7 +223,7 @@ class Sweep:
                     break
         finally:
             await stop([made, spent, *workers])
-        if past < _WINDOW / 10:  # the bytes allowed did not suffice for a window: better than nothing
+        if past < _WINDOW / 10:  # the allowed bytes ran out early: use the whole time, opening included
             past, came = clock() - opened, count.received
         goodput = came / past
         self._pace = goodput / number or self._pace
@@ -182,15 +231,15 @@ class Sweep:
         return Point(number, goodput, latency, count.refused, past)
 
     async def _work(self, lane: int, number: int, count: _Count) -> None:
-        """Fetch parts for nothing until cancelled. Raises where the host never gives a byte."""
+        """Fetch and discard parts until cancelled. Raise FetchError if the host does not serve the file."""
         while True:
             target = next(self._targets)
             try:
                 await self._part(target, lane, number, count)
                 if target.length == 0:
-                    await asyncio.sleep(_PAUSE)  # nothing is measured by it
+                    await asyncio.sleep(_PAUSE)  # an empty file measures nothing
             except RangeNotSatisfiableError as error:
-                # another lane asked past the end before anybody knew where that is
+                # a request went past the end of the file before any reply had stated the length
                 target.at, target.length = 0, error.length
                 await asyncio.sleep(_PAUSE)
             except BorrowedLinkSpentError:
@@ -204,7 +253,7 @@ class Sweep:
             except NetworkError:
                 if number == 1:
                     raise
-                # beside others that bring bytes it is one too many
+                # while other connections are served, an error means that this one is too many
                 count.refused += 1
                 await asyncio.sleep(_PAUSE)
 
@@ -223,7 +272,7 @@ class Sweep:
         async with self._transport.get(request) as reply:
             count.latencies.append(clock() - asked)
             target.length = reply.representation.length
-            if not target.entry.headers:  # those are the link's own, and no redirect's
+            if not target.entry.headers:  # an entry's own headers must not go to a redirect's host
                 target.url = reply.representation.url
             self.host = urls.host(reply.representation.url)
             while came := await reply.readinto(self._scratch):

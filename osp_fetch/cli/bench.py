@@ -1,4 +1,4 @@
-"""`osp-fetch bench`: find the best settings for a real host."""
+"""`osp-fetch bench`: find the best settings for a host."""
 
 from __future__ import annotations
 
@@ -22,18 +22,23 @@ if TYPE_CHECKING:
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared
 @click.option(
-    "--bytes", "most_bytes", default="2GiB", metavar="SIZE", help="Fetch about so much.  [default: 2GiB]"
+    "--bytes",
+    "most_bytes",
+    default="2GiB",
+    metavar="SIZE",
+    help="Fetch about this many bytes.  [default: 2GiB]",
 )
 @click.option(
-    "--time", "most_time", default="60s", metavar="TIME", help="Take about so long.  [default: 60s]"
+    "--time", "most_time", default="60s", metavar="TIME", help="Measure for about this long.  [default: 60s]"
 )
-@click.option("--save", is_flag=True, help="Keep what was learnt; get begins with it.")
-@click.option("--html", metavar="FILE", help="Write the curve as a page.")
-@click.option("--png", metavar="FILE", help="Draw the curve (pip install 'osp-fetch[plot]').")
+@click.option("--save", is_flag=True, help="Save the result; get starts with it.")
+@click.option("--html", metavar="FILE", help="Write the curve as an HTML page.")
+@click.option("--png", metavar="FILE", help="Write the curve as a PNG (needs osp-fetch[plot]).")
 def command(sources: tuple[str, ...], **flags: Any) -> int:
-    """Measure how much the host of SOURCE's first files brings over more and more connections.
+    """Measure the download rate of a host with increasing numbers of connections.
 
-    Nothing is kept of what is fetched. SOURCE as in get; --per-host is the most that is tried.
+    The host is that of the first files of SOURCE (see get). Downloaded data is discarded. --per-host sets the
+    largest number of connections to try.
     """
     from ..bench import curve
 
@@ -42,7 +47,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     limit = usage(size, flags["most_bytes"])
     seconds = duration(flags["most_time"]) or 60.0
     if flags["save"] and flags["profiles"] == "none":
-        raise click.UsageError("--save: there is nowhere to, with --profiles none")
+        raise click.UsageError("--save cannot be combined with --profiles none: there is no file to save to")
 
     def tell(point: Point) -> None:
         click.echo(curve.line(point, 0.0).rstrip(), err=True)
@@ -62,7 +67,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         if flags["png"]:
             curve.draw_png(Path(flags["png"]), found.host, found.points, found.best)
     except OSError as error:
-        raise SettingsError(f"the curve cannot be written ({error}); the figures are above") from None
+        raise SettingsError(f"the curve cannot be written ({error}); the results are printed above") from None
     return exits.OK
 
 
@@ -74,24 +79,24 @@ def _tell(found: Bench, flags: dict[str, Any]) -> None:
         click.echo(json.dumps(found.row(), indent=2))
         return
     most = max(point.goodput for point in found.points)
-    click.echo(f"{found.host}: connections and what they bring")
+    click.echo(f"{found.host}: download rate by number of connections")
     for point in found.points:
         mark = " ◀ best" if point == found.best else ""
         click.echo(curve.line(point, most) + mark)
     click.echo(
-        f"best: {found.best.connections} connections, {formatting.size(found.best.goodput)}/s, an answer after "
-        f"{found.best.latency * 1000:.0f} ms; parts of {formatting.size(found.part_size)}. "
-        f"{formatting.size(found.received)} were fetched for this"
+        f"best: {found.best.connections} connections, {formatting.size(found.best.goodput)}/s, latency "
+        f"{found.best.latency * 1000:.0f} ms; part size {formatting.size(found.part_size)}. "
+        f"{formatting.size(found.received)} were downloaded for this measurement"
     )
     if found.ended:
         click.echo(
-            f"It ended before that was sure: {found.ended}. Fresh links, more --bytes or --time may find a "
-            "better one."
+            f"The search ended early: {found.ended}. A better number may exist; try fresh links, or larger "
+            "--bytes or --time."
         )
     if not flags["save"]:
         click.echo(
-            f"Fixed by: -x {found.best.connections} -k {found.part_size >> 20}MiB; kept as the start of the "
-            "next run by --save."
+            f"To use it: get -x {found.best.connections} -k {found.part_size >> 20}MiB, or run bench with "
+            "--save, and get starts with it."
         )
 
 
@@ -99,4 +104,4 @@ def _save(found: Bench, place: Path) -> None:
     from ..storage import profiles
 
     profiles.save(place, {found.host: found.profile})
-    click.echo(f"saved for {found.host} in {place}; get begins with it", err=True)
+    click.echo(f"saved for {found.host} in {place}; get starts with it", err=True)

@@ -1,4 +1,4 @@
-"""`osp-fetch config show`: the settings and where they come from."""
+"""`osp-fetch config show`: print the settings and where they come from."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ def command() -> None:
 
 
 @command.command("show")
-@click.option("-c", "--config", envvar=PREFIX + "CONFIG", metavar="FILE", help="Settings in TOML.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting (repeatable).")
+@click.option("-c", "--config", envvar=PREFIX + "CONFIG", metavar="FILE", help="TOML file with settings.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting (repeatable)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(as_json: bool, **flags: Any) -> int:
-    """Print every setting with its value and where it comes from; the output is TOML."""
+    """Print every setting as TOML, with its value and where the value comes from."""
     given = layers(flags)
     made = Settings.load(*given)
     origins = {(s, k): name for name, layer in given for s, values in layer.items() for k in values}

@@ -1,4 +1,4 @@
-"""`osp-fetch coverage`: how much of what the captions name is there."""
+"""`osp-fetch coverage`: count the caption entries whose file is present."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from ..datasets.coverage import Coverage
 
 
-@click.command("coverage", short_help="Count the pairs whose file is there.")
+@click.command("coverage", short_help="Count the caption entries whose file is present.")
 @click.argument("folder", default=".", metavar="DIR")
-@click.option("--missing", metavar="FILE", help="Write the paths of missing files, a line each.")
+@click.option("--missing", metavar="FILE", help="Write the paths of missing files to FILE, one per line.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, missing: str | None, as_json: bool) -> int:
-    """Read every caption file of DIR and look for each file that it names.
+    """Read every caption file in DIR and check that the files it names are present.
 
-    Exit code 1 where some are missing.
+    Exit code 1 if any file is missing.
     """
     from ..datasets.coverage import cover
     from ..model.errors import StorageError
@@ -36,14 +36,20 @@ def command(folder: str, missing: str | None, as_json: bool) -> int:
             out = stack.enter_context(open(missing, "w", encoding="utf-8")) if missing else None
             found = list(cover(root, out))
     except OSError as error:
-        raise storage_error(error, f"the coverage of {folder} cannot be told") from None
+        raise storage_error(error, f"the coverage of {folder} cannot be determined") from None
     if not found:
-        raise StorageError(f"{folder}: no caption file is in anno_jsons/; get captions into this folder")
+        raise StorageError(
+            f"{folder}: no caption file in anno_jsons/; download captions into this folder with get"
+        )
     if as_json:
         click.echo(json.dumps([each.row() for each in found], indent=2))
     else:
         _print(found)
-    return exits.SOME_FAILED if any(each.missing or each.without_path for each in found) else exits.OK
+    return (
+        exits.SOME_FAILED
+        if any(each.missing or each.without_path or not each.pairs for each in found)
+        else exits.OK
+    )
 
 
 def _print(found: list[Coverage]) -> None:
@@ -51,7 +57,7 @@ def _print(found: list[Coverage]) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    text = ("dataset", "captions", "a path is")
+    text = ("dataset", "captions", "path scheme")
     for name in (*text[:2], "pairs", "documented", "found", "missing", "unnamed files", text[2]):
         table.add_column(name, justify="left" if name in text else "right")
     for each in found:
@@ -63,8 +69,10 @@ def _print(found: list[Coverage]) -> None:
     console.print(table)
     for each in found:
         if each.pairs != each.documented:
-            console.print(f"{each.captions}: {each.pairs:,} pairs, {each.documented:,} are documented")
+            console.print(
+                f"{each.captions}: {each.pairs:,} pairs found, but {each.documented:,} are documented"
+            )
         if each.examples:
-            console.print(f"{each.captions}: missing is, for one, {each.examples[0]}", markup=False)
+            console.print(f"{each.captions}: missing, for example: {each.examples[0]}", markup=False)
         if each.refused:
-            console.print(f"{each.captions}: {each.refused:,} paths cannot be those of files of the dataset")
+            console.print(f"{each.captions}: {each.refused:,} paths are invalid for files of the dataset")

@@ -1,4 +1,4 @@
-"""`osp-fetch datasets`: what a SOURCE may be called."""
+"""`osp-fetch datasets`: list the dataset names that can be used as SOURCE."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import click
 from . import exits
 
 
-@click.command("datasets", short_help="Show the datasets of Open-Sora-Plan v1.1.0.")
+@click.command("datasets", short_help="List the datasets of Open-Sora-Plan v1.1.0.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(as_json: bool) -> int:
-    """Show the six datasets of Open-Sora-Plan v1.1.0 and their captions: get takes them by name."""
+    """List the six datasets of Open-Sora-Plan v1.1.0 and their captions. Use a name as SOURCE of get."""
     from ..datasets.catalogue import OFFERED, warnings
     from ..views import formatting
 

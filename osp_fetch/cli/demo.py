@@ -1,4 +1,4 @@
-"""`osp-fetch demo`: the ordinary commands against stand-ins of the real sources; much goes wrong."""
+"""`osp-fetch demo`: run the ordinary commands against local stand-ins of the real servers, with failures."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 
     from ..demo.sources import Hub, MetaCdn
 
+# Tars of the SA-1B stand-in, and bytes of each: about half a minute at _PACE.
 _TARS: Final = 24
 _TAR_BYTES: Final = 3 << 20
-_PACE: Final = 800e3  # bytes per second of one connection: slow enough to watch
+# Bytes per second of one connection: slow enough to watch.
+_PACE: Final = 800e3
 _REPO: Final = "demo/Open-Sora-Plan"
 
 
-@click.command("demo", short_help="See it work, without a network.")
-@click.option(
-    "-o", "--output", metavar="DIR", help="Keep what is fetched here.  [default: a folder that goes]"
-)
-@click.option("--fast", is_flag=True, help="Do not slow the connections down for watching.")
+@click.command("demo", short_help="Run a demonstration without a network.")
+@click.option("-o", "--output", metavar="DIR", help="Keep the files in DIR.  [default: a temporary folder]")
+@click.option("--fast", is_flag=True, help="Do not slow down the connections.")
 def command(output: str | None, fast: bool) -> int:
-    """Fetch from stand-ins of Meta's CDN and the Hugging Face Hub on this machine, with no network.
+    """Download from local stand-ins of Meta's CDN and the Hugging Face Hub, without a network.
 
-    On the way a process is killed, a connection is cut and links expire. Half a minute.
+    During the demonstration a process is killed, a connection is cut, and links expire. It takes half a
+    minute.
     """
     if output:
         return asyncio.run(_Demo(Path(output), fast).run())
@@ -45,6 +46,8 @@ def command(output: str | None, fast: bool) -> int:
 
 
 class _Demo:
+    """Runs the scenes of the demonstration below `root`."""
+
     def __init__(self, root: Path, fast: bool) -> None:
         from rich.console import Console
 
@@ -54,7 +57,7 @@ class _Demo:
         self._steps = 0
 
     async def run(self) -> int:
-        """Play it; exit code 0 where everything ended as it should."""
+        """Run the demonstration. Return exit code 0 if everything ended as expected, else 1."""
         from ..demo import media
         from ..demo.server import Blob, Server
         from ..demo.sources import Hub, HubRepo, MetaCdn
@@ -71,7 +74,7 @@ class _Demo:
             right = await self._sa1b(cdn, meta.url, tars)
             right &= await self._hub(hub, site.url, {**shop, **notes})
         self._say(
-            "[bold green]All as it should be.[/]" if right else "[bold red]Something is wrong: see above.[/]"
+            "[bold green]All as it should be.[/]" if right else "[bold red]A check failed: see above.[/]"
         )
         return exits.OK if right else exits.SOME_FAILED
 
@@ -90,25 +93,27 @@ class _Demo:
             f"   [yellow]kill -9[/] after 30 % (exit {code}). Under final names: {_sound(folder, tars)}"
         )
 
-        self._act("The same command again. A connection is cut in mid-file, and then all links expire", get)
+        self._act(
+            "The same command again. Two connections are cut in mid-file, and then all links expire", get
+        )
         cdn.cuts = dict.fromkeys(list(tars)[-8:-6], 1 << 20)
         code = await self._command(
             get, when=lambda: cdn.sent.total() > total * 0.65, then=lambda: _expire(cdn)
         )
         right = code == exits.CREDENTIALS
         self._say(
-            f"   exit {code}: links expired, the rest is parked. Under final names: {_sound(folder, tars)}"
+            f"   exit {code}: links expired, the other files are parked. Under final names: {_sound(folder, tars)}"
         )
 
-        self._act("A fresh link file, and the same command: it goes on at the same byte", get)
+        self._act("A fresh link file, and the same command: it continues at the same byte", get)
         links.write_text(cdn.link_file(url, time.time() + 9 * 3600))
         right &= await self._command(get) == exits.OK
         right &= await self._command(["verify", str(folder)]) == exits.OK
         same = all(_sha256(folder / name) == hashlib.sha256(data).hexdigest() for name, data in tars.items())
         twice = cdn.sent.total() - total
         self._say(
-            f"   every byte {'is right' if same else '[red]IS NOT right[/]'}; of {total >> 20} MB, "
-            f"{twice / 1e6:.1f} MB were sent twice (what the kill and the cuts cost)"
+            f"   every byte {'is correct' if same else '[red]IS NOT correct[/]'}; of {total >> 20} MB, "
+            f"{twice / 1e6:.1f} MB were sent twice (because of the kill and the cuts)"
         )
         return right and same
 
@@ -116,7 +121,8 @@ class _Demo:
         folder = self._root / "hub"
         get = ["get", f"hf://datasets/{_REPO}", "-o", str(folder), "--min-free", "0", "-k", "1MiB", "-x", "2"]
         self._act(
-            "A Hugging Face repository: signed CDN links that live for two seconds, a token to keep", get
+            "A Hugging Face repository: signed CDN links expire after two seconds, and the token must not leak",
+            get,
         )
         hub.lifetime = 2.0
         hub.cut_after = {"all_mixkit/1.tar": 700_000}
@@ -124,8 +130,8 @@ class _Demo:
         right = await self._command(get, more=home) == exits.OK
         same = all(_sha256(folder / name) == hashlib.sha256(data).hexdigest() for name, data in files.items())
         self._say(
-            f"   {len(files)} files {'verified by sha256' if same else '[red]ARE NOT right[/]'}; the hub was "
-            f"asked to resolve {hub.resolves.total()} times; the token reached another host "
+            f"   {len(files)} files {'verified by sha256' if same else '[red]ARE NOT correct[/]'}; the hub "
+            f"resolved {hub.resolves.total()} links; the token reached another host "
             f"{len(hub.leaks)} times"
         )
         return right and same and not hub.leaks
@@ -148,7 +154,7 @@ class _Demo:
         then: Callable[[], None] | None = None,
         more: dict[str, str] | None = None,
     ) -> int:
-        """Run one osp-fetch in a process of its own; kill it `until`, or do `then` once `when`."""
+        """Run osp-fetch in a new process. Kill it when `until` is true; call `then` once `when` is true."""
         environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
         environment |= {"HF_HUB_OFFLINE": "0", **(more or {})}
         process = await asyncio.create_subprocess_exec(
@@ -164,7 +170,7 @@ class _Demo:
                 when = None
             await asyncio.wait({ended}, timeout=0.02)
         if sys.stderr.isatty() and ended.result() < 0:
-            sys.stderr.write("\x1b[?25h\n")  # a killed process could not show the cursor again
+            sys.stderr.write("\x1b[?25h\n")  # a killed process leaves the cursor hidden
         return ended.result()
 
 
@@ -173,10 +179,10 @@ def _expire(cdn: MetaCdn) -> None:
 
 
 def _sound(folder: Path, tars: dict[str, bytes]) -> str:
-    """How many of the files under final names are whole; it should be all of them."""
+    """Return how many files have final names and how many of them are correct. Both should be equal."""
     there = [name for name in tars if (folder / name).exists()]
     right = [name for name in there if _sha256(folder / name) == hashlib.sha256(tars[name]).hexdigest()]
-    return f"{len(there)} files, {len(right)} of them right"
+    return f"{len(there)} files, {len(right)} of them correct"
 
 
 def _sha256(place: Path) -> str:

@@ -1,4 +1,4 @@
-"""Exit codes, as the README lists them."""
+"""Exit codes, as listed in the README."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ USAGE: Final = 2
 DESTINATION: Final = 3
 CREDENTIALS: Final = 4
 BUSY: Final = 6
-STOPPED_EARLY: Final = 75  # EX_TEMPFAIL of sysexits.h: batch systems requeue on it
-INTERRUPTED: Final = 130  # 128 + SIGINT, as shells do
+STOPPED_EARLY: Final = 75  # EX_TEMPFAIL of sysexits.h: batch systems requeue the job
+INTERRUPTED: Final = 130  # 128 + SIGINT, as in shells
 
 
 def code_of(error: FetchError) -> int:
-    """The exit code of an error that ended the whole run."""
+    """Return the exit code for an error that ended the run."""
     match error:
         case SettingsError() | ManifestError():
             return USAGE
@@ -40,7 +40,12 @@ def code_of(error: FetchError) -> int:
 
 
 def code_of_report(report: Report, *, interrupted: bool) -> int:
-    """The exit code of a run that came to its end, or was asked to."""
+    """Return the exit code for a run that ended or was stopped.
+
+    Args:
+        report: The report of the run.
+        interrupted: Whether Ctrl-C stopped it.
+    """
     if report.stopped is not None:
         return INTERRUPTED if interrupted else STOPPED_EARLY
     if report.counts[Status.PARKED] or report.credentials:

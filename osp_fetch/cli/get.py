@@ -21,7 +21,7 @@ from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, told
 
 if TYPE_CHECKING:
-    from ..api import FetchOptions, StopToken
+    from ..options import PlainOptions, StopToken
     from ..archives.extract import Unpacked
     from ..archives.extractor import Unpacker
     from ..model.protocols import Row
@@ -65,8 +65,9 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     return uvloop.run(_get(list(sources), flags, made))
 
 
-async def _get(sources: list[str], flags: dict[str, Any], made: FetchOptions) -> int:
-    from ..api import StopToken, fetch_all
+async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> int:
+    from ..api import fetch_all
+    from ..options import StopToken
     from ..views.board import Board
     from ..views.fanout import Ticking
 
@@ -149,7 +150,7 @@ async def _unpacked(unpacker: Unpacker, stop: StopToken) -> bool:
 
 
 def _unpacker(
-    sources: list[str], flags: dict[str, Any], made: FetchOptions, say: Callable[[str], None]
+    sources: list[str], flags: dict[str, Any], made: PlainOptions, say: Callable[[str], None]
 ) -> Unpacker | None:
     """What unpacks as files finish, told which are to come."""
     if not flags["unpack"]:
@@ -177,8 +178,8 @@ def _unpacker(
     return unpacker
 
 
-def _paths(sources: list[str], made: FetchOptions) -> list[str]:
-    from ..api import rows_of
+def _paths(sources: list[str], made: PlainOptions) -> list[str]:
+    from ..assembly import rows_of
     from ..model.entry import Entry
 
     rows = cast("Iterable[Row]", rows_of(list(sources), made).rows)

@@ -1,4 +1,4 @@
-"""`osp-fetch layout`: the folder as training reads it."""
+"""`osp-fetch layout`: write the file lists that training reads."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from ..datasets.layout import Laid
 
 
-@click.command("layout", short_help="Make the folder that training reads.")
+@click.command("layout", short_help="Write the file lists that training reads.")
 @click.argument("folder", default=".", metavar="DIR")
-@click.option("--relative", is_flag=True, help="Paths below DIR in the lists, instead of absolute ones.")
+@click.option("--relative", is_flag=True, help="Write paths relative to DIR instead of absolute ones.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, relative: bool, as_json: bool) -> int:
-    """Write image_data.txt, video_data.txt, video_data_513.txt and data.txt for what DIR holds.
+    """Write image_data.txt, video_data.txt, video_data_513.txt and data.txt for the datasets in DIR.
 
-    Each line is FOLDER,JSON: unpacked media and the captions of it. Nothing is copied.
+    Each line is FOLDER,JSON: a folder of unpacked media and its caption file. No file is copied.
     """
     from ..datasets.layout import lay_out
     from ..model.errors import StorageError
@@ -38,10 +38,10 @@ def command(folder: str, relative: bool, as_json: bool) -> int:
 
 
 def tell(made: Laid) -> None:
-    """What was made, and what lacks, on stderr."""
+    """Print on stderr which lists were written, what was kept, and what was left out."""
     for name, lines in made.lists.items():
         if lines:
-            click.echo(f"{name}: {len(lines)} sources", err=True)
+            click.echo(f"{name}: {len(lines)} lines", err=True)
     for kept in made.kept:
         click.echo(f"kept: {kept}", err=True)
     for lack in made.lacking:

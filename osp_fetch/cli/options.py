@@ -16,7 +16,7 @@ from ..model.settings import Layer, Settings, seconds
 from ..model.urls import shown
 
 if TYPE_CHECKING:
-    from ..api import FetchOptions
+    from ..options import PlainOptions
     from ..model.profile import Profile
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -148,11 +148,11 @@ def _plain(text: str) -> Any:
     return int(text) if text.isdigit() else text
 
 
-def options(flags: Mapping[str, Any]) -> FetchOptions:
+def options(flags: Mapping[str, Any]) -> PlainOptions:
     """What the library takes, from what was typed. Raises SettingsError and click.UsageError."""
     from ..network.connector import ConnectTo
 
-    made: FetchOptions = {
+    made: PlainOptions = {
         "settings": Settings.load(*layers(flags)),
         "include": flags["include"],
         "exclude": flags["exclude"],

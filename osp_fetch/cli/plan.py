@@ -14,7 +14,7 @@ from . import exits
 from .options import options, shared
 
 if TYPE_CHECKING:
-    from ..api import FetchOptions
+    from ..options import PlainOptions
     from ..inspection.plan import Plan
     from ..model.protocols import Row
 
@@ -29,7 +29,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
 def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     """Print the plan; the exit code."""
-    from ..api import again_of, rows_of
+    from ..assembly import again_of, rows_of
     from ..inspection.plan import make_plan
 
     made = options(flags)
@@ -44,9 +44,9 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     return exits.SOME_FAILED if plan.bad_rows else exits.OK
 
 
-def show_before(sources: Sequence[str], folder: str, made: FetchOptions) -> None:
+def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> None:
     """Say on stderr what `get` is about to do, where the manifest is read in a moment."""
-    from ..api import again_of, rows_of
+    from ..assembly import again_of, rows_of
     from ..datasets.catalogue import warnings
     from ..inspection.plan import make_plan
 

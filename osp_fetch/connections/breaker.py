@@ -1,4 +1,4 @@
-"""Whether a host answers. Awaits nothing; times are seconds on one clock."""
+"""Circuit breaker: decides whether a host is down. It does no I/O; times are seconds on a monotonic clock."""
 
 from __future__ import annotations
 
@@ -6,34 +6,51 @@ from typing import Final
 
 from ..model.settings import Retry
 
-_SILENCES: Final = 3  # connections in a row without an answer that make an outage
+# Consecutive connections without an answer that count as an outage.
+_SILENCES: Final = 3
 
 
 class CircuitBreaker:
-    """A host that falls silent is an outage, not ten thousand failures: it is probed by one connection at a
-    time, for `retry.outage`, or for `retry.longest` where it has never answered.
+    """The circuit breaker of one host.
 
-    `down`: it is silent, and is probed. `dead`: it was for so long that nothing more is asked of it.
+    A host that stops answering is one outage, not one failure for each of ten thousand files. During an
+    outage, one connection at a time probes the host. Probing ends after `retry.outage` seconds, or after
+    `retry.longest` seconds if the host has never answered in this run.
+
+    Attributes:
+        down: The host does not answer and is being probed.
+        dead: The outage lasted too long. No further request is sent to the host.
     """
 
     def __init__(self, retry: Retry) -> None:
         self.down = self.dead = False
         self._retry = retry
-        self._heard = False  # it has answered in this run
-        self._silences = 0  # connections in a row that got no answer
-        self._since = 0.0  # the first of them
-        self._pauses = 0  # made so far, each twice as long as the one before
+        self._heard = False  # the host has answered at least once in this run
+        self._silences = 0  # consecutive connections without an answer
+        self._since = 0.0  # time of the first of them, seconds
+        self._pauses = 0  # pauses in this outage; each is twice as long as the previous one
 
     def answered(self) -> bool:
-        """It has: whether an outage is over by that."""
+        """Record an answer of the host.
+
+        Returns:
+            True if the answer ends an outage.
+        """
         was_down, self.down, self.dead = self.down, False, False
         self._heard = True
         self._silences = self._pauses = 0
         return was_down
 
     def silent(self, now: float, *, paused: bool) -> float | None:
-        """One more connection got no answer: seconds to leave the host alone, None where that changes
-        nothing. `paused`: it is left alone now."""
+        """Record a connection that got no answer.
+
+        Args:
+            now: Current time in seconds.
+            paused: Whether requests to the host are paused now.
+
+        Returns:
+            Seconds to pause requests to the host, or None if the pause does not change.
+        """
         if self._silences == 0:
             self._since = now
         self._silences += 1

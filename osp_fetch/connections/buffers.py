@@ -1,4 +1,4 @@
-"""Memory that bytes are received into on their way to the disk, used again and again."""
+"""Receive buffers: memory for bytes between the socket and the disk, reused for all connections of a run."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from typing import Final
 
 from ..model.settings import Limits
 
-_SHARE: Final = 6  # of the memory allowed
+# Free buffers may use 1/6 of `limits.memory`.
+_SHARE: Final = 6
+# Bytes of the smallest buffer.
 _LEAST: Final = 64 << 10
-_PER_SECOND: Final = 8  # buffers that a byte rate fills in a second, so that it is kept without bursts
+# Buffers that `limits.rate` fills in one second. Larger buffers would make a limited rate bursty.
+_PER_SECOND: Final = 8
 
 
 class Buffers:
-    """Buffers for all connections of a run, the larger the fewer there are. `most`: bytes of the largest.
+    """The receive buffers of a run. The fewer connections are open, the larger each buffer is.
 
-    Fresh memory costs a page fault for every 4 KiB, as much as a copy: what is twice or half as large as
-    it would be made now is still used again.
+    New memory costs a page fault for every 4 KiB, which takes as long as copying 4 KiB. A free buffer is
+    therefore reused if it is at least half and at most twice the size that a new one would have.
+
+    Args:
+        limits: Settings; `memory` (bytes) and `rate` (bytes per second) determine the sizes.
+        most: Bytes of the largest buffer.
     """
 
     def __init__(self, limits: Limits, most: int = 2 << 20) -> None:
@@ -25,7 +32,15 @@ class Buffers:
         self._free: list[memoryview] = []
 
     def take(self, count: int, connections: int) -> memoryview:
-        """Memory for the next of `count` bytes, to one of so many connections."""
+        """Return a buffer for one of `connections` open connections.
+
+        Args:
+            count: Bytes that are still expected. The buffer is no larger than this if no pooled buffer fits.
+            connections: Number of open connections.
+
+        Returns:
+            A writable view. Its contents are undefined.
+        """
         size = self._size(connections)
         if count < size:
             return memoryview(bytearray(count))
@@ -33,15 +48,25 @@ class Buffers:
             buffer = self._free.pop()
             if size <= 2 * len(buffer) <= 4 * size:
                 return buffer
-        return memoryview(mmap(-1, size))  # what is let go goes back to the system at once
+        return memoryview(mmap(-1, size))  # an anonymous mapping is returned to the system when released
 
     def fitted(self, buffer: memoryview, connections: int) -> memoryview:
-        """The same, or a smaller one where there are many more connections by now."""
+        """Return `buffer`, or a smaller buffer if many more connections are open than when it was taken.
+
+        Args:
+            buffer: A buffer from `take`.
+            connections: Number of open connections now.
+        """
         size = self._size(connections)
         return buffer if len(buffer) <= 2 * size else self.take(size, connections)
 
     def give(self, buffer: memoryview, connections: int) -> None:
-        """Give it back: nothing reads or writes it any more."""
+        """Return `buffer` to the pool. The caller must not read or write it afterwards.
+
+        Args:
+            buffer: A buffer from `take` or `fitted`.
+            connections: Number of open connections now.
+        """
         size = self._size(connections)
         room = (len(self._free) + 1) * size <= self._memory
         if room and size <= 2 * len(buffer) <= 4 * size:

@@ -1,4 +1,4 @@
-"""How many connections one host has, steered by what they bring: the measuring around a ConcurrencyLimit."""
+"""Controller: measures one host's goodput in windows and feeds the measurements to its ConcurrencyLimit."""
 
 from __future__ import annotations
 
@@ -8,22 +8,41 @@ from typing import Final
 
 from .limit import ConcurrencyLimit
 
-LOOK: Final = 0.05  # seconds between two looks at what came
-_WINDOW: Final = 0.3  # seconds over which goodput is measured …
-_RAMP_WINDOW: Final = 0.1  # … or so many while it doubles, or even from one look to the next …
-_ANSWERS: Final = 4  # … where each connection was answered so often, …
-_ROUNDS: Final = 4  # … and so many times what an answer takes, for connections begin slowly, …
-_LONGEST_WINDOW: Final = 3.0  # … and, up to so many, until each connection has brought so much:
+# Seconds between two evaluations of a host.
+LOOK: Final = 0.05
+# Seconds over which goodput is measured.
+_WINDOW: Final = 0.3
+# Seconds over which goodput is measured while the limit doubles: differences are large then.
+_RAMP_WINDOW: Final = 0.1
+# Replies per connection within one window. With at least that number, a ramping limit is evaluated at every
+# LOOK.
+_ANSWERS: Final = 4
+# A window also lasts at least this number of latencies, because TCP connections start slowly.
+_ROUNDS: Final = 4
+# A window is extended until each connection has transferred _WINDOW_BYTES, but to at most this many seconds.
+_LONGEST_WINDOW: Final = 3.0
 _WINDOW_BYTES: Final = 64 << 10
-_WORTH: Final = (0.25, 1.0)  # seconds
-_MEMORY: Final = 0.3  # how fast the latency forgets
+# Lower and upper bound of `Controller.worth`, in seconds.
+_WORTH: Final = (0.25, 1.0)
+# Weight of the newest latency in the moving average.
+_MEMORY: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """How one host does in one process. `waiting`: who waits for a connection; since the last report
-    `received` bytes came, and `refused` connections were turned away. `share`: how many it may open.
-    `latency`: seconds to an answer. `assigned`: the number of what was last assigned to it."""
+    """The state of one host in one process.
+
+    Attributes:
+        host: `host:port`.
+        open: Open connections.
+        streaming: Open connections that are transferring a body.
+        waiting: Requests that wait for a slot.
+        received: Bytes received since the last report.
+        refused: Connections that the host refused since the last report.
+        share: Connections that this process may open.
+        latency: Seconds from a request to the head of its reply, as a moving average.
+        assigned: Sequence number of the last assignment that this process applied.
+    """
 
     host: str
     open: int
@@ -37,34 +56,56 @@ class HostReport:
 
 
 class Controller:
-    """Measures one host in windows and moves its level. Times are seconds on one clock."""
+    """Measures the goodput of one host in windows and adjusts its concurrency limit.
+
+    Times are seconds on a monotonic clock. All methods return at once.
+
+    Attributes:
+        level: The concurrency limit of the host.
+        received: Bytes received in the current window.
+        latency: Seconds from a request to the head of its reply, as a moving average.
+    """
 
     def __init__(self, level: ConcurrencyLimit) -> None:
         self.level = level
-        self.received = 0  # bytes in this window
-        self.latency = 0.0  # from asking to being answered, of late
-        self._answers = 0  # in this window, or while connections are being made
-        self._begun = 0.0  # this window, 0 while connections are being made
-        self._changed = 0.0  # when the level was
-        self._halved = -math.inf  # when it was, for a refusal
-        self._full = True  # all that was allowed was open, whenever this window was looked at
+        self.received = 0
+        self.latency = 0.0
+        self._answers = 0  # replies in this window, or while connections are being opened
+        self._begun = 0.0  # start of this window; 0 while connections are being opened
+        self._changed = 0.0  # time of the last change of the limit
+        self._halved = -math.inf  # time of the last halving because of a refusal
+        self._full = True  # the limit was reached at every evaluation in this window
 
     @property
     def worth(self) -> float:
-        """Seconds of fetching that are worth a request: it costs about as much as an answer takes."""
+        """Seconds of transfer that justify one more request, given that a request costs about one latency."""
         return min(max(_WORTH[0], _ROUNDS * self.latency), _WORTH[1])
 
     def answered(self, now: float, after: float) -> None:
-        """A connection was answered after so many seconds."""
+        """Record the head of a reply.
+
+        Args:
+            now: Current time in seconds.
+            after: Seconds between the request and the head of its reply.
+        """
         self.latency += _MEMORY * (after - self.latency)
         self._answers += 1
-        # small files come and go between two looks, but so many answers tell that connections are made
+        # Small files start and end between two evaluations, so `streaming` misses them. Two replies per
+        # connection show that the connections are established.
         if not self._begun and self._answers >= 2 * self.level.value:
             self._begin(now)
 
     def look(self, now: float, connections: int, streaming: int) -> str | None:
-        """A moment has passed with so many open `connections`, of which so many bring bytes: why the level
-        changed, None where it did not."""
+        """Evaluate the current window. Call this every LOOK seconds.
+
+        Args:
+            now: Current time in seconds.
+            connections: Open connections to the host.
+            streaming: Open connections that are transferring a body.
+
+        Returns:
+            The reason if the concurrency limit changed, else None.
+        """
         level = self.level
         rounds = min(_ROUNDS * self.latency, 1.0)
         if not self._begun:
@@ -72,14 +113,15 @@ class Controller:
             if past >= LOOK and (streaming >= level.value or past >= _WINDOW + rounds):
                 self._begin(now)
             return None
-        # where the budget of all hosts is the limit, this host's level is not
+        # If the total of all hosts is exhausted, this host cannot reach its own limit, and the window says
+        # nothing about that limit.
         self._full = self._full and connections >= level.value
         past = now - self._begun
         window = _RAMP_WINDOW if level.ramping else _WINDOW
         brisk = self._answers >= _ANSWERS * level.value
         if level.ramping and brisk:
             window = LOOK
-        # a look comes some milliseconds late, never early
+        # timers fire some milliseconds late, never early
         if past < max(window, rounds) - LOOK / 10:
             return None
         if self.received < level.value * _WINDOW_BYTES and past < _LONGEST_WINDOW:
@@ -89,10 +131,19 @@ class Controller:
         return self._moved(why, now)
 
     def refused(self, now: float, others: int, *, streaming: bool) -> str | None:
-        """A connection was turned away beside `others`: why the level changed, None where it did not."""
+        """Record that the host refused a connection.
+
+        Args:
+            now: Current time in seconds.
+            others: Other connections that are open to the host.
+            streaming: Whether any of them is transferring a body.
+
+        Returns:
+            The reason if the concurrency limit changed, else None.
+        """
         if not streaming:
             if now - self._halved < max(LOOK, 2 * self.latency):
-                return None  # it was asked for before the level was halved
+                return None  # the request was sent before the limit was halved
             self._halved = now
         return self._moved(self.level.refused(now, others, streaming=streaming), now)
 

@@ -1,4 +1,4 @@
-"""One host at the pool: what is open to it, who waits for it, and what has been learnt of it."""
+"""The connection pool's state for one host, and the slot that the pool hands out."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ from .wait_queue import WaitQueue
 
 @dataclass(slots=True)
 class Host:
-    """Connections to it that are `open`, `refused` since the last report, `assigned` as a HostReport says it;
-    it is left alone until `quiet_until`, and `probing` by one connection whether it answers again."""
+    """The connection pool's state for one host.
+
+    Attributes:
+        steering: Controller of the host's concurrency limit.
+        outage: Circuit breaker of the host.
+        open: Slots that are held.
+        streams: Connections that are transferring a body.
+        refused: Connections that the host refused since the last report.
+        assigned: Sequence number of the last assignment (see HostReport).
+        quiet_until: Time in seconds, on the event loop's clock, before which no new slot is granted.
+        pace: Measured throughput of a single connection.
+        queue: Requests that wait for a slot.
+        probing: Whether one connection is testing if the host answers again.
+    """
 
     steering: Controller
     outage: CircuitBreaker
@@ -31,16 +43,24 @@ class Host:
 
     @property
     def level(self) -> ConcurrencyLimit:
+        """The concurrency limit of the host."""
         return self.steering.level
 
     def may(self, now: float) -> bool:
-        """Whether it may have another connection, if somebody waits for one."""
+        """Return whether the host may get another slot.
+
+        Args:
+            now: Current time in seconds on the event loop's clock.
+        """
         return self.open < self.steering.level.value and not self.probing and self.quiet_until <= now
 
 
 class Connection:
-    """A connection that is held while the context is open. Whoever is handed one that is open enters it once
-    more, which takes no other."""
+    """A slot that is held while the context is open.
+
+    The context is reentrant: a callee that receives an open slot may enter it again, which takes no second
+    slot. The first exit releases the slot; later exits do nothing.
+    """
 
     __slots__ = ("_enter", "_held", "_host", "_leave", "_order")
 

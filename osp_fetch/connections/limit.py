@@ -1,8 +1,10 @@
-"""How many connections one host should have, found by what they bring. No I/O and no clock.
+"""Concurrency limit: finds how many connections serve one host best, from its goodput. No I/O and no clock.
 
-Climb while it pays, go back when it does not, take what a refusal leaves, let go at once on a collapse,
-hold, and try again later. Nothing of a host is known beforehand: some shape by connection, some refuse
-above a number, some collapse above one.
+The limit grows while more connections increase goodput, and returns to the best value when they do not.
+After a refusal it drops to the number of connections that the host still serves. When goodput collapses,
+the connections above the best value are closed at once. The limit then holds, and later probes upwards
+again. Nothing is assumed about a host: some hosts limit the rate of each connection, some refuse
+connections above a number, and some collapse above a number.
 """
 
 from __future__ import annotations
@@ -11,32 +13,54 @@ import math
 from enum import Enum
 from typing import Final
 
+# Connections of a host that nothing is known about.
 START: Final = 8
+# Fraction of the best goodput that must return after stepping down, before the next, smaller step up.
 _RECOVERED: Final = 0.9
-_PAYS: Final = 1.05  # what a step must gain
-_DOUBLING_PAYS: Final = 1.3  # and what a doubling must, so that another one follows
-_BRISK: Final = 4  # times as many, in place of twice
-_COLLAPSE: Final = 0.5  # of the best, below which a level does harm
-_HOLD: Final = 15.0  # seconds until another level is tried; doubles each time
+# Factor by which goodput must grow for a step to count as a gain.
+_PAYS: Final = 1.05
+# Factor by which goodput must grow for one doubling to be followed by another.
+_DOUBLING_PAYS: Final = 1.3
+# Factor that replaces doubling while every connection completes several files per window.
+_BRISK: Final = 4
+# Fraction of the best goodput below which the current limit is harmful.
+_COLLAPSE: Final = 0.5
+# Seconds until the limit probes upwards again. Each probe doubles it.
+_HOLD: Final = 15.0
+# Upper bound of the hold, in seconds.
 _LONGEST_HOLD: Final = 300.0
-_REFUSED_HOLD: Final = 5.0  # a refusal costs a request, no more: tried again sooner
-_BAD_SECONDS: Final = 5.0  # at the best level, that tell of another world
-_COLLAPSED_HOLD: Final = 60.0  # a collapse costs seconds of everything
+# Seconds to hold after a refusal. It is short because a refusal costs only one request.
+_REFUSED_HOLD: Final = 5.0
+# Seconds of collapsed goodput at the best limit after which the host or the network path has changed.
+_BAD_SECONDS: Final = 5.0
+# Seconds to hold after a collapse. It is long because a collapse stalls all transfers for seconds.
+_COLLAPSED_HOLD: Final = 60.0
 
 
 class _Phase(Enum):
-    RAMP = "ramp"  # doubling
-    CLIMB = "climb"  # by a quarter
-    HOLD = "hold"
+    """What the limit does after the next window."""
+
+    RAMP = "ramp"  # double
+    CLIMB = "climb"  # grow by about a quarter
+    HOLD = "hold"  # keep the value
 
 
 class ConcurrencyLimit:
-    """The number of connections to one host. `most`: never more; `start`: where to begin; `known`: that
-    is what served best last time, and is held before another is tried."""
+    """The concurrency limit of one host.
+
+    Args:
+        most: Upper bound of the limit.
+        start: Initial value.
+        known: Whether `start` is the best value of an earlier run. It is then held before others are tried.
+
+    Attributes:
+        value: Connections that the host may have now.
+        shed: Whether connections above `value` reduce goodput and should be closed at once.
+    """
 
     def __init__(self, most: int, start: int = START, *, known: bool = False) -> None:
         self.value = min(start, most)
-        self.shed = False  # connections above the level do harm: they should be let go
+        self.shed = False
         self._most = self._ceiling = most
         self._best, self._best_rate = self.value, 0.0
         self._phase = _Phase.HOLD if known else _Phase.RAMP
@@ -46,12 +70,21 @@ class ConcurrencyLimit:
 
     @property
     def ramping(self) -> bool:
-        """Whether it is still doubling: then differences are large, and a short look shows them."""
+        """Whether the limit still doubles. Differences are large then, and a short window shows them."""
         return self._phase is _Phase.RAMP
 
     def sample(self, now: float, rate: float, *, full: bool, brisk: bool = False) -> str | None:
-        """A window is over, in which `rate` bytes per second came. `full`: as many connections as
-        allowed were busy; `brisk`: each with several files. Why the level changed, None where it did not."""
+        """Adjust the limit after one measuring window.
+
+        Args:
+            now: Current time in seconds.
+            rate: Goodput of the window in bytes per second.
+            full: Whether all allowed connections were in use. If not, the window is ignored.
+            brisk: Whether each connection completed several files in the window.
+
+        Returns:
+            The reason if the limit changed, else None.
+        """
         if not full:
             return None
         self.shed = False
@@ -59,7 +92,8 @@ class ConcurrencyLimit:
         if self._phase is _Phase.HOLD:
             return self._held(now, rate)
         if self.value == self._best and self._best_rate:
-            # back from what was too much: go on from there by smaller steps, once it is as good as it was
+            # The limit has stepped down to its best value. Wait until goodput has recovered, then try
+            # smaller steps.
             self._bad_since = min(self._bad_since, now)
             if rate < self._best_rate * _RECOVERED and now - self._bad_since < _BAD_SECONDS:
                 return None
@@ -68,10 +102,10 @@ class ConcurrencyLimit:
             return self._up(now, "between", factor)
         if rate >= self._best_rate * _PAYS:
             if self._phase is _Phase.RAMP and rate < self._best_rate * _DOUBLING_PAYS:
-                # something else is the limit by now, and that a little more came may be chance
+                # a gain below 30 % may be noise: something other than the connection count is the bottleneck
                 self._phase, self._step = _Phase.CLIMB, max(1, self.value // 4)
             self._best, self._best_rate = self.value, rate
-            return self._up(now, "it pays", factor)
+            return self._up(now, "goodput has increased", factor)
         collapsed = rate < self._best_rate * _COLLAPSE
         self.shed = collapsed
         overshot = self._phase is _Phase.RAMP
@@ -79,11 +113,11 @@ class ConcurrencyLimit:
             self._ceiling = self.value - 1
             self._hold = self._hold if overshot else max(self._hold, _COLLAPSED_HOLD)
         if overshot and self._best < self.value - 1:
-            # what doubling overshot may lie between
+            # doubling overshot: the best value may lie in between
             self._phase, self._step = _Phase.CLIMB, max(1, self._best // 4)
         else:
             self._begin_hold(now)
-        return self._move(self._best, "collapsed above" if collapsed else "more does not pay")
+        return self._move(self._best, "goodput collapsed above" if collapsed else "goodput has not increased")
 
     def _up(self, now: float, why: str, factor: int) -> str | None:
         target = self.value * factor if self._phase is _Phase.RAMP else self.value + self._step
@@ -99,7 +133,7 @@ class ConcurrencyLimit:
         if rate < self._best_rate * _COLLAPSE:
             self._bad_since = min(self._bad_since, now)
             if now - self._bad_since >= _BAD_SECONDS:
-                # not this level's doing alone: the host, or the way to it, has changed
+                # the limit alone cannot explain this: the host or the network path has changed
                 self._bad_since, self._best_rate, self._phase = math.inf, 0.0, _Phase.CLIMB
                 self._best = max(1, self.value // 2)
                 self._step = max(1, self._best // 4)
@@ -112,11 +146,19 @@ class ConcurrencyLimit:
         self._hold = min(self._hold * 2, _LONGEST_HOLD)
         self._ceiling = self._most
         self._phase, self._step = _Phase.CLIMB, max(1, self.value // 8)
-        return self._move(min(self.value + self._step, self._most), "tried again")
+        return self._move(min(self.value + self._step, self._most), "trying more connections again")
 
     def refused(self, now: float, others: int, *, streaming: bool) -> str | None:
-        """The host turned a connection away, beside `others` that are open; `streaming`: and some of them
-        bring bytes."""
+        """Lower the limit after the host refused a connection, and hold it.
+
+        Args:
+            now: Current time in seconds.
+            others: Other connections that are open to the host. They become the limit if `streaming`.
+            streaming: Whether any of them is transferring a body. If not, the limit is halved.
+
+        Returns:
+            The reason if the limit changed, else None.
+        """
         self.shed = False
         target = max(1, others if streaming else self.value // 2)
         self._phase, self._hold_until = _Phase.HOLD, now + _REFUSED_HOLD

@@ -1,7 +1,8 @@
-"""The pool: who may have a connection now.
+"""Connection pool: grants slots per host and in total, and applies the pauses that hosts ask for.
 
-Connections go to the earliest file first. So few files are open at a time, each finishes soon, and at
-the tail the last files take every connection, in equal shares: work stealing without a stealing protocol.
+Slots go to the earliest file of the manifest first. Few files are therefore open at a time, and each
+finishes soon. At the end of a run, the last files share all slots equally. This gives the effect of work
+stealing without a protocol for it.
 """
 
 from __future__ import annotations
@@ -24,12 +25,18 @@ from .streams import Stream, Streams
 from .throughput import FIRST_PART
 from .wait_queue import Turn
 
+# Upper bound of the total number of connections when `limits.connections` is "auto".
 _AUTO: Final = 128
-_MEMORY: Final = 3 << 19  # bytes that a connection may hold at full speed, here and in what lies below
+# Bytes that one connection may hold at full speed, in this process and in the libraries below.
+_MEMORY: Final = 3 << 19
 
 
 def most_connections(limits: Limits) -> int:
-    """How many connections there may be in all; auto takes as many as fit in the memory allowed."""
+    """Return the largest total number of connections.
+
+    Args:
+        limits: Settings. With `connections` = "auto", the number is what fits into `memory` bytes.
+    """
     if limits.connections == "auto":
         return max(1, min(_AUTO, limits.memory // _MEMORY))
     return limits.connections
@@ -40,11 +47,22 @@ def _nobody(_: events.Event) -> None:
 
 
 class ConnectionPool:
-    """One budget for all connections, one for each host, and the pauses that hosts ask for.
+    """Grants slots: a budget for all connections, a concurrency limit per host, and pauses per host.
 
-    `profiles`: `host:port` → what was learnt of it. `most`: more connections cannot be open. `share`: this
-    process is one of several, and is told how many connections each host has (`assign`); with so many it
-    begins. `yields`: and where a host refuses one, it keeps to what is left until it is told again.
+    Args:
+        limits: Limits on connections, memory (bytes), byte rate and requests per second.
+        retry: Delays of the circuit breakers.
+        observe: Receives LimitChanged, HostDown and HostBack events.
+        profiles: `host:port` → measured settings of the host, from `bench --save`.
+        share: Initial connections per host if this process is one of several workers. The parent then
+            sets each host's limit with `assign`; this process does not measure.
+        most: Upper bound of open connections, in addition to `limits`.
+        yields: Lower a host's limit after a refusal, until the next `assign`. Only used with `share`.
+
+    Attributes:
+        total: Largest number of open connections.
+        per_host: Largest number of open connections to one host.
+        last_files: Whether all files of the manifest have been started.
     """
 
     def __init__(
@@ -61,7 +79,7 @@ class ConnectionPool:
         self.total = min(most_connections(limits), most or sys.maxsize)
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
         self._share, self._yields = share, yields
-        self._steers = limits.connections == "auto" and share is None  # else a number is kept
+        self._steers = limits.connections == "auto" and share is None  # otherwise the limits are fixed
         self._timer: asyncio.TimerHandle | None = None
         self._limits, self._profiles = limits, profiles or {}
         self._retry = retry or Retry()
@@ -70,20 +88,29 @@ class ConnectionPool:
         self._open = 0
         self._numbers = itertools.count()
         self._bytes_due = 0.0
-        self.last_files = False  # all files have been begun
+        self.last_files = False
 
     @property
     def open(self) -> int:
-        """How many connections are held now."""
+        """Number of slots that are held now."""
         return self._open
 
     def connection(self, host: str, order: int) -> Connection:
-        """Hold one connection to `host` while the context is open; among those who wait the smallest
-        `order` goes first."""
+        """Return a context that holds one slot for `host`.
+
+        Args:
+            host: `host:port`.
+            order: Position of the file in the manifest. Among waiting requests the smallest goes first.
+        """
         return Connection(self.enter, self.leave, self._room(host), order)
 
     async def enter(self, room: Host, order: int) -> None:
-        """Return when one more connection of `room` is allowed, and counted."""
+        """Wait for a slot of the host `room` and take it.
+
+        Args:
+            room: State of the host.
+            order: Position of the file in the manifest.
+        """
         now = asyncio.get_running_loop().time()
         if room.queue.first is None and self._open < self.total and room.may(now):
             room.queue.pass_by(order)
@@ -101,6 +128,7 @@ class ConnectionPool:
             raise
 
     def leave(self, room: Host, order: int) -> None:
+        """Release a slot that `enter` took, with the same arguments."""
         probed, room.probing = room.probing, False
         room.open -= 1
         room.queue.left(order)
@@ -108,7 +136,7 @@ class ConnectionPool:
         self._admit(sys.maxsize if probed else 1)
 
     def _admit(self, most: int = sys.maxsize) -> None:
-        """Give connections to those who wait, as far as they may have some, but to no more than `most`."""
+        """Grant slots to waiting requests as far as the limits allow, but at most `most` slots."""
         most = min(most, self.total - self._open)
         now = asyncio.get_running_loop().time() if most > 0 else 0.0
         while most > 0 and (room := self._next(now)) is not None:
@@ -117,7 +145,7 @@ class ConnectionPool:
             most -= 1
 
     def _next(self, now: float) -> Host | None:
-        """The host that gets the next connection: of those that may have one, where the earliest waits."""
+        """Return the host that gets the next slot: the one with the earliest waiting request."""
         found: tuple[tuple[int, int], Host] | None = None
         for room in self._hosts.values():
             if room.may(now) and (place := room.queue.first) and (found is None or place < found[0]):
@@ -134,8 +162,9 @@ class ConnectionPool:
 
     def _turn(self, room: Host) -> Turn:
         if room.outage.down:
-            return Turn.ANYONE  # the earliest may be what is wrong
-        # one file alone, at the end, would be hashed on one core and written by one thread at a time
+            return Turn.ANYONE  # the earliest file may itself be the reason that the host does not answer
+        # A file that is left alone at the end is hashed on one core and written by one thread. Equal shares
+        # let the last files end together.
         return Turn.FEWEST if self.last_files else Turn.EARLIEST
 
     def _room(self, host: str) -> Host:
@@ -146,23 +175,30 @@ class ConnectionPool:
             self._hosts[host] = Host(steering, CircuitBreaker(self._retry))
         return self._hosts[host]
 
-    # how many connections a host should have
+    # ---- measuring, and the concurrency limit of a host
 
     def streaming(self, host: str, name: str) -> Stream:
-        """While a connection to `host` brings bytes of the file `name`; raises YieldedError where there are
-        too many, and they do harm."""
-        return self._room(host).streams.stream(lambda: f"{name}: {host} does better with fewer connections")
+        """Return a context to keep open while a connection to `host` transfers a body.
+
+        Args:
+            host: `host:port`.
+            name: The file, for the error message.
+
+        Raises:
+            YieldedError: On exit, if the pool closed this connection because goodput had collapsed.
+        """
+        return self._room(host).streams.stream(lambda: f"{name}: {host} is faster with fewer connections")
 
     def streams(self, host: str) -> Streams:
-        """The connections to `host` that bring bytes."""
+        """Return the connections to `host` that are transferring a body."""
         return self._room(host).streams
 
     def received(self, host: str, count: int) -> None:
-        """One of its connections brought `count` bytes."""
+        """Record that a connection to `host` received `count` bytes."""
         self._room(host).steering.received += count
 
     def refused(self, host: str) -> None:
-        """`host` has turned a connection away."""
+        """Record that `host` refused a connection, and lower its limit if this process controls it."""
         room = self._room(host)
         room.refused += 1
         if self._steers:
@@ -174,8 +210,14 @@ class ConnectionPool:
             room.level.value = min(room.level.value, max(1, left))
 
     def assign(self, host: str, connections: int, *, shed: bool, number: int) -> None:
-        """From now on `host` gets so many; `shed`: those above are let go at once. `number`: of this word,
-        to be reported."""
+        """Set the concurrency limit of `host`, as decided by the parent process.
+
+        Args:
+            host: `host:port`.
+            connections: The new limit.
+            shed: Close the connections above the limit at once.
+            number: Sequence number of the assignment, to be reported back.
+        """
         room = self._room(host)
         room.level.value, room.assigned = connections, number
         if shed:
@@ -183,7 +225,7 @@ class ConnectionPool:
         self._admit()
 
     def report(self) -> list[HostReport]:
-        """Every host, and what has come since the last report."""
+        """Return the state of every host and reset the counters of received bytes and refusals."""
         reports = []
         for host, room in self._hosts.items():
             waiting = len(room.queue)
@@ -202,7 +244,7 @@ class ConnectionPool:
             self._timer = asyncio.get_running_loop().call_at(now + LOOK, self._look)
 
     def _look(self) -> None:
-        """A moment has passed: what have the levels brought?"""
+        """Evaluate the limit of every host that has open connections, and schedule the next evaluation."""
         self._timer = None
         now = asyncio.get_running_loop().time()
         for host, room in self._hosts.items():
@@ -219,7 +261,12 @@ class ConnectionPool:
             self._admit()
 
     def answered(self, host: str, after: float | None = None) -> None:
-        """`host` has sent the head of a reply, `after` so many seconds."""
+        """Record that `host` has sent the head of a reply.
+
+        Args:
+            host: `host:port`.
+            after: Seconds between the request and the head of its reply, None if not measured.
+        """
         room = self._room(host)
         if after is not None:
             room.steering.answered(asyncio.get_running_loop().time(), after)
@@ -230,11 +277,18 @@ class ConnectionPool:
             self._admit()
 
     def silent(self, host: str) -> bool:
-        """`host` has not answered: whether that is an outage, in which nothing counts as a failure."""
+        """Record that `host` did not answer a connection.
+
+        Args:
+            host: `host:port`.
+
+        Returns:
+            True during an outage. Failed attempts do not count against a file then.
+        """
         now = asyncio.get_running_loop().time()
         room = self._room(host)
         if room.streams and not room.outage.down:
-            self.refused(host)  # it brings bytes to others: this one was too many
+            self.refused(host)  # the host serves other connections, so this one exceeded its limit
             return False
         pause = room.outage.silent(now, paused=room.quiet_until > now)
         if room.outage.dead:
@@ -246,11 +300,11 @@ class ConnectionPool:
         return room.outage.down
 
     def dead(self, host: str) -> bool:
-        """Whether `host` has been silent for so long that nothing more is asked of it."""
+        """Return whether `host` has not answered for so long that no further request is sent to it."""
         return host in self._hosts and self._hosts[host].outage.dead
 
     def cool(self, host: str, seconds: float) -> None:
-        """Open nothing more to `host` for so many seconds; what is open goes on."""
+        """Grant no slot for `host` for `seconds` seconds. Open connections continue."""
         room = self._room(host)
         self._quiet(room, asyncio.get_running_loop().time() + seconds)
 
@@ -260,29 +314,29 @@ class ConnectionPool:
             asyncio.get_running_loop().call_at(until + 0.001, self._admit)
 
     async def spend(self, count: int) -> None:
-        """Wait until `count` more bytes fit under the byte rate."""
+        """Wait until `count` more bytes fit under the byte rate `limits.rate`."""
         if not self._limits.rate:
             return
         now = asyncio.get_running_loop().time()
-        # a quarter of a second of silence may be made up for, no more: bursts hurt shared links
+        # at most 0.25 s of unused rate may be made up for: bursts disturb other users of a shared link
         self._bytes_due = max(self._bytes_due, now - 0.25) + count / self._limits.rate
         if self._bytes_due > now:
             await asyncio.sleep(self._bytes_due - now)
 
     def measured(self, host: str, count: int, seconds: float) -> None:
-        """One connection brought `count` bytes in so many seconds."""
+        """Record that one connection to `host` received `count` bytes in `seconds` seconds."""
         self._room(host).pace.measured(count, seconds)
 
     def worth(self, host: str) -> float:
-        """Seconds of fetching that are worth a request to `host` of their own, at the end of a run."""
+        """Return the seconds of transfer that justify a further request to `host` at the end of a run."""
         return self._room(host).steering.worth
 
     def pace(self, host: str) -> float | None:
-        """Bytes per second that one connection to `host` makes; None while that is not known."""
+        """Return the throughput of one connection to `host` in bytes per second, None if not yet measured."""
         return self._hosts[host].pace.value if host in self._hosts else None
 
     def idle(self, host: str) -> bool:
-        """Whether a connection to `host` is free that nobody waits for."""
+        """Return whether a slot of `host` is free and no request waits for one."""
         now = asyncio.get_running_loop().time()
         if self._open >= self.total or self._next(now) is not None:
             return False
@@ -290,12 +344,22 @@ class ConnectionPool:
         return room.open < room.level.value and room.quiet_until <= now and room.queue.first is None
 
     def lagging(self, host: str, pace: float) -> bool:
-        """Whether `pace` is a tenth of what connections to `host` make in the median, or less."""
+        """Return whether `pace` is less than a tenth of the median throughput of connections to `host`.
+
+        Args:
+            host: `host:port`.
+            pace: Throughput of one connection in bytes per second.
+        """
         return self._room(host).pace.lagging(pace)
 
     def part_size(self, host: str, free: int | None = None, order: int = 0) -> int:
-        """How many bytes the next part from `host` should have, of a file of which `free` are fetched by
-        nobody. `order`: whose part it is."""
+        """Return the size in bytes of the next part from `host`.
+
+        Args:
+            host: `host:port`.
+            free: Bytes of the file that no request has taken yet, None if not known.
+            order: Position of the file in the manifest.
+        """
         if self._limits.part_size != "auto":
             return self._limits.part_size
         room, known = self._hosts.get(host), self._profiles.get(host)

@@ -1,4 +1,4 @@
-"""Connections that bring bytes, and how some of them are let go at once."""
+"""Connections that are transferring a body, and a way to close some of them at once."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from ..model.errors import YieldedError
 
 
 class Streams:
-    """The connections to one host whose bytes are coming in, the newest last. `brief`: how many more there
-    are that bring a small file each, and are over before anybody could let them go."""
+    """The connections to one host that are transferring a body, oldest first.
+
+    Attributes:
+        brief: Further connections, each of which transfers one small file. They end too soon to be closed
+            by `shed`, so they are only counted.
+    """
 
     def __init__(self) -> None:
         self._open: dict[Stream, None] = {}
@@ -20,17 +24,27 @@ class Streams:
         return len(self._open) + self.brief
 
     def stream(self, why: Callable[[], str]) -> Stream:
-        """One more of them, while the context is open; `why` says in words that it was let go."""
+        """Return a context to keep open while one more connection transfers a body.
+
+        Args:
+            why: Returns the message of the error if the connection is closed by `shed`.
+
+        Raises:
+            YieldedError: On exit, if the connection was closed by `shed`.
+        """
         return Stream(self._open, why)
 
     def shed(self, count: int) -> None:
-        """Let the newest ones go: each raises YieldedError, also one that waits for its next byte."""
+        """Close the `count` newest connections.
+
+        Each of them raises YieldedError in its own task, even while it waits for its next byte.
+        """
         for stream in list(self._open)[-count:] if count > 0 else ():
             stream.let_go()
 
 
 class Stream:
-    """See `Streams.stream`."""
+    """The context that `Streams.stream` returns."""
 
     __slots__ = ("_among", "_scope", "_why")
 
@@ -39,7 +53,7 @@ class Stream:
         self._scope = Scope()
 
     def let_go(self) -> None:
-        """End it where it stands."""
+        """Cancel the transfer at its current `await`."""
         self._scope.end()
 
     def __enter__(self) -> None:

@@ -1,4 +1,4 @@
-"""Who waits for a connection to one host, and which file has how many."""
+"""Wait queue of one host: the requests that wait for a slot, and the number of slots of each file."""
 
 from __future__ import annotations
 
@@ -11,52 +11,64 @@ _Place = tuple[int, int, asyncio.Future[None]]
 
 
 class Turn(Enum):
-    """Whose turn it is."""
+    """The rule by which the next slot is granted."""
 
-    EARLIEST = "the earliest file's"
-    FEWEST = "that of the file with the fewest connections"
-    ANYONE = "anyone's"
+    EARLIEST = "the earliest file"
+    FEWEST = "the file with the fewest connections"
+    ANYONE = "anyone's"  # a random file
 
 
 class WaitQueue:
-    """Layout are by `order`, the file's in the manifest, and then by `number`, the same for all hosts."""
+    """The requests that wait for a slot of one host.
+
+    Places are sorted by `order`, the position of the file in the manifest, and then by `number`, a counter
+    that all hosts share.
+    """
 
     def __init__(self) -> None:
         self._waiting: list[_Place] = []  # a heap
-        self._files: dict[int, int] = {}  # order → connections
+        self._files: dict[int, int] = {}  # order → slots that the file holds
 
     def __len__(self) -> int:
         return sum(not ticket.done() for _, _, ticket in self._waiting)
 
     def join(self, order: int, number: int) -> asyncio.Future[None]:
-        """Wait: the ticket is done when a connection is there, and cancelled to leave."""
+        """Add a waiting request.
+
+        Args:
+            order: Position of the file in the manifest.
+            number: Sequence number of the request.
+
+        Returns:
+            A future that completes when a slot is granted. Cancel it to leave the queue.
+        """
         ticket = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (order, number, ticket))
         return ticket
 
     @property
     def first(self) -> tuple[int, int] | None:
-        """The earliest place, None where nobody waits."""
-        while self._waiting and self._waiting[0][2].done():  # cancelled while it waited
+        """The earliest place as (order, number), None if no request waits."""
+        while self._waiting and self._waiting[0][2].done():  # the request was cancelled
             heapq.heappop(self._waiting)
         return self._waiting[0][:2] if self._waiting else None
 
     def has_others(self, order: int) -> bool:
-        """Whether somebody waits for another file."""
+        """Return whether a request for a file other than `order` waits."""
         return any(other != order for other, _, _ in self._waiting)
 
     def admit(self, turn: Turn) -> None:
-        """Give a connection to one of those who wait."""
+        """Grant a slot to one waiting request, chosen by the rule `turn`. The queue must not be empty."""
         order, _, ticket = self._next(turn)
         self.pass_by(order)
         ticket.set_result(None)
 
     def pass_by(self, order: int) -> None:
-        """A file gets a connection without having waited."""
+        """Count a slot that the file `order` gets without waiting."""
         self._files[order] = self._files.get(order, 0) + 1
 
     def left(self, order: int) -> None:
-        """A connection of that file has ended."""
+        """Count the release of a slot of the file `order`."""
         if self._files[order] == 1:
             del self._files[order]
         else:

@@ -103,7 +103,7 @@ def _cover(
     first = list(islice(paths, _PROBED))
     scheme = _scheme(first, folder)
     made.scheme = str(scheme)
-    base = f"{folder}/"
+    inside = _Inside(folder)
     for block in _blocks(first, paths):
         here = []
         for path in block:
@@ -111,7 +111,7 @@ def _cover(
             kept = _checked(scheme.of(path))
             if kept is None:
                 made.refused += 1
-            elif os.path.isfile(base + kept):  # noqa: PTH113  (a Path for each of millions costs as much again)
+            elif inside.has(kept):
                 made.found += 1
                 here.append(kept)
                 continue
@@ -122,6 +122,28 @@ def _cover(
                 missing.write(f"{made.folder}/{kept}\n")
         seen.repeats(here)
     return made
+
+
+class _Inside:
+    """Whether a path below `folder` is a file that does not lie elsewhere by a symbolic link.
+
+    The folder itself may be a link, to another disk for one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._base = os.path.join(os.path.realpath(folder), "")
+        self._folders: dict[str, bool] = {}  # folder → whether it lies where its name says
+
+    def has(self, path: str) -> bool:
+        parent = path.rpartition("/")[0]
+        real = self._folders.get(parent)
+        if real is None:
+            if len(self._folders) > 10_000:
+                self._folders.clear()
+            where = self._base + parent
+            real = self._folders[parent] = os.path.realpath(where) == where.rstrip("/")
+        place = self._base + path
+        return real and os.path.isfile(place) and not os.path.islink(place)  # noqa: PTH113, PTH114
 
 
 def _checked(path: str) -> str | None:

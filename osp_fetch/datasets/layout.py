@@ -97,6 +97,8 @@ class _Written:
     def __init__(self, root: Path) -> None:
         self._root, self._disk = root, Disk()
         self._place = root / STATE_FOLDER / "layout.json"
+        # not in the user's folder, where any name may be a file of the user's
+        self._beside = self._place.with_name("layout.new")
         try:
             read = json.loads(self._place.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -112,7 +114,8 @@ class _Written:
             self._disk.existing(place), same=there == wanted, own=there == self._known.get(name)
         )
         if decision in (Decision.WRITE, Decision.REPLACE):
-            replace_text(place, text)
+            self._disk.make_folder(self._place.parent, durable=False)
+            replace_text(place, text, beside=self._beside)
         elif place.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(place))
         self._known[name] = wanted if decision is not Decision.REFUSE else self._known.get(name)
@@ -131,10 +134,10 @@ class _Written:
         if decision is Decision.WRITE:
             os.link(place, other)
         elif decision is Decision.REPLACE:
-            beside = other.with_name(other.name + ".new")
-            self._disk.unlink(beside)
-            os.link(place, beside)
-            beside.replace(other)
+            self._disk.make_folder(self._place.parent, durable=False)
+            self._disk.unlink(self._beside)
+            os.link(place, self._beside)
+            self._beside.replace(other)
         if decision is not Decision.REFUSE:
             seen = other.stat()
             self._known[name] = [seen.st_size, seen.st_mtime_ns]

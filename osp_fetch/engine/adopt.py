@@ -54,7 +54,7 @@ class Adoption:
         return await self._recorded(entry, found, seen)
 
     async def _recorded(self, entry: Entry, found: Examined, seen: Published) -> Record:
-        key = urls.source_key(entry.urls[0])
+        key = entry.source_key(entry.urls[0])
         adopted = Record(
             entry.path, key, seen.size, Validator(), NOTHING, found.digests, found.checksums, seen
         )
@@ -89,7 +89,7 @@ class Adoption:
             right = await self._right_aside(entry, record, size, order)
         await self._context.store.take_back(entry.path)
         held = RangeSet.upto(size) if right else NOTHING
-        key = urls.source_key(entry.urls[0])
+        key = entry.source_key(entry.urls[0])
         taken = Record(entry.path, key, size if right else None, held=held)
         await self._context.ledger.put(taken)
         return taken
@@ -207,4 +207,4 @@ def _blank_spots(found: Examined) -> list[ByteRange] | None:
 
 def same_source(record: Record, entry: Entry) -> bool:
     """Whether one of the entry's links leads to where the recorded file came from."""
-    return any(urls.leads_to(url, record.source_key) for url in entry.urls)
+    return any(entry.leads_to(url, record.source_key) for url in entry.urls)

@@ -8,15 +8,15 @@ from ..model import urls
 
 
 class Mirrors:
-    """Which link the next part is asked of. `spread`: all of them in turn, else the first alone.
+    """The links of one file, and which of them the next part is asked of.
 
-    `source`: the source key of the bytes held, whose link then comes first. Only a digest proves that mirrors
-    hold the same bytes, so that without one a file comes from one.
+    `spread`: all of them in turn, else the first alone. Only a digest proves that mirrors hold the same
+    bytes, so without one a file comes from one. `first`: the link that the bytes held came from.
     """
 
-    def __init__(self, links: Sequence[str], *, spread: bool, source: str = "") -> None:
+    def __init__(self, links: Sequence[str], *, spread: bool, first: str | None = None) -> None:
         # what is held of a file goes on from where it came, if only one source can be trusted
-        self._urls = sorted(links, key=lambda url: not spread and not urls.leads_to(url, source))
+        self._urls = sorted(links, key=lambda url: not spread and url != first)
         self._spread = spread
         self._turn = 0
         self._mixed = False  # wrong bytes came while several mirrors brought them

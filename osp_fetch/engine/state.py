@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import (
     FetchError,
@@ -63,8 +62,8 @@ class FileState:
         self.emptied = False  # all that was held is to be written anew; whoever writes clears this
         self._plain = False  # ask without Range
         self.dropped: str | None = None  # the last mirror that was given up for wrong bytes
-        source = record.source_key if record else ""
-        self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None, source=source)
+        source = next((url for url in entry.urls if record and entry.leads_to(url, record.source_key)), None)
+        self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None, first=source)
         self._sources: set[str] = set()  # links that bytes held came from
         self.trust = Validators(entry.path, digest=entry.digest is not None)
         self._ranged = False  # a range has been answered with one
@@ -76,7 +75,7 @@ class FileState:
             self._resume(record, partial_size)
 
     def _resume(self, record: Record, partial_size: int) -> None:
-        known = urls.leads_to(self.mirrors.first, record.source_key)
+        known = self.entry.leads_to(self.mirrors.first, record.source_key)
         contradicts = None not in (self.length, record.length) and self.length != record.length
         if record.published or contradicts or not (known or self.entry.digest):
             return
@@ -84,7 +83,8 @@ class FileState:
         self.parts.held = record.held & RangeSet.upto(partial_size)
         self.parts.length = self.length if self.length is not None else record.length
         self._sources.add(self.mirrors.first if known else record.source_key)
-        self.trust.resume(record.source_key, record.validator)
+        if known:
+            self.trust.resume(self.mirrors.first, record.validator)
         self.trust.unproven = bool(self.held) and not self.trust.proven(self.mirrors.first)
 
     # what to ask next
@@ -332,7 +332,7 @@ class FileState:
         published: Published | None = None,
     ) -> Record:
         """What the ledger should keep, with no more than `held` claimed."""
-        key = urls.source_key(self.mirrors.first)
+        key = self.entry.source_key(self.mirrors.first)
         validator = self.trust.validator(self.mirrors.first)
         if published is None and len(self._sources | {self.mirrors.first}) > 1 and held:
             key = ""  # of several sources: only a digest can tell that these bytes belong together

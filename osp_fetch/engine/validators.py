@@ -6,7 +6,6 @@ length and an overlap sample that compares equal.
 
 from __future__ import annotations
 
-from ..model import urls
 from ..model.errors import ChangedError, FetchError, NetworkError
 from ..model.http import Representation, Validator
 from ..model.protocols import Reply
@@ -24,13 +23,13 @@ class Validators:
         self._doubts = 0  # replies in a row that contradict what was known
         self.asks_if_range = True
 
-    def resume(self, key: str, validator: Validator) -> None:
-        """What is held came from `key`, which showed `validator` then."""
-        self._validators[key] = validator
+    def resume(self, link: str, validator: Validator) -> None:
+        """Note that what is held came from `link`, which showed `validator` then."""
+        self._validators[link] = validator
 
     def validator(self, link: str) -> Validator:
         """What is known to tell one state of `link` from another."""
-        return self._validators.get(urls.source_key(link), Validator())
+        return self._validators.get(link, Validator())
 
     def proven(self, link: str) -> bool:
         """Whether something better than a sample tells that `link` still means the bytes held."""
@@ -61,7 +60,7 @@ class Validators:
             same = known.last_modified == seen.last_modified
         else:
             # what was a proof is gone: ask again, with a sample
-            del self._validators[urls.source_key(link)]
+            del self._validators[link]
             self.unproven = True
             raise NetworkError(f"{self._path}: the server no longer says which file it holds")
         if not same:
@@ -70,11 +69,10 @@ class Validators:
     def begin(self, link: str, found: Representation) -> None:
         """A reply is believed: remember what it showed."""
         self._doubts = 0
-        key = urls.source_key(link)
         if self.unproven:
-            self._seen = (key, found.validator)
-        elif not self._validators.get(key):
-            self._validators[key] = found.validator
+            self._seen = (link, found.validator)
+        elif not self._validators.get(link):
+            self._validators[link] = found.validator
 
     def alike(self, equal: bool) -> None:
         """An overlap sample was compared with the bytes held."""
@@ -82,8 +80,8 @@ class Validators:
             raise ChangedError(f"{self._path}: the server's bytes differ from those held already")
         self.unproven = False
         if self._seen is not None:
-            (key, validator), self._seen = self._seen, None
-            self._validators.setdefault(key, validator)
+            (link, validator), self._seen = self._seen, None
+            self._validators.setdefault(link, validator)
 
     def forget(self) -> None:
         """Nothing is known of any server any more, and nothing is held."""

@@ -224,7 +224,7 @@ class Wholes:
         self._context.observe(events.Wrote(entry.path, length))
         if placed.kept is not None:
             self._context.observe(events.SetAside(entry.path, placed.kept))
-        key, held = urls.source_key(entry.urls[0]), RangeSet((ByteRange(0, length),))
+        key, held = entry.source_key(entry.urls[0]), RangeSet((ByteRange(0, length),))
         validator = reply.representation.validator
         record = Record(entry.path, key, length, validator, held, digests, (), placed.published)
         await self._context.ledger.put(record)

@@ -1,4 +1,4 @@
-"""What `get` would do with a manifest and a folder, by the decisions that `get` itself makes."""
+"""Plan: what `get` would do with a manifest and an output folder, by the same decisions that `get` makes."""
 
 from __future__ import annotations
 
@@ -24,18 +24,45 @@ from ..storage.folder.tombstones import tombstones
 from ..storage.ledger.rows import LedgerReader
 from .status import _json
 
+# Rows that are looked up in the ledgers at a time.
 _PAGE = 1000
 
-
+# Bad rows and foreign files that a plan names, to bound memory.
 _BAD_SHOWN = 100
 
 
 @dataclass(slots=True)
 class Plan:
-    """What `get` would do. Bytes; times in Unix seconds."""
+    """What `get` would do. Sizes are in bytes, times in Unix seconds.
+
+    Attributes:
+        files: Files that the manifest names.
+        bytes: Bytes of the files with a known size.
+        unsized: Files with an unknown size.
+        present: Files that are finished.
+        present_bytes: Bytes of them.
+        begun: Files with a partial.
+        held_bytes: Bytes held in partials.
+        digests: Files with a digest in the manifest.
+        hosts: Host → number of files that it serves.
+        expires_first: When the first link expires, None if no link states it.
+        expires_last: When the last link expires.
+        free: Free bytes on the file system of the output folder.
+        bad_rows: Rows that cannot be fetched.
+        problems: Messages of the first bad rows.
+        archives: Files that are archives or pieces of a split archive.
+        archives_bytes: Bytes of them.
+        resolves: Hub links that a run must resolve. Each counts once against the hub's request quota.
+        bytes_per_second: Rate of the last run in the folder.
+        foreign: The first files that exist under final names but were not recorded by osp-fetch.
+        foreign_count: Number of all such files.
+        gone: Files that are recorded as finished but no longer exist.
+        changed: Files that are recorded as finished but have changed since.
+        notes: Sentences about rows that a checksum list or second source does not cover.
+    """
 
     files: int = 0
-    bytes: int = 0  # of the files whose size is known
+    bytes: int = 0
     unsized: int = 0
     present: int = 0
     present_bytes: int = 0
@@ -48,22 +75,23 @@ class Plan:
     free: int = 0
     bad_rows: int = 0
     problems: list[str] = field(default_factory=list)
-    archives: int = 0  # files that are archives, or pieces of one
+    archives: int = 0
     archives_bytes: int = 0
-    resolves: int = 0  # links of a hub, each of which costs a share of its quota once
-    bytes_per_second: float = 0.0  # of the last run in the folder
-    foreign: list[str] = field(default_factory=list)  # here, but not by a run of this tool; the first of them
+    resolves: int = 0
+    bytes_per_second: float = 0.0
+    foreign: list[str] = field(default_factory=list)
     foreign_count: int = 0
-    gone: int = 0  # recorded as finished, and not there any more
-    changed: int = 0  # recorded as finished, and another file by now
-    notes: list[str] = field(default_factory=list)  # what lists do not cover, a sentence each
+    gone: int = 0
+    changed: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def missing_bytes(self) -> int:
+        """Bytes to fetch, without the files of unknown size."""
         return max(0, self.bytes - self.present_bytes - self.held_bytes)
 
     def row(self) -> dict[str, Any]:
-        """In plain values, for `--json`."""
+        """Return the plan as a JSON-serializable dict, for `--json`."""
         names = [name for name in self.__slots__ if name != "hosts"]
         values = {name: getattr(self, name) for name in names}
         return {**values, "hosts": dict(self.hosts), "missing_bytes": self.missing_bytes}
@@ -75,9 +103,19 @@ def make_plan(
     shard: tuple[int, int] | None = None,
     again: Callable[[str], bool] = lambda _: False,
 ) -> Plan:
-    """Read all of `rows` and hold them against what `root` has, as `get` does.
+    """Read all rows and compare them with what the output folder holds, as `get` does.
 
-    Touches neither network nor folder. `again`: whether a file is to be fetched anew although it is finished.
+    It sends no request and writes nothing.
+
+    Args:
+        rows: Entries, and errors for bad rows.
+        root: The output folder. It need not exist.
+        shard: (i, n) if the run is the i-th of n shards, counted from 0.
+        again: Returns whether the file with this path is fetched again even if it is finished.
+
+    Raises:
+        StorageError: A ledger cannot be read.
+        ManifestError: The manifest cannot be read.
     """
     made = Plan(free=_free(root))
     state = state_folder(root, shard)
@@ -105,7 +143,7 @@ def make_plan(
 
 
 class _Held:
-    """What the ledgers and the disk of an output folder say of files. For one plan."""
+    """Looks up files in the ledgers and on the disk of an output folder. Made for one plan."""
 
     def __init__(self, root: Path, state: Path) -> None:
         self._own = state / "ledger.sqlite3"
@@ -115,7 +153,7 @@ class _Held:
         self._disk, self._tombstones = Disk(), tombstones(root)
 
     def records(self, paths: list[RelativePath]) -> dict[str, Record]:
-        """Return what is recorded of `paths`. Of other shards only what they have finished counts."""
+        """Return the records of `paths`. From the ledgers of other shards, only finished files count."""
         found: dict[str, Record] = {}
         for place, reader in self._readers.items():
             more = reader.look([path for path in paths if path not in found])
@@ -133,7 +171,7 @@ class _Held:
         return seen.size if seen else None
 
     def is_taken(self, path: str) -> bool:
-        """Return whether anything lies under the final name."""
+        """Return whether anything exists under the final name."""
         return os.path.lexists(self._finals + path)
 
     def close(self) -> None:
@@ -159,7 +197,7 @@ def _count(made: Plan, entry: Entry, record: Record | None) -> None:
 
 
 def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -> None:
-    """Count what is here of one file, by the decisions that `get` makes."""
+    """Count what the output folder holds of one file, by the decisions that `get` makes."""
     seen = there.look(entry.path)
     tombstone = there.tombstone(entry.path) if record and record.published and seen is None else None
     if record and is_present(record, entry, seen, tombstone):

@@ -1,4 +1,4 @@
-"""What an output folder holds, by its ledgers and by the disk."""
+"""Status: what an output folder holds, according to its ledgers and the disk."""
 
 from __future__ import annotations
 
@@ -23,7 +23,16 @@ Standing = Literal["here", "unpacked", "gone", "changed"]
 
 
 def standing(root: Path, record: Record) -> Standing:
-    """Return how the disk agrees with the record of a finished file."""
+    """Compare the record of a finished file with the disk.
+
+    Args:
+        root: The output folder.
+        record: The record of the file.
+
+    Returns:
+        "here": the file is unchanged. "changed": another file has its name. "unpacked": it is an archive
+        that was unpacked and deleted. "gone": it no longer exists.
+    """
     seen = Disk().look(root / record.path)
     if seen is not None:
         return "here" if seen == record.published else "changed"
@@ -31,7 +40,15 @@ def standing(root: Path, record: Record) -> Standing:
 
 
 def is_whole(root: Path, path: str) -> bool:
-    """Return whether some run has finished the file `path`, and the disk agrees."""
+    """Return whether a run has finished the file, and the disk agrees with its record.
+
+    Args:
+        root: The output folder.
+        path: Path of the file below `root`.
+
+    Raises:
+        StorageError: A ledger cannot be read.
+    """
     for state in state_folders(root):
         reader = LedgerReader(state / "ledger.sqlite3")
         try:
@@ -44,17 +61,25 @@ def is_whole(root: Path, path: str) -> bool:
 
 
 def digest_of(record: Record) -> str | None:
-    """Return the digest of a finished file as `sha256:…`, None if none was recorded."""
+    """Return the digest of a finished file as `sha256:…`, None if no sha256 was recorded."""
     value = record.digests.get("sha256")
     return f"sha256:{value}" if value else None
 
 
 @dataclass(slots=True)
 class FolderStatus:
-    """What a folder holds, by its ledgers and the disk, and the run in it, where there is one.
+    """What an output folder holds, and the run that is working in it.
 
-    `published`: finished files that are here. `unpacked`: archives that were unpacked and deleted. `gone`,
-    `changed`: recorded as finished, and not there any more, or another file by now.
+    Attributes:
+        published: Finished files that are unchanged.
+        published_bytes: Bytes of them.
+        unpacked: Archives that were unpacked and deleted.
+        gone: Files that are recorded as finished but no longer exist.
+        changed: Files that are recorded as finished but have changed since.
+        begun: The partials: path, held bytes, and length in bytes (None if unknown).
+        held_bytes: Bytes held in partials.
+        owner: The process that runs in the folder, None if there is none.
+        run: The content of `status.json` as that process last wrote it.
     """
 
     published: int = 0
@@ -65,15 +90,22 @@ class FolderStatus:
     begun: list[dict[str, Any]] = field(default_factory=list)
     held_bytes: int = 0
     owner: str | None = None
-    run: dict[str, Any] | None = None  # the last `status.json`
+    run: dict[str, Any] | None = None
 
     def row(self) -> dict[str, Any]:
-        """In plain values, for `--json`."""
+        """Return the status as a JSON-serializable dict, for `--json`."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def folder_status(root: Path) -> FolderStatus:
-    """Return what `root` holds, and how the run in it goes, by what that wrote last."""
+    """Return what an output folder holds, and the progress of the run in it.
+
+    Args:
+        root: The output folder.
+
+    Raises:
+        StorageError: A ledger cannot be read.
+    """
     found = FolderStatus()
     for state in state_folders(root):
         owner = owner_of(state)
@@ -99,7 +131,11 @@ def folder_status(root: Path) -> FolderStatus:
 
 
 def recorded_files(state: Path) -> Iterator[Record]:
-    """Every record of one state folder's ledger. Raises StorageError while a run owns it."""
+    """Yield every record of the ledger in one state folder, sorted by path.
+
+    Raises:
+        StorageError: A run owns the ledger, or it cannot be read.
+    """
     reader = LedgerReader(state / "ledger.sqlite3")
     try:
         yield from reader.all()
@@ -116,12 +152,21 @@ def _json(place: Path) -> dict[str, Any] | None:
 
 
 def has_ledger(root: Path) -> bool:
-    """Whether a run has fetched into `root`."""
+    """Return whether `root` contains the ledger of any run."""
     return bool(state_folders(root))
 
 
 def published_files(root: Path) -> Iterator[Record]:
-    """The records of the published files, by path; each path once, however many ledgers name it."""
+    """Yield the records of the published files, sorted by path.
+
+    A path that several ledgers contain is yielded once, with the record that fits the disk best.
+
+    Args:
+        root: The output folder.
+
+    Raises:
+        StorageError: A run owns a ledger, or it cannot be read.
+    """
     ledgers = [recorded_files(state) for state in state_folders(root)]
     merged = heapq.merge(*ledgers, key=lambda record: record.path.encode())
     for path, same in itertools.groupby(merged, key=lambda record: record.path):
@@ -133,14 +178,21 @@ def published_files(root: Path) -> Iterator[Record]:
 
 
 def _unlike(then: Published | None, now: Published | None) -> tuple[bool, bool, int]:
-    """How little `now` is like what was published: to choose among several records of one path."""
+    """Return a sort key by which the record that is most like the file on disk comes first."""
     if then is None:
         return True, True, 0
     return then != now, now is None or then.size != now.size, -then.mtime_ns
 
 
 def with_checksums(root: Path) -> Iterator[tuple[Record, Standing]]:
-    """Yield the finished files that have a sha256, and how the disk agrees with each."""
+    """Yield the record of every finished file that has a sha256, with the result of `standing`.
+
+    Args:
+        root: The output folder.
+
+    Raises:
+        StorageError: A run owns a ledger, or it cannot be read.
+    """
     for record in published_files(root):
         if "sha256" in record.digests:
             yield record, standing(root, record)

@@ -1,4 +1,4 @@
-"""Whether the files of an output folder are still right, and what is left of those that are not."""
+"""Verify: hash the finished files of an output folder again, and turn damaged files back into partials."""
 
 from __future__ import annotations
 
@@ -22,14 +22,24 @@ from ..storage.folder.tombstones import tombstones
 from ..storage.ledger.sqlite import SqliteLedger
 from .status import has_ledger, published_files, recorded_files
 
+# Files that are queued for hashing at a time, to bound memory.
 _PAGE = 1000
 
 
 async def repair_files(root: Path, paths: Iterable[str]) -> list[tuple[Record, str | None]]:
-    """Make partials of the damaged files `paths`, with what is right of them held, for `get` to complete.
+    """Turn damaged files into partials that hold their correct bytes, for `get` to complete.
 
-    Returns the record of each partial, and where the file is kept if its owner had edited it. Raises
-    FolderBusyError while a run works in `root`.
+    Args:
+        root: The output folder.
+        paths: The damaged files, below `root`.
+
+    Returns:
+        For each file, the record of its partial, and the path of the copy that is kept if the user had
+        edited the file, else None.
+
+    Raises:
+        FolderBusyError: A run is working in `root`.
+        StorageError: A ledger cannot be read, or the disk does not allow the change.
     """
     damaged = set(paths)
     mended: list[tuple[Record, str | None]] = []
@@ -40,7 +50,7 @@ async def repair_files(root: Path, paths: Iterable[str]) -> list[tuple[Record, s
             async with SqliteLedger(state / "ledger.sqlite3") as ledger:
                 for record in own:
                     if record == true.get(record.path):
-                        # one ledger mends it: another that says the same must not try again
+                        # repair each file once, even if several ledgers contain the same record
                         record_of_partial, kept = reopened(root, state, true.pop(record.path))
                         mended.append((record_of_partial, kept))
                     else:
@@ -54,7 +64,16 @@ Verdict = Literal["ok", "damaged", "missing", "unpacked", "unchecked", "unreadab
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The verdict on one file. `expected` and `found`: "sha256:…"."""
+    """The verdict on one file.
+
+    Attributes:
+        path: Path below the output folder.
+        verdict: "unchecked" means that no digest is known; "unpacked", that the file is an archive that was
+            unpacked and deleted.
+        size: Size in bytes.
+        expected: Expected digest, as `sha256:…`.
+        found: Digest of the file on disk.
+    """
 
     path: str
     verdict: Verdict
@@ -63,14 +82,23 @@ class Checked:
     found: str | None = None
 
     def row(self) -> dict[str, Any]:
-        """In plain values, for `--json`."""
+        """Return the verdict as a JSON-serializable dict, for `--json`."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def verify_folder(root: Path, listed: Mapping[str, Digest] | None = None) -> Iterator[Checked]:
-    """Hash every published file again, on all cores, against the ledger, or against `listed`.
+    """Hash every published file again, on all cores, and compare it with its recorded or listed digest.
 
-    Listed names are joined with files as `get --checksums` joins them.
+    Args:
+        root: The output folder.
+        listed: Name → digest, to check against instead of the ledger. Names are matched with files as in
+            `get --checksums`.
+
+    Yields:
+        One verdict per file, in the order of the ledger or of `listed`.
+
+    Raises:
+        StorageError: A run owns a ledger, or it cannot be read.
     """
     wanted = _paired(root, listed) if listed is not None else _recorded(root)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -84,8 +112,7 @@ def verify_folder(root: Path, listed: Mapping[str, Digest] | None = None) -> Ite
 
 
 def _paired(root: Path, listed: Mapping[str, Digest]) -> Iterator[tuple[str, Digest]]:
-    """Yield the path of the file that each listed name stands for, with its digest; the name if there is
-    none."""
+    """Yield the path that each listed name refers to, with its digest. An unmatched name yields itself."""
     join = NameJoin[str](listed)
     pairs = [pair for path in _here(root, listed) for pair in join.add(path, path)]
     found = {name: path for path, name in [*pairs, *join.end()] if name is not None}
@@ -94,8 +121,7 @@ def _paired(root: Path, listed: Mapping[str, Digest]) -> Iterator[tuple[str, Dig
 
 
 def _here(root: Path, listed: Iterable[str]) -> Iterator[str]:
-    """Yield the files that listed names may stand for: finished ones, or all where no run has fetched
-    here."""
+    """Yield the files that listed names may refer to: finished files, or all files if there is no ledger."""
     if has_ledger(root):
         known = {record.path for record in published_files(root)}
         yield from sorted(known | {name for name in listed if (root / name).is_file()})

@@ -1,4 +1,4 @@
-"""Digests: an algorithm and a hex value, as manifests and checksum lists state them."""
+"""Digests: an algorithm and a hexadecimal value, as manifests and checksum lists state them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
+# Known algorithms and the number of hexadecimal digits of their values.
 HEX_LENGTHS: Final = {
     "md5": 32,
     "sha1": 40,
@@ -19,12 +20,15 @@ HEX_LENGTHS: Final = {
     "crc32c": 8,
     "git-blob-sha1": 40,
 }
+# Number of digits → algorithm, for a value without a name. Two lengths are ambiguous: 40 digits are read as
+# sha1, not git-blob-sha1, and 128 digits as sha512, not blake2b.
 _BY_LENGTH: Final = {32: "md5", 40: "sha1", 56: "sha224", 64: "sha256", 96: "sha384", 128: "sha512"}
 STRENGTH: Final = (
     "sha512", "sha384", "sha256", "blake2b", "sha224", "sha1", "git-blob-sha1", "md5", "crc32c",
 )  # fmt: skip
-"""Algorithms, the one that proves most first."""
+"""Algorithms in order of strength, the strongest first."""
 _HEX: Final = re.compile(r"[0-9a-f]+")
+_INTEGRITY: Final = re.compile(r"(sha(?:256|384|512))-([A-Za-z0-9+/]+=*)")  # W3C Subresource Integrity
 _NAMED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)\s*[:=]\s*(\S.*)")
 
 
@@ -35,7 +39,7 @@ def _normal(algorithm: str) -> str:
 
 
 def _hex(algorithm: str, value: str) -> str:
-    """Return `value` as hexadecimal digits in lower case, where it is base64 of the right length, too."""
+    """Return `value` as lower-case hexadecimal digits; base64 of the right length is converted."""
     length = HEX_LENGTHS.get(algorithm)
     if length is not None and len(value) != length:
         try:
@@ -49,7 +53,17 @@ def _hex(algorithm: str, value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What a file's bytes hash to. `git-blob-sha1` is sha1 over `blob SIZE NUL` and the bytes."""
+    """The digest of a file's bytes.
+
+    `git-blob-sha1` is the SHA-1 of `blob SIZE NUL` followed by the bytes, as git computes it.
+
+    Attributes:
+        algorithm: a key of `HEX_LENGTHS`.
+        hex: the value in lower-case hexadecimal digits.
+
+    Raises:
+        ValueError: the algorithm is unknown, or `hex` is not a value of that algorithm.
+    """
 
     algorithm: str
     hex: str
@@ -69,15 +83,18 @@ class Digest:
         """Return the digest that `text` states.
 
         Args:
-            text: `sha256:…` or `sha-256=…`, or a bare value: hexadecimal in any case, or base64 where the
-                algorithm is known.
-            algorithm: of a bare value; found by its length (md5, sha1, …) if None.
+            text: a value with its algorithm, such as `sha256:…` or `sha-256=…`, or a value alone. The value
+                is hexadecimal in upper or lower case, or base64 if the algorithm is known.
+            algorithm: the algorithm of a value alone; if None, the length decides (md5, sha1, …).
+
+        Returns:
+            The digest, with a lower-case hexadecimal value.
 
         Raises:
-            ValueError: it is no digest, or of an unknown algorithm.
+            ValueError: `text` is not a digest, or its algorithm is unknown.
         """
         text = text.strip()
-        match = _NAMED.fullmatch(text)
+        match = _NAMED.fullmatch(text) or _INTEGRITY.fullmatch(text)
         if match and _normal(match[1]) in HEX_LENGTHS:
             name, value = _normal(match[1]), match[2]
         elif match and not (algorithm and text.endswith("=")):
@@ -87,7 +104,7 @@ class Digest:
         return cls(name, _hex(name, value.strip()))
 
     def __reduce__(self) -> tuple[type[Digest], tuple[str, str]]:
-        # by field names, as dataclasses do it, it would take ten times as long
+        # ten times faster to pickle than the default of a slotted dataclass, which stores field names
         return Digest, (self.algorithm, self.hex)
 
     def __str__(self) -> str:
@@ -95,7 +112,12 @@ class Digest:
 
 
 def stronger(one: Digest | None, other: Digest) -> Digest:
-    """Return the one of two digests of a file that proves more."""
+    """Return the digest with the stronger algorithm of two digests of the same file.
+
+    Args:
+        one: the first digest, or None if there is none.
+        other: the second digest; returned if `one` is None.
+    """
     if one is None:
         return other
     return min(one, other, key=lambda digest: STRENGTH.index(digest.algorithm))

@@ -1,4 +1,4 @@
-"""Entries: one row of a manifest each, and the paths that they may have."""
+"""Entries, which are the rows of a manifest, and the rules for their paths."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final, NewType
 
+from . import urls
 from .digest import Digest
 from .errors import ManifestError
 from .text import CONTROLS, has_control
 from .urls import redact, shown
 
 RelativePath = NewType("RelativePath", str)
-"""A path below the output folder, with `/` between its names. Made by `relative_path` alone."""
+"""A path below the output folder, with `/` between its names. Only `relative_path` creates one."""
 
+# Folder below the output folder that holds the ledger, the partials and the lock.
 STATE_FOLDER: Final = ".osp-fetch"
 
-# names that nothing could be wrong with: most of ten million rows, at a tenth of the cost
+# Paths that need no further check. Most paths of ten million rows match, at a tenth of the cost.
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_][\w.,=+-]{0,99}/){0,20}[A-Za-z0-9_][\w.,=+-]{0,99}", re.ASCII)
 _LINK: Final = re.compile(
     rf"https?://(?:[^/?#{CONTROLS} ]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^/?#:@{CONTROLS} ]+)"
@@ -27,11 +29,15 @@ _DEVICE: Final = re.compile(r"(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./
 
 
 def relative_path(text: str) -> RelativePath:
-    """Make sure that `text` names a file inside the output folder, on any system.
+    """Return `text` as a path that is inside the output folder on every operating system.
 
-    Raises ManifestError for names that are empty, absolute, climb out by `..`, hold control
-    characters or a backslash, are devices on Windows (`aux.txt`), are longer than file systems allow
-    (255 bytes a name, 3900 in all), or lie in the folder that the ledger lives in.
+    Args:
+        text: path as the manifest states it. A leading `./` is removed.
+
+    Raises:
+        ManifestError: the path is empty or absolute, leaves the output folder by `..`, contains a control
+            character or a backslash, is a device name on Windows (`aux.txt`), exceeds the limits of file
+            systems (255 bytes per name, 3900 bytes in total), or lies in the state folder.
     """
     if _PLAIN.fullmatch(text) and not _DEVICE.search(text):
         return RelativePath(text)
@@ -46,52 +52,59 @@ def relative_path(text: str) -> RelativePath:
 
 def _refusal(text: str, names: list[str]) -> str | None:
     if not names or names == [""]:
-        return "names no file"
+        return "is empty, or names a folder; give the path of a file"
     if has_control(text):
-        return "holds a control character"
+        return "contains a control character"
     if "\\" in text:
-        return "holds a backslash, which is a separator on Windows; write it with /"
+        return "contains a backslash, which is a separator on Windows; write it with /"
     if _DEVICE.search(text):
-        return "is the name of a device on Windows, and on disks shared with it"
+        return "is a device name on Windows, and on disks shared with Windows; choose another name"
     if text.startswith("/") or re.match(r"[A-Za-z]:", text):
         return "is absolute; paths are relative to the output folder"
     if ".." in names:
-        return "leaves the output folder by '..'"
+        return "leaves the output folder through '..'"
     if "" in names or "." in names:
-        return "has an empty name in it"
+        return "contains an empty name, or '.'"
     if _is_state(names[0]):
-        return f"lies in {names[0]}/, which is kept for records"
+        return f"lies in {names[0]}/, which osp-fetch uses for its own records; choose another folder"
     try:
         if max(len(n.encode()) for n in names) > 255 or len(text.encode()) > 3900:
-            return "is longer than file systems allow (255 bytes a name, 3900 in all)"
+            return "is longer than file systems allow (255 bytes per name, 3900 bytes in total)"
     except UnicodeEncodeError:
         return "is not valid Unicode"
     return None
 
 
 def is_link(url: str) -> bool:
-    """Return whether `url` is an http(s) URL that can be asked for as it is."""
+    """Return whether `url` is an http(s) URL that can be requested unchanged."""
     return _LINK.fullmatch(url) is not None
 
 
 def folded(path: RelativePath) -> str:
-    """What all spellings of `path` have in common that are one name where case does not count."""
+    """Return a key that is equal for all paths that are one name on a case-insensitive file system."""
     return unicodedata.normalize("NFC", path.casefold())
 
 
 def _is_state(name: str) -> bool:
-    """Whether some file system takes `name` for the folder of records: those of Windows drop dots and
-    spaces at its end, take `:` for the start of a stream, and know short names."""
+    """Return whether a file system may treat `name` as the state folder.
+
+    Windows drops dots and spaces at the end of a name, takes `:` as the start of a stream, and has short
+    names.
+    """
     seen = "".join(c for c in name if unicodedata.category(c) != "Cf").split(":")[0].rstrip(". ").lower()
     return seen in (STATE_FOLDER, ".cache") or bool(re.fullmatch(r"osp-fe~\d+", seen))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Entry:
-    """One row: a file to have at `path`, from any of `urls` (mirrors of the same bytes).
+    """One row of a manifest: a file, and where to fetch it.
 
-    `size` in bytes and `digest` are promises that the file must keep. `headers` go to the origin of
-    the URL and nowhere else.
+    Attributes:
+        path: where the file is published, below the output folder.
+        urls: mirrors of the same bytes, at least one.
+        size: length in bytes that the file must have, if known.
+        digest: digest that the file must have, if known.
+        headers: request headers. They are sent to the origin of the URL only.
     """
 
     path: RelativePath
@@ -99,9 +112,18 @@ class Entry:
     size: int | None = None
     digest: Digest | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    exact: bool = False
+
+    def source_key(self, url: str) -> str:
+        """Return what identifies the file behind `url`, one of the links; see `urls.source_key`."""
+        return urls.source_key(url, exact=self.exact)
+
+    def leads_to(self, url: str, key: str) -> bool:
+        """Return whether `key` is the source key of `url`, one of the links."""
+        return urls.leads_to(url, key, exact=self.exact)
 
     def __repr__(self) -> str:
-        # urls may be signed and headers hold tokens: an entry in a traceback must give neither away
+        # URLs may be signed and headers may hold tokens: a traceback that shows an entry must reveal neither
         urls = ", ".join(map(redact, self.urls))
         return f"Entry({self.path!r}, {urls}, size={self.size}, digest={self.digest})"
 
@@ -113,7 +135,18 @@ def entry(
     digest: str | Digest | None = None,
     headers: dict[str, str] | None = None,
 ) -> Entry:
-    """Make an Entry from plain values; raises ManifestError where one of them makes no sense."""
+    """Return an `Entry` made from plain values.
+
+    Args:
+        path: path below the output folder.
+        url: an http(s) URL, or several that are mirrors of the same bytes.
+        size: length in bytes, if known.
+        digest: digest of the file, if known; text is parsed by `Digest.parse`.
+        headers: request headers by name.
+
+    Raises:
+        ManifestError: a value is invalid. The message states which one.
+    """
     urls = (url,) if isinstance(url, str) else tuple(url)
     if not urls:
         raise ManifestError(f"{path}: no URL; every entry needs at least one")
@@ -125,7 +158,9 @@ def entry(
     sent = tuple(headers.items()) if headers else ()
     for name, value in sent:
         if has_control(name + value) or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
-            raise ManifestError(f"{path}: {name!r} is not a header that HTTP can carry")
+            raise ManifestError(
+                f"{path}: {name!r} is not a valid HTTP header; check it for control characters"
+            )
     try:
         parsed = Digest.parse(digest) if isinstance(digest, str) else digest
     except ValueError as error:

@@ -190,7 +190,9 @@ class DiskFullError(StorageError):
 
 
 class FolderBusyError(StorageError):
-    """Another run owns the output folder."""
+    """Another run owns the output folder. `pid`: its process on this machine, None if that is not known."""
+
+    pid: int | None = None
 
     remedy = Remedy.ABORT
     cause = "folder busy"

@@ -1,4 +1,11 @@
-"""What a run tells its observers. Views draw from these; nothing in the engine waits for a view."""
+"""Events that a run sends to its observers.
+
+Views and logs are built from events alone. An observer is called synchronously and must not block. The engine
+never depends on what an observer does.
+
+In all events `path` is the path of a file below the output folder, `host` is `host:port`, and `why` is a
+reason in words for the user.
+"""
 
 from __future__ import annotations
 
@@ -10,49 +17,72 @@ from .report import Outcome, Report
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
+    """The run has begun.
+
+    Attributes:
+        folder: the output folder.
+    """
+
     folder: str
 
 
 @dataclass(frozen=True, slots=True)
 class RowsRead:
-    """So many more rows were read from the manifest, `sized` of which state a size, `bytes` in all."""
+    """Another page of the manifest was read.
+
+    Attributes:
+        rows: number of rows in the page.
+        sized: number of those rows that state a size.
+        bytes: sum of the stated sizes, in bytes.
+        expires: earliest expiry of the signed links in the page, in Unix seconds; None if none is known.
+    """
 
     rows: int
     sized: int
     bytes: int
-    expires: float | None = None  # the earliest death of their links, Unix seconds
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestEnded:
-    """Every row has been read, so that totals are final."""
+    """All rows have been read. The totals are final."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileBegun:
-    """The first reply of a file is here: its length if told, and how much is held already."""
+    """The first reply for a file has arrived.
+
+    Attributes:
+        length: length of the file in bytes that the server states; None if it states none.
+        stated: length in bytes that the manifest states; None if it states none.
+        held: bytes that are held already.
+    """
 
     path: str
     length: int | None
-    stated: int | None  # the size that its row stated
+    stated: int | None
     held: int
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
+    """A connection has begun to transfer bytes of a file."""
+
     path: str
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
+    """A connection has ended its transfer for a file."""
+
     path: str
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """So many more bytes of a file are written."""
+    """Another `count` bytes of a file were received and written."""
 
     path: str
     count: int
@@ -60,7 +90,12 @@ class Wrote:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """So many bytes were here already, unrecorded, and are built upon. `proof`: what told that."""
+    """A file that was on disk without a record has been verified and is used.
+
+    Attributes:
+        count: its length in bytes.
+        proof: what verified it: the name of a digest algorithm, or "samples" of the server's bytes.
+    """
 
     path: str
     count: int
@@ -69,7 +104,11 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """A file of the user's had the name of a fetched one. It is kept at `kept`, below the output folder."""
+    """The user's own file had the name of a fetched file, and was moved.
+
+    Attributes:
+        kept: where the user's file is now, relative to the output folder.
+    """
 
     path: str
     kept: str
@@ -77,7 +116,7 @@ class SetAside:
 
 @dataclass(frozen=True, slots=True)
 class MirrorDropped:
-    """A mirror, `host:port`, whose bytes are not those of the digest; the file comes from others."""
+    """The bytes from the mirror `host` do not match the digest. The file is fetched from other mirrors."""
 
     path: str
     host: str
@@ -85,7 +124,7 @@ class MirrorDropped:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """So many bytes of a file, held before, are to be fetched again."""
+    """`count` bytes of a file that were held are discarded, and fetched again."""
 
     path: str
     count: int
@@ -93,6 +132,14 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
+    """A request has failed and is repeated.
+
+    Attributes:
+        cause: one word for the kind of the error; see `FetchError.cause`.
+        delay: pause before the next attempt, in seconds.
+        message: the error in words.
+    """
+
     path: str
     cause: str
     delay: float
@@ -101,7 +148,7 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True)
 class Cooling:
-    """A host is left alone for some seconds."""
+    """No request is sent to `host` for `seconds` seconds, because the server asked for a pause."""
 
     host: str
     seconds: float
@@ -110,7 +157,11 @@ class Cooling:
 
 @dataclass(frozen=True, slots=True)
 class LimitChanged:
-    """From now on `host` gets so many connections."""
+    """The controller has changed the concurrency limit of a host.
+
+    Attributes:
+        connections: the new limit, as a number of connections.
+    """
 
     host: str
     connections: int
@@ -119,7 +170,11 @@ class LimitChanged:
 
 @dataclass(frozen=True, slots=True)
 class HostDown:
-    """A whole host is silent: it is probed, one connection at a time, and its files wait."""
+    """A host does not answer. The circuit breaker probes it with one connection; its files wait.
+
+    Attributes:
+        probed_in: seconds until the next probe.
+    """
 
     host: str
     probed_in: float
@@ -127,49 +182,61 @@ class HostDown:
 
 @dataclass(frozen=True, slots=True)
 class HostBack:
+    """A host that did not answer has answered again."""
+
     host: str
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """So many files wait for fresh links."""
+    """The number of parked files has changed.
+
+    Attributes:
+        files: number of files that wait for fresh links.
+    """
 
     files: int
 
 
 @dataclass(frozen=True, slots=True)
 class LinksRenewed:
-    """So many parked files go on with fresh links."""
+    """`files` parked files have fresh links and continue."""
 
     files: int
 
 
 @dataclass(frozen=True, slots=True)
 class LinksCommandFailed:
-    """The command that should bring fresh links has failed, and is not run again."""
+    """The command for fresh links has failed. It is not run again."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class DiskWaiting:
-    """The disk is full; the work goes on by itself when there is room."""
+    """The disk is full. The file continues by itself when enough space is free."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
+    """A row has its final outcome."""
+
     outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
+    """The run has been asked to stop early."""
+
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
+    """The run has ended; `report` is its result."""
+
     report: Report
 
 
@@ -199,3 +266,4 @@ Event = (
     | RunEnded
 )
 Observer = Callable[[Event], None]
+"""A function that receives every event of a run."""

@@ -1,4 +1,4 @@
-"""What was learnt of a host."""
+"""The profile of a host: the connection settings that `bench` measured as best."""
 
 from __future__ import annotations
 
@@ -7,8 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """How a host serves best. `part_size` in bytes; `bytes_per_second` of all `connections` together when
-    it was `measured` (Unix seconds)."""
+    """The best measured settings for one host.
+
+    Attributes:
+        connections: number of connections to begin with.
+        part_size: size of a part in bytes.
+        bytes_per_second: total goodput of all `connections` at the time of the measurement.
+        measured: time of the measurement, in Unix seconds.
+
+    Raises:
+        ValueError: `connections` or `part_size` is less than 1.
+    """
 
     connections: int
     part_size: int
@@ -17,4 +26,4 @@ class Profile:
 
     def __post_init__(self) -> None:
         if self.connections < 1 or self.part_size < 1:
-            raise ValueError("a profile needs at least one connection, and a part of one byte")
+            raise ValueError("a profile needs connections and part_size of at least 1")

@@ -1,7 +1,7 @@
 """Byte ranges as half-open intervals, and sets of them.
 
-Inside the house ranges are half-open, `start <= byte < stop`, so that lengths and gaps need no
-plus-ones. The inclusive form of RFC 9110 section 14 exists only in `network.transport`.
+All code uses half-open ranges, `start <= byte < stop`, so that lengths and gaps need no correction by one.
+The inclusive form of RFC 9110 section 14 exists only in `network.transport`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True, order=True)
 class ByteRange:
-    """The bytes from `start` up to and without `stop`; never empty."""
+    """The bytes with offsets `start <= offset < stop`. A byte range is never empty.
+
+    Raises:
+        ValueError: `start` is negative, or `stop` is not greater than `start`.
+    """
 
     start: int
     stop: int
@@ -31,13 +35,17 @@ class ByteRange:
 
 @dataclass(frozen=True, slots=True)
 class RangeSet:
-    """A set of bytes: disjoint ranges in order, touching ones merged. Equal sets compare equal."""
+    """An immutable set of byte offsets.
+
+    `ranges` is sorted, its ranges are disjoint, and adjacent ranges are merged. Equal sets therefore compare
+    equal. `|`, `-` and `&` are union, difference and intersection; `len()` is the number of bytes.
+    """
 
     ranges: tuple[ByteRange, ...] = ()
 
     @classmethod
     def of(cls, ranges: Iterable[ByteRange]) -> RangeSet:
-        """The union of `ranges`, in whatever order and however they overlap."""
+        """Return the union of `ranges`, which may overlap and may come in any order."""
         merged: list[ByteRange] = []
         for r in sorted(ranges):
             if merged and r.start <= merged[-1].stop:
@@ -49,12 +57,16 @@ class RangeSet:
 
     @classmethod
     def upto(cls, length: int) -> RangeSet:
-        """The first `length` bytes; empty for 0."""
+        """Return the set of the first `length` bytes; it is empty if `length` is 0."""
         return cls((ByteRange(0, length),)) if length > 0 else cls()
 
     @classmethod
     def parse(cls, text: str) -> RangeSet:
-        """Read what `str` wrote: `0-100,200-300`. Raises ValueError for anything else."""
+        """Parse the form that `str()` writes, such as `0-100,200-300`.
+
+        Raises:
+            ValueError: `text` has another form.
+        """
         pairs = (item.split("-") for item in text.split(",") if item)
         found = [ByteRange(int(start), int(stop)) for start, stop in pairs]
         return cls.of(found) if len(found) > 1 else cls(tuple(found))
@@ -101,11 +113,11 @@ class RangeSet:
 
     @property
     def frontier(self) -> int:
-        """How many bytes are in the set without a gap, counted from byte 0."""
+        """The number of contiguous bytes in the set, counted from offset 0."""
         return self.ranges[0].stop if self.ranges and self.ranges[0].start == 0 else 0
 
     def before(self, offset: int) -> int:
-        """How many bytes just before `offset` are in the set without a gap."""
+        """Return the number of contiguous bytes in the set that end directly before `offset`."""
         for r in self.ranges:
             if r.start < offset <= r.stop:
                 return offset - r.start

@@ -1,4 +1,4 @@
-"""What the ledger keeps of one file."""
+"""Records: what the ledger stores about one file, and how files look on disk."""
 
 from __future__ import annotations
 
@@ -11,15 +11,20 @@ from .ranges import NOTHING, RangeSet
 
 
 class Published(NamedTuple):
-    """How the finished file looked on disk when it got its final name."""
+    """Size (bytes) and modification time (nanoseconds) of a file when it got its final name."""
 
     size: int
     mtime_ns: int
 
 
 class Placed(NamedTuple):
-    """A file under its final name. `kept`: where the user's own file of that name is now, if there was
-    one."""
+    """A published file.
+
+    Attributes:
+        published: how the file looks on disk.
+        kept: where the user's own file of that name was moved, relative to the output folder; None if there
+            was none.
+    """
 
     published: Published
     kept: str | None = None
@@ -27,9 +32,13 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What a whole file is, read from its first byte to its last.
+    """The result of reading a complete file from its first byte to its last.
 
-    `digests` and `checksums` as in a Record. `blank`: where it has holes, or nothing but zeros.
+    Attributes:
+        size: length in bytes.
+        digests: as in `Record`.
+        checksums: as in `Record`.
+        blank: ranges that consist of zeros only; holes of a sparse file read as zeros.
     """
 
     size: int
@@ -40,11 +49,18 @@ class Examined:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The state of one file: it may claim too little, never too much.
+    """The recorded state of one file. It may state too little, never too much.
 
-    `source_key`: host and path it came from. `digests`: algorithm → hex, of the whole file.
-    `checksums`: CRC-32 of each `CHECKSUM_SPAN` bytes in order, to find a damaged spot in a longer file.
-    `published`: None while only a partial exists.
+    Attributes:
+        path: path below the output folder.
+        source_key: host and path of the URL that the bytes came from.
+        length: length of the complete file in bytes, if known.
+        validator: ETag and Last-Modified of the bytes held (RFC 9110 section 8.8).
+        held: bytes that are safe in the partial.
+        digests: algorithm → hexadecimal digest of the complete file.
+        checksums: CRC-32 of each `CHECKSUM_SPAN` bytes in order. They locate damage in a file that is longer
+            than one span.
+        published: how the file looked when it was published; None while only a partial exists.
     """
 
     path: RelativePath
@@ -57,4 +73,6 @@ class Record:
     published: Published | None = None
 
 
+# Bytes that one CRC-32 of `Record.checksums` covers (16 MiB). The repair of a damaged file fetches complete
+# spans again.
 CHECKSUM_SPAN = 16 << 20

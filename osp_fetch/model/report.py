@@ -1,4 +1,4 @@
-"""How it went: one Outcome a file, one Report a run."""
+"""Results: one `Outcome` for each file, one `Report` for each run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,19 @@ from .errors import FetchError
 if TYPE_CHECKING:
     import pandas
 
+# Outcomes that a report keeps in each of its two lists. A manifest may have ten million rows; memory must not
+# grow with it.
 OUTCOMES_KEPT = 20_000
 
 
 class Status(StrEnum):
-    """How a file ended; equal to its own name in lower case."""
+    """The final state of a file. Each member equals its own name in lower case.
+
+    FETCHED: this run transferred and published the file.
+    PRESENT: the file was already complete on disk.
+    PARKED: the file waits for something outside the run, usually fresh links.
+    FAILED: the file was given up, or its row was invalid.
+    """
 
     FETCHED = "fetched"
     PRESENT = "present"
@@ -26,18 +34,28 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of one row. `size` in bytes, `seconds` on the clock; `entry` is None for a bad row."""
+    """The result of one manifest row.
+
+    Attributes:
+        path: path below the output folder; empty for an invalid row.
+        status: final state of the file.
+        entry: the row; None if it was invalid.
+        size: length of the file in bytes, if known.
+        digest: verified digest, such as `sha256:…`.
+        seconds: elapsed time for this file, in seconds.
+        error: why the file failed or was parked.
+    """
 
     path: str
     status: Status
     entry: Entry | None = None
     size: int | None = None
-    digest: str | None = None  # "sha256:…"
+    digest: str | None = None
     seconds: float = 0.0
     error: FetchError | None = None
 
     def row(self) -> dict[str, Any]:
-        """The same in plain values, as `--json`, the event log and `Report.frame` show it."""
+        """Return the outcome as plain values, for `--json`, the event log and `Report.frame`."""
         return {
             "path": self.path,
             "status": self.status.value,
@@ -51,24 +69,35 @@ class Outcome:
 
 @dataclass(slots=True)
 class Report:
-    """One run: counts by status, bytes that came over the network, seconds, and what went wrong.
+    """The result of one run.
 
-    `outcomes` holds the first twenty thousand, `failures` as many failed or parked ones, so that a
-    manifest of ten million rows cannot fill the memory; the counts are always of all.
+    `outcomes` and `failures` are truncated, so that a manifest of ten million rows cannot fill the memory.
+    `counts` always covers every row.
+
+    Attributes:
+        counts: number of rows by status.
+        bytes: bytes received over the network.
+        seconds: duration of the run, in seconds.
+        stopped: why the run ended before all rows were processed; None if it did not.
+        outcomes: the first 20,000 outcomes.
+        failures: the first 20,000 outcomes that are FAILED or PARKED.
+        credentials: whether a server or a source rejected the credentials of at least one file.
+        shard: (index, count), index from 0, if this run fetched one shard of the manifest.
+        notes: further remarks for the user, one sentence each.
     """
 
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
     bytes: int = 0
     seconds: float = 0.0
-    stopped: str | None = None  # why the run ended before its manifest did
+    stopped: str | None = None
     outcomes: list[Outcome] = field(default_factory=list, repr=False)
     failures: list[Outcome] = field(default_factory=list, repr=False)
-    credentials: bool = False  # some failure was a refusal of who we are
-    shard: tuple[int, int] | None = None  # the i-th of n, from 0, if no more than that share was fetched
-    notes: list[str] = field(default_factory=list)  # what else to know, a sentence each
+    credentials: bool = False
+    shard: tuple[int, int] | None = None
+    notes: list[str] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
-        """Count one more outcome."""
+        """Count `outcome`, and keep it while its list is not full."""
         self.counts[outcome.status] += 1
         if len(self.outcomes) < OUTCOMES_KEPT:
             self.outcomes.append(outcome)
@@ -79,27 +108,35 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every row is present and verified."""
+        """Return whether every row is present and verified, and the run was not stopped early."""
         bad = self.counts[Status.FAILED] + self.counts[Status.PARKED]
         return bad == 0 and self.stopped is None
 
     def raise_for_failures(self) -> None:
-        """Raise one FetchError that names the first failures, where there are any."""
+        """Raise one error for all failures; return if `ok`.
+
+        Raises:
+            FetchError: a file failed or is parked, or the run was stopped. The message states the number of
+                files, and the reason of the stop or the first three errors.
+        """
         if self.ok:
             return
         count = self.counts[Status.FAILED] + self.counts[Status.PARKED]
         shown = "; ".join(str(o.error) for o in self.failures[:3])
-        raise FetchError(f"{count} of the files are not here ({self.stopped or shown})")
+        raise FetchError(f"{count} of the files were not fetched ({self.stopped or shown})")
 
     def frame(self) -> pandas.DataFrame:
-        """The outcomes as a pandas DataFrame, a row a file."""
+        """Return `outcomes` as a pandas DataFrame with one row for each file.
+
+        The columns are path, status, size (bytes), digest, seconds, cause and error.
+        """
         import pandas
 
         columns = ["path", "status", "size", "digest", "seconds", "cause", "error"]
         return pandas.DataFrame([o.row() for o in self.outcomes], columns=columns)
 
     def row(self) -> dict[str, Any]:
-        """The same in plain values, for `--json`."""
+        """Return the report as plain values, for `--json`."""
         return {
             "counts": {status.value: n for status, n in self.counts.items()},
             "bytes": self.bytes,

@@ -1,7 +1,7 @@
-"""Settings: the only place where defaults stand, each defended where it stands.
+"""Settings: the only module that defines defaults, each with its reason beside it.
 
-`Settings.load` lays layers over the defaults; a layer is what a TOML file, the environment or
-`--set` gives. Sizes are bytes and also read as `"64MiB"`, times are seconds and also `"30s"`.
+`Settings.load` applies layers on top of the defaults. A layer comes from a TOML file, the environment or
+`--set`. Sizes are in bytes and may be written as `"64MiB"`. Times are in seconds and may also be `"30s"`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,50 @@ def _quantity(value: object, units: Mapping[str, float], what: str) -> float:
 
 
 def size(value: object) -> int:
-    """Bytes from `67108864`, `"64MiB"`, `"64M"` (both binary) or `"64MB"` (decimal)."""
-    return int(_quantity(value, _SIZE_UNITS, 'a size; write bytes, or such as "64MiB"'))
+    """Parse a size, or a rate such as `"20MiB/s"`.
+
+    Args:
+        value: `67108864`, `"64MiB"` or `"64M"` (both binary), or `"64MB"` (decimal).
+
+    Returns:
+        The number of bytes.
+
+    Raises:
+        ValueError: `value` is not a size.
+    """
+    return int(
+        _quantity(
+            value, _SIZE_UNITS, 'a size; write a number of bytes, or a size with a unit such as "64MiB"'
+        )
+    )
 
 
 def seconds(value: object) -> float:
-    """Seconds from `90`, `"90s"`, `"1.5m"`, `"2h"` or `"1d"`."""
-    return _quantity(value, _TIME_UNITS, 'a time; write seconds, or such as "30s"')
+    """Parse a duration.
+
+    Args:
+        value: `90`, `"90s"`, `"1.5m"`, `"2h"`, `"1d"` or `"100ms"`.
+
+    Returns:
+        The number of seconds.
+
+    Raises:
+        ValueError: `value` is not a duration.
+    """
+    return _quantity(
+        value, _TIME_UNITS, 'a time; write a number of seconds, or a time with a unit such as "30s"'
+    )
 
 
 def count(value: object) -> int:
-    """A whole number of at least one."""
+    """Parse a whole number of at least 1.
+
+    Args:
+        value: an integer, or its decimal digits as text.
+
+    Raises:
+        ValueError: `value` is anything else.
+    """
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
@@ -76,14 +109,14 @@ def _one_of(*words: str) -> Callable[[object], str]:
     def read(value: object) -> str:
         if value in words:
             return str(value)
-        raise ValueError(f"{value!r} is none of {', '.join(words)}")
+        raise ValueError(f"{value!r} is not one of {', '.join(words)}")
 
     return read
 
 
 def _part(value: object) -> int:
     if (read := size(value)) < 64 << 10:
-        raise ValueError(f"{value!r} is too small for a part; the least is 64KiB")
+        raise ValueError(f"{value!r} is too small for a part; the minimum is 64KiB")
     return read
 
 
@@ -93,76 +126,123 @@ def _setting(default: Any, read: Callable[[object], Any]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much of everything. 0 means no limit for rates."""
+    """Limits on connections, rates and memory. A rate of 0 means no limit.
 
-    # all hosts together; auto finds what pays for each host, up to 128 in all, or as many as fit in the
-    # memory; a number is kept
+    Attributes:
+        connections: maximum number of connections to all hosts together.
+        per_host: maximum number of connections to one host.
+        part_size: bytes of one part, at least 64 KiB.
+        rate: maximum total rate, in bytes per second.
+        requests_per_second: maximum number of requests to one host each second.
+        memory: bytes that the buffers of all connections may use together.
+        redirects: maximum number of redirects that one request follows.
+        processes: number of processes with an event loop.
+    """
+
+    # "auto": the controller of each host finds its concurrency limit by measured goodput, up to 128
+    # connections in total, or as many as fit in `memory`. A number is used as it is.
     connections: int | Auto = _setting("auto", _or_auto(count))
-    # never more than this to one host; auto: as many as in all
+    # "auto": only `connections` limits one host.
     per_host: int | Auto = _setting("auto", _or_auto(count))
-    # auto is four seconds at the measured rate of a connection, in 4 to 64 MiB: long enough that a
-    # request's round trip is lost in it, short enough that no part is the last for long
+    # "auto": four seconds at the measured rate of a connection, between 4 and 64 MiB. That is long enough to
+    # make the round trip of a request negligible, and short enough that the last part of a file ends soon.
     part_size: int | Auto = _setting("auto", _or_auto(_part))
     rate: int = _setting(0, size)
     requests_per_second: float = _setting(0.0, lambda v: _quantity(v, {"": 1.0}, "a rate"))
-    # what all connections' buffers may take together
+    # 128 MiB: `connections = "auto"` takes a connection for each 1.5 MiB.
     memory: int = _setting(128 << 20, size)
     redirects: int = _setting(20, count)
-    # event loops, in processes of their own: one is enough until a core is busy with small files, or with
-    # more than about half a gigabyte a second; auto: one for each two cores, up to four
+    # One is enough until small files, or more than about 500 MB/s, keep a core busy. "auto": one for every
+    # two cores, up to four.
     processes: int | Auto = _setting(1, _or_auto(count))
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """How long to be patient. Attempts count only while a file gets no further."""
+    """How long a failure is retried.
+
+    Attributes:
+        attempts: consecutive attempts without progress after which a file fails. Progress resets the count.
+        initial: first pause before a retry, in seconds. The pause doubles with each attempt, with full
+            jitter.
+        longest: upper bound of that pause, in seconds. It also limits how long a host is probed that has
+            never answered.
+        retry_after: longest pause that a server may request, in seconds.
+        outage: how long the circuit breaker probes a host that answered earlier, in seconds.
+    """
 
     attempts: int = _setting(8, count)
     initial: float = _setting(0.5, seconds)
     longest: float = _setting(60.0, seconds)
-    # a server may ask for a pause of up to this; a longer one is a refusal in other words
+    # A server that requests a longer pause is treated as a server that refuses the file.
     retry_after: float = _setting(900.0, seconds)
-    # a host that has answered may fall silent for so long; meanwhile it is probed, and nothing fails
+    # One hour: while the host is probed, its files wait and none of them fails.
     outage: float = _setting(3600.0, seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """When silence is a failure, in seconds."""
+    """After how many seconds without progress a connection fails.
+
+    Attributes:
+        connect: seconds to establish a connection.
+        head: seconds until the complete head of a reply has arrived.
+        idle: seconds without a byte of the body.
+        slowest: minimum rate of a body, in bytes per second.
+        slow_for: seconds over which the rate must stay below `slowest` before the connection is closed; 0
+            disables the check.
+    """
 
     connect: float = _setting(20.0, seconds)
-    head: float = _setting(30.0, seconds)  # a reply's whole head, so that endless 1xx end too
-    idle: float = _setting(20.0, seconds)  # no byte of a body
-    slowest: int = _setting(1 << 10, size)  # bytes per second of reading, over `slow_for`
+    # Covers the complete head, so that a server that sends 1xx replies without end times out, too.
+    head: float = _setting(30.0, seconds)
+    idle: float = _setting(20.0, seconds)
+    # Counts only the time that is spent on reading.
+    slowest: int = _setting(1 << 10, size)
     slow_for: float = _setting(60.0, seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """How files reach the disk."""
+    """How files are written to disk.
+
+    Attributes:
+        min_free: bytes that stay free on the disk.
+        durability: "full" syncs every file before it is published; "none" leaves syncing to the operating
+            system, and a power loss may cost files.
+        existing: what happens to a file under a final name that no run of osp-fetch wrote.
+        disk_patience: seconds to wait for free space on a full disk.
+    """
 
     min_free: int = _setting(1 << 30, size)
     durability: str = _setting("full", _one_of("full", "none"))
-    # a file in the way that no run of this tool wrote: keep it in .osp-fetch/replaced/, or not
+    # "keep" moves the file to .osp-fetch/replaced/; "overwrite" replaces it.
     existing: str = _setting("keep", _one_of("keep", "overwrite"))
     disk_patience: float = _setting(600.0, seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What to do when links die."""
+    """What a run does with links that expire, and with redirects that are not encrypted.
+
+    Attributes:
+        on_expired: "exit" ends the run once only parked files are left; "wait" waits for fresh links.
+        downgrade: whether a redirect from https to plain http is followed.
+        command: shell command that obtains fresh links; empty for none.
+        command_time: seconds after which the command is stopped.
+    """
 
     on_expired: str = _setting("exit", _one_of("exit", "wait"))
-    # a redirect from https to plain http: anyone on the way could put other bytes there
+    # "refuse": on a plain http connection, any party on the network path could replace the bytes.
     downgrade: str = _setting("refuse", _one_of("refuse", "allow"))
     command: str = _setting("", _text)
-    # a command that takes longer hangs; a browser login takes a minute
+    # A browser login takes about a minute; a command that takes longer than this is assumed to hang.
     command_time: float = _setting(120.0, seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that can be tuned, by sections as in the TOML files under `configs/`."""
+    """All settings, in the sections of the TOML files under `configs/`."""
 
     limits: Limits = field(default_factory=Limits)
     retry: Retry = field(default_factory=Retry)
@@ -172,9 +252,14 @@ class Settings:
 
     @classmethod
     def load(cls, *layers: tuple[str, Layer]) -> Settings:
-        """Lay `(name, {section: {key: value}})` layers over the defaults, later ones on top.
+        """Return the defaults with `layers` applied in order; a later layer overrides an earlier one.
 
-        Raises SettingsError that names the layer, the key and the nearest known one.
+        Args:
+            layers: pairs of the layer's name, which error messages state, and `{section: {key: value}}`.
+
+        Raises:
+            SettingsError: a section or a key is unknown, or a value is invalid. The message states the layer,
+                the key, and the nearest known name.
         """
         made = cls()
         for name, layer in layers:
@@ -187,7 +272,7 @@ class Settings:
         if section not in known:
             raise SettingsError(f"{layer}: unknown section [{section}]{_nearest(section, known)}")
         if not isinstance(values, Mapping):
-            raise SettingsError(f"{layer}: [{section}] must hold keys, not {values!r}")
+            raise SettingsError(f"{layer}: [{section}] must be a table of keys, not {values!r}")
         room = getattr(self, section)
         readers = {f.name: f.metadata["read"] for f in fields(room)}
         read: dict[str, Any] = {}
@@ -202,7 +287,7 @@ class Settings:
         return replace(self, **{section: replace(room, **read)})
 
     def items(self) -> list[tuple[str, str, Any]]:
-        """Every (section, key, value), in order."""
+        """Return every setting as (section, key, value), in the order of definition."""
         return [
             (section.name, key.name, getattr(getattr(self, section.name), key.name))
             for section in fields(self)

@@ -23,20 +23,20 @@ _SIGNATURES: Final[tuple[tuple[frozenset[str], frozenset[str]], ...]] = tuple(
         ("oh oe", "ccb"),
         # AWS Signature Version 4, and Google's V4
         ("x-amz-signature", "x-amz-algorithm x-amz-credential x-amz-date x-amz-expires x-amz-signedheaders "
-         "x-amz-security-token x-amz-content-sha256 x-amz-user-agent x-id"),
+         "x-amz-security-token x-amz-content-sha256 x-amz-user-agent"),
         ("x-goog-signature", "x-goog-algorithm x-goog-credential x-goog-date x-goog-expires "
          "x-goog-signedheaders"),
         # AWS V2, Google's V2, Alibaba's OSS, CloudFront
         ("signature expires", "awsaccesskeyid googleaccessid ossaccesskeyid security-token "
-         "x-amz-security-token policy key-pair-id x-id"),
-        ("signature policy", "key-pair-id"),
+         "x-amz-security-token policy key-pair-id"),
+        ("signature policy key-pair-id", ""),
         ("x-oss-signature", "x-oss-signature-version x-oss-credential x-oss-date x-oss-expires "
          "x-oss-security-token ossaccesskeyid"),
         # Tencent's COS
         ("q-signature", "q-sign-algorithm q-ak q-sign-time q-key-time q-header-list q-url-param-list "
          "x-cos-security-token"),
         # Azure's shared access signatures (service, account, user delegation)
-        ("sig", "sv se st sp sr spr sip ss srt si sdd skoid sktid skt ske sks skv saoid suoid scid"),
+        ("sig sv", "se st sp sr spr sip ss srt si sdd skoid sktid skt ske sks skv saoid suoid scid"),
         # one name that is a signature or a credential by itself
         *((name, "") for name in (
             "token", "access_token", "auth_token", "sas_token", "jwt", "auth_key", "api_key", "apikey",
@@ -54,13 +54,12 @@ def _parts(url: str) -> tuple[str, str, str, str]:
     return (match[1].lower(), match[2].lower(), match[3], match[4] or "") if match else ("", "", url, "")
 
 
-def source_key(url: str) -> str:
-    """Return what identifies the file behind `url`: host, path, and the part of the query that is no
-    signature.
+def source_key(url: str, *, exact: bool = False) -> str:
+    """Return what identifies the file behind `url`: host, path, and the query without its signature.
 
     Links of one file that are issued again differ only in signing parameters, and share a key. All other
     parameters (`id`, `file`, `path`, unknown names) may select the file and stay. They are kept as a hash,
-    because an unknown parameter may be a secret.
+    because an unknown parameter may be a secret. `exact`: the whole query is kept.
     """
     place = _place(_root(url))
     if "?" not in url and "#" not in url:
@@ -68,7 +67,7 @@ def source_key(url: str) -> str:
         if len(names) > 3 and names[0] in ("http:", "https:") and not names[1]:
             return f"{place}/{names[3]}"  # most links; the regular expression takes four times as long
     _, _, path, query = _parts(url)
-    kept = _unsigned(query) if query else ""
+    kept = query if exact or not query else _unsigned(query)
     if not kept:
         return place + path
     return f"{place}{path}?{hashlib.sha256(kept.encode('utf-8', 'replace')).hexdigest()[:16]}"
@@ -101,11 +100,11 @@ def _place(root: str) -> str:
     return name if port in (80, 443, None) else f"{name}:{port}"
 
 
-def leads_to(url: str, key: str) -> bool:
-    """Whether `key` is the source key of `url`."""
+def leads_to(url: str, key: str, *, exact: bool = False) -> bool:
+    """Return whether `key` is the source key of `url`; see `source_key`."""
     # most keys are spelt as in the link, and a run over a finished tree asks for every row; a query is never
     # spelt so, and one that was made to look like a hash must not match
-    return (url.partition("://")[2] == key and "?" not in url) or source_key(url) == key
+    return (url.partition("://")[2] == key and "?" not in url) or source_key(url, exact=exact) == key
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
@@ -164,7 +163,7 @@ _USERINFO: Final = re.compile(
     _SCHEME + r"(?!(?:localhost|[^\s/:@]*\.[^\s/:@]*|\[[0-9A-Fa-f:.]*\]):\d{1,5}[/?#])"
     r"(?:[^\s/:@\"'<>]*:[^\s\"'<>]*@|[^\s/:@\"'<>]*@)"
 )
-_BARE_USERINFO: Final = re.compile(r"(?<![^\s\"'<>(=])[^\s/:@\"'<>(=]+:(?!/)[^\s/\"'<>]+@(?=[\w\[])")
+_BARE_USERINFO: Final = re.compile(r"(?<![^\s\"'<>(=/])[^\s/:@\"'<>(=]+:(?!/)[^\s/\"'<>]+@(?=[\w\[])")
 _QUOTED: Final = re.compile(r"(?P<quote>['\"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)")
 _QUERY: Final = re.compile(r"(?:(?<=\S)[?#](?=[^\s?#\"'<>,;)\]])|[?#](?=[\w.~%-]+=))[^\s\"'<>]*")
 _LOOSE_PAIR: Final = re.compile(
@@ -217,4 +216,5 @@ def shown(address: str) -> str:
     cut = re.search(r"[?#]", rest)
     if cut:
         rest = rest[: cut.start()] + f"{cut[0]}…"
+    rest = _SECRET_PAIR.sub(lambda m: m["name"] + "=…", _BARE_USERINFO.sub("…@", rest))
     return _TOKEN.sub(lambda m: (m[1] or "hf_") + "…", scheme + rest)

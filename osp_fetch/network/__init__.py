@@ -1,1 +1,8 @@
-"""The world behind HTTP. Above this room no foreign exception exists and no range is inclusive."""
+"""HTTP/1.1 transport: sends one GET and returns its checked reply, or raises one typed error.
+
+The package follows redirects, checks the head and the range of a reply, recognizes error pages, and reads
+bodies under its own timeouts. It may import `model` and `concurrency`. It is the only package that imports
+aiohttp; no aiohttp exception and no inclusive byte range leaves it.
+Start with `transport.HttpTransport.get`. `head`, `refusals` and `body` are the steps after it; `connection`
+and `receiver` are the fast paths around aiohttp's parser, and `fallback` is the path through it.
+"""

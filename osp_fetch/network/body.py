@@ -1,7 +1,7 @@
-"""Reading a reply's body, with clocks of our own.
+"""Reading of a reply's body, with a timeout for each read and a minimum speed.
 
-aiohttp's own timers restart with every byte and vanish after a 1xx: here every read has its time, and
-all of them together a least speed.
+aiohttp's read timers restart with every byte and disappear after a 1xx reply. This module therefore limits
+the wait of each read itself, and enforces a minimum speed over consecutive reads.
 """
 
 from __future__ import annotations
@@ -20,11 +20,23 @@ from . import refusals
 from .fallback import Response
 from .receiver import Receiver
 
-_MOMENT: Final = 0.05  # seconds for which a reader waits for its memory to fill
+# seconds that a read waits for the caller's buffer to fill before it returns the bytes that have arrived
+_MOMENT: Final = 0.05
 
 
 class Body:
-    """The reply whose body is being read; see `model.protocols.Reply`."""
+    """A reply whose body is read from its connection; see `model.protocols.Reply`.
+
+    Args:
+        response: The reply, its head received and its body unread.
+        representation: URL, length and validators of the file on the server.
+        span: The byte range that the body contains, None for the complete file.
+        name: The file's name, for error messages.
+        timeouts: `idle`, `slowest` and `slow_for` apply here.
+        borrowed: Whether the URL came out of a redirect.
+        headers_sent: False where a redirect to another origin dropped the request's own headers.
+        pauses: (host, seconds) of each host whose quota is used up.
+    """
 
     def __init__(
         self,
@@ -44,19 +56,32 @@ class Body:
         self.headers_sent = headers_sent
         self.pauses = pauses
         coding = response.headers.get("Transfer-Encoding", "").lower()
-        self._measured = response.content_length is not None  # the parser lets nothing come after it
+        self._measured = response.content_length is not None  # aiohttp delivers nothing past it
         self.framed = self._measured or "chunked" in coding
         self._response = response
         self._file = name
         self._timeouts = timeouts
         self._left = len(span) if span else representation.length
-        self._chunk = memoryview(b"")  # that has come, and was not yet read
+        self._chunk = memoryview(b"")  # received and not yet read
         self._receiver: Receiver | None = None
-        self._over = False  # it has brought the last byte
-        self._waited = 0.0
-        self._window = 0
+        self._over = False  # the receiver has delivered the last byte
+        self._waited = 0.0  # seconds spent waiting for the server, in the current speed window
+        self._window = 0  # bytes received in the same window
 
     async def readinto(self, view: memoryview) -> int:
+        """Receive the next bytes of the body into `view`.
+
+        Args:
+            view: A writable buffer of at least one byte.
+
+        Returns:
+            The number of bytes received; 0 only at the end of the body.
+
+        Raises:
+            NetworkError: The connection was cut, no byte arrived for `timeouts.idle` seconds, or the speed
+                stayed below `timeouts.slowest` bytes/s for `timeouts.slow_for` seconds.
+            TooLongError: The server sent more bytes than it announced.
+        """
         if self._over or (self._measured and self._left == 0 and not self._chunk):
             return 0
         if not self._chunk and self._receiver is None:
@@ -82,7 +107,14 @@ class Body:
         return count
 
     async def peek(self) -> bytes:
-        """The first bytes, left in place for `readinto`."""
+        """Return the first bytes of the body and leave them in place for `readinto`.
+
+        Returns:
+            At most `refusals.PEEK` bytes; fewer only where the body is shorter.
+
+        Raises:
+            NetworkError: As in `readinto`.
+        """
         head = b""
         while len(head) < refusals.PEEK and (chunk := self._here() or await self._wait()):
             head += chunk
@@ -90,12 +122,13 @@ class Body:
         return head[: refusals.PEEK]
 
     def close(self) -> None:
-        """Give the connection back to its session, which keeps or closes it."""
+        """Return the connection to aiohttp, which reuses or closes it."""
         if self._receiver is not None:
             self._receiver.give_back()
             self._receiver = None
 
     async def _receive(self, receiver: Receiver, view: memoryview) -> int:
+        """Receive at least one byte into `view` through `receiver`, or raise NetworkError."""
         begun, waited, count = time.monotonic(), 0.0, 0
         while receiver.left and not count:
             if waited >= self._timeouts.idle:
@@ -109,7 +142,7 @@ class Body:
         return count
 
     def _here(self) -> bytes:
-        """What has come already: nobody had to wait for it."""
+        """Return the bytes that aiohttp has already received, without waiting."""
         try:
             chunk = self._response.content.read_nowait()
         except (aiohttp.ClientError, OSError) as error:
@@ -118,7 +151,7 @@ class Body:
         return chunk
 
     async def _wait(self) -> bytes:
-        """The next bytes to come, none at the end."""
+        """Wait for the next bytes and return them; empty at the end of the body."""
         begun = time.monotonic()
         try:
             async with asyncio.timeout(self._timeouts.idle):
@@ -134,7 +167,8 @@ class Body:
         return NetworkError(f"{self._name}: the connection was cut ({reason(error)})")
 
     def _check_speed(self, waited: float, count: int) -> None:
-        # only time spent waiting for the server counts: a slow disk of ours is not its fault
+        """Raise NetworkError where the bytes of the last window came too slowly."""
+        # only time spent waiting for the server counts: a slow local disk is not the server's fault
         self._waited += waited
         self._window += count
         if self._waited >= self._timeouts.slow_for > 0:
@@ -148,7 +182,16 @@ class Body:
 
 
 class Landed:
-    """A reply of which all has come; see `model.protocols.Reply`."""
+    """A reply whose complete body is already in memory; see `model.protocols.Reply`.
+
+    Args:
+        body: All bytes of the body.
+        representation: URL, length and validators of the file on the server.
+        span: The byte range that the body contains, None for the complete file.
+        borrowed: Whether the URL came out of a redirect.
+        headers_sent: False where a redirect to another origin dropped the request's own headers.
+        pauses: (host, seconds) of each host whose quota is used up.
+    """
 
     framed = True
 
@@ -167,6 +210,14 @@ class Landed:
         self._left = body
 
     async def readinto(self, view: memoryview) -> int:
+        """Copy the next bytes of the body into `view`.
+
+        Args:
+            view: A writable buffer of at least one byte.
+
+        Returns:
+            The number of bytes copied; 0 only at the end of the body.
+        """
         count = min(len(view), len(self._left))
         view[:count] = self._left[:count]
         self._left = self._left[count:]
@@ -174,5 +225,12 @@ class Landed:
 
 
 def reason(error: BaseException) -> str:
-    """What a foreign error says, on one line."""
+    """Return the message of an exception of another library on one line.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        At most 200 characters; the name of the exception's class where it has no message.
+    """
     return " ".join(str(error).split())[:200] or type(error).__name__

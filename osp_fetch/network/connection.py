@@ -1,8 +1,8 @@
-"""A kept connection that receives small replies straight into the memory that they are published from.
+"""A persistent connection that receives small replies directly into the memory they are published from.
 
-Through aiohttp's parser and stream each byte is copied three times, and a dozen objects are made for one
-reply. A plain reply needs none of that: one expression reads its head, and its body lies where it came.
-Whatever is not plain, or not all here in a moment, goes on through aiohttp's parser from its first byte.
+aiohttp's parser and stream copy each byte three times and make a dozen objects for one reply. A plain reply
+needs none of that: one regular expression parses its head, and its body stays where it was received. A reply
+that is not plain, or not complete within `_MOMENT` seconds, goes through aiohttp's parser from byte 0.
 """
 
 from __future__ import annotations
@@ -18,20 +18,27 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from ..model.http import Landing
 
-_MOMENT: Final = 0.25  # seconds after which a reader wants to see what has come
-# a whole head of the only kind that is read here; anything looser is aiohttp's to judge
+# seconds until an incomplete reply goes to aiohttp, so that its reader sees the bytes that have arrived
+_MOMENT: Final = 0.25
+# a complete head of the only form that is parsed here; aiohttp judges any looser form
 _HEAD: Final = re.compile(
     rb"HTTP/1\.1 (200|206) [\t -~\x80-\xff]*\r\n"
     rb"((?:[!#-'*+.0-9A-Z^-z|~-]+:(?:[\t -~\x80-\xff]*[!-~\x80-\xff])?\r\n)+)\r\n"
 )
 _FIELD: Final = re.compile(r"([^:\r\n]+):[\t ]*([^\r\n]*)\r\n")
 _LENGTH: Final = re.compile(r"[0-9]{1,15}")
-_UNASKED: Final = memoryview(bytearray(1 << 10))  # where such bytes come to
-_MORE: Final = 64 << 10  # bytes that are taken beside a full memory
+_UNASKED: Final = memoryview(bytearray(1 << 10))  # receives bytes that arrive while no reply is expected
+_MORE: Final = 64 << 10  # bytes of each buffer that receives what arrives after the landing is full
 
 
 class PlainReply:
-    """A reply that came whole: its head, and its body in the Landing. Closing it keeps the connection."""
+    """A reply that arrived completely: its head, and its body in the Landing.
+
+    Args:
+        status: The status code, 200 or 206.
+        headers: The header fields.
+        body: All bytes of the body, a part of the Landing's memory.
+    """
 
     __slots__ = ("body", "content_length", "headers", "host", "status", "then")
 
@@ -39,18 +46,24 @@ class PlainReply:
         self.status, self.headers, self.body = status, headers, body
         self.content_length: int | None = len(body)
         self.host: str | None = None
-        self.then: Callable[[], None] | None = None  # what closing it does
+        self.then: Callable[[], None] | None = None  # called once by `close`
 
     def close(self) -> None:
+        """Return the connection to the pool."""
         then, self.then = self.then, None
         if then is not None:
             then()
 
 
 class HttpConnection(asyncio.BufferedProtocol):
-    """Stands in for the protocol `owner` of `connection`, until that is given back.
+    """The asyncio protocol of a connection in place of aiohttp's, until the connection is given back.
 
-    `key`: of the pool that it belongs to. `params`: what `owner` is told before a reply.
+    Args:
+        key: The key of the connection in aiohttp's pool.
+        connection: The connection, as aiohttp's connector returned it.
+        owner: aiohttp's protocol of this connection.
+        transport: The asyncio transport of this connection.
+        params: Arguments of `owner.set_response_params` before `owner` parses a reply.
     """
 
     def __init__(
@@ -62,26 +75,35 @@ class HttpConnection(asyncio.BufferedProtocol):
         params: dict[str, Any],
     ) -> None:
         self.key, self.connection = key, connection
-        self.since = 0.0  # when it was kept
+        self.since = 0.0  # time.monotonic() when it became idle
         self._owner, self._transport, self._params = owner, transport, params
         self._loop = asyncio.get_running_loop()
-        self._spoilt = False  # it has ended, or something came that nobody had asked for
-        self._landing: Landing | None = None  # while a reply is received
-        self._waiter: asyncio.Future[PlainReply | None] | None = None  # while one is awaited
-        self._count = 0  # bytes that have come of it
+        self._spoilt = False  # it has ended, or bytes arrived while no reply was expected
+        self._landing: Landing | None = None  # set while a reply is received
+        self._waiter: asyncio.Future[PlainReply | None] | None = None  # set while one is awaited
+        self._count = 0  # bytes received of the reply
         self._head: tuple[int, int, CIMultiDictProxy[str]] | None = None  # status, bytes of the head, fields
-        self._stop = 0  # bytes of all of it
-        self._more = bytearray()  # came of it when its memory was full …
-        self._spare = memoryview(b"")  # … and where that comes to
+        self._stop = 0  # bytes of the complete reply
+        self._more = bytearray()  # bytes that arrived after the landing was full …
+        self._spare = memoryview(b"")  # … and the buffer that receives them
         self._become(self)
 
     @property
     def usable(self) -> bool:
-        """Whether another request may be sent."""
+        """Whether another request may be sent on this connection."""
         return not (self._spoilt or self._transport.is_closing())
 
     async def ask(self, text: bytes, landing: Landing) -> PlainReply | None:
-        """The reply to the request `text`. None where it is the owner's to tell, who has the connection."""
+        """Send a request and receive its reply.
+
+        Args:
+            text: The complete request.
+            landing: Memory that the reply is received into.
+
+        Returns:
+            The reply. None where aiohttp's protocol has to read the reply: it then has the connection, and
+            every byte that was received.
+        """
         self._landing, self._head, self._count = landing, None, 0
         waiter = self._waiter = self._loop.create_future()
         timer = self._loop.call_later(_MOMENT, self._end, None)
@@ -97,24 +119,25 @@ class HttpConnection(asyncio.BufferedProtocol):
             self._waiter = self._landing = None
 
     def give_back(self) -> Connection:
-        """The connection, as its owner's again."""
+        """Return the connection with aiohttp's protocol in place again."""
         self._become(self._owner)
         return self.connection
 
     def close(self) -> None:
-        """End it."""
+        """Close the connection."""
         self.connection.close()
 
     def _become(self, protocol: asyncio.BaseProtocol) -> None:
+        """Make `protocol` the protocol of the transport."""
         if self._transport.is_closing():
-            return  # the owner is told of that by us
-        # a transport asks what its protocol can do only as it begins to read
+            return  # `connection_lost` notifies the owner
+        # a transport checks whether its protocol is a buffered one only when it begins to read
         self._transport.pause_reading()
         self._transport.set_protocol(protocol)
         self._transport.resume_reading()
 
     def _replay(self) -> None:
-        """Let the owner read the reply from its first byte."""
+        """Pass the reply to the owner from its first byte."""
         landing, self._landing = self._landing, None
         self._owner.set_response_params(**self._params)
         if landing is not None and self._count:
@@ -122,7 +145,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._more.clear()
 
     def _end(self, plain: PlainReply | None) -> None:
-        """The reply is `plain`, or the owner's to tell."""
+        """Complete the request with `plain`; None leaves the reply to the owner."""
         waiter = self._waiter
         if waiter is None or waiter.done():
             return
@@ -133,6 +156,7 @@ class HttpConnection(asyncio.BufferedProtocol):
         waiter.set_result(plain)
 
     def _read_head(self, landing: Landing) -> None:
+        """Parse the head once it is complete; leave a reply that is not plain to the owner."""
         view, count = landing.view, self._count
         match = _HEAD.match(view, 0, count)
         if match is None:
@@ -148,7 +172,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             and start + length <= len(view)
             and "Transfer-Encoding" not in fields
             and fields.get("Connection", "keep-alive").lower() == "keep-alive"
-            and not fields.get("Content-Type", "").lower().startswith("text/html")  # it may lead on
+            and not fields.get("Content-Type", "").lower().startswith("text/html")  # maybe a page with a link
         )
         if not plain:
             self._end(None)
@@ -157,13 +181,13 @@ class HttpConnection(asyncio.BufferedProtocol):
         self._head, self._stop = (int(match[1]), start, CIMultiDictProxy(fields)), start + length
         landing.begun()
 
-    # what the transport calls
+    # callbacks of asyncio.BufferedProtocol
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._landing is None:
             return _UNASKED
         if self._count == len(self._landing.view):
-            # TLS may bring more although it was paused
+            # TLS may deliver more bytes after reading was paused
             self._spare = memoryview(bytearray(_MORE))
             return self._spare
         return self._landing.view[self._count :]
@@ -178,7 +202,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self._count += nbytes
         if self._waiter is None or self._waiter.done():
-            return  # it is the owner's, who will be told of this, too
+            return  # the reply goes to the owner, and `_replay` includes these bytes
         if self._head is None:
             self._read_head(landing)
         if self._head is not None and self._count >= self._stop:
@@ -193,7 +217,7 @@ class HttpConnection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool | None:
         self._owner.eof_received()
-        return None  # close
+        return None  # the transport closes itself
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._spoilt = True
@@ -202,7 +226,8 @@ class HttpConnection(asyncio.BufferedProtocol):
             return
         self._replay()
         self._end(None)
-        # after whoever waits has had what came before: of a stream that is broken nothing can be read
+        # only after the waiting request has handled the bytes that arrived before: aiohttp's stream yields no
+        # data once an error is set on it
         self._loop.call_soon(self._owner.connection_lost, exc)
 
     def pause_writing(self) -> None:

@@ -1,4 +1,4 @@
-"""Where connections go: name resolution, curl's --connect-to, and proxies."""
+"""Connections: pooling, name resolution, curl's --connect-to, and proxies."""
 
 from __future__ import annotations
 
@@ -20,17 +20,22 @@ from aiohttp.connector import Connection
 from ..model.urls import origin
 from .connection import HttpConnection
 
-# what a session writes otherwise than it stands there, or not at all
+# matches URLs that aiohttp's session would re-encode, or shorten by a fragment or an empty query
 _ODD: Final = re.compile(r"[#\x00-\x1f\x7f-\U0010ffff]|\?$")
-_ROUTES: Final = 1000  # origins that are remembered; each keeps the first request to it
+_ROUTES: Final = 1000  # most origins that are remembered; each keeps the first request sent to it
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectTo:
     """Connect to `to_host:to_port` where a URL says `host:port`, like curl's --connect-to.
 
-    The URL, the Host header and the certificate's name stay the URL's. Empty or 0 matches any, and
-    keeps the URL's own where it stands on the right.
+    The Host header and the name that the certificate must have stay those of the URL.
+
+    Args:
+        host: The URL's host in lower case; empty matches every host.
+        port: The URL's port; 0 matches every port.
+        to_host: The host to connect to; empty keeps the URL's.
+        to_port: The port to connect to; 0 keeps the URL's.
     """
 
     host: str
@@ -40,7 +45,17 @@ class ConnectTo:
 
     @classmethod
     def parse(cls, text: str) -> ConnectTo:
-        """Read `HOST:PORT:HOST:PORT`; raises ValueError for anything else."""
+        """Parse a rule in curl's form.
+
+        Args:
+            text: `HOST:PORT:HOST:PORT`; an IPv6 address stands in brackets, and each field may be empty.
+
+        Returns:
+            The rule.
+
+        Raises:
+            ValueError: `text` is not of this form.
+        """
         match = re.fullmatch(r"(\[[^\]]+\]|[^:]*):(\d*):(\[[^\]]+\]|[^:]*):(\d*)", text)
         if match is None:
             raise ValueError(f"{text!r} is not HOST:PORT:HOST:PORT")
@@ -49,6 +64,12 @@ class ConnectTo:
 
 
 class Resolver(AbstractResolver):
+    """A name resolver that applies the first matching `ConnectTo` rule.
+
+    Args:
+        rules: The rules, in the order of precedence.
+    """
+
     def __init__(self, rules: Sequence[ConnectTo]) -> None:
         self._rules = rules
         self._real = aiohttp.ThreadedResolver()
@@ -56,6 +77,7 @@ class Resolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
+        """Resolve `host`, or the host that a rule puts in its place; raise OSError where that fails."""
         for rule in self._rules:
             if rule.host in ("", host.lower()) and rule.port in (0, port):
                 return await self._real.resolve(rule.to_host or host, rule.to_port or port, family)
@@ -67,8 +89,15 @@ class Resolver(AbstractResolver):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How an origin is connected to: as for `request`, which was once sent there. `key`: of its connections
-    in the pool. `authority`: its host and port, as the Host header says them."""
+    """How to connect to an origin, as learned from the first request that was sent to it.
+
+    Args:
+        request: That request; aiohttp derives the address and the TLS options from it.
+        timeout: Limits of making a connection.
+        key: The key of the origin's connections in the pool.
+        authority: Host and port as in the Host header.
+        host: The host's name, for error messages.
+    """
 
     request: aiohttp.ClientRequest
     timeout: aiohttp.ClientTimeout
@@ -78,35 +107,57 @@ class Route:
 
 
 class Connector(aiohttp.TCPConnector):
-    """A pool that hands out no connection on which something came that nobody had asked for.
+    """aiohttp's pool of connections, without those on which unsolicited bytes arrived.
 
-    aiohttp would take it for the answer to the next request, which may be for another file.
+    aiohttp would take such bytes for the reply to the next request, which may be for another file.
+
+    Args:
+        patience: Seconds until a connection is made, name resolution and TLS handshake included.
+        idle: Seconds that an unused connection is kept.
+        options: Further arguments of `aiohttp.TCPConnector`.
     """
 
     def __init__(self, patience: float, idle: float, **options: Any) -> None:
-        """`patience`: seconds until a connection is there, name resolution and TLS included. `idle`: seconds
-        that one is kept while nobody wants it."""
         super().__init__(keepalive_timeout=idle, **options)
         self._patience, self._idle = patience, idle
         self._routes: dict[str, Route] = {}
-        self._lines: defaultdict[object, list[HttpConnection]] = defaultdict(
-            list
-        )  # kept ones, the newest last
+        # idle connections by the key of their origin, the one used last at the end
+        self._lines: defaultdict[object, list[HttpConnection]] = defaultdict(list)
         self._timer: asyncio.TimerHandle | None = None
 
     def route(self, url: str) -> tuple[Route, str] | None:
-        """How the origin of `url` is connected to, and what it is asked for; None where it has not been
-        connected to yet, or through a proxy, or where that takes more than a look."""
+        """Return the known route to the origin of `url`.
+
+        Args:
+            url: An absolute URL.
+
+        Returns:
+            The route, and the path and query of the request line. None where aiohttp's session has to send
+            the request: no request was sent to the origin yet, a proxy leads to it, or the URL has to be
+            rewritten first.
+        """
         names = url.split("/", 3)
         if len(names) < 4 or _ODD.search(url):
             return None
-        # as yarl writes it: other cases, credentials or a default port are other keys, and found by none
+        # Keys have yarl's spelling. A URL with capitals, credentials or an explicit default port matches no
+        # key, and takes the path through the session.
         route = self._routes.get(f"{names[0]}//{names[2]}")
         return (route, "/" + names[3]) if route else None
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
+        """Return a connection for `req`, and remember the route to its origin.
+
+        Args:
+            req: The request to send.
+            traces: aiohttp's trace objects.
+            timeout: `sock_connect` limits the connection attempt, in seconds.
+
+        Raises:
+            aiohttp.ClientError: The connection cannot be made.
+            TimeoutError: The connection was not made in time.
+        """
         where = req.url
         key = f"{where.scheme}://{where.raw_authority}"
         if req.proxy is None and key not in self._routes and len(self._routes) < _ROUTES:
@@ -118,7 +169,7 @@ class Connector(aiohttp.TCPConnector):
         return await self._usable(req, traces, timeout)
 
     def keep(self, line: HttpConnection) -> None:
-        """Take back a line that is free again."""
+        """Keep a connection for the next request to its origin, or close it where it is unusable."""
         if not line.usable:
             line.close()
             return
@@ -128,7 +179,14 @@ class Connector(aiohttp.TCPConnector):
             self._timer = asyncio.get_running_loop().call_later(self._idle, self._end_idle)
 
     def line(self, key: object) -> HttpConnection | None:
-        """A line that was kept; None where there is none."""
+        """Take an idle connection out of the pool.
+
+        Args:
+            key: The key of the origin, `Route.key`.
+
+        Returns:
+            The usable connection that was used last; None where there is none.
+        """
         lines = self._lines[key]
         while lines:
             line = lines.pop()
@@ -138,7 +196,7 @@ class Connector(aiohttp.TCPConnector):
         return None
 
     def _end_idle(self) -> None:
-        """End the lines that nobody has wanted for so long."""
+        """Close the connections that were idle for `idle` seconds."""
         now, self._timer = time.monotonic(), None
         for lines in self._lines.values():
             kept = []
@@ -152,7 +210,7 @@ class Connector(aiohttp.TCPConnector):
             self._timer = asyncio.get_running_loop().call_later(self._idle / 2, self._end_idle)
 
     def end(self) -> None:
-        """End all lines that are kept."""
+        """Close all idle connections."""
         if self._timer is not None:
             self._timer.cancel()
         for lines in self._lines.values():
@@ -161,16 +219,22 @@ class Connector(aiohttp.TCPConnector):
             lines.clear()
 
     async def again(self, route: Route) -> Connection:
-        """One more connection of a route."""
+        """Return one more connection to the origin of `route`.
+
+        Raises:
+            aiohttp.ClientError: The connection cannot be made.
+            TimeoutError: The connection was not made in time.
+        """
         return await self._usable(route.request, [], route.timeout)
 
     async def _usable(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
+        """Return an idle connection, or a new one, on which no unsolicited bytes arrived."""
         if line := self.line(req.connection_key):
             return line.give_back()
-        # the one used last: aiohttp takes the oldest, so that of more connections than are needed each is
-        # used now and then, none ever closes, and a host that counts them suffers
+        # Take the connection that was used last. aiohttp takes the oldest: each surplus connection is then
+        # used now and then and never closes, and a host that limits connections keeps counting it.
         idle = getattr(self, "_conns", {}).get(req.connection_key)
         if isinstance(idle, deque):
             idle.rotate(1)
@@ -182,21 +246,26 @@ class Connector(aiohttp.TCPConnector):
 
 
 class NoCookies(aiohttp.DummyCookieJar):
-    """A jar that is always empty, and does not make an empty box of cookies for each request anew."""
+    """A cookie jar that is always empty, and returns one shared object instead of a new one per request."""
 
     def __init__(self) -> None:
         super().__init__()
         self._none: BaseCookie[str] = SimpleCookie()
 
     def filter_cookies(self, request_url: object) -> BaseCookie[str]:
+        """Return no cookies."""
         return self._none
 
 
 class Proxies:
-    """Which proxy a URL goes through: scheme → proxy as `urllib.request.getproxies` reads them.
+    """The proxy of each URL.
 
-    aiohttp can take them from the environment by itself, but then it reads that and netrc anew for
-    each request, which costs more than a small file does.
+    aiohttp can read proxies from the environment itself. It then reads the environment and netrc again for
+    each request, which takes longer than a small file.
+
+    Args:
+        proxies: Scheme → URL of the proxy, as `urllib.request.getproxies` returns them. `all` is the proxy
+            of every other scheme, `no` a list of hosts that need none.
     """
 
     def __init__(self, proxies: Mapping[str, str]) -> None:
@@ -204,13 +273,13 @@ class Proxies:
         self._known: dict[tuple[str, str, int | None], str | None] = {}
 
     def of(self, url: str) -> str | None:
-        """The proxy for `url`, None where it is reached without one."""
+        """Return the URL of the proxy for `url`, None where no proxy is used."""
         if not self._proxies:
             return None
         where = origin(url)
         if where not in self._known:
             scheme, name, port = where
-            # typeshed knows only the forms of other systems
+            # typeshed declares this function only for macOS and Windows
             bypass = urllib.request.proxy_bypass_environment(f"{name}:{port}", self._proxies)  # type: ignore[attr-defined]
             found = self._proxies.get(scheme) or self._proxies.get("all")
             self._known[where] = None if bypass else found

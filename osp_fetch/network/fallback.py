@@ -1,9 +1,9 @@
-"""One GET over a connection of aiohttp's pool, without a ClientSession around it.
+"""GET requests over connections of aiohttp's pool, without aiohttp's ClientSession.
 
-aiohttp resolves names, connects, speaks TLS, keeps the pool and parses what comes. But for each request
-its session makes a URL, a request, a response, cookies, hooks and timers, which cost a small file more time
-than all that it brings. An origin's first request goes through the session, and so does each that needs more
-than a few lines of text: a proxy, or credentials in its URL.
+aiohttp resolves names, connects, speaks TLS, keeps the pool and parses replies. Its session also makes a URL,
+a request, a response, cookies, hooks and timers for each request, and for a small file these take longer than
+the transfer. The first request to an origin goes through the session. So does each request that needs more
+than a few lines of text: one through a proxy, or with credentials in its URL.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from ..model.http import Landing
 from .connection import HttpConnection, PlainReply
 from .connector import Connector, Route
 
-_USUAL_MOST: Final = 1000
+_USUAL_MOST: Final = 1000  # most texts of headers that are remembered, so that memory stays bounded
 
 
 class Response(Protocol):
-    """The head of a reply, and its body as a stream: aiohttp's, or an Answer. `close` ends the connection,
-    unless the body was received to its end: then it is kept."""
+    """The head of a reply, and its body as a stream: aiohttp's response, or an `Answer`.
+
+    `close` closes the connection, unless the body was received to its end: then the pool keeps it.
+    """
 
     @property
     def status(self) -> int: ...
@@ -47,7 +49,14 @@ class Response(Protocol):
 
 
 class Answer:
-    """See `Response`."""
+    """A reply that aiohttp parsed and that no session owns; see `Response`.
+
+    Args:
+        host: The host's name, for error messages.
+        message: The head of the reply.
+        content: The stream of the body.
+        connection: The connection that the reply arrives on.
+    """
 
     __slots__ = ("connection", "content", "content_length", "headers", "host", "status")
 
@@ -65,6 +74,7 @@ class Answer:
         self.connection: Connection | None = connection
 
     def close(self) -> None:
+        """Return the connection to the pool after the end of the body, close it before."""
         connection, self.connection = self.connection, None
         if connection is None:
             return
@@ -77,9 +87,15 @@ class Answer:
 
 
 class Wire:
-    """Sends GETs over connections of `connector`. `headers`: sent with each, where it has no others of
-    these names. `patience`: seconds until the head of an answer has come. `longest`: bytes of a line of it.
-    `unread`: bytes of a body that come before they are asked for."""
+    """A sender of GET requests over the connections of a `Connector`.
+
+    Args:
+        connector: The pool of connections.
+        headers: Sent with each request that has no header of the same name.
+        patience: Seconds until the complete head of a reply must have arrived.
+        longest: Most bytes of one line of the head.
+        unread: Bytes of a body that aiohttp receives before they are read.
+    """
 
     def __init__(
         self,
@@ -91,7 +107,7 @@ class Wire:
         unread: int,
     ) -> None:
         self._connector, self._headers = connector, headers
-        self._usual: dict[tuple[str, ...], str] = {}  # host and own headers → the lines that others have, too
+        self._usual: dict[tuple[str, ...], str] = {}  # host, names of own headers → the common lines
         self._patience = patience
         self._params: dict[str, Any] = {
             "read_until_eof": True,
@@ -104,17 +120,33 @@ class Wire:
     async def get(
         self, route: Route, target: str, headers: Mapping[str, str], landing: Landing | None = None
     ) -> Answer | PlainReply:
-        """The answer to a GET of `target`, a path and query, its body not yet read, or landed in `landing`.
-        Raises TimeoutError, aiohttp.ClientError, OSError and ValueError."""
+        """Send a GET and return its reply.
+
+        Args:
+            route: The origin to send it to.
+            target: Path and query, sent as they are.
+            headers: The request's own headers.
+            landing: Memory that a small reply may be received into.
+
+        Returns:
+            A `PlainReply` whose body is in `landing`, or an `Answer` whose body is not read yet.
+
+        Raises:
+            TimeoutError: The connection, or the head of the reply, did not come in time.
+            aiohttp.ClientError: The connection failed, or the reply is not valid HTTP.
+            OSError: The connection failed.
+            ValueError: A header contains a line break or a NUL.
+        """
         text = self._text(route, target, headers)
         try:
             return await self._asked(route, text, landing)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # most often one that was kept, and that the server closed as it was used again (RFC 9112 section
-            # 9.3.1); a GET may be sent twice
+            # Most often an idle connection that the server closed just as it was used again (RFC 9112 section
+            # 9.3.1). A GET is idempotent and may be sent twice.
             return await self._asked(route, text, landing)
 
     def _text(self, route: Route, target: str, headers: Mapping[str, str]) -> bytes:
+        """Return the request as bytes; raise ValueError for a header that would break its line."""
         key = (route.authority, *headers)
         usual = self._usual.get(key)
         if usual is None:
@@ -125,10 +157,11 @@ class Wire:
                 self._usual[key] = usual
         own_lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         if not own_lines.count("\r") == own_lines.count("\n") == len(headers) or "\0" in own_lines:
-            raise ValueError("a line of the request holds what no line may hold")
+            raise ValueError("a request header contains a line break or a NUL character")
         return f"GET {target} HTTP/1.1\r\n{usual}{own_lines}\r\n".encode()
 
     async def _asked(self, route: Route, text: bytes, landing: Landing | None) -> Answer | PlainReply:
+        """Send `text` once and return the reply, received into `landing` where that is possible."""
         if landing is not None:
             line = await self._line(route)
             try:
@@ -147,14 +180,14 @@ class Wire:
         return await self._read(route, connection)
 
     async def _line(self, route: Route) -> HttpConnection:
-        """One that was kept, or a new one."""
+        """Return an idle connection of `route`, or a new one."""
         if line := self._connector.line(route.key):
             return line
         connection = await self._connector.again(route)
         return HttpConnection(route.key, connection, *_of(connection), self._params)
 
     async def _read(self, route: Route, connection: Connection) -> Answer:
-        """The answer that comes over `connection`."""
+        """Return the next final reply that aiohttp parses from `connection`."""
         protocol = connection.protocol
         assert protocol is not None
         loop = asyncio.get_running_loop()
@@ -178,7 +211,7 @@ class Wire:
 
 
 def _of(connection: Connection) -> tuple[ResponseHandler, asyncio.Transport]:
-    """What `connection` consists of. Raises ServerDisconnectedError where it has ended."""
+    """Return the protocol and transport of `connection`; raise ServerDisconnectedError where it has ended."""
     protocol, transport = connection.protocol, connection.transport
     if protocol is None or transport is None or transport.is_closing():
         connection.close()

@@ -1,6 +1,6 @@
-"""What the head of a reply says: which bytes its body supplies, which state of the file, where else to look.
+"""Interpretation of a reply's head: the bytes that its body supplies, its validators, its redirect target.
 
-Nothing here is asked, read or opened. A range is believed only with one Content-Range of the right start.
+These functions do no I/O. A range is accepted only with exactly one Content-Range header of the right start.
 """
 
 from __future__ import annotations
@@ -16,12 +16,24 @@ from ..model.ranges import ByteRange
 from .connection import PlainReply
 from .fallback import Response
 
-_LONGEST: Final = 1 << 60  # bytes; no file is longer, and no file system could hold it
+_LONGEST: Final = 1 << 60  # bytes; a length above this is an error of the server: no file system holds it
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
 def redirected(url: str, location: str, *, downgrade: bool) -> str:
-    """The absolute URL that a redirect from `url` leads to; its query stays byte for byte."""
+    """Return the absolute URL that a redirect leads to; its query stays byte for byte.
+
+    Args:
+        url: The URL that was requested.
+        location: The value of the Location header, which may be relative or empty.
+        downgrade: Whether a redirect from https to http is allowed.
+
+    Returns:
+        The target without its fragment.
+
+    Raises:
+        StatusError: The target is no http or https URL, or a forbidden downgrade.
+    """
     where = URL(url, encoded=True)
     try:
         target = where.join(URL(location, encoded=location.isascii()))
@@ -29,11 +41,13 @@ def redirected(url: str, location: str, *, downgrade: bool) -> str:
     except ValueError:
         location = ""
     if not location or target.scheme not in ("http", "https") or not target.host:
-        raise StatusError(f"{where.host}: it redirects to no http(s) address", status=302, remedy=Remedy.FAIL)
+        raise StatusError(
+            f"{where.host}: the redirect leads to no http(s) URL", status=302, remedy=Remedy.FAIL
+        )
     if where.scheme == "https" and target.scheme == "http" and not downgrade:
         raise StatusError(
-            f"{where.host}: it redirects from https to plain http at {target.host}, which anyone on "
-            'the way could alter; links.downgrade = "allow" takes it all the same',
+            f"{where.host}: the redirect leads from https to plain http at {target.host}, where the file "
+            'could be altered on its way; set links.downgrade = "allow" to accept this',
             status=302,
             remedy=Remedy.FAIL,
         )
@@ -41,7 +55,14 @@ def redirected(url: str, location: str, *, downgrade: bool) -> str:
 
 
 def validator(response: Response | PlainReply) -> Validator:
-    """The validators of a reply; one that is not ASCII, or endless, is none."""
+    """Return the validators of a reply.
+
+    Args:
+        response: A reply whose head was received.
+
+    Returns:
+        ETag and Last-Modified; None in place of one that is not ASCII, or is 1024 characters or longer.
+    """
     etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
     return Validator(_tag(etag), _tag(modified))
 
@@ -51,31 +72,42 @@ def _tag(text: str | None) -> str | None:
 
 
 def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange | None, int | None]:
-    """Which bytes the body supplies (None: the whole file), and the length of the whole.
+    """Return which bytes of the file the body supplies.
 
-    A range with status 200 is believed where Content-Length agrees with Content-Range, as
-    ModelScope sends it (FACTS section 4).
+    A range with status 200 is accepted where Content-Length agrees with Content-Range, as ModelScope sends it
+    (docs/sources.md, "ModelScope").
+
+    Args:
+        request: The request that was sent.
+        response: Its reply, with status 200 or 206.
+
+    Returns:
+        The byte range, None for the complete file; and the length of the complete file in bytes, None where
+        the server does not state it.
+
+    Raises:
+        NetworkError: The headers are contradictory, impossible, or state another range than was requested.
     """
     stated = response.headers.getall("Content-Range", [])
     carried = response.content_length
     if carried is not None and carried > _LONGEST:
-        raise NetworkError(f"{request.name}: an impossible Content-Length, {carried}")
+        raise NetworkError(f"{request.name}: the server sent an impossible Content-Length, {carried}")
     if response.status == 200 and (not stated or request.range is None):
         return None, carried
     name = request.name
     match = _CONTENT_RANGE.fullmatch(stated[0].strip()) if len(stated) == 1 else None
     if request.range is None and match and (int(match[1]), int(match[2]) + 1) == (0, carried):
-        return None, carried  # a range that nobody asked for, and that is the whole file
+        return None, carried  # an unrequested range that is the complete file
     if request.range is None or match is None:
-        raise NetworkError(f"{name}: a partial answer without the one Content-Range that explains it")
+        raise NetworkError(f"{name}: the partial reply does not have exactly one valid Content-Range")
     start, stop = int(match[1]), int(match[2]) + 1
     total = None if match[3] == "*" else int(match[3])
     if response.status == 200 and carried == total and (start, stop) != (0, total):
         return None, carried
     if start >= stop or (total is not None and not stop <= total <= _LONGEST):
-        raise NetworkError(f"{name}: an impossible Content-Range {stated[0]!r}")
+        raise NetworkError(f"{name}: the server sent an impossible Content-Range {stated[0]!r}")
     if start != request.range.start or stop > request.range.stop:
-        raise NetworkError(f"{name}: asked for bytes {request.range}, got {start}-{stop}")
+        raise NetworkError(f"{name}: asked for bytes {request.range}, received {start}-{stop}")
     if carried is not None and carried != stop - start:
         raise NetworkError(f"{name}: Content-Length {carried} contradicts Content-Range {stated[0]!r}")
     return ByteRange(start, stop), total

@@ -1,8 +1,8 @@
-"""The rest of a body, from its connection straight into the reader's memory.
+"""Reception of the rest of a body from its connection directly into the reader's memory.
 
-Through aiohttp's parser and stream every byte is copied three times before it can be written. A body of
-known length needs neither: its connection is given another protocol while it lasts, and aiohttp's own
-again for the next request. On 4 x 512 MiB that takes a third less time.
+aiohttp's parser and stream copy each byte three times before it can be written. A body of known length needs
+neither: the connection gets another asyncio protocol until the end of the body, and aiohttp's own again for
+the next request. This takes a third less time on 4 × 512 MiB.
 """
 
 from __future__ import annotations
@@ -15,14 +15,21 @@ from aiohttp.client_proto import ResponseHandler
 
 from .fallback import Response
 
-# bytes still to come, for which it is worth while
+# bytes of a body that must still be missing; for fewer the change of protocols is not worth its time
 _WORTH: Final = 128 << 10
-_EARLY: Final = 64 << 10  # bytes that are taken at once while nobody receives
-_TURNS: Final = 3  # of the loop, in which what the kernel or TLS has waiting is read
+_EARLY: Final = 64 << 10  # most bytes of one buffer that is filled while no read waits
+_TURNS: Final = 3  # turns of the event loop in which bytes waiting in the kernel or in TLS are read
 
 
 class Receiver(asyncio.BufferedProtocol):
-    """Stands in for the protocol `owner` of `transport`, until `left` bytes have come."""
+    """The asyncio protocol of a connection in place of aiohttp's, until the body has been received.
+
+    Args:
+        transport: The asyncio transport of the connection.
+        owner: aiohttp's protocol of the connection.
+        content: aiohttp's stream of the body.
+        left: Bytes of the body that are still missing.
+    """
 
     def __init__(
         self, transport: asyncio.Transport, owner: ResponseHandler, content: aiohttp.StreamReader, left: int
@@ -30,22 +37,30 @@ class Receiver(asyncio.BufferedProtocol):
         self.left = left
         self._transport, self._owner, self._content = transport, owner, content
         self._view = memoryview(b"")
-        self._early = bytearray()  # came while nobody received
-        self._spare = memoryview(b"")  # where such bytes come to
+        self._early = bytearray()  # bytes that arrived while no read waited
+        self._spare = memoryview(b"")  # the buffer that receives such bytes
         self._waiter: asyncio.Future[None] | None = None
         self._lost: BaseException | None = None
-        self._settled = False  # the last byte came, and nothing after it
+        self._settled = False  # the last byte arrived, and none after it
 
     @classmethod
     def instead_of(cls, response: Response, left: int | None) -> Self | None:
-        """Take over from `response`, of whose body nothing is waiting to be read and `left` bytes are to
-        come. None where that is not worth while, or cannot be done: then the stream goes on."""
+        """Take over the connection of a reply whose received bytes were all read.
+
+        Args:
+            response: The reply.
+            left: Bytes of its body that are still missing, None where unknown.
+
+        Returns:
+            The receiver. None where too few bytes are missing or the connection cannot be taken over:
+            then the body is to be read from aiohttp's stream.
+        """
         connection, content = response.connection, response.content
         transport = connection.transport if connection else None
         owner = connection.protocol if connection else None
         if left is None or left < _WORTH or transport is None or owner is None or transport.is_closing():
             return None
-        # what was fed and what is to come are all of it, or somebody else holds some of it
+        # otherwise aiohttp's parser still holds bytes of the body
         chunked = "Transfer-Encoding" in response.headers
         if chunked or response.content_length != content.total_bytes + left:
             return None
@@ -55,17 +70,19 @@ class Receiver(asyncio.BufferedProtocol):
         return made
 
     def give_back(self) -> None:
-        """Let the owner have its connection again: for its next request, or to be closed."""
+        """Return the connection to aiohttp's protocol, for the next request or to be closed."""
         self._transport.set_protocol(self._owner)
         if self._settled:
-            # its parser still waits for this body: what comes unasked would be taken for that, unseen
+            # aiohttp's parser still waits for this body, and would silently take unsolicited bytes for it
             self._owner.set_response_params()
             self._transport.resume_reading()
             self._content.feed_eof()
 
     async def settle(self) -> None:
-        """After the last byte: see whether the server has sent something after it that nobody asked for, and
-        that would be taken for the next answer."""
+        """Check that the server sent nothing after the last byte of the body.
+
+        aiohttp would take such bytes for the next reply, so that the connection must not be reused.
+        """
         if self._lost is None:
             self._view = memoryview(bytearray(1))
             self._transport.resume_reading()
@@ -77,8 +94,18 @@ class Receiver(asyncio.BufferedProtocol):
         self._settled = whole and self._lost is None and not self._transport.is_closing()
 
     async def receive(self, view: memoryview, seconds: float) -> int:
-        """Receive into `view` until it is full, the body is over, or so many seconds have passed; how
-        many bytes came. Raises OSError on a cut, after what came before it."""
+        """Receive bytes of the body into `view`.
+
+        Args:
+            view: A writable buffer of at least one byte.
+            seconds: Time after which the call returns although `view` is not full.
+
+        Returns:
+            The number of bytes received; 0 where none arrived in time.
+
+        Raises:
+            OSError: The connection was cut. The bytes before the cut are returned first.
+        """
         if self._early:
             count = min(len(view), len(self._early), self.left)
             view[:count] = self._early[:count]
@@ -98,7 +125,7 @@ class Receiver(asyncio.BufferedProtocol):
             timer.cancel()
             self._transport.pause_reading()
             count = len(view) - len(self._view)
-            self._view, self._waiter = memoryview(b""), None  # the memory is the reader's again
+            self._view, self._waiter = memoryview(b""), None  # the caller owns the memory again
         if count == 0 and self._lost is not None:
             raise self._lost
         return count
@@ -107,14 +134,15 @@ class Receiver(asyncio.BufferedProtocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    # what the transport calls
+    # callbacks of asyncio.BufferedProtocol
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if not self._view:
-            # Nobody receives. But aiohttp gives a connection away when it has read a body to its end; who is
-            # late in taking that body from its stream lets the connection read on, whoever has it now. Past
-            # the end one byte is enough to tell that more came than was announced
-            # no bytearray: TLS fills a buffer slice by slice, and those of a bytearray are copies
+            # No read waits, and reading is paused. It can still be resumed from outside: aiohttp releases a
+            # connection when it has received a body to its end, and a late reader of that body's stream then
+            # resumes the transport, even though a receiver has it by now. Past the end of this body one byte
+            # is enough to detect unsolicited data. The buffer is a memoryview and not a bytearray, because
+            # TLS fills it slice by slice, and slices of a bytearray are copies.
             self._spare = memoryview(bytearray(max(1, min(_EARLY, self.left - len(self._early)))))
             return self._spare
         return self._view
@@ -127,15 +155,19 @@ class Receiver(asyncio.BufferedProtocol):
         self.left -= nbytes
         self._view = self._view[nbytes:]
         if not self._view:
-            self._transport.pause_reading()  # before somebody asks for a buffer again
+            self._transport.pause_reading()  # before the transport asks for another buffer
             self._wake()
 
     def eof_received(self) -> bool | None:
         self._owner.eof_received()
-        return None  # close
+        return None  # the transport closes itself
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = exc if isinstance(exc, OSError) else ConnectionError(f"it ended {self.left} bytes early")
+        self._lost = (
+            exc
+            if isinstance(exc, OSError)
+            else ConnectionError(f"the connection closed {self.left} bytes early")
+        )
         self._owner.connection_lost(exc)
         self._wake()
 

@@ -1,7 +1,8 @@
-"""GET with ranges over aiohttp: the one place that speaks HTTP, and its one door.
+"""GET requests with ranges over aiohttp: the only module that sends file requests.
 
-aiohttp's own timers count waiting for a pool slot, restart with every byte and vanish after a 1xx, so
-this room keeps clocks of its own: around the head of a reply, around every read, and over a minimum speed.
+aiohttp's timers include the wait for a connection of its pool, restart with every byte and disappear after a
+1xx reply. This package therefore has its own: a timeout for the head of a reply, a timeout for each read, and
+a minimum speed.
 """
 
 from __future__ import annotations
@@ -28,24 +29,31 @@ from .connector import Connector, ConnectTo, NoCookies, Proxies, Resolver
 from .fallback import Response, Wire
 from .head import extent, redirected, validator
 
-_CROWDED: Final = frozenset({429, 503})
+_CROWDED: Final = frozenset({429, 503})  # statuses of a server that has too many connections or requests
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-# seconds that a connection waits for its next request: in a run that is none, and where the gate wants
-# fewer connections, idle ones still count for the host
+# Seconds that an idle connection is kept. During a run the next request follows at once; and where the
+# concurrency limit sinks, an idle connection still counts as one at the host.
 _IDLE: Final = 2.0
-_HEAD_BYTES: Final = 64 << 10
-# bytes that one connection holds unread in aiohttp's stream before it pauses; up to twice as many, and
-# what one receive brings. Large bodies are received past it
+_HEAD_BYTES: Final = 64 << 10  # most bytes of one line of a reply's head
+# Bytes that aiohttp's stream of one connection holds unread before it pauses. It may hold twice as many, and
+# the bytes of one receive. Large bodies bypass the stream (`receiver`).
 _STREAM: Final = 64 << 10
-_PAGE_BYTES: Final = 1 << 20  # of a page that leads on
+_PAGE_BYTES: Final = 1 << 20  # bytes of a page that are searched for the link to the file
 
 
 class HttpTransport:
-    """The Transport over HTTP/1.1. An async context manager: connections live as long as it.
+    """The `model.protocols.Transport` over HTTP/1.1, an async context manager that owns its connections.
 
-    `connect_to` and `cafile` as curl has them; `proxies`: scheme → proxy, and `no` → hosts without, as
-    `urllib.request.getproxies` gives them. `downgrade`: whether a redirect may lead from https to http.
-    `leads`: who knows pages that lead on.
+    Args:
+        limits: `redirects` applies here.
+        retry: `retry_after` applies here, the longest wait in seconds that a server may ask for.
+        timeouts: Timeouts in seconds, and the minimum speed.
+        connect_to: Rules as of curl's --connect-to.
+        cafile: File of additional certificate authorities in PEM form, None for the system's alone.
+        proxies: Scheme → URL of the proxy, and `no` → hosts that need none, as
+            `urllib.request.getproxies` returns them.
+        downgrade: Whether a redirect may lead from https to http.
+        leads: Finds the link to the file in HTML pages that a server sends in its place.
     """
 
     def __init__(
@@ -68,12 +76,12 @@ class HttpTransport:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Self:
-        context: ssl.SSLContext | bool = True  # aiohttp's own, which is made when it is imported
+        context: ssl.SSLContext | bool = True  # aiohttp's default, made when aiohttp is imported
         if self._cafile:
             context = ssl.create_default_context()
             context.set_alpn_protocols(["http/1.1"])
             context.load_verify_locations(self._cafile)
-        # limit 0: the gate is the limit; a second one would only hide waiting inside aiohttp
+        # no limit: the connection pool has it, and a second one would only hide waiting inside aiohttp
         self._connector = Connector(
             self._timeouts.connect + self._timeouts.head,
             _IDLE,
@@ -106,15 +114,43 @@ class HttpTransport:
         await self._session.close()
 
     def get(self, request: Request) -> Exchange:
-        """Send `request`, follow its redirects, and give the reply that is the payload.
+        """Send a request, follow its redirects, and return the reply that is the file.
 
-        Raises TransferError of the fitting class for everything else. A connection whose body was
-        not read to its end is closed, not reused.
+        A connection whose body was not read to its end is closed, not reused.
+
+        Args:
+            request: The request to send.
+
+        Returns:
+            A context manager that sends the request when it is entered. Its value is a
+            `model.protocols.Reply`.
+
+        Raises:
+            UnreachableError: No reply: the connection failed or was not made in time.
+            UntrustedServerError: The server's certificate is not valid.
+            NetworkError: The reply is cut, or its range or length is wrong.
+            StatusError: The server refused the request, or a redirect cannot be followed.
+            RangeNotSatisfiableError: The server answered 416.
+            BorrowedLinkSpentError: The server refused a link that came out of a redirect.
+            LinkExpiredError: The link has expired.
+            NotThePayloadError: The server sent a page, or an encoded file.
+            TransferError: A page in place of the file leads to no file; see `model.protocols.Leads`.
         """
         return Exchange(self, request)
 
     async def answer(self, request: Request, exchange: Exchange) -> Body | Landed:
-        """The reply to `request`; whatever is opened for it is put into `exchange`."""
+        """Return the reply to a request.
+
+        Args:
+            request: The request to send.
+            exchange: Receives the response and the body as soon as they are open, and closes them.
+
+        Returns:
+            The reply.
+
+        Raises:
+            TransferError: As in `get`.
+        """
         response, url, pauses, headers_sent = await self._follow(request)
         exchange.response = response
         borrowed = request.borrowed or url != request.url
@@ -149,6 +185,7 @@ class HttpTransport:
     async def _follow(
         self, request: Request
     ) -> tuple[Response | PlainReply, str, tuple[tuple[str, float], ...], bool]:
+        """Return the final response, its URL, the pauses that hosts ask for, and `headers_sent`."""
         url, headers, headers_sent = request.url, dict(request.headers), True
         pauses: list[tuple[str, float]] = []
         for _ in range(self._limits.redirects + 1):
@@ -174,19 +211,20 @@ class HttpTransport:
                 headers, headers_sent = {}, False  # credentials never cross to another origin
             url = target
         raise StatusError(
-            f"{request.name}: more than {self._limits.redirects} redirects; the server sends in circles",
+            f"{request.name}: more than {self._limits.redirects} redirects; the server redirects in circles",
             status=302,
             remedy=Remedy.FAIL,
         )
 
     @staticmethod
     def _is_page(response: Response) -> bool:
+        """Whether the reply is an HTML page for a browser, not an HTML file to be saved."""
         kind = response.headers.get("Content-Type", "").lower()
         page = response.status == 200 and kind.startswith("text/html")
         return page and "Content-Disposition" not in response.headers
 
     async def _lead_on(self, leads: Leads, url: str, response: Response) -> str:
-        """Where the page that came instead of the file leads to."""
+        """Return the URL of the file to which a page in its place leads."""
         page = await self._read_some(response, _PAGE_BYTES)
         try:
             return await asyncio.to_thread(leads.target, url, page)
@@ -194,6 +232,7 @@ class HttpTransport:
             response.close()
 
     async def _send(self, url: str, headers: dict[str, str], request: Request) -> Response | PlainReply:
+        """Send one GET and return its response, whatever its status; translate aiohttp's exceptions."""
         sent = dict(headers)
         if request.range is not None:
             sent["Range"] = f"bytes={request.range.start}-{request.range.stop - 1}"
@@ -216,8 +255,8 @@ class HttpTransport:
             ) from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise UntrustedServerError(
-                f"{request.name}: {_host(url)}: its certificate does not hold "
-                f"({reason(error.certificate_error)}); --cacert adds a certificate authority of your own"
+                f"{request.name}: {_host(url)}: the server's certificate is not valid "
+                f"({reason(error.certificate_error)}); to add a certificate authority, pass --cacert"
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UnreachableError(
@@ -226,22 +265,24 @@ class HttpTransport:
 
     @staticmethod
     def _target(url: str, request: Request) -> URL:
-        # a signed query must go out byte for byte; only what HTTP cannot carry is encoded
+        """Return the URL for aiohttp; raise StatusError for one that is not valid."""
+        # a signed query must be sent byte for byte, so that only a URL that is not ASCII is encoded
         try:
             target = URL(url, encoded=url.isascii())
             _ = target.host, target.port
         except ValueError as error:
             raise StatusError(
-                f"{request.name}: its URL makes no sense ({reason(error)}); mend the row",
+                f"{request.name}: its URL is not valid ({reason(error)}); correct it in the manifest",
                 status=0,
                 remedy=Remedy.FAIL,
             ) from None
         return target
 
     async def _refusal(self, request: Request, response: Response, *, borrowed: bool) -> TransferError:
+        """Return the error for a response whose status is neither 200 nor 206."""
         body = await self._read_some(response)
         if response.status in _CROWDED and response.connection is not None:
-            response.connection.close()  # kept, it would still count where connections are counted
+            response.connection.close()  # kept idle, it would still count at the server
         return refusals.refusal(
             request,
             response.status,
@@ -253,23 +294,29 @@ class HttpTransport:
         )
 
     async def _read_some(self, response: Response, most: int = refusals.REFUSAL_READ) -> bytes:
-        """The first KiB of a body that is not the payload; read to its end, the connection is kept."""
+        """Return the first `most` bytes of a body that is not the file; its end keeps the connection."""
         body = b""
         try:
             async with asyncio.timeout(self._timeouts.idle):
                 while len(body) < most and (chunk := await response.content.readany()):
                     body += chunk
         except (TimeoutError, aiohttp.ClientError, OSError):
-            pass  # the status alone says enough
+            pass  # the status alone determines the error
         return body[:most]
 
 
 def _host(url: str) -> str | None:
+    """Return the host of `url`, for error messages."""
     return URL(url, encoded=url.isascii()).host
 
 
 class Exchange:
-    """One request and its reply, while the context is open."""
+    """One request and its reply, open as long as this context manager.
+
+    Args:
+        transport: The transport that sends the request.
+        request: The request to send when the context is entered.
+    """
 
     __slots__ = ("_request", "_transport", "body", "response")
 
@@ -292,4 +339,4 @@ class Exchange:
         if self.body is not None:
             self.body.close()
         if self.response is not None:
-            self.response.close()  # after the end of a body this is a no-op and the connection is kept
+            self.response.close()  # no effect after the end of a body: the connection is kept

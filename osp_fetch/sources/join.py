@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeVar
 
 from ..model.entry import Entry
@@ -108,6 +109,13 @@ def _ends_with(path: str, other: str) -> bool:
     return longer == shorter or longer.endswith("/" + shorter)
 
 
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A file of the manifest that is not wanted: not joined, but its name is taken."""
+
+    path: str
+
+
 class FileList(Protocol):
     """A list of files that rows are joined with. `name`: what the user calls it, for messages."""
 
@@ -131,28 +139,29 @@ class RowJoin:
 
     def __init__(self, source: FileList, *, strict: bool = False) -> None:
         self._source, self._strict = source, strict
-        self._join: NameJoin[Entry] | None = None
+        self._join: NameJoin[Entry | Rival] | None = None
+        self._wanted = self._covered = 0  # files that are to be fetched, and those of them that are listed
 
-    def over(self, rows: Iterable[Row]) -> Iterator[Row]:
+    def over(self, rows: Iterable[Row | Rival]) -> Iterator[Row | Rival]:
         """Yield `rows`, joined; rows that have to wait come last."""
         for row in rows:
             yield from self.add(row)
         yield from self.end()
 
-    def add(self, row: Row) -> list[Row]:
+    def add(self, row: Row | Rival) -> list[Row | Rival]:
         """Return the rows that are decided by now, joined."""
-        if not isinstance(row, Entry):
+        if not isinstance(row, (Entry, Rival)):
             return [row]
         if self._join is None:
             self._join = NameJoin(self._source.paths())
         return self._combined(self._join.add(row.path, row))
 
-    def end(self) -> list[Row]:
+    def end(self) -> list[Row | Rival]:
         """Return the rows that have waited. Raises ManifestError if nothing was joined."""
         if self._join is None:
             return []
         rows = self._combined(self._join.end())
-        if not self._join.paired:
+        if not self._covered and self._wanted:
             why = f" ({'; '.join(self._join.reasons)})" if self._join.reasons else ""
             raise ManifestError(
                 f"{self._source.name} lists none of the manifest's files by a path that is certain{why}; "
@@ -162,25 +171,31 @@ class RowJoin:
             )
         return rows
 
-    def _combined(self, pairs: list[Pair[Entry]]) -> list[Row]:
+    def _combined(self, pairs: list[Pair[Entry | Rival]]) -> list[Row | Rival]:
         if self._strict and self._join is not None and self._join.reasons:
             raise ManifestError(
                 f"{self._source.name}: {self._join.reasons[0]}; give both the same paths", remedy=Remedy.ABORT
             )
-        return [entry if path is None else self._source.combine(entry, path) for entry, path in pairs]
+        combined: list[Row | Rival] = []
+        for row, path in pairs:
+            if isinstance(row, Rival):
+                combined.append(row)
+                continue
+            self._wanted += 1
+            self._covered += path is not None
+            combined.append(row if path is None else self._source.combine(row, path))
+        return combined
 
     def notes(self) -> list[str]:
         """Return what a user has to know of the join, a sentence each: rows that it does not cover."""
         join = self._join
-        if join is None or not join.unpaired + join.refused:
+        if join is None or self._covered == self._wanted:
             return []
-        total = join.paired + join.unpaired + join.refused
-        said = [
-            f"{self._source.name} covers {join.paired} of {total} files; the others are fetched without it"
-        ]
+        covers = f"{self._source.name} covers {self._covered} of {self._wanted} files"
+        said = [f"{covers}; the others are fetched without it"]
         if join.refused:
             said.append(
-                f"{join.refused} of them have an ambiguous name there and were not joined: "
+                f"{join.refused} files have an ambiguous name there and were not joined: "
                 f"{'; '.join(join.reasons)}"
             )
         return said

@@ -15,7 +15,7 @@ from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
 from . import gdrive, huggingface, sa1b, select, table
-from .join import FileList, RowJoin
+from .join import FileList, Rival, RowJoin
 from .json_lines import json_lines, url_list
 from .row_parser import Blocks, Numbered, any_row, broken, read_row
 from .select import Selection
@@ -68,13 +68,16 @@ def resolve(source: object, options: Options) -> Resolved:
     each_source = list(cast("list[str]", source)) if several else [source]
     found = [_blocks(each, options) for each in each_source]
     named = ((name, block) for name, blocks, _ in found for block in blocks)
-    chosen: Iterable[Row] = (
+    small = all(each for _, _, each in found)
+    chosen: Iterable[Row | Rival] = (
         row for block in select.distinct(_wanted(named, options.selection)) for row in block
     )
+    if small:
+        chosen = _told_apart(list(chosen))
     for join in joins:
         chosen = join.over(chosen)
-    taken = (_take(row, options) for row in chosen)
-    if all(small for _, _, small in found):
+    taken = (_take(row, options) for row in chosen if not isinstance(row, Rival))
+    if small:
         return Resolved(list(_shard(_sorted(list(taken)), options)), joins)
     return Resolved(_shard(taken, options), joins)
 
@@ -160,10 +163,10 @@ def _grouped(source: Iterable[Row]) -> Blocks:
 
 def _wanted(
     named: Iterator[tuple[str, list[Numbered]]], selection: Selection
-) -> Iterator[tuple[str, list[Numbered]]]:
+) -> Iterator[tuple[str, list[tuple[int, Row | Rival]]]]:
     counts = _Counts(selection)
     for name, block in named:
-        yield name, [(n, row) for n, row in block if counts.wants(row)]
+        yield name, [(n, counts.sorted_out(row)) for n, row in block]
     counts.check()
 
 
@@ -184,6 +187,10 @@ class _Counts:
         self._kept += wanted
         return wanted
 
+    def sorted_out(self, row: Row) -> Row | Rival:
+        """Return `row`, or the rival that it still is if it is not wanted."""
+        return row if self.wants(row) or not isinstance(row, Entry) else Rival(row.path)
+
     def check(self) -> None:
         """Raise ManifestError if globs were given and left nothing."""
         if not self._kept and (self._selection.include or self._selection.exclude):
@@ -192,6 +199,26 @@ class _Counts:
                 f"include and exclude ({globs}) leave none of the manifest's {self._files} files; "
                 "check the globs against the paths that plan shows"
             )
+
+
+def _told_apart(rows: list[Row | Rival]) -> list[Row | Rival]:
+    """Return `rows`; links that differ only in what looks like a signature are told apart by all of it.
+
+    `?token=A` and `?token=B` for two paths of one manifest are two files, whatever the name suggests.
+    """
+    links: dict[str, set[str]] = {}
+    for row in rows:
+        if isinstance(row, Entry):
+            for url in row.urls:
+                if "?" in url:
+                    links.setdefault(urls.source_key(url), set()).add(url)
+    shared = {url for same in links.values() if len(same) > 1 for url in same}
+    if not shared:
+        return rows
+    return [
+        replace(row, exact=True) if isinstance(row, Entry) and shared.intersection(row.urls) else row
+        for row in rows
+    ]
 
 
 def _take(row: Row, options: Options) -> Row:
@@ -242,20 +269,22 @@ async def _each(source: AsyncIterable[Row], options: Options, joins: Sequence[Ro
             number += 1
 
 
-async def _distinct(source: AsyncIterable[Row], counts: _Counts) -> AsyncIterator[Row]:
+async def _distinct(source: AsyncIterable[Row], counts: _Counts) -> AsyncIterator[Row | Rival]:
     line, seen = -1, select.Seen()
     async for item in source:
         line += 1
         row = any_row(item, line)
         if not counts.wants(row):
+            assert isinstance(row, Entry)
+            yield Rival(row.path)
             continue
         if isinstance(row, Entry) and seen.repeats([row.path])[0]:
             row = ManifestError(f"manifest:{line}: {row.path} is named twice; rename or remove this row")
         yield row
 
 
-def _passed(given: list[Row], joins: Sequence[RowJoin]) -> list[Row]:
-    """Return what comes out of all `joins` when `given` goes in."""
+def _passed(given: Sequence[Row | Rival], joins: Sequence[RowJoin]) -> list[Row]:
+    """Return the rows that come out of all `joins` when `given` goes in."""
     for join in joins:
         given = [joined for row in given for joined in join.add(row)]
-    return given
+    return [row for row in given if not isinstance(row, Rival)]

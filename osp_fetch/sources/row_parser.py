@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
-from ..model.digest import STRENGTH, Digest
+from ..model.digest import STRENGTH, Digest, stronger
 from ..model.entry import Entry, entry, is_link
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Row
-from ..model.urls import shown
+from ..model.urls import redact, shown
 
 Numbered = tuple[int, Row]  # the row's line (or its number, where there are no lines), and the row
 Blocks = Iterator[list[Numbered]]
@@ -32,6 +32,11 @@ _DIGEST_WORDS: Final = re.compile(
     r"tar|zip|data|image|img|video|media|object|blob|raw|download|url|of|the|in|cs)*"
 )
 _NEAR: Final = 0.82  # likeness of two names above which one is the other misspelt (difflib)
+# a column of digests whose values say of which algorithm, or show it by their length
+_GENERIC: Final = re.compile(
+    r"(?=.*(?:hash|digest|checksum|integrity|shasum|^sri$|^sha2?$))(?:sum|hash|hashes|hex|hexdigest|digests?|"
+    r"checksums?|value|file|content|original|expected|source|archive|data|integrity|sri|shasum|sha2?|of|the)*"
+)
 _UNCHECKED: Final = re.compile(r"(?:blake3|blake2s|sha3|xxh|crc32|crc64|md4|ripemd|whirlpool|adler32|murmur)")
 _MEANINGS: Final = {name: meaning for meaning, names in COLUMNS.items() for name in names}
 
@@ -55,7 +60,7 @@ def meanings(columns: Sequence[str], where: str) -> dict[str, int]:
     for place, column in enumerate(columns):
         name = column.strip().lower().replace("-", "_").replace(" ", "_")
         meaning = _MEANINGS.get(name) or _algorithm_of(column, where)
-        if meaning in _ALGORITHMS and meaning in found:
+        if meaning in (*_ALGORITHMS, "digest") and meaning in found:
             raise broken(
                 f"{where}: the columns {columns[found[meaning]]!r} and {column!r} both hold {meaning} "
                 "digests; keep one of them"
@@ -82,6 +87,8 @@ def _algorithm_of(column: str, where: str) -> str | None:
         before, found, after = joined.partition(algorithm)
         if found and _DIGEST_WORDS.fullmatch(before) and _DIGEST_WORDS.fullmatch(after):
             return algorithm
+    if _GENERIC.fullmatch(joined):
+        return "digest"
     # a name that only contains those letters (`sasha1`) is another column
     parts = [part.lower() for part in re.split(r"[^A-Za-z0-9]+", column)]
     if any(part.startswith(_ALGORITHMS) for part in parts):
@@ -167,7 +174,14 @@ def _digest(values: Mapping[str, Any]) -> Digest | None:
     for algorithm in STRENGTH:
         if values.get(algorithm):
             return Digest.parse(str(values[algorithm]), algorithm)
-    return Digest.parse(str(values["digest"])) if values.get("digest") else None
+    stated = values.get("digest")
+    if isinstance(stated, Mapping):  # {"sha256": "…", …}
+        known = [Digest.parse(str(value), str(name)) for name, value in stated.items() if value]
+        best: Digest | None = None
+        for digest in known:
+            best = stronger(best, digest)
+        return best
+    return Digest.parse(str(stated)) if stated else None
 
 
 def name_of(url: str) -> str:
@@ -177,4 +191,8 @@ def name_of(url: str) -> str:
     name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     if not name:
         raise ManifestError(f"{shown(url)} names no file; give the row a path")
+    if redact(name) != name:
+        # `x&apikey=…`: names are printed and logged
+        where = shown(url.rpartition("/")[0])
+        raise ManifestError(f"{where}/…: its last name seems to hold a secret; give the row a path")
     return name

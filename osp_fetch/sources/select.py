@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..model.protocols import Row
-from .row_parser import Numbered
+from .join import Rival
 
 if TYPE_CHECKING:
     import numpy
@@ -96,7 +96,9 @@ class Seen:
         self._runs.append(run)
 
 
-def distinct(blocks: Iterator[tuple[str, list[Numbered]]]) -> Iterator[list[Row]]:
+def distinct(
+    blocks: Iterator[tuple[str, list[tuple[int, Row | Rival]]]],
+) -> Iterator[list[Row | Rival]]:
     """The rows of `(name of the manifest, block)` pairs, with an error in place of each row whose
     path an earlier row had."""
     seen = Seen()

@@ -1,4 +1,4 @@
-"""The profiles of hosts, in one JSON file of the user's: `host:port` → what was learnt."""
+"""Read and write the profiles of hosts, in one JSON file: `host:port` → `Profile`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,19 @@ from ..model.errors import SettingsError
 from ..model.profile import Profile
 from .folder.disk import replace_text
 
+# Format version of the file.
 _VERSION: Final = 1
 
 
 def read(place: Path) -> dict[str, Profile]:
-    """What was saved; empty where nothing was. Raises SettingsError."""
+    """Return the saved profiles by `host:port`; empty if the file does not exist.
+
+    Args:
+        place: the JSON file.
+
+    Raises:
+        SettingsError: the file cannot be read, or is not a valid profile file.
+    """
     try:
         document = json.loads(place.read_text(encoding="utf-8"))
         if document["version"] != _VERSION:
@@ -28,17 +36,26 @@ def read(place: Path) -> dict[str, Profile]:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise SettingsError(
-            f"{place}: these are no profiles of ours ({error}); remove the file, and bench again"
+            f"{place}: not a valid profile file ({error}); remove it, and run `osp-fetch bench` again"
         ) from None
 
 
 def save(place: Path, learnt: Mapping[str, Profile]) -> None:
-    """Add `learnt` to what is saved, the newer of two in place of the older. Raises SettingsError."""
+    """Add `learnt` to the saved profiles. A profile replaces the saved one of the same host.
+
+    Args:
+        place: the JSON file; it is created if it does not exist.
+        learnt: new profiles by `host:port`.
+
+    Raises:
+        SettingsError: the file cannot be read or written, or is not a valid profile file.
+    """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
+        # two processes that save at the same time would lose the profiles of one of them
         with place.with_name(f".{place.name}.lock").open("a") as lock:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)  # another bench that saves now would lose ours, or we its
+            with suppress(OSError):  # the file system does not support locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
             hosts = {host: asdict(profile) for host, profile in (read(place) | dict(learnt)).items()}
             replace_text(place, json.dumps({"version": _VERSION, "hosts": hosts}, indent=2) + "\n")
     except OSError as error:

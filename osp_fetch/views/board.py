@@ -1,4 +1,4 @@
-"""The state of a run as its events tell it; every view draws from one of these."""
+"""Board: the state of a run, added up from its events. Every view draws from a Board."""
 
 from __future__ import annotations
 
@@ -11,14 +11,25 @@ from typing import Any, Final
 from ..model import events
 from ..model.report import Report, Status
 
-_WINDOW: Final = 15.0  # seconds that the shown rate is a mean of
-_SET_ASIDE_KEPT: Final = 1000  # files of the user's that are named in the report
-_MOMENT: Final = 1.0  # seconds in which a small file comes and goes
+# Seconds over which the displayed rate is averaged.
+_WINDOW: Final = 15.0
+# Largest number of set-aside user files that the report names, to bound memory.
+_SET_ASIDE_KEPT: Final = 1000
+# Seconds. A file in progress for less than this, with no connection and no bytes, is not displayed.
+_MOMENT: Final = 1.0
 
 
 @dataclass(slots=True)
 class FileLine:
-    """One file in hand."""
+    """A file in progress.
+
+    Attributes:
+        path: Path below the output folder.
+        length: Size in bytes, None if unknown.
+        held: Bytes held so far.
+        connections: Connections that transfer it now.
+        since: Time when it started, in seconds on the board's clock.
+    """
 
     path: str
     length: int | None
@@ -29,24 +40,49 @@ class FileLine:
 
 @dataclass(slots=True)
 class Board:
-    """Counts, rates and the files in hand. Feed it events; read it whenever."""
+    """Counts, rates and the files in progress of a run.
+
+    A Board is an observer: pass it the events of a run in order. It can be read at any time.
+
+    Attributes:
+        clock: Monotonic clock in seconds.
+        wall: Wall clock in Unix seconds.
+        rows: Rows of the manifest that have been read.
+        rows_final: Whether all rows have been read.
+        sized: Rows with a known size, from the manifest or from the server.
+        sizeless: Rows that ended without a known size.
+        stated: Bytes of the sized rows.
+        done: Bytes held or published.
+        received: Bytes received over the network in this run.
+        counts: Status → number of files that ended with it.
+        files: Path → file in progress.
+        connections: Open connections.
+        levels: `host:port` → (concurrency limit, reason for its last change).
+        retries: Cause → number of retries.
+        expires: Unix seconds when the first link expires, None if unknown.
+        set_aside: The first of the user's files that were moved out of the way.
+        set_aside_count: Number of all such files.
+        last_trouble: The most recent problem, in words.
+        stopping: Why the run is being stopped, empty if it is not.
+        report: The report, once the run has ended.
+    """
 
     clock: Callable[[], float] = time.monotonic
     wall: Callable[[], float] = time.time
     rows: int = 0
     rows_final: bool = False
-    sized: int = 0  # rows whose size is known: stated, or told by the server
-    sizeless: int = 0  # rows that ended without one
-    stated: int = 0  # bytes of the sized rows
-    done: int = 0  # bytes held or published
-    received: int = 0  # bytes that came over the network in this run
+    sized: int = 0
+    sizeless: int = 0
+    stated: int = 0
+    done: int = 0
+    received: int = 0
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
     files: dict[str, FileLine] = field(default_factory=dict)
     connections: int = 0
-    levels: dict[str, tuple[int, str]] = field(default_factory=dict)  # host → connections it may have, why
+    levels: dict[str, tuple[int, str]] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
     expires: float | None = None
-    set_aside: list[events.SetAside] = field(default_factory=list)  # the first of the user's own files
+    set_aside: list[events.SetAside] = field(default_factory=list)
     set_aside_count: int = 0
     last_trouble: str = ""
     stopping: str = ""
@@ -56,9 +92,12 @@ class Board:
 
     def __post_init__(self) -> None:
         self._begun = self.clock()
-        self._samples.append((self._begun, 0))  # the first line comes late on a log
+        # The line view first reads the rate after 30 s, which is longer than the window. Without this sample
+        # it would show 0 B/s.
+        self._samples.append((self._begun, 0))
 
     def __call__(self, event: events.Event) -> None:
+        """Add one event."""
         often = _OFTEN.get(type(event))
         if often is not None:
             often(self, event)
@@ -96,21 +135,21 @@ class Board:
                 if len(self.set_aside) < _SET_ASIDE_KEPT:
                     self.set_aside.append(event)
             case events.Cooling(host, seconds, why):
-                self.last_trouble = f"{host} is left alone for {seconds:.0f} s: {why}"
+                self.last_trouble = f"no new connections to {host} for {seconds:.0f} s: {why}"
             case events.HostDown(host, seconds):
-                self.last_trouble = f"{host} does not answer; it is probed again in {seconds:.1f} s"
+                self.last_trouble = f"{host} does not answer; next attempt in {seconds:.1f} s"
             case events.HostBack(host):
                 self.last_trouble = f"{host} answers again"
             case events.Parked(files):
                 self.last_trouble = (
-                    f"{files} files wait for links: put a fresh link file in place of the old one"
+                    f"{files} files wait for fresh links: put a fresh link file in place of the old one"
                 )
             case events.LinksRenewed(files):
-                self.last_trouble = f"fresh links are here: {files} files go on with them"
+                self.last_trouble = f"fresh links found: {files} files continue"
             case events.LinksCommandFailed(why):
                 self.last_trouble = why
             case events.DiskWaiting(why):
-                self.last_trouble = f"waiting for room: {why}"
+                self.last_trouble = f"waiting for disk space: {why}"
             case _:
                 pass
 
@@ -162,16 +201,20 @@ class Board:
 
     @property
     def finished(self) -> int:
+        """Number of files that have ended, with any status."""
         return sum(self.counts.values())
 
     @property
     def seconds(self) -> float:
+        """Seconds since the run started."""
         return self.clock() - self._begun
 
     @property
     def total(self) -> int | None:
-        """Bytes of all rows; an estimate by the mean size where some sizes are not known yet (`exact`),
-        None where none is."""
+        """Bytes of all rows, None if no size is known.
+
+        If some sizes are unknown (see `exact`), this is an estimate from the mean of the known ones.
+        """
         unknown = self.rows - self.sized - self.sizeless
         if self.sized == 0:
             return None if unknown else self.stated
@@ -179,35 +222,47 @@ class Board:
 
     @property
     def exact(self) -> bool:
-        """Whether every row is read and its size known."""
+        """Whether every row has been read and has a known size, so that `total` is exact."""
         return self.rows_final and self.rows == self.sized + self.sizeless
 
     def rate(self) -> float:
-        """Bytes per second over the last seconds. Call it regularly: it samples."""
+        """Return the mean rate of the last 15 seconds in bytes per second.
+
+        Each call takes a sample, so the method must be called regularly.
+        """
         now = self.clock()
         self._samples.append((now, self.received))
-        # the one before the window stays, for views that look more seldom than the window is long
+        # keep one sample from before the window: the line view samples every 30 s, less often than 15 s
         while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW:
             self._samples.popleft()
         then, before = self._samples[0]
         return (self.received - before) / (now - then) if now > then else 0.0
 
     def eta(self, rate: float) -> float | None:
-        """Seconds until the end at `rate`; None while that cannot be told."""
+        """Return the seconds until the end, None while they cannot be estimated.
+
+        Args:
+            rate: Bytes per second.
+        """
         if not self.rows_final or self.total is None or rate <= 0:
             return None
-        # three sizes make a mean, where some are unknown
+        # if some sizes are unknown, require three known ones for a usable mean
         return max(0, self.total - self.done) / rate if self.exact or self.sized >= 3 else None
 
     def slowest(self, most: int) -> list[FileLine]:
-        """The files in hand that have been so for the longest; not those of which there is nothing to see but
-        that they are about to get their names."""
+        """Return the files that have been in progress for the longest, oldest first.
+
+        A file that is just being published, with no connection and no held bytes, is skipped.
+
+        Args:
+            most: Largest number of files.
+        """
         now = self.clock()
         seen = [f for f in self.files.values() if f.connections or f.held or now - f.since > _MOMENT]
         return sorted(seen, key=lambda line: line.since)[:most]
 
     def snapshot(self) -> dict[str, Any]:
-        """The state in plain values, for `status.json`."""
+        """Return the state as a JSON-serializable dict, for `status.json`."""
         rate = self.rate()
         return {
             "time": round(self.wall(), 1),
@@ -230,7 +285,8 @@ class Board:
         }
 
 
-# by their class: to try one pattern after another takes longer than what they do
+# The most frequent events, dispatched by type: matching one pattern after another takes longer than the
+# handlers themselves.
 _OFTEN: Final[dict[type[events.Event], Callable[[Board, Any], None]]] = {
     events.Wrote: Board._wrote,
     events.Opened: Board._opened,

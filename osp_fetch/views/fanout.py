@@ -1,4 +1,4 @@
-"""How views are told what happens, and that time passes."""
+"""Delivery of events to several observers, and the timer that makes views redraw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from ..model import events
 
 
 def telling(observers: Sequence[events.Observer]) -> events.Observer:
-    """Who tells each of `observers` every event but those of the kinds that it `passes_over`."""
+    """Return an observer that forwards each event to every observer, skipping the types in its `passes_over`.
+
+    Args:
+        observers: The receivers, called in this order. `passes_over` is an optional attribute: a collection
+            of event types.
+    """
     told: dict[type[events.Event], list[events.Observer]] = {}
 
     def observe(event: events.Event) -> None:
@@ -25,7 +30,12 @@ def telling(observers: Sequence[events.Observer]) -> events.Observer:
 
 
 class Ticking:
-    """Calls `view.tick()` every `view.period` seconds while the context is open, and at its end."""
+    """A context that calls `view.tick()` every `view.period` seconds while it is open.
+
+    Args:
+        view: An object with `period` (seconds) and `tick()`.
+        at_end: Whether to call `tick` once more when the context exits.
+    """
 
     def __init__(self, view: Any, *, at_end: bool = True) -> None:
         self._view, self._at_end = view, at_end

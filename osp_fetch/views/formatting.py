@@ -1,4 +1,4 @@
-"""Sizes, times and summaries in the words that people read."""
+"""Formatting of sizes, times and summaries for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..model.report import Outcome, Report, Status
 
 
 def size(count: float) -> str:
-    """`1.5 GiB`."""
+    """Return a number of bytes as text, such as `1.5 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(count) < 1024 or unit == "TiB":
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -17,7 +17,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`45 s`, `12 min 3 s`, `5 h 12 min`, `29 d 4 h`."""
+    """Return seconds as text, such as `45 s`, `12 min 3 s`, `5 h 12 min` or `29 d 4 h`."""
     total = round(seconds)
     for large, small, names in ((86400, 3600, ("d", "h")), (3600, 60, ("h", "min")), (60, 1, ("min", "s"))):
         if total >= large:
@@ -27,19 +27,26 @@ def duration(seconds: float) -> str:
 
 
 def moment(when: float) -> str:
-    """A point in time, local, to the minute."""
+    """Return a time in Unix seconds as local date and time, to the minute."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
 
 
 def expiry(when: float, now: float) -> str:
-    """When links die, or died by our clock: only the server decides."""
+    """Return when links expire or have expired, as text.
+
+    Links that look expired are still tried: the local clock may be wrong, and only the server decides.
+
+    Args:
+        when: Expiry in Unix seconds.
+        now: Current time in Unix seconds.
+    """
     if when < now:
-        return f"links past their date since {moment(when)}; they are tried all the same"
-    return f"links die {moment(when)}, in {duration(when - now)}"
+        return f"links expired {moment(when)} by the local clock; they are tried anyway"
+    return f"links expire {moment(when)}, in {duration(when - now)}"
 
 
 def summary(report: Report) -> str:
-    """One line for the end of a run."""
+    """Return the result of a run in one line."""
     counts = report.counts
     parts = [f"{n} {status.value}" for status, n in counts.items() if n or status is Status.FETCHED]
     rate = report.bytes / report.seconds if report.seconds > 0 else 0
@@ -48,7 +55,11 @@ def summary(report: Report) -> str:
 
 
 def advice(report: Report) -> list[str]:
-    """What went wrong, one line a cause, and what to do next; nothing where all is well."""
+    """Return the failures of a run, grouped by cause, and what to do next.
+
+    Returns:
+        Lines of text; empty if nothing failed and the run was not stopped.
+    """
     said: list[str] = []
     by_cause: dict[str, list[Outcome]] = {}
     for outcome in report.failures:
@@ -56,14 +67,14 @@ def advice(report: Report) -> list[str]:
     for cause, outcomes in by_cause.items():
         said.append(f"  {outcomes[0].status.value}, {cause}: {outcomes[0].error}")
         if len(outcomes) > 1:
-            # a bad row has no path, but says first where it stands
+            # a bad row has no path, but its message starts with its position, such as `m.tsv:7`
             names = [o.path or str(o.error).partition(": ")[0] for o in outcomes[1:4]]
             names += ["…"] * (len(outcomes) > 4)
-            said.append(f"    … and so {len(outcomes) - 1} more: {', '.join(names)}")
+            said.append(f"    … and {len(outcomes) - 1} more with this cause: {', '.join(names)}")
     if report.counts[Status.PARKED]:
         said.append("Everything fetched so far is kept.")
     elif report.stopped:
-        said.append(f"Stopped by {report.stopped}. Run the same command again to go on from here.")
+        said.append(f"Stopped by {report.stopped}. Run the same command again to continue.")
     elif said:
-        said.append("Run the same command again to try these once more; the rest is not fetched again.")
+        said.append("Run the same command again to retry these; finished files are not fetched again.")
     return said

@@ -1,4 +1,4 @@
-"""One budget for each host, shared by the workers as they can use it. Awaits nothing and opens nothing."""
+"""The division of each host's concurrency limit among the workers of a run. No I/O, and no clock."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ from .messages import Assign
 
 @dataclass(slots=True)
 class _Host:
+    """The state of one host. The lists have one number for each worker."""
+
     steering: Controller
     shares: list[int]
-    most: list[int]  # what each may have open by now: a share that is lowered holds until it says so
+    most: list[int]  # what it may have open: a lowered share counts only once the worker has confirmed it
     open: list[int]
     demand: list[int]
     streaming: list[int]
-    sent: list[int]  # how often each was told its share
+    sent: list[int]  # assignments sent to it
 
 
 class Budget:
-    """How many connections each of `workers` may have to a host.
+    """The number of connections that each worker may have to each host.
 
-    `total`: connections of all hosts; `per_host`: never more to one, all workers together. `steers`: the
-    number is found; else `per_host` it is.
+    Args:
+        workers: Number of workers.
+        total: Most connections to all hosts, of all workers together.
+        per_host: Most connections to one host, of all workers together.
+        observe: Receives a `LimitChanged` event whenever the limit of a host changes.
+        profiles: `host:port` → what an earlier run learned of the host.
+        steers: Whether a controller finds the limit of each host; otherwise it is `per_host`.
     """
 
     def __init__(
@@ -46,11 +53,17 @@ class Budget:
 
     @property
     def first_share(self) -> int:
-        """Connections to a host with which each worker begins."""
+        """Connections to a host with which each worker starts."""
         return max(1, (min(START, self._per_host) if self._steers else self._per_host) // self._workers)
 
     def reported(self, worker: int, reports: Sequence[HostReport], now: float) -> None:
-        """A worker has said how it does; a host that it does not name it does not use."""
+        """Take the report of a worker.
+
+        Args:
+            worker: The worker's number, from 0.
+            reports: One report for each host that the worker uses; it uses no other host.
+            now: Seconds of a monotonic clock.
+        """
         named = {report.host: report for report in reports}
         for host in {*self._hosts, *named}:
             room, report = self._room(host), named.get(host)
@@ -59,35 +72,58 @@ class Budget:
                 continue
             room.open[worker], room.streaming[worker] = report.open, report.streaming
             room.demand[worker] = report.open + report.waiting
-            # what was told and is still on its way may yet be taken up
+            # the worker may yet use an assignment that it has not received
             late = report.assigned != room.sent[worker]
             room.most[worker] = max(report.open, report.share, room.most[worker] if late else 0)
             if not late:
-                room.shares[worker] = min(room.shares[worker], report.share)  # less, where it was refused
+                room.shares[worker] = min(
+                    room.shares[worker], report.share
+                )  # it lowers its share itself when a host refuses a connection
             room.steering.received += report.received
             room.steering.latency = max(room.steering.latency * 0.9, report.latency)
             if report.refused and self._steers:
-                # those that were refused are gone by now, and nothing was opened in their place
+                # the refused connections are closed by now, and none was opened in their place
                 why = room.steering.refused(now, sum(room.open), streaming=any(room.streaming))
                 self._changed(host, room, why)
 
     def gone(self, worker: int) -> None:
-        """A worker has died, with all its connections."""
+        """Take the connections and the shares of a worker that has died.
+
+        Args:
+            worker: The worker's number, from 0.
+        """
         for room in self._hosts.values():
             room.open[worker] = room.demand[worker] = room.streaming[worker] = 0
             room.shares[worker] = room.most[worker] = room.sent[worker] = 0
 
     def begun(self, worker: int) -> list[Assign]:
-        """What a worker is told that begins in mid-run: the connections are with the others, and what may
-        have been promised to the one before it went to nobody."""
+        """Return the first assignments of a worker that starts during the run.
+
+        It starts without connections, because the other workers have them. Assignments to its predecessor
+        are void.
+
+        Args:
+            worker: The worker's number, from 0.
+
+        Returns:
+            One assignment of 0 connections for each known host.
+        """
         self.gone(worker)
         return [Assign(host, 0, False, 0) for host in self._hosts]
 
     def look(self, now: float) -> list[tuple[int, Assign]]:
-        """A moment has passed: what to tell which worker."""
+        """Adjust the limits and the shares; to be called every `LOOK` seconds.
+
+        Args:
+            now: Seconds of a monotonic clock.
+
+        Returns:
+            Pairs of a worker's number and its assignment: for each share that has changed, and for each
+            worker that has more connections open than its share while the host's limit sheds them.
+        """
         told: list[tuple[int, Assign]] = []
         used = [room for room in self._hosts.values() if any(room.demand)]
-        # the budget of all hosts together is the smaller one where many are used at once
+        # where many hosts are in use, the total is smaller than the sum of their limits: divide it evenly
         crowded = sum(room.steering.level.value for room in used) > self._total
         most = max(1, self._total // len(used)) if crowded else self._total
         for host, room in self._hosts.items():
@@ -118,8 +154,20 @@ class Budget:
 
 
 def shared(level: int, demand: Sequence[int], busy: Sequence[int], shares: Sequence[int]) -> list[int]:
-    """The share of each worker: by demand, what is to spare evenly; never more than `level` in all,
-    counting what is still open (`busy`) where a share has just been lowered."""
+    """Return the share of each worker.
+
+    The shares follow the demand; connections that no worker demands are divided evenly. The sum of what the
+    workers may have open never exceeds `level`: a share that was just lowered still counts as `busy`.
+
+    Args:
+        level: Connections to divide, the concurrency limit of the host.
+        demand: Connections that each worker has open or waits for.
+        busy: Connections that each worker may have open.
+        shares: The present share of each worker.
+
+    Returns:
+        The new share of each worker.
+    """
     targets = [0] * len(demand)
     for _ in range(level):
         hungry = [n for n in range(len(demand)) if targets[n] < demand[n]] or range(len(demand))
@@ -127,7 +175,7 @@ def shared(level: int, demand: Sequence[int], busy: Sequence[int], shares: Seque
     found = [min(target, share) for target, share in zip(targets, shares, strict=True)]
     free = level - sum(max(share, used) for share, used in zip(found, busy, strict=True))
     for number in range(len(found)):
-        # what was promised and is not used yet is taken back where the level has sunk
+        # after the limit has sunk, take back what was assigned and is not used yet
         less = max(0, min(found[number] - busy[number], -free))
         found[number] -= less
         free += less

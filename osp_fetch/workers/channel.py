@@ -1,6 +1,6 @@
-"""What the processes of one run say to each other: pickled messages over a pair of sockets.
+"""Pickled messages between the processes of one run, over a pair of connected sockets.
 
-Only a process of ours, begun by us, has the other end.
+Unpickling is safe here: only a process that this run has started has the other end.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ from dataclasses import fields
 from typing import Any, Final
 
 _LENGTH: Final = struct.Struct("!I")
-_MOMENT: Final = 0.05  # seconds that a patient message waits for others
+_MOMENT: Final = 0.05  # longest wait in seconds of a patient message, so that others go out with it
 
 
 _Reduced = Callable[[Any], tuple[Any, tuple[Any, ...]]]
 
 
 class _ByFields(dict[type, _Reduced]):
-    """How our own dataclasses are pickled: as calls with their fields. By themselves they would ask
-    `dataclasses.fields` for each object again, which takes longer than all the rest."""
+    """A dispatch table that pickles the package's dataclasses as calls with their fields.
+
+    A frozen dataclass with slots would call `dataclasses.fields` for each object, which takes longer than the
+    rest of the pickling.
+    """
 
     def __missing__(self, kind: type) -> _Reduced:
-        # a caller's class may be made of one of ours, and be made otherwise
+        # a caller's class may derive from one of the package, and have another constructor
         ours = kind.__module__.partition(".")[0] == __name__.partition(".")[0]
         if not ours or "__dataclass_fields__" not in vars(kind):
             raise KeyError(kind)
@@ -41,29 +44,52 @@ class _ByFields(dict[type, _Reduced]):
 
 
 class _Pickler(pickle.Pickler):
+    """A pickler with this dispatch table."""
+
     dispatch_table = _ByFields()
 
 
 class Channel:
-    """One end. Messages that are sent in one turn of the loop, and patient ones of before, go out together,
-    in one pickle."""
+    """One end of the connection between two processes.
+
+    The messages of one turn of the event loop, and the patient messages before them, go out together in one
+    pickle stream.
+
+    Args:
+        reader: The stream of messages from the other process.
+        writer: The stream of messages to it.
+    """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
         self._waiting = io.BytesIO()
-        self._pickler: _Pickler | None = None  # of what waits
-        self._timer: asyncio.TimerHandle | None = None  # at its end it goes, also where all can wait
-        self._hurry = False  # it goes in this turn of the loop
+        self._pickler: _Pickler | None = None  # of the waiting messages
+        self._timer: asyncio.TimerHandle | None = None  # sends the patient messages
+        self._hurry = False  # the messages go out in this turn of the event loop
 
     @classmethod
     async def over(cls, end: socket.socket) -> Channel:
-        """A wire over one end of a socket pair."""
+        """Return a channel over one end of a socket pair.
+
+        Args:
+            end: A connected Unix socket, which the channel owns from now on.
+        """
         return cls(*await asyncio.open_unix_connection(sock=end, limit=1 << 20))
 
     def send(self, message: object, *, patient: bool = False) -> None:
-        """Send soon, `patient` within a moment, with or before what is sent later; what cannot be sent any
-        more is dropped, for nobody is there. Raises what pickle does, here and not when all that waits is
-        sent."""
+        """Send a message in this turn of the event loop.
+
+        The order of the messages is kept. A message to a process that has ended is dropped. A message that
+        cannot be pickled raises here, and does not affect the messages that wait.
+
+        Args:
+            message: An object that can be pickled.
+            patient: Whether the message may wait up to 0.05 seconds for others.
+
+        Raises:
+            pickle.PicklingError: The message cannot be pickled. Objects of some types raise AttributeError
+                or TypeError instead.
+        """
         loop = asyncio.get_running_loop()
         if self._pickler is None:
             self._pickler = _Pickler(self._waiting, pickle.HIGHEST_PROTOCOL)
@@ -75,12 +101,13 @@ class Channel:
         try:
             self._pickler.dump(message)
         except BaseException:
-            # what comes later must not refer to what was written of this one
+            # later messages must not refer to objects of which only a part was written
             self._waiting.truncate(sound)
             self._flush()
             raise
 
     def _flush(self) -> None:
+        """Send the waiting messages."""
         data = self._waiting.getvalue()
         self._waiting, self._pickler, self._hurry = io.BytesIO(), None, False
         if self._timer is not None:
@@ -89,7 +116,14 @@ class Channel:
             self._writer.write(_LENGTH.pack(len(data)) + data)
 
     async def receive(self) -> list[object]:
-        """The next messages; none at the end, however it came. Raises what pickle does."""
+        """Return the next messages.
+
+        Returns:
+            At least one message; none where the other process has closed its end or died.
+
+        Raises:
+            Exception: The messages cannot be unpickled. The type depends on the content.
+        """
         try:
             (length,) = _LENGTH.unpack(await self._reader.readexactly(_LENGTH.size))
             data = await self._reader.readexactly(length)
@@ -103,8 +137,8 @@ class Channel:
         return messages
 
     async def close(self) -> None:
-        """Send what waits, and close."""
+        """Send the waiting messages, and close this end."""
         self._flush()
         self._writer.close()
-        with suppress(OSError):  # the other end went first
+        with suppress(OSError):  # the other process has ended already
             await self._writer.wait_closed()

@@ -1,4 +1,4 @@
-"""What settings mean for the workers of a run."""
+"""Construction of the worker pool from the settings of a run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,29 @@ from .pool import WorkerPool
 from .process import say
 from .reach import Reach
 
-_MOST: Final = 4  # processes that auto takes
+_MOST: Final = 4  # most processes of `limits.processes = "auto"`
 
 
 def worker_pool(
     context: Context, root: Path, state: Path, reach: Reach, profiles: dict[str, Profile], lock: int
 ) -> WorkerPool | None:
-    """The workers of a run, where its settings ask for more processes than its own; `lock`: the descriptor
-    of its lock."""
+    """Return the worker pool of a run, where its settings ask for several processes.
+
+    Args:
+        context: The engine's context in the process of the run.
+        root: The destination folder.
+        state: The folder of the run's state.
+        reach: How the workers reach servers.
+        profiles: `host:port` → what an earlier run learned of the host.
+        lock: The descriptor of the run's lock.
+
+    Returns:
+        The pool, not yet entered; None where the run fetches in its own process.
+    """
     limits = context.settings.limits
     count = max(1, min(_MOST, _cores() // 2)) if limits.processes == "auto" else limits.processes
     pool, steers = context.pool, limits.connections == "auto"
-    count = min(count, pool.per_host)  # each begins with one connection to a host at least
+    count = min(count, pool.per_host)  # each worker starts with at least one connection
     if count == 1:
         return None
     budget = Budget(count, pool.total, pool.per_host, _guarded(context.observe), profiles, steers=steers)
@@ -36,7 +47,8 @@ def worker_pool(
         memory=limits.memory // count,
         rate=-(-limits.rate // count),
         requests_per_second=limits.requests_per_second / count,
-        # a number is a promise over all hosts: each worker keeps to its part of it, whatever it is told
+        # a fixed number of connections holds over all hosts: each worker keeps to its part of it, whatever
+        # the budget assigns for one host
         connections=pool.total if steers else pool.total // count,
     )
     settings = replace(context.settings, limits=share)
@@ -45,7 +57,7 @@ def worker_pool(
 
 
 def _guarded(observe: events.Observer) -> events.Observer:
-    """`observe`, whose failures are said and go no further: the workers works on without it."""
+    """Return `observe`, with its exceptions reported instead of raised, so that the workers go on."""
 
     def told(event: events.Event) -> None:
         try:
@@ -57,4 +69,5 @@ def _guarded(observe: events.Observer) -> events.Observer:
 
 
 def _cores() -> int:
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

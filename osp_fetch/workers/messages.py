@@ -1,5 +1,7 @@
-"""The messages between a run and its workers. They are pickled, so only processes of one run may exchange
-them."""
+"""The messages between a run and its workers.
+
+They are pickled, so that only the processes of one run may exchange them.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,22 @@ from ..model.report import Status
 from ..model.settings import Settings
 from .reach import Reach
 
-# to a worker
+# messages to a worker
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The first message. `settings` are this worker's share; `share`: connections to a host to begin with;
-    `yields`: it takes less where a host refuses one."""
+    """The first message to a worker.
+
+    Args:
+        root: The destination folder.
+        state: The folder of the run's state.
+        settings: The run's settings, with this worker's part of the limits.
+        reach: How servers are reached.
+        profiles: `host:port` → what an earlier run learned of the host.
+        share: Connections to a host to start with.
+        yields: Whether the worker lowers its share of a host that refuses a connection.
+    """
 
     root: Path
     state: Path
@@ -37,19 +48,23 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class FetchJob:
+    """Fetch `job`. The reply is the `JobDone` of the same number."""
+
     number: int
     job: Job
 
 
 @dataclass(frozen=True, slots=True)
 class RecordsFound:
+    """The reply to the `LookUp` of the same number: a record or None for each path, or an error."""
+
     number: int
     records: list[Record | None] | FetchError
 
 
 @dataclass(frozen=True, slots=True)
 class RecordKept:
-    """A record survives a power loss, or does not."""
+    """The reply to the `PutRecord` of the same number: the record is durable, or `error` says why not."""
 
     number: int
     error: FetchError | None
@@ -57,8 +72,14 @@ class RecordKept:
 
 @dataclass(frozen=True, slots=True)
 class Assign:
-    """From now on `host` gets so many connections; `shed`: those above are let go at once. `number`: which
-    one for this host it is."""
+    """The worker's new share of a host.
+
+    Args:
+        host: `host:port`.
+        connections: Connections that the worker may have to it from now on.
+        shed: Whether connections above this number are closed at once; otherwise they end with their reply.
+        number: The number of this assignment to the worker for this host, from 1; 0 at the worker's start.
+    """
 
     host: str
     connections: int
@@ -68,46 +89,58 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class CoolHost:
+    """Send `host` no request for `seconds`: it has asked another worker to wait."""
+
     host: str
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class LastFiles:
-    """All files have been begun: those in hand are the last."""
+    """All files have been started: those in progress are the last."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopWork:
-    """Claim what is held, and end."""
+    """Record the held bytes, and end."""
 
 
-# from a worker
+# messages from a worker
 
 
 @dataclass(frozen=True, slots=True)
 class JobDone:
+    """The result of the `FetchJob` of the same number."""
+
     number: int
     result: tuple[Status, Record] | Exception
 
 
 @dataclass(frozen=True, slots=True)
 class EventSent:
+    """An event for the observers of the run."""
+
     event: events.Event
 
 
 @dataclass(frozen=True, slots=True)
 class LookUp:
+    """Read the records of `paths` in the run's ledger. The reply is a `RecordsFound`."""
+
     number: int
     paths: Sequence[RelativePath]
 
 
 @dataclass(frozen=True, slots=True)
 class PutRecord:
+    """Write `record` to the run's ledger. The reply is a `RecordKept`."""
+
     number: int
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class Reported:
+    """The state of each host in this worker; sent every `LOOK` seconds."""
+
     hosts: list[HostReport]

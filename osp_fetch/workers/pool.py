@@ -1,4 +1,4 @@
-"""The run's workers: who fetches what, and how many connections each has."""
+"""The worker pool of a run: it deals jobs to the workers, and connections to each of them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from . import messages
 from .budget import Budget
 from .process import Process, WorkerDiedError
 
-_DEATHS: Final = 3  # of workers over one file, that are enough
+_DEATHS: Final = 3  # workers that may die while they fetch one file, before the file fails
 
 
 class WorkerPool:
-    """`setups`: what each worker is told first. An async context manager; `fetch_one` as in `engine.fetch`.
+    """The worker processes of a run, an async context manager that starts and ends them.
 
-    `lock`: the descriptor of the run's lock, which workers hold open: a new run may not begin before the
-    last of them has ended, even where this process is killed.
+    Args:
+        setups: The first message to each worker; one worker is started for each.
+        context: The engine's context in the process of the run.
+        budget: Divides the connections of each host among the workers.
+        lock: The descriptor of the run's lock. Each worker holds it open, so that a new run cannot start
+            before the last worker has ended, even where the process of the run is killed.
     """
 
     def __init__(self, setups: list[messages.Setup], context: Context, budget: Budget, lock: int) -> None:
@@ -37,7 +41,7 @@ class WorkerPool:
         for number, setup in enumerate(self._setups):
             self._workers.append(Process(number, setup, self._context, self._budget, self._lock, self._cool))
         try:
-            await completed(self._begin())  # half begun, nobody would end them
+            await completed(self._begin())  # a cancelled start would leave processes running
         except BaseException:
             await self._end()
             raise
@@ -45,6 +49,7 @@ class WorkerPool:
         return self
 
     async def _begin(self) -> None:
+        """Start all workers; raise the first error after the last has started or failed."""
         begun = await asyncio.gather(*(each.start() for each in self._workers), return_exceptions=True)
         for failed in begun:
             if failed is not None:
@@ -55,35 +60,51 @@ class WorkerPool:
         await self._end()
 
     async def _end(self) -> None:
+        """End all workers, also where the caller is cancelled meanwhile."""
         ending = asyncio.gather(*(worker.end() for worker in self._workers))
         cancelled = False
         while not ending.done():
             try:
                 await asyncio.shield(ending)
             except asyncio.CancelledError:
-                cancelled = True  # what they hold is claimed first
+                cancelled = True  # only after the workers have recorded the held bytes
         ending.result()
         if cancelled:
             raise asyncio.CancelledError
 
     async def fetch(self, job: Job) -> tuple[Status, Record]:
-        """Have one file brought by whoever has the fewest in hand."""
+        """Fetch one file in the worker that has the fewest jobs.
+
+        Args:
+            job: The job to fetch.
+
+        Returns:
+            The status of the file, and its record.
+
+        Raises:
+            FetchError: The error of the worker's `engine.file.FileFetcher`.
+            StorageError: Three workers died while fetching the file, or the job cannot be sent to a worker.
+            RuntimeError: The worker failed with an exception that is no FetchError.
+        """
         died: WorkerDiedError | None = None
         for _ in range(_DEATHS):
             there = [worker for worker in self._workers if worker.there]
             worker = min(there or self._workers, key=lambda each: each.in_hand)
             try:
                 status, record = await worker.fetch(job)
-                # what one that died had just published was fetched by this run
+                # a file that was published just before its worker died counts as fetched by this run
                 return (Status.FETCHED if died else status), record
             except WorkerDiedError as error:
                 died = error
                 (known,) = await self._context.ledger.look([job.entry.path])
                 (seen,) = await self._context.store.look([job.entry.path])
                 job = replace(job, record=known, seen=seen)
-        raise StorageError(f"{job.entry.path}: {_DEATHS} processes died over it; the last one: {died}")
+        raise StorageError(
+            f"{job.entry.path}: {_DEATHS} workers died while fetching it; the last one: {died}"
+        )
 
     async def _look(self) -> None:
+        """Send new assignments, and the notice of the last files, every `LOOK` seconds."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK)
@@ -94,7 +115,7 @@ class WorkerPool:
                     worker.say_last()
 
     def _cool(self, by: int, event: events.Cooling) -> None:
-        """What one worker was asked holds for all of them."""
+        """Forward a host's request to wait from worker `by` to all others."""
         for worker in self._workers:
             if worker.number != by:
                 worker.send(messages.CoolHost(event.host, event.seconds))

@@ -1,4 +1,4 @@
-"""One process of a run, seen from the run: what it is given, what it records, and who comes after it."""
+"""One worker as the run sees it: its jobs, its access to the ledger, and its replacement when it dies."""
 
 from __future__ import annotations
 
@@ -25,21 +25,30 @@ from . import messages
 from .budget import Budget
 from .channel import Channel
 
-_ENDING: Final = 60.0  # seconds that a worker may take to claim what it holds
+_ENDING: Final = 60.0  # seconds that a worker may take to record the held bytes before it is killed
 
 
 Cooled = Callable[[int, events.Cooling], None]
-"""EventSent which worker was asked to leave a host alone."""
+"""Called with a worker's number and the event in which a host asks this worker to wait."""
 
 
 class WorkerDiedError(StorageError):
-    """The process that had the file in hand has ended; another one goes on from what is held."""
+    """The worker that fetched the file has ended. Another worker resumes from the held bytes."""
 
     cause = "worker died"
 
 
 class Process:
-    """One process, and the next one where it dies."""
+    """One worker process, and its replacement when it dies.
+
+    Args:
+        number: The worker's number, from 0.
+        setup: The first message to each process.
+        context: The engine's context in the process of the run.
+        budget: Divides the connections of each host among the workers.
+        lock: The descriptor of the run's lock, which the process inherits.
+        cool: Called when a host asks this worker to wait.
+    """
 
     def __init__(
         self, number: int, setup: messages.Setup, context: Context, budget: Budget, lock: int, cool: Cooled
@@ -48,26 +57,31 @@ class Process:
         self._setup, self._context, self._budget, self._lock, self._cool = setup, context, budget, lock, cool
         self._asked: dict[int, tuple[str, asyncio.Future[tuple[Status, Record]]]] = {}
         self._numbers = itertools.count()
-        self._open: Counter[tuple[str, str]] = Counter()  # (path, host) of its connections
+        self._open: Counter[tuple[str, str]] = Counter()  # (path, host) of its open connections
         self._answering: set[asyncio.Task[None]] = set()
         self._ending = False
         self._knows_last = False
         self._wire: Channel
         self._process: asyncio.subprocess.Process
         self._serving: asyncio.Task[None] | None = None
-        self._gone: WorkerDiedError | None = None  # why there is no process now
+        self._gone: WorkerDiedError | None = None  # why no process runs now
 
     @property
     def in_hand(self) -> int:
+        """Number of jobs in progress."""
         return len(self._asked)
 
     @property
     def there(self) -> bool:
-        """Whether its process runs."""
+        """Whether the process runs."""
         return self._gone is None
 
     async def start(self) -> None:
-        """Begin the process. Raises StorageError where it cannot be."""
+        """Start the process.
+
+        Raises:
+            StorageError: The system cannot start another process.
+        """
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         package = str(Path(__file__).parents[2])
@@ -81,7 +95,7 @@ class Process:
         except OSError as error:
             ours.close()
             raise StorageError(
-                f"no process can be begun ({error.strerror}); lower limits.processes"
+                f"cannot start a worker process ({error.strerror}); lower limits.processes"
             ) from None
         finally:
             theirs.close()
@@ -92,25 +106,40 @@ class Process:
             self.send(messages.StopWork())
 
     def send(self, message: object) -> None:
+        """Send a message of `messages` to the process."""
         self._wire.send(message)
 
     def say_last(self) -> None:
-        """All files have been begun; each process is told once."""
+        """Notify the process, once, that all files have been started."""
         if not self._knows_last:
             self._knows_last = True
             self.send(messages.LastFiles())
 
     async def fetch(self, job: Job) -> tuple[Status, Record]:
+        """Fetch one file in this worker.
+
+        Args:
+            job: The job to fetch.
+
+        Returns:
+            The status of the file, and its record.
+
+        Raises:
+            WorkerDiedError: The worker has ended before the file was fetched.
+            StorageError: The job cannot be pickled.
+            FetchError: The error of the worker's `engine.file.FileFetcher`.
+            RuntimeError: The worker failed with an exception that is no FetchError.
+        """
         if self._gone is not None and self._serving is not None and self._serving.done():
-            raise self._gone  # nor will there be one
+            raise self._gone  # the replacement could not be started
         number = next(self._numbers)
         asked = asyncio.get_running_loop().create_future()
         try:
             self.send(messages.FetchJob(number, job))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise StorageError(
-                f"{job.entry.path}: its row cannot be handed to another process ({error}); make it of "
-                "plain values, or run in one process"
+                f"{job.entry.path}: its row cannot be sent to a worker process ({error}); use only plain "
+                "values in the row, or set limits.processes to 1"
             ) from None
         self._asked[number] = job.entry.path, asked
         try:
@@ -120,13 +149,13 @@ class Process:
             self._asked.pop(number, None)
 
     async def _serve(self) -> None:
-        """Answer the process until it ends; where it ends before it should, begin another."""
+        """Handle the messages of the process until it ends; replace it where it dies."""
         try:
             while messages := await self._wire.receive():
                 for message in messages:
                     self._take(message)
         except Exception as error:
-            say(error, "a worker is not understood, and replaced")
+            say(error, "a worker sent an invalid message and is replaced")
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
         await self._wire.close()
@@ -135,23 +164,25 @@ class Process:
         if self._ending:
             return
         self._gone = WorkerDiedError(
-            f"a worker ended with {code} (-9 is what the system does for want of memory)"
+            f"a worker ended with status {code} (-9: killed, usually because memory ran out)"
         )
         died = self._gone
         try:
             await self.start()
             self._gone = None
             for assign in self._budget.begun(self.number):
-                self.send(assign)  # what it may open is told when it asks, as the others have the rest
+                self.send(
+                    assign
+                )  # its connections come with later assignments: the other workers have them now
         except StorageError as error:
             died = self._gone = WorkerDiedError(str(error))
-        # only now: what was dealt meanwhile went to nobody, too
+        # only now, so that jobs dealt since the death fail as well
         asked, self._asked = self._asked, {}
         for _, each in asked.values():
             _fail(each, died)
 
     def _forget(self) -> None:
-        """Its connections are gone with it."""
+        """Take back the connections of a process that has ended."""
         self._budget.gone(self.number)
         for (path, host), count in self._open.items():
             for _ in range(count):
@@ -159,6 +190,7 @@ class Process:
         self._open.clear()
 
     def _take(self, message: object) -> None:
+        """Handle one message of the process."""
         match message:
             case messages.JobDone(number, result):
                 _, asked = self._asked.get(number, ("", None))
@@ -171,7 +203,7 @@ class Process:
             case messages.EventSent(event):
                 self._told(event)
             case messages.LookUp() | messages.PutRecord():
-                # over this wire: to the next process the same numbers mean other questions
+                # reply over this channel: its replacement uses the same numbers for other questions
                 task = asyncio.create_task(self._answer(message, self._wire))
                 self._answering.add(task)
                 task.add_done_callback(self._answering.discard)
@@ -181,6 +213,7 @@ class Process:
                 pass
 
     def _told(self, event: events.Event) -> None:
+        """Count the connections of the process, and pass its event to the observers."""
         if isinstance(event, events.Opened):
             self._open[event.path, event.host] += 1
         elif isinstance(event, events.Closed):
@@ -190,7 +223,7 @@ class Process:
         self._observe(event)
 
     def _observe(self, event: events.Event) -> None:
-        """Tell it; where that fails it costs the file that it is about, and no more."""
+        """Pass an event to the observers; an exception fails only the file that the event is about."""
         try:
             self._context.observe(event)
         except Exception as error:
@@ -202,6 +235,7 @@ class Process:
                 say(error, "an observer failed")
 
     async def _answer(self, message: messages.LookUp | messages.PutRecord, wire: Channel) -> None:
+        """Read or write the ledger, and send the result over `wire`."""
         failed: FetchError | None = None
         looked: list[Record | None] = []
         try:
@@ -211,7 +245,7 @@ class Process:
                 await self._context.ledger.put(message.record)
         except FetchError as error:
             failed = error
-        except Exception as error:  # whoever waits must be told, whatever went wrong
+        except Exception as error:  # a worker without a reply would wait forever
             failed = StorageError(f"the ledger failed: {type(error).__name__}: {error}")
         if isinstance(message, messages.LookUp):
             wire.send(messages.RecordsFound(message.number, failed or looked))
@@ -219,13 +253,16 @@ class Process:
             wire.send(messages.RecordKept(message.number, failed))
 
     async def end(self) -> None:
-        """Have it claim what it holds, and return when it has ended."""
+        """Let the worker record the held bytes, and return when its process has ended.
+
+        A worker that does not end within 60 seconds is killed.
+        """
         self._ending = True
         if self._serving is None:
-            return  # it never began
+            return  # it was never started
         self.send(messages.StopWork())
         until = asyncio.get_running_loop().time() + _ENDING
-        while not self._serving.done():  # another one may just be beginning in place of one that died
+        while not self._serving.done():  # a replacement may be starting just now
             left = max(0.0, until - asyncio.get_running_loop().time())
             _, late = await asyncio.wait({self._serving}, timeout=left)
             if late:
@@ -236,11 +273,17 @@ class Process:
 
 
 def say(error: Exception, what: str) -> None:
-    """Tell whoever looks after the loop what a run outlives."""
+    """Report an error that does not end the run to the event loop's exception handler.
+
+    Args:
+        error: The exception.
+        what: What happened, for the message.
+    """
     asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
 
 
 def _fail(asked: asyncio.Future[tuple[Status, Record]], error: Exception) -> None:
+    """Fail a job with `error`, unless it has ended already."""
     if not asked.done():
         asked.set_exception(error)
-        asked.exception()  # seen: whoever waited may have been cancelled
+        asked.exception()  # mark it as retrieved: the waiting task may have been cancelled

@@ -1,4 +1,4 @@
-"""How servers are reached, for whichever process of a run needs a transport."""
+"""The options for reaching servers, in a form that every process of a run can make a transport of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from ..sources.gdrive import DriveLeads
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How servers are reached; as in `api.FetchOptions`."""
+    """How servers are reached; the fields are those of `api.FetchOptions`.
+
+    Args:
+        connect_to: Rules as of curl's --connect-to, `HOST:PORT:HOST:PORT`.
+        cafile: File of additional certificate authorities in PEM form, None for the system's alone.
+        proxies: Scheme → URL of the proxy, as `urllib.request.getproxies` returns them.
+    """
 
     connect_to: tuple[str, ...] = ()
     cafile: str | None = None
@@ -20,7 +26,18 @@ class Reach:
 
 
 def transport_of(settings: Settings, reach: Reach) -> HttpTransport:
-    """The transport that these mean."""
+    """Return the transport of a process.
+
+    Args:
+        settings: The settings of the run.
+        reach: How servers are reached.
+
+    Returns:
+        The transport, not yet entered.
+
+    Raises:
+        ValueError: A rule of `connect_to` is not of the form HOST:PORT:HOST:PORT.
+    """
     return HttpTransport(
         settings.limits,
         settings.retry,

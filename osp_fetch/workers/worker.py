@@ -1,4 +1,4 @@
-"""A worker: a process that fetches files for a run, and keeps no ledger of its own."""
+"""The main module of a worker: a process that fetches jobs for a run, and uses the run's ledger."""
 
 from __future__ import annotations
 
@@ -28,12 +28,16 @@ from . import messages
 from .channel import Channel
 from .reach import transport_of
 
-# events of each file, which no more than a view waits for
+# Events that occur many times for each file. Only views use them, so that they may be sent late.
 _MANY: Final = frozenset({events.Opened, events.FileBegun, events.Wrote, events.Closed})
 
 
 class RemoteLedger:
-    """The Ledger that the run keeps, at the other end of the wire."""
+    """The run's ledger, as `model.protocols.Ledger`, at the other end of a channel.
+
+    Args:
+        wire: The channel to the run.
+    """
 
     def __init__(self, wire: Channel) -> None:
         self._wire = wire
@@ -42,12 +46,29 @@ class RemoteLedger:
         self.lost = False
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
+        """Return the record of each path, None where there is none.
+
+        Args:
+            paths: Relative paths of files.
+
+        Raises:
+            StorageError: The run has ended, or its ledger failed.
+        """
         return await self._ask(lambda number: messages.LookUp(number, list(paths))) or []
 
     async def put(self, record: Record) -> None:
+        """Return when `record` survives a power loss.
+
+        Args:
+            record: The record to write.
+
+        Raises:
+            StorageError: The run has ended, or its ledger failed.
+        """
         await self._ask(lambda number: messages.PutRecord(number, record))
 
     async def _ask(self, message: Callable[[int], object]) -> list[Record | None] | None:
+        """Send the message for a new number, and return the run's reply to it."""
         if self.lost:
             raise _gone()
         number = next(self._numbers)
@@ -60,7 +81,11 @@ class RemoteLedger:
             self._asked.pop(number, None)
 
     def answered(self, message: messages.RecordsFound | messages.RecordKept) -> None:
-        """The run has answered."""
+        """Pass a reply of the run to the call that waits for it.
+
+        Args:
+            message: The reply.
+        """
         answer = self._asked.get(message.number)
         if answer is None or answer.done():
             return
@@ -75,7 +100,7 @@ class RemoteLedger:
             answer.set_exception(message.records)
 
     def lose(self) -> None:
-        """The run is gone: nothing is recorded any more, whoever asks now or later."""
+        """Fail every waiting and later call: the run has ended, and nothing is recorded any more."""
         self.lost = True
         for answer in self._asked.values():
             if not answer.done():
@@ -84,11 +109,16 @@ class RemoteLedger:
 
 
 def _gone() -> StorageError:
-    return StorageError("the run that this worker belongs to is gone")
+    """Return the error of a call to the ledger of a run that has ended."""
+    return StorageError("the run that started this worker has ended")
 
 
 async def serve(end: socket.socket) -> None:
-    """Work until the run says that it is over, or is gone."""
+    """Fetch jobs until the run sends `StopWork` or ends.
+
+    Args:
+        end: The worker's end of the socket pair.
+    """
     wire = await Channel.over(end)
     first, *rest = await wire.receive() or [None]
     if not isinstance(first, messages.Setup):
@@ -118,6 +148,8 @@ async def serve(end: socket.socket) -> None:
 
 
 class _Worker:
+    """The work of the process: receives messages, and runs a task for each job."""
+
     def __init__(self, wire: Channel, context: Context, ledger: RemoteLedger) -> None:
         self._wire, self._context, self._ledger = wire, context, ledger
         self._fetcher = FileFetcher(context)
@@ -125,6 +157,11 @@ class _Worker:
         self._ending: asyncio.Task[None] | None = None
 
     async def work(self, messages: Sequence[object]) -> None:
+        """Handle messages until the run sends `StopWork` or closes the channel.
+
+        Args:
+            messages: Messages that were received together with the `Setup`.
+        """
         reporting = asyncio.create_task(self._report())
         try:
             while True:
@@ -145,6 +182,7 @@ class _Worker:
             await stop({reporting})
 
     def _take(self, message: object) -> None:
+        """Handle one message of the run."""
         match message:
             case messages.FetchJob():
                 task = asyncio.create_task(self._fetch_job(message))
@@ -159,25 +197,27 @@ class _Worker:
             case messages.LastFiles():
                 self._context.pool.last_files = True
             case messages.StopWork():
-                # what is held is claimed on the way: the run answers until we say that we have ended
+                # the cancelled jobs record their held bytes; the run replies until this process has ended
                 self._ending = asyncio.create_task(stop(self._tasks))
             case _:
-                raise TypeError(f"no message of ours: {message!r}")
+                raise TypeError(f"unknown message: {message!r}")
 
     async def _fetch_job(self, message: messages.FetchJob) -> None:
+        """Fetch one job, and send its result."""
         result: tuple[Status, Record] | Exception
         try:
             result = await self._fetcher.fetch(message.job)
         except FetchError as error:
             result = error
         except Exception as error:
-            # whoever waits must be told, whatever went wrong, and in a form that travels
+            # The run waits for a result of every job. The exception itself may not be picklable.
             result = RuntimeError(f"{type(error).__name__}: {error}")
         if not self._ledger.lost:
             self._wire.send(messages.JobDone(message.number, result))
-        # else this process ends: another one goes on from what is held
+        # without the run this process ends; the next run resumes from the held bytes
 
     async def _report(self) -> None:
+        """Send the state of all hosts every `LOOK` seconds."""
         while True:
             await asyncio.sleep(LOOK)
             if hosts := self._context.pool.report():
@@ -185,14 +225,14 @@ class _Worker:
 
 
 def main() -> None:
-    """`python -m osp_fetch.workers.worker FD`: begun by a run, with one end of a socket pair."""
-    # the run is told by signals, and tells us
+    """Run `python -m osp_fetch.workers.worker FD`; a run starts it, with one end of a socket pair as FD."""
+    # only the run reacts to signals, and ends its workers by messages
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     import uvloop
 
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)  # as in `cli.main`
+    gc.set_threshold(20_000, 20, 50)  # the thresholds of `cli.main`
     uvloop.run(serve(socket.socket(fileno=int(sys.argv[1]))))
 
 

@@ -1,7 +1,7 @@
-"""Stretches of zeros: where bytes were never written, or did not survive a power loss.
+"""Find ranges of zeros, which may be bytes that were never written or did not survive a power loss.
 
-A file system that loses unsynced writes shows zeros in their place, and so does a file of a downloader
-that makes room beforehand, wherever it did not get to.
+A file system that loses unsynced writes shows zeros in their place. A file of a downloader that preallocates
+also contains zeros where the download did not arrive.
 """
 
 from __future__ import annotations
@@ -10,18 +10,24 @@ from typing import Final
 
 from ...model.ranges import ByteRange, RangeSet
 
-GRAIN: Final = 4096  # a page, the least that a file system loses
+# Bytes of a page, the smallest unit that a file system loses.
+GRAIN: Final = 4096
 _ZEROS: Final = bytes(GRAIN)
 
 
 class Blanks:
-    """Collects the grains that hold nothing but zeros, of a file that is read in order."""
+    """Collects the aligned 4096-byte blocks that consist of zeros, from a file that is read in order."""
 
     def __init__(self) -> None:
         self._ranges: list[ByteRange] = []
 
     def add(self, block: memoryview, at: int) -> None:
-        """`block` begins at byte `at` of the file."""
+        """Examine the next bytes of the file.
+
+        Args:
+            block: the bytes.
+            at: their offset in the file, in bytes.
+        """
         first = -at % GRAIN
         for start in range(first, len(block) - GRAIN + 1, GRAIN):
             if not block[start] and bytes(block[start : start + GRAIN]) == _ZEROS:
@@ -35,5 +41,5 @@ class Blanks:
 
     @property
     def found(self) -> RangeSet:
-        """What of the file was blank."""
+        """The ranges of zeros that were found so far."""
         return RangeSet(tuple(self._ranges))

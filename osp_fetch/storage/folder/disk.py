@@ -229,12 +229,13 @@ class Disk:
         return shutil.disk_usage(folder).total
 
 
-def replace_text(path: Path, text: str, *, durable: bool = False) -> None:
+def replace_text(path: Path, text: str, *, durable: bool = False, beside: Path | None = None) -> None:
     """Put `text` under `path` in one step, so that a reader sees the old or the new, never a part.
 
-    `durable`: return when it survives a power loss. Raises OSError.
+    `durable`: return when it survives a power loss. `beside`: a temporary name on the same disk; by default
+    `path` with `.new`, for folders that only this tool writes to. Raises OSError.
     """
-    beside = path.with_name(path.name + ".new")
+    beside = beside or path.with_name(path.name + ".new")
     with beside.open("w", encoding="utf-8") as file:
         file.write(text)
         if durable:

@@ -1,4 +1,4 @@
-"""Digests over files, computed as the file grows and while its pages are warm."""
+"""Digests and checksums of files, computed while the file grows and its pages are in the page cache."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from ...model.record import CHECKSUM_SPAN
 
 try:
     from isal.isal_zlib import crc32
-except ImportError:  # a platform that it has no wheel for: the same sum, at a tenth of its speed
+except ImportError:  # no wheel for this platform: zlib computes the same value at a tenth of the speed
     from zlib import crc32
 
 checksum: Callable[[bytes | memoryview, int], int] = crc32
-"""The CRC-32 of bytes, given that of those before them."""
+"""CRC-32 of bytes, continued from the CRC-32 of the preceding bytes (0 at the start)."""
 
 Read = Callable[[memoryview, int], int]
-"""Fills a block from an offset; the number of bytes, 0 at the end."""
+"""Fills a block with bytes from an offset, and returns their number; 0 at the end of the file."""
 
-_BLOCK: Final = 1 << 20  # bytes a read: past this neither hashing nor reading gets faster
+# Bytes in one read. Larger blocks make neither reading nor hashing faster.
+_BLOCK: Final = 1 << 20
 
 
 class Hasher(Protocol):
+    """A running digest, as `hashlib` provides it."""
+
     def update(self, data: bytes | memoryview, /) -> None: ...
 
     def hexdigest(self) -> str: ...
@@ -37,7 +40,8 @@ class _Crc32c:
         try:
             import google_crc32c
         except ImportError:
-            raise FetchError("crc32c digests need a library: pip install 'osp-fetch[crc32c]'") from None
+            raise FetchError("crc32c digests need an optional library; run: pip install 'osp-fetch[crc32c]'")
+            from None
         self._sum = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
 
     def update(self, data: bytes | memoryview, /) -> None:
@@ -51,7 +55,7 @@ _own = threading.local()
 
 
 def _block() -> memoryview:
-    """SharedBuffer of this thread's to read into: fresh memory costs a page fault for every 4 KiB."""
+    """Return this thread's read buffer, which is reused: new memory costs a page fault for every 4 KiB."""
     if not hasattr(_own, "block"):
         _own.block = memoryview(bytearray(_BLOCK))
     block: memoryview = _own.block
@@ -59,7 +63,15 @@ def _block() -> memoryview:
 
 
 def hasher(algorithm: str, length: int) -> Hasher:
-    """A running digest of a file of `length` bytes, which git puts before the content."""
+    """Return a running digest for a file.
+
+    Args:
+        algorithm: a key of `model.digest.HEX_LENGTHS`.
+        length: length of the complete file in bytes. git hashes it before the content.
+
+    Raises:
+        FetchError: `algorithm` is crc32c, and its optional library is not installed.
+    """
     if algorithm == "git-blob-sha1":
         return hashlib.sha1(b"blob %d\0" % length, usedforsecurity=False)
     if algorithm == "crc32c":
@@ -69,21 +81,37 @@ def hasher(algorithm: str, length: int) -> Hasher:
 
 
 class Tally:
-    """Running digests of one growing file, up to `position`; not safe for two threads at once."""
+    """Running digests and checksums of one growing file; not safe for two threads at once.
+
+    Args:
+        algorithms: digests to compute, as keys of `model.digest.HEX_LENGTHS`.
+
+    Attributes:
+        position: number of bytes processed so far, from byte 0.
+    """
 
     def __init__(self, algorithms: frozenset[str]) -> None:
         self._algorithms = algorithms
         self.reset()
 
     def reset(self) -> None:
-        """Begin again at byte 0."""
+        """Start over at byte 0."""
         self.position = 0
         self._hashers: dict[str, Hasher] | None = None
         self._checksums: list[int] = []
         self._spans = False
 
     def advance(self, read: Read, upto: int, length: int) -> None:
-        """Read on to byte `upto` of a file that will have `length` bytes in all."""
+        """Process the bytes from `position` up to `upto`.
+
+        Args:
+            read: reads bytes of the file.
+            upto: offset to stop at, in bytes.
+            length: length of the complete file in bytes.
+
+        Raises:
+            FetchError: the file ends before `upto`, or a digest needs a library that is not installed.
+        """
         self._begin(length)
         block = _block()
         while self.position < upto:
@@ -91,13 +119,14 @@ class Tally:
             want = min(len(block), upto - self.position, CHECKSUM_SPAN - in_span)
             count = read(block[:want], self.position)
             if count == 0:
-                raise FetchError(f"a partial is shorter than what was written to it ({self.position})")
+                raise FetchError(f"the file ends after {self.position} bytes, which is less than was written
+                to it; fetch it again")
             self._add(block[:count])
 
     def _begin(self, length: int) -> None:
         if self._hashers is None:
             self._hashers = {name: hasher(name, length) for name in sorted(self._algorithms)}
-            self._spans = length > CHECKSUM_SPAN  # of one span the digest tells as much
+            self._spans = length > CHECKSUM_SPAN  # the digest covers a single span as well
 
     def _add(self, data: bytes | memoryview) -> None:
         for each in (self._hashers or {}).values():
@@ -109,13 +138,26 @@ class Tally:
         self.position += len(data)
 
     def result(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
-        """Algorithm → hex of all of it, and the CRC-32 of each CHECKSUM_SPAN bytes where it has more."""
+        """Return the digests and checksums of the complete file of `length` bytes.
+
+        Returns:
+            Algorithm → hexadecimal digest, and the CRC-32 of each CHECKSUM_SPAN bytes; the latter is empty
+            for a file of at most one span.
+        """
         hashers = self._hashers or {name: hasher(name, length) for name in self._algorithms}
         return {n: h.hexdigest() for n, h in hashers.items()}, tuple(self._checksums)
 
 
 def digests_in(data: memoryview, algorithms: frozenset[str]) -> dict[str, str]:
-    """Algorithm → hex over a whole file that lies in memory."""
+    """Return algorithm → hexadecimal digest for a complete file in memory.
+
+    Args:
+        data: all bytes of the file.
+        algorithms: digests to compute.
+
+    Raises:
+        FetchError: crc32c is requested, and its optional library is not installed.
+    """
     found = {}
     for name in algorithms:
         whole = hasher(name, len(data))
@@ -125,7 +167,16 @@ def digests_in(data: memoryview, algorithms: frozenset[str]) -> dict[str, str]:
 
 
 def digests_of(path: Path, algorithms: frozenset[str]) -> tuple[dict[str, str], tuple[int, ...]]:
-    """The digests and checksums of a whole file. Raises OSError."""
+    """Read a complete file and return its digests and checksums, as `Tally.result` does. Blocks.
+
+    Args:
+        path: the file.
+        algorithms: digests to compute.
+
+    Raises:
+        FetchError: crc32c is requested and its optional library is not installed, or the file shrinks.
+        OSError: the file cannot be read.
+    """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         length = os.fstat(fd).st_size

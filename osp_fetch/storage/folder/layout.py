@@ -1,4 +1,4 @@
-"""Where the files of one output folder lie, and whether that folder is still the one it was."""
+"""Layout of an output folder: paths of its files, and checks that the folder is still the same."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from typing import Final
 from ...model.entry import RelativePath
 from .disk import Disk, FolderGoneError
 
-_KNOWN_MOST: Final = 10_000  # folders that are remembered as safe
+# Number of folders that are remembered as checked. The bound limits memory for manifests with many folders.
+_KNOWN_MOST: Final = 10_000
 
 
 class Layout:
-    """The output folder `root`, and in `state` the partials and what was set aside. For any thread.
+    """The paths of published files, partials and files that were set aside. Usable in any thread.
 
-    A folder that vanished is not made anew: below an unmounted mount point that would fill another
-    disk. A symbolic link below `root` is not followed.
+    An output folder that has vanished is not created again: under an unmounted mount point that would fill
+    another disk. Symbolic links below `root` are not followed.
+
+    Args:
+        root: the output folder.
+        state: the state folder, which holds partials and files that were set aside.
+        disk: system calls.
+
+    Raises:
+        OSError: `state` cannot be read.
     """
 
     def __init__(self, root: Path, state: Path, disk: Disk) -> None:
@@ -27,42 +36,60 @@ class Layout:
         self._inside = disk.real(root)
         self._own = disk.real(state)
         self._known: set[str] = set()
-        # strings: to make a Path takes longer than to ask the disk about it
+        # strings, because creating a Path takes longer than a system call on it
         self._finals, self._partials, self._asides = (
             os.path.join(folder, "") for folder in (root, state / "partial", state / "aside")
         )
 
     def final(self, path: RelativePath) -> str:
+        """Return the final path of `path`."""
         return self._finals + path
 
     def partial(self, path: RelativePath) -> str:
+        """Return the path of the partial of `path`."""
         return self._partials + path
 
     def aside(self, path: RelativePath) -> str:
+        """Return the path where the bytes of `path` are kept whose expected digest is probably wrong."""
         return self._asides + path
 
     def path_of(self, final: str) -> str:
-        """Return the path below the output folder of a final name."""
+        """Return the path below the output folder of the final path `final`."""
         return final.removeprefix(self._finals)
 
     def check(self, place: str) -> None:
-        """Raise OSError where the folder of `place` lies elsewhere than its name says."""
+        """Check that no symbolic link leads from the folder of `place` to another folder.
+
+        Raises:
+            PermissionError: the folder is a symbolic link, or is reached through one.
+            OSError: the folder cannot be examined.
+        """
         known = os.path.dirname(place)
         if known in self._known:
             return
         folder = Path(known)
-        # not even to elsewhere within: two names of one folder would be two files of one name
+        # links within the output folder are refused, too: two manifest paths could be one file
         base, real = (
             (self.state, self._own) if folder.is_relative_to(self.state) else (self.root, self._inside)
         )
         if self.disk.real(folder) != real / folder.relative_to(base):
-            raise PermissionError(f"{folder} is, or lies behind, a symbolic link, which is not followed")
+            raise PermissionError(f"{folder} is a symbolic link or is reached through one, and osp-fetch does
+            not follow links")
         if len(self._known) >= _KNOWN_MOST:
             self._known.clear()
         self._known.add(known)
 
     def prepare(self, place: str, *, durable: bool) -> None:
-        """Make the folder of `place`, after a look that it is ours to write in. Raises OSError."""
+        """Create the folder of `place`, after the checks of `check` and `check_there`.
+
+        Args:
+            place: path of a file below the output folder or the state folder.
+            durable: whether the names of new folders must survive a power loss.
+
+        Raises:
+            FolderGoneError: the output folder is no longer the one that it was.
+            OSError: the folder cannot be created, or is reached through a symbolic link.
+        """
         self.check(place)
         folder = Path(place).parent
         if not self.disk.is_folder(folder):
@@ -70,14 +97,26 @@ class Layout:
             self.disk.make_folder(folder, durable=durable, below=self.root)
 
     def open_partial(self, place: str, final: str, *, fresh: bool) -> int:
-        """The descriptor of the partial at `place`, a new file where it is to be `fresh`. Raises OSError.
+        """Open a partial for reading and writing, and create it if necessary.
 
-        Nothing is ever written through an inode that has another name: that would change a file of the
-        user's.
+        osp-fetch never writes through an inode that has a second name: that could change a file of the user.
+
+        Args:
+            place: path of the partial.
+            final: final path, whose folder is checked as well.
+            fresh: whether bytes of an earlier run are discarded.
+
+        Returns:
+            The file descriptor.
+
+        Raises:
+            FolderGoneError: the output folder is no longer the one that it was.
+            OSError: the partial cannot be opened, or a folder is reached through a symbolic link.
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         flags |= os.O_EXCL if fresh else 0
-        # before a byte is written: it would only be refused a name when all of it is here
+        # check the final name first: otherwise a forbidden name would be found only after the complete
+        # transfer
         self.check(final)
         self.check(place)
         try:
@@ -85,9 +124,8 @@ class Layout:
                 self._unshare(place)
             return self.disk.open(place, flags)
         except FileExistsError:
-            # the tail of an older, longer partial would be published with the new file; its inode is used
-            # again,
-            # because after a power loss the name could still be that of the old one
+            # truncate, because the tail of an older, longer partial would be published with the new file. The
+            # inode is reused, because after a power loss the name could still refer to the old inode
             flags = flags & ~os.O_EXCL | os.O_TRUNC
             self._release(place)
         except FileNotFoundError:
@@ -98,14 +136,14 @@ class Layout:
         return self.disk.open(place, flags)
 
     def _unshare(self, partial: str) -> None:
-        """Give a partial an inode of its own, where its file has another name as well."""
+        """Give a partial an inode of its own if its file has a second name."""
         if self._is_shared(partial):
             self.disk.copy(partial, f"{partial}.own")
             self.disk.replace(f"{partial}.own", partial)
             self.disk.sync_folder(Path(partial).parent)
 
     def _release(self, partial: str) -> None:
-        """Take away what an earlier run left under the name of a new partial, where it cannot be emptied."""
+        """Remove what an earlier run left under the name of a new partial, if it cannot be truncated."""
         if Path(partial).is_dir():
             self.clear_way(partial)
         elif self._is_shared(partial):
@@ -117,7 +155,10 @@ class Layout:
         return existing is not None and existing.kind == "file" and existing.names > 1
 
     def clear_way(self, partial: str) -> None:
-        """Remove what another manifest left where the folder, or the file, `partial` has to be."""
+        """Remove partials of another manifest that conflict with the path `partial`.
+
+        These are a folder under that name, and a file under the name of one of its folders.
+        """
         if Path(partial).is_dir():
             shutil.rmtree(partial)
         for above in Path(partial).parents:
@@ -127,19 +168,23 @@ class Layout:
                 above.unlink()
 
     def check_there(self) -> None:
-        """Raise FolderGoneError where the output folder is not the one it was."""
+        """Check that the output folder is the same as when this object was created.
+
+        Raises:
+            FolderGoneError: it was unmounted, moved, removed or replaced.
+        """
         try:
             there = self.disk.identity(self.state)
         except OSError:
             there = None
         if there != self._identity:
             raise FolderGoneError(
-                f"{self.root} is no longer the folder it was (unmounted, moved or removed?); bring it back "
+                f"{self.root} is no longer the folder it was (unmounted, moved or removed?); restore it "
                 "and run the same command again"
             )
 
     def explained(self, error: OSError) -> OSError:
-        """`error`, or what lies behind it: that the whole folder is gone."""
+        """Return FolderGoneError if the output folder has vanished, which explains `error`; else `error`."""
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
             self._known.clear()
             try:

@@ -1,27 +1,28 @@
-"""May this file be removed or replaced? Every place that unlinks, or renames over a name, asks here.
+"""Decide whether an existing file may be removed or replaced.
 
-The tool may remove or replace only what it wrote itself and can still recognise. Everything else belongs to
-the user, and is kept. The rules, by what lies under the name:
+All code that unlinks a file, or renames over a name, asks this module. osp-fetch removes or replaces only
+files that it wrote itself and can still recognise. Every other file belongs to the user, and is kept. The
+rules, by what exists under the name:
 
 =====================================  ==================================================================
-what lies there                        what happens
+what exists                            what happens
 =====================================  ==================================================================
 nothing                                WRITE
 a file exactly as the ledger recorded  REPLACE: an earlier run wrote it (size and modification time agree)
-any other file, or a link, in the way  KEEP: it is moved to `.osp-fetch/replaced/`, and the summary says
-of a fetched file                      so; REPLACE if the user asked to overwrite
-a folder, or a device                  REFUSE
-a file in the way of a member of an    LEAVE if it has the same bytes; REFUSE otherwise, before the first
-archive, a list or an alias            member is published
-a generated list or alias              LEAVE if it says the same already; REPLACE if it is what an earlier
-                                       run wrote; REFUSE otherwise
+any other file, or a link, under the   KEEP: it is moved to `.osp-fetch/replaced/`, and the summary reports
+name of a fetched file                 it; REPLACE if the user asked to overwrite
+a folder or a device                   REFUSE
+a file under the name of a member of   LEAVE if it has the same bytes; REFUSE otherwise, before the first
+an archive, a list or an alias         member is published
+a generated list or alias              LEAVE if it has the same content already; REPLACE if it is what an
+                                       earlier run wrote; REFUSE otherwise
 a damaged file to be repaired          REPLACE (in place) if it is as recorded and has no other name; KEEP
-                                       otherwise, because its owner edited it, or another name shows it
-an archive that was unpacked           REMOVE if it is the one that was unpacked, and each member was seen
-                                       on the disk by this run, durable and as it was published; else LEAVE
+                                       otherwise, because the user edited it, or it has a second name
+an archive that was unpacked           REMOVE if it is the one that was unpacked, and this run saw each
+                                       member on disk, durable and as it was published; LEAVE otherwise
 =====================================  ==================================================================
 
-The functions decide and touch nothing. `KEEP` is carried out by `set_aside` alone.
+The functions that return a `Decision` only decide. `set_aside` alone carries out `KEEP`.
 """
 
 from __future__ import annotations
@@ -38,18 +39,18 @@ if TYPE_CHECKING:
     from .disk import Disk, Existing
 
 KEPT_FOLDER: Final = f"{STATE_FOLDER}/replaced"
-"""Where files are kept that had to give way, below the output folder."""
+"""Folder below the output folder that keeps the user's files which had the name of a fetched file."""
 
 
 class Decision(Enum):
-    """What may be done to what lies under a name."""
+    """What may be done with the file, if any, that exists under a name."""
 
-    WRITE = "nothing is there"
-    REPLACE = "it is the tool's own"
-    KEEP = "it is the user's, and is moved out of the way"
-    LEAVE = "it stays as it is"
-    REFUSE = "it stays, and the new one cannot be put there"
-    REMOVE = "all that it held is safe elsewhere"
+    WRITE = "nothing exists there"
+    REPLACE = "osp-fetch wrote it"
+    KEEP = "it belongs to the user, and is moved away"
+    LEAVE = "it stays unchanged"
+    REFUSE = "it stays, and the new file cannot be published"
+    REMOVE = "everything in it is safe elsewhere"
 
 
 def over_fetched(
@@ -58,10 +59,10 @@ def over_fetched(
     """Decide for the final name of a fetched file.
 
     Args:
-        existing: what lies there now.
-        recorded: how files of earlier runs looked that the ledger, or a mark beside it, knows under this
-        name.
-        overwrite: the user asked for files of his own to be replaced.
+        existing: what exists there now.
+        recorded: how files of this name looked that earlier runs published, by the ledger or a mark beside
+            it.
+        overwrite: whether the user asked for the replacement of existing files.
     """
     if existing is None:
         return Decision.WRITE
@@ -73,19 +74,24 @@ def over_fetched(
 
 
 def over_member(existing: Existing | None, *, same_bytes: bool) -> Decision:
-    """Decide for the final name of a member of an archive."""
+    """Decide for the final name of a member of an archive.
+
+    Args:
+        existing: what exists there now.
+        same_bytes: whether it has the same content as the member.
+    """
     if existing is None:
         return Decision.WRITE
     return Decision.LEAVE if existing.kind == "file" and same_bytes else Decision.REFUSE
 
 
 def over_generated(existing: Existing | None, *, same: bool, own: bool) -> Decision:
-    """Decide for a list or an alias that the tool generates.
+    """Decide for a list or an alias that osp-fetch generates.
 
     Args:
-        existing: what lies there now.
-        same: it says what would be written.
-        own: it is exactly what an earlier run wrote.
+        existing: what exists there now.
+        same: whether its content is what would be written.
+        own: whether it is exactly what an earlier run wrote.
     """
     if existing is None:
         return Decision.WRITE
@@ -95,22 +101,34 @@ def over_generated(existing: Existing | None, *, same: bool, own: bool) -> Decis
 
 
 def to_repair(existing: Existing | None, recorded: Published | None) -> Decision:
-    """Decide whether a damaged file may become a partial in place."""
+    """Decide whether a damaged file may become a partial in place.
+
+    Args:
+        existing: what exists under its final name now.
+        recorded: how the file looked when it was published.
+    """
     if existing is None or existing.kind != "file":
         return Decision.REFUSE
     return Decision.REPLACE if _is_recorded(existing, (recorded,)) and existing.names == 1 else Decision.KEEP
 
 
-def of_unpacked(*, same_archive: bool, members_there: bool, members_durable: bool, is_link: bool) -> Decision:
+def of_unpacked(
+    *,
+    same_archive: bool,
+    members_there: bool,
+    members_durable: bool,
+    is_link: bool,
+    is_doubtful: bool = False,
+) -> Decision:
     """Decide whether an archive may be deleted after it was unpacked.
 
     Args:
-        same_archive: the pieces on the disk are those that were unpacked.
-        members_there: this run saw every member under its final name, as it was published.
-        members_durable: they survive a power loss.
-        is_link: a piece is a symbolic link, which is the user's.
+        same_archive: whether the files of the archive on disk are those that were unpacked.
+        members_there: whether this run saw every member under its final name, as it was published.
+        members_durable: whether the members survive a power loss.
+        is_link: whether a file of the archive is a symbolic link, which belongs to the user.
     """
-    safe = same_archive and members_there and members_durable and not is_link
+    safe = same_archive and members_there and members_durable and not is_link and not is_doubtful
     return Decision.REMOVE if safe else Decision.LEAVE
 
 
@@ -119,15 +137,20 @@ def _is_recorded(existing: Existing, recorded: tuple[Published | None, ...]) -> 
 
 
 def set_aside(disk: Disk, root: Path, path: str) -> str:
-    """Move what lies under the name `path` of the output folder `root` to where it is kept.
+    """Move an existing file of the user's to `.osp-fetch/replaced/`.
 
-    An earlier file of that name that is kept already stays: the new one gets a number.
+    A file that is already kept under the same name stays; the new one gets a number.
+
+    Args:
+        disk: system calls.
+        root: the output folder.
+        path: path of the file below `root`.
 
     Returns:
-        Where it is, relative to `root`.
+        The new path, relative to `root`.
 
     Raises:
-        OSError: it could not be moved; then it is still where it was.
+        OSError: the file cannot be moved; it is still where it was.
     """
     for number in count():
         kept = f"{KEPT_FOLDER}/{path}" + (f".{number}" if number else "")
@@ -139,4 +162,4 @@ def set_aside(disk: Disk, root: Path, path: str) -> str:
             continue
         disk.sync_folder(place.parent)
         return kept
-    raise AssertionError("count() ends never")
+    raise AssertionError("itertools.count() does not end")

@@ -1,4 +1,4 @@
-"""Damaged files: which bytes of one are still right, and how it becomes a partial again."""
+"""Repair of damaged files: find the bytes that are still correct, and make a partial of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ from .ownership import Decision
 
 
 def sound(fd: int, record: Record) -> RangeSet:
-    """The bytes of an open file whose checksums are those recorded. Raises OSError."""
+    """Return the bytes of an open file whose checksums match the record.
+
+    Args:
+        fd: descriptor of the file.
+        record: record with `checksums` and `length`.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     length = record.length or 0
     right: list[ByteRange] = []
     for number, expected in enumerate(record.checksums):
@@ -29,17 +37,23 @@ def sound(fd: int, record: Record) -> RangeSet:
 
 
 def reopened(root: Path, state: Path, record: Record) -> tuple[Record, str | None]:
-    """Take a damaged file from under its final name, and make a partial of what is right of it.
+    """Remove a damaged file from its final name, and make a partial of its correct bytes.
 
-    A file that was edited since it was recorded, or that has another name, is not written to: it is kept
-    whole where `ownership.set_aside` puts it, and the partial is a copy of its right bytes.
+    A file that was modified after it was recorded, or that has a second name, is not written to.
+    `ownership.set_aside` keeps it complete, and the partial is a copy of its correct bytes.
+
+    Args:
+        root: the output folder.
+        state: the state folder.
+        record: record of the published file.
 
     Returns:
-        The record of the partial, whose missing bytes the next run fetches; and where the file is kept, if it
-        is.
+        The record of the partial, whose missing bytes the next run fetches, and the path of the kept file
+        relative to `root`, or None if the file itself became the partial.
 
     Raises:
-        StorageError: the disk does not allow it.
+        DiskFullError: the disk is full.
+        StorageError: a file cannot be read, written or moved.
     """
     places = Layout(root, state, Disk())
     final, partial = places.final(record.path), places.partial(record.path)
@@ -66,7 +80,7 @@ def reopened(root: Path, state: Path, record: Record) -> tuple[Record, str | Non
 
 
 def _copy(fd: int, place: Path, held: RangeSet, length: int) -> None:
-    """Write the bytes `held` of an open file to a new file of `length` bytes."""
+    """Copy the bytes `held` of an open file to a new file of `length` bytes, and sync it."""
     with place.open("wb") as file:
         for span in held:
             for at in range(span.start, span.stop, CHECKSUM_SPAN):

@@ -1,4 +1,4 @@
-"""The state folder `.osp-fetch/` of an output folder, and the lock that keeps one run in it."""
+"""The state folder `.osp-fetch/` of an output folder, and the lock that admits one run at a time."""
 
 from __future__ import annotations
 
@@ -18,29 +18,47 @@ from ...model.entry import STATE_FOLDER
 from ...model.errors import FolderBusyError
 from .disk import Disk, storage_error
 
-_BEAT: Final = 2.0  # seconds between two signs of life of whoever holds a lock
+# Seconds between two heartbeats of the run that holds the lock.
+_BEAT: Final = 2.0
+# Attempts to get the lock, 0.1 s apart. `status` holds it for a moment while it looks at the folder.
 _TRIES: Final = 5
+# Error numbers of flock that mean that another process holds the lock.
 _BUSY: Final = frozenset({errno.EWOULDBLOCK, errno.EACCES})
 
 
 def state_folder(root: Path, shard: tuple[int, int] | None = None) -> Path:
-    """Where the records of `root` lie; shard (i, n) of a run has records of its own."""
+    """Return the state folder of the output folder `root`.
+
+    Args:
+        root: the output folder.
+        shard: (index, count) of a shard, which has a state folder of its own; None for an unsharded run.
+    """
     state = root / STATE_FOLDER
     return state / "shards" / f"{shard[0]}-of-{shard[1]}" if shard else state
 
 
 def state_folders(root: Path) -> list[Path]:
-    """Every state folder below `root` that holds a ledger: the whole run's and its shards'."""
+    """Return every state folder below `root` that holds a ledger: of an unsharded run, and of each shard."""
     state = root / STATE_FOLDER
     return [p.parent for p in sorted([*state.glob("ledger.sqlite3"), *state.glob("shards/*/ledger.sqlite3")])]
 
 
 class RunLock:
-    """Holds the state folder for one run. Raises FolderBusyError, naming the run that has it.
+    """The lock of a state folder, held by one run. Use it as a context manager.
 
-    By flock, and by a sign of life in the lock file every `beat` seconds: on network file systems
-    flock may be missing, or hold on one host only. Whoever finds a lock that another host left waits
-    until it has stopped to beat.
+    The lock is taken with flock. In addition, the run updates the modification time of the lock file as a
+    heartbeat, because on network file systems flock may be missing, or may work within one host only. A run
+    that finds a lock file of another host waits for three intervals, and takes the lock if it sees no
+    heartbeat.
+
+    Args:
+        state: the state folder; it is created if it does not exist.
+        beat: seconds between two heartbeats.
+
+    Raises:
+        FolderBusyError: on entering, another run owns the folder. The message states its process, host and
+            start.
+        StorageError: on entering, the state folder cannot be created or written.
     """
 
     def __init__(self, state: Path, beat: float = _BEAT) -> None:
@@ -65,7 +83,7 @@ class RunLock:
 
     @property
     def descriptor(self) -> int:
-        """The open lock file: whoever inherits it holds the lock, too."""
+        """The descriptor of the open lock file. A process that inherits it also holds the lock."""
         return self._fd
 
     def _take(self) -> None:
@@ -79,16 +97,16 @@ class RunLock:
             "since": int(time.time()),
         }
         mine["token"] = secrets.token_hex(8)
-        with suppress(OSError):  # a full disk: the lock holds, it only does not say whose it is
+        with suppress(OSError):  # on a full disk the lock still works, but does not state its owner
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, json.dumps(mine).encode(), 0)
         if not locked:
-            time.sleep(self._beat)  # whoever began at the same moment has written by now
+            time.sleep(self._beat)  # a run that started at the same time has written its entry by now
             if _read(self._place) != mine:
                 raise self._busy()
 
     def _locked(self) -> bool:
-        """Whether flock holds the folder for us; False where the file system has no such thing."""
+        """Return True if flock got the lock, False if the file system does not support flock."""
         for _ in range(_TRIES):
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -97,18 +115,18 @@ class RunLock:
                     return False
             else:
                 return True
-            time.sleep(0.1)  # `status` may be looking
+            time.sleep(0.1)  # `status` may hold it for a moment
         raise self._busy()
 
     def _lives(self, left: dict[str, object], *, locked: bool) -> bool:
-        """Whether the run that wrote `left` is still there."""
+        """Return whether the run that wrote `left` is still alive."""
         if left.get("host") == socket.gethostname() and (locked or not _runs(left.get("pid"))):
             return False
         before = os.fstat(self._fd).st_mtime_ns
         until = time.monotonic() + 3 * self._beat
         while time.monotonic() < until:
             time.sleep(self._beat / 4)
-            # a fresh look by name: a network file system may answer for an open file from memory
+            # `stat` by name, because a network file system may answer `fstat` from its cache
             if self._place.stat().st_mtime_ns != before:
                 return True
         return False
@@ -119,10 +137,14 @@ class RunLock:
                 os.utime(self._fd)
 
     def _busy(self) -> FolderBusyError:
-        return FolderBusyError(
-            f"{self._state.parent}: another run owns this folder ({_owner(self._place)}); wait for it, or "
-            "stop it first"
+        error = FolderBusyError(
+            f"{self._state.parent}: another run owns this folder ({_owner(self._place)}); wait until it "
+            "ends, or stop it"
         )
+        owner = _read(self._place)
+        if owner.get("host") == socket.gethostname() and isinstance(owner.get("pid"), int):
+            error.pid = int(str(owner["pid"]))
+        return error
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
@@ -133,7 +155,7 @@ class RunLock:
 
 
 def _make(state: Path) -> None:
-    """Create a state folder, readable by its owner alone: it may name private files and hosts."""
+    """Create a state folder that only its owner can read: it may name private files and hosts."""
     if state.is_dir():
         return
     if state.name == STATE_FOLDER:
@@ -144,17 +166,18 @@ def _make(state: Path) -> None:
 
 
 def _runs(pid: object) -> bool:
+    """Return whether a process of this host has the number `pid`."""
     try:
         os.kill(int(str(pid)), 0)
     except (ProcessLookupError, ValueError):
         return False
     except OSError:
-        pass  # it runs, and is not ours
+        pass  # it exists, but belongs to another user
     return True
 
 
 def owner_of(state: Path) -> str | None:
-    """Which run owns the state folder now, in words; None where none does."""
+    """Return which run owns the state folder `state` now, in words; None if none does."""
     try:
         fd = os.open(state / "lock", os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -169,6 +192,7 @@ def owner_of(state: Path) -> str | None:
 
 
 def _read(place: Path) -> dict[str, object]:
+    """Return what the owner wrote to the lock file; empty if that is nothing or damaged."""
     try:
         read = json.loads(place.read_text())
     except (OSError, ValueError):
@@ -182,4 +206,4 @@ def _owner(place: Path) -> str:
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(str(owner["since"]))))
         return f"process {owner['pid']} on {owner['host']}, since {since}"
     except (ValueError, KeyError):
-        return "it has not said which"
+        return "process unknown"

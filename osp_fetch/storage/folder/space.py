@@ -1,4 +1,4 @@
-"""How much may still be written."""
+"""Free space: how many bytes may still be written to the disk of the output folder."""
 
 from __future__ import annotations
 
@@ -10,20 +10,41 @@ from .disk import Disk
 
 
 class Space:
-    """The room on the disk of `root` beside `min_free` bytes. For any thread."""
+    """The free space on the disk of `root`. Usable in any thread.
+
+    Args:
+        disk: system calls.
+        root: the output folder.
+        min_free: bytes that must stay free.
+
+    Attributes:
+        reserved: bytes that open partials still have to write.
+    """
 
     def __init__(self, disk: Disk, root: Path, min_free: int) -> None:
         self._disk, self._root, self._min_free = disk, root, min_free
-        self.reserved = 0  # bytes that open partials still have to write
+        self.reserved = 0
         self._room = 0
         self._read = 0.0
 
     def free(self) -> int:
-        """Bytes that may still be written, reserved ones among them; asks the disk."""
+        """Return the number of bytes that may still be written, including reserved ones.
+
+        Raises:
+            OSError: the file system cannot be queried.
+        """
         return self._disk.free(self._root) - self._min_free
 
     def take(self, count: int) -> None:
-        """Refuse a write that would leave less than `min_free`; asks the disk twice a second."""
+        """Account for a write of `count` bytes; refuse it if less than `min_free` would stay free.
+
+        The file system is queried at most twice a second while the space is sufficient.
+
+        Raises:
+            DiskFullError: the free space is not sufficient.
+            StorageError: `count` exceeds the capacity of the disk.
+            OSError: the file system cannot be queried.
+        """
         now = time.monotonic()
         if now - self._read > 0.5 or self._room < count:
             self._room, self._read = self.free(), now
@@ -32,13 +53,18 @@ class Space:
             raise self.full(count)
 
     def full(self, needed: int) -> StorageError:
-        """The error for `needed` bytes that have no room."""
+        """Return the error for a write of `needed` bytes that does not fit.
+
+        Raises:
+            OSError: the file system cannot be queried.
+        """
         if needed > self._disk.capacity(self._root):
             return StorageError(
-                f"{self._root}: {needed} bytes would not fit even on the empty disk; is that size right?"
+                f"{self._root}: {needed} bytes do not fit on this disk even if it is empty; check the size in
+                the manifest"
             )
         error = DiskFullError(
-            f"{self._root}: there is no room for {needed} more bytes beside storage.min_free "
+            f"{self._root}: not enough free space for {needed} more bytes beside storage.min_free "
             f"({self._min_free >> 20} MiB); free some space or lower --min-free, and run the same "
             "command again"
         )

@@ -1,10 +1,11 @@
-"""Marks beside the ledger: how files looked that are gone, or are about to be replaced, with good reason.
+"""Marks beside the ledger, which state how a deleted or superseded file looked.
 
-- A *tombstone* stands for an archive that was unpacked and then deleted: it is not missing, and is not
-fetched
-  again, as long as the ledger still records the file that the tombstone describes.
-- A *superseded* mark stands for a finished file of an earlier run that a newer one is being fetched for: the
-  ledger describes the new partial by then, and the old file is still the tool's own.
+- A *tombstone* describes an archive that was unpacked and then deleted. The archive does not count as
+missing, and
+  is not fetched again, as long as the ledger still records the file that the tombstone describes.
+- A *superseded* mark describes a published file of an earlier run while a newer version is fetched. At that
+time the
+  ledger describes the new partial; the mark proves that osp-fetch wrote the old file, and may replace it.
 """
 
 from __future__ import annotations
@@ -20,19 +21,33 @@ from .disk import replace_text
 
 
 class Marks:
-    """The marks of one kind, below the output folder `root`. All methods block."""
+    """The marks of one kind. All methods block.
+
+    Args:
+        root: the output folder.
+        kind: name of their folder below the state folder.
+    """
 
     def __init__(self, root: Path, kind: str) -> None:
         self.folder = root / STATE_FOLDER / kind
 
     def put(self, path: str, seen: Published, *, durable: bool = False) -> None:
-        """Note how the file `path` looks now. Raises OSError."""
+        """Store the mark of `path`.
+
+        Args:
+            path: path below the output folder.
+            seen: size and modification time of the file.
+            durable: whether the mark must survive a power loss when this returns.
+
+        Raises:
+            OSError: the mark cannot be written.
+        """
         place = self._place(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         replace_text(place, json.dumps({"size": seen.size, "mtime_ns": seen.mtime_ns}), durable=durable)
 
     def get(self, path: str) -> Published | None:
-        """Return how the file `path` looked; None where there is no mark that makes sense."""
+        """Return how the file `path` looked; None if there is no valid mark."""
         try:
             read = json.loads(self._place(path).read_text(encoding="utf-8"))
             return Published(read["size"], read["mtime_ns"])
@@ -40,12 +55,12 @@ class Marks:
             return None
 
     def remove(self, path: str) -> None:
-        """Take the mark of `path` away."""
+        """Remove the mark of `path`; errors are ignored."""
         with suppress(OSError):
             self._place(path).unlink()
 
     def any(self) -> bool:
-        """Return whether there may be a mark."""
+        """Return whether the folder of the marks is not empty."""
         try:
             with os.scandir(self.folder) as inside:
                 return any(True for _ in inside)
@@ -62,5 +77,5 @@ def tombstones(root: Path) -> Marks:
 
 
 def superseded(root: Path) -> Marks:
-    """Return the marks of finished files that a newer one is being fetched for."""
+    """Return the marks of published files whose newer version is being fetched."""
     return Marks(root, "superseded")

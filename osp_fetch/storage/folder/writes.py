@@ -1,8 +1,8 @@
-"""Writes to one file: those that come while some are being made are made next, together.
+"""Group writes to one file: writes that arrive while others are in progress form the next batch.
 
-The kernel writes to one file one at a time, and lets threads spin meanwhile. And each hop to a thread and
-back costs milliseconds of waiting for the interpreter's lock and for the loop, as many connections as there
-are: on 64 of them, one hop a write kept a file from growing by more than 140 MB/s.
+The kernel executes writes to one file one at a time, and waiting threads spin. Each hop to a thread and back
+also costs milliseconds of waiting for the interpreter's lock and for the event loop, and the cost grows with
+the number of connections. With 64 connections, one hop for each write limited a file to 140 MB/s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,11 @@ _Write = tuple[Callable[[], None], "asyncio.Future[None]"]
 
 
 class Writes:
-    """Writes in threads of `pool`, one thread at a time."""
+    """Executes the writes to one file in a thread pool, in one thread at a time.
+
+    Args:
+        pool: executor that runs the writes.
+    """
 
     __slots__ = ("_job", "_pool", "_waiting")
 
@@ -28,8 +32,14 @@ class Writes:
         self._job: asyncio.Task[None] | None = None
 
     async def make(self, write: Callable[[], None]) -> None:
-        """Return when `write` was called. Raises what it does. Whoever is cancelled must leave alone what is
-        written until `settle` has returned."""
+        """Call `write` in a thread and return afterwards. An exception that it raises is passed on.
+
+        If this is cancelled, the write may still be in progress. The caller must not change the bytes, or
+        close the file, before `settle` has returned.
+
+        Args:
+            write: a function that may block.
+        """
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((write, done))
         if self._job is None:
@@ -37,7 +47,7 @@ class Writes:
         await done
 
     async def settle(self) -> None:
-        """Return when nothing is being written, or waits for it."""
+        """Return when no write is in progress or waiting."""
         if self._job is not None:
             await asyncio.wait({self._job})
 
@@ -47,7 +57,7 @@ class Writes:
                 batch, self._waiting = self._waiting, []
                 try:
                     errors = await in_thread(self._pool, partial(_all, batch))
-                except Exception as error:  # a pool that is shut
+                except Exception as error:  # the pool has been shut down
                     errors = [error] * len(batch)
                 for (_, done), failed in zip(batch, errors, strict=True):
                     if done.cancelled():
@@ -65,7 +75,7 @@ def _all(batch: list[_Write]) -> list[Exception | None]:
 
 
 def _error(write: Callable[[], None]) -> Exception | None:
-    """What `write` raises; also a defect: it is whose write it was that has to know."""
+    """Return the exception of `write`, also one caused by a defect, for the caller that requested it."""
     try:
         write()
     except Exception as error:

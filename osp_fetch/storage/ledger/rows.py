@@ -1,4 +1,4 @@
-"""A record as a row of a ledger, and ledgers that are only read."""
+"""Conversion between records and rows, and read-only access to a ledger."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ CREATE TABLE IF NOT EXISTS files (
 ) WITHOUT ROWID
 """
 COLUMNS: Final = "path source_key length etag last_modified held digests checksums size mtime_ns".split()
-PATIENCE: Final = 30.0  # seconds that one waits for another, on disks that have no WAL
-_ASK: Final = 500  # paths a query; SQLite takes at most 999 variables in its oldest builds
+# Seconds that a connection waits for the lock of another. Readers and writers block each other on disks that
+# do not support WAL.
+PATIENCE: Final = 30.0
+# Paths in one query. Old builds of SQLite accept at most 999 variables.
+_ASK: Final = 500
 _encode: Final = json.JSONEncoder().encode
 _decode: Final = json.JSONDecoder().decode
 _NO_VALIDATOR: Final = Validator()
@@ -30,7 +33,14 @@ _Row = tuple[Any, ...]
 
 
 class LedgerReader:
-    """Reads a ledger that no run owns. Raises StorageError where one does, or it cannot be read."""
+    """Reads a ledger without changing it; a run may write to it at the same time.
+
+    Args:
+        place: the database file.
+
+    Raises:
+        StorageError: the ledger is locked for longer than 30 seconds, or cannot be read.
+    """
 
     def __init__(self, place: Path) -> None:
         self._place = place
@@ -42,9 +52,10 @@ class LedgerReader:
     def _opened(self) -> sqlite3.Connection:
         """Return a connection that has read from the ledger.
 
-        Read only first: a reader that writes would, closing last, tidy up the log of a run that begins. Then
-        with writing, because a log that a killed run left has to be recovered. On a full disk neither can
-        make the memory that readers share: then alone, without it.
+        The first attempt is read-only: a writable connection that closes last would remove the WAL file of a
+        run that is starting. The second attempt is writable, to recover the WAL file that a killed run left.
+        On a full disk neither can create the shared-memory file of WAL; the third attempt does without it, in
+        exclusive locking mode.
         """
         address = f"{self._place.absolute().as_uri()}?mode=ro"
         failure: sqlite3.Error | None = None
@@ -69,23 +80,37 @@ class LedgerReader:
             yield from self._db.execute(query, values)
         except sqlite3.Error as error:
             if "no such table" in str(error):
-                return  # a run is only just making it: nothing is in it
+                return  # a run is creating the ledger at this moment: it is empty
             raise StorageError(f"{self._place} cannot be read: {error}") from None
 
     def all(self) -> Iterator[Record]:
-        """Every record, by path."""
+        """Iterate over all records, sorted by path.
+
+        Raises:
+            StorageError: the ledger cannot be read.
+        """
         return map(record_of, self._rows("SELECT * FROM files ORDER BY path"))
 
     def look(self, paths: Sequence[str]) -> dict[str, Record]:
-        """The records of `paths`."""
+        """Return the records of `paths` by path; a path without a record is missing from the result.
+
+        Raises:
+            StorageError: the ledger cannot be read.
+        """
         return look(self._rows, paths)
 
     def close(self) -> None:
+        """Close the database."""
         self._db.close()
 
 
 def look(rows: Callable[[str, Sequence[str]], Iterable[_Row]], paths: Sequence[str]) -> dict[str, Record]:
-    """The records of `paths`, as far as there are any; `rows` executes a query."""
+    """Return the records of `paths` by path; a path without a record is missing from the result.
+
+    Args:
+        rows: executes a query with its values.
+        paths: paths below the output folder, any number of them.
+    """
     found: dict[str, Record] = {}
     for at in range(0, len(paths), _ASK):
         some = paths[at : at + _ASK]
@@ -95,7 +120,7 @@ def look(rows: Callable[[str, Sequence[str]], Iterable[_Row]], paths: Sequence[s
 
 
 def row_of(record: Record) -> _Row:
-    """`record` as the ledger keeps it."""
+    """Return `record` as a row of the table, in the order of `COLUMNS`."""
     published = record.published
     return (
         record.path,
@@ -112,7 +137,11 @@ def row_of(record: Record) -> _Row:
 
 
 def record_of(row: _Row) -> Record:
-    """The record that the ledger has kept as `row`."""
+    """Return the record that `row` stores.
+
+    Raises:
+        ValueError: the row is damaged.
+    """
     path, key, length, etag, modified, held, digests, checksums, size, mtime = row
     return Record(
         path=RelativePath(path),

@@ -1,8 +1,8 @@
-"""What is held of each large partial, once more beside it: for the day when the ledger is lost.
+"""Sidecars: a copy of the record of each large partial, in case the ledger is lost.
 
-A claim is one JSON line in a file of its own, replaced whole. It is written after the ledger, and so
-after the bytes; and it is taken away, for good, before the ledger says less. So it is true whenever it is
-there, however old it is.
+A sidecar is a file with one JSON line, under `claims/` in the state folder. It is written after the ledger,
+and so after the bytes that it states. It is removed durably before the ledger states fewer bytes. A sidecar
+that exists is therefore true, however old it is.
 """
 
 from __future__ import annotations
@@ -18,21 +18,31 @@ from ...model.ranges import RangeSet
 from ...model.record import Record
 from ..folder.disk import Disk, FolderIdentity
 
-_LEAST: Final = 1 << 20  # bytes held that are worth a claim
+# Bytes that must be held for a sidecar to be written. Fetching less than this again is cheap.
+_LEAST: Final = 1 << 20
 
 
 class Sidecars:
-    """The claims of one state folder. All methods block; `before` may raise OSError."""
+    """The sidecars of one state folder. All methods block.
+
+    Args:
+        folder: the folder of the sidecars; its parent is the state folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._disk = Disk()
         self._state = FolderIdentity(folder.parent)
-        self._known: dict[str, RangeSet] = {}  # what stands in claims that may be there
+        self._known: dict[str, RangeSet] = {}  # bytes held, as stated by existing sidecars
         self._old = not self._disk.is_empty(folder)
 
     def before(self, record: Record) -> None:
-        """To be called before `record` is put into the ledger: a claim of more goes away, for good."""
+        """Remove the sidecar if it states more than `record`. Call this before the ledger stores `record`.
+
+        Raises:
+            FolderGoneError: the state folder is no longer the one that it was.
+            OSError: the sidecar cannot be removed durably.
+        """
         claimed = self._claimed(record.path)
         self._state.check()
         if claimed is not None and (record.published or claimed - record.held):
@@ -40,14 +50,14 @@ class Sidecars:
             self._known.pop(record.path, None)
 
     def after(self, record: Record) -> None:
-        """To be called when `record` is in the ledger: what it holds is claimed."""
+        """Write the sidecar of `record`. Call this after the ledger has stored `record`."""
         if record.published or len(record.held) < _LEAST:
             return
         place = self._folder / record.path
-        with suppress(OSError):  # an older claim, or none, is as true; only less is saved by it
+        with suppress(OSError):  # an older sidecar, or none, is still true, but saves fewer bytes
             self._state.check()
             self._disk.make_folder(place.parent, durable=False)
-            # beside the folder of claims: in it any name may be a file's
+            # not inside the folder of the sidecars, where every name may be the path of a file
             beside = self._folder.with_name("claim.new")
             beside.write_text(_line(record), encoding="utf-8")
             beside.replace(place)
@@ -65,7 +75,7 @@ class Sidecars:
             self._disk.sync_folder(place.parent)
 
     def find(self, path: RelativePath) -> Record | None:
-        """The claim of an earlier run; None where there is none that makes sense."""
+        """Return the record in the sidecar of an earlier run; None if there is no valid one."""
         if not self._old:
             return None
         try:

@@ -1,7 +1,7 @@
-"""The ledger: one SQLite file, one row a file, one thread that writes, and commits in groups.
+"""The ledger of a run: one SQLite file, one row for each file, one writer thread, group commit.
 
-It lives on the disk that it describes and is never shared between hosts: two hosts on one SQLite
-file over a network lost 76 of 200 rows in a trial. A shard has a ledger of its own.
+The database is on the disk that it describes, and is never shared between hosts. In a trial, two hosts that
+wrote to one SQLite file over a network lost 76 of 200 rows. Each shard therefore has its own ledger.
 """
 
 from __future__ import annotations
@@ -27,15 +27,26 @@ from .sidecars import Sidecars
 _SCHEMA_VERSION: Final = 1
 _PUT: Final = "INSERT OR REPLACE INTO files VALUES "
 _MARKS: Final = "(?,?,?,?,?,?,?,?,?,?)"
-_TOGETHER: Final = 90  # rows a statement; SQLite takes at most 999 variables in its oldest builds
-_OPENING: Final = 5.0  # seconds that opening a ledger is tried for
+# Rows in one statement, at 10 variables each. Old builds of SQLite accept at most 999 variables.
+_TOGETHER: Final = 90
+# Seconds for which opening a ledger is retried while another process holds it.
+_OPENING: Final = 5.0
 T = TypeVar("T")
 
 
 class SqliteLedger:
-    """The Ledger of one run; see `model.protocols.Ledger`. An async context manager.
+    """The ledger of one run; implements `model.protocols.Ledger`. Use it as an async context manager.
 
-    `others`: ledgers of other runs over the same folder, whose published files count, too.
+    Args:
+        place: the database file; it is created if it does not exist.
+        others: ledgers of other runs over the same output folder. Files that they record as published count
+            as published.
+        durable: whether `put` returns only when the record survives a power loss.
+
+    Raises:
+        DiskFullError: on entering, the disk is full.
+        StorageError: on entering, the ledger cannot be opened (remedy ABORT), or was written by a newer
+            version of osp-fetch.
     """
 
     def __init__(self, place: Path, others: Sequence[Path] = (), *, durable: bool = True) -> None:
@@ -52,7 +63,8 @@ class SqliteLedger:
         try:
             await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # a thread goes on: it must not open a ledger that by then is another run's
+            # cancelling does not stop the thread. Without this wait it could open the ledger when another run
+            # already owns the folder
             await asyncio.wait({opening})
             if opening.exception() is None:
                 await self.__aexit__()
@@ -66,7 +78,7 @@ class SqliteLedger:
         self._thread.shutdown()
 
     def _open(self) -> None:
-        # what other shards, or a run over all, have published here is here
+        # files that other shards, or an unsharded run, have published need not be fetched
         for place in self._others:
             with suppress(StorageError):
                 self._readers.append(LedgerReader(place))
@@ -81,16 +93,21 @@ class SqliteLedger:
             self._begin_anew()
 
     def _begin_anew(self) -> None:
-        """The ledger is torn, or not ours: what it knew is found out from the files themselves, and
-        the old one stays to be looked at."""
+        """Move a damaged or foreign ledger to `*.damaged`, and begin with an empty one.
+
+        What the old ledger stated is found again from the files themselves. The old one is kept for
+        inspection.
+        """
         self._place.replace(self._place.with_name(self._place.name + ".damaged"))
         for ending in ("-wal", "-shm", "-journal"):
             self._place.with_name(self._place.name + ending).unlink(missing_ok=True)
         self._db = self._connect()
 
     def _patiently_connected(self) -> sqlite3.Connection:
-        """`_connect`, tried again while a reader or another shard is in the way for a moment: SQLite
-        waits by itself for most locks, but not while a log is begun or taken away."""
+        """Return `_connect()`, and retry it while a reader or another shard holds a lock.
+
+        SQLite waits for most locks by itself, but not while a WAL file is created or removed.
+        """
         tried_until = time.monotonic() + _OPENING
         while True:
             try:
@@ -107,8 +124,8 @@ class SqliteLedger:
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
                 raise
-            # a full disk has no room for the memory that WAL shares with readers; a run over finished files
-            # needs none
+            # on a full disk the shared-memory file of WAL cannot be created. A run whose files are all
+            # published still has to work, and exclusive locking mode needs no such file
             return self._connected(alone=True)
 
     def _connected(self, *, alone: bool = False) -> sqlite3.Connection:
@@ -116,21 +133,21 @@ class SqliteLedger:
         try:
             if alone:
                 db.execute("PRAGMA locking_mode=EXCLUSIVE")
-            # WAL, so that `status`, `plan` and `verify` can read while a run writes
+            # WAL lets `status`, `plan` and `verify` read while a run writes
             if db.execute("PRAGMA journal_mode=WAL").fetchone()[0] != "wal":
                 db.execute("PRAGMA journal_mode=TRUNCATE")
             db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _SCHEMA_VERSION):
                 raise StorageError(
-                    f"{self._place} was written by a newer osp-fetch (format {version}); update this one"
+                    f"{self._place} was written by a newer osp-fetch (format {version}); update osp-fetch"
                 )
             db.execute(SCHEMA)
             if version != _SCHEMA_VERSION:
                 db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
             columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
             if columns != COLUMNS:
-                raise _Foreign(f"{self._place} holds other tables than a ledger")
+                raise _Foreign(f"{self._place} is not a ledger: its table has other columns")
             db.execute("SELECT path, held, mtime_ns FROM files LIMIT 1").fetchone()
         except BaseException:
             db.close()
@@ -143,6 +160,13 @@ class SqliteLedger:
         self._db.close()
 
     async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
+        """Return the record of each path, in order; None if there is none.
+
+        Ledgers of other runs and sidecars are consulted for paths without a record of their own.
+
+        Raises:
+            StorageError: the ledger cannot be read. The remedy is ABORT.
+        """
         try:
             found = await in_thread(self._thread, lambda: self._or_anew(lambda: self._look(paths)))
         except (sqlite3.Error, OSError) as error:
@@ -150,7 +174,7 @@ class SqliteLedger:
         return [found.get(path) for path in paths]
 
     def _or_anew(self, work: Callable[[], T]) -> T:
-        """What `work` returns; where the ledger shows itself torn, with an empty one in its place."""
+        """Return `work()`; if the ledger proves damaged, replace it by an empty one and call again."""
         try:
             return work()
         except (sqlite3.DatabaseError, ValueError) as error:
@@ -167,7 +191,7 @@ class SqliteLedger:
             try:
                 published = [r for r in other.look(missing).values() if r.published]
             except StorageError:
-                # torn, or only just being made: what it knows would have saved work, no more
+                # damaged, or being created: its records would only have saved work
                 self._readers.remove(other)
                 other.close()
                 continue
@@ -177,6 +201,12 @@ class SqliteLedger:
         return found
 
     async def put(self, record: Record) -> None:
+        """Store `record`; return when it is committed. Records that wait are committed together.
+
+        Raises:
+            DiskFullError: the disk is full.
+            StorageError: the ledger cannot be written.
+        """
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))
         if self._task is None or self._task.done():
@@ -197,20 +227,20 @@ class SqliteLedger:
                 )
             except OSError as error:
                 failure = storage_error(error, f"{self._place} cannot be written")
-            except Exception as error:  # whoever waits must be told, whatever went wrong
+            except Exception as error:  # callers of `put` must not wait forever
                 failure = StorageError(f"{self._place} cannot be written: {error}")
             for _, done in batch:
                 if failure and not done.done():
                     done.set_exception(failure)
-                    done.exception()  # seen: whoever waited may have been cancelled
+                    done.exception()  # mark as retrieved: a caller that was cancelled does not read it
                 elif not done.done():
                     done.set_result(None)
 
     def _write(self, records: Sequence[Record]) -> None:
         for record in records:
             self._claims.before(record)
-        # few statements: with each one sqlite3 lets go of the interpreter's lock, and waits for it. One alone
-        # is all or nothing by itself
+        # few statements, because sqlite3 releases the interpreter's lock for each, and waits to get it back.
+        # A single statement is atomic and needs no transaction
         several = len(records) > _TOGETHER
         try:
             if several:
@@ -230,9 +260,10 @@ class SqliteLedger:
 
 
 class _Foreign(sqlite3.DatabaseError):
-    """An SQLite file that is no ledger."""
+    """An SQLite file that is not a ledger."""
 
 
 def _is_wreck(error: sqlite3.DatabaseError) -> bool:
+    """Return whether `error` means that the file is damaged or not a ledger."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return isinstance(error, _Foreign) or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

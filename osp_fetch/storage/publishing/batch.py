@@ -1,7 +1,7 @@
-"""Giving finished files their names, many together, in whatever thread or process.
+"""Publish complete partials in batches. This module runs in any thread or process.
 
-Each step is ordered for one file (fsync, rename, fsync of the folder), and shared between files:
-a thousand small files cost a few journal commits, not a thousand.
+For each file the order is fsync(file), rename, fsync(folder). The steps are shared between the files of a
+batch: a thousand small files cost a few journal commits of the file system, not a thousand.
 """
 
 from __future__ import annotations
@@ -22,9 +22,15 @@ from ..folder.ownership import Decision
 
 
 class ReadyFile:
-    """A partial of `length` bytes at `place` that is whole and should be called `final`. `remote`: another
-    process can publish it, too. `recorded`: how earlier files of that name looked that the tool itself
-    wrote."""
+    """A complete partial that is ready for its final name.
+
+    Attributes:
+        remote: whether another process can publish it as well.
+        place: path of the partial.
+        final: final path.
+        length: length in bytes.
+        recorded: how files of that name looked that earlier runs of osp-fetch published.
+    """
 
     remote = False
 
@@ -40,37 +46,52 @@ class ReadyFile:
         self.place, self.final, self.length, self.recorded = place, final, length, recorded
 
     def open(self) -> int:
-        """Its descriptor, which is the publisher's to close, whoever waits for that or does not. May raise
-        OSError and FetchErrors. For the publisher's threads."""
+        """Return the file descriptor. The publisher owns it and closes it in every case.
+
+        Called in a thread of the publisher.
+
+        Raises:
+            FetchError: a subclass writes or verifies its bytes here, and that failed.
+            OSError: a system call failed.
+        """
         return self._fd
 
     def abandon(self, disk: Disk) -> None:
-        """Close what is open of it: it will not be published."""
+        """Close the descriptor of a file that will not be published."""
         disk.close(self._fd)
 
     def over(self, *, published: bool) -> None:
-        """It is, or cannot be; on the event loop."""
+        """Release resources after the file was published, or could not be. Called on the event loop."""
 
 
 class _Waits:
-    """How long a thread has waited for the disk: what syncing a file took longer than filling it, which
-    waits for the interpreter's lock at least as often. Beside a busy loop that wait is most of both."""
+    """Estimate of the time that a thread has waited for the disk.
+
+    The estimate is the time of the sync minus the time of the write. The write waits for the
+    interpreter's lock at least as often as the sync, and beside a busy event loop that wait is most of both.
+    """
 
     def __init__(self) -> None:
         self._count, self._seconds = 0, 0.0
 
     def add(self, syncing: float, filling: float) -> None:
+        """Add one file, with the seconds of its sync and of its write."""
         self._count += 1
         self._seconds += syncing - filling
 
     def more_than(self, each: float) -> bool:
+        """Return whether the mean wait for a file exceeds `each` seconds."""
         return self._seconds > each * self._count
 
 
 class BatchPublisher:
-    """Puts finished partials in place. Blocks; for one thread at a time.
+    """Publishes complete partials. All methods block; not safe for two threads at once.
 
-    `overwrite`: files of the user's that are in the way are replaced instead of being kept.
+    Args:
+        places: layout of the output folder.
+        sharers: threads that share the syncs of a slow disk.
+        durable: whether files and names are synced, so that they survive a power loss.
+        overwrite: whether the user's own files under a final name are replaced instead of kept.
     """
 
     def __init__(self, places: Layout, sharers: Sharers, *, durable: bool, overwrite: bool = False) -> None:
@@ -78,9 +99,14 @@ class BatchPublisher:
         self._sharers, self._durable, self._overwrite = sharers, durable, overwrite
 
     def publish_all(self, batch: Sequence[ReadyFile]) -> list[Placed | FetchError]:
-        """Give all of `batch` their final names, for good. Blocks."""
+        """Publish every file of `batch`, and sync the names if durability is required.
+
+        Returns:
+            One result for each file, in order: how it was published, or the error. An error of one file does
+            not affect the others.
+        """
         try:
-            self.places.check_there()  # once a batch: another folder may have taken the place of ours
+            self.places.check_there()  # a file system may have been mounted or unmounted at the output folder
         except OSError as error:
             gone = storage_error(error, f"{self.places.root} cannot be written")
             for finished in batch:
@@ -106,7 +132,7 @@ class BatchPublisher:
         return results if not self._durable else self._with_names_synced(batch, results)
 
     def _move(self, finished: ReadyFile) -> str | None:
-        """Give a partial its final name; return where the user's own file of that name is kept now."""
+        """Rename a partial to its final name; return where the user's own file was moved, if any."""
         self.places.check(finished.final)
         try:
             self.disk.rename_new(finished.place, finished.final)
@@ -168,5 +194,5 @@ class BatchPublisher:
         except (OSError, FetchError) as error:
             return error
         if seen.size != finished.length:
-            return OSError(f"it has {seen.size} bytes, not {finished.length}")
+            return OSError(f"it has {seen.size} bytes instead of {finished.length}")
         return seen

@@ -1,8 +1,9 @@
-"""A process of its own that gives small files their names: it hashes, writes, syncs and renames them.
+"""A helper process that publishes small files: it hashes, writes, syncs and renames them.
 
-In a thread each of these calls takes the interpreter's lock from the loop, which then waits for it to come
-back: of many small files that was a third of the time. The bytes lie in memory that both processes see;
-what they say to each other are pickled lists over a pair of sockets, and only we have the other end.
+In a thread each of these calls takes the interpreter's lock from the event loop, which then waits to get it
+back. With many small files that wait was a third of the loop's time. The bytes are in memory that both
+processes share. The messages are pickled lists over a socket pair; the run holds the only other end, so that
+unpickling is safe.
 """
 
 from __future__ import annotations
@@ -32,15 +33,33 @@ from .small_file import SmallFile
 if TYPE_CHECKING:
     from ...model.settings import Storage
 
-_POOL: Final = 16 << 20  # bytes of files on their way
-_MESSAGE: Final = 1 << 20  # bytes that go in one call: with each the interpreter's lock has to be had again
-_BEGINNING: Final = 10.0  # seconds
+# Bytes of shared memory for small files that are received or wait to be published.
+_POOL: Final = 16 << 20
+# Bytes of the buffer of a message. A message should be one system call, because the thread has to reacquire
+# the interpreter's lock after each.
+_MESSAGE: Final = 1 << 20
+# Seconds within which the process must have started and answered.
+_BEGINNING: Final = 10.0
+# Seconds that the process has to end by itself before it is killed.
 _ENDING: Final = 1.0
 
 
 class HelperProcess:
-    """The process, for its owner. `lock`: the descriptor of the run's lock, which it inherits, so that no
-    other run begins while it still gives names. All methods block; they raise OSError."""
+    """The helper process, as the run that owns it sees it. All methods block.
+
+    Args:
+        root: the output folder.
+        state: the state folder.
+        settings: storage settings of the run.
+        lock: descriptor of the run's lock. The process inherits it, so that no other run can begin while the
+            process still publishes files.
+
+    Attributes:
+        pool: shared memory that small files are received into.
+
+    Raises:
+        OSError: the process cannot be started, or shared memory is not available.
+    """
 
     def __init__(self, root: Path, state: Path, settings: Storage, lock: int) -> None:
         durable, overwrite = settings.durability == "full", settings.existing == "overwrite"
@@ -72,21 +91,35 @@ class HelperProcess:
             self.pool.close()
 
     def begin(self) -> None:
-        """Return when it is there; one that does not come is ended."""
+        """Wait until the process has started.
+
+        Raises:
+            OSError: the process did not answer within 10 seconds; it has been killed.
+        """
         self._asked(self._setup)
         self._end.settimeout(None)
         self._there = True
 
     @staticmethod
     def possible() -> bool:
-        """Whether it could be begun, and would have a core of its own."""
+        """Return whether a helper process can be started here, and would have a core of its own."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        # the interpreter of an application that has Python built in is not one that could be called
+        # `sys.executable` of an application that embeds Python cannot run a module
         plain = Path(sys.executable or "").name.startswith("py") and not getattr(sys, "frozen", False)
         return cores > 1 and plain
 
     def publish(self, batch: Sequence[ReadyFile]) -> list[Placed | FetchError]:
-        """Give these files, small ones whose bytes lie in `pool`, their final names, all together."""
+        """Publish `batch`, as `BatchPublisher.publish_all` does.
+
+        Args:
+            batch: `SmallFile` objects whose bytes are in `pool`. Their `digests` are set.
+
+        Returns:
+            One result for each file, in order: how it was published, or the error.
+
+        Raises:
+            OSError: the process does not answer; it has been killed, and its work may be repeated.
+        """
         smalls = [small for small in batch if isinstance(small, SmallFile)]
         answers = self._asked([small.described() for small in smalls])
         results = []
@@ -96,8 +129,10 @@ class HelperProcess:
         return results
 
     def _asked(self, message: object) -> Any:
-        """Its answer to `message`. Where there is none it has ended when this raises: whoever does its work
-        again must not find it at the same files."""
+        """Return the answer to `message`; if there is none, kill the process and raise OSError.
+
+        The process must have ended before another thread repeats its work on the same files.
+        """
         try:
             pickle.dump(message, self._stream, pickle.HIGHEST_PROTOCOL)
             self._stream.flush()
@@ -105,26 +140,34 @@ class HelperProcess:
         except (OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
             self._process.kill()
             self._process.wait()
-            raise OSError(f"the process that writes small files is gone ({error})") from None
+            raise OSError(f"the helper process for small files has ended ({error})") from None
 
     def close(self) -> None:
-        """End it: by itself when it has finished what it was given, but soon."""
+        """End the process.
+
+        It has one second to finish its current batch, and is killed then. A process that has not started
+        completely is killed at once.
+        """
         with suppress(OSError):
-            # also where a process that was forked off ours has this end, too
+            # `shutdown` and not only `close`: a process forked from this one may hold a copy of this end
             self._end.shutdown(socket.SHUT_RDWR)
         with suppress(subprocess.TimeoutExpired):
             if self._there:
                 self._process.wait(_ENDING)
         self._process.kill()
         self._process.wait()
-        with suppress(OSError):  # of what it has not read
+        with suppress(OSError):  # the buffer may hold bytes that the process has not read
             self._stream.close()
         self._end.close()
 
 
 def main() -> None:
-    """`python -m osp_fetch.storage.publishing.helper_process FD POOL`: begun by a HelperProcess."""
-    # its owner is told by signals, and closes our end
+    """Run the helper process until its owner closes the socket.
+
+    A `HelperProcess` starts `python -m osp_fetch.storage.publishing.helper_process FD POOL`, where FD is the
+    descriptor of the socket and POOL that of the shared memory.
+    """
+    # signals go to the owner, which then closes the socket
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     end = socket.socket(fileno=int(sys.argv[1]))
@@ -141,7 +184,7 @@ def main() -> None:
             stream.flush()
             described = pickle.load(stream)
         except (EOFError, OSError):
-            os._exit(0)  # the run is over, or gone; an interpreter that tidies up would be waited for
+            os._exit(0)  # the run has ended; the owner would have to wait for an orderly shutdown of Python
         batch = [
             SmallFile(
                 places,

@@ -1,4 +1,4 @@
-"""SharedBuffer that small files are received into, which another process may see, too."""
+"""Memory that small files are received into, and that the helper process may share."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import mmap
 import os
 from typing import Final
 
-_STEP: Final = 64 << 10  # bytes: pieces are multiples of it
+# Bytes. Sizes of buffers in the pool are multiples of this, so that freed ones can be reused for files of
+# similar size.
+_STEP: Final = 64 << 10
 
 
 class SharedBuffer:
-    """See `model.protocols.SharedBuffer`. `offset`: where it lies in a SharedPool, None where it lies in
-    none."""
+    """Memory for one small file; implements `model.protocols.Memory`.
+
+    Attributes:
+        view: the bytes.
+        offset: offset of `view` in its SharedPool, in bytes; None if it is private memory.
+    """
 
     __slots__ = ("_piece", "_pool", "offset", "view")
 
@@ -20,11 +26,13 @@ class SharedBuffer:
         self._pool, self._piece = pool, (offset, len(view))
 
     def cut(self, start: int, stop: int) -> None:
+        """Restrict `view` to the bytes from `start` up to but not including `stop`."""
         self.view = self.view[start:stop]
         if self.offset is not None:
             self.offset += start
 
     def free(self) -> None:
+        """Return the memory to its pool; `view` becomes empty."""
         pool, self._pool = self._pool, None
         offset, count = self._piece
         if pool is not None and offset is not None:
@@ -32,27 +40,36 @@ class SharedBuffer:
         self.view = memoryview(b"")
 
     def keep(self) -> None:
-        """Free it, but for a copy of its bytes."""
+        """Return the memory to its pool; `view` becomes a private copy of the bytes."""
         kept = memoryview(bytes(self.view))
         self.free()
         self.view = kept
 
 
 class SharedPool:
-    """`size` bytes that whoever has its `descriptor` shares, handed out in pieces. Raises OSError where the
-    system has no such memory."""
+    """Shared memory that is handed out as buffers.
+
+    Args:
+        size: bytes of memory.
+
+    Attributes:
+        descriptor: file descriptor of the memory; a process that inherits it can map the memory.
+
+    Raises:
+        OSError: the operating system has no `memfd_create`, or refuses it.
+    """
 
     def __init__(self, size: int) -> None:
         if not hasattr(os, "memfd_create"):
-            raise OSError("no memory can be shared by a descriptor here")
+            raise OSError("this operating system cannot share memory through a descriptor")
         self.descriptor = os.memfd_create("osp-fetch")
         os.ftruncate(self.descriptor, size)
         self._view = memoryview(mmap.mmap(self.descriptor, size))
-        self._free: dict[int, list[int]] = {}  # size of a piece → where there are some
+        self._free: dict[int, list[int]] = {}  # size in bytes → offsets of free buffers of that size
         self._end = 0
 
     def take(self, count: int) -> SharedBuffer | None:
-        """A piece of `count` bytes, with anything in it; None where there is none."""
+        """Return a buffer of `count` bytes with undefined content; None if the pool is used up."""
         size = _rounded(count)
         free = self._free.get(size)
         if free:
@@ -64,11 +81,11 @@ class SharedPool:
         return SharedBuffer(self._view[offset : offset + count], self, offset)
 
     def give(self, offset: int, count: int) -> None:
-        """Take a piece back: nobody reads or writes it any more."""
+        """Take back the buffer of `count` bytes at `offset`, which must no longer be in use."""
         self._free.setdefault(_rounded(count), []).append(offset)
 
     def close(self) -> None:
-        """Share it with nobody else from now on."""
+        """Close the descriptor, so that no further process can inherit it. The memory stays mapped."""
         os.close(self.descriptor)
 
 

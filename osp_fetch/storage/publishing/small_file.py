@@ -1,4 +1,4 @@
-"""A whole small file in memory, on its way to its final name."""
+"""A complete small file in memory that is ready to be published."""
 
 from __future__ import annotations
 
@@ -12,12 +12,25 @@ from ..folder.space import Space
 from .batch import ReadyFile
 from .shared_memory import SharedBuffer
 
+# Path, offset in the SharedPool (bytes), length (bytes), algorithms to compute, digest to verify.
 Described = tuple[RelativePath, int, int, frozenset[str], Digest | None]
 
 
 class SmallFile(ReadyFile):
-    """The file `path` that consists of the first `length` bytes of `memory`, and whose digest has to be
-    `wanted`; `digests` are known when it was opened."""
+    """A file that consists of the first `length` bytes of `memory`.
+
+    Args:
+        places: layout of the output folder.
+        space: free space of its disk.
+        path: path below the output folder.
+        memory: buffer that holds the bytes.
+        length: length of the file in bytes.
+        algorithms: digests to compute.
+        wanted: digest that the file must have, if known; its algorithm must be in `algorithms`.
+
+    Attributes:
+        digests: algorithm → hexadecimal digest; empty until `open` has returned.
+    """
 
     def __init__(
         self,
@@ -36,12 +49,20 @@ class SmallFile(ReadyFile):
         self.digests: dict[str, str] = {}
 
     def open(self) -> int:
-        """The descriptor of a new partial with all bytes in it. Raises IntegrityError before one is made,
-        StorageError where there is no room, and OSError."""
+        """Verify the bytes, write them to a new partial, and return its file descriptor.
+
+        Raises:
+            IntegrityError: the digest is wrong; no partial is created.
+            DiskFullError: the free space is not sufficient.
+            StorageError: the file is larger than the disk.
+            OSError: a system call failed.
+        """
         data = self._memory.view[: self.length]
         self.digests = digests_in(data, self._algorithms)
         if self._wanted is not None and self.digests[self._wanted.algorithm] != self._wanted.hex:
-            raise IntegrityError(f"{self._path}: not the {self._wanted.algorithm} that the manifest states")
+            raise IntegrityError(
+                f"{self._path}: its {self._wanted.algorithm} is not the one that the manifest states"
+            )
         fd = self._places.open_partial(self.place, self.final, fresh=True)
         try:
             self._space.take(self.length)
@@ -52,15 +73,16 @@ class SmallFile(ReadyFile):
         return fd
 
     def abandon(self, disk: Disk) -> None:
-        """Nothing is open of a small file before `open`."""
+        """Do nothing: a small file has no descriptor before `open`."""
 
     def over(self, *, published: bool) -> None:
+        """Free the memory; if the file was not published, the view becomes a private copy of the bytes."""
         if published:
             self._memory.free()
         else:
             self._memory.keep()
 
     def described(self) -> Described:
-        """All that another process needs which sees the same SharedPool."""
+        """Return what a process that shares the SharedPool needs to publish this file."""
         assert self._memory.offset is not None
         return self._path, self._memory.offset, self.length, self._algorithms, self._wanted

@@ -1,0 +1,188 @@
+"""What `fetch`, `fetch_all` and `fetch_iter` take by name, and the plain forms in which people pass it."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypedDict, cast
+
+from .model import events, settings
+from .model.profile import Profile
+from .model.settings import Settings
+
+
+class StopToken:
+    """Asks a run to end early and keep what it holds. The first reason is the one that counts."""
+
+    def __init__(self) -> None:
+        self.why: str | None = None
+        self._asked = asyncio.Event()
+
+    def ask(self, why: str) -> None:
+        """End the run soon. `why` stands in the report as `stopped`."""
+        self.why = self.why or why
+        self._asked.set()
+
+    async def wait(self) -> None:
+        """Return when the run is asked to stop."""
+        await self._asked.wait()
+
+
+class FetchOptions(TypedDict, total=False):
+    """The options of `fetch`, `fetch_all` and `fetch_iter`.
+
+    Args:
+        settings: `Settings`, or sections of them as a dict: `{"limits": {"per_host": 8}}`.
+        observer: called with every event, in the event loop's thread. It must not be async.
+        include: globs of paths to fetch, or one as a string.
+        exclude: globs of paths to leave out, or one as a string.
+        checksums: path of an md5sum or sha256sum list to join with the manifest.
+        digests: a SOURCE that lists sizes and digests of the same files.
+        mirror: a SOURCE whose links are mirrors of the same files, with their sizes and digests.
+        headers: sent with every request to the links' own origins; a dict or pairs.
+        shard: `(i, n)` or `"i/n"`, the i-th of n shares of the manifest, from 0.
+        strict: a bad row, or a row whose name is ambiguous in a list, ends the run.
+        max_duration: seconds after which the run ends and keeps what it holds, or `"12h"`.
+        stop: ends the run on demand.
+        connect_to: rules `HOST:PORT:HOST:PORT` as in curl.
+        links: the link file of a dataset that needs one (`sam-11m`).
+        cafile: PEM file of certificate authorities to trust in addition.
+        proxies: scheme → proxy, as `urllib.request.getproxies()` returns them.
+        profiles: `host:port` → what `bench` has measured of a host, where `-j auto` begins.
+        recheck: finished files are hashed again, not only compared by size and time.
+        again: globs of files to fetch anew even if they are finished, or were unpacked and deleted.
+    """
+
+    settings: Settings | Mapping[str, Mapping[str, Any]]
+    observer: events.Observer
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
+    checksums: str | Path
+    digests: str
+    mirror: str
+    headers: Mapping[str, str] | Iterable[tuple[str, str]]
+    shard: tuple[int, int] | str
+    strict: bool
+    max_duration: float | str
+    stop: StopToken
+    connect_to: Sequence[str]
+    links: str | Path
+    cafile: str
+    proxies: Mapping[str, str]
+    profiles: Mapping[str, Profile]
+    recheck: bool
+    again: str | Sequence[str]
+
+
+class PlainOptions(TypedDict, total=False):
+    """Options in their one inner form; see `plain`."""
+
+    settings: Settings
+    observer: events.Observer
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    checksums: str | Path
+    digests: str
+    mirror: str
+    headers: dict[str, str]
+    shard: tuple[int, int]
+    strict: bool
+    max_duration: float
+    stop: StopToken
+    connect_to: Sequence[str]
+    links: str | Path
+    cafile: str
+    proxies: Mapping[str, str]
+    profiles: Mapping[str, Profile]
+    recheck: bool
+    again: tuple[str, ...]
+
+
+def plain(options: Mapping[str, Any]) -> PlainOptions:
+    """Return `options` in their one inner form; an option that is None counts as not given.
+
+    Raises:
+        TypeError: an option does not exist, or has a value that it cannot have. The message names the option,
+            the nearest one, or the right form.
+        SettingsError: a key of `settings` is unknown or has a value that it cannot have.
+    """
+    made: dict[str, Any] = {}
+    for name, value in options.items():
+        if name not in FetchOptions.__annotations__:
+            known = list(FetchOptions.__annotations__)
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            meant = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}"
+            raise TypeError(f"{name!r} is no option of fetch; {meant}")
+        if value is not None:
+            made[name] = _READERS[name](value) if name in _READERS else value
+    return cast("PlainOptions", made)
+
+
+def _globs(name: str) -> Callable[[object], tuple[str, ...]]:
+    def read(value: object) -> tuple[str, ...]:
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, Iterable):
+            given = list(value)
+            if all(isinstance(glob, str) for glob in given):
+                return tuple(given)
+        raise TypeError(f"{name}={value!r}: give globs as a list of strings, or one as a string")
+
+    return read
+
+
+def _settings(value: object) -> Settings:
+    if isinstance(value, Settings):
+        return value
+    if isinstance(value, Mapping):
+        return Settings.load(("settings", value))
+    raise TypeError(f'settings={value!r}: give Settings, or sections such as {{"limits": {{"per_host": 8}}}}')
+
+
+def _observer(value: object) -> events.Observer:
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
+        raise TypeError(
+            "observer: it is async, and nothing would await it; give a plain function, which may call "
+            "asyncio.create_task or put events into a queue"
+        )
+    if callable(value):
+        return cast("events.Observer", value)
+    raise TypeError(f"observer={value!r}: give a function that takes an event")
+
+
+def _headers(value: object) -> dict[str, str]:
+    try:
+        return {str(name): str(text) for name, text in dict(value).items()}  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise TypeError('headers: give a dict or pairs, such as {"Authorization": "Bearer …"}') from None
+
+
+def _shard(value: object) -> tuple[int, int]:
+    parts = value.split("/") if isinstance(value, str) else value
+    if isinstance(parts, Sequence) and len(parts) == 2 and all(str(part).strip().isdigit() for part in parts):
+        index, total = (int(part) for part in parts)
+        if index < total:
+            return index, total
+    raise TypeError(f"shard={value!r}: give (i, n) or 'i/n' with 0 <= i < n")
+
+
+def _duration(value: object) -> float:
+    try:
+        return settings.seconds(value)
+    except ValueError:
+        raise TypeError(f"max_duration={value!r}: give seconds, or a time such as '12h'") from None
+
+
+_READERS: Final[Mapping[str, Callable[[object], object]]] = {
+    "settings": _settings,
+    "observer": _observer,
+    "include": _globs("include"),
+    "exclude": _globs("exclude"),
+    "again": _globs("again"),
+    "headers": _headers,
+    "shard": _shard,
+    "max_duration": _duration,
+}
