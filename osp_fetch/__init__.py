@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import fetch, fetch_all, fetch_iter
-    from .options import FetchOptions, StopToken
     from .model.digest import Digest
     from .model.entry import Entry, RelativePath, entry
     from .model.errors import FetchError
     from .model.events import Event, Observer
     from .model.report import Outcome, Report, Status
     from .model.settings import Settings
+    from .options import FetchOptions, StopToken
 
 __version__ = "0.1.0"
 

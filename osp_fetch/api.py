@@ -24,11 +24,12 @@ from .storage.folder.disk import Disk
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
-from .views.fanout import Ticking, telling
+from .views.fanout import Fanout, Ticking
 
 if TYPE_CHECKING:
     from .assembly import AnyManifest
 
+_RUN_NAME: Final = "osp-fetch run"
 _WINDING_UP: Final = 10.0  # seconds that a run of this process may take to give its folder back
 
 
@@ -54,7 +55,7 @@ def fetch_iter(
 
 async def _outcomes(manifest: AnyManifest, folder: Path, options: PlainOptions) -> AsyncIterator[Outcome]:
     outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
-    work = asyncio.create_task(_fetch(manifest, folder, options, outcomes.put_nowait))
+    work = asyncio.create_task(_fetch(manifest, folder, options, outcomes.put_nowait), name=_RUN_NAME)
     work.add_done_callback(lambda _: outcomes.put_nowait(None))
     try:
         while (outcome := await outcomes.get()) is not None:
@@ -89,7 +90,7 @@ async def _fetch(
         log = EventLog(state / "events.jsonl")
         stack.callback(log.close)
         own: list[events.Observer] = [board, log]
-        observe = telling([*own, options["observer"]] if "observer" in options else own)
+        observe = Fanout([*own, options["observer"]] if "observer" in options else own)
         metadata = stack.enter_context(ThreadPoolExecutor(1, "osp-metadata"))
         noted = DownloadMetadata(root)
 
@@ -118,7 +119,7 @@ async def _fetch(
             )  # fmt: skip
             await _until_stopped(run.fetch(resolved.rows), report, options, observe)
         finally:
-            report.notes += [*resolved.notes(), *_kept_notes(board)]
+            report.notes += [*resolved.notes(), *_kept_notes(board), *observe.failures]
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report
@@ -135,12 +136,17 @@ async def _locked(stack: AsyncExitStack, state: Path) -> RunLock:
         try:
             await asyncio.to_thread(lock.__enter__)
         except FolderBusyError as error:
-            if error.pid != os.getpid() or time.monotonic() > until:
+            if error.pid != os.getpid() or not _is_winding_up() or time.monotonic() > until:
                 raise
             await asyncio.sleep(0.05)
         else:
             stack.push(lock)
             return lock
+
+
+def _is_winding_up() -> bool:
+    """Return whether a run of this event loop is being cancelled."""
+    return any(task.get_name() == _RUN_NAME and task.cancelling() for task in asyncio.all_tasks())
 
 
 def _kept_notes(board: Board) -> list[str]:

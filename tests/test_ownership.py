@@ -517,7 +517,7 @@ async def test_verify_without_a_ledger_is_no_success(origin: Origin, tmp_path: P
     for name in (tmp_path / "out/.osp-fetch").glob("ledger.sqlite3*"):
         name.unlink()
     code, _, said = await get("verify", "out", cwd=tmp_path)
-    assert (code, "the ledger is gone" in said) == (1, True)
+    assert (code, "ledger" in said) == (1, True)
 
 
 # archives that were unpacked and deleted

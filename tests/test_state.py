@@ -87,7 +87,7 @@ def test_after_the_probe_parts_cover_the_file_once() -> None:
     download = FileState(file())
     first = download.part(download.mirrors.choose(), PART)
     assert first is not None
-    assert download.agree(first, answer((0, PART))) == ByteRange(0, PART)
+    assert download.agree(first, answer((0, PART))).span == ByteRange(0, PART)
     spans = [ByteRange(0, PART)]
     while (part := download.part(download.mirrors.choose(), PART)) is not None:
         spans.append(part.range)
@@ -160,7 +160,7 @@ def test_the_validator_ladder(
     assert part is not None
     reply = answer((part.range.start - part.sample, 600), validator=seen)
     if same:
-        assert download.agree(part, reply) == ByteRange(500, 600)
+        assert download.agree(part, reply).span == ByteRange(500, 600)
     elif same is False:
         twice_to_believe(lambda: download.agree(part, reply))
     else:  # the proof is gone: the next request carries a sample
@@ -205,7 +205,7 @@ def test_a_whole_body_instead_of_a_range_starts_over_with_it_the_second_time() -
     assert len(download.held) == 500
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
-    assert download.agree(part, answer(None)) == ByteRange(0, SIZE)
+    assert download.agree(part, answer(None)).span == ByteRange(0, SIZE)
     assert not download.held
 
 
@@ -244,7 +244,7 @@ def test_a_manifests_size_caps_a_body_that_tells_none() -> None:
     download = FileState(file(size=SIZE))
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
-    assert download.agree(part, answer(None, length=None)) == ByteRange(0, SIZE)
+    assert download.agree(part, answer(None, length=None)).span == ByteRange(0, SIZE)
 
 
 def test_a_published_record_holds_nothing_of_a_new_partial() -> None:
@@ -286,7 +286,7 @@ def test_a_framed_body_of_unknown_length_ends_where_it_ends() -> None:
     download = FileState(file())
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
-    assert download.agree(part, answer(None, length=None)) == ByteRange(0, OPEN_END)
+    assert download.agree(part, answer(None, length=None)).span == ByteRange(0, OPEN_END)
     download.wrote(ByteRange(0, 77))
     download.expect(ByteRange(0, OPEN_END), framed=True)
     assert download.length == 77

@@ -28,7 +28,14 @@ from osp_fetch.engine.context import Context
 from osp_fetch.engine.file import Job
 from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, entry
-from osp_fetch.model.errors import FetchError, LinkExpiredError, Remedy, StatusError, StorageError
+from osp_fetch.model.errors import (
+    FetchError,
+    LinkExpiredError,
+    Remedy,
+    StatusError,
+    StorageError,
+    UnreachableError,
+)
 from osp_fetch.model.record import Record
 from osp_fetch.model.report import Status
 from osp_fetch.model.settings import Settings
@@ -498,11 +505,12 @@ def test_a_refusal_of_one_worker_lowers_all() -> None:
 
 def test_errors_go_through_a_pickle_as_they_are() -> None:
     error = StatusError("f: https://h/x?token=1 said no", status=429, remedy=Remedy.RETRY, retry_after=3.0)
-    error.link = "https://h/x"
+    silent = UnreachableError("no answer", host="h:443")
     same = pickle.loads(pickle.dumps(error))
-    assert (type(same), str(same), same.status, same.retry_after, same.remedy, same.link) == (
-        StatusError, str(error), 429, 3.0, Remedy.RETRY, "https://h/x",
+    assert (type(same), str(same), same.status, same.retry_after, same.remedy) == (
+        StatusError, str(error), 429, 3.0, Remedy.RETRY,
     )  # fmt: skip
+    assert pickle.loads(pickle.dumps(silent)).host == "h:443"
     assert pickle.loads(pickle.dumps(LinkExpiredError("dead"))).remedy is Remedy.PARK
     assert isinstance(same, FetchError)
 

@@ -309,7 +309,7 @@ class _Unpacking:
         if not place.exists():
             return Decision.LEAVE, member
         looks = UnpackedFile(member.path, existing.size, existing.mtime_ns)
-        same = existing.kind == "file" and existing.size == member.size and _same(place, final)
+        same = existing.kind == "file" and existing.size == member.size and self.disk.same(place, final)
         return ownership.over_member(existing, same_bytes=same), looks
 
     def _move(self, moves: list[tuple[Path, Path]], folders: _Folders, *, durable: bool) -> None:
@@ -425,14 +425,6 @@ def _is_at(fd: int, place: Path) -> bool:
         return os.path.samestat(os.fstat(fd), place.stat())
     except OSError:
         return False
-
-
-def _same(one: Path, other: Path) -> bool:
-    with one.open("rb") as first, other.open("rb") as second:
-        while block := first.read(_BLOCK):
-            if block != second.read(_BLOCK):
-                return False
-        return not second.read(1)
 
 
 def why_broken(root: str, archive: Archive) -> str | None:

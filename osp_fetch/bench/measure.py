@@ -9,13 +9,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from ..assembly import reach_of, rows_of
-from ..options import PlainOptions
-from ..connections.pool import ConnectionPool, most_connections
+from ..connections.pool import most_connections
 from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import ManifestError, TransferError
 from ..model.profile import Profile
 from ..model.settings import Settings
+from ..options import PlainOptions
 from ..workers.reach import transport_of
 from .sweep import Point, Sweep, best
 
@@ -109,8 +109,7 @@ async def measure(
     most = most_connections(limits)
     most = most if limits.per_host == "auto" else min(most, limits.per_host)
     async with transport_of(settings, reach_of(options)) as transport:
-        spend = ConnectionPool(limits).spend
-        sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, spend=spend, tell=tell)
+        sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, limits=limits, tell=tell)
         points = await sweep.run()
     if not sweep.received:
         raise TransferError(f"{sweep.host} has sent no byte: run bench with a larger file from this host")

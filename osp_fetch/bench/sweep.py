@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ..concurrency import stop
+from ..connections.exchange import Exchange
+from ..connections.pool import ConnectionPool
 from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import (
@@ -22,6 +24,7 @@ from ..model.errors import (
 from ..model.http import Request
 from ..model.protocols import Transport
 from ..model.ranges import ByteRange
+from ..model.settings import Limits
 
 # Factor by which goodput must grow for more connections to count as better.
 _PAYS: Final = 1.05
@@ -142,7 +145,7 @@ class Sweep:
         most: Largest number of connections to try.
         size: Bytes to fetch at most, approximately.
         seconds: Seconds to take at most, approximately.
-        spend: Waits until the given number of bytes fits under the byte rate.
+        limits: Of the run that is measured for; the number of connections is set for each measurement.
         tell: Called with each point as soon as it is measured.
 
     Attributes:
@@ -160,10 +163,10 @@ class Sweep:
         most: int,
         size: int,
         seconds: float,
-        spend: Callable[[int], Awaitable[None]],
+        limits: Limits,
         tell: Callable[[Point], None],
     ) -> None:
-        self._transport, self._most, self._spend, self._tell = transport, most, spend, tell
+        self._transport, self._most, self._limits, self._tell = transport, most, limits, tell
         self._scratch = memoryview(bytearray(_SCRATCH))
         self._targets = itertools.cycle([_Target(entry, entry.urls[0], entry.size) for entry in entries])
         self._size, self._seconds = size, seconds
@@ -206,9 +209,10 @@ class Sweep:
     async def _measure(self, number: int) -> Point:
         clock = asyncio.get_running_loop().time
         opened, count = clock(), _Count()
+        pool = ConnectionPool(replace(self._limits, connections=number, per_host=number))
         made = asyncio.ensure_future(count.all_streaming.wait())
         spent = asyncio.ensure_future(self._spent.wait())
-        workers = [asyncio.create_task(self._work(lane, number, count)) for lane in range(number)]
+        workers = [asyncio.create_task(self._work(lane, number, count, pool)) for lane in range(number)]
         try:
             await asyncio.wait({made, spent, *workers}, timeout=_MADE, return_when=asyncio.FIRST_COMPLETED)
             # refusals up to here may be caused by connections of the previous number that are still closing
@@ -230,12 +234,12 @@ class Sweep:
         latency = statistics.median(count.latencies) if count.latencies else 0.0
         return Point(number, goodput, latency, count.refused, past)
 
-    async def _work(self, lane: int, number: int, count: _Count) -> None:
+    async def _work(self, lane: int, number: int, count: _Count, pool: ConnectionPool) -> None:
         """Fetch and discard parts until cancelled. Raise FetchError if the host does not serve the file."""
         while True:
             target = next(self._targets)
             try:
-                await self._part(target, lane, number, count)
+                await self._part(target, lane, number, count, pool)
                 if target.length == 0:
                     await asyncio.sleep(_PAUSE)  # an empty file measures nothing
             except RangeNotSatisfiableError as error:
@@ -257,7 +261,9 @@ class Sweep:
                 count.refused += 1
                 await asyncio.sleep(_PAUSE)
 
-    async def _part(self, target: _Target, lane: int, number: int, count: _Count) -> None:
+    async def _part(
+        self, target: _Target, lane: int, number: int, count: _Count, pool: ConnectionPool
+    ) -> None:
         clock = asyncio.get_running_loop().time
         if target.length is not None and target.at >= target.length:
             target.at = 0
@@ -268,14 +274,18 @@ class Sweep:
             target.url, ByteRange(start, start + size), headers=target.entry.headers,
             borrowed=target.url != target.entry.urls[0], name=target.entry.path, sure=True,
         )  # fmt: skip
-        asked = clock()
-        async with self._transport.get(request) as reply:
+        exchange = Exchange(
+            pool, self._transport, lambda _: None, urls.host(target.url), lane, target.entry.path
+        )
+        async with exchange:
+            asked = clock()
+            reply = await exchange.send(request)
             count.latencies.append(clock() - asked)
             target.length = reply.representation.length
             if not target.entry.headers:  # an entry's own headers must not go to a redirect's host
                 target.url = reply.representation.url
             self.host = urls.host(reply.representation.url)
-            while came := await reply.readinto(self._scratch):
+            while came := await exchange.readinto(self._scratch):
                 count.received += came
                 self.received += came
                 if self.received >= self._size:
@@ -283,7 +293,6 @@ class Sweep:
                 count.streaming.add(lane)
                 if len(count.streaming) == number:
                     count.all_streaming.set()
-                await self._spend(came)
 
 
 def _raise_failure(workers: Sequence[asyncio.Task[None]]) -> None:

@@ -85,6 +85,6 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         code = 1
-    # Without this, the interpreter scans all objects once more at exit, which takes 10 % of the start-up time.
+    # Without this, the interpreter scans all objects again at exit, which takes 10 % of the start-up time.
     gc.freeze()
     sys.exit(code)

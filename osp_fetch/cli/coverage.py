@@ -57,7 +57,7 @@ def _print(found: list[Coverage]) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    text = ("dataset", "captions", "path scheme")
+    text = ("dataset", "captions", "path used")
     for name in (*text[:2], "pairs", "documented", "found", "missing", "unnamed files", text[2]):
         table.add_column(name, justify="left" if name in text else "right")
     for each in found:

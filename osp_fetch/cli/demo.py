@@ -93,16 +93,14 @@ class _Demo:
             f"   [yellow]kill -9[/] after 30 % (exit {code}). Under final names: {_sound(folder, tars)}"
         )
 
-        self._act(
-            "The same command again. Two connections are cut in mid-file, and then all links expire", get
-        )
+        self._act("The same command again. A connection is cut in mid-file, and then all links expire", get)
         cdn.cuts = dict.fromkeys(list(tars)[-8:-6], 1 << 20)
         code = await self._command(
             get, when=lambda: cdn.sent.total() > total * 0.65, then=lambda: _expire(cdn)
         )
         right = code == exits.CREDENTIALS
         self._say(
-            f"   exit {code}: links expired, the other files are parked. Under final names: {_sound(folder, tars)}"
+            f"   exit {code}: links expired, the rest is parked. Under final names: {_sound(folder, tars)}"
         )
 
         self._act("A fresh link file, and the same command: it continues at the same byte", get)
@@ -121,7 +119,7 @@ class _Demo:
         folder = self._root / "hub"
         get = ["get", f"hf://datasets/{_REPO}", "-o", str(folder), "--min-free", "0", "-k", "1MiB", "-x", "2"]
         self._act(
-            "A Hugging Face repository: signed CDN links expire after two seconds, and the token must not leak",
+            "A Hugging Face repository: signed links expire after two seconds, and the token must not leak",
             get,
         )
         hub.lifetime = 2.0
@@ -131,7 +129,7 @@ class _Demo:
         same = all(_sha256(folder / name) == hashlib.sha256(data).hexdigest() for name, data in files.items())
         self._say(
             f"   {len(files)} files {'verified by sha256' if same else '[red]ARE NOT correct[/]'}; the hub "
-            f"resolved {hub.resolves.total()} links; the token reached another host "
+            f"got {hub.resolves.total()} resolve requests; the token reached another host "
             f"{len(hub.leaks)} times"
         )
         return right and same and not hub.leaks

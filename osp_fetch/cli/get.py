@@ -1,4 +1,4 @@
-"""`osp-fetch get`: fetch into a folder."""
+"""`osp-fetch get`: download files into a folder, and optionally unpack them."""
 
 from __future__ import annotations
 
@@ -21,33 +21,38 @@ from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, told
 
 if TYPE_CHECKING:
-    from ..options import PlainOptions, StopToken
     from ..archives.extract import Unpacked
     from ..archives.extractor import Unpacker
     from ..model.protocols import Row
     from ..model.report import Report
+    from ..options import PlainOptions, StopToken
 
 
-@click.command("get", short_help="Fetch into a folder; the same command resumes.")
+@click.command("get", short_help="Download files into a folder; run it again to resume.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared
-@click.option("--unpack", is_flag=True, help="Unpack archives as they become whole.")
-@click.option("--layout", is_flag=True, help="Write the lists that training reads, at the end.")
+@click.option("--unpack", is_flag=True, help="Unpack each archive when it is complete.")
+@click.option("--layout", is_flag=True, help="At the end, write the file lists that training reads.")
 @how_flags
-@click.option("--recheck", is_flag=True, envvar=PREFIX + "RECHECK", help="Hash finished files again.")
 @click.option(
-    "--max-duration", envvar=PREFIX + "MAX_DURATION", metavar="TIME", help="Stop early, exit 75."
+    "--recheck", is_flag=True, envvar=PREFIX + "RECHECK", help="Check finished files against their checksums."
 )
-@click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done; the same as plan.")
-@click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Say nothing but errors.")
 @click.option(
-    "-v", "--verbose", is_flag=True, envvar=PREFIX + "VERBOSE", help="Say what happens to each file."
+    "--max-duration",
+    envvar=PREFIX + "MAX_DURATION",
+    metavar="TIME",
+    help="Stop after TIME with exit code 75.",
+)
+@click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
+@click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
+@click.option(
+    "-v", "--verbose", is_flag=True, envvar=PREFIX + "VERBOSE", help="Print a line for every file and retry."
 )
 def command(sources: tuple[str, ...], **flags: Any) -> int:
-    """Fetch every file that SOURCE names into a folder. The same command resumes.
+    """Download every file that SOURCE names into a folder. Run the same command again to resume.
 
-    SOURCE is a dataset (see osp-fetch datasets; all: every one), a manifest file (.tsv .csv .jsonl
-    .parquet .meta4 .txt), a URL, hf://datasets/OWNER/NAME[@REV][/GLOB],
+    SOURCE is a dataset name (see osp-fetch datasets; "all" for every one), a manifest file (.tsv .csv
+    .jsonl .parquet .meta4 .txt), a URL, hf://datasets/OWNER/NAME[@REV][/GLOB],
     modelscope://datasets/OWNER/NAME[@REV][/GLOB], gdrive://folders/ID or gdrive://files/ID.
     """
     if flags["dry_run"]:
@@ -124,19 +129,18 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
 
 
 def _lost(root: Path) -> list[str]:
-    """Return a line for each archive that was unpacked and deleted, and whose members are gone since."""
+    """Return a line for each archive that was unpacked and deleted and whose members are missing now."""
     from ..archives.extractor import lost_members
 
     return [
-        f"members missing: {name}, deleted after unpacking: {', '.join(members[:10])}; the same get with "
-        "--unpack "
-        f"--again '{name}*' brings them back"
+        f"members missing of {name}, which was deleted after unpacking: {', '.join(members[:10])}; run the "
+        f"same get with --unpack --again '{name}*' to restore them"
         for name, members in lost_members(root)
     ]
 
 
 async def _unpacked(unpacker: Unpacker, stop: StopToken) -> bool:
-    """Wait for what is being unpacked, or until somebody asks to stop; whether some is broken."""
+    """Wait until unpacking has finished or a stop is requested. Return whether an archive is broken."""
     finishing = asyncio.ensure_future(asyncio.to_thread(unpacker.finish))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({finishing, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -145,14 +149,17 @@ async def _unpacked(unpacker: Unpacker, stop: StopToken) -> bool:
         end_workers()
     done = await finishing
     for name in unpacker.waiting:
-        click.echo(f"waits for pieces that other shards fetch: {name}; the last of them unpacks it", err=True)
+        click.echo(
+            f"waits for pieces that other shards fetch: {name}; the shard that finishes last unpacks it",
+            err=True,
+        )
     return any(each.broken for each in done)
 
 
 def _unpacker(
     sources: list[str], flags: dict[str, Any], made: PlainOptions, say: Callable[[str], None]
 ) -> Unpacker | None:
-    """What unpacks as files finish, told which are to come."""
+    """Return the observer that unpacks archives as files finish, None without --unpack."""
     if not flags["unpack"]:
         return None
     from ..archives.extractor import Unpacker
@@ -170,7 +177,7 @@ def _unpacker(
     unpacker = Unpacker(root, how, tell, lambda path: is_whole(root, path))
     own = _paths(sources, made)
     whole = made.copy()
-    # an archive in pieces may be shared among shards: which pieces it has, only the whole manifest tells
+    # the pieces of a split archive may be spread over several shards: only the complete manifest lists them
     if whole.pop("shard", None):
         unpacker.expect(_paths(sources, whole), own)
     else:
@@ -196,7 +203,7 @@ def _lay_out(flags: dict[str, Any]) -> None:
 
 
 def _screen(board: Any, flags: dict[str, Any]) -> Any:
-    """What shows the run: nothing, a live panel on a terminal, or a line now and then."""
+    """Return the progress view: None with --quiet, a live panel on a terminal, else lines of text."""
     if flags["quiet"]:
         return None
     from ..views.screen import Live, Plain
@@ -217,21 +224,21 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
             click.echo(line, err=True)
     if sum(report.counts.values()) == 0 and report.stopped is None:
         click.echo(
-            "No row was wanted: the manifest is empty, or --include and --exclude leave nothing.", err=True
+            "Nothing to fetch: the manifest is empty, or --include and --exclude leave no file.", err=True
         )
     for note in report.notes:
         click.echo(note, err=True)
 
 
 class _Signals:
-    """Ctrl-C saves and stops, twice it ends at once; SIGTERM and SIGUSR1 save and stop."""
+    """Signal handlers: Ctrl-C, SIGTERM and SIGUSR1 save and stop; a second Ctrl-C exits at once."""
 
     def __init__(self, stop: StopToken) -> None:
         self.interrupted = False
         self._stop = stop
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        # what batch systems send before the end of a job's time
+        # batch systems send these before a job's time limit
         for number in (signal.SIGTERM, signal.SIGUSR1):
             loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
 
@@ -243,7 +250,7 @@ class _Signals:
 
 
 def _raise_descriptor_limit() -> None:
-    """Sockets and open files share one limit, whose soft default of 1024 dates from select()."""
+    """Raise the soft limit on descriptors: its default of 1024 dates from select(), and sockets count too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 65536)), hard))

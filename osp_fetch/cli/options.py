@@ -1,4 +1,4 @@
-"""The flags that `get` and `plan` share, and how they become settings and options."""
+"""The flags that `get`, `plan` and `bench` share, and their conversion to settings and options."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ..model.settings import Layer, Settings, seconds
 from ..model.urls import shown
 
 if TYPE_CHECKING:
-    from ..options import PlainOptions
     from ..model.profile import Profile
+    from ..options import PlainOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 PREFIX: Final = "OSP_FETCH_"
 
-# flags that are only another way to write a setting
+# flags that set one setting: flag → (section, key)
 _SETTING_FLAGS: Final = {
     "connections": ("limits", "connections"),
     "per_host": ("limits", "per_host"),
@@ -36,7 +36,9 @@ _SETTING_FLAGS: Final = {
 }
 
 
-_variables: Final = {PREFIX + name for name in ("RECHECK", "MAX_DURATION", "QUIET", "VERBOSE")}  # of get
+_variables: Final = {
+    PREFIX + name for name in ("RECHECK", "MAX_DURATION", "QUIET", "VERBOSE")
+}  # flags of `get`
 
 
 def _option(*names: str, **more: Any) -> Callable[[F], F]:
@@ -47,39 +49,60 @@ def _option(*names: str, **more: Any) -> Callable[[F], F]:
 
 
 _OPTIONS: Final = (
-    _option("-o", "--output", default=".", metavar="DIR", help="Folder to fetch into.  [default: .]"),
-    _option("--links", metavar="FILE", help="Link file of a dataset that needs one (sam-11m)."),
-    _option("-j", "--connections", metavar="N|auto", help="Connections in all."),
-    _option("-x", "--per-host", metavar="N|auto", help="Connections to one host."),
-    _option("-k", "--part-size", metavar="SIZE|auto", help="Bytes that one request asks for."),
-    _option("--limit-rate", metavar="SIZE", help="Bytes per second, all together."),
-    _option("--processes", metavar="N|auto", help="Processes that share the work."),
-    _option("--min-free", metavar="SIZE", help="Leave at least so much of the disk free."),
+    _option("-o", "--output", default=".", metavar="DIR", help="Folder to write to.  [default: .]"),
+    _option("--links", metavar="FILE", help="Link file, for a dataset that needs one (sam-11m)."),
+    _option("-j", "--connections", metavar="N|auto", help="Largest total number of connections."),
+    _option("-x", "--per-host", metavar="N|auto", help="Largest number of connections to one host."),
+    _option("-k", "--part-size", metavar="SIZE|auto", help="Bytes per range request."),
+    _option("--limit-rate", metavar="SIZE", help="Limit the total rate to SIZE bytes per second."),
+    _option("--processes", metavar="N|auto", help="Number of worker processes."),
+    _option("--min-free", metavar="SIZE", help="Keep at least this much disk space free."),
     _option(
-        "--on-expired", metavar="wait|exit", help="Dead links: wait for a fresh file, or end with exit 4."
+        "--on-expired",
+        metavar="wait|exit",
+        help="When links expire: wait for a fresh link file, or exit with code 4.",
     ),
     _option(
-        "--links-command", metavar="CMD", help="Run this for fresh links; it prints or replaces the file."
+        "--links-command",
+        metavar="CMD",
+        help="Command that provides fresh links: it prints or replaces the link file.",
     ),
-    _option("--include", multiple=True, metavar="GLOB", help="Only these paths (repeatable)."),
-    _option("--exclude", multiple=True, metavar="GLOB", help="Not these paths (repeatable)."),
-    _option("--checksums", metavar="FILE", help="md5sum or sha256sum list to verify against."),
-    _option("--digests", metavar="SOURCE", help="Take sizes and digests from there, such as hf://…"),
-    _option("--mirror", metavar="SOURCE", help="The same files from there, too: sizes, digests and links."),
+    _option("--include", multiple=True, metavar="GLOB", help="Fetch only matching paths (repeatable)."),
+    _option("--exclude", multiple=True, metavar="GLOB", help="Skip matching paths (repeatable)."),
+    _option("--checksums", metavar="FILE", help="Verify against this md5sum or sha256sum file."),
+    _option("--digests", metavar="SOURCE", help="Take sizes and checksums from this SOURCE, such as hf://…"),
+    _option("--mirror", metavar="SOURCE", help="Also fetch the same files from this SOURCE."),
     _option(
         "--shard",
         metavar="I/N|auto",
-        help="Only the I-th of N shares, from 0; auto: the one of this Slurm array or Kubernetes task.",
+        help="Fetch only shard I of N, counted from 0. auto: take it from the Slurm array or Kubernetes job.",
     ),
-    _option("--again", multiple=True, metavar="GLOB", help="Fetch these anew, finished or not (repeatable)."),
-    _option("--overwrite", is_flag=True, help="Replace files of your own instead of keeping them elsewhere."),
-    _option("--strict", is_flag=True, help="End the run at the first bad row."),
-    _option("--header", multiple=True, metavar="'NAME: VALUE'", help="Send with every request (repeatable)."),
-    _option("--connect-to", multiple=True, metavar="HOST:PORT:HOST:PORT", help="Connect there instead."),
-    _option("--cacert", metavar="FILE", help="Trust these certificate authorities, too."),
-    _option("--profiles", metavar="FILE|none", help="What bench --save has learnt of hosts."),
-    _option("-c", "--config", metavar="FILE", help="Settings in TOML; see configs/."),
-    _option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One setting (repeatable)."),
+    _option(
+        "--again",
+        multiple=True,
+        metavar="GLOB",
+        help="Fetch matching files again, even finished ones (repeatable).",
+    ),
+    _option("--overwrite", is_flag=True, help="Replace your own files instead of moving them aside."),
+    _option("--strict", is_flag=True, help="Stop at the first bad row of the manifest."),
+    _option(
+        "--header",
+        multiple=True,
+        metavar="'NAME: VALUE'",
+        help="Header to send with every request (repeatable).",
+    ),
+    _option(
+        "--connect-to",
+        multiple=True,
+        metavar="HOST:PORT:HOST:PORT",
+        help="Connect to the second HOST:PORT instead of the first, as in curl (repeatable).",
+    ),
+    _option("--cacert", metavar="FILE", help="Also trust the CA certificates in FILE (PEM)."),
+    _option(
+        "--profiles", metavar="FILE|none", help="File with the results of bench --save; none to ignore it."
+    ),
+    _option("-c", "--config", metavar="FILE", help="TOML file with settings; for examples see configs/."),
+    _option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting (repeatable)."),
     _option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),
 )
 
@@ -92,11 +115,22 @@ def shared(command: F) -> F:
 
 
 def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
-    """The layers of settings that were given, the weakest first: what a terminal means, -c file,
-    environment, flags, --set."""
+    """Return the layers of settings, lowest precedence first.
+
+    The order is: default for a terminal, -c file, environment, flags, --set.
+
+    Args:
+        flags: Flags by parameter name.
+
+    Returns:
+        Pairs of the layer's origin, as shown by `config show`, and its settings.
+
+    Raises:
+        SettingsError: The -c file cannot be read, or --set is malformed.
+    """
     found: list[tuple[str, Layer]] = []
     if sys.stderr.isatty():
-        # somebody is there who can bring a fresh file
+        # a person at the terminal can provide a fresh link file, so waiting is useful
         found.append(("a terminal", {"links": {"on_expired": "wait"}}))
     if flags.get("config"):
         found.append((str(flags["config"]), read_toml(Path(flags["config"]))))
@@ -110,13 +144,17 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")
         if not (equals and dot):
-            raise SettingsError(f"--set {text}: not of the form SECTION.KEY=VALUE, such as limits.per_host=8")
+            raise SettingsError(f"--set {text}: expected SECTION.KEY=VALUE, such as limits.per_host=8")
         found.append(("--set", {section: {key: _plain(value.strip())}}))
     return found
 
 
 def read_toml(path: Path) -> Layer:
-    """The sections of a TOML file. Raises SettingsError."""
+    """Return the sections of a TOML file.
+
+    Raises:
+        SettingsError: The file cannot be read, or is not TOML.
+    """
     import tomllib
 
     try:
@@ -124,11 +162,11 @@ def read_toml(path: Path) -> Layer:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: the settings cannot be read ({error})") from None
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: not TOML: {error}") from None
+        raise SettingsError(f"{path}: not valid TOML: {error}") from None
 
 
 def _from_environment() -> list[tuple[str, Layer]]:
-    """`OSP_FETCH_LIMITS_PER_HOST=8` is limits.per_host = 8."""
+    """Return the settings in the environment: `OSP_FETCH_LIMITS_PER_HOST=8` sets limits.per_host to 8."""
     found: list[tuple[str, Layer]] = []
     settings = {f"{PREFIX}{section}_{key}".upper(): (section, key) for section, key, _ in Settings().items()}
     for name in sorted(os.environ):
@@ -136,20 +174,28 @@ def _from_environment() -> list[tuple[str, Layer]]:
             section, key = settings[name]
             found.append((name, {section: {key: _plain(os.environ[name])}}))
         elif name.startswith(PREFIX) and name not in _variables:
-            # a run that takes a misspelt limit for none may fill a link for a weekend
+            # without this warning, a misspelt rate limit would be ignored, and a run would saturate the link
             near = difflib.get_close_matches(name, [*settings, *_variables], 1)
             meant = f"; did you mean {near[0]}?" if near else ""
-            click.echo(f"osp-fetch: {name} is set, and is no setting or flag{meant}", err=True)
+            click.echo(f"osp-fetch: {name} is ignored: it is not a setting or flag{meant}", err=True)
     return found
 
 
 def _plain(text: str) -> Any:
-    """Text from a shell as the value TOML would have: only whole numbers differ."""
+    """Return text as the value that TOML would give it: whole numbers become int, the rest stays text."""
     return int(text) if text.isdigit() else text
 
 
 def options(flags: Mapping[str, Any]) -> PlainOptions:
-    """What the library takes, from what was typed. Raises SettingsError and click.UsageError."""
+    """Convert the flags of the command line to options of the library.
+
+    Args:
+        flags: Flags by parameter name.
+
+    Raises:
+        SettingsError: A setting is invalid, or a settings or profiles file cannot be read.
+        click.UsageError: A flag is malformed.
+    """
     from ..network.connector import ConnectTo
 
     made: PlainOptions = {
@@ -170,8 +216,7 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
             raise click.UsageError(f"--connect-to: {error}") from None
     if "://" in flags["output"] and not Path(flags["output"]).is_dir():
         raise click.UsageError(
-            f"--output: {shown(flags['output'])} is an address; osp-fetch writes into a folder of this "
-            "machine"
+            f"--output: {shown(flags['output'])} is a URL; give the path of a local folder"
         )
     if flags["cacert"]:
         if not Path(flags["cacert"]).is_file():
@@ -193,13 +238,24 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not name.strip() or any(c in text for c in "\r\n\0"):
-        raise click.UsageError("--header: not of the form 'NAME: VALUE'")
+        raise click.UsageError("--header: expected 'NAME: VALUE'")
     return name.strip(), value.strip()
 
 
 def shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
-    """(i, n) of `i/n`, of `auto` (a Slurm array's variables, an indexed Kubernetes job's index), or of
-    `auto/n`, where the environment tells only the index."""
+    """Parse the value of --shard.
+
+    Args:
+        text: `i/n`; `auto` to read both from the environment (Slurm array, indexed Kubernetes job); or
+            `auto/n` if the environment contains only the index.
+        environment: The environment variables.
+
+    Returns:
+        (i, n) with 0 <= i < n.
+
+    Raises:
+        click.UsageError: The text is malformed, or the environment does not contain the numbers.
+    """
     index, slash, total = text.partition("/")
     if index == "auto":
         first = environment.get("SLURM_ARRAY_TASK_MIN", "0")
@@ -213,19 +269,29 @@ def shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
             total = total or environment.get("JOB_COMPLETIONS", "")
         if not index:
             raise click.UsageError(
-                "--shard auto: neither a Slurm array nor an indexed Kubernetes job runs this"
+                "--shard auto: the environment has no Slurm array or indexed Kubernetes job; use --shard I/N"
             )
         if not total:
-            raise click.UsageError("--shard auto: the number of shards is not told; write --shard auto/N")
+            raise click.UsageError(
+                "--shard auto: the environment does not state the number of shards; use --shard auto/N"
+            )
     elif not slash:
-        raise click.UsageError(f"--shard: {text!r} is not of the form I/N")
+        raise click.UsageError(f"--shard: {text!r}: expected I/N, such as 0/4")
     if not (index.isdigit() and total.isdigit() and int(index) < int(total)):
-        raise click.UsageError(f"--shard: {index}/{total} is not I/N with 0 <= I < N")
+        raise click.UsageError(f"--shard: {index}/{total}: expected I/N with 0 <= I < N")
     return int(index), int(total)
 
 
 def usage(read: Callable[[Any], T], text: Any) -> T:
-    """What `read` makes of a flag's text. Raises click.UsageError where that makes no sense."""
+    """Parse the text of a flag.
+
+    Args:
+        read: Parser that raises ValueError.
+        text: The text.
+
+    Raises:
+        click.UsageError: The parser raised ValueError.
+    """
     try:
         return read(text)
     except ValueError as error:
@@ -233,7 +299,11 @@ def usage(read: Callable[[Any], T], text: Any) -> T:
 
 
 def duration(text: str | None) -> float | None:
-    """Seconds of a flag such as --max-duration 12h."""
+    """Return the seconds of a text such as `12h`, None if there is no text.
+
+    Raises:
+        click.UsageError: The text is not a duration.
+    """
     try:
         return seconds(int(text) if text.isdigit() else text) if text else None
     except ValueError as error:
@@ -241,7 +311,7 @@ def duration(text: str | None) -> float | None:
 
 
 def profiles_place(flag: str | None) -> Path:
-    """The file of profiles: the one named, or the user's own."""
+    """Return the path of the profiles file: the flag's, else the one in $XDG_STATE_HOME."""
     if flag:
         return Path(flag)
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -258,7 +328,7 @@ def _profiles(flag: str | None) -> dict[str, Profile]:
     except SettingsError as error:
         if flag:
             raise
-        click.echo(f"osp-fetch: {error}", err=True)  # nobody named it: the run goes on without
+        click.echo(f"osp-fetch: {error}", err=True)  # the default file is optional: continue without it
         return {}
 
 

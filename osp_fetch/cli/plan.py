@@ -1,4 +1,4 @@
-"""`osp-fetch plan`: what `get` would do."""
+"""`osp-fetch plan`: show what `get` would do."""
 
 from __future__ import annotations
 
@@ -14,21 +14,35 @@ from . import exits
 from .options import options, shared
 
 if TYPE_CHECKING:
-    from ..options import PlainOptions
     from ..inspection.plan import Plan
     from ..model.protocols import Row
+    from ..options import PlainOptions
 
 
 @click.command("plan", short_help="Show what get would do.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared
 def command(sources: tuple[str, ...], **flags: Any) -> int:
-    """Show what `get` with the same words would do: files, bytes, what is here already, when links die."""
+    """Show what get would do with the same arguments: files, bytes, finished files, expiry of links."""
     return show(sources, flags)
 
 
 def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
-    """Print the plan; the exit code."""
+    """Print the plan.
+
+    Args:
+        sources: The SOURCE arguments.
+        flags: Flags by parameter name.
+
+    Returns:
+        The exit code: 1 if the manifest has bad rows, else 0.
+
+    Raises:
+        ManifestError: The manifest cannot be read.
+        SettingsError: A setting is invalid.
+        StorageError: A ledger cannot be read.
+        click.UsageError: A flag is malformed.
+    """
     from ..assembly import again_of, rows_of
     from ..inspection.plan import make_plan
 
@@ -45,7 +59,19 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
 
 
 def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> None:
-    """Say on stderr what `get` is about to do, where the manifest is read in a moment."""
+    """Print on stderr what `get` is about to do, if the manifest is already in memory.
+
+    A streamed manifest is not read twice: only warnings are printed for it.
+
+    Args:
+        sources: The SOURCE arguments.
+        folder: The output folder.
+        made: Options of the library.
+
+    Raises:
+        ManifestError: The manifest cannot be read.
+        StorageError: A ledger cannot be read.
+    """
     from ..assembly import again_of, rows_of
     from ..datasets.catalogue import warnings
     from ..inspection.plan import make_plan
@@ -81,13 +107,12 @@ def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = Fals
     if plan.foreign_count:
         names = ", ".join(plan.foreign[:3]) + (", …" if plan.foreign_count > 3 else "")
         console.print(
-            f"{plan.foreign_count} files are here that osp-fetch did not put there ({names}); get takes over "
-            "those "
-            "that are right and moves the others to .osp-fetch/replaced/",
+            f"{plan.foreign_count} files exist that osp-fetch did not write ({names}); get keeps those with "
+            "correct content and moves the others to .osp-fetch/replaced/",
             markup=False,
         )
     if plan.bad_rows > 10:
-        console.print(f"… {plan.bad_rows} bad rows in all; they fail, the others are fetched")
+        console.print(f"… {plan.bad_rows} bad rows in total; they fail, and the other rows are fetched")
 
 
 def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
@@ -96,9 +121,9 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
     unsized = f", and {plan.unsized} files of unknown size" if plan.unsized else ""
     left = plan.files - plan.present
     rows = [
-        ("files", f"{plan.files}, of which {plan.digests} with a digest"),
+        ("files", f"{plan.files}, {plan.digests} of them with a checksum"),
         ("bytes", f"{formatting.size(plan.bytes)}{unsized}"),
-        ("here already", f"{plan.present} files, {formatting.size(plan.present_bytes)}"),
+        ("already here", f"{plan.present} files, {formatting.size(plan.present_bytes)}"),
         ("begun", f"{plan.begun} files, {formatting.size(plan.held_bytes)} held"),
         ("to fetch", f"{left} files, {formatting.size(plan.missing_bytes)}{unsized if left else ''}"),
         ("free on disk", formatting.size(plan.free)),
@@ -111,18 +136,21 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
             ("time", f"{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s")
         )
     if plan.archives_bytes:
-        more = f"about {formatting.size(plan.archives_bytes)} more, or hardly more with --delete-after"
+        more = f"about {formatting.size(plan.archives_bytes)} of extra space, or little with --delete-after"
         rows.append(("to unpack", f"{plan.archives} archives or pieces: {more}"))
     if plan.resolves:
         rows.append(
-            ("hub quota", f"{plan.resolves} of 3000 in 5 minutes (5000 with a token), and the listing")
+            (
+                "hub quota",
+                f"{plan.resolves} requests plus the listing, of 3000 in 5 minutes (5000 with a token)",
+            )
         )
     if plan.gone or plan.changed:
         parts = [f"{plan.gone} recorded but gone"] * bool(plan.gone)
         parts += [f"{plan.changed} changed since"] * bool(plan.changed)
         rows.append(("", ", ".join(parts)))
     if plan.missing_bytes > plan.free:
-        rows.append(("", "the disk has too little room for all of it"))
+        rows.append(("", "not enough disk space for all files"))
     if plan.expires_first is not None:
         rows.append(("links", _links(plan, rate)))
     return rows
@@ -139,9 +167,9 @@ def _links(plan: Plan, rate: int) -> str:
     if last - first > 60:
         said += f" (the last {formatting.moment(last)})"
     if plan.unsized:
-        return f"{said}; sizes are unknown, so whether that suffices shows only while fetching"
+        return f"{said}; some sizes are unknown, so the needed rate cannot be estimated"
     needed = plan.missing_bytes / (first - now)
-    said += f"; to finish before takes {formatting.size(needed)}/s"
+    said += f"; finishing before that needs {formatting.size(needed)}/s"
     if rate:
-        said += ", which --limit-rate allows" if rate >= needed else ", more than --limit-rate allows"
+        said += ", within --limit-rate" if rate >= needed else ", more than --limit-rate allows"
     return said

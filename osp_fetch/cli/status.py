@@ -1,4 +1,4 @@
-"""`osp-fetch status`: what a folder holds."""
+"""`osp-fetch status`: show what a folder holds."""
 
 from __future__ import annotations
 
@@ -13,19 +13,21 @@ from . import exits
 
 @click.command("status", short_help="Show what a folder holds.")
 @click.argument("folder", default=".", metavar="DIR")
-@click.option("--sums", is_flag=True, help="Print a SHA256SUMS of the finished files, for sha256sum -c.")
+@click.option("--sums", is_flag=True, help="Print the finished files as a SHA256SUMS list, for sha256sum -c.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, sums: bool, as_json: bool) -> int:
-    """Show what DIR holds: finished files, begun ones, and the run that works in it."""
+    """Show what DIR holds: finished files, unfinished files, and the run in progress."""
     from ..inspection.status import folder_status, with_checksums
     from ..model.errors import StorageError
     from ..views import formatting
 
     if sums and as_json:
-        raise click.UsageError("--sums prints a list for sha256sum -c, --json a document: take one of them")
+        raise click.UsageError("--sums and --json cannot be combined: use one of them")
     root = Path(folder)
     if not (root / ".osp-fetch").is_dir():
-        raise StorageError(f"{folder}: nothing was fetched into this folder; name the one after -o")
+        raise StorageError(
+            f"{folder}: nothing was fetched into this folder; give the folder that get -o used"
+        )
     if sums:
         missed: Counter[str] = Counter()
         for record, standing in with_checksums(root):
@@ -34,7 +36,7 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
             elif standing != "unpacked":
                 missed[standing] += 1
         if missed:
-            click.echo(_missed(missed["gone"], missed["changed"]) + "; they are left out", err=True)
+            click.echo(_missed(missed["gone"], missed["changed"]) + "; these files are not listed", err=True)
         return exits.OK
     found = folder_status(root)
     if as_json:
@@ -45,15 +47,15 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
         if found.run:
             run = found.run
             click.echo(
-                f"{sum(run['counts'].values())} of {run['rows']} files, {formatting.size(run['bytes_done'])}, "
-                f"{formatting.size(run['bytes_per_second'])}/s, {run['connections']} connections"
+                f"{sum(run['counts'].values())} of {run['rows']} files, {formatting.size(run['bytes_done'])}"
+                f", {formatting.size(run['bytes_per_second'])}/s, {run['connections']} connections"
             )
     click.echo(f"finished: {found.published} files, {formatting.size(found.published_bytes)}")
     if found.unpacked:
         click.echo(f"unpacked and deleted: {found.unpacked} archives")
     if found.gone or found.changed:
         click.echo(f"{_missed(found.gone, found.changed)}; run get again to fetch them")
-    click.echo(f"begun: {len(found.begun)} files, {formatting.size(found.held_bytes)} held")
+    click.echo(f"unfinished: {len(found.begun)} files, {formatting.size(found.held_bytes)} held")
     for each in found.begun[:20]:
         length = formatting.size(each["length"]) if each["length"] is not None else "unknown size"
         click.echo(f"  {each['path']}: {formatting.size(each['held'])} of {length}")
@@ -61,6 +63,6 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
 
 
 def _missed(gone: int, changed: int) -> str:
-    """Say how many finished files are not as they were recorded."""
+    """Return how many finished files are gone or changed, as text."""
     parts = [f"{gone} recorded but gone"] * bool(gone) + [f"{changed} changed since"] * bool(changed)
     return ", ".join(parts)

@@ -1,4 +1,4 @@
-"""`osp-fetch unpack`: archives into files, or into WebDataset's tars."""
+"""`osp-fetch unpack`: unpack archives into files or into WebDataset tars."""
 
 from __future__ import annotations
 
@@ -19,29 +19,38 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _OPTIONS: Final = (
-    click.option("--into", default="", metavar="DIR", help="One folder for all members, below DIR."),
-    click.option("--flat", is_flag=True, help="Drop the folders of members."),
+    click.option("--into", default="", metavar="DIR", help="Unpack into this folder, below the output."),
+    click.option("--flat", is_flag=True, help="Ignore folders inside archives."),
     click.option(
         "--format", "form", type=click.Choice(["files", "webdataset"]), default="files",
-        help="webdataset: regroup members by key into tars, and unpack nothing.",
+        help="files: unpack. webdataset: regroup members by key into tars.",
     ),
     click.option(
-        "--shard-size", default="1GiB", metavar="SIZE", help="Of a webdataset tar.  [default: 1GiB]"
+        "--shard-size", default="1GiB", metavar="SIZE", help="Size of a WebDataset tar.  [default: 1GiB]"
     ),
-    click.option("--delete-after", is_flag=True, help="Delete an archive when its members are durable."),
-    click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes that unpack."),
+    click.option("--delete-after", is_flag=True, help="Delete an archive once its files are safely on disk."),
+    click.option("--workers", type=click.IntRange(1), metavar="N", help="Number of unpacking processes."),
 )  # fmt: skip
 
 
 def how_flags(command: F) -> F:
-    """Add the flags that say how to unpack."""
+    """Add the flags for unpacking to a command."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
 def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> UnpackOptions:
-    """What those flags mean. Raises click.UsageError."""
+    """Convert the flags for unpacking to UnpackOptions.
+
+    Args:
+        flags: Flags by parameter name.
+        min_free: Bytes to keep free on the disk.
+        durable: Whether members are synced to disk before they count as unpacked.
+
+    Raises:
+        click.UsageError: A flag is malformed.
+    """
     from ..archives.extractor import UnpackOptions
     from ..model.entry import relative_path
     from ..model.errors import ManifestError
@@ -57,17 +66,19 @@ def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> 
     )
 
 
-@click.command("unpack", short_help="Unpack the archives of a folder, all or nothing each.")
+@click.command("unpack", short_help="Unpack the archives in a folder.")
 @click.argument("folder", default=".", metavar="DIR")
-@click.option("--include", multiple=True, metavar="GLOB", help="Only these archives (repeatable).")
+@click.option("--include", multiple=True, metavar="GLOB", help="Unpack only matching archives (repeatable).")
 @how_flags
-@click.option("--min-free", default="1GiB", metavar="SIZE", help="Leave so much free.  [default: 1GiB]")
+@click.option(
+    "--min-free", default="1GiB", metavar="SIZE", help="Keep this much disk space free.  [default: 1GiB]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str, **flags: Any) -> int:
-    """Unpack every archive of DIR: tar, tar.gz, zip, and their splits, which are read without joining them.
+    """Unpack every archive in DIR: tar, tar.gz and zip. Split archives are read without joining them first.
 
-    Members of the Open-Sora-Plan datasets go where training wants them (datasets/sam …), those of other
-    archives into a folder beside each. They appear when the whole archive was read to its end.
+    Open-Sora-Plan datasets are unpacked to the folders that training reads (datasets/sam and so on), other
+    archives to a folder beside the archive. Files appear only after the archive was read to its end.
     """
     from ..archives.extractor import unpack_folder
     from ..model.settings import size
@@ -80,18 +91,22 @@ def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str,
     how = how_of(flags, usage(size, min_free))
     done = unpack_folder(root, files, how, lambda each: None if as_json else _tell(each))
     if not as_json and all(each.already for each in done):
-        click.echo(f"nothing to do: all {len(done)} archives were unpacked before", err=True)
+        click.echo(f"nothing to do: all {len(done)} archives are already unpacked", err=True)
     if as_json:
         click.echo(json.dumps([each.row() for each in done], indent=2))
     return exits.SOME_FAILED if any(each.broken for each in done) else exits.OK
 
 
 def told(each: Unpacked) -> str | None:
-    """What to say of an archive that is done; None where nothing is new."""
+    """Return the result for one archive as a line of text, None if nothing has changed.
+
+    Args:
+        each: The result.
+    """
     from ..views import formatting
 
     if each.broken:
-        kept = f"; what could be read is in {each.kept}" if each.kept else ""
+        kept = f"; the readable part is in {each.kept}" if each.kept else ""
         return f"broken: {each.name}: {each.broken}{kept}"
     if each.already:
         return f"{each.name}: {each.note}" if each.note else None
@@ -106,7 +121,7 @@ def _tell(each: Unpacked) -> None:
 
 
 def _files(root: Path) -> dict[str, str | None]:
-    """Return what is finished in `root`, with digests: by its ledger, or every archive where it has none."""
+    """Return path → digest of the finished files, or of every archive if `root` has no ledger."""
     from ..archives.extractor import loose_archives
     from ..inspection.status import digest_of, has_ledger, published_files
     from ..model.errors import StorageError
@@ -119,7 +134,7 @@ def _files(root: Path) -> dict[str, str | None]:
 
 
 def end_workers() -> None:
-    """End the processes that unpack, at once; an archive that was under way starts again next time."""
-    multiprocessing = sys.modules.get("multiprocessing")  # where nobody has read it, there are none
+    """Terminate the unpacking processes at once. The next run unpacks interrupted archives from the start."""
+    multiprocessing = sys.modules.get("multiprocessing")  # if it was never imported, there are no processes
     for child in multiprocessing.active_children() if multiprocessing else ():
         child.terminate()

@@ -1,4 +1,4 @@
-"""`osp-fetch verify`: hash every finished file again."""
+"""`osp-fetch verify`: check every finished file against its checksum."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import click
 from . import exits
 
 
-@click.command("verify", short_help="Hash every finished file again.")
+@click.command("verify", short_help="Check finished files against their checksums.")
 @click.argument("folder", default=".", metavar="DIR")
-@click.option("--checksums", metavar="FILE", help="Hold against this md5sum or sha256sum list instead.")
+@click.option("--checksums", metavar="FILE", help="Check against this md5sum or sha256sum file instead.")
 @click.option(
-    "--repair", is_flag=True, help="Set damaged files aside; get then fetches only what is wrong in them."
+    "--repair", is_flag=True, help="Prepare damaged files so that get fetches only their damaged bytes."
 )
-@click.option("--archives", is_flag=True, help="Read archives to their end, too.")
+@click.option("--archives", is_flag=True, help="Also read every archive to its end.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, checksums: str | None, repair: bool, archives: bool, as_json: bool) -> int:
-    """Hash every finished file of DIR again, on all cores, against what its ledger recorded."""
+    """Hash every finished file in DIR on all cores and compare it with the checksum recorded by get."""
     from ..archives.extractor import any_marks, lost_members
     from ..inspection.status import has_ledger
     from ..inspection.verify import repair_files, verify_folder
@@ -40,9 +40,8 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     lost = dict(lost_members(root)) if listed is None else {}
     if listed is None and not has_ledger(root) and not any_marks(root):
         raise FetchError(
-            f"{folder}: the ledger is gone, and nothing else tells which files are finished; run get again, "
-            "which "
-            "takes over what is right, or pass --checksums FILE"
+            f"{folder}: the ledger is missing, so the finished files are not known; run get again, which "
+            "keeps files with correct content, or pass --checksums FILE"
         )
     counts: Counter[str] = Counter()
     bad, here = [], []
@@ -70,14 +69,14 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     if repair and damaged:
         for record, kept in asyncio.run(repair_files(root, damaged)):
             lacking = (record.length or 0) - len(record.held)
-            where = f"; what was there is kept in {kept}" if kept else ""
+            where = f"; the edited file is kept in {kept}" if kept else ""
             click.echo(
                 f"{record.path}: {formatting.size(lacking)} are to be fetched again; run get{where}", err=True
             )
     elif bad and not as_json:
         click.echo(
-            "Run get again: it fetches what is missing. Damaged files: verify --repair first, and get "
-            "fetches only what is wrong in them.",
+            "Run get again to fetch what is missing. For damaged files, run verify --repair first: get then "
+            "fetches only their damaged bytes.",
             err=True,
         )
     nothing = not counts and not (root / ".osp-fetch" / "unpacked").is_dir()
@@ -86,15 +85,17 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
 
 
 def _tell_lost(lost: Mapping[str, list[str]]) -> None:
-    """Say which members of archives are gone that were deleted after unpacking."""
+    """Print the missing members of archives that were deleted after unpacking."""
     for name, members in lost.items():
         more = f" and {len(members) - 10} more" if len(members) > 10 else ""
-        click.echo(f"members missing: {name}, deleted after unpacking: {', '.join(members[:10])}{more}")
-        click.echo(f"Bring them back by the same get with --unpack --again '{name}*'.", err=True)
+        click.echo(
+            f"members missing of {name}, which was deleted after unpacking: {', '.join(members[:10])}{more}"
+        )
+        click.echo(f"To restore them, run the same get with --unpack --again '{name}*'.", err=True)
 
 
 def _tried(root: Path, paths: list[str], *, quiet: bool) -> dict[str, str | None]:
-    """Archive → why it is broken, or None. A right checksum says only that it is what the source has."""
+    """Return archive → why it is broken, or None. A correct checksum does not prove a readable archive."""
     from ..archives.extractor import try_folder
 
     tried: dict[str, str | None] = {}
@@ -104,5 +105,5 @@ def _tried(root: Path, paths: list[str], *, quiet: bool) -> dict[str, str | None
             click.echo(f"broken archive: {name}: {why}")
     if not quiet:
         whole = sum(why is None for why in tried.values())
-        click.echo(f"archives: {whole} whole, {len(tried) - whole} broken")
+        click.echo(f"archives: {whole} intact, {len(tried) - whole} broken")
     return tried

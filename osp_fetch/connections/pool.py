@@ -196,6 +196,8 @@ class ConnectionPool:
     def received(self, host: str, count: int) -> None:
         """Record that a connection to `host` received `count` bytes."""
         self._room(host).steering.received += count
+        if self._limits.rate:
+            self._charge(count)
 
     def refused(self, host: str) -> None:
         """Record that `host` refused a connection, and lower its limit if this process controls it."""
@@ -313,15 +315,18 @@ class ConnectionPool:
             room.quiet_until = until
             asyncio.get_running_loop().call_at(until + 0.001, self._admit)
 
-    async def spend(self, count: int) -> None:
-        """Wait until `count` more bytes fit under the byte rate `limits.rate`."""
-        if not self._limits.rate:
-            return
+    async def paced(self) -> None:
+        """Wait until the byte rate `limits.rate` allows more bytes."""
+        if self._bytes_due:
+            now = asyncio.get_running_loop().time()
+            if self._bytes_due > now:
+                await asyncio.sleep(self._bytes_due - now)
+
+    def _charge(self, count: int) -> None:
+        """Put `count` bytes on the account of the byte rate."""
         now = asyncio.get_running_loop().time()
         # at most 0.25 s of unused rate may be made up for: bursts disturb other users of a shared link
         self._bytes_due = max(self._bytes_due, now - 0.25) + count / self._limits.rate
-        if self._bytes_due > now:
-            await asyncio.sleep(self._bytes_due - now)
 
     def measured(self, host: str, count: int, seconds: float) -> None:
         """Record that one connection to `host` received `count` bytes in `seconds` seconds."""

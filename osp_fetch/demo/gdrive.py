@@ -1,4 +1,4 @@
-"""Google Drive's public pages and downloads, as FACTS section 6 describes them."""
+"""A stand-in for Google Drive: its pages, downloads and API (docs/sources.md, "Google Drive")."""
 
 from __future__ import annotations
 
@@ -14,13 +14,20 @@ from urllib.parse import quote
 
 from .server import Blob, Exchange
 
-_SCANNED = 100 << 10  # larger files come behind a page that asks for a click
-_LIFE = 3600.0
+# bytes; Drive sends a confirmation page in place of a file that is too large for its virus scan
+_SCANNED = 100 << 10
+_LIFE = 3600.0  # seconds for which a confirmed link is valid
 
 
 @dataclass(frozen=True, slots=True)
 class DriveFile:
-    """One file of a folder."""
+    """One file of a folder.
+
+    Args:
+        id: The file's ID.
+        name: Its name.
+        data: Its bytes.
+    """
 
     id: str
     name: str
@@ -29,23 +36,35 @@ class DriveFile:
 
 @dataclass(slots=True)
 class Drive:
-    """`folders`: id → (name, files, ids of folders in it). `quota`: ids that nobody gets today. `key`: the
-    API key that is right. `clock`: Unix seconds."""
+    """Google Drive with its three hosts; `handle` is the handler of a `server.Server`.
+
+    Args:
+        folders: Folder ID → (name, files, IDs of its subfolders).
+        quota: IDs of files whose download quota is exceeded.
+        key: The valid API key.
+        clock: Returns the time in Unix seconds.
+        requests: Number of requests by host and path; `bytes` counts the replies with a file.
+        links: UUID of a confirmed link → its expiry in Unix seconds.
+    """
 
     folders: dict[str, tuple[str, list[DriveFile], list[str]]] = field(default_factory=dict)
     quota: set[str] = field(default_factory=set)
     key: str = "key"
     clock: Callable[[], float] = time.time
     requests: Counter[str] = field(default_factory=Counter)
-    links: dict[str, float] = field(default_factory=dict)  # uuid → when it dies
+    links: dict[str, float] = field(default_factory=dict)
 
     def file(self, file_id: str) -> DriveFile | None:
-        """The file of this id."""
+        """Return the file with this ID, None where there is none."""
         every = (file for _, files, _ in self.folders.values() for file in files)
         return next((file for file in every if file.id == file_id), None)
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answer one request, by the host that it is for."""
+        """Answer one request; its Host header decides which of Drive's hosts does so.
+
+        Args:
+            exchange: The request.
+        """
         host = exchange.headers.get("host", "").split(":")[0]
         self.requests[f"{host}{exchange.path}"] += 1
         match host, exchange.path:
@@ -61,10 +80,12 @@ class Drive:
                 await self._page(exchange, 404, "<title>Error 404 (Not Found)</title>")
 
     async def _page(self, exchange: Exchange, status: int, html: str) -> None:
+        """Send an HTML page."""
         kind = {"Content-Type": "text/html; charset=utf-8"}
         await exchange.answer(status, f"<!DOCTYPE html><html>{html}</html>", kind)
 
     async def _folder(self, exchange: Exchange, folder: str) -> None:
+        """Send the page of a folder, with a link to each file and subfolder."""
         if folder not in self.folders:
             await self._page(exchange, 404, "<title>Error 404 (Not Found)</title>")
             return
@@ -79,6 +100,7 @@ class Drive:
         await self._page(exchange, 200, f"<head><title>{escape(name)}</title></head><body>{shown}</body>")
 
     async def _file(self, exchange: Exchange, file_id: str) -> None:
+        """Send a small file, or the page that stands in place of another one."""
         file = self.file(file_id)
         if file is None:
             await self._page(exchange, 404, "<title>Error 404 (Not Found)</title>")
@@ -105,6 +127,7 @@ class Drive:
             await self._page(exchange, 200, f"<head>{title}</head><body>{form}</body>")
 
     async def _content(self, exchange: Exchange) -> None:
+        """Send the file of a confirmed link, or 403 where the link has expired."""
         file = self.file(exchange.query.get("id", ""))
         dies = self.links.get(exchange.query.get("uuid", ""), 0.0)
         if file is None:
@@ -115,12 +138,14 @@ class Drive:
             await self._serve(exchange, file)
 
     async def _serve(self, exchange: Exchange, file: DriveFile) -> None:
+        """Send a file, or the requested range of it."""
         self.requests["bytes"] += 1
         named = f"attachment; filename=\"{file.name}\"; filename*=UTF-8''{quote(file.name)}"
         head = {"Content-Type": "application/octet-stream", "Content-Disposition": named}
         await exchange.serve(Blob(file.data), head)
 
     async def _api(self, exchange: Exchange) -> None:
+        """Answer a request to version 3 of Drive's API."""
         if exchange.headers.get("x-goog-api-key", exchange.query.get("key")) != self.key:
             await exchange.answer(403, "{}", {"Content-Type": "application/json"})
             return
@@ -138,6 +163,7 @@ class Drive:
         await exchange.answer(200, json.dumps(said), {"Content-Type": "application/json"})
 
     def _described(self, file: DriveFile) -> dict[str, object]:
+        """Return a file's metadata in the form of the API."""
         return {
             "id": file.id,
             "name": file.name,

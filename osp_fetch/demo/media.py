@@ -1,4 +1,4 @@
-"""Makes small archives of JPEG and JSON, such as SA-1B's tars hold."""
+"""Small archives of JPEG and JSON files in the form of SA-1B's tars (docs/sources.md, "SA-1B link file")."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import json
 import random
 import tarfile
 
-# a grey 8 × 8 baseline JPEG; a comment segment makes each picture its own
+# a grey 8 × 8 baseline JPEG; a comment segment makes each image different
 _JPEG = base64.b64decode(
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgMCAgMDAwMEAwMEBQgFBQQEBQoHBwYIDAoMDAsKCwsNDhIQDQ4RDgsLEBYQERMU"
     "FRUVDA8XGBYUGBIUFRT/wAALCAAIAAgBAREA/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQA"
@@ -20,13 +20,28 @@ _JPEG = base64.b64decode(
 
 
 def jpeg(payload: bytes) -> bytes:
-    """A picture with `payload`, at most 65,533 bytes, in its comment."""
+    """Return a JPEG with `payload` in its comment segment.
+
+    Args:
+        payload: At most 65,533 bytes, the most that a JPEG segment holds.
+
+    Raises:
+        OverflowError: `payload` is longer.
+    """
     comment = b"\xff\xfe" + (len(payload) + 2).to_bytes(2, "big") + payload
     return _JPEG[:2] + comment + _JPEG[2:]
 
 
 def sa1b_tar(number: int, size: int) -> bytes:
-    """A tar of about `size` bytes as SA-1B has them: gzip despite its name, `./sa_N.jpg` and `.json`."""
+    """Return a tar as SA-1B has them: compressed with gzip despite its name, with `./sa_N.jpg` and `.json`.
+
+    Args:
+        number: The archive's number; it determines the names and contents of the members.
+        size: Approximate size of the archive in bytes.
+
+    Returns:
+        The archive; equal arguments give equal bytes.
+    """
     chance = random.Random(number)
     out = io.BytesIO()
     with (
@@ -45,6 +60,7 @@ def sa1b_tar(number: int, size: int) -> bytes:
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Append one member to `tar`."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))

@@ -1,4 +1,4 @@
-"""ModelScope's dataset API with its manners, good and bad, as FACTS section 4 describes them."""
+"""A stand-in for ModelScope's dataset API, its faults included (docs/sources.md, "ModelScope")."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from urllib.parse import quote
 
 from .server import Blob, Exchange
 
-_SMALL = 64 << 10  # files below this are not LFS, and ignore Range
+_SMALL = 64 << 10  # bytes; smaller files are not LFS files, and their replies ignore Range
 
 
 @dataclass(slots=True)
 class ModelScope:
-    """`repositories`: OWNER/NAME → path → bytes. `token`: asked for where set. `without_sha256`: paths
-    whose digest is not listed; `wrong_sha256`: whose is wrong. `denials`: pages → spurious 403s left."""
+    """ModelScope's API and its CDN; `handle` is the handler of a `server.Server`.
+
+    Args:
+        repositories: OWNER/NAME → path → bytes of the file.
+        token: The token that requests must carry; None where they need none.
+        without_sha256: Paths whose digest is not listed.
+        wrong_sha256: Paths whose listed digest is wrong.
+        denials: Number of a listing page → spurious 403 replies that are left for it.
+        requests: Number of requests by path; `tree` and `cdn` count listings and redirected downloads.
+    """
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
     token: str | None = None
@@ -26,7 +34,11 @@ class ModelScope:
     requests: Counter[str] = field(default_factory=Counter)
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answer one request."""
+        """Answer one request to the API or the CDN.
+
+        Args:
+            exchange: The request.
+        """
         words = exchange.path.strip("/").split("/")
         if words[:1] == ["cdn"]:
             await self._cdn(exchange, words)
@@ -43,7 +55,7 @@ class ModelScope:
             return
         files = self.repositories.get(name)
         if files is None:
-            # as the real one: HTTP 200, and an error all the same
+            # ModelScope reports this error with HTTP status 200
             await self._say(exchange, 200, success=False, message="dataset not found", code=10010205001)
             return
         match words[5:]:
@@ -65,10 +77,12 @@ class ModelScope:
         data: object = None,
         code: int = 200,
     ) -> None:
+        """Send a JSON reply in the API's envelope."""
         said = {"Code": code, "Success": success, "Message": message, "Data": data}
         await exchange.answer(status, json.dumps(said), {"Content-Type": "application/json"})
 
     async def _tree(self, exchange: Exchange, files: dict[str, bytes]) -> None:
+        """Send one page of the listing, or a spurious 403 where some are left for it."""
         self.requests["tree"] += 1
         page, size = int(exchange.query.get("PageNumber", 1)), int(exchange.query.get("PageSize", 200))
         if self.denials[page] > 0:
@@ -82,6 +96,7 @@ class ModelScope:
         await self._say(exchange, 200, success=True, data={"Files": some})
 
     def _row(self, path: str, data: bytes) -> dict[str, object]:
+        """Return the row of a file in the listing."""
         sha256 = hashlib.sha256(data + b"!" if path in self.wrong_sha256 else data).hexdigest()
         return {
             "Name": path.rsplit("/", 1)[-1],
@@ -96,6 +111,7 @@ class ModelScope:
         }
 
     async def _file(self, exchange: Exchange, name: str, files: dict[str, bytes]) -> None:
+        """Send a small file, or the redirect of a large one to the CDN."""
         path = exchange.query.get("FilePath", "")
         self.requests[path] += 1
         data = files.get(path)
@@ -108,6 +124,7 @@ class ModelScope:
             await exchange.serve(Blob(data), {"Content-Type": "application/octet-stream"})
 
     async def _cdn(self, exchange: Exchange, words: list[str]) -> None:
+        """Send a file, or a range of it, as the CDN does."""
         data = self.repositories["/".join(words[1:3])]["/".join(words[3:])]
         self.requests["cdn"] += 1
         try:
@@ -119,7 +136,7 @@ class ModelScope:
             await exchange.serve(Blob(data), {"Content-Type": "application/octet-stream"})
             return
         start, stop = span
-        # a range with status 200 and a right Content-Range
+        # ModelScope's CDN sends a range with status 200 and a correct Content-Range
         await exchange.head(
             200,
             {

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 server on raw streams, whose handlers may do anything to a connection."""
+"""A small HTTP/1.1 server on raw streams, whose handlers may send any bytes and cut any connection."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from typing import Protocol, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 Headers = Mapping[str, str]
-_SLICE = 256 << 10
+_SLICE = 256 << 10  # most bytes of one write, so that only this part of a large content is in memory
 
 
 class Content(Protocol):
     """Bytes to serve."""
 
     @property
-    def length(self) -> int: ...
+    def length(self) -> int:
+        """Number of bytes."""
+        ...
 
-    def read(self, start: int, stop: int) -> bytes: ...
+    def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`, without the one at `stop`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +37,32 @@ class Blob:
 
     @property
     def length(self) -> int:
+        """Number of bytes."""
         return len(self.data)
 
     def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`, without the one at `stop`."""
         return self.data[start:stop]
 
 
 class Cut(Exception):
-    """Raised by a handler to drop the connection where it is."""
+    """Raised by a handler to abort the connection at once, without a clean end."""
 
 
 @dataclass(slots=True)
 class Exchange:
-    """One request, and the means to answer it. Header names are lower case."""
+    """One request, and the methods that answer it.
+
+    Args:
+        method: The request's method.
+        target: The request target as received, byte for byte.
+        headers: Lower-case name → value.
+        writer: The connection's stream.
+        keep_alive: Whether the connection stays open after the reply.
+    """
 
     method: str
-    target: str  # as it came, byte for byte
+    target: str
     headers: dict[str, str]
     writer: asyncio.StreamWriter
     keep_alive: bool = True
@@ -61,27 +75,46 @@ class Exchange:
         self.query = dict(parse_qsl(parts.query, keep_blank_values=True))
 
     async def head(self, status: int, headers: Headers) -> None:
-        """Send a status line and headers, as they are."""
+        """Send a status line and headers as they are.
+
+        Args:
+            status: The status code; its phrase is added.
+            headers: Name → value.
+        """
         known = status in HTTPStatus._value2member_map_
         lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase if known else 'Unknown'}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         await self.raw("\r\n".join([*lines, "", ""]).encode("latin-1"))
 
     async def raw(self, data: bytes) -> None:
+        """Send bytes as they are."""
         self.writer.write(data)
         await self.writer.drain()
 
     async def answer(self, status: int, body: bytes | str = b"", headers: Headers | None = None) -> None:
-        """A whole small answer."""
+        """Send a complete reply with a small body.
+
+        Args:
+            status: The status code.
+            body: The body; a string is sent as UTF-8.
+            headers: Name → value; they override Content-Length.
+        """
         data = body.encode() if isinstance(body, str) else body
         await self.head(status, {"Content-Length": str(len(data)), **(headers or {})})
         if self.method != "HEAD":
             await self.raw(data)
 
     def span(self, length: int) -> tuple[int, int] | None:
-        """The (start, stop) of a single byte range that can be satisfied; None for no range asked.
+        """Return the byte range that the request asks for (RFC 9110 section 14.1.2).
 
-        Raises ValueError for one that cannot (RFC 9110 section 14.1.2).
+        Args:
+            length: Length of the file in bytes.
+
+        Returns:
+            (start, stop) with stop exclusive; None where the request has no single byte range.
+
+        Raises:
+            ValueError: The range starts past the end of the file.
         """
         match = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("range", ""))
         if match is None or match.groups() == ("", ""):
@@ -101,8 +134,17 @@ class Exchange:
         cut_after: int | None = None,
         rate: float | None = None,
     ) -> None:
-        """Serve `content` with ranges, politely; `cut_after` bytes drop the connection, `rate` is
-        bytes per second."""
+        """Send `content`, or the requested range of it, as a correct server does.
+
+        Args:
+            content: The bytes of the file.
+            headers: Name → value; they override the default Accept-Ranges and Content-Type.
+            cut_after: Bytes of the body after which the connection is cut, None for none.
+            rate: Bytes per second, None for no limit.
+
+        Raises:
+            Cut: `cut_after` bytes were sent.
+        """
         length = content.length
         own = {"Accept-Ranges": "bytes", "Content-Type": "application/octet-stream", **(headers or {})}
         try:
@@ -130,7 +172,18 @@ class Exchange:
         cut_after: int | None = None,
         rate: float | None = None,
     ) -> None:
-        """Send bytes `start` to `stop` of `content`."""
+        """Send a part of `content` without a head.
+
+        Args:
+            content: The bytes of the file.
+            start: The first byte.
+            stop: The byte after the last.
+            cut_after: Bytes after which the connection is cut, None for none.
+            rate: Bytes per second, None for no limit.
+
+        Raises:
+            Cut: `cut_after` bytes were sent.
+        """
         left = cut_after
         size = _SLICE if rate is None else max(1024, min(_SLICE, int(rate / 10)))
         while start < stop:
@@ -147,7 +200,14 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 
 class Server:
-    """Serves one handler on a loopback port while its context is open."""
+    """A server that passes each request to one handler, as long as its context manager is open.
+
+    Args:
+        handler: Answers one request; a `Cut` or OSError that it raises aborts the connection.
+        tls: Makes the server speak HTTPS.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one, which `port` states afterwards.
+    """
 
     def __init__(
         self,
@@ -163,6 +223,7 @@ class Server:
 
     @property
     def url(self) -> str:
+        """The base URL, without a slash at its end."""
         return f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
 
     async def __aenter__(self) -> Self:
@@ -181,6 +242,7 @@ class Server:
         await self._server.wait_closed()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the requests of one connection until it ends."""
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
@@ -201,6 +263,7 @@ class Server:
 
 
 async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange | None:
+    """Read the head of the next request; return None at the end of the connection."""
     try:
         head = await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:

@@ -1,4 +1,7 @@
-"""Meta's CDN with its link file, and a Hugging Face Hub with its CDN, as FACTS describes them."""
+"""Stand-ins for Meta's CDN with its link file, and for the Hugging Face Hub with its CDN.
+
+Their behavior follows docs/sources.md, "SA-1B link file" and "Hugging Face Hub".
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,25 @@ from urllib.parse import quote
 from .server import Blob, Content, Exchange
 
 _KEY = b"demo"
-_PAGE = 1000  # files a page of the hub's tree
+_PAGE = 1000  # files on one page of the listing, as on the real Hub
 
 
 def _sign(text: str) -> str:
+    """Return a signature of `text` that can stand in a URL."""
     return base64.urlsafe_b64encode(hmac.digest(_KEY, text.encode(), "sha256")).decode().rstrip("=")
 
 
 @dataclass(slots=True)
 class MetaCdn:
-    """Serves tars behind links with a signature `oh` and an expiry `oe`; no ETag, no Last-Modified.
+    """Meta's CDN: tars behind links with a signature `oh` and an expiry `oe`, without ETag and Last-Modified.
 
-    `cuts`: path → bytes after which the next connection drops, once. `rate`: bytes per second of one
-    connection. `sent`: bytes of bodies by path.
+    Args:
+        files: Name → content of the tar.
+        clock: Returns the time in Unix seconds.
+        cuts: Name → bytes of the body after which the next reply is cut, once.
+        rate: Bytes per second of one connection, None for no limit.
+        requests: Number of requests by name.
+        sent: Bytes of bodies that were sent, by name.
     """
 
     files: dict[str, Content] = field(default_factory=dict)
@@ -39,26 +48,41 @@ class MetaCdn:
 
     @staticmethod
     def path_of(name: str) -> str:
-        """The token that stays when a link is issued anew: 99 characters and `.tar`."""
+        """Return the URL path of a tar: 99 characters and `.tar`, the same in every generation of links."""
         token = base64.urlsafe_b64encode(hashlib.sha512(name.encode()).digest() * 2).decode()
         return f"/m1/v/t6/{token[:99]}.tar"
 
     def link(self, base: str, name: str, expires: float) -> str:
-        """A link to `name` that dies at `expires`; `_nc_gid` has no `=`, as in the real ones."""
+        """Return a link to a tar; its parameter `_nc_gid` has no `=`, as in the real links.
+
+        Args:
+            base: The server's base URL.
+            name: The tar's name.
+            expires: The link's expiry in Unix seconds.
+        """
         path, oe = self.path_of(name), f"{int(expires):X}"
         return f"{base}{path}?_nc_gid&ccb=10-5&oh=00_{_sign(path + oe)}&oe={oe}&_nc_sid=0fdd51"
 
     def in_order(self) -> list[str]:
-        """The names as the link file has them: unsorted, and the same in each generation."""
+        """Return the names in the order of the link file: unsorted, and the same in every generation."""
         return sorted(self.files, key=lambda name: hashlib.md5(name.encode()).digest())
 
     def link_file(self, base: str, expires: float) -> str:
-        """A link file as Meta issues it, without a final newline."""
+        """Return a link file as Meta issues it, without a final newline.
+
+        Args:
+            base: The server's base URL.
+            expires: The links' expiry in Unix seconds.
+        """
         rows = [f"{name}\t{self.link(base, name, expires)}" for name in self.in_order()]
         return "\n".join(["file_name\tcdn_link", *rows])
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answer one request for a tar."""
+        """Answer one request for a tar; 403 where its link was altered or has expired.
+
+        Args:
+            exchange: The request.
+        """
         by_path = {self.path_of(name): name for name in self.files}
         name = by_path.get(exchange.path)
         if name is None:
@@ -80,15 +104,19 @@ class MetaCdn:
 
 @dataclass(slots=True)
 class _Counted:
+    """A content that counts the bytes that are read of it."""
+
     content: Content
     name: str
     sent: Counter[str]
 
     @property
     def length(self) -> int:
+        """Number of bytes."""
         return self.content.length
 
     def read(self, start: int, stop: int) -> bytes:
+        """Return bytes `start` to `stop`, without the one at `stop`."""
         data = self.content.read(start, stop)
         self.sent[self.name] += len(data)
         return data
@@ -96,7 +124,14 @@ class _Counted:
 
 @dataclass(slots=True)
 class HubRepo:
-    """One dataset repository: LFS files and small ones in git."""
+    """One dataset repository.
+
+    Args:
+        name: OWNER/NAME.
+        lfs: Path → bytes of the LFS files.
+        git: Path → bytes of the small files, which are in git itself.
+        gated: Whether a request without a valid token gets the error code GatedRepo.
+    """
 
     name: str
     lfs: dict[str, bytes] = field(default_factory=dict)
@@ -105,10 +140,11 @@ class HubRepo:
 
     @property
     def commit(self) -> str:
+        """The commit of the revision `main`, 40 hex digits."""
         return hashlib.sha1(repr(sorted({**self.lfs, **self.git})).encode()).hexdigest()
 
     def tree(self) -> list[dict[str, object]]:
-        """The listing, in the form of `/api/datasets/{repo}/tree/{sha}?recursive=True`."""
+        """Return the listing, in the form of `/api/datasets/{repo}/tree/{sha}?recursive=True`."""
         items: list[dict[str, object]] = []
         for path, data in sorted({**self.lfs, **self.git}.items()):
             blob = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
@@ -124,10 +160,21 @@ class HubRepo:
 
 @dataclass(slots=True)
 class Hub:
-    """The hub and its CDN. Give `cdn` a server of its own, so that it is another origin.
+    """The Hub and its CDN. The CDN needs a second `server.Server`, so that it is another origin.
 
-    `token`: required where set, and counted as leaked where the CDN sees one. `lifetime`: seconds
-    that a signed CDN link holds. `page`: files a listing page.
+    Args:
+        repos: OWNER/NAME → repository.
+        cdn_url: Base URL of the CDN.
+        token: The token that requests to the Hub must carry; None where they need none.
+        lifetime: Seconds for which a signed link to the CDN is valid.
+        page: Files on one page of the listing.
+        link_host: Base URL that the `Link` header states, as some mirrors state another than their own.
+        clock: Returns the time in Unix seconds.
+        cut_after: Path → bytes of the body after which the CDN's next reply is cut, once.
+        rate: Bytes per second of one connection to the CDN, None for no limit.
+        resolves: Number of `/resolve/` requests by path.
+        leaks: Targets of the requests to the CDN that carried a token.
+        left: Requests that are left of the quota.
     """
 
     repos: dict[str, HubRepo] = field(default_factory=dict)
@@ -135,16 +182,20 @@ class Hub:
     token: str | None = None
     lifetime: float = 3600.0
     page: int = _PAGE
-    link_host: str | None = None  # what a mirror puts into `Link` instead of its own address
+    link_host: str | None = None
     clock: Callable[[], float] = time.time
     cut_after: dict[str, int] = field(default_factory=dict)
     rate: float | None = None
     resolves: Counter[str] = field(default_factory=Counter)
     leaks: list[str] = field(default_factory=list)
-    left: int = 3000  # of the quota of resolves
+    left: int = 3000
 
     async def handle(self, exchange: Exchange) -> None:
-        """Answer one request to the hub itself."""
+        """Answer one request to the Hub itself.
+
+        Args:
+            exchange: The request.
+        """
         kind, _, rest = exchange.path.removeprefix("/api").lstrip("/").partition("/")
         repo = next((r for name, r in self.repos.items() if rest.startswith(name + "/")), None)
         if kind != "datasets" or repo is None:
@@ -165,16 +216,19 @@ class Hub:
                 await exchange.answer(404, "no such page", self._quota("pages"))
 
     def _quota(self, kind: str) -> dict[str, str]:
+        """Return the headers that state the quota of a kind of request."""
         return {
             "RateLimit": f'"{kind}";r={self.left};t=55',
             "RateLimit-Policy": f'"fixed window";"{kind}";q=3000;w=300',
         }
 
     async def _error(self, exchange: Exchange, status: int, code: str) -> None:
+        """Send an error in the Hub's form."""
         headers = {"X-Error-Code": code, "X-Error-Message": code, **self._quota("api")}
         await exchange.answer(status, json.dumps({"error": code}), headers)
 
     async def _revision(self, exchange: Exchange, repo: HubRepo, revision: str) -> None:
+        """Send the commit and the file names of a revision."""
         if revision not in ("main", repo.commit):
             await self._error(exchange, 404, "RevisionNotFound")
             return
@@ -184,6 +238,7 @@ class Hub:
         await exchange.answer(200, json.dumps(facts), headers)
 
     async def _tree(self, exchange: Exchange, repo: HubRepo, revision: str) -> None:
+        """Send one page of the listing, with the link to the next page."""
         if revision.partition("/")[0] not in ("main", repo.commit):
             await self._error(exchange, 404, "RevisionNotFound")
             return
@@ -195,6 +250,7 @@ class Hub:
         await exchange.answer(200, json.dumps(items[at : at + self.page]), headers)
 
     async def _resolve(self, exchange: Exchange, repo: HubRepo, path: str) -> None:
+        """Send a small file, or the redirect of an LFS file to the CDN."""
         self.resolves[path] += 1
         headers = {"X-Repo-Commit": repo.commit, **self._quota("resolvers")}
         if path in repo.git:
@@ -214,12 +270,17 @@ class Hub:
             await self._error(exchange, 404, "EntryNotFound")
 
     def _signed(self, repo: HubRepo, path: str) -> str:
+        """Return a signed link to a file on the CDN."""
         place = f"/{quote(repo.name, safe='/')}/{quote(path, safe='/')}"
         expires = int(self.clock() + self.lifetime)
         return f"{self.cdn_url}{place}?Expires={expires}&Policy=demo&Signature={_sign(place + str(expires))}"
 
     async def handle_cdn(self, exchange: Exchange) -> None:
-        """Answer one request to the CDN: signed links only, and an ETag that is not the sha256."""
+        """Answer one request to the CDN: only signed links, and an ETag that is not the SHA-256 digest.
+
+        Args:
+            exchange: The request.
+        """
         if "authorization" in exchange.headers:
             self.leaks.append(exchange.target)
         place, expires = exchange.target.partition("?")[0], exchange.query.get("Expires", "0")

@@ -8,7 +8,7 @@ from typing import Final
 from ..model import events, urls
 from ..model.digest import Digest
 from ..model.entry import Entry, RelativePath
-from ..model.errors import FetchError, IntegrityError, Remedy, TransferError, UnreachableError
+from ..model.errors import FetchError, IntegrityError, Remedy, TransferError
 from ..model.http import Request, Validator
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from ..model.record import Examined, Published, Record
@@ -35,7 +35,10 @@ class Adoption:
         """The record of a file that stands under its final name and is proved right; None where not."""
         if seen is None or (entry.size is not None and entry.size != seen.size):
             return None
-        ours = record.digests.get("sha256") if record and record.published else None
+        # a complete record without a published file is of a run that was killed between the rename and the
+        # record
+        complete = record is not None and (record.published or len(record.held) == record.length)
+        ours = record.digests.get("sha256") if record and complete else None
         known = entry.digest or (Digest("sha256", ours) if ours else None)
         if known is not None:
             if entry.digest is None and record is not None and not same_source(record, entry):
@@ -161,27 +164,16 @@ class Adoption:
     async def _ask(
         self, entry: Entry, link: str, size: int, span: ByteRange, order: int
     ) -> tuple[bytes, Validator]:
-        host, pool = urls.host(link), self._context.pool
-        async with pool.connection(host, order):
-            if pool.dead(host):
-                raise TransferError(f"{entry.path}: {host} does not answer; try again later")
-            try:
-                async with self._context.transport.get(
-                    Request(link, span, None, entry.headers, name=entry.path)
-                ) as reply:
-                    pool.answered(host)
-                    found = reply.representation
-                    whole = reply.range is None and len(span) == size
-                    if found.length != size or not (whole or reply.range == span):
-                        raise TransferError(f"{entry.path}: the server has another file, or no ranges")
-                    sample, came = memoryview(bytearray(len(span))), 0
-                    while came < len(span) and (count := await reply.readinto(sample[came:])):
-                        came += count
-                        await pool.spend(count)
-                    return bytes(sample[:came]), found.validator
-            except UnreachableError as error:
-                error.excused = pool.silent(host)
-                raise
+        async with self._context.exchange(urls.host(link), order, entry.path) as exchange:
+            reply = await exchange.send(Request(link, span, None, entry.headers, name=entry.path))
+            found = reply.representation
+            whole = reply.range is None and len(span) == size
+            if found.length != size or not (whole or reply.range == span):
+                raise TransferError(f"{entry.path}: the server has another file, or no ranges")
+            sample, came = memoryview(bytearray(len(span))), 0
+            while came < len(span) and (count := await exchange.readinto(sample[came:])):
+                came += count
+            return bytes(sample[:came]), found.validator
 
 
 def spots(path: str, size: int) -> list[ByteRange]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..connections.buffers import Buffers
+from ..connections.exchange import Exchange
 from ..connections.pool import ConnectionPool
 from ..model import events
 from ..model.protocols import Ledger, Store, Transport
@@ -24,3 +25,7 @@ class Context:
     settings: Settings
     observe: events.Observer
     claim_size: int = 4 << 20
+
+    def exchange(self, host: str, order: int, path: str) -> Exchange:
+        """Return an exchange with `host` for the file `path`; entering it waits for a slot."""
+        return Exchange(self.pool, self.transport, self.observe, host, order, path)

@@ -1,4 +1,4 @@
-"""One file brought to its end: adopted where it is here already, fetched where it is not."""
+"""One file, from its job to its record: adopted if it is here already, small, or in parts."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ..model import events
+from ..model import events, urls
 from ..model.entry import Entry
 from ..model.errors import DiskFullError, FetchError
 from ..model.record import Published, Record
 from ..model.report import Status
 from .adopt import Adoption
 from .context import Context
+from .small import SmallFile
 from .state import FileState
-from .transfer import PartedTransfer
-from .whole import Opened, Wholes
+from .transfer import First, PartedTransfer
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,72 +30,85 @@ class Job:
 
 
 FetchOne = Callable[[Job], Awaitable[tuple[Status, Record]]]
-"""Brings one file; raises FetchError where it cannot be had."""
+"""Fetches the file of one job: how it ended, and its record. Raises FetchError if it cannot be had."""
 
 
 class FileFetcher:
-    """Brings files with the context of this process; on a full disk it waits for room."""
+    """Fetches files with the context of this process; on a full disk it waits for room."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._adoption = Adoption(context)
-        self._wholes = Wholes(context)
         self._full_since: float | None = None  # since when the disk is full and nothing was finished
 
     async def fetch(self, job: Job) -> tuple[Status, Record]:
-        """See `FetchOne`."""
+        """Return how the file of `job` ended, and its record; see `FetchOne`."""
         self._context.store.in_hand += 1
         try:
-            adoption, entry, known = self._adoption, job.entry, job.record
-            record = await adoption.finished(entry, known, job.seen, job.order)
-            status = Status.PRESENT if record else Status.FETCHED
-            if record is None:
-                aside = await adoption.aside(entry, known, job.order)
-                record = await self._fetch(job, aside)
-            self._full_since = None
-            return status, record
+            if record := await self._adoption.finished(job.entry, job.record, job.seen, job.order):
+                return Status.PRESENT, record  # another downloader left it, or the ledger is lost
+            known = await self._adoption.aside(job.entry, job.record, job.order) or job.record
+            if known is not None or not SmallFile.is_likely(self._context, job.entry):
+                return Status.FETCHED, await self._fetch_in_parts(job, known)
+            return Status.FETCHED, await self._fetch_new(job)
         finally:
             self._context.store.in_hand -= 1
 
-    async def _fetch(self, job: Job, aside: Record | None) -> Record:
-        """Fetch one file; on a full disk wait for room, and go on from what is held."""
-        entry, record = job.entry, aside or job.record
-        most = len(record.held) if record else 0
-        opened: Opened | None = None
-        if record is None:
-            found = await self._wholes.fetch(entry, job.order)
-            if isinstance(found, Record):
-                return found
-            opened = found
+    async def _fetch_new(self, job: Job) -> Record:
+        """Fetch a file of which nothing is held. There is no HEAD: the first reply decides, small or in
+        parts."""
+        entry, pool = job.entry, self._context.pool
+        host = urls.host(entry.urls[0])
+        async with self._context.exchange(host, job.order, entry.path) as exchange:
+            part_size = pool.part_size(host, entry.size, job.order)
+            small = SmallFile(self._context, entry)
+            if await small.receive(exchange, part_size):
+                await exchange.aclose()  # the slot is free while the file is published
+                if record := await small.publish(exchange):
+                    self._full_since = None
+                    return record
+            return await self._fetch_in_parts(job, None, First(exchange, part_size))
+
+    async def _fetch_in_parts(self, job: Job, record: Record | None, first: First | None = None) -> Record:
+        """Fetch a file in parts, from what is held; on a full disk wait for room and go on."""
+        entry, most = job.entry, len(record.held) if record else 0
+        replaces = job.record.published if job.record else None
         while True:
             held = await self._context.store.held(entry.path) if record else None
-            download = FileState(entry, record, held)
-            if record and record.held - download.held:
-                # what an earlier file held, or the disk has lost, must not be taken for held bytes
-                # once the partial has grown past it again
-                await self._context.ledger.put(download.record(download.held))
-            replaces = job.record.published if job.record else None
-            transfer = PartedTransfer(self._context, entry, download, job.order, opened, replaces)
-            opened = None
+            state = FileState(entry, record, held)
+            if record and record.held - state.held:
+                # bytes of an earlier file, or bytes that the disk has lost, must not be taken for held once
+                # the
+                # partial has grown past them again
+                await self._context.ledger.put(state.record(state.held))
+            transfer = PartedTransfer(self._context, entry, state, job.order, first, replaces)
+            first = None
             try:
-                return await transfer.fetch()
+                record = await transfer.fetch()
+                self._full_since = None
+                return record
             except DiskFullError as error:
-                task = asyncio.current_task()
-                if task is not None and task.cancelling():
-                    # whatever had to be seen to its end has put its error in the place of that
-                    raise asyncio.CancelledError from error
-                if transfer.endless and self._context.store.in_hand > 1:
-                    await transfer.give_up()  # rather than that all the others wait for it
-                if len(download.held) > most:
-                    most, self._full_since = len(download.held), None
-                try:
-                    await self._until_room(error)
-                except DiskFullError:
-                    if transfer.endless:
-                        await transfer.give_up()
-                    raise
+                if len(state.held) > most:
+                    most, self._full_since = len(state.held), None
+                await self._wait_for_room(transfer, error)
             (again,) = await self._context.ledger.look([entry.path])
             record = again or record
+
+    async def _wait_for_room(self, transfer: PartedTransfer, error: DiskFullError) -> None:
+        """Return when `transfer` may go on. Raises DiskFullError, or StorageError for a file without a
+        length."""
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # work that had to be completed before the cancellation has replaced it by its own error
+            raise asyncio.CancelledError from error
+        if transfer.endless and self._context.store.in_hand > 1:
+            await transfer.give_up()  # so that all other files need not wait for it
+        try:
+            await self._until_room(error)
+        except DiskFullError:
+            if transfer.endless:
+                await transfer.give_up()
+            raise
 
     async def _until_room(self, error: DiskFullError) -> None:
         """Return when there is room again; raises `error` when the patience for that is over."""

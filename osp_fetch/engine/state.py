@@ -45,6 +45,15 @@ class PartRequest:
         return self.claim.range
 
 
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What a reply supplies: `span` of the file, None if nothing. `restarts`: all that was held before is
+    void."""
+
+    span: ByteRange | None
+    restarts: bool
+
+
 def first_request(entry: Entry, size: int, landing: Landing | None = None) -> Request:
     """What a FileState of `entry` that holds nothing asks for first, about `size` bytes of it."""
     whole = entry.size is not None and entry.size <= size + size // 4
@@ -60,6 +69,7 @@ class FileState:
         self.entry = entry
         self.parts = Parts(entry.size)
         self.emptied = False  # all that was held is to be written anew; whoever writes clears this
+        self._emptied = False  # all that was held is fetched anew, and no reply has said so yet
         self._plain = False  # ask without Range
         self.dropped: str | None = None  # the last mirror that was given up for wrong bytes
         source = next((url for url in entry.urls if record and entry.leads_to(url, record.source_key)), None)
@@ -151,8 +161,13 @@ class FileState:
 
     # what the answers say
 
-    def agree(self, part: PartRequest, reply: Reply) -> ByteRange | None:
-        """The bytes that `reply` brings, None where it brings none; raises where it is not our file."""
+    def agree(self, part: PartRequest, reply: Reply) -> Supply:
+        """Return what `reply` supplies of the file. Raises TransferError if it is not of the file begun."""
+        span = self._agreed(part, reply)
+        restarts, self._emptied = self._emptied, False
+        return Supply(span, restarts)
+
+    def _agreed(self, part: PartRequest, reply: Reply) -> ByteRange | None:
         found = reply.representation
         if reply.borrowed:
             home = self.mirrors.at_home(part.url) and reply.headers_sent
@@ -210,6 +225,7 @@ class FileState:
         return ByteRange(0, OPEN_END if length is None else length)
 
     def _empty(self) -> None:
+        self._emptied = True
         self.parts.empty()
         self._sources.clear()
         self.trust.forget()

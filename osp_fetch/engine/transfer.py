@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
+from ..connections.exchange import Exchange
 from ..model import events, urls
 from ..model.entry import Entry
 from ..model.errors import (
     BorrowedLinkSpentError,
     FetchError,
+    HostDownError,
     IntegrityError,
     RangeNotSatisfiableError,
     Remedy,
     SourceGivenUpError,
-    StatusError,
     StorageError,
     TransferError,
     UnreachableError,
 )
-from ..model.protocols import Partial, Reply
+from ..model.protocols import Partial
 from ..model.ranges import NOTHING
 from ..model.record import Published, Record
 from .body_writer import BodyWriter
@@ -29,44 +31,60 @@ from .context import Context
 from .lanes import Lanes
 from .retry import persist
 from .state import FileState, PartRequest
-from .whole import Opened
 
 _HEDGE_LOOK: Final = 0.1
 _RESERVE_FROM = 1 << 20  # smaller files are not worth a look at the disk each
 
 
+@dataclass(frozen=True, slots=True)
+class First:
+    """The first exchange of a file, already sent: its reply or its error, and the bytes of the part it asks
+    for."""
+
+    exchange: Exchange
+    part_size: int
+
+
+class _Lane:
+    """What a lane knows of its own requests. `link`: asked last, None before the first."""
+
+    link: str | None = None
+
+
 class PartedTransfer:
-    """Fetches one entry. `order`: its place in the manifest, by which connections are given. `opened`: its
-    first request, where that was sent already. `replaces`: the finished file of an earlier run."""
+    """Fetches one file in parts.
+
+    Args:
+        order: place of the file in the manifest; smaller ones get slots first.
+        first: the first exchange, if it was sent already.
+        replaces: how the finished file of an earlier run looks.
+    """
 
     def __init__(
         self,
         context: Context,
         entry: Entry,
-        download: FileState,
+        state: FileState,
         order: int,
-        opened: Opened | None = None,
+        first: First | None = None,
         replaces: Published | None = None,
     ) -> None:
-        self.context = context
-        self._opened = opened
-        self.entry = entry
-        self.download = download
-        self.order = order
+        self._context, self._entry, self._state, self._order = context, entry, state, order
+        self._first = first
         wanted = {entry.digest.algorithm} if entry.digest else set[str]()
         algorithms = frozenset({"sha256", *wanted})
-        self._resumed = bool(download.held)
-        self.partial: Partial = context.store.partial(
-            entry.path, algorithms, fresh=not download.held, replaces=replaces
+        self._resumed = bool(state.held)
+        self._partial: Partial = context.store.partial(
+            entry.path, algorithms, fresh=not state.held, replaces=replaces
         )
-        self.record: Record | None = None
-        self._wrong: list[dict[str, str]] = []  # digests of what came and was not what the manifest states
-        self._begun = False  # the file has answered
-        self._lanes = Lanes(lambda: download.complete)
+        self._record: Record | None = None
+        self._wrong: list[dict[str, str]] = []  # digests of bytes that were not what the manifest states
+        self._begun = False  # a reply of the file has come
+        self._lanes = Lanes(lambda: state.complete)
         self._complete = asyncio.Event()
         self._minting = asyncio.Lock()
         self._connections = 0
-        self._checkpoint = Checkpoint(context.ledger, self.partial, download, context.claim_size)
+        self._checkpoint = Checkpoint(context.ledger, self._partial, state, context.claim_size)
 
     async def fetch(self) -> Record:
         """Return when the file is published and recorded. Whatever ends it, held bytes are claimed."""
@@ -75,12 +93,12 @@ class PartedTransfer:
                 try:
                     return await self._once()
                 except FetchError as error:
-                    held = len(self.download.held)
-                    if error.remedy is not Remedy.RESTART or not self.download.restart(error):
+                    held = len(self._state.held)
+                    if error.remedy is not Remedy.RESTART or not self._state.restart(error):
                         await self._drop_wrong_bytes(error)
                         raise
-                    self.context.observe(events.Lost(self.entry.path, held))
-                    dropped, self.download.dropped = self.download.dropped, None
+                    self._context.observe(events.Lost(self._entry.path, held))
+                    dropped, self._state.dropped = self._state.dropped, None
                     self._name_dropped(dropped)
                     await self._checkpoint.forget()
         finally:
@@ -89,35 +107,35 @@ class PartedTransfer:
     def _name_dropped(self, dropped: str | None) -> None:
         """Say which mirror's bytes disagree with the digest."""
         if dropped is not None:
-            self.context.observe(events.MirrorDropped(self.entry.path, urls.host(dropped)))
+            self._context.observe(events.MirrorDropped(self._entry.path, urls.host(dropped)))
 
     async def _once(self) -> Record:
-        if not self.download.complete:
+        if not self._state.complete:
             await self._parts()
-        length = self.download.length or 0
+        length = self._state.length or 0
         if length == 0:
-            await self.partial.write(0, b"")  # an empty file has to exist, too
-        self.partial.follow(length, length)
-        digests, checksums = await self.partial.digests(length)
+            await self._partial.write(0, b"")  # an empty file has to exist, too
+        self._partial.follow(length, length)
+        digests, checksums = await self._partial.digests(length)
         try:
-            self.download.check(digests)
+            self._state.check(digests)
         except IntegrityError:
             self._wrong.append(digests)
-            if self._wrong[:-1] == [digests] and self.entry.digest and length:
+            if self._wrong[:-1] == [digests] and self._entry.digest and length:
                 await self._set_aside(length, digests, checksums)
             raise
-        self._name_dropped(self.download.mirrors.suspect)
+        self._name_dropped(self._state.mirrors.suspect)
         await self._checkpoint.done()
-        if length > self.context.claim_size:
+        if length > self._context.claim_size:
             # were we killed between the rename and the record, this tells that the name is right
-            await self.partial.sync()
-            await self.context.ledger.put(self.download.record(self.download.held, digests, checksums))
-        placed = await self.partial.publish(length)
+            await self._partial.sync()
+            await self._context.ledger.put(self._state.record(self._state.held, digests, checksums))
+        placed = await self._partial.publish(length)
         if placed.kept is not None:
-            self.context.observe(events.SetAside(self.entry.path, placed.kept))
-        self.record = self.download.record(self.download.held, digests, checksums, placed.published)
-        await self.context.ledger.put(self.record)
-        return self.record
+            self._context.observe(events.SetAside(self._entry.path, placed.kept))
+        self._record = self._state.record(self._state.held, digests, checksums, placed.published)
+        await self._context.ledger.put(self._record)
+        return self._record
 
     # a file fetches parts
 
@@ -130,198 +148,172 @@ class PartedTransfer:
         """Keep one lane waiting for a connection while there are parts that nobody fetches; not more, for
         hundreds of files would otherwise wait with hundreds of lanes each."""
         busy = len(self._lanes) <= self._connections
-        if busy and self.download.parts.more and self._connections < self.context.pool.per_host:
+        if busy and self._state.parts.more and self._connections < self._context.pool.per_host:
             self._lanes.call()
 
     async def _lane(self) -> None:
-        """Fetch parts, one after another, until none is left to claim."""
+        """Fetch parts, one after another, until none is left."""
+        lane = _Lane()
 
         async def parts() -> None:
-            while not self.download.complete and (await self._part() or await self._may_hedge()):
+            while not self._state.complete and (await self._part(lane) or await self._may_hedge()):
                 pass
 
         while True:
             try:
-                retry = self.context.settings.retry
-                await persist(parts, retry, lambda: len(self.download.held), self._retrying)
+                retry = self._context.settings.retry
+                await persist(parts, retry, lambda: len(self._state.held), self._retrying)
                 return
             except TransferError as error:
-                mirrored = error.link is not None and error.remedy is not Remedy.RESTART
-                if not (mirrored and self.download.forsake(error.link or "")):
+                if lane.link is None or error.remedy is Remedy.RESTART or not self._state.forsake(lane.link):
                     raise
                 self._retrying(error, 0.0)
                 self._check_source(error)
 
     def _check_source(self, error: FetchError) -> None:
-        """Raise where `error` has cost the one source that the file may come from."""
-        if self.download.must_restart:
+        """Raise SourceGivenUpError if `error` has cost the one source that the file may come from."""
+        if self._state.must_restart:
             raise SourceGivenUpError(f"{error}; it begins again at another mirror") from None
 
     def _retrying(self, error: FetchError, delay: float) -> None:
-        self.context.observe(events.Retrying(self.entry.path, error.cause, delay, str(error)))
+        self._context.observe(events.Retrying(self._entry.path, error.cause, delay, str(error)))
 
     # a part fetches bytes
 
     async def _may_hedge(self) -> bool:
-        """Wait a moment while others fetch the last parts; False when those are no more."""
-        if not self.download.parts.busy:
+        """Wait a moment while other lanes fetch the last parts; return whether there still are some."""
+        if not self._state.parts.busy:
             return False
         with suppress(TimeoutError):
             async with asyncio.timeout(_HEDGE_LOOK):
                 await self._complete.wait()
-        return not self.download.complete
+        return not self._state.complete
 
     def _should_hedge(self, host: str) -> bool:
-        return self.download.parts.busy and self.context.pool.idle(host)
+        return self._state.parts.busy and self._context.pool.idle(host)
 
-    async def _part(self) -> bool:
-        """Fetch the first missing part, or hedge a slow one where connections are idle; False for
-        neither."""
-        link = self.download.mirrors.choose()
-        host = urls.host(self.download.mirrors.url(link))
-        if not self.download.parts.more and not self._should_hedge(host):
+    async def _part(self, lane: _Lane) -> bool:
+        """Fetch the first missing part, or hedge a slow one if slots are idle; return whether there was
+        one."""
+        link = self._state.mirrors.choose()
+        host = urls.host(self._state.mirrors.url(link))
+        if not self._state.parts.more and not self._should_hedge(host):
             return False
-        opened, self._opened = self._opened, None
-        held = opened.connection if opened else None
-        async with held or self.context.pool.connection(host, self.order):
-            now = asyncio.get_running_loop().time()
-            if link not in self.download.mirrors:
-                return True  # given up while this one waited for a connection
-            free = self.download.parts.free
-            size = opened.size if opened else self.context.pool.part_size(host, free, self.order)
-            part = self.download.part(link, size, now) or self.download.hedge(
-                link, now, self.context.pool.worth(host), self.context.pool.pace(host)
-            )
+        first, self._first = self._first, None
+        opening = first.exchange if first else self._context.exchange(host, self._order, self._entry.path)
+        async with opening as exchange:
+            if link not in self._state.mirrors:
+                return True  # given up while this lane waited for a slot
+            part = self._next_part(link, host, first)
             if part is None:
                 return False
-            self._connections += 1
-            self._call_more()
-            if held is None:
-                self.context.observe(events.Opened(self.entry.path, host))
+            lane.link = part.url
             try:
-                if self.context.pool.dead(host):
-                    raise TransferError(f"{self.entry.path}: {host} does not answer; try again later")
-                await self._ask(part, host, opened)
-            except FetchError as error:
-                error.link = part.url
-                self._account(error, host)
-                if error.retry_after:
-                    self._cool(host, error.retry_after, str(error))
-                self._check_source(error)
-                raise
+                self._connections += 1
+                self._call_more()
+                await self._ask(part, exchange, is_sent=first is not None)
+            except HostDownError as error:
+                raise self._without_host(error, part.url) from None
             finally:
-                if opened is not None:
-                    await opened.close()
-                self.download.release(part)
-                if self.download.complete:
+                self._state.release(part)
+                self._connections -= 1
+                if self._state.complete:
                     self._complete.set()
                     self._lanes.enough()
-                self._connections -= 1
-                self.context.observe(events.Closed(self.entry.path, host))
-            return True
+        return True
 
-    async def _ask(self, part: PartRequest, host: str, opened: Opened | None) -> None:
-        # a redirect is minted once for all connections: each costs a share of the hub's quota
-        minting = self.download.mirrors.unminted(part.url)
+    def _next_part(self, link: str, host: str, first: First | None) -> PartRequest | None:
+        """Return what to ask of `link` now that a slot is there."""
+        pool, now = self._context.pool, asyncio.get_running_loop().time()
+        size = first.part_size if first else pool.part_size(host, self._state.parts.free, self._order)
+        part = self._state.part(link, size, now)
+        return part or self._state.hedge(link, now, pool.worth(host), pool.pace(host))
+
+    def _without_host(self, error: HostDownError, link: str) -> FetchError:
+        """Return the error to raise for a host that is down: if another mirror has the file, it is asked."""
+        if len(self._state.mirrors) < 2:
+            return error
+        self._state.forsake(link)
+        self._check_source(error)
+        return UnreachableError(str(error), host=error.host)
+
+    async def _ask(self, part: PartRequest, exchange: Exchange, *, is_sent: bool) -> None:
+        # a redirect is resolved once for all lanes: each resolution costs a share of the hub's quota
+        minting = self._state.mirrors.unminted(part.url)
         if minting:
             await self._minting.acquire()
-        request = self.download.request(part)
-        clock = asyncio.get_running_loop().time
-        asked = clock()
+        request = self._state.request(part)
         try:
-            async with opened or self.context.transport.get(request) as reply:
-                self.context.pool.answered(host, None if opened else clock() - asked)
-                held = len(self.download.held)
-                span = self.download.agree(part, reply)
-                if minting:
-                    self._minting.release()
-                    minting = False
-                if self.download.emptied and (held or self._resumed or self._begun):
-                    # from the first byte again: what was hashed of the old bytes must go with them
-                    self.context.observe(events.Lost(self.entry.path, held))
-                    await self._checkpoint.forget()
-                self.download.emptied = False
-                await self._begin(reply)
-                if span is not None:
-                    with self.context.pool.streaming(host, self.entry.path):
-                        await self._drain(host).run(part, span, reply)
-                self.download.expect(span, framed=reply.framed)
+            reply = exchange.reply if is_sent else await exchange.send(request)
+            held = len(self._state.held)
+            supply = self._state.agree(part, reply)
+            if minting:
+                self._minting.release()
+                minting = False
+            if supply.restarts and (held or self._resumed or self._begun):
+                # from the first byte again: what was hashed of the old bytes must go with them
+                self._context.observe(events.Lost(self._entry.path, held))
+                await self._checkpoint.forget()
+            await self._begin()
+            if supply.span is not None:
+                with exchange.streaming():
+                    await self._writer().run(part, supply.span, exchange)
+            self._state.expect(supply.span, framed=reply.framed)
         except RangeNotSatisfiableError as error:
-            self.download.unsatisfiable(part, error)
+            self._state.unsatisfiable(part, error)
         except BorrowedLinkSpentError:
-            self.download.mirrors.spent(part.url, request.url)
+            self._state.mirrors.spent(part.url, request.url)
             raise
         finally:
             if minting:
                 self._minting.release()
 
-    def _account(self, error: FetchError, host: str) -> None:
-        """Tell the pool whether `host` has answered; on its outage nothing counts as a failure."""
-        pool, mirrors = self.context.pool, self.download.mirrors
-        if pool.dead(host):
-            return  # it was not asked
-        if not isinstance(error, UnreachableError):
-            if isinstance(error, TransferError):
-                pool.answered(host)
-            if isinstance(error, StatusError) and error.status in (429, 503):
-                pool.refused(host)
-            return
-        silent = error.host or host
-        if silent != host:
-            pool.answered(host)  # it has redirected to one that is silent
-        down = pool.silent(silent)
-        if len(mirrors) > 1:
-            if down and error.link:
-                self.download.forsake(error.link)  # another one has the file: no need to wait for this host
-        else:
-            error.excused = down and silent == host
-
-    def _drain(self, host: str) -> BodyWriter:
+    def _writer(self) -> BodyWriter:
+        # made anew for each body: held by this object it would be a cycle, and files would wait for the
+        # collector
         return BodyWriter(
-            self.context, self.download, self.partial, self._checkpoint, lambda: self._connections, host
+            self._context, self._state, self._partial, self._checkpoint, lambda: self._connections
         )
 
-    async def _begin(self, reply: Reply) -> None:
-        for host, seconds in reply.pauses:
-            self._cool(host, seconds, "its quota is used up")
-        if not self._begun:
-            d = self.download
-            if d.length is not None and d.length > _RESERVE_FROM:
-                await self.partial.reserve(d.length - len(d.held))
-            self.context.observe(events.FileBegun(d.entry.path, d.length, d.entry.size, len(d.held)))
-            self._begun = True
-            self._call_more()
-
-    def _cool(self, host: str, seconds: float, why: str) -> None:
-        self.context.pool.cool(host, seconds)
-        self.context.observe(events.Cooling(host, seconds, why))
+    async def _begin(self) -> None:
+        """Note the first reply of the file: reserve room, and let other lanes begin."""
+        if self._begun:
+            return
+        state = self._state
+        if state.length is not None and state.length > _RESERVE_FROM:
+            await self._partial.reserve(state.length - len(state.held))
+        self._context.observe(
+            events.FileBegun(state.entry.path, state.length, state.entry.size, len(state.held))
+        )
+        self._begun = True
+        self._call_more()
 
     @property
     def endless(self) -> bool:
         """Whether nothing tells how much more there is to come."""
-        return self.download.length is None and bool(self.download.held)
+        return self._state.length is None and bool(self._state.held)
 
     async def give_up(self) -> None:
         """Drop what is held of an endless file that has filled the disk, and raise StorageError."""
-        count = len(self.download.held)
-        self.download.parts.empty()
+        count = len(self._state.held)
+        self._state.parts.empty()
         await self._checkpoint.forget()
-        await self.partial.close()
+        await self._partial.close()
         raise StorageError(
-            f"{self.entry.path}: {count} bytes came and the disk has no room for more, of a file whose "
+            f"{self._entry.path}: {count} bytes came and the disk has no room for more, of a file whose "
             "length neither the server nor the manifest tells; state its size in the manifest, or make room"
         )
 
     async def _set_aside(self, length: int, digests: dict[str, str], checksums: tuple[int, ...]) -> None:
         """The same bytes came twice: it is rather the manifest that is wrong than they."""
-        wanted = self.entry.digest
+        wanted = self._entry.digest
         assert wanted is not None
         await self._checkpoint.done()
-        await self.partial.sync()
-        await self.context.ledger.put(self.download.record(NOTHING, digests, checksums))
-        where = await self.partial.set_aside()
+        await self._partial.sync()
+        await self._context.ledger.put(self._state.record(NOTHING, digests, checksums))
+        where = await self._partial.set_aside()
         raise IntegrityError(
-            f"{self.entry.path}: the same {length} bytes came twice, and their {wanted.algorithm} is "
+            f"{self._entry.path}: the same {length} bytes came twice, and their {wanted.algorithm} is "
             f"{digests[wanted.algorithm]}; the manifest states {wanted.hex}, which is probably wrong. They "
             f"are kept in {where}: mend the manifest, and they are taken from there",
             remedy=Remedy.FAIL,
@@ -330,14 +322,14 @@ class PartedTransfer:
     async def _drop_wrong_bytes(self, error: FetchError) -> None:
         """Nothing is kept of a file that was whole and wrong to the last."""
         if error.remedy is Remedy.RESTART:
-            self.download.parts.empty()
+            self._state.parts.empty()
             await self._checkpoint.forget()
 
     async def _end(self) -> None:
         try:
-            if self.record is None:
+            if self._record is None:
                 await self._checkpoint.last()
         finally:
-            if self._opened is not None:
-                await self._opened.close()
-            await self.partial.close()
+            if self._first is not None:
+                await self._first.exchange.aclose()
+            await self._partial.close()

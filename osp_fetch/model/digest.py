@@ -28,7 +28,8 @@ STRENGTH: Final = (
 )  # fmt: skip
 """Algorithms in order of strength, the strongest first."""
 _HEX: Final = re.compile(r"[0-9a-f]+")
-_INTEGRITY: Final = re.compile(r"(sha(?:256|384|512))-([A-Za-z0-9+/]+=*)")  # W3C Subresource Integrity
+# Form of W3C Subresource Integrity: algorithm, hyphen, base64.
+_INTEGRITY: Final = re.compile(r"(sha(?:256|384|512))-([A-Za-z0-9+/]+=*)")
 _NAMED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)\s*[:=]\s*(\S.*)")
 
 
@@ -83,9 +84,10 @@ class Digest:
         """Return the digest that `text` states.
 
         Args:
-            text: a value with its algorithm, such as `sha256:…` or `sha-256=…`, or a value alone. The value
-                is hexadecimal in upper or lower case, or base64 if the algorithm is known.
-            algorithm: the algorithm of a value alone; if None, the length decides (md5, sha1, …).
+            text: a value with its algorithm, such as `sha256:…`, `sha-256=…` or `sha256-…` (W3C Subresource
+                Integrity), or a value alone. The value is hexadecimal in upper or lower case, or base64 if
+                the algorithm is known.
+            algorithm: the algorithm of a value alone; if None, its length decides (md5, …).
 
         Returns:
             The digest, with a lower-case hexadecimal value.

@@ -105,6 +105,7 @@ class Entry:
         size: length in bytes that the file must have, if known.
         digest: digest that the file must have, if known.
         headers: request headers. They are sent to the origin of the URL only.
+        exact: whether `source_key` keeps the complete query of a link; see `urls.source_key`.
     """
 
     path: RelativePath
@@ -115,11 +116,11 @@ class Entry:
     exact: bool = False
 
     def source_key(self, url: str) -> str:
-        """Return what identifies the file behind `url`, one of the links; see `urls.source_key`."""
+        """Return the source key of `url`, which must be one of `urls`; see `urls.source_key`."""
         return urls.source_key(url, exact=self.exact)
 
     def leads_to(self, url: str, key: str) -> bool:
-        """Return whether `key` is the source key of `url`, one of the links."""
+        """Return whether `key` is the source key of `url`, which must be one of `urls`."""
         return urls.leads_to(url, key, exact=self.exact)
 
     def __repr__(self) -> str:

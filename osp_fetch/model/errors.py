@@ -36,7 +36,6 @@ class FetchError(Exception):
         if remedy is not None:
             self.remedy = remedy
         self.retry_after = retry_after
-        self.link: str | None = None  # the link of the manifest that was being asked
 
     def __reduce__(self) -> tuple[Any, ...]:
         # errors go from one process of a run to another, whatever their classes want to be made of
@@ -75,8 +74,10 @@ class TransferError(FetchError):
 
 
 class NetworkError(TransferError):
-    """No connection, a stall, a cut, or an answer shorter than it should be. `excused`: it does not count
-    as a failed attempt."""
+    """No connection, a stall, a cut, or a reply shorter than it should be.
+
+    `excused`: it does not count as a failed attempt.
+    """
 
     remedy = Remedy.RETRY
     cause = "network"
@@ -84,23 +85,34 @@ class NetworkError(TransferError):
 
 
 class TooLongError(NetworkError):
-    """More bytes came than the answer announced: which bytes they were, nobody knows."""
+    """More bytes came than the reply announced, so that nothing tells which bytes they were."""
 
     cause = "too long"
 
 
 class YieldedError(NetworkError):
-    """The connection was let go on purpose: no failure of anybody's."""
+    """The connection was closed on purpose, because the host does better with fewer."""
 
     cause = "fewer connections"
     excused = True
 
 
 class UnreachableError(NetworkError):
-    """Not one byte of an answer. `excused`: the host is known to be down, and its pause is not a failure."""
+    """Not one byte of a reply. `host`: `host:port` that was silent, empty where it is the link's own."""
 
     cause = "no answer"
-    host = ""  # `host:port` that was silent, where it is not the link's own
+
+    def __init__(self, message: str, *, host: str = "") -> None:
+        super().__init__(message)
+        self.host = host
+
+
+class HostDownError(UnreachableError):
+    """The host is known to be down. If it is the link's own, its pause is no failure of the file."""
+
+    def __init__(self, message: str, *, host: str, is_own: bool) -> None:
+        super().__init__(message, host=host)
+        self.excused = is_own
 
 
 class UntrustedServerError(TransferError):
@@ -182,11 +194,14 @@ class StorageError(FetchError):
 
 
 class DiskFullError(StorageError):
-    """No room is left in the output folder."""
+    """No room is left in the output folder. `needed`: bytes of room that would let the work go on."""
 
     remedy = Remedy.ABORT
     cause = "disk full"
-    needed = 1 << 20  # bytes of room that would let the work go on
+
+    def __init__(self, message: str, *, remedy: Remedy | None = None, needed: int = 1 << 20) -> None:
+        super().__init__(message, remedy=remedy)
+        self.needed = needed
 
 
 class FolderBusyError(StorageError):

@@ -223,7 +223,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What a run does with links that expire, and with redirects that are not encrypted.
+    """Handling of links that expire, and of redirects that are not encrypted.
 
     Attributes:
         on_expired: "exit" ends the run once only parked files are left; "wait" waits for fresh links.

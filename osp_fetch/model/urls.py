@@ -40,7 +40,7 @@ _SIGNATURES: Final[tuple[tuple[frozenset[str], frozenset[str]], ...]] = tuple(
         # one name that is a signature or a credential by itself
         *((name, "") for name in (
             "token", "access_token", "auth_token", "sas_token", "jwt", "auth_key", "api_key", "apikey",
-            "hdnts", "hdnea", "hdntl", "signature", "x-amz-security-token", "x-amz-signature",
+            "sig", "hdnts", "hdnea", "hdntl", "signature", "x-amz-security-token", "x-amz-signature",
         )),
     )
 )  # fmt: skip

@@ -189,11 +189,7 @@ class HttpTransport:
         url, headers, headers_sent = request.url, dict(request.headers), True
         pauses: list[tuple[str, float]] = []
         for _ in range(self._limits.redirects + 1):
-            try:
-                response = await self._send(url, headers, request)
-            except UnreachableError as error:
-                error.host = urls.host(url)
-                raise
+            response = await self._send(url, headers, request)
             if (pause := refusals.quota_pause(response.headers)) is not None:
                 pauses.append((urls.host(url), min(pause, self._retry.retry_after)))
             if isinstance(response, PlainReply):
@@ -251,7 +247,8 @@ class HttpTransport:
                 )
         except TimeoutError:
             raise UnreachableError(
-                f"{request.name}: {_host(url)} did not answer within {self._timeouts.head:g} s"
+                f"{request.name}: {_host(url)} did not answer within {self._timeouts.head:g} s",
+                host=urls.host(url),
             ) from None
         except aiohttp.ClientConnectorCertificateError as error:
             raise UntrustedServerError(
@@ -260,7 +257,7 @@ class HttpTransport:
             ) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise UnreachableError(
-                f"{request.name}: {_host(url)} does not answer ({reason(error)})"
+                f"{request.name}: {_host(url)} does not answer ({reason(error)})", host=urls.host(url)
             ) from None
 
     @staticmethod

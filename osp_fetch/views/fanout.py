@@ -3,30 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ..concurrency import stop
 from ..model import events
 
 
-def telling(observers: Sequence[events.Observer]) -> events.Observer:
-    """Return an observer that forwards each event to every observer, skipping the types in its `passes_over`.
+class Fanout:
+    """An observer that forwards each event to several others, skipping the types in their `passes_over`.
+
+    An observer that raises is reported once, by name, and removed: views must never cost a file.
 
     Args:
         observers: The receivers, called in this order. `passes_over` is an optional attribute: a collection
             of event types.
+
+    Attributes:
+        failures: A sentence for each observer that was removed.
     """
-    told: dict[type[events.Event], list[events.Observer]] = {}
 
-    def observe(event: events.Event) -> None:
+    def __init__(self, observers: Sequence[events.Observer]) -> None:
+        self._observers = list(observers)
+        self._by_type: dict[type[events.Event], list[events.Observer]] = {}
+        self.failures: list[str] = []
+
+    def __call__(self, event: events.Event) -> None:
         kind = type(event)
-        if kind not in told:
-            told[kind] = [each for each in observers if kind not in getattr(each, "passes_over", ())]
-        for observer in told[kind]:
-            observer(event)
+        receivers = self._by_type.get(kind)
+        if receivers is None:
+            receivers = self._by_type[kind] = [
+                each for each in self._observers if kind not in getattr(each, "passes_over", ())
+            ]
+        for observer in receivers:
+            try:
+                observer(event)
+            except Exception as error:
+                self._remove(observer, error)
 
-    return observe
+    def _remove(self, observer: events.Observer, error: Exception) -> None:
+        if observer not in self._observers:
+            return  # it raised again before it was removed
+        self._observers.remove(observer)
+        self._by_type.clear()
+        name = getattr(observer, "__qualname__", type(observer).__qualname__)
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(frame.filename).name}:{frame.lineno}"
+        self.failures.append(
+            f"the observer {name} raised {type(error).__name__}: {error} ({where}) and is not called any more; "
+            "the run is not affected"
+        )
 
 
 class Ticking:

@@ -76,9 +76,8 @@ class Budget:
             late = report.assigned != room.sent[worker]
             room.most[worker] = max(report.open, report.share, room.most[worker] if late else 0)
             if not late:
-                room.shares[worker] = min(
-                    room.shares[worker], report.share
-                )  # it lowers its share itself when a host refuses a connection
+                # a worker lowers its share itself when a host refuses a connection
+                room.shares[worker] = min(room.shares[worker], report.share)
             room.steering.received += report.received
             room.steering.latency = max(room.steering.latency * 0.9, report.latency)
             if report.refused and self._steers:

@@ -171,9 +171,8 @@ class Process:
             await self.start()
             self._gone = None
             for assign in self._budget.begun(self.number):
-                self.send(
-                    assign
-                )  # its connections come with later assignments: the other workers have them now
+                # no connections yet: the other workers have them, and a later assignment moves some
+                self.send(assign)
         except StorageError as error:
             died = self._gone = WorkerDiedError(str(error))
         # only now, so that jobs dealt since the death fail as well

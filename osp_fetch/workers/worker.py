@@ -214,7 +214,7 @@ class _Worker:
             result = RuntimeError(f"{type(error).__name__}: {error}")
         if not self._ledger.lost:
             self._wire.send(messages.JobDone(message.number, result))
-        # without the run this process ends; the next run resumes from the held bytes
+        # without the run this process ends; another worker, or the next run, resumes from the held bytes
 
     async def _report(self) -> None:
         """Send the state of all hosts every `LOOK` seconds."""
@@ -232,7 +232,7 @@ def main() -> None:
     import uvloop
 
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)  # the thresholds of `cli.main`
+    gc.set_threshold(20_000, 20, 50)  # fewer collections, for the reason that `cli.main` states
     uvloop.run(serve(socket.socket(fileno=int(sys.argv[1]))))
 
 

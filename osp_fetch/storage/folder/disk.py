@@ -17,6 +17,7 @@ from ...model.record import Published
 if TYPE_CHECKING:
     import ctypes
 
+_COMPARED: Final = 1 << 20  # bytes that are read of each of two files at a time
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # what concerns the disk as a whole: the next file would fare no better
 _GONE: Final = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
@@ -160,6 +161,14 @@ class Disk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def same(self, place: Path | str, other: Path | str) -> bool:
+        """Return whether two files have the same bytes."""
+        with open(place, "rb") as first, open(other, "rb") as second:
+            while block := first.read(_COMPARED):
+                if block != second.read(_COMPARED):
+                    return False
+            return not second.read(1)
 
     def put_text(self, place: Path, text: str) -> None:
         """Put `text` under `place` in one step, for good."""

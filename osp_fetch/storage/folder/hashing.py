@@ -40,8 +40,7 @@ class _Crc32c:
         try:
             import google_crc32c
         except ImportError:
-            raise FetchError("crc32c digests need an optional library; run: pip install 'osp-fetch[crc32c]'")
-            from None
+            raise FetchError("crc32c digests need a library; run: pip install 'osp-fetch[crc32c]'") from None
         self._sum = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
 
     def update(self, data: bytes | memoryview, /) -> None:
@@ -119,8 +118,9 @@ class Tally:
             want = min(len(block), upto - self.position, CHECKSUM_SPAN - in_span)
             count = read(block[:want], self.position)
             if count == 0:
-                raise FetchError(f"the file ends after {self.position} bytes, which is less than was written
-                to it; fetch it again")
+                raise FetchError(
+                    f"a partial ends after {self.position} bytes, before its last write; run again"
+                )
             self._add(block[:count])
 
     def _begin(self, length: int) -> None:

@@ -73,8 +73,10 @@ class Layout:
             (self.state, self._own) if folder.is_relative_to(self.state) else (self.root, self._inside)
         )
         if self.disk.real(folder) != real / folder.relative_to(base):
-            raise PermissionError(f"{folder} is a symbolic link or is reached through one, and osp-fetch does
-            not follow links")
+            raise PermissionError(
+                f"{folder} is, or is reached through, a symbolic link, which osp-fetch does not follow; use "
+                "a real folder"
+            )
         if len(self._known) >= _KNOWN_MOST:
             self._known.clear()
         self._known.add(known)
@@ -115,8 +117,8 @@ class Layout:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         flags |= os.O_EXCL if fresh else 0
-        # check the final name first: otherwise a forbidden name would be found only after the complete
-        # transfer
+        # the final name is checked as well, because otherwise a forbidden name would be found only after the
+        # complete transfer
         self.check(final)
         self.check(place)
         try:

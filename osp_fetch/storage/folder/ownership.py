@@ -127,6 +127,7 @@ def of_unpacked(
         members_there: whether this run saw every member under its final name, as it was published.
         members_durable: whether the members survive a power loss.
         is_link: whether a file of the archive is a symbolic link, which belongs to the user.
+        is_doubtful: whether the archive may hold more than was unpacked.
     """
     safe = same_archive and members_there and members_durable and not is_link and not is_doubtful
     return Decision.REMOVE if safe else Decision.LEAVE
@@ -137,7 +138,7 @@ def _is_recorded(existing: Existing, recorded: tuple[Published | None, ...]) -> 
 
 
 def set_aside(disk: Disk, root: Path, path: str) -> str:
-    """Move an existing file of the user's to `.osp-fetch/replaced/`.
+    """Move a file that belongs to the user to `.osp-fetch/replaced/`.
 
     A file that is already kept under the same name stays; the new one gets a number.
 

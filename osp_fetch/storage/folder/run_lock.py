@@ -58,7 +58,8 @@ class RunLock:
     Raises:
         FolderBusyError: on entering, another run owns the folder. The message states its process, host and
             start.
-        StorageError: on entering, the state folder cannot be created or written.
+        StorageError: on entering, the state folder cannot be created or written; DiskFullError if the disk is
+            full.
     """
 
     def __init__(self, state: Path, beat: float = _BEAT) -> None:

@@ -60,13 +60,12 @@ class Space:
         """
         if needed > self._disk.capacity(self._root):
             return StorageError(
-                f"{self._root}: {needed} bytes do not fit on this disk even if it is empty; check the size in
-                the manifest"
+                f"{self._root}: {needed} bytes exceed the capacity of the disk; check the size in "
+                "the manifest"
             )
-        error = DiskFullError(
+        return DiskFullError(
             f"{self._root}: not enough free space for {needed} more bytes beside storage.min_free "
             f"({self._min_free >> 20} MiB); free some space or lower --min-free, and run the same "
-            "command again"
+            "command again",
+            needed=needed,
         )
-        error.needed = needed
-        return error

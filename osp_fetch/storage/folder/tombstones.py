@@ -1,11 +1,10 @@
 """Marks beside the ledger, which state how a deleted or superseded file looked.
 
 - A *tombstone* describes an archive that was unpacked and then deleted. The archive does not count as
-missing, and
-  is not fetched again, as long as the ledger still records the file that the tombstone describes.
+  missing, and is not fetched again, as long as the ledger still records the file that the tombstone states.
 - A *superseded* mark describes a published file of an earlier run while a newer version is fetched. At that
-time the
-  ledger describes the new partial; the mark proves that osp-fetch wrote the old file, and may replace it.
+  time the ledger describes the new partial; the mark proves that osp-fetch wrote the old file, and may
+  replace it.
 """
 
 from __future__ import annotations

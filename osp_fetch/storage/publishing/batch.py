@@ -15,7 +15,7 @@ from pathlib import Path
 from ...model.errors import FetchError, StorageError
 from ...model.record import Placed, Published
 from ..folder import ownership
-from ..folder.disk import Disk, storage_error
+from ..folder.disk import Disk, Existing, storage_error
 from ..folder.executors import Sharers
 from ..folder.layout import Layout
 from ..folder.ownership import Decision
@@ -147,7 +147,9 @@ class BatchPublisher:
     def _move_over(self, finished: ReadyFile) -> str | None:
         kept = None
         existing = self.disk.existing(finished.final)
-        match ownership.over_fetched(existing, finished.recorded, overwrite=self._overwrite):
+        # the same bytes: a helper process may have published them, and died before it said so
+        overwrite = self._overwrite or self._is_same(finished, existing)
+        match ownership.over_fetched(existing, finished.recorded, overwrite=overwrite):
             case Decision.REFUSE:
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), finished.final)
             case Decision.REPLACE:
@@ -158,6 +160,11 @@ class BatchPublisher:
             case _:
                 self.disk.rename_new(finished.place, finished.final)
         return kept
+
+    def _is_same(self, finished: ReadyFile, existing: Existing | None) -> bool:
+        if not finished.remote or existing is None or existing.size != finished.length:
+            return False
+        return existing.kind == "file" and self.disk.same(finished.place, finished.final)
 
     def _with_names_synced(
         self, batch: Sequence[ReadyFile], results: list[Placed | FetchError]

@@ -1,0 +1,132 @@
+"""A small file that its first reply brings entirely: nothing to resume, to split or to record in between.
+
+It stays in the memory that it was received into until it is published from there. Everything else (a longer
+body, a slow one, an error) is left in the exchange as it stands, for a PartedTransfer to go on with.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from ..connections.exchange import Exchange
+from ..model import events
+from ..model.entry import Entry
+from ..model.errors import FetchError
+from ..model.http import Landing
+from ..model.protocols import Memory, Reply
+from ..model.ranges import ByteRange, RangeSet
+from ..model.record import Record
+from .context import Context
+from .state import first_request
+
+SMALL: Final = 256 << 10  # bytes of the longest file that is fetched so
+_GUESS: Final = 60 << 10  # bytes of memory for a file of unknown size
+_PER_SECOND: Final = 8  # small files in a second that keep a byte rate without bursts
+_MOMENT: Final = 0.25  # seconds after which bytes should be written and recorded, so that a kill costs little
+_USUAL: Final = frozenset({"sha256"})
+
+
+class SmallFile:
+    """One attempt to have a file from its first reply."""
+
+    def __init__(self, context: Context, entry: Entry) -> None:
+        self._context, self._entry = context, entry
+        self._memory: Memory | None = None
+
+    @staticmethod
+    def is_likely(context: Context, entry: Entry) -> bool:
+        """Return whether the file may be small, as far as its row says."""
+        rate = context.settings.limits.rate
+        return (entry.size is None or 0 < entry.size <= SMALL) and not 0 < rate < _PER_SECOND * SMALL
+
+    async def receive(self, exchange: Exchange, part_size: int) -> bool:
+        """Send the first request; return whether the whole file, and nothing else, is in memory.
+
+        If not, what came stands in `exchange`, also an error.
+        """
+        room = _GUESS if self._entry.size is None else self._entry.size
+        self._memory = self._context.store.memory(Landing.HEAD + room)
+        landing = exchange.landing(self._memory.view)
+        is_here = False
+        try:
+            reply = await exchange.send(first_request(self._entry, part_size, landing))
+            is_here = await self._received(exchange, landing, reply)
+        except FetchError:
+            pass  # the exchange keeps it
+        finally:
+            exchange.detach()
+            if not is_here:
+                self._memory.free()
+        return is_here
+
+    async def _received(self, exchange: Exchange, landing: Landing, reply: Reply) -> bool:
+        assert self._memory is not None
+        length = _length(self._entry, reply)
+        if landing.body is None:
+            landing.begun()
+            return length is not None and await self._read(exchange, length)
+        if length is None:
+            exchange.unread(memoryview(bytes(landing.body)), last=True)
+            return False
+        exchange.take_landed(length)
+        self._memory.cut(landing.start, landing.start + length)
+        return True
+
+    async def _read(self, exchange: Exchange, length: int) -> bool:
+        """Read a body that was not received into the landing."""
+        assert self._memory is not None
+        if len(self._memory.view) <= length:  # one byte more shows that no more comes
+            self._memory.free()
+            self._memory = self._context.store.memory(length + 1)
+        view, begun, came = self._memory.view, time.monotonic(), 0
+        try:
+            while count := await exchange.readinto(view[came : length + 1]):
+                came += count
+                if came > length or (came < length and time.monotonic() - begun > _MOMENT):
+                    break
+            else:
+                if came == length:
+                    self._memory.cut(0, length)
+                    return True
+        except FetchError as error:
+            exchange.fail_later(error.with_traceback(None))
+        exchange.unread(memoryview(bytes(view[:came])))
+        return False
+
+    async def publish(self, exchange: Exchange) -> Record | None:
+        """Give the received file its final name and record it.
+
+        Returns None if it has not the digest that its row states, or the disk does not take it. Then its
+        bytes stand in `exchange`, and a PartedTransfer reports what is wrong.
+        """
+        assert self._memory is not None
+        entry, memory, length = self._entry, self._memory, len(self._memory.view)
+        algorithms = _USUAL
+        if entry.digest is not None and entry.digest.algorithm not in _USUAL:
+            algorithms = _USUAL | {entry.digest.algorithm}
+        try:
+            placed, digests = await self._context.store.put(
+                entry.path, memory, length, algorithms, entry.digest
+            )
+        except FetchError:
+            exchange.unread(memory.view, last=True)
+            return None
+        self._context.observe(events.Wrote(entry.path, length))
+        if placed.kept is not None:
+            self._context.observe(events.SetAside(entry.path, placed.kept))
+        record = Record(
+            entry.path, entry.source_key(entry.urls[0]), length, exchange.reply.representation.validator,
+            RangeSet((ByteRange(0, length),)), digests, (), placed.published,
+        )  # fmt: skip
+        await self._context.ledger.put(record)
+        return record
+
+
+def _length(entry: Entry, reply: Reply) -> int | None:
+    """Return the length of the file that `reply` brings entirely; None if it does not, or is not small."""
+    length = reply.representation.length
+    if length is None or not 0 < length <= SMALL or entry.size not in (None, length) or reply.pauses:
+        return None
+    whole = reply.range is None or (reply.range.start == 0 and reply.range.stop == length)
+    return length if whole else None
