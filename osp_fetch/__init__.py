@@ -2,68 +2,181 @@
 
     report = await fetch_all("sa1b_links.tsv", "data/sam")
 
-What is public stands here. Names are loaded when they are first used, so that `import osp_fetch` and
+All public names stand here: the three fetch functions and their options, entries and reports, all errors and events,
+and the archive extractor. A name is loaded when it is first used, so that `import osp_fetch` and
 `osp-fetch --help` cost next to nothing.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from .api import fetch, fetch_all, fetch_iter
+    from .archives.extract import Unpacked
+    from .archives.extractor import Unpacker, UnpackOptions, unpack_folder
+    from .archives.read import BrokenArchiveError
     from .model.digest import Digest
     from .model.entry import Entry, RelativePath, entry
-    from .model.errors import FetchError
-    from .model.events import Event, Observer
+    from .model.errors import (
+        BorrowedLinkSpentError,
+        ChangedError,
+        CredentialsError,
+        DiskFullError,
+        FetchError,
+        FolderBusyError,
+        HostDownError,
+        IntegrityError,
+        LinkExpiredError,
+        ManifestError,
+        NetworkError,
+        NotThePayloadError,
+        QuotaExceededError,
+        RangeNotSatisfiableError,
+        Remedy,
+        SettingsError,
+        SourceGivenUpError,
+        StatusError,
+        StorageError,
+        TooLongError,
+        TransferError,
+        UnreachableError,
+        UntrustedServerError,
+        YieldedError,
+    )
+    from .model.events import (
+        Adopted,
+        Closed,
+        Cooling,
+        DiskWaiting,
+        Event,
+        FileBegun,
+        Finished,
+        HostBack,
+        HostDown,
+        LimitChanged,
+        LinksCommandFailed,
+        LinksRenewed,
+        Lost,
+        ManifestEnded,
+        MirrorDropped,
+        Observer,
+        Opened,
+        Parked,
+        Progress,
+        Retrying,
+        RowsRead,
+        RunEnded,
+        RunStarted,
+        SetAside,
+        Stopping,
+        Wrote,
+    )
     from .model.report import Outcome, Report, Status
     from .model.settings import Settings
     from .options import FetchOptions, StopToken
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "FetchOptions": "options",
-    "StopToken": "options",
-    "fetch": "api",
-    "fetch_all": "api",
-    "fetch_iter": "api",
-    "Digest": "model.digest",
-    "Entry": "model.entry",
-    "RelativePath": "model.entry",
-    "entry": "model.entry",
-    "FetchError": "model.errors",
-    "Event": "model.events",
-    "Observer": "model.events",
-    "Outcome": "model.report",
-    "Report": "model.report",
-    "Status": "model.report",
-    "Settings": "model.settings",
-}
+_HOMES: Final = {
+    "api": "fetch fetch_all fetch_iter",
+    "archives.extract": "Unpacked",
+    "archives.extractor": "UnpackOptions Unpacker unpack_folder",
+    "archives.read": "BrokenArchiveError",
+    "model.digest": "Digest",
+    "model.entry": "Entry RelativePath entry",
+    "model.errors": (
+        "BorrowedLinkSpentError ChangedError CredentialsError DiskFullError FetchError FolderBusyError "
+        "HostDownError IntegrityError LinkExpiredError ManifestError NetworkError NotThePayloadError "
+        "QuotaExceededError RangeNotSatisfiableError Remedy SettingsError SourceGivenUpError StatusError "
+        "StorageError TooLongError TransferError UnreachableError UntrustedServerError YieldedError "
+    ),
+    "model.events": (
+        "Adopted Closed Cooling DiskWaiting Event FileBegun Finished HostBack HostDown LimitChanged "
+        "LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened Parked Progress "
+        "Retrying RowsRead RunEnded RunStarted SetAside Stopping Wrote "
+    ),
+    "model.report": "Outcome Report Status",
+    "model.settings": "Settings",
+    "options": "FetchOptions StopToken",
+}  # module → its public names
+_MODULE_OF: Final = {name: module for module, names in _HOMES.items() for name in names.split()}
 __all__ = [
+    "Adopted",
+    "BorrowedLinkSpentError",
+    "BrokenArchiveError",
+    "ChangedError",
+    "Closed",
+    "Cooling",
+    "CredentialsError",
     "Digest",
+    "DiskFullError",
+    "DiskWaiting",
     "Entry",
     "Event",
     "FetchError",
     "FetchOptions",
+    "FileBegun",
+    "Finished",
+    "FolderBusyError",
+    "HostBack",
+    "HostDown",
+    "HostDownError",
+    "IntegrityError",
+    "LimitChanged",
+    "LinkExpiredError",
+    "LinksCommandFailed",
+    "LinksRenewed",
+    "Lost",
+    "ManifestEnded",
+    "ManifestError",
+    "MirrorDropped",
+    "NetworkError",
+    "NotThePayloadError",
     "Observer",
+    "Opened",
     "Outcome",
+    "Parked",
+    "Progress",
+    "QuotaExceededError",
+    "RangeNotSatisfiableError",
     "RelativePath",
+    "Remedy",
     "Report",
+    "Retrying",
+    "RowsRead",
+    "RunEnded",
+    "RunStarted",
+    "SetAside",
     "Settings",
+    "SettingsError",
+    "SourceGivenUpError",
     "Status",
+    "StatusError",
     "StopToken",
+    "Stopping",
+    "StorageError",
+    "TooLongError",
+    "TransferError",
+    "UnpackOptions",
+    "Unpacked",
+    "Unpacker",
+    "UnreachableError",
+    "UntrustedServerError",
+    "Wrote",
+    "YieldedError",
     "__version__",
     "entry",
     "fetch",
     "fetch_all",
     "fetch_iter",
+    "unpack_folder",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)

@@ -24,7 +24,7 @@ from .storage.folder.disk import Disk
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
-from .views.fanout import Fanout, Ticking
+from .views.fanout import Fanout, ProgressTicker, Ticking
 
 if TYPE_CHECKING:
     from .assembly import AnyManifest
@@ -109,6 +109,8 @@ async def _fetch(
             if workers := worker_pool(context, root, state, reach_of(options), profiles, lock.descriptor):
                 fetch_one = (await stack.enter_async_context(workers)).fetch
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
+        if "observer" in options:
+            await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
         observe(events.RunStarted(str(root)))
         try:
             recheck = options.get("recheck", False)

@@ -1,4 +1,4 @@
-"""An origin and a transport to it, on either loop, with and without TLS."""
+"""An origin and a transport to it, on asyncio and uvloop, with and without TLS."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LOOPS = ["asyncio", "asyncio and TLS", "uvloop", "uvloop and TLS"]
 
 @dataclass
 class World:
-    """An origin, a transport to it, and how many connections the origin has taken."""
+    """An origin, a transport to it, and the number of connections that the origin has accepted."""
 
     origin: Origin
     transport: HttpTransport
@@ -44,14 +44,14 @@ Script = Callable[[World], Coroutine[Any, Any, None]]
 Play = Callable[[Script], None]
 
 
-def player(loop: str, folder: Path) -> Play:
-    """Runs a script in such a world; `loop`: one of LOOPS."""
+def player(loop: str, folder: Path, *, direct: bool | None = None) -> Play:
+    """Runs a script in such a world; `loop`: one of LOOPS, `direct`: as `HttpTransport` takes it."""
     tls = "TLS" in loop
     factory = uvloop.new_event_loop if "uvloop" in loop else asyncio.new_event_loop
 
     def played(script: Script) -> None:
         async def whole() -> None:
-            async with asyncio.timeout(30), world(tls, folder) as made:
+            async with asyncio.timeout(30), world(tls, folder, direct=direct) as made:
                 await script(made)
 
         with asyncio.Runner(loop_factory=factory) as runner:
@@ -61,7 +61,7 @@ def player(loop: str, folder: Path) -> Play:
 
 
 @asynccontextmanager
-async def world(tls: bool, folder: Path) -> AsyncIterator[World]:
+async def world(tls: bool, folder: Path, *, direct: bool | None = None) -> AsyncIterator[World]:
     authority, origin, context = trustme.CA(), Origin(), None
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     if tls:
@@ -70,7 +70,11 @@ async def world(tls: bool, folder: Path) -> AsyncIterator[World]:
     async with (
         Server(origin.handle, tls=context) as server,
         HttpTransport(
-            SETTINGS.limits, SETTINGS.retry, SETTINGS.timeouts, cafile=str(folder / "ca.pem")
+            SETTINGS.limits,
+            SETTINGS.retry,
+            SETTINGS.timeouts,
+            cafile=str(folder / "ca.pem"),
+            direct=direct,
         ) as transport,
     ):
         origin.server = server
@@ -78,7 +82,16 @@ async def world(tls: bool, folder: Path) -> AsyncIterator[World]:
 
 
 async def read(reply: Reply, size: int = 1 << 20, body: bytearray | None = None) -> tuple[bytearray, int]:
-    """The body, and the most that came into memory of `size` bytes at once. `body`: where to put it."""
+    """Read a body to its end.
+
+    Args:
+        reply: The reply to read.
+        size: The size of the view that is passed to `readinto`, in bytes.
+        body: Where the bytes are appended, by default a new bytearray.
+
+    Returns:
+        The body, and the largest number of bytes that one `readinto` returned.
+    """
     view, body, most = memoryview(bytearray(size)), bytearray() if body is None else body, 0
     while count := await reply.readinto(view):
         body += view[:count]

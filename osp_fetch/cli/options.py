@@ -71,7 +71,7 @@ _OPTIONS: Final = (
     _option("--exclude", multiple=True, metavar="GLOB", help="Skip matching paths (repeatable)."),
     _option("--checksums", metavar="FILE", help="Verify against this md5sum or sha256sum file."),
     _option("--digests", metavar="SOURCE", help="Take sizes and checksums from this SOURCE, such as hf://…"),
-    _option("--mirror", metavar="SOURCE", help="Also fetch the same files from this SOURCE."),
+    _option("--mirror", metavar="SOURCE", help="Another SOURCE of the same files: links, sizes, checksums."),
     _option(
         "--shard",
         metavar="I/N|auto",
@@ -133,7 +133,7 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
         # a person at the terminal can provide a fresh link file, so waiting is useful
         found.append(("a terminal", {"links": {"on_expired": "wait"}}))
     if flags.get("config"):
-        found.append((str(flags["config"]), read_toml(Path(flags["config"]))))
+        found.append((str(flags["config"]), read_toml(preset_or_path(flags["config"]))))
     found.extend(_from_environment())
     for flag, (section, key) in _SETTING_FLAGS.items():
         if flags.get(flag) is not None:
@@ -147,6 +147,26 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
             raise SettingsError(f"--set {text}: expected SECTION.KEY=VALUE, such as limits.per_host=8")
         found.append(("--set", {section: {key: _plain(value.strip())}}))
     return found
+
+
+def preset_or_path(name: str) -> Path:
+    """Return the file that `-c NAME` means: a path, or the name of a preset such as `sa1b`.
+
+    Presets are the files of `configs/`. A wheel carries them as `osp_fetch/presets/`.
+
+    Raises:
+        SettingsError: there is neither such a file nor such a preset.
+    """
+    path = Path(name)
+    if path.exists() or "/" in name or path.suffix:
+        return path
+    package = Path(__file__).parents[1]
+    folders = [folder for folder in (package / "presets", package.parent / "configs") if folder.is_dir()]
+    for folder in folders:
+        if (found := folder / f"{name}.toml").is_file():
+            return found
+    known = sorted({place.stem for folder in folders for place in folder.glob("*.toml")})
+    raise SettingsError(f"{name}: neither a file nor a preset; presets are {', '.join(known)}")
 
 
 def read_toml(path: Path) -> Layer:

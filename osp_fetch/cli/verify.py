@@ -40,7 +40,7 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     lost = dict(lost_members(root)) if listed is None else {}
     if listed is None and not has_ledger(root) and not any_marks(root):
         raise FetchError(
-            f"{folder}: the ledger is missing, so the finished files are not known; run get again, which "
+            f"{folder}: the ledger is gone, so the finished files are not known; run get again, which "
             "keeps files with correct content, or pass --checksums FILE"
         )
     counts: Counter[str] = Counter()

@@ -1,16 +1,16 @@
-"""One way to make a request: a slot, one request, its reply, and the accounts of both.
+"""Exchange: one metered request and its reply. It is the only way to make a request.
 
 Every component that needs bytes from a server opens an exchange: parts, small files, adoption samples.
-Nothing else takes slots, sends requests, counts bytes, spends the byte rate, or decides what a reply says of
-its host.
+Nothing else takes slots, sends requests, counts bytes, applies the byte rate, or reports to the connection
+pool whether a host answered, refused or was unreachable.
 
     async with Exchange(pool, transport, observe, host, order, path) as exchange:   # waits for a slot
         reply = await exchange.send(request)
         while count := await exchange.readinto(view):
             ...
 
-The request is made when the slot is there, not before: which part of a file is fetched next, and how large it
-is, depends on what other slots have fetched meanwhile.
+The caller builds the request after the slot is granted, not before: which part of a file comes next, and how
+large it is, depends on what other slots have fetched in the meantime.
 """
 
 from __future__ import annotations
@@ -26,20 +26,24 @@ from ..model.protocols import Reply, Transport
 from .pool import ConnectionPool
 from .streams import Stream
 
-_CROWDED: Final = frozenset({429, 503})  # statuses that say: too many connections, or too many requests
+# HTTP statuses by which a host refuses a connection: too many connections or requests.
+_CROWDED: Final = frozenset({429, 503})
 
 
 class Exchange:
-    """A slot for one connection to `host`, and the request that is sent over it.
+    """An async context manager that holds a slot of one host and sends one request over it.
 
-    An async context manager. A slot cannot leak: whatever raises, leaving the context closes the reply and
-    gives the slot back. `aclose` does so earlier; then bytes given to `unread` can still be read. A callee
-    that is handed an open exchange may enter it again, which takes no second slot.
+    The slot cannot leak: leaving the context closes the reply and releases the slot, whatever was raised.
+    `aclose` does the same earlier; bytes that were given to `unread` can be read after it. A callee that
+    receives an open exchange may enter it again, which takes no second slot.
 
     Args:
+        pool: Grants the slot and keeps the host's state.
+        transport: Sends the request.
+        observe: Receives Opened, Closed and Cooling events.
         host: `host:port` that the request goes to.
-        order: place of the file in the manifest; smaller ones get slots first.
-        path: of the file, for events and messages.
+        order: Position of the file in the manifest. Smaller numbers get slots first.
+        path: Path of the file, for events and messages.
     """
 
     __slots__ = (
@@ -69,7 +73,7 @@ class Exchange:
 
     async def __aenter__(self) -> Self:
         if self._was_entered:
-            return self  # handed over by a caller that has entered it
+            return self  # the caller has already entered it and passed it on
         self._was_entered = True
         await self._connection.__aenter__()
         self._is_open = True
@@ -84,7 +88,7 @@ class Exchange:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the reply and give the slot back. A second call does nothing."""
+        """Close the reply and release the slot. A second call does nothing."""
         if not self._is_open:
             return
         self._is_open, self._over = False, True
@@ -97,14 +101,17 @@ class Exchange:
             await self._connection.__aexit__()
             self._observe(events.Closed(self._path, self.host))
 
-    # the request
+    # ---- request
 
     async def send(self, request: Request) -> Reply:
-        """Send `request` and return the reply, its body not yet read. Called once.
+        """Send the request and return the reply before its body is read. Call this once.
+
+        Args:
+            request: The request.
 
         Raises:
-            TransferError: the reply is not the payload, or the host is not asked any more.
-            HostDownError: the host does not answer, and is known to be down.
+            TransferError: The reply is not the payload, or the host has been given up for this run.
+            HostDownError: The host does not answer and is known to be down.
         """
         if self._pool.dead(self.host):
             raise TransferError(f"{self._path}: {self.host} does not answer; try again later")
@@ -123,33 +130,46 @@ class Exchange:
         return self._reply
 
     def landing(self, view: memoryview) -> Landing:
-        """Return a landing on `view` for the request, so that a small reply is received where it belongs.
+        """Return a landing for the request, so that a small reply is received directly into `view`.
 
-        It is valid until `detach` or `aclose`: then late references to it see no memory.
+        The landing is valid until `detach` or `aclose`. References that outlive it see no memory.
+
+        Args:
+            view: Memory for the body.
         """
         self._landed = _SmallReply(view, self)
         return self._landed
 
     def detach(self) -> None:
-        """Take the memory away from the landing: nothing is received into it any more."""
+        """Detach the landing from its memory, so that nothing more is received into it."""
         landed, self._landed = self._landed, None
         if landed is not None:
             landed.detach()
 
     @property
     def reply(self) -> Reply:
-        """The reply that `send` returned. Raises what `send` raised."""
+        """The reply that `send` returned. If `send` raised an error, the same error is raised again."""
         if self._reply is None:
             assert self._failure is not None
             raise self._failure
         return self._reply
 
-    # the body
+    # ---- body
 
     async def readinto(self, view: memoryview) -> int:
-        """Receive the next bytes of the body into `view`; see `model.protocols.Reply.readinto`.
+        """Receive the next bytes of the body into `view`, count them, and apply the byte rate.
 
-        Counts them, and waits while the byte rate is used up. Bytes given to `unread` come first.
+        Bytes that were given to `unread` are returned first. See `model.protocols.Reply.readinto`.
+
+        Args:
+            view: Memory to write to.
+
+        Returns:
+            Number of bytes, 0 at the end of the body.
+
+        Raises:
+            TransferError: The body cannot be received.
+            HostDownError: The host does not answer and is known to be down.
         """
         if self._unread:
             count = min(len(view), len(self._unread))
@@ -170,53 +190,56 @@ class Exchange:
         return count
 
     def unread(self, data: memoryview, *, last: bool = False) -> None:
-        """Give back bytes that were read: `readinto` returns them again, and does not count them twice.
+        """Push back bytes that were read. `readinto` returns them again without counting them twice.
 
-        `last`: the body ends with them.
+        Args:
+            data: The bytes. They replace bytes that were pushed back earlier.
+            last: Whether the body ends with them.
         """
         self._unread, self._over = data, self._over or last
 
     def fail_later(self, error: FetchError) -> None:
-        """Let `readinto` raise `error` when the bytes given to `unread` are used up."""
+        """Make `readinto` raise `error` after the bytes that were given to `unread` have been read."""
         self._failure = error
 
     def take_landed(self, length: int) -> None:
-        """Count `length` bytes of the body that came into the landing."""
+        """Count the `length` bytes of a body that was received into the landing, and end the body."""
         self._pool.received(self.host, length)
         self._over = True
 
     def streaming(self) -> Stream:
-        """Return a context in which the reply's body is transferred.
+        """Return a context to keep open while the body is transferred.
 
-        It raises YieldedError where the host does better with fewer connections.
+        Raises:
+            YieldedError: On exit, if the pool closed this connection because goodput had collapsed.
         """
         return self._pool.streaming(self.host, self._path)
 
-    # what it says of the host
+    # ---- reports to the connection pool
 
     def progressed(self) -> None:
-        """Note that bytes of the body are written: the host answers."""
+        """Report that bytes of the body were written, which proves that the host answers."""
         self._pool.answered(self.host)
 
     def measured(self, count: int, seconds: float) -> None:
-        """Note that the body's `count` bytes took `seconds`."""
+        """Report that `count` bytes of the body took `seconds` seconds."""
         self._pool.measured(self.host, count, seconds)
 
     def lagging(self, pace: float) -> bool:
-        """Return whether `pace`, in bytes per second, is a tenth of what is usual at this host, or less."""
+        """Return whether `pace` (bytes per second) is less than a tenth of the host's median throughput."""
         return self._pool.lagging(self.host, pace)
 
     def _answered(self) -> None:
         self._pool.answered(self.host, time.monotonic() - self._asked)
 
     def _judged(self, error: FetchError) -> FetchError:
-        """Tell the pool what `error` says of the host; return the error to raise."""
+        """Report to the pool what `error` means for the host. Return the error to raise."""
         if error.retry_after:
             self._cool(self.host, error.retry_after, str(error))
         if isinstance(error, UnreachableError):
             silent = error.host or self.host
             if silent != self.host:
-                self._pool.answered(self.host)  # it has redirected to one that is silent
+                self._pool.answered(self.host)  # this host answered with a redirect to the silent one
             if self._pool.silent(silent):
                 return HostDownError(str(error), host=silent, is_own=silent == self.host)
         elif isinstance(error, TransferError):
@@ -231,7 +254,7 @@ class Exchange:
 
 
 class _SmallReply(Landing):
-    """A landing that notes when a small reply begins to come, which is over before anything else could."""
+    """A landing that reports the start of a small reply, which ends too soon for other code to observe it."""
 
     __slots__ = ("_exchange", "is_coming")
 
@@ -241,6 +264,7 @@ class _SmallReply(Landing):
         self.is_coming = False
 
     def begun(self) -> None:
+        """Report the reply's head and count the connection as streaming."""
         exchange = self._exchange
         if exchange is not None and not self.is_coming:
             self.is_coming = True
@@ -248,6 +272,7 @@ class _SmallReply(Landing):
             exchange._pool.streams(exchange.host).brief += 1
 
     def detach(self) -> None:
+        """Drop the memory and stop counting the connection as streaming."""
         self.view, self.body = memoryview(b""), None
         exchange, self._exchange = self._exchange, None
         if exchange is not None and self.is_coming:

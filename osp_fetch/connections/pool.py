@@ -323,7 +323,7 @@ class ConnectionPool:
                 await asyncio.sleep(self._bytes_due - now)
 
     def _charge(self, count: int) -> None:
-        """Put `count` bytes on the account of the byte rate."""
+        """Charge `count` bytes to the byte rate."""
         now = asyncio.get_running_loop().time()
         # at most 0.25 s of unused rate may be made up for: bursts disturb other users of a shared link
         self._bytes_due = max(self._bytes_due, now - 0.25) + count / self._limits.rate

@@ -27,6 +27,27 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the run is; sent about twice a second and once at the end, for progress bars.
+
+    Attributes:
+        files: rows that have ended, in whatever way.
+        rows: rows read from the manifest so far; all of them once `ManifestEnded` was sent.
+        bytes_done: bytes that are held or published.
+        bytes_total: bytes of all files as far as known; None while no size is known.
+        rate: bytes per second that are kept, over the last 15 seconds.
+        eta: estimated seconds to the end; None while it cannot be estimated.
+    """
+
+    files: int
+    rows: int
+    bytes_done: int
+    bytes_total: int | None
+    rate: float
+    eta: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RowsRead:
     """Another page of the manifest was read.
 
@@ -242,6 +263,7 @@ class RunEnded:
 
 Event = (
     RunStarted
+    | Progress
     | RowsRead
     | ManifestEnded
     | FileBegun

@@ -138,6 +138,7 @@ class Report:
     def row(self) -> dict[str, Any]:
         """Return the report as plain values, for `--json`."""
         return {
+            "version": 1,
             "counts": {status.value: n for status, n in self.counts.items()},
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),

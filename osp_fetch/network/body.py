@@ -36,6 +36,7 @@ class Body:
         borrowed: Whether the URL came out of a redirect.
         headers_sent: False where a redirect to another origin dropped the request's own headers.
         pauses: (host, seconds) of each host whose quota is used up.
+        direct: Whether a large body may be received past aiohttp's stream.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Body:
         borrowed: bool,
         headers_sent: bool,
         pauses: tuple[tuple[str, float], ...],
+        direct: bool = True,
     ) -> None:
+        self._direct = direct
         self.representation = representation
         self.range = span
         self.borrowed = borrowed
@@ -87,7 +90,8 @@ class Body:
         if not self._chunk and self._receiver is None:
             self._chunk = memoryview(self._here())
             if not self._chunk and not self._response.content.at_eof():
-                self._receiver = Receiver.instead_of(self._response, self._left)
+                if self._direct:
+                    self._receiver = Receiver.instead_of(self._response, self._left)
                 if self._receiver is None:
                     self._chunk = memoryview(await self._wait())
         if self._receiver is not None:

@@ -22,7 +22,7 @@ from ..model.errors import Remedy, StatusError, TransferError, UnreachableError,
 from ..model.http import Representation, Request
 from ..model.protocols import Leads
 from ..model.settings import Limits, Retry, Timeouts
-from . import refusals
+from . import internals, refusals
 from .body import Body, Landed, reason
 from .connection import PlainReply
 from .connector import Connector, ConnectTo, NoCookies, Proxies, Resolver
@@ -54,6 +54,8 @@ class HttpTransport:
             `urllib.request.getproxies` returns them.
         downgrade: Whether a redirect may lead from https to http.
         leads: Finds the link to the file in HTML pages that a server sends in its place.
+        direct: Whether to use the fast ways past aiohttp's session; by default if `internals` finds what
+            they need.
     """
 
     def __init__(
@@ -67,7 +69,9 @@ class HttpTransport:
         proxies: Mapping[str, str] | None = None,
         downgrade: bool = False,
         leads: Leads | None = None,
+        direct: bool | None = None,
     ) -> None:
+        self._direct = not internals.missing() if direct is None else direct
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
         self._connect_to = connect_to
         self._downgrade, self._leads = downgrade, leads
@@ -177,6 +181,7 @@ class HttpTransport:
             borrowed=borrowed,
             headers_sent=headers_sent,
             pauses=pauses,
+            direct=self._direct,
         )
         head = await body.peek() if first else b""
         refusals.check_page(request.name, kind, head, sure=request.sure, fits=fits)
@@ -235,7 +240,7 @@ class HttpTransport:
             if request.if_range:
                 sent["If-Range"] = request.if_range
         try:
-            if known := self._connector.route(url):
+            if self._direct and (known := self._connector.route(url)):
                 return await self._wire.get(*known, sent, request.landing)
             async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
                 return await self._session.get(

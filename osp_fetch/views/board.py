@@ -261,6 +261,11 @@ class Board:
         seen = [f for f in self.files.values() if f.connections or f.held or now - f.since > _MOMENT]
         return sorted(seen, key=lambda line: line.since)[:most]
 
+    def progress(self) -> events.Progress:
+        """Return how far the run is."""
+        rate = self.rate()
+        return events.Progress(self.finished, self.rows, self.done, self.total, rate, self.eta(rate))
+
     def snapshot(self) -> dict[str, Any]:
         """Return the state as a JSON-serializable dict, for `status.json`."""
         rate = self.rate()

@@ -29,7 +29,9 @@ class EventLog:
         OSError: The file cannot be opened.
     """
 
-    passes_over: Final = frozenset({events.Wrote, events.Opened, events.Closed, events.RowsRead})
+    passes_over: Final = frozenset(
+        {events.Wrote, events.Opened, events.Closed, events.RowsRead, events.Progress}
+    )
 
     def __init__(self, place: Path) -> None:
         fd = os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

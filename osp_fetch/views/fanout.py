@@ -10,6 +10,7 @@ from typing import Any
 
 from ..concurrency import stop
 from ..model import events
+from .board import Board
 
 
 class Fanout:
@@ -31,6 +32,7 @@ class Fanout:
         self.failures: list[str] = []
 
     def __call__(self, event: events.Event) -> None:
+        """Forward one event. This never raises, except for exceptions that are not `Exception`."""
         kind = type(event)
         receivers = self._by_type.get(kind)
         if receivers is None:
@@ -52,9 +54,22 @@ class Fanout:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(frame.filename).name}:{frame.lineno}"
         self.failures.append(
-            f"the observer {name} raised {type(error).__name__}: {error} ({where}) and is not called any more; "
-            "the run is not affected"
+            f"the observer {name} raised {type(error).__name__}: {error} ({where}) and is no longer "
+            "called; the run is not affected"
         )
+
+
+class ProgressTicker:
+    """A view that sends `events.Progress` to an observer at each tick."""
+
+    period = 0.5
+
+    def __init__(self, board: Board, observe: events.Observer) -> None:
+        self._board, self._observe = board, observe
+
+    def tick(self) -> None:
+        """Send the current progress."""
+        self._observe(self._board.progress())
 
 
 class Ticking:
