@@ -12,7 +12,7 @@ from . import formatting
 from .board import Board, FileLine
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Group, RenderableType
 
 # Files that the panel shows. `rich.Progress` with hundreds of bars starves the event loop.
 _FILES: Final = 8
@@ -159,72 +159,72 @@ class Live:
 
     def tick(self) -> None:
         """Redraw the panel."""
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        board = self._board
-        rate = board.rate()
-        total = Table.grid(padding=(0, 1))
-        whole = board.total if board.rows_final else None
-        share = min(board.done / whole, 1.0) if whole else 0.0
-        eta = board.eta(rate)
-        total.add_row(
-            ProgressBar(total=1.0, completed=share, width=30),
-            Text(f"{'' if board.exact else '~'}{share:.0%}" if whole else "", style="bold"),
-            amount(board),
-            Text(f"{formatting.size(rate)}/s", style="bold green"),
-            f"{'' if board.exact else 'about '}{formatting.duration(eta)} left" if eta is not None else "",
-        )
-        files = Table.grid(padding=(0, 1))
-        for line in board.slowest(_FILES):
-            files.add_row(*_cells(line))
-        self._live.update(
-            Group(total, Text(self._counts(), style="dim"), files, *self._trouble()), refresh=True
-        )
-
-    def _counts(self) -> str:
-        board = self._board
-        total = f"of {board.rows}" if board.rows_final else f"of {board.rows} read so far"
-        parts = [f"files: {board.finished} {total}"]
-        parts += [f"{n} {status.value}" for status, n in board.counts.items() if n]
-        parts.append(f"{board.connections} connections")
-        if board.levels:
-            host, (most, why) = list(board.levels.items())[-1]
-            parts.append(f"{most} to {host.rpartition(':')[0]} ({why})")
-        if board.retries:
-            parts.append("retries: " + ", ".join(f"{n} {cause}" for cause, n in board.retries.most_common(3)))
-        return " · ".join(parts)
-
-    def _trouble(self) -> list[RenderableType]:
-        from rich.text import Text
-
-        board = self._board
-        lines: list[RenderableType] = []
-        if board.expires is not None:
-            left = board.expires - time.time()
-            style = "dim" if left > 86400 else "yellow"
-            lines.append(
-                Text(
-                    formatting.expiry(board.expires, board.wall()),
-                    style=style,
-                    no_wrap=True,
-                    overflow="ellipsis",
-                )
-            )
-        if board.last_trouble:
-            lines.append(
-                Text(f"last: {board.last_trouble}", style="yellow", no_wrap=True, overflow="ellipsis")
-            )
-        if board.stopping:
-            lines.append(Text(f"stopping: {board.stopping}; saving what is held", style="bold yellow"))
-        return lines
+        self._live.update(panel(self._board), refresh=True)
 
     def close(self) -> None:
         """Remove the panel and end the view."""
         self.closed = True
         self._live.stop()
+
+
+def panel(board: Board) -> Group:
+    """Return the panel: the total, the counts, the slowest files in progress, and the last trouble."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    rate = board.rate()
+    total = Table.grid(padding=(0, 1))
+    whole = board.total if board.rows_final else None
+    share = min(board.done / whole, 1.0) if whole else 0.0
+    eta = board.eta(rate)
+    total.add_row(
+        ProgressBar(total=1.0, completed=share, width=30),
+        Text(f"{'' if board.exact else '~'}{share:.0%}" if whole else "", style="bold"),
+        amount(board),
+        Text(f"{formatting.size(rate)}/s", style="bold green"),
+        f"{'' if board.exact else 'about '}{formatting.duration(eta)} left" if eta is not None else "",
+    )
+    files = Table.grid(padding=(0, 1))
+    for line in board.slowest(_FILES):
+        files.add_row(*_cells(line))
+    return Group(total, Text(_counts(board), style="dim"), files, *_trouble(board))
+
+
+def _counts(board: Board) -> str:
+    total = f"of {board.rows}" if board.rows_final else f"of {board.rows} read so far"
+    parts = [f"files: {board.finished} {total}"]
+    parts += [f"{n} {status.value}" for status, n in board.counts.items() if n]
+    parts.append(f"{board.connections} connections")
+    if board.levels:
+        host, (most, why) = list(board.levels.items())[-1]
+        parts.append(f"{most} to {host.rpartition(':')[0]} ({why})")
+    if board.retries:
+        parts.append("retries: " + ", ".join(f"{n} {cause}" for cause, n in board.retries.most_common(3)))
+    return " · ".join(parts)
+
+
+def _trouble(board: Board) -> list[RenderableType]:
+    from rich.text import Text
+
+    lines: list[RenderableType] = []
+    if board.expires is not None:
+        left = board.expires - time.time()
+        style = "dim" if left > 86400 else "yellow"
+        lines.append(
+            Text(
+                formatting.expiry(board.expires, board.wall()),
+                style=style,
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+        )
+    if board.last_trouble:
+        lines.append(Text(f"last: {board.last_trouble}", style="yellow", no_wrap=True, overflow="ellipsis"))
+    if board.stopping:
+        lines.append(Text(f"stopping: {board.stopping}; saving what is held", style="bold yellow"))
+    return lines
 
 
 def _cells(line: FileLine) -> tuple[RenderableType, ...]:
