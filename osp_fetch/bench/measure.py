@@ -14,6 +14,7 @@ from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import ManifestError, TransferError
 from ..model.profile import Profile
+from ..model.report import JSON_VERSION
 from ..model.settings import Settings
 from ..options import PlainOptions
 from ..workers.reach import transport_of
@@ -62,6 +63,7 @@ class Bench:
     def row(self) -> dict[str, Any]:
         """Return the result as a JSON-serializable dict, for `--json`."""
         return {
+            "version": JSON_VERSION,
             "host": self.host,
             "best": self.best.row(),
             "part_size": self.part_size,

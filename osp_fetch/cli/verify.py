@@ -28,6 +28,7 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     from ..inspection.status import has_ledger
     from ..inspection.verify import repair_files, verify_folder
     from ..model.errors import FetchError, StorageError
+    from ..model.report import JSON_VERSION
     from ..sources.checksums import Checksums
     from ..views import formatting
 
@@ -56,7 +57,11 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
                 click.echo(f"{checked.verdict}: {checked.path} (expected {checked.expected}{found})")
     tried = _tried(root, here, quiet=as_json) if archives else {}
     if as_json:
-        document: dict[str, Any] = {"counts": dict(counts), "bad": [checked.row() for checked in bad]}
+        document: dict[str, Any] = {
+            "version": JSON_VERSION,
+            "counts": dict(counts),
+            "bad": [checked.row() for checked in bad],
+        }
         document["missing_members"] = lost
         if archives:
             broken = [{"path": name, "why": why} for name, why in tried.items() if why]

@@ -18,11 +18,12 @@ from ..model import urls
 from ..model.entry import Entry, RelativePath
 from ..model.protocols import Row
 from ..model.record import Published, Record
+from ..model.report import JSON_VERSION
 from ..storage.folder.disk import Disk
 from ..storage.folder.run_lock import state_folder, state_folders
 from ..storage.folder.tombstones import tombstones
 from ..storage.ledger.rows import LedgerReader
-from .status import _json
+from .status import read_json
 
 # Rows that are looked up in the ledgers at a time.
 _PAGE = 1000
@@ -94,7 +95,8 @@ class Plan:
         """Return the plan as a JSON-serializable dict, for `--json`."""
         names = [name for name in self.__slots__ if name != "hosts"]
         values = {name: getattr(self, name) for name in names}
-        return {**values, "hosts": dict(self.hosts), "missing_bytes": self.missing_bytes}
+        more = {"hosts": dict(self.hosts), "missing_bytes": self.missing_bytes}
+        return {"version": JSON_VERSION, **values, **more}
 
 
 def make_plan(
@@ -119,7 +121,7 @@ def make_plan(
     """
     made = Plan(free=_free(root))
     state = state_folder(root, shard)
-    last = _json(state / "status.json") or {}
+    last = read_json(state / "status.json") or {}
     made.bytes_per_second = float(last.get("bytes_per_second") or 0.0)
     there = _Held(root, state) if root.is_dir() else None
     try:

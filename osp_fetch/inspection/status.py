@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..model.record import Published, Record
+from ..model.report import JSON_VERSION
 from ..storage.folder.disk import Disk
 from ..storage.folder.run_lock import owner_of, state_folders
 from ..storage.folder.tombstones import tombstones
@@ -94,7 +95,7 @@ class FolderStatus:
 
     def row(self) -> dict[str, Any]:
         """Return the status as a JSON-serializable dict, for `--json`."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {"version": JSON_VERSION, **{name: getattr(self, name) for name in self.__slots__}}
 
 
 def folder_status(root: Path) -> FolderStatus:
@@ -111,7 +112,7 @@ def folder_status(root: Path) -> FolderStatus:
         owner = owner_of(state)
         if owner is not None:
             found.owner = owner
-            found.run = _json(state / "status.json")
+            found.run = read_json(state / "status.json")
         for record in recorded_files(state):
             if not record.published and record.held:
                 found.begun.append({"path": record.path, "held": len(record.held), "length": record.length})
@@ -143,7 +144,7 @@ def recorded_files(state: Path) -> Iterator[Record]:
         reader.close()
 
 
-def _json(place: Path) -> dict[str, Any] | None:
+def read_json(place: Path) -> dict[str, Any] | None:
     try:
         read = json.loads(place.read_text(encoding="utf-8"))
     except (OSError, ValueError):

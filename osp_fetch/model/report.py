@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from .entry import Entry
 from .errors import FetchError
@@ -12,6 +12,9 @@ from .errors import FetchError
 if TYPE_CHECKING:
     import pandas
 
+# The version of every JSON document: of `--json`, `status.json` and `events.jsonl`. It increases when a field
+# changes its meaning or is removed; new fields may appear without it. docs/schemas describes the documents.
+JSON_VERSION: Final = 1
 # Outcomes that a report keeps in each of its two lists. A manifest may have ten million rows; memory must not
 # grow with it.
 OUTCOMES_KEPT = 20_000
@@ -138,7 +141,7 @@ class Report:
     def row(self) -> dict[str, Any]:
         """Return the report as plain values, for `--json`."""
         return {
-            "version": 1,
+            "version": JSON_VERSION,
             "counts": {status.value: n for status, n in self.counts.items()},
             "bytes": self.bytes,
             "seconds": round(self.seconds, 3),

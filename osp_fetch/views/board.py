@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..model import events
-from ..model.report import Report, Status
+from ..model.report import JSON_VERSION, Report, Status
 
 # Seconds over which the displayed rate is averaged.
 _WINDOW: Final = 15.0
@@ -270,6 +270,7 @@ class Board:
         """Return the state as a JSON-serializable dict, for `status.json`."""
         rate = self.rate()
         return {
+            "version": JSON_VERSION,
             "time": round(self.wall(), 1),
             "seconds": round(self.seconds, 1),
             "rows": self.rows,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from ..model import events
-from ..model.report import Status
+from ..model.report import JSON_VERSION, Status
 from ..storage.folder.disk import FolderIdentity, replace_text
 from .board import Board
 
@@ -77,9 +77,9 @@ def described(event: events.Event) -> dict[str, Any] | None:
         case events.Finished(outcome):
             return {"event": "finished", **outcome.row()}
         case events.FileBegun(path, length, _, held):
-            return {"event": "resumed", "path": path, "length": length, "held": held} if held else None
+            return {"event": "file begun", "path": path, "length": length, "held": held} if held else None
         case events.RunStarted(folder):
-            return {"event": "run started", "folder": folder}
+            return {"event": "run started", "version": JSON_VERSION, "folder": folder}
         case events.Adopted(path, count, proof):
             return {"event": "adopted", "path": path, "bytes": count, "proof": proof}
         case events.SetAside(path, kept):
@@ -87,7 +87,7 @@ def described(event: events.Event) -> dict[str, Any] | None:
         case events.MirrorDropped(path, host):
             return {"event": "mirror dropped", "path": path, "host": host}
         case events.Lost(path, count):
-            return {"event": "begun again", "path": path, "bytes": count}
+            return {"event": "lost", "path": path, "bytes": count}
         case events.Retrying(path, cause, delay, message):
             return {
                 "event": "retrying",
@@ -99,11 +99,13 @@ def described(event: events.Event) -> dict[str, Any] | None:
         case events.Cooling(host, seconds, why):
             return {"event": "cooling", "host": host, "seconds": seconds, "why": why}
         case events.LimitChanged(host, connections, why):
-            return {"event": "level", "host": host, "connections": connections, "why": why}
+            return {"event": "limit changed", "host": host, "connections": connections, "why": why}
         case events.HostDown(host, seconds):
             return {"event": "host down", "host": host, "probed_in": round(seconds, 1)}
         case events.HostBack(host):
             return {"event": "host back", "host": host}
+        case events.DiskWaiting(why):
+            return {"event": "disk waiting", "why": why}
         case events.LinksRenewed(files):
             return {"event": "links renewed", "files": files}
         case events.LinksCommandFailed(why):
