@@ -1,10 +1,15 @@
-"""osp_fetch: moves big training datasets over HTTP, and publishes only what is right.
+"""osp_fetch: download large training datasets over HTTP, with resuming and verification.
 
     report = await fetch_all("sa1b_links.tsv", "data/sam")
 
-All public names stand here: the three fetch functions and their options, entries and reports, all errors and events,
-and the archive extractor. A name is loaded when it is first used, so that `import osp_fetch` and
-`osp-fetch --help` cost next to nothing.
+A file gets its final name only after it is complete and verified. The same call resumes an interrupted run.
+
+This module holds all public names: the three fetch functions and their options, entries and reports, all
+errors and events, and the archive extractor. A name is imported when it is first used, so that
+`import osp_fetch` and `osp-fetch --help` import neither pandas nor aiohttp.
+
+Start reading in `api` (the fetch functions), then `assembly` (how a run is put together) and `engine` (how a
+file is fetched). Each package's docstring states what the package does and what it may import.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is here already, and how it is proved: lost ledgers, other downloaders' files, wrong digests."""
+"""Tests of adoption: files left by a lost ledger or another downloader, and digests that are wrong."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def get(row: Entry, folder: Path, **sections: dict[str, object]) -> Report
 
 
 def counted(origin: Origin) -> o.Fault:
-    """Good manners, and a count of the bytes asked for in `origin.sent`."""
+    """Return a fault that serves correctly and adds the requested bytes to `origin.sent`."""
 
     async def fault(exchange: Exchange, page: o.Page) -> None:
         start, stop = exchange.span(len(page.data)) or (0, len(page.data))
@@ -73,7 +73,7 @@ async def test_finished_files_outlive_the_ledger(
     assert report.counts[Status.PRESENT] == 1
     assert (tmp_path / "f.bin").stat().st_ino == inode
     assert origin.sent.total() <= (0 if digest else 32 << 10)
-    # and from now on it is known without a question
+    # The adopted file is in the ledger now: the next run needs no request.
     origin.requests.clear()
     assert (await get(row, tmp_path)).counts[Status.PRESENT] == 1
     assert origin.requests.total() == 0
@@ -165,7 +165,7 @@ async def test_dead_links_do_not_cost_another_downloaders_file(origin: Origin, t
 
 
 async def test_zeros_where_bytes_were_lost_are_fetched_again(origin: Origin, tmp_path: Path) -> None:
-    """As a power loss leaves it: no ledger, no digest, and a partial with zeros in its middle."""
+    """A power loss can leave no ledger, no digest and a partial with zeros in its middle."""
     left = bytearray(DATA[: 3 << 20])
     holed(left)
     place = tmp_path / ".osp-fetch/partial/f.bin"
@@ -176,7 +176,7 @@ async def test_zeros_where_bytes_were_lost_are_fetched_again(origin: Origin, tmp
     assert (tmp_path / "f.bin").read_bytes() == DATA
 
 
-# digests that are wrong in the list
+# Digests that are wrong in the list.
 
 WRONG = "sha256:" + "0" * 64
 
@@ -189,13 +189,13 @@ async def test_bytes_with_a_wrong_published_digest_are_kept_aside(origin: Origin
     assert not (tmp_path / "d/f.bin").exists()
     assert (tmp_path / ".osp-fetch/aside/d/f.bin").read_bytes() == DATA
     assert origin.sent.total() == 2 * len(DATA)  # one retry, no loop
-    # the same command again does not fetch it all again
+    # The same command again does not fetch the complete file again.
     origin.sent.clear()
     report = await get(entry("d/f.bin", url, None, WRONG), tmp_path)
     assert report.counts[Status.FAILED] == 1
-    assert "mend the digest" in str(report.failures[0].error)
+    assert "correct the digest" in str(report.failures[0].error)
     assert origin.sent.total() <= 32 << 10
-    # with the list mended nothing is fetched at all
+    # With a corrected list nothing is fetched.
     origin.requests.clear()
     report = await get(entry("d/f.bin", url, None, sha256(DATA)), tmp_path)
     assert report.counts[Status.FETCHED] == 1
@@ -203,7 +203,7 @@ async def test_bytes_with_a_wrong_published_digest_are_kept_aside(origin: Origin
     assert origin.requests.total() == 0
 
 
-async def test_what_was_set_aside_gives_way_to_a_mended_server(origin: Origin, tmp_path: Path) -> None:
+async def test_what_was_set_aside_gives_way_to_a_corrected_server(origin: Origin, tmp_path: Path) -> None:
     bad = noise(len(DATA), 9)
     url = origin.add("f.bin", bad)
     row = entry("f.bin", url, None, sha256(DATA))

@@ -1,4 +1,4 @@
-"""Tasks, patience and the pool."""
+"""Tests of concurrency helpers, retries and the connection pool."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_a_cancel_while_other_lanes_end_is_not_lost() -> None:
             raise NetworkError("the first lane fails")
         try:
             await asyncio.Event().wait()
-        finally:  # as long as a write to a slow disk
+        finally:  # takes as long as a write to a slow disk
             ending.set()
             await completed(asyncio.sleep(0.1))
 
@@ -115,7 +115,7 @@ FAST = Settings.load(("t", {"retry": {"initial": 0.001, "longest": 0.002, "attem
 
 
 async def tries(errors: list[FetchError], steps: list[int], retry: Retry = FAST) -> tuple[int, list[float]]:
-    """How often a failing piece of work was tried, and the pauses, while progress follows `steps`."""
+    """Return how often failing work was tried, and the pauses in seconds, while progress follows `steps`."""
     count = 0
     delays: list[float] = []
 
@@ -158,7 +158,7 @@ def limits(**values: object) -> Limits:
     return Settings.load(("t", {"limits": values})).limits
 
 
-async def test_the_gate_holds_both_budgets() -> None:
+async def test_the_connection_pool_keeps_both_limits() -> None:
     pool = ConnectionPool(limits(connections=5, per_host=3))
     open_now: dict[str, int] = {"a": 0, "b": 0}
     most: dict[str, int] = {"a": 0, "b": 0, "all": 0}
@@ -208,7 +208,7 @@ async def test_the_last_files_share_the_connections_alike() -> None:
         pool.last_files = True
         await others.aclose()
         await asyncio.sleep(0)
-        assert sorted(came) == [1, 2, 9]  # and 0, which has one already, gets no second one before them
+        assert sorted(came) == [1, 2, 9]  # file 0 has a slot already and gets no second one before the others
         for task in waiting:
             task.cancel()
         await asyncio.wait(waiting)
@@ -244,10 +244,10 @@ async def test_a_cooling_host_gets_nothing_and_others_do() -> None:
 async def test_part_size_follows_the_measured_pace() -> None:
     pool = ConnectionPool(limits())
     assert pool.part_size("h") == 8 << 20
-    pool.measured("h", 100 << 20, 1.0)
+    pool.throughput("h").measured(100 << 20, 1.0)
     assert pool.part_size("h") == 64 << 20
     for _ in range(20):
-        pool.measured("h", 1 << 20, 1.0)
+        pool.throughput("h").measured(1 << 20, 1.0)
     assert pool.part_size("h") == 4 << 20
     assert ConnectionPool(limits(part_size="1MiB")).part_size("h") == 1 << 20
 
@@ -309,26 +309,26 @@ async def test_the_byte_rate_is_not_exceeded() -> None:
     clock = asyncio.get_running_loop().time
     begun = clock()
     for _ in range(20):
-        await pool.paced()
+        await pool.rate.wait()
         pool.received("h:80", 30_000)
-    await pool.paced()
-    # a quarter of a second may be made up for, no more
+    await pool.rate.wait()
+    # The rate limit may make up for at most a quarter of a second.
     assert clock() - begun >= 0.6 - 0.25 - 0.01
 
 
 async def test_parts_shrink_towards_the_end_of_a_file() -> None:
     pool = ConnectionPool(limits(connections=4))
-    pool.measured("h", 16 << 20, 1.0)
+    pool.throughput("h").measured(16 << 20, 1.0)
     assert pool.part_size("h", 10_000 << 20) == 64 << 20
     assert pool.part_size("h", 80 << 20) == 10 << 20
-    assert pool.part_size("h", 8 << 20) == 8 << 20  # half a second of it: less is not worth a request
+    assert pool.part_size("h", 8 << 20) == 8 << 20  # half a second of transfer; less is not worth a request
     async with AsyncExitStack() as held:
         for order in range(4):
             await held.enter_async_context(pool.connection("h", order))
         waiting = asyncio.ensure_future(pool.connection("h", 9).__aenter__())
         await asyncio.sleep(0)
-        assert pool.part_size("h", 8 << 20, order=0) == 32 << 20  # another file waits for connections
-        pool.last_files = True  # each of them has begun, and at the end nothing should idle
+        assert pool.part_size("h", 8 << 20, order=0) == 32 << 20  # another file waits for slots
+        pool.last_files = True  # all files have begun, and no connection should idle at the end
         assert pool.part_size("h", 8 << 20, order=0) == 8 << 20
         waiting.cancel()
 
@@ -339,12 +339,12 @@ async def test_a_scope_is_left_in_silence_where_others_end_it() -> None:
     with scope:
         await asyncio.sleep(3600)
     await asyncio.sleep(0)
-    scope.end()  # it is over: nothing happens
+    scope.end()  # the scope has been left: no effect
     await asyncio.sleep(0.01)
 
 
 async def test_a_scope_that_its_own_task_ends_cancels_nothing_after_it() -> None:
-    """As a lane does that brought the last byte and fails nevertheless."""
+    """A lane ends its own scope when it has fetched the last byte, and can still fail afterwards."""
     for error in (None, ValueError()):
         with suppress(ValueError), Scope() as scope:
             scope.end()

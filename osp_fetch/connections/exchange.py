@@ -115,7 +115,7 @@ class Exchange:
         """
         if self._pool.dead(self.host):
             raise TransferError(f"{self._path}: {self.host} does not answer; try again later")
-        await self._pool.paced()
+        await self._pool.rate.wait()
         self._asked = time.monotonic()
         self._sent = self._transport.get(request)
         try:
@@ -180,7 +180,7 @@ class Exchange:
             raise self._failure
         if self._over or self._reply is None:
             return 0
-        await self._pool.paced()
+        await self._pool.rate.wait()
         try:
             count = await self._reply.readinto(view)
         except FetchError as error:
@@ -213,7 +213,9 @@ class Exchange:
         Raises:
             YieldedError: On exit, if the pool closed this connection because goodput had collapsed.
         """
-        return self._pool.streaming(self.host, self._path)
+        return self._pool.streams(self.host).stream(
+            lambda: f"{self._path}: {self.host} is faster with fewer connections"
+        )
 
     # ---- reports to the connection pool
 
@@ -223,11 +225,11 @@ class Exchange:
 
     def measured(self, count: int, seconds: float) -> None:
         """Report that `count` bytes of the body took `seconds` seconds."""
-        self._pool.measured(self.host, count, seconds)
+        self._pool.throughput(self.host).measured(count, seconds)
 
     def lagging(self, pace: float) -> bool:
         """Return whether `pace` (bytes per second) is less than a tenth of the host's median throughput."""
-        return self._pool.lagging(self.host, pace)
+        return self._pool.throughput(self.host).lagging(pace)
 
     def _answered(self) -> None:
         self._pool.answered(self.host, time.monotonic() - self._asked)

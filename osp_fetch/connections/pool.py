@@ -18,11 +18,12 @@ from ..model.events import Observer
 from ..model.profile import Profile
 from ..model.settings import Limits, Retry
 from .breaker import CircuitBreaker
+from .byte_rate import ByteRate
 from .controller import LOOK, Controller, HostReport
 from .host import Connection, Host
 from .limit import START, ConcurrencyLimit
-from .streams import Stream, Streams
-from .throughput import FIRST_PART
+from .streams import Streams
+from .throughput import FIRST_PART, Throughput
 from .wait_queue import Turn
 
 # Upper bound of the total number of connections when `limits.connections` is "auto".
@@ -62,6 +63,7 @@ class ConnectionPool:
     Attributes:
         total: Largest number of open connections.
         per_host: Largest number of open connections to one host.
+        rate: The byte rate of all connections together. Readers wait for it; `received` charges it.
         last_files: Whether all files of the manifest have been started.
     """
 
@@ -87,7 +89,7 @@ class ConnectionPool:
         self._hosts: dict[str, Host] = {}
         self._open = 0
         self._numbers = itertools.count()
-        self._bytes_due = 0.0
+        self.rate = ByteRate(limits.rate)
         self.last_files = False
 
     @property
@@ -102,9 +104,9 @@ class ConnectionPool:
             host: `host:port`.
             order: Position of the file in the manifest. Among waiting requests the smallest goes first.
         """
-        return Connection(self.enter, self.leave, self._room(host), order)
+        return Connection(self._enter, self._leave, self._room(host), order)
 
-    async def enter(self, room: Host, order: int) -> None:
+    async def _enter(self, room: Host, order: int) -> None:
         """Wait for a slot of the host `room` and take it.
 
         Args:
@@ -124,11 +126,11 @@ class ConnectionPool:
             await ticket
         except asyncio.CancelledError:
             if ticket.done() and not ticket.cancelled():
-                self.leave(room, order)
+                self._leave(room, order)
             raise
 
-    def leave(self, room: Host, order: int) -> None:
-        """Release a slot that `enter` took, with the same arguments."""
+    def _leave(self, room: Host, order: int) -> None:
+        """Release a slot that `_enter` took, with the same arguments."""
         probed, room.probing = room.probing, False
         room.open -= 1
         room.queue.left(order)
@@ -177,18 +179,6 @@ class ConnectionPool:
 
     # ---- measuring, and the concurrency limit of a host
 
-    def streaming(self, host: str, name: str) -> Stream:
-        """Return a context to keep open while a connection to `host` transfers a body.
-
-        Args:
-            host: `host:port`.
-            name: The file, for the error message.
-
-        Raises:
-            YieldedError: On exit, if the pool closed this connection because goodput had collapsed.
-        """
-        return self._room(host).streams.stream(lambda: f"{name}: {host} is faster with fewer connections")
-
     def streams(self, host: str) -> Streams:
         """Return the connections to `host` that are transferring a body."""
         return self._room(host).streams
@@ -196,8 +186,7 @@ class ConnectionPool:
     def received(self, host: str, count: int) -> None:
         """Record that a connection to `host` received `count` bytes."""
         self._room(host).steering.received += count
-        if self._limits.rate:
-            self._charge(count)
+        self.rate.charge(count)
 
     def refused(self, host: str) -> None:
         """Record that `host` refused a connection, and lower its limit if this process controls it."""
@@ -315,30 +304,13 @@ class ConnectionPool:
             room.quiet_until = until
             asyncio.get_running_loop().call_at(until + 0.001, self._admit)
 
-    async def paced(self) -> None:
-        """Wait until the byte rate `limits.rate` allows more bytes."""
-        if self._bytes_due:
-            now = asyncio.get_running_loop().time()
-            if self._bytes_due > now:
-                await asyncio.sleep(self._bytes_due - now)
-
-    def _charge(self, count: int) -> None:
-        """Charge `count` bytes to the byte rate."""
-        now = asyncio.get_running_loop().time()
-        # at most 0.25 s of unused rate may be made up for: bursts disturb other users of a shared link
-        self._bytes_due = max(self._bytes_due, now - 0.25) + count / self._limits.rate
-
-    def measured(self, host: str, count: int, seconds: float) -> None:
-        """Record that one connection to `host` received `count` bytes in `seconds` seconds."""
-        self._room(host).pace.measured(count, seconds)
+    def throughput(self, host: str) -> Throughput:
+        """Return the throughput of single connections to `host`."""
+        return self._room(host).pace
 
     def worth(self, host: str) -> float:
         """Return the seconds of transfer that justify a further request to `host` at the end of a run."""
         return self._room(host).steering.worth
-
-    def pace(self, host: str) -> float | None:
-        """Return the throughput of one connection to `host` in bytes per second, None if not yet measured."""
-        return self._hosts[host].pace.value if host in self._hosts else None
 
     def idle(self, host: str) -> bool:
         """Return whether a slot of `host` is free and no request waits for one."""
@@ -347,15 +319,6 @@ class ConnectionPool:
             return False
         room = self._room(host)
         return room.open < room.level.value and room.quiet_until <= now and room.queue.first is None
-
-    def lagging(self, host: str, pace: float) -> bool:
-        """Return whether `pace` is less than a tenth of the median throughput of connections to `host`.
-
-        Args:
-            host: `host:port`.
-            pace: Throughput of one connection in bytes per second.
-        """
-        return self._room(host).pace.lagging(pace)
 
     def part_size(self, host: str, free: int | None = None, order: int = 0) -> int:
         """Return the size in bytes of the next part from `host`.

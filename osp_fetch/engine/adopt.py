@@ -1,4 +1,4 @@
-"""Files that are here already: proved right by a digest, or by samples, before anything is fetched."""
+"""Adoption: accept files that already exist if a digest, or samples from the server, prove them right."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from .context import Context
 from .retry import persist
 from .state import SAMPLE
 
-_WHOLE: Final = 64 << 10  # a smaller file is compared from its first byte to its last
-_APART: Final = 2 << 20  # one sample for so many bytes …
-_LEAST, _MOST = 4, 24  # … within these
-_BLANKS: Final = 64  # stretches of zeros that are held against the server's bytes; with more, none are
-_UNFINISHED: Final = (".aria2", ".st")  # beside a file that aria2 or axel is not done with
+_WHOLE: Final = 64 << 10  # bytes: a file up to this size is compared completely
+_APART: Final = 2 << 20  # bytes of the file per sample
+_LEAST, _MOST = 4, 24  # fewest and most samples per file
+# Most ranges of zeros that are compared with the server's bytes. A file with more of them is not adopted.
+_BLANKS: Final = 64
+_UNFINISHED: Final = (".aria2", ".st")  # control files that aria2 and axel keep beside an unfinished file
 
 
 class Adoption:
-    """Decides about files of other downloaders, of runs whose ledger is lost, and of wrong digests."""
+    """The checks of existing files.
+
+    These are files of other downloaders, of runs whose ledger is lost, and files that were set aside because
+    their digest was not the manifest's.
+
+    Args:
+        context: The shared objects of this process.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -32,17 +40,31 @@ class Adoption:
     async def finished(
         self, entry: Entry, record: Record | None, seen: Published | None, order: int
     ) -> Record | None:
-        """The record of a file that stands under its final name and is proved right; None where not."""
+        """Adopt the file under its final name if a digest or samples prove it right.
+
+        Args:
+            entry: The manifest entry.
+            record: Its record in the ledger, None if there is none.
+            seen: State of the file under its final name, None if there is no file.
+            order: Position in the manifest. Smaller numbers get slots first.
+
+        Returns:
+            The new record; None if there is no file or nothing proves it right.
+
+        Raises:
+            TransferError: The server must be asked later; the remedy is PARK or ABORT.
+            StorageError: The file cannot be read, or the ledger cannot be written.
+        """
         if seen is None or (entry.size is not None and entry.size != seen.size):
             return None
-        # a complete record without a published file is of a run that was killed between the rename and the
-        # record
+        # a run that was killed between the rename and the last record leaves a complete record without a
+        # published file
         complete = record is not None and (record.published or len(record.held) == record.length)
         ours = record.digests.get("sha256") if record and complete else None
         known = entry.digest or (Digest("sha256", ours) if ours else None)
         if known is not None:
             if entry.digest is None and record is not None and not same_source(record, entry):
-                return None  # from elsewhere, and nothing tells that it is the same there
+                return None  # fetched from another source, whose file may differ from the row's
             wanted = frozenset({"sha256", known.algorithm})
             found = await self._context.store.examine(entry.path, wanted)
             if found.digests[known.algorithm] != known.hex:
@@ -65,24 +87,35 @@ class Adoption:
         return adopted
 
     async def _sampled(self, entry: Entry, size: int, order: int) -> Examined | None:
-        """What the file is, where the server's bytes are the same at every spot that is looked at."""
+        """Return the digests of the file if the server has the same bytes at every sampled range."""
         beside = [RelativePath(entry.path + ending) for ending in _UNFINISHED]
         if size == 0 or any(await self._context.store.look(beside)):
             return None
         for link in entry.urls:
             if await self._same(entry, link, size, spots(entry.path, size), order):
                 found = await self._context.store.examine(entry.path, frozenset({"sha256"}))
-                # another downloader's file may have its full size long before its bytes
+                # other downloaders preallocate: zeros in a file of full size may be missing bytes
                 blank = _blank_spots(found)
                 same = blank is not None and await self._same(entry, link, size, blank, order)
                 return found if same else None
         return None
 
     async def aside(self, entry: Entry, record: Record | None, order: int) -> Record | None:
-        """What of a file set aside earlier can be had back; None where there is none, or another now.
+        """Restore the file that an earlier run set aside for a wrong digest, as a partial.
 
-        Raises IntegrityError where the server still offers those bytes, and the manifest still
-        another digest.
+        Args:
+            entry: The manifest entry.
+            record: Its record in the ledger, None if there is none.
+            order: Position in the manifest. Smaller numbers get slots first.
+
+        Returns:
+            The record of the partial, with no byte held if the file is no longer right; None if no file was
+            set aside.
+
+        Raises:
+            IntegrityError: The server still offers these bytes, and the manifest still states another digest.
+            TransferError: The server must be asked later; the remedy is PARK or ABORT.
+            StorageError: The file cannot be read or moved, or the ledger cannot be written.
         """
         size = await self._context.store.aside(entry.path)
         if size is None:
@@ -104,10 +137,10 @@ class Adoption:
         if wanted is not None and found.digests[algorithm] == wanted.hex:
             return True
         if known.get("sha256") != found.digests["sha256"]:
-            return False  # not what was set aside
+            return False  # not the file that was set aside
         tag = record.validator if record else Validator()
         for link in entry.urls:
-            # without a tag that is the same the server may have been mended where no sample looks
+            # the server's file may be corrected between the samples: only an equal validator excludes that
             must = tag if wanted is not None else Validator()
             same = bool(must) or wanted is None
             if not same or not await self._same(entry, link, size, spots(entry.path, size), order, must):
@@ -116,12 +149,12 @@ class Adoption:
             raise IntegrityError(
                 f"{entry.path}: the server still offers the bytes whose {algorithm} is "
                 f"{found.digests[algorithm]}, and the manifest still states {wanted.hex}; they are "
-                "kept in .osp-fetch/aside: mend the digest, and they are taken from there",
+                "kept in .osp-fetch/aside: correct the digest in the manifest, and they are taken from there",
                 remedy=Remedy.FAIL,
             )
         return True
 
-    # asking the server
+    # ---- requests to the server
 
     async def _same(
         self,
@@ -132,8 +165,10 @@ class Adoption:
         order: int,
         must: Validator | None = None,
     ) -> bool:
-        """Whether `link` has the bytes of the file, at all of `spans`; `must`: and shows this validator,
-        then of the file set aside."""
+        """Return whether `link` has the bytes of the file in all of `spans`.
+
+        If `must` is given, the file set aside is compared, and the server must also send that validator.
+        """
         try:
             for span in spans:
                 came, seen = await self._sample(entry, link, size, span, order)
@@ -144,7 +179,7 @@ class Adoption:
         except TransferError as error:
             if error.remedy in (Remedy.PARK, Remedy.ABORT):
                 raise
-            return False  # whoever fetches the file will say what is wrong
+            return False  # the transfer that follows reports the error
         return True
 
     async def _sample(
@@ -169,7 +204,9 @@ class Adoption:
             found = reply.representation
             whole = reply.range is None and len(span) == size
             if found.length != size or not (whole or reply.range == span):
-                raise TransferError(f"{entry.path}: the server has another file, or no ranges")
+                raise TransferError(
+                    f"{entry.path}: the server has a file of another size, or does not support ranges"
+                )
             sample, came = memoryview(bytearray(len(span))), 0
             while came < len(span) and (count := await exchange.readinto(sample[came:])):
                 came += count
@@ -177,20 +214,27 @@ class Adoption:
 
 
 def spots(path: str, size: int) -> list[ByteRange]:
-    """Where a file of `size` bytes is compared: all of a small one, else its end and places between,
-    another set for each path, so that no pattern of damage is missed in every file."""
+    """Return the ranges in which a file is compared with the server's.
+
+    A small file is compared completely. Of others the end and random ranges are compared. The ranges differ
+    from path to path, so that a regular pattern of damage is not missed in every file.
+
+    Args:
+        path: Path of the file, the seed of the random numbers.
+        size: Size of the file in bytes.
+    """
     if size <= _WHOLE:
         return list(RangeSet.upto(size))
     chance = random.Random(f"{path} {size}")
     count = min(max(size // _APART, _LEAST), _MOST)
     step = size / (count - 1)
     starts = [int(n * step + chance.uniform(0, max(0.0, step - SAMPLE))) for n in range(count - 1)]
-    # the end first: it is what an unfinished file lacks
+    # the end first: an unfinished file usually has no data there
     return [ByteRange(at, min(at + SAMPLE, size)) for at in [size - SAMPLE, *starts]]
 
 
 def _blank_spots(found: Examined) -> list[ByteRange] | None:
-    """A spot in each stretch of zeros; None where there are too many to look at."""
+    """Return one range inside each range of zeros; None if there are too many to compare."""
     if len(found.blank.ranges) > _BLANKS:
         return None
     middles = [(r.start + r.stop) // 2 for r in found.blank]
@@ -198,5 +242,10 @@ def _blank_spots(found: Examined) -> list[ByteRange] | None:
 
 
 def same_source(record: Record, entry: Entry) -> bool:
-    """Whether one of the entry's links leads to where the recorded file came from."""
+    """Return whether one of the entry's links leads to the source of the recorded file.
+
+    Args:
+        record: The record of the file.
+        entry: The manifest entry.
+    """
     return any(entry.leads_to(url, record.source_key) for url in entry.urls)

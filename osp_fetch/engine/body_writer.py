@@ -1,4 +1,4 @@
-"""A part fetches bytes: from the body of a reply into the partial file."""
+"""A part fetches bytes: it writes the body of a reply into the partial."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from .checkpoint import Checkpoint
 from .context import Context
 from .state import FileState, PartRequest
 
-# seconds after which the bytes of a slow connection are written, however few they are: first and longest
-# pause.
-# The first is short, because only written bytes are recorded, and survive a kill
+# First and longest interval in seconds after which received bytes are written even if the buffer is not full.
+# The first is short because only written bytes can be recorded, and only recorded bytes survive a kill.
 _WRITE_SECONDS: Final = (0.25, 1.0)
-_LAG_SECONDS: Final = 3.0  # for which a connection may be ten times slower than its siblings
+# Seconds for which a connection may have less than a tenth of its host's median throughput.
+_LAG_SECONDS: Final = 3.0
 
 
 class BodyWriter:
-    """Writes the bodies of exchanges into one file.
+    """The writer of reply bodies into the partial of one file.
 
     Args:
-        connections: returns how many connections the file has now.
+        context: The shared objects of this process.
+        state: The state of the file; receives the written ranges.
+        partial: The unfinished file.
+        checkpoint: Notified of written bytes, so that it records them.
+        connections: Returns the number of connections that fetch the file now.
     """
 
     def __init__(
@@ -44,16 +48,25 @@ class BodyWriter:
         self._written: RangeSet = NOTHING
 
     async def run(self, part: PartRequest, span: ByteRange, exchange: Exchange) -> None:
-        """Write the body of `exchange` to `span`, and keep what arrived however it ends.
+        """Write the body of `exchange` to `span`. Bytes that arrived before an error are kept.
+
+        Args:
+            part: The part that the exchange was opened for.
+            span: Byte range of the file that the body supplies.
+            exchange: The exchange, with its reply received.
 
         Raises:
-            TooLongError: more bytes came than were announced. Nothing tells which bytes they were, so none of
-                them is kept.
+            TooLongError: The server sent more bytes than requested. It is unknown which range they belong
+                to, so no byte of this body is kept.
+            NetworkError: The connection was cut or stalled, or it was far slower than others to the host.
+            ChangedError: The overlap sample differs from the bytes held.
+            StorageError: The partial cannot be written or read.
+            DiskFullError: The destination is full.
         """
         try:
             await self._run(part, span, exchange)
         except TooLongError:
-            # also bytes that another connection had brought before: they were written over
+            # this includes ranges that another connection had written before: they were overwritten
             for each in self._written:
                 self._state.unwrote(each)
             if self._written:
@@ -72,23 +85,25 @@ class BodyWriter:
         buffer = buffers.take(len(span), pool.open)
         filled = 0
         try:
-            # one byte more than is missing: what comes after the last byte must not overwrite bytes before it
+            # after the last byte of the span, receive into a spare byte: surplus must not overwrite the span
             while count := await exchange.readinto(
                 buffer[filled : span.stop - at] or memoryview(bytearray(1))
             ):
                 filled += count
                 if at + filled > span.stop:
                     filled = 0
-                    raise TooLongError(f"{self._path}: more bytes came than were asked for")
+                    raise TooLongError(f"{self._path}: the server sent more bytes than were requested")
                 if filled == len(buffer) or clock() - written > pause:
                     count, filled, pause = filled, 0, min(2 * pause, _WRITE_SECONDS[1])
                     at, written = await self._write(at, buffer[:count], exchange), clock()
                     buffer = buffers.fitted(buffer, pool.open)
                     if at < span.stop and not self._state.parts.lacks(span):
-                        break  # a hedge was faster
+                        break  # another connection has delivered the rest
                 if clock() - looked > _LAG_SECONDS:
                     if exchange.lagging((at - looked_at) / (clock() - looked)):
-                        raise NetworkError(f"{self._path}: a connection far slower than its siblings")
+                        raise NetworkError(
+                            f"{self._path}: this connection was far slower than others to the same host"
+                        )
                     looked, looked_at = clock(), at
         finally:
             if filled and self._state.parts.lacks(ByteRange(at, at + filled)):
@@ -97,7 +112,7 @@ class BodyWriter:
             exchange.measured(at - span.start, clock() - begun)
 
     async def _compare(self, part: PartRequest, exchange: Exchange) -> None:
-        """Compare the overlap sample with the bytes held."""
+        """Receive the overlap sample and compare it with the bytes held."""
         sample = memoryview(bytearray(part.sample))
         came = 0
         while came < part.sample and (count := await exchange.readinto(sample[came:])):
@@ -111,7 +126,7 @@ class BodyWriter:
         try:
             await completed(self._partial.write(at, data))
         except asyncio.CancelledError:
-            self._wrote(span, exchange)  # `completed` has waited for the write
+            self._wrote(span, exchange)  # `completed` has waited for the write, so the bytes are written
             raise
         self._wrote(span, exchange)
         return span.stop

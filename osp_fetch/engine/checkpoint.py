@@ -1,4 +1,4 @@
-"""The ledger of one file while it grows: it claims too little, never too much."""
+"""Checkpoints: record the held bytes of a growing file. The ledger states too little, never too much."""
 
 from __future__ import annotations
 
@@ -14,39 +14,53 @@ from ..model.ranges import NOTHING
 from ..model.record import Record
 from .state import FileState
 
-# a slow connection's bytes are claimed, too: soon at first, for a machine that kills runs again and again
-# must see them come to an end, and then every second
+# First and longest interval in seconds between two checkpoints of a slow file. The first is short because a
+# machine that kills each run after a short time must still make progress from run to run.
 _CLAIM_SECONDS: Final = (0.25, 1.0)
 
 
 class Checkpoint:
-    """Syncs what is written and then records it, in the background, never two at a time."""
+    """The checkpoints of one file. They sync written bytes and then record them, in the background.
+
+    At most one checkpoint runs at a time.
+
+    Args:
+        ledger: The database of records.
+        partial: The unfinished file.
+        download: The state of the file.
+        size: Written bytes per connection after which a checkpoint is due.
+    """
 
     def __init__(self, ledger: Ledger, partial: Partial, download: FileState, size: int) -> None:
         self._ledger, self._partial, self._download, self._size = ledger, partial, download, size
         self._unclaimed = 0
-        self._claimed = download.held  # what the ledger says is held
-        self._failed: StorageError | None = None  # a sync: nobody knows what of the partial is there
+        self._claimed = download.held  # what the ledger states as held
+        self._failed: StorageError | None = None  # of a sync: it is unknown which bytes are on disk
         self._claimed_at = asyncio.get_running_loop().time()
         self._pause = _CLAIM_SECONDS[0]
         self._claiming: asyncio.Task[None] | None = None
 
     def wrote(self, count: int, connections: int) -> None:
-        """So many more bytes are written; begin a claim where enough of them are."""
+        """Count written bytes, and start a checkpoint if one is due.
+
+        Args:
+            count: Bytes written since the last call.
+            connections: Number of connections that fetch the file.
+        """
         self._unclaimed += count
         now = asyncio.get_running_loop().time()
         due = self._unclaimed >= self._size * max(1, connections)
         if not due and now - self._claimed_at < self._pause:
             return
         if self._download.complete and not self._claimed:
-            return  # it has waited long for a connection, came quickly, and is published next
-        # Linux tells of a failed sync once: the next one would pass, and claim those bytes, too
+            return  # due only because it waited for a slot; the file is complete and is published next
+        # Linux reports a failed sync only once: a second sync would succeed, and record lost bytes as held
         if self._failed is None and (self._claiming is None or self._claiming.done()):
             self._claimed_at, self._pause = now, min(2 * self._pause, _CLAIM_SECONDS[1])
             self._claiming = asyncio.create_task(self._claim())
 
     async def _claim(self) -> None:
-        # as it is known now: while the disk syncs, the server may show another file
+        # take the record before the sync: during it, a reply may show that the file has changed
         record, self._unclaimed = self._download.record(self._download.held), 0
         try:
             await self._partial.sync()
@@ -57,7 +71,11 @@ class Checkpoint:
         self._claimed = record.held
 
     async def settle(self) -> None:
-        """Return when no claim is under way. Raises what the last one raised; what a sync did, for good."""
+        """Wait until no checkpoint is running.
+
+        Raises:
+            StorageError: The last checkpoint failed. A failed sync is raised by every later call.
+        """
         if self._claiming is not None:
             claiming, self._claiming = self._claiming, None
             await claiming
@@ -65,33 +83,53 @@ class Checkpoint:
             raise self._failed
 
     async def done(self) -> None:
-        """Every byte is held and the file is about to be published: nothing more is to be claimed."""
+        """End checkpoints because the file is complete and is published next.
+
+        Raises:
+            StorageError: The last checkpoint failed.
+        """
         await self.settle()
         self._unclaimed = 0
 
     async def last(self) -> None:
-        """Part what is written and not yet claimed."""
+        """Record the bytes that are written and not yet recorded.
+
+        Raises:
+            StorageError: The sync, the ledger or an earlier checkpoint failed.
+        """
         await self.settle()
         if self._unclaimed:
             await self._claim()
 
     async def retract(self) -> None:
-        """Part nothing any more that is not held now: some of what was written is not to be believed. To its
-        end also when cancelled: half of it would leave a claim, or a digest, of those bytes."""
+        """Remove bytes that turned out to be invalid from the record, and drop the hashes computed so far.
+
+        This runs to its end even if the task is cancelled: half of it would leave a record or a digest of the
+        invalid bytes.
+
+        Raises:
+            StorageError: The ledger cannot be written, or an earlier checkpoint failed.
+        """
         await completed(self._retract(self._download.record(self._download.held)))
 
     async def _retract(self, record: Record) -> None:
         try:
             await self.settle()
         finally:
-            # not all that is held: some of that is not synced
+            # not all held bytes: some of them are not synced yet
             self._claimed &= record.held
             await self._ledger.put(replace(record, held=self._claimed))
             await self._partial.rehash()
 
     async def forget(self) -> None:
-        """Part no more than is held now, and then empty the partial: in this order."""
-        with suppress(StorageError):  # of bytes that are given up
+        """Record that nothing but the bytes held now is held, and then empty the partial.
+
+        The order matters: after a kill between the two, the ledger states too little and not too much.
+
+        Raises:
+            StorageError: The ledger or the partial cannot be written.
+        """
+        with suppress(StorageError):  # an error about bytes that are discarded anyway
             await self.settle()
         self._unclaimed, self._claimed = 0, NOTHING
         await self._ledger.put(self._download.record(self._download.held))

@@ -1,4 +1,4 @@
-"""What every file of a run shares."""
+"""The adapters and settings that all files of a run share."""
 
 from __future__ import annotations
 
@@ -14,8 +14,19 @@ from ..model.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The adapters, the pool, the memory to receive into, the settings, and who is told. `claim_size`:
-    bytes of one connection that a kill may cost."""
+    """The shared objects of one process that fetches jobs.
+
+    Args:
+        transport: Sends requests.
+        store: The destination.
+        ledger: The database of records.
+        pool: Grants slots.
+        buffers: Memory that bodies are received into.
+        settings: The settings of the run.
+        observe: Receives every event.
+        claim_size: Unrecorded bytes per connection after which a checkpoint is taken. It bounds what a kill
+            costs.
+    """
 
     transport: Transport
     store: Store
@@ -27,5 +38,11 @@ class Context:
     claim_size: int = 4 << 20
 
     def exchange(self, host: str, order: int, path: str) -> Exchange:
-        """Return an exchange with `host` for the file `path`; entering it waits for a slot."""
+        """Return an exchange for one file. Entering it waits for a slot.
+
+        Args:
+            host: `host:port` that the request goes to.
+            order: Position of the file in the manifest. Smaller numbers get slots first.
+            path: Path of the file, for events and messages.
+        """
         return Exchange(self.pool, self.transport, self.observe, host, order, path)

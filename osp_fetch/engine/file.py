@@ -1,4 +1,4 @@
-"""One file, from its job to its record: adopted if it is here already, small, or in parts."""
+"""One file, from its job to its record: adopted if it exists, else fetched in one reply or in parts."""
 
 from __future__ import annotations
 
@@ -20,33 +20,54 @@ from .transfer import First, PartedTransfer
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row that needs more than a look at the ledger."""
+    """An entry that is not present yet, with what is known about it.
+
+    Args:
+        entry: The manifest row.
+        record: Its record in the ledger, None if there is none.
+        seen: State of the file under its final name, None if there is no file.
+        order: Position in the manifest. Smaller numbers get slots first.
+        error: Why the job is parked, None if it is not.
+    """
 
     entry: Entry
     record: Record | None
     seen: Published | None
     order: int
-    error: FetchError | None = None  # why it is parked
+    error: FetchError | None = None
 
 
 FetchOne = Callable[[Job], Awaitable[tuple[Status, Record]]]
-"""Fetches the file of one job: how it ended, and its record. Raises FetchError if it cannot be had."""
+"""Fetches the file of one job and returns its status and record. Raises FetchError if that fails."""
 
 
 class FileFetcher:
-    """Fetches files with the context of this process; on a full disk it waits for room."""
+    """The fetcher of files in this process. On a full disk it waits for free space."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self._adoption = Adoption(context)
-        self._full_since: float | None = None  # since when the disk is full and nothing was finished
+        self._full_since: float | None = (
+            None  # loop time since which the disk is full and no file was finished
+        )
 
     async def fetch(self, job: Job) -> tuple[Status, Record]:
-        """Return how the file of `job` ended, and its record; see `FetchOne`."""
+        """Fetch the file of `job`, or adopt it if it already exists.
+
+        Args:
+            job: The job.
+
+        Returns:
+            Status.PRESENT if the file was adopted, else Status.FETCHED; and the record of the file.
+
+        Raises:
+            FetchError: The file cannot be fetched. The remedy of the error states how to continue.
+            DiskFullError: The destination has had no free space for `storage.disk_patience` seconds.
+        """
         self._context.store.in_hand += 1
         try:
             if record := await self._adoption.finished(job.entry, job.record, job.seen, job.order):
-                return Status.PRESENT, record  # another downloader left it, or the ledger is lost
+                return Status.PRESENT, record  # left by another downloader, or by a run whose ledger is lost
             known = await self._adoption.aside(job.entry, job.record, job.order) or job.record
             if known is not None or not SmallFile.is_likely(self._context, job.entry):
                 return Status.FETCHED, await self._fetch_in_parts(job, known)
@@ -55,8 +76,10 @@ class FileFetcher:
             self._context.store.in_hand -= 1
 
     async def _fetch_new(self, job: Job) -> Record:
-        """Fetch a file of which nothing is held. There is no HEAD: the first reply decides, small or in
-        parts."""
+        """Fetch a file of which nothing is held.
+
+        No HEAD request is sent: the first reply shows whether the file is small or needs parts.
+        """
         entry, pool = job.entry, self._context.pool
         host = urls.host(entry.urls[0])
         async with self._context.exchange(host, job.order, entry.path) as exchange:
@@ -70,16 +93,15 @@ class FileFetcher:
             return await self._fetch_in_parts(job, None, First(exchange, part_size))
 
     async def _fetch_in_parts(self, job: Job, record: Record | None, first: First | None = None) -> Record:
-        """Fetch a file in parts, from what is held; on a full disk wait for room and go on."""
+        """Fetch the missing bytes of a file in parts. On a full disk, wait for free space and continue."""
         entry, most = job.entry, len(record.held) if record else 0
         replaces = job.record.published if job.record else None
         while True:
             held = await self._context.store.held(entry.path) if record else None
             state = FileState(entry, record, held)
             if record and record.held - state.held:
-                # bytes of an earlier file, or bytes that the disk has lost, must not be taken for held once
-                # the
-                # partial has grown past them again
+                # the record lists bytes of another file, or bytes that the disk has lost: once the partial
+                # has grown past them again, a later run would take them for held
                 await self._context.ledger.put(state.record(state.held))
             transfer = PartedTransfer(self._context, entry, state, job.order, first, replaces)
             first = None
@@ -95,14 +117,16 @@ class FileFetcher:
             record = again or record
 
     async def _wait_for_room(self, transfer: PartedTransfer, error: DiskFullError) -> None:
-        """Return when `transfer` may go on. Raises DiskFullError, or StorageError for a file without a
-        length."""
+        """Wait until `transfer` may continue.
+
+        Raises DiskFullError, or StorageError if the file has no known length.
+        """
         task = asyncio.current_task()
         if task is not None and task.cancelling():
-            # work that had to be completed before the cancellation has replaced it by its own error
+            # uninterruptible work was finished first, and its error has replaced the cancellation
             raise asyncio.CancelledError from error
         if transfer.endless and self._context.store.in_hand > 1:
-            await transfer.give_up()  # so that all other files need not wait for it
+            await transfer.give_up()  # it could fill the disk for ever: the other files must not wait for it
         try:
             await self._until_room(error)
         except DiskFullError:
@@ -111,7 +135,7 @@ class FileFetcher:
             raise
 
     async def _until_room(self, error: DiskFullError) -> None:
-        """Return when there is room again; raises `error` when the patience for that is over."""
+        """Wait for free space. Raises `error` after `storage.disk_patience` seconds."""
         clock = asyncio.get_running_loop().time
         patience = self._context.settings.storage.disk_patience
         self._context.observe(events.DiskWaiting(str(error)))
@@ -120,7 +144,7 @@ class FileFetcher:
                 self._full_since = clock()
             if clock() - self._full_since >= patience:
                 raise error
-            # also where there seems to be room: a quota shows only when something is written
+            # sleep even if space is reported free: a quota shows only when something is written
             await asyncio.sleep(min(1.0, patience))
             if await self._context.store.room() >= error.needed:
                 return

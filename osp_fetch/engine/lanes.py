@@ -1,4 +1,4 @@
-"""The lanes of one file: each fetches parts of it, one after another."""
+"""The lanes of one file. A lane is a task that fetches parts one after another."""
 
 from __future__ import annotations
 
@@ -13,14 +13,18 @@ Lane = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Lanes:
-    """Runs a lane in the caller's own task, and in others as they are called while that goes on.
+    """The first lane in the caller's task, and further lanes in tasks of their own.
 
-    Most files are one part, and need no task beside their own. `complete`: whether all is here.
+    Most files have one part, so they need no task besides the caller's.
+
+    Args:
+        complete: Returns whether every byte of the file is held.
     """
 
     def __init__(self, complete: Callable[[], bool]) -> None:
         self._complete = complete
-        self._lane: Lane | None = None  # while it runs: its owner, held for good, would be garbage in a ring
+        # only set while it runs: a lasting reference to its owner would form a reference cycle
+        self._lane: Lane | None = None
         self._scope = Scope()  # around the first lane
         self._others: set[asyncio.Task[None]] = set()
         self._failures: list[BaseException] = []
@@ -29,7 +33,14 @@ class Lanes:
         return 1 + len(self._others)
 
     async def run(self, lane: Lane) -> None:
-        """Return when no lane finds anything to do, or all is here; raises the first failure."""
+        """Run `lane`, and the lanes that `call` adds, until none has work left or the file is complete.
+
+        Args:
+            lane: Fetches parts until none is left.
+
+        Raises:
+            FetchError: The first failure of a lane, unless the file is complete all the same.
+        """
         self._failures.clear()
         self._lane, self._scope = lane, Scope()
         try:
@@ -38,18 +49,18 @@ class Lanes:
                 while self._others:
                     await asyncio.wait(self._others)
         except FetchError:
-            # where all is here, it is the failure of a hedged part that nobody needs any more
+            # if the file is complete, a hedged part has failed that is no longer needed
             if not self._complete():
                 raise
         finally:
             if self._others:
-                await completed(stop(self._others))  # `stop` alone would swallow that we are cancelled
+                await completed(stop(self._others))  # `stop` alone would swallow a cancellation of this task
             self._lane = None
         if self._failures and not self._complete():
             raise self._failures[0]
 
     def call(self) -> None:
-        """Begin one more lane, while the first one runs."""
+        """Start one more lane. Call this only while the first lane runs."""
         assert self._lane is not None
         task = asyncio.create_task(self._lane())
         self._others.add(task)
@@ -60,9 +71,12 @@ class Lanes:
         failure = None if task.cancelled() else task.exception()
         if failure is not None:
             self._failures.append(failure)
-            self._scope.end()  # the others would go on in vain
+            self._scope.end()  # the file has failed: the work of the other lanes would be lost
 
     def enough(self) -> None:
-        """All is here: whoever still fetches what a hedge has brought is not waited for."""
+        """Stop the other lanes because the file is complete.
+
+        A lane may still be receiving bytes that a hedge has already delivered.
+        """
         if self._others:
             self._scope.end()

@@ -1,4 +1,4 @@
-"""Which bytes of a file are held, which are being fetched, which to ask for next. No I/O."""
+"""The bytes of a file: which are held, which are being fetched, and which to fetch next. No I/O."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import Final
 
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 
-OPEN_END: Final = 1 << 62  # where a body of unknown length is taken to stop
-HEDGE_HALVES: Final = 1 << 20  # bytes from which on a half is worth a request
+OPEN_END: Final = 1 << 62  # bytes: the assumed end of a body of unknown length
+HEDGE_HALVES: Final = 1 << 20  # bytes: a hedge takes over part of a range only if halves are this large
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes that one connection is to bring. `since`: on the clock of whoever claims, in seconds."""
+    """A byte range that one request fetches.
+
+    Args:
+        range: The byte range of the file.
+        since: When the part was assigned, in seconds on the clock of the caller.
+        number: Distinguishes parts with equal ranges.
+    """
 
     range: ByteRange
     since: float
@@ -21,10 +27,19 @@ class Part:
 
 
 class Parts:
-    """The bytes of one file: wanted − held − claimed is what is missing and free to be claimed.
+    """The held ranges and the assigned parts of one file.
 
-    `probed`: a reply has told what the server can do; until then one claim goes alone. `single`: so
-    it stays, for the server has no ranges, or none that agree.
+    Bytes that are neither held nor assigned are free for the next part.
+
+    Attributes:
+        length: Size of the file in bytes, None while unknown.
+        held: Bytes that are safe in the partial.
+        probed: Whether a reply has shown what the server supports. Until then only one part is assigned.
+        single: Whether only one part at a time is assigned, because the server does not support ranges or
+            its replies to ranges do not agree.
+
+    Args:
+        length: Size of the file in bytes, None if unknown.
     """
 
     def __init__(self, length: int | None) -> None:
@@ -34,45 +49,48 @@ class Parts:
         self.single = False
         self._claims: list[Part] = []
         self._claimed: RangeSet = NOTHING
-        # bytes that two claims bring, and which; the second one hedges the first
+        # ranges that two parts fetch, with the numbers of both parts; the second one hedges the first
         self._doubled: list[tuple[ByteRange, set[int]]] = []
         self._number = 0
 
     @property
     def complete(self) -> bool:
+        """Whether every byte is held."""
         return self.length is not None and self.held.frontier >= self.length
 
     @property
     def more(self) -> bool:
-        """Whether another part could be claimed now."""
+        """Whether another part can be assigned now."""
         return self._gap() is not None
 
     @property
     def missing(self) -> int:
-        """How many bytes are not held; 0 while the length is unknown."""
+        """Number of bytes that are not held; 0 while the length is unknown."""
         return self.lacks(ByteRange(0, self.length)) if self.length else 0
 
     @property
     def free(self) -> int | None:
-        """How many bytes are neither held nor claimed; None while the length is unknown."""
+        """Number of bytes that are neither held nor assigned; None while the length is unknown."""
         if self.length is None or not (self.held or self._claimed):
             return self.length
         return len(RangeSet.upto(self.length) - self.held - self._claimed)
 
     @property
     def settled(self) -> int:
-        """How many bytes from the first on are held, and nobody writes there any more: of what was asked
-        for twice only what lies on the disk in the end counts."""
+        """Number of bytes from the start of the file that are held and are not written again.
+
+        A range that two parts fetch is not settled: the slower one may still overwrite it.
+        """
         return min([self.held.frontier, *(span.start for span, _ in self._doubled)])
 
     @property
     def busy(self) -> bool:
-        """Whether parts are under way that could be hedged."""
+        """Whether parts are being fetched that can be hedged."""
         return self.probed and not self.single and self.length is not None and bool(self._claims)
 
     @property
     def alone(self) -> bool:
-        """Whether no more than one part is under way."""
+        """Whether at most one part is being fetched."""
         return len(self._claims) <= 1
 
     def _gap(self) -> ByteRange | None:
@@ -88,9 +106,16 @@ class Parts:
         return gaps.ranges[0] if gaps else None
 
     def next(self, size: int, now: float, *, beside: bool = False) -> Part | None:
-        """Part the first missing bytes, about `size` of them; None where all is claimed or held.
+        """Assign the first missing bytes as a part.
 
-        `beside`: where nothing is claimed yet, rather those that have held bytes before them.
+        Args:
+            size: Wanted size of the part in bytes. A remainder below a quarter of it is added.
+            now: Current time in seconds on the clock of the caller.
+            beside: If no part is assigned yet, prefer missing bytes that follow held bytes, so that an
+                overlap sample can be compared.
+
+        Returns:
+            The part; None if all bytes are held or assigned.
         """
         gap = self._gap()
         if beside and gap is not None and not self._claims and not self.held.before(gap.start):
@@ -102,7 +127,7 @@ class Parts:
         return self._claim(gap if whole else ByteRange(gap.start, gap.start + size), now)
 
     def _gap_beside(self) -> ByteRange | None:
-        """The gap after the first held bytes; their last one is given up where there is none."""
+        """Return a gap that follows held bytes. If there is none, give up the last held byte to make one."""
         first = self.held.ranges[0]
         if first.stop == self.length:
             self.held -= ByteRange(first.stop - 1, first.stop)
@@ -110,13 +135,20 @@ class Parts:
         return next((gap for gap in gaps if self.held.before(gap.start)), None) or self._gap()
 
     def hedge(self, now: float, after: float, pace: float | None = None) -> Part | None:
-        """Part again what the slowest part still lacks: all of it, or where it is much so much of its end
-        that both are ready at the same time, and no more than takes `after` seconds, for others may have
-        the rest. A part that is younger than that, or needs less, is left alone. `pace`: bytes per second of
-        a connection, as far as known.
+        """Assign the missing bytes of the slowest part a second time.
 
-        For the end of a run, when connections are idle: whichever brings the bytes first wins, and
-        the other stops where they are held.
+        Hedges are for the end of a run, when connections are idle. Both parts write the same bytes, and each
+        stops when its bytes are held. A short remainder is fetched again completely. Of a long one the end is
+        taken, sized so that both parts finish at the same time, and at most what a connection fetches in
+        `after` seconds, so that further hedges can share the rest.
+
+        Args:
+            now: Current time in seconds on the clock of the caller.
+            after: Seconds. A part that is younger, or that needs less time to finish, is not hedged.
+            pace: Throughput of one connection in bytes per second, None if not yet measured.
+
+        Returns:
+            The second part; None if no part is slow.
         """
         waits = [wait for claim in self._claims if (wait := self._wait(claim, now, after)) is not None]
         if self.single or not waits:
@@ -132,8 +164,10 @@ class Parts:
         return twin
 
     def _wait(self, claim: Part, now: float, after: float) -> tuple[float, Part, ByteRange] | None:
-        """How long `claim` will still take with what nobody else brings, and the last such bytes; None where
-        it may go on."""
+        """Return the seconds that `claim` still needs, the part, and its last range that no hedge fetches.
+
+        None if the part is too young or nearly finished.
+        """
         age = now - claim.since
         if age < after:
             return None
@@ -154,7 +188,11 @@ class Parts:
         return claim
 
     def release(self, claim: Part) -> None:
-        """Give back a claim; what was not written of it is missing again."""
+        """End a part. Its bytes that are not held are missing again.
+
+        Args:
+            claim: A part that `next` or `hedge` returned.
+        """
         self._claims = [each for each in self._claims if each.number != claim.number]
         self._claimed = RangeSet.of(each.range for each in self._claims)
         if self._doubled:
@@ -162,9 +200,9 @@ class Parts:
             self._doubled = [double for double in self._doubled if double[1] & live]
 
     def lacks(self, span: ByteRange) -> int:
-        """How many bytes of `span` are not held."""
+        """Return the number of bytes of `span` that are not held."""
         return len(span) if not self.held else len(RangeSet((span,)) - self.held)
 
     def empty(self) -> None:
-        """Hold nothing any more."""
+        """Mark every byte as not held."""
         self.held = NOTHING

@@ -1,4 +1,4 @@
-"""When to try again: tenacity, told by the remedy that an error carries."""
+"""Retries: tenacity repeats work whose error has the remedy RETRY."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from ..model.settings import Retry
 if TYPE_CHECKING:
     from tenacity import RetryCallState
 
-_PAGES: Final = 3  # pages instead of the file that are enough to give up
+_PAGES: Final = 3  # replies with a web page instead of the file after which retries end
 
 
 class Patience:
-    """Runs out on standstill, not on distance: getting further than ever makes an attempt a first one.
+    """The count of failed attempts without progress. Any progress resets it.
 
-    `progress` tells how far the work has come, in any unit that grows.
+    Args:
+        settings: Number of attempts and waiting times.
+        progress: Returns how far the work has come, in any unit that grows.
     """
 
     def __init__(self, settings: Retry, progress: Callable[[], int]) -> None:
@@ -29,7 +31,7 @@ class Patience:
         self._excused = False
 
     def failed(self, state: RetryCallState) -> None:
-        """Count one more failed attempt."""
+        """Count a failed attempt. Tenacity calls this."""
         error = state.outcome.exception() if state.outcome else None
         self._excused = isinstance(error, NetworkError) and error.excused
         if self._excused:
@@ -41,20 +43,24 @@ class Patience:
         self._pages += isinstance(error, NotThePayloadError)
 
     def stop(self, state: RetryCallState) -> bool:
-        """Whether that was the last attempt."""
-        # a page instead of the file may be a passing proxy, but nobody's page goes away in a minute
+        """Return whether the last attempt has been made. Tenacity calls this."""
+        # a web page may come from a proxy that is briefly in the way; login and error pages stay for longer
         tired = self._failures >= self._settings.attempts or self._pages >= _PAGES
         return not self._excused and tired
 
     def wait(self, state: RetryCallState) -> float:
-        """Seconds until the next attempt: full jitter, or what the server asked for."""
+        """Return the seconds to wait before the next attempt. Tenacity calls this.
+
+        Without a Retry-After the wait has full jitter: it is random, up to a limit that doubles with each
+        failure. A Retry-After is obeyed, plus up to one second.
+        """
         if self._excused:
-            return 0.0  # the pool makes it wait until the host may be probed
+            return 0.0  # the connection pool delays the request until the host may be probed
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, FetchError) else None
         ceiling = min(self._settings.longest, self._settings.initial * 2.0 ** min(self._failures - 1, 30))
         jitter = random.uniform(0, ceiling)
-        # jitter on top of what was asked: all connections were told the same moment
+        # all connections received the same Retry-After: the jitter spreads their next requests
         return jitter if asked is None else asked + min(jitter, 1.0)
 
 
@@ -64,13 +70,20 @@ async def persist(
     progress: Callable[[], int],
     observe: Callable[[FetchError, float], None],
 ) -> None:
-    """Await `work()` until it succeeds, patience runs out, or an error says that no retry helps.
+    """Repeat `work()` until it succeeds, its error does not allow a retry, or attempts are used up.
 
-    `observe(error, delay)` is told before each pause. The last error is raised as it is.
+    Args:
+        work: The work.
+        settings: Number of attempts without progress, and waiting times.
+        progress: Returns how far the work has come, in any unit that grows.
+        observe: Called before each pause with the error and the seconds to wait.
+
+    Raises:
+        FetchError: The error of the last attempt, unchanged.
     """
     try:
-        # tenacity comes in when there is something to retry: most runs never need it, and it would cost each
-        # file a tenth of its time
+        # tenacity is imported and used only after a failure: most runs never need it, and it would add a
+        # tenth to the time of each small file
         await work()
         return
     except FetchError as error:

@@ -1,4 +1,4 @@
-"""A run fetches files: rows are read only as fast as slots come free, and each ends in an Outcome."""
+"""A run fetches files. Rows are read only as fast as slots are released, and each row ends in an Outcome."""
 
 from __future__ import annotations
 
@@ -21,16 +21,21 @@ from .adopt import same_source
 from .context import Context
 from .file import FetchOne, FileFetcher, Job
 
-_PAGE = 500  # rows whose records are looked up together
-_FINISHING = 64  # files that may be hashed, synced and recorded while others use the connections
+_PAGE = 500  # rows whose records are read from the ledger in one query
+_FINISHING = 64  # most files that are hashed, synced and recorded while others use the slots
 
 
 class Run:
-    """Brings every entry of a manifest to its outcome, and hands the outcomes over as they come.
+    """One run, from the rows of a manifest to their outcomes.
 
-    `fetch_one`: who brings one file; this process, where nobody is named. `recheck`: finished files are read
-    again, instead of being known by their size and time. `fresh`: nothing can be here yet, so that nobody has
-    to be asked for each row. `again`: whether a file is to be fetched anew although it is finished.
+    Args:
+        context: The shared objects of this process.
+        deliver: Receives each outcome as soon as it is known.
+        renewal: Supplies fresh links for parked jobs, None if there is no source of them.
+        fetch_one: Fetches the file of one job. By default this process does.
+        recheck: Read finished files again instead of identifying them by size and modification time.
+        fresh: The destination is known to be empty, so ledger and disk are not queried for each row.
+        again: Returns whether the file of a path is fetched again although it is finished.
     """
 
     def __init__(
@@ -51,15 +56,22 @@ class Run:
         self._fetch_one = fetch_one or FileFetcher(context).fetch
         self._recheck, self._fresh = recheck, fresh
         self._in_hand: set[str] = set()
-        self._folded: dict[str, str] = {}  # on disks where case does not count: key → path
+        self._folded: dict[str, str] = {}  # if the disk ignores case: case-folded path → path
         self._parked: list[Job] = []
         self._something_ended = asyncio.Event()
         self._order = 0
-        self._out = 0  # files that were handed out and have not ended
-        self._progressed = True  # since links were last renewed
+        self._out = 0  # jobs that were started and have not ended
+        self._progressed = True  # whether a file was finished since links were last renewed
 
     async def fetch(self, manifest: Manifest) -> None:
-        """Fetch all of `manifest`. Raises only errors whose remedy is ABORT."""
+        """Fetch all files of `manifest`.
+
+        Args:
+            manifest: The rows, as a blocking or an asynchronous iterable.
+
+        Raises:
+            FetchError: The run cannot continue; the remedy is ABORT. Other errors end up in outcomes.
+        """
         total = self._context.pool.total
         files = total + min(_FINISHING, 2 * total)
         await at_most(files, self._all_wanted(manifest), self._settle)
@@ -68,8 +80,10 @@ class Run:
                 self._end(job, Status.PARKED, job.error)
 
     async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[Job]:
-        """The rows of the manifest, and parked ones again whenever fresh links are there; each is counted as
-        out before its task begins."""
+        """Yield the jobs of the manifest, and parked jobs again when fresh links are available.
+
+        Each job is counted in `_out` before its task begins.
+        """
         async for job in self._wanted(manifest):
             if self._parked and self._renewal and self._renewal.changed():
                 for renewed in await self._renewed(self._renewal):
@@ -89,7 +103,7 @@ class Run:
                 await self._until_something_ends()
 
     async def _renewed(self, renewal: Renewal) -> list[Job]:
-        """The parked files that have fresh links; the others stay parked."""
+        """Return the parked jobs that have fresh links. The others stay parked."""
         parked, self._parked = self._parked, []
         fresh = await renewal.renew([job.entry for job in parked])
         ready: list[Job] = []
@@ -104,14 +118,14 @@ class Run:
         return ready
 
     async def _until_something_ends(self) -> None:
-        """Return when a file has ended, or after a second, to look for fresh links."""
+        """Wait until a job has ended, but at most a second, so that fresh links are noticed."""
         self._something_ended.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._something_ended.wait()
 
     async def _wanted(self, manifest: Manifest) -> AsyncIterator[Job]:
-        """The rows that are not simply present; those that are, and bad ones, are delivered here."""
+        """Yield jobs for the rows that are not present. Deliver the outcomes of present and invalid rows."""
         async for rows, last in pages(manifest):
             entries = [row for row in rows if isinstance(row, Entry)]
             self._read(rows, entries)
@@ -135,24 +149,23 @@ class Run:
     async def _known(
         self, paths: list[RelativePath]
     ) -> tuple[Sequence[Record | None], Sequence[Published | None], Sequence[Published | None]]:
-        """What the ledger and the disk tell of `paths`, and how those looked that were deleted after
-        unpacking."""
+        """Return the records of `paths`, their states on disk, and those of files deleted after unpacking."""
         nothing = [None] * len(paths)
         if self._fresh:
             return nothing, nothing, nothing
-        # not both at a time: their threads would only wait for each other's interpreter
+        # one after the other: in parallel, their threads would only wait for the interpreter lock
         records = await self._context.ledger.look(paths)
         seen = await self._context.store.look(paths)
         return records, seen, await self._context.store.deleted(paths)
 
     def _collides(self, entry: Entry) -> bool:
-        """Whether an earlier row's name is the same on this disk; such a row fails."""
+        """Return whether an earlier row has the same name on this disk; if so, fail this row."""
         other = self._folded.setdefault(folded(entry.path), entry.path)
         if other == entry.path:
             return False
         same = ManifestError(
-            f"{entry.path}: on this disk it is the same name as {other}, which an earlier row has; rename "
-            "one, or fetch into another file system"
+            f"{entry.path}: this file system ignores case, so the name is the same as {other} of an earlier "
+            "row; rename one, or fetch to another file system"
         )
         self._finish(Outcome(entry.path, Status.FAILED, entry, error=same))
         return True
@@ -169,7 +182,7 @@ class Run:
         self._deliver(outcome)
 
     async def _settle(self, job: Job) -> None:
-        """FetchOne one row to its outcome, or park it."""
+        """Fetch one job until its outcome is known, or park it."""
         try:
             await self._fetch_job(job)
         finally:
@@ -181,7 +194,9 @@ class Run:
         clock = asyncio.get_running_loop().time
         begun = clock()
         if entry.path in self._in_hand:
-            twice = ManifestError(f"{entry.path}: two rows name this path; remove or rename one")
+            twice = ManifestError(
+                f"{entry.path}: two rows of the manifest have this path; remove or rename one"
+            )
             self._finish(Outcome(entry.path, Status.FAILED, entry, error=twice))
             return
         self._in_hand.add(entry.path)
@@ -200,10 +215,10 @@ class Run:
             else:
                 self._end(job, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
         except Exception as error:
-            # a defect of ours must cost this file, not a weekend's run
+            # a bug in osp-fetch must cost this file and not a run of several days
             where = traceback.extract_tb(error.__traceback__)[-1]
             what = f"{type(error).__name__}: {error}, in {Path(where.filename).name}:{where.lineno}"
-            defect = FetchError(f"{entry.path}: a defect of osp-fetch, please report it ({what})")
+            defect = FetchError(f"{entry.path}: a bug in osp-fetch, please report it ({what})")
             self._end(job, Status.FAILED, defect)
         finally:
             self._in_hand.discard(entry.path)
@@ -214,19 +229,20 @@ class Run:
 
 
 def is_present(record: Record, entry: Entry, seen: Published | None, tombstone: Published | None) -> bool:
-    """Return whether the file of `entry` is here, or was unpacked and deleted, and is what the row asks for.
+    """Return whether the file of `entry` is published, or was unpacked and deleted, and fits the row.
 
     Args:
-        record: what the ledger knows of it.
-        seen: how the file under its final name looks now.
-        tombstone: how it looked before it was deleted after unpacking.
+        record: The record of the file.
+        entry: The manifest row.
+        seen: State of the file under its final name, None if there is no file.
+        tombstone: State of the file before it was deleted after unpacking, None if it was not.
     """
     there = seen if seen is not None else tombstone
     return record.published is not None and there == record.published and _fulfils(record, entry)
 
 
 def _fulfils(record: Record, entry: Entry) -> bool:
-    """Whether what was published is what the row asks for today."""
+    """Return whether the published file has the size and digest, or else the source, of the row."""
     if entry.size is not None and entry.size != record.length:
         return False
     if entry.digest is not None:
@@ -235,7 +251,7 @@ def _fulfils(record: Record, entry: Entry) -> bool:
 
 
 def _bare(error: BaseException) -> None:
-    """Take from `error` the frames that it came through: each keeps what its file had in hand."""
+    """Remove traceback and causes from `error`: their frames keep the objects of its file in memory."""
     error.__cause__ = error.__context__ = error.__traceback__ = None
 
 
@@ -250,8 +266,17 @@ def _present(entry: Entry, record: Record) -> Outcome:
 
 
 async def pages(manifest: Manifest) -> AsyncIterator[tuple[list[Row], bool]]:
-    """The rows of `manifest`, a page at a time, and whether that is the last; a blocking iterable is read
-    in a thread."""
+    """Yield the rows of `manifest` in pages of up to 500.
+
+    A blocking iterable is read in a thread. Rows of an asynchronous iterable are yielded one by one, because
+    the next one may take long to arrive.
+
+    Args:
+        manifest: The rows.
+
+    Returns:
+        Pairs of the rows and whether this is the last page.
+    """
     if isinstance(manifest, AsyncIterable):
         async for row in manifest:
             yield [row], False
@@ -261,5 +286,5 @@ async def pages(manifest: Manifest) -> AsyncIterator[tuple[list[Row], bool]]:
     last = False
     while not last:
         page = await asyncio.to_thread(lambda: list(islice(rows, _PAGE)))
-        last = len(page) < _PAGE  # told now: the files of this page may take days
+        last = len(page) < _PAGE  # stated with this page, whose files may take days
         yield page, last

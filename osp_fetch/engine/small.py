@@ -1,7 +1,7 @@
-"""A small file that its first reply brings entirely: nothing to resume, to split or to record in between.
+"""Small files: fetch a file whose first reply contains all of it. There are no parts and no partial.
 
-It stays in the memory that it was received into until it is published from there. Everything else (a longer
-body, a slow one, an error) is left in the exchange as it stands, for a PartedTransfer to go on with.
+The file stays in the memory that it was received into, and is published from there. In every other case (a
+longer body, a slow one, an error) the exchange keeps what was received, and a PartedTransfer continues.
 """
 
 from __future__ import annotations
@@ -20,15 +20,22 @@ from ..model.record import Record
 from .context import Context
 from .state import first_request
 
-SMALL: Final = 256 << 10  # bytes of the longest file that is fetched so
-_GUESS: Final = 60 << 10  # bytes of memory for a file of unknown size
-_PER_SECOND: Final = 8  # small files in a second that keep a byte rate without bursts
-_MOMENT: Final = 0.25  # seconds after which bytes should be written and recorded, so that a kill costs little
-_USUAL: Final = frozenset({"sha256"})
+SMALL: Final = 256 << 10  # bytes: the largest file that is fetched this way
+_GUESS: Final = 60 << 10  # bytes: memory for a file of unknown size
+# A byte rate below this number of largest small files per second would be exceeded in bursts.
+_PER_SECOND: Final = 8
+# Seconds after which a body that is still incomplete is written and recorded, so that a kill costs little.
+_MOMENT: Final = 0.25
+_USUAL: Final = frozenset({"sha256"})  # digests of every file, whatever the manifest states
 
 
 class SmallFile:
-    """One attempt to have a file from its first reply."""
+    """One attempt to fetch a file with a single reply.
+
+    Args:
+        context: The shared objects of this process.
+        entry: The manifest entry.
+    """
 
     def __init__(self, context: Context, entry: Entry) -> None:
         self._context, self._entry = context, entry
@@ -36,14 +43,25 @@ class SmallFile:
 
     @staticmethod
     def is_likely(context: Context, entry: Entry) -> bool:
-        """Return whether the file may be small, as far as its row says."""
+        """Return whether the file may be small, judged by its stated size and the byte rate limit.
+
+        Args:
+            context: The shared objects of this process.
+            entry: The manifest entry.
+        """
         rate = context.settings.limits.rate
         return (entry.size is None or 0 < entry.size <= SMALL) and not 0 < rate < _PER_SECOND * SMALL
 
     async def receive(self, exchange: Exchange, part_size: int) -> bool:
-        """Send the first request; return whether the whole file, and nothing else, is in memory.
+        """Send the first request and receive the file if it is small.
 
-        If not, what came stands in `exchange`, also an error.
+        Args:
+            exchange: An exchange that has sent nothing yet.
+            part_size: Size of the first part in bytes.
+
+        Returns:
+            Whether exactly the complete file is in memory. If not, `exchange` keeps the reply, the bytes
+            received or the error.
         """
         room = _GUESS if self._entry.size is None else self._entry.size
         self._memory = self._context.store.memory(Landing.HEAD + room)
@@ -53,7 +71,7 @@ class SmallFile:
             reply = await exchange.send(first_request(self._entry, part_size, landing))
             is_here = await self._received(exchange, landing, reply)
         except FetchError:
-            pass  # the exchange keeps it
+            pass  # the exchange keeps the error and raises it to the PartedTransfer
         finally:
             exchange.detach()
             if not is_here:
@@ -74,9 +92,9 @@ class SmallFile:
         return True
 
     async def _read(self, exchange: Exchange, length: int) -> bool:
-        """Read a body that was not received into the landing."""
+        """Read a body that was not received into the landing; return whether it is the complete file."""
         assert self._memory is not None
-        if len(self._memory.view) <= length:  # one byte more shows that no more comes
+        if len(self._memory.view) <= length:  # one byte more than the length detects a body that is too long
             self._memory.free()
             self._memory = self._context.store.memory(length + 1)
         view, begun, came = self._memory.view, time.monotonic(), 0
@@ -95,10 +113,17 @@ class SmallFile:
         return False
 
     async def publish(self, exchange: Exchange) -> Record | None:
-        """Give the received file its final name and record it.
+        """Publish the received file and record it.
 
-        Returns None if it has not the digest that its row states, or the disk does not take it. Then its
-        bytes stand in `exchange`, and a PartedTransfer reports what is wrong.
+        Args:
+            exchange: The exchange that the file was received from.
+
+        Returns:
+            The record; None if the digest differs from the manifest's or the disk cannot be written. The
+            exchange then has the bytes, and a PartedTransfer reports the error.
+
+        Raises:
+            StorageError: The ledger cannot be written.
         """
         assert self._memory is not None
         entry, memory, length = self._entry, self._memory, len(self._memory.view)
@@ -124,7 +149,7 @@ class SmallFile:
 
 
 def _length(entry: Entry, reply: Reply) -> int | None:
-    """Return the length of the file that `reply` brings entirely; None if it does not, or is not small."""
+    """Return the length in bytes of the file if `reply` contains all of it and it is small, else None."""
     length = reply.representation.length
     if length is None or not 0 < length <= SMALL or entry.size not in (None, length) or reply.pauses:
         return None

@@ -1,8 +1,8 @@
-"""The state of one file and every decision about it. Awaits nothing and opens nothing.
+"""The state of one file and every decision about it. No I/O.
 
-Resuming is subtraction: missing = wanted − held. A first run, a retry after a cut and a run next
-week are one code path; what differs is only how much is held, and what proves that it may be built
-upon, which `trust` decides.
+Resuming is subtraction: missing = wanted − held. A first run, a retry after a cut and a run next week take
+the same code path. They differ only in how much is held, and in the proof that the held bytes belong to the
+file that the server has now, which `validators` decides.
 """
 
 from __future__ import annotations
@@ -28,13 +28,20 @@ from .mirrors import Mirrors
 from .parts import OPEN_END, Part, Parts
 from .validators import Validators
 
-SAMPLE: Final = 4 << 10  # bytes asked for again where nothing else proves that the file is the same
-RESTARTS: Final = 3
+# Bytes that are fetched again and compared if no digest or validator proves that the file is the same.
+SAMPLE: Final = 4 << 10
+RESTARTS: Final = 3  # restarts at byte 0 before a file that keeps changing on the server fails
 
 
 @dataclass(frozen=True, slots=True)
 class PartRequest:
-    """A claim, to be asked of `url`, with `sample` held bytes before it to compare."""
+    """A part and the link to request it from.
+
+    Args:
+        claim: The part.
+        url: The link of the manifest.
+        sample: Number of held bytes before the part that are requested too, for comparison.
+    """
 
     claim: Part
     url: str
@@ -42,20 +49,31 @@ class PartRequest:
 
     @property
     def range(self) -> ByteRange:
+        """The byte range of the part, without the sample."""
         return self.claim.range
 
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """What a reply supplies: `span` of the file, None if nothing. `restarts`: all that was held before is
-    void."""
+    """The bytes that a reply supplies.
+
+    Args:
+        span: The byte range of the file that the body supplies, None if it supplies nothing.
+        restarts: Whether the bytes that were held before are void.
+    """
 
     span: ByteRange | None
     restarts: bool
 
 
 def first_request(entry: Entry, size: int, landing: Landing | None = None) -> Request:
-    """What a FileState of `entry` that holds nothing asks for first, about `size` bytes of it."""
+    """Return the first request of a file of which nothing is held.
+
+    Args:
+        entry: The manifest entry.
+        size: Size of the first part in bytes. A file of up to 1.25 times this is requested without Range.
+        landing: Memory that a small reply is received into, None for none.
+    """
     whole = entry.size is not None and entry.size <= size + size // 4
     span = None if whole else ByteRange(0, size)
     sure = entry.digest is not None
@@ -63,23 +81,29 @@ def first_request(entry: Entry, size: int, landing: Landing | None = None) -> Re
 
 
 class FileState:
-    """What is held of `entry`, what is being fetched, and what the server has shown so far."""
+    """The state of one file: held bytes, parts being fetched, and what the servers have stated.
+
+    Args:
+        entry: The manifest entry.
+        record: The record of an earlier run, None if there is none.
+        partial_size: Size of the partial in bytes, None if there is none.
+    """
 
     def __init__(self, entry: Entry, record: Record | None = None, partial_size: int | None = None) -> None:
         self.entry = entry
         self.parts = Parts(entry.size)
-        self.emptied = False  # all that was held is to be written anew; whoever writes clears this
-        self._emptied = False  # all that was held is fetched anew, and no reply has said so yet
-        self._plain = False  # ask without Range
-        self.dropped: str | None = None  # the last mirror that was given up for wrong bytes
+        self.emptied = False  # the held bytes became void; nothing reads this any more
+        self._emptied = False  # they became void, and no Supply has reported it yet
+        self._plain = False  # send requests without Range
+        self.dropped: str | None = None  # the last mirror given up for wrong bytes
         source = next((url for url in entry.urls if record and entry.leads_to(url, record.source_key)), None)
         self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None, first=source)
-        self._sources: set[str] = set()  # links that bytes held came from
+        self._sources: set[str] = set()  # links that the held bytes came from
         self.trust = Validators(entry.path, digest=entry.digest is not None)
-        self._ranged = False  # a range has been answered with one
-        self._wholes = 0  # times that the whole file came in answer to a range
+        self._ranged = False  # the server has answered a range request with a range
+        self._wholes = 0  # times that a range request was answered with the complete file
         self._restarts = {True: 0, False: 0}
-        self.must_restart = False  # its only source was given up: nothing held may be built upon
+        self.must_restart = False  # the only source was given up, so no held byte may be used
         self._ends: list[int] = []
         if record is not None and partial_size is not None:
             self._resume(record, partial_size)
@@ -89,7 +113,7 @@ class FileState:
         contradicts = None not in (self.length, record.length) and self.length != record.length
         if record.published or contradicts or not (known or self.entry.digest):
             return
-        # the ledger is trusted as far as the disk
+        # the ledger is trusted only as far as the size of the partial confirms it
         self.parts.held = record.held & RangeSet.upto(partial_size)
         self.parts.length = self.length if self.length is not None else record.length
         self._sources.add(self.mirrors.first if known else record.source_key)
@@ -97,7 +121,7 @@ class FileState:
             self.trust.resume(self.mirrors.first, record.validator)
         self.trust.unproven = bool(self.held) and not self.trust.proven(self.mirrors.first)
 
-    # what to ask next
+    # ---- what to request next
 
     @property
     def complete(self) -> bool:
@@ -106,27 +130,37 @@ class FileState:
 
     @property
     def length(self) -> int | None:
+        """Size of the file in bytes, None while unknown."""
         return self.parts.length
 
     @property
     def held(self) -> RangeSet:
+        """Bytes that are safe in the partial."""
         return self.parts.held
 
     def part(self, link: str, size: int, now: float = 0.0) -> PartRequest | None:
-        """Part the first missing bytes, about `size` of them, to be asked of `link`; None where all is
-        claimed or held."""
+        """Assign the first missing bytes as a part to request from `link`.
+
+        Args:
+            link: The link to request it from.
+            size: Wanted size of the part in bytes.
+            now: Current time in seconds on the clock of the caller.
+
+        Returns:
+            The part; None if all bytes are held or assigned.
+        """
         if self.trust.unproven and self.parts.busy:
-            return None  # one at a time, until a sample has proved what is held
-        # parts that were under way when the doubt arose have ended by now: is there anything to prove?
+            return None  # one part at a time, until a sample has proved the held bytes
+        # parts that were being fetched when the doubt arose have ended; without held bytes none remains
         self.trust.unproven = self.trust.unproven and bool(self.held)
-        # bytes from another time prove themselves by a sample, which has to lie before a gap
+        # bytes of an earlier run are proved by a sample, which must directly precede missing bytes
         beside = bool(self.held) and not self.trust.proven(link)
         return self._part(link, self.parts.next(size, now, beside=beside))
 
     def hedge(self, link: str, now: float, after: float, pace: float | None = None) -> PartRequest | None:
-        """Part the bytes of the slowest part once more; None where none is slow, see `Parts.hedge`."""
+        """Assign bytes of the slowest part again, for `link`; see `Parts.hedge`. None if no part is slow."""
         if self.trust.unproven or len(self.mirrors) > 1:
-            return None  # two mirrors may differ: only one may bring what a part lacks
+            return None  # mirrors may differ, so two of them must not write the same range
         return self._part(link, self.parts.hedge(now, after, pace))
 
     def _part(self, link: str, claim: Part | None) -> PartRequest | None:
@@ -136,11 +170,11 @@ class FileState:
         return PartRequest(claim, link, sample)
 
     def release(self, part: PartRequest) -> None:
-        """Give back a claim; what was not written of it is missing again."""
+        """End a part. Its bytes that were not written are missing again."""
         self.parts.release(part.claim)
 
     def request(self, part: PartRequest) -> Request:
-        """The request for `part`: a file that fits in it is asked for whole, without a range."""
+        """Return the request for `part`. A part that covers the complete file is requested without Range."""
         minted = self.mirrors.borrowed(part.url)
         url = minted or part.url
         whole = self._asks_whole(part)
@@ -159,10 +193,20 @@ class FileState:
         all_of_it = self._plain or self.parts.single or part.range.stop == self.length
         return part.range.start == 0 and all_of_it
 
-    # what the answers say
+    # ---- what the replies state
 
     def agree(self, part: PartRequest, reply: Reply) -> Supply:
-        """Return what `reply` supplies of the file. Raises TransferError if it is not of the file begun."""
+        """Check that `reply` belongs to the file, and return the bytes that it supplies.
+
+        Args:
+            part: The part that was requested.
+            reply: The reply, its body not yet read.
+
+        Raises:
+            NetworkError: The reply does not fit, and a retry may help.
+            NotThePayloadError: The length differs from the size that the manifest states.
+            ChangedError: The file has changed on the server.
+        """
         span = self._agreed(part, reply)
         restarts, self._emptied = self._emptied, False
         return Supply(span, restarts)
@@ -179,7 +223,7 @@ class FileState:
         self.trust.check(part.url, reply, sampled=part.sample > 0)
         self._begin(part, found)
         if reply.range.stop <= part.range.start:
-            raise NetworkError(f"{self.entry.path}: the answer ended before the bytes asked for")
+            raise NetworkError(f"{self.entry.path}: the reply ended before the first byte that was requested")
         return ByteRange(part.range.start, min(reply.range.stop, part.range.stop))
 
     def _begin(self, part: PartRequest, found: Representation) -> None:
@@ -195,30 +239,36 @@ class FileState:
         if self.entry.size is not None:
             raise NotThePayloadError(
                 f"{self.entry.path}: the server offers {found.length} bytes, the manifest states "
-                f"{self.entry.size}; check the manifest, or the page behind the link"
+                f"{self.entry.size}; check the size in the manifest, or open the link in a browser"
             )
-        raise self.trust.contradicted(f"the server now holds {found.length} bytes, before {self.length}")
+        raise self.trust.contradicted(
+            f"the file on the server now has {found.length} bytes, it had {self.length} before"
+        )
 
     def _whole(self, part: PartRequest, reply: Reply) -> ByteRange | None:
-        """Status 200: the body is the file from its first byte, whatever was asked."""
+        """Accept a reply of status 200, whose body is the file from its first byte whatever was requested."""
         found = reply.representation
         self._check_length(found)
         if not self.parts.alone:
-            self.parts.single = True  # alone next time: other parts are being written
-            raise NetworkError(f"{self.entry.path}: the whole file came in answer to a range")
+            self.parts.single = True  # other parts are being written; the next request goes alone
+            raise NetworkError(
+                f"{self.entry.path}: the server answered a range request with the complete file"
+            )
         if part.range.start > 0:
             self.trust.check(part.url, reply, sampled=part.sample > 0)
             self._wholes += 1
             if self._wholes == 1:
-                # not at once all that is held is given up for what may be one edge server's whim
+                # a single edge server may ignore ranges: the held bytes are given up only at the second reply
                 self.trust.asks_if_range = False
-                raise NetworkError(f"{self.entry.path}: the whole file came in answer to a range")
+                raise NetworkError(
+                    f"{self.entry.path}: the server answered a range request with the complete file"
+                )
         self._empty()
         self.parts.single = True
         self._begin(part, found)
         if found.length == 0:
             return None
-        # the manifest's size is a cap: a body without a length may be longer, or never end
+        # the manifest's size is the limit: a body without a length may be longer, or never end
         length = found.length if found.length is not None else self.entry.size
         if length == 0:
             return None
@@ -232,44 +282,64 @@ class FileState:
         self.emptied = True
 
     def alike(self, equal: bool) -> None:
-        """The overlap sample of a part was compared with the bytes held."""
+        """Record whether the overlap sample of a part equals the bytes held. Raises ChangedError if not."""
         self.trust.alike(equal)
 
     def wrote(self, span: ByteRange) -> None:
-        """`span` is in the partial."""
+        """Record that `span` is written to the partial."""
         self.parts.held |= span
 
     def unwrote(self, span: ByteRange) -> None:
-        """What a reply brought to `span` is not to be believed after all."""
+        """Record that the bytes written to `span` are invalid and must be fetched again."""
         self.parts.held -= span
 
     def expect(self, span: ByteRange | None, *, framed: bool) -> None:
-        """The body of `span` is over: was it all of it? Raises NetworkError where not."""
+        """Check at the end of a body that it was complete.
+
+        Args:
+            span: The range that the reply was to supply, None if it supplied nothing.
+            framed: Whether the reply marked the end of its body (Content-Length or chunked).
+
+        Raises:
+            NetworkError: Bytes are missing, or it is not certain yet that the file ends here.
+        """
         if span is None:
             return
         if span.stop != OPEN_END:
             lacking = self.parts.lacks(span)
             if lacking:
-                raise NetworkError(f"{self.entry.path}: the answer ended {lacking} bytes early")
+                raise NetworkError(f"{self.entry.path}: the connection ended {lacking} bytes early")
             return
         end = self.held.frontier
         self._ends.append(end)
-        # where a body just stops, only a second one that stops there too tells an end from a cut
+        # an unframed body ends the same way as a cut connection: a second one of equal length is the proof
         if framed or self.entry.digest or self._ends.count(end) > 1:
             self.parts.length = end
         else:
             self._empty()
-            raise NetworkError(f"{self.entry.path}: a body without a stated end is fetched twice to be sure")
+            raise NetworkError(
+                f"{self.entry.path}: the server stated no length; fetching it again to confirm its end"
+            )
 
     def unsatisfiable(self, part: PartRequest, error: RangeNotSatisfiableError) -> None:
-        """416: the server has nothing there. The end of the file, or another file."""
+        """Handle status 416: the part begins at the end of the file, or the file is another one now.
+
+        Args:
+            part: The part that was requested.
+            error: The error of the reply; it is raised again unless the file ends here.
+
+        Raises:
+            RangeNotSatisfiableError: The request is repeated.
+            NetworkError: The server states another length for the first time.
+            ChangedError: It states another length for the second time in a row.
+        """
         start = part.range.start
         at_end = self.length is None and start == self.held.frontier
         if at_end and error.length == start:
             self.parts.length, self.parts.probed = start, True
             return
         if at_end and error.length is None and start > 0 and self._ranged:
-            # nothing tells a length: only a second such answer tells the end from a whim
+            # no reply has stated a length: a second 416 at the same byte proves the end of the file
             self._ends.append(start)
             if self._ends.count(start) > 1:
                 self.parts.length, self.parts.probed = start, True
@@ -280,23 +350,29 @@ class FileState:
             self._empty()
             raise error
         if error.length is not None and error.length != self.length:
-            raise self.trust.contradicted(f"the server now holds only {error.length} bytes")
+            raise self.trust.contradicted(f"the file on the server now has only {error.length} bytes")
         raise error
 
     def forsake(self, link: str) -> bool:
-        """Give up one mirror; return whether there is another.
+        """Give up the mirror `link`; return whether another one remains.
 
-        Without a digest nothing proves that two mirrors hold the same bytes. The file then begins again at
-        byte 0, see `must_restart`.
+        Without a digest nothing proves that mirrors hold the same bytes, so the file must restart at byte 0.
         """
         another = self.mirrors.forsake(link)
         self.must_restart = another and self.entry.digest is None
         return another
 
     def restart(self, error: FetchError) -> bool:
-        """Begin at the first byte; False where that has been tried enough."""
+        """Discard the held bytes, so that the file starts again at byte 0.
+
+        Args:
+            error: Why the file must restart.
+
+        Returns:
+            False if the file has restarted too often; nothing is discarded then.
+        """
         if self.must_restart:
-            # another mirror, which is no failure of the file's; what that server can do is not known yet
+            # a change of mirror does not count as a restart; the new server's abilities are not known yet
             self.must_restart = self.parts.single = self._plain = self._ranged = False
             self._wholes = 0
             self._ends.clear()
@@ -304,7 +380,7 @@ class FileState:
             return True
         wrong_bytes = isinstance(error, IntegrityError)
         self._restarts[wrong_bytes] += 1
-        # wrong bytes: once more, or once from each mirror alone, for it may be a mix of theirs
+        # wrong digest: try once more, or once from each mirror alone, because mirrors may have been mixed
         most = max(1, len(self.entry.urls)) if wrong_bytes else RESTARTS
         if error.remedy is not Remedy.RESTART or self._restarts[wrong_bytes] > most:
             return False
@@ -312,31 +388,42 @@ class FileState:
         if wrong_bytes:
             self.dropped = self.mirrors.distrust() or self.dropped
         else:
-            # parts of one stream agree by nature, also where every edge server has its own ETag
+            # one stream is consistent even if each edge server sends its own ETag
             self.parts.single = True
         return True
 
     def _drop(self) -> None:
-        """Hold nothing, and know nothing of the server."""
+        """Forget the held bytes and everything that servers have stated."""
         self.parts.empty()
         self.parts.length, self.parts.probed = self.entry.size, False
         self._sources.clear()
         self.trust.forget()
 
-    # the end
+    # ---- the end
 
     def check(self, digests: dict[str, str]) -> None:
-        """Raise unless every byte is held and the digest is the manifest's."""
+        """Check that every byte is held and that size and digest are those of the manifest.
+
+        Args:
+            digests: Algorithm → hexadecimal digest of the complete partial.
+
+        Raises:
+            TransferError: Bytes are missing. The remedy is RESTART.
+            IntegrityError: The size or the digest is wrong.
+        """
         if not self.complete:
-            raise TransferError(f"{self.entry.path}: bytes are missing at the end", remedy=Remedy.RESTART)
+            raise TransferError(
+                f"{self.entry.path}: bytes of the file are still missing after the transfer",
+                remedy=Remedy.RESTART,
+            )
         if self.entry.size is not None and self.entry.size != self.length:
             raise IntegrityError(
-                f"{self.entry.path}: {self.length} bytes came, the manifest states {self.entry.size}"
+                f"{self.entry.path}: {self.length} bytes were received, the manifest states {self.entry.size}"
             )
         wanted = self.entry.digest
         if wanted is not None and (found := digests.get(wanted.algorithm)) != wanted.hex:
             raise IntegrityError(
-                f"{self.entry.path}: all {self.length} bytes are here, but their {wanted.algorithm} is "
+                f"{self.entry.path}: all {self.length} bytes were received, but their {wanted.algorithm} is "
                 f"{found}, the manifest states {wanted.hex}"
             )
 
@@ -347,9 +434,16 @@ class FileState:
         checksums: tuple[int, ...] = (),
         published: Published | None = None,
     ) -> Record:
-        """What the ledger should keep, with no more than `held` claimed."""
+        """Return the record of the file for the ledger.
+
+        Args:
+            held: Bytes that the record states as held.
+            digests: Algorithm → hexadecimal digest of the complete file, None if not complete.
+            checksums: CRC-32 of each block of it, as in `Record`.
+            published: State of the file under its final name, None if not published.
+        """
         key = self.entry.source_key(self.mirrors.first)
         validator = self.trust.validator(self.mirrors.first)
         if published is None and len(self._sources | {self.mirrors.first}) > 1 and held:
-            key = ""  # of several sources: only a digest can tell that these bytes belong together
+            key = ""  # bytes of several sources: only a digest can prove that they belong together
         return Record(self.entry.path, key, self.length, validator, held, digests or {}, checksums, published)

@@ -1,4 +1,4 @@
-"""One file, from its row to its final name: a file fetches parts, a part fetches bytes."""
+"""The transfer of one file in parts, from the first request to its final name."""
 
 from __future__ import annotations
 
@@ -32,32 +32,39 @@ from .lanes import Lanes
 from .retry import persist
 from .state import FileState, PartRequest
 
-_HEDGE_LOOK: Final = 0.1
-_RESERVE_FROM = 1 << 20  # smaller files are not worth a look at the disk each
+_HEDGE_LOOK: Final = 0.1  # seconds between two checks whether a part has become slow enough for a hedge
+_RESERVE_FROM = 1 << 20  # bytes: for smaller files, asking for the free space costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
 class First:
-    """The first exchange of a file, already sent: its reply or its error, and the bytes of the part it asks
-    for."""
+    """The first exchange of a file, already sent.
+
+    Args:
+        exchange: The exchange, with its reply or its error.
+        part_size: Size in bytes of the part that it requested.
+    """
 
     exchange: Exchange
     part_size: int
 
 
 class _Lane:
-    """What a lane knows of its own requests. `link`: asked last, None before the first."""
+    """The state of one lane. `link` is the link of its last request, None before the first."""
 
     link: str | None = None
 
 
 class PartedTransfer:
-    """Fetches one file in parts.
+    """The transfer of one file in parts: lanes, hedges, restarts, verification and publishing.
 
     Args:
-        order: place of the file in the manifest; smaller ones get slots first.
-        first: the first exchange, if it was sent already.
-        replaces: how the finished file of an earlier run looks.
+        context: The shared objects of this process.
+        entry: The manifest entry.
+        state: The state of the file, with the bytes held.
+        order: Position of the file in the manifest. Smaller numbers get slots first.
+        first: The first exchange, None if it was not sent yet.
+        replaces: State of the finished file of an earlier run, which may be replaced. None if there is none.
     """
 
     def __init__(
@@ -78,8 +85,8 @@ class PartedTransfer:
             entry.path, algorithms, fresh=not state.held, replaces=replaces
         )
         self._record: Record | None = None
-        self._wrong: list[dict[str, str]] = []  # digests of bytes that were not what the manifest states
-        self._begun = False  # a reply of the file has come
+        self._wrong: list[dict[str, str]] = []  # digests that were not the one of the manifest
+        self._begun = False  # a reply of the file was accepted
         self._lanes = Lanes(lambda: state.complete)
         self._complete = asyncio.Event()
         self._minting = asyncio.Lock()
@@ -87,7 +94,15 @@ class PartedTransfer:
         self._checkpoint = Checkpoint(context.ledger, self._partial, state, context.claim_size)
 
     async def fetch(self) -> Record:
-        """Return when the file is published and recorded. Whatever ends it, held bytes are claimed."""
+        """Fetch, verify, publish and record the file. Held bytes are recorded even if this raises.
+
+        Returns:
+            The record of the published file.
+
+        Raises:
+            FetchError: The file cannot be fetched. The remedy of the error states how to continue.
+            DiskFullError: The destination is full. The transfer may be repeated with the bytes held.
+        """
         try:
             while True:
                 try:
@@ -105,7 +120,7 @@ class PartedTransfer:
             await self._end()
 
     def _name_dropped(self, dropped: str | None) -> None:
-        """Say which mirror's bytes disagree with the digest."""
+        """Report the mirror whose bytes do not have the digest."""
         if dropped is not None:
             self._context.observe(events.MirrorDropped(self._entry.path, urls.host(dropped)))
 
@@ -114,7 +129,7 @@ class PartedTransfer:
             await self._parts()
         length = self._state.length or 0
         if length == 0:
-            await self._partial.write(0, b"")  # an empty file has to exist, too
+            await self._partial.write(0, b"")  # creates the file, which nothing else does for an empty one
         self._partial.follow(length, length)
         digests, checksums = await self._partial.digests(length)
         try:
@@ -127,7 +142,7 @@ class PartedTransfer:
         self._name_dropped(self._state.mirrors.suspect)
         await self._checkpoint.done()
         if length > self._context.claim_size:
-            # were we killed between the rename and the record, this tells that the name is right
+            # after a kill between the rename and the last record, this one proves that the file is right
             await self._partial.sync()
             await self._context.ledger.put(self._state.record(self._state.held, digests, checksums))
         placed = await self._partial.publish(length)
@@ -137,7 +152,7 @@ class PartedTransfer:
         await self._context.ledger.put(self._record)
         return self._record
 
-    # a file fetches parts
+    # ---- a file fetches parts
 
     async def _parts(self) -> None:
         self._begun = False
@@ -145,14 +160,16 @@ class PartedTransfer:
         await self._lanes.run(self._lane)
 
     def _call_more(self) -> None:
-        """Keep one lane waiting for a connection while there are parts that nobody fetches; not more, for
-        hundreds of files would otherwise wait with hundreds of lanes each."""
+        """Keep one lane waiting for a slot while parts are unassigned.
+
+        One is enough: otherwise hundreds of files would each wait with hundreds of lanes.
+        """
         busy = len(self._lanes) <= self._connections
         if busy and self._state.parts.more and self._connections < self._context.pool.per_host:
             self._lanes.call()
 
     async def _lane(self) -> None:
-        """Fetch parts, one after another, until none is left."""
+        """Fetch parts one after another until none is left. Retry failures, and change the mirror."""
         lane = _Lane()
 
         async def parts() -> None:
@@ -171,17 +188,17 @@ class PartedTransfer:
                 self._check_source(error)
 
     def _check_source(self, error: FetchError) -> None:
-        """Raise SourceGivenUpError if `error` has cost the one source that the file may come from."""
+        """Raise SourceGivenUpError if `error` was of the only mirror that the file may come from."""
         if self._state.must_restart:
-            raise SourceGivenUpError(f"{error}; it begins again at another mirror") from None
+            raise SourceGivenUpError(f"{error}; the file restarts from another mirror") from None
 
     def _retrying(self, error: FetchError, delay: float) -> None:
         self._context.observe(events.Retrying(self._entry.path, error.cause, delay, str(error)))
 
-    # a part fetches bytes
+    # ---- a part fetches bytes
 
     async def _may_hedge(self) -> bool:
-        """Wait a moment while other lanes fetch the last parts; return whether there still are some."""
+        """Wait a moment while other lanes fetch the last parts; return whether bytes are still missing."""
         if not self._state.parts.busy:
             return False
         with suppress(TimeoutError):
@@ -193,8 +210,10 @@ class PartedTransfer:
         return self._state.parts.busy and self._context.pool.idle(host)
 
     async def _part(self, lane: _Lane) -> bool:
-        """Fetch the first missing part, or hedge a slow one if slots are idle; return whether there was
-        one."""
+        """Fetch the first missing part, or hedge a slow one if slots are idle.
+
+        Returns whether there was a part to fetch.
+        """
         link = self._state.mirrors.choose()
         host = urls.host(self._state.mirrors.url(link))
         if not self._state.parts.more and not self._should_hedge(host):
@@ -203,7 +222,7 @@ class PartedTransfer:
         opening = first.exchange if first else self._context.exchange(host, self._order, self._entry.path)
         async with opening as exchange:
             if link not in self._state.mirrors:
-                return True  # given up while this lane waited for a slot
+                return True  # the mirror was given up while this lane waited for a slot
             part = self._next_part(link, host, first)
             if part is None:
                 return False
@@ -223,14 +242,14 @@ class PartedTransfer:
         return True
 
     def _next_part(self, link: str, host: str, first: First | None) -> PartRequest | None:
-        """Return what to ask of `link` now that a slot is there."""
+        """Return the part to request from `link` now that the slot is granted, None if there is none."""
         pool, now = self._context.pool, asyncio.get_running_loop().time()
         size = first.part_size if first else pool.part_size(host, self._state.parts.free, self._order)
         part = self._state.part(link, size, now)
-        return part or self._state.hedge(link, now, pool.worth(host), pool.pace(host))
+        return part or self._state.hedge(link, now, pool.worth(host), pool.throughput(host).value)
 
     def _without_host(self, error: HostDownError, link: str) -> FetchError:
-        """Return the error to raise for a host that is down: if another mirror has the file, it is asked."""
+        """Give up the mirror of a host that is down. Return the error to raise: a retry if others remain."""
         if len(self._state.mirrors) < 2:
             return error
         self._state.forsake(link)
@@ -238,7 +257,7 @@ class PartedTransfer:
         return UnreachableError(str(error), host=error.host)
 
     async def _ask(self, part: PartRequest, exchange: Exchange, *, is_sent: bool) -> None:
-        # a redirect is resolved once for all lanes: each resolution costs a share of the hub's quota
+        # a redirect is resolved once for all lanes: each resolution counts against the hub's quota
         minting = self._state.mirrors.unminted(part.url)
         if minting:
             await self._minting.acquire()
@@ -251,7 +270,7 @@ class PartedTransfer:
                 self._minting.release()
                 minting = False
             if supply.restarts and (held or self._resumed or self._begun):
-                # from the first byte again: what was hashed of the old bytes must go with them
+                # the body starts at byte 0: the hashes of the old bytes must be discarded with them
                 self._context.observe(events.Lost(self._entry.path, held))
                 await self._checkpoint.forget()
             await self._begin()
@@ -269,14 +288,14 @@ class PartedTransfer:
                 self._minting.release()
 
     def _writer(self) -> BodyWriter:
-        # made anew for each body: held by this object it would be a cycle, and files would wait for the
-        # collector
+        # created for each body: stored in this object it would form a reference cycle, and files would stay
+        # in memory until the garbage collector runs
         return BodyWriter(
             self._context, self._state, self._partial, self._checkpoint, lambda: self._connections
         )
 
     async def _begin(self) -> None:
-        """Note the first reply of the file: reserve room, and let other lanes begin."""
+        """Handle the first accepted reply: reserve disk space, and let other lanes begin."""
         if self._begun:
             return
         state = self._state
@@ -290,22 +309,29 @@ class PartedTransfer:
 
     @property
     def endless(self) -> bool:
-        """Whether nothing tells how much more there is to come."""
+        """Whether the length of the file is unknown after its first bytes."""
         return self._state.length is None and bool(self._state.held)
 
     async def give_up(self) -> None:
-        """Drop what is held of an endless file that has filled the disk, and raise StorageError."""
+        """Discard the bytes of an endless file that has filled the disk.
+
+        Raises:
+            StorageError: Always; it states what to do.
+        """
         count = len(self._state.held)
         self._state.parts.empty()
         await self._checkpoint.forget()
         await self._partial.close()
         raise StorageError(
-            f"{self._entry.path}: {count} bytes came and the disk has no room for more, of a file whose "
-            "length neither the server nor the manifest tells; state its size in the manifest, or make room"
+            f"{self._entry.path}: the disk is full after {count} bytes of a file whose length neither the "
+            "server nor the manifest states; state its size in the manifest, or free disk space"
         )
 
     async def _set_aside(self, length: int, digests: dict[str, str], checksums: tuple[int, ...]) -> None:
-        """The same bytes came twice: it is rather the manifest that is wrong than they."""
+        """Set the file aside and raise IntegrityError, because the same bytes were received twice.
+
+        Equal bytes from two transfers are probably right, and the digest of the manifest wrong.
+        """
         wanted = self._entry.digest
         assert wanted is not None
         await self._checkpoint.done()
@@ -313,14 +339,14 @@ class PartedTransfer:
         await self._context.ledger.put(self._state.record(NOTHING, digests, checksums))
         where = await self._partial.set_aside()
         raise IntegrityError(
-            f"{self._entry.path}: the same {length} bytes came twice, and their {wanted.algorithm} is "
-            f"{digests[wanted.algorithm]}; the manifest states {wanted.hex}, which is probably wrong. They "
-            f"are kept in {where}: mend the manifest, and they are taken from there",
+            f"{self._entry.path}: the same {length} bytes were received twice, and their {wanted.algorithm} "
+            f"is {digests[wanted.algorithm]}; the manifest states {wanted.hex}, which is probably wrong. The "
+            f"file is kept in {where}: correct the manifest and run again, and it is taken from there",
             remedy=Remedy.FAIL,
         )
 
     async def _drop_wrong_bytes(self, error: FetchError) -> None:
-        """Nothing is kept of a file that was whole and wrong to the last."""
+        """Discard a complete file whose digest was still wrong after the last restart."""
         if error.remedy is Remedy.RESTART:
             self._state.parts.empty()
             await self._checkpoint.forget()

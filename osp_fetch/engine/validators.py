@@ -1,7 +1,7 @@
-"""What proves that the bytes held and those to come are of one file: the ladder of proofs.
+"""Validators: the proof that the bytes held and the bytes of a reply belong to the same file.
 
-A digest in the manifest > an equal strong ETag > an equal Last-Modified > the same source key, an equal
-length and an overlap sample that compares equal.
+From the strongest proof to the weakest: a digest in the manifest, an equal strong ETag, an equal
+Last-Modified, and last the same source key with an equal length and an equal overlap sample.
 """
 
 from __future__ import annotations
@@ -12,45 +12,76 @@ from ..model.protocols import Reply
 
 
 class Validators:
-    """What the server has shown of `path` so far. `digest`: one in the manifest judges in the end."""
+    """The validators that the servers of one file have sent so far.
+
+    Args:
+        path: Path of the file, for messages.
+        digest: Whether the manifest states a digest. It is checked at the end instead of validators.
+    """
 
     def __init__(self, path: str, *, digest: bool) -> None:
         self._path, self._digest = path, digest
         self._validators: dict[str, Validator] = {}
-        # what is held is from another time or server, and nothing has proved yet that it fits
+        # the held bytes are from an earlier run or another server, and nothing has proved yet that they fit
         self.unproven = False
-        self._seen: tuple[str, Validator] | None = None  # shown meanwhile, believed once it is proved
+        self._seen: tuple[str, Validator] | None = None  # sent while unproven, kept until a sample proves it
         self._doubts = 0  # replies in a row that contradict what was known
         self.asks_if_range = True
 
     def resume(self, link: str, validator: Validator) -> None:
-        """Note that what is held came from `link`, which showed `validator` then."""
+        """Restore the validator of an earlier run.
+
+        Args:
+            link: The link that the held bytes came from.
+            validator: The validator that its server sent then.
+        """
         self._validators[link] = validator
 
     def validator(self, link: str) -> Validator:
-        """What is known to tell one state of `link` from another."""
+        """Return the validator that the server of `link` sent; an empty one if none is known."""
         return self._validators.get(link, Validator())
 
     def proven(self, link: str) -> bool:
-        """Whether something better than a sample tells that `link` still means the bytes held."""
+        """Return whether a digest or a validator proves the held bytes, so that `link` needs no sample."""
         return self._digest or (bool(self.validator(link)) and not self.unproven)
 
     def if_range(self, link: str) -> str | None:
-        """The tag to send with a range (RFC 9110 section 13.1.5)."""
+        """Return the strong ETag to send as If-Range (RFC 9110 section 13.1.5), None if none applies."""
         return self.validator(link).strong if self.asks_if_range and not self._digest else None
 
     def contradicted(self, why: str) -> FetchError:
-        """The error for a reply that contradicts what is known: one alone may be the whim of an edge
-        server, and all that is held is not given up for it."""
+        """Return the error for a reply that contradicts earlier ones.
+
+        The first contradiction in a row is retried: one stale edge server must not cost all held bytes. The
+        second means that the file has changed.
+
+        Args:
+            why: The contradiction, for the message.
+
+        Returns:
+            NetworkError for the first contradiction, ChangedError for the next.
+        """
         self._doubts += 1
         if self._doubts > 1:
             return ChangedError(f"{self._path}: {why}")
-        return NetworkError(f"{self._path}: {why}; it is asked again")
+        return NetworkError(f"{self._path}: {why}; the request is repeated to confirm this")
 
     def check(self, link: str, reply: Reply, *, sampled: bool) -> None:
-        """Raise where `reply` is not of the file begun, or nothing tells that it is."""
+        """Check that `reply` belongs to the file that was begun.
+
+        Args:
+            link: The link that was requested.
+            reply: The reply.
+            sampled: Whether the request includes an overlap sample.
+
+        Raises:
+            NetworkError: Nothing proves that the reply belongs to it, or a first reply contradicts that.
+            ChangedError: A second reply in a row contradicts it.
+        """
         if self.unproven and not sampled:
-            raise NetworkError(f"{self._path}: nothing proves that this is the file begun")
+            raise NetworkError(
+                f"{self._path}: nothing proves that the server still has the file of the bytes held"
+            )
         known, seen = self.validator(link), reply.representation.validator
         if self._digest or not known:
             return
@@ -59,15 +90,17 @@ class Validators:
         elif known.last_modified and seen.last_modified:
             same = known.last_modified == seen.last_modified
         else:
-            # what was a proof is gone: ask again, with a sample
+            # the server no longer sends the validator that was the proof: retry with a sample
             del self._validators[link]
             self.unproven = True
-            raise NetworkError(f"{self._path}: the server no longer says which file it holds")
+            raise NetworkError(
+                f"{self._path}: the server no longer sends the ETag or Last-Modified that it sent before"
+            )
         if not same:
             raise self.contradicted("the file changed on the server while it was fetched")
 
     def begin(self, link: str, found: Representation) -> None:
-        """A reply is believed: remember what it showed."""
+        """Record the validator of an accepted reply from `link`."""
         self._doubts = 0
         if self.unproven:
             self._seen = (link, found.validator)
@@ -75,7 +108,14 @@ class Validators:
             self._validators[link] = found.validator
 
     def alike(self, equal: bool) -> None:
-        """An overlap sample was compared with the bytes held."""
+        """Record the result of an overlap sample.
+
+        Args:
+            equal: Whether the sample equals the bytes held.
+
+        Raises:
+            ChangedError: It does not.
+        """
         if not equal:
             raise ChangedError(f"{self._path}: the server's bytes differ from those held already")
         self.unproven = False
@@ -84,7 +124,7 @@ class Validators:
             self._validators.setdefault(link, validator)
 
     def forget(self) -> None:
-        """Nothing is known of any server any more, and nothing is held."""
+        """Forget all validators, because no bytes are held."""
         self._validators.clear()
         self._seen = None
         self.unproven = False

@@ -1,9 +1,9 @@
-"""Which undocumented parts of aiohttp the fast ways use, and whether the installed aiohttp has them.
+"""The undocumented parts of aiohttp that the fast paths use, and a check that they are installed.
 
-Two fast ways bypass aiohttp's session (`fallback`, `connection`) and its stream (`receiver`). They rest on
-the names below, which exist in aiohttp 3.12 to 3.14; pyproject bounds aiohttp to those. Where a name is
-missing all the same, `HttpTransport` uses the plain way through `ClientSession` and its stream: slower, and
-otherwise equal.
+One fast path bypasses aiohttp's session (`fallback`, `connection`), the other its stream (`receiver`). They
+need the names in `USED`, which exist in aiohttp 3.12 to 3.14; pyproject.toml restricts aiohttp to these
+versions. If a name is missing all the same, `HttpTransport` uses `ClientSession` and its stream, which is
+slower and behaves the same otherwise.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
+# class → its names that osp_fetch uses
 USED: Final[Mapping[object, tuple[str, ...]]] = {
     ResponseHandler: (
         *("set_response_params", "read", "set_exception", "should_close", "data_received"),
@@ -31,7 +32,11 @@ USED: Final[Mapping[object, tuple[str, ...]]] = {
 
 
 def missing(used: Mapping[object, tuple[str, ...]] = USED) -> list[str]:
-    """Return the names of `used` that the installed aiohttp does not have, such as `ResponseHandler.read`."""
+    """Return the names that the installed aiohttp does not have, such as `ResponseHandler.read`.
+
+    Args:
+        used: Class → names of its attributes.
+    """
     return [
         f"{getattr(owner, '__name__', owner)}.{name}"
         for owner, names in used.items()

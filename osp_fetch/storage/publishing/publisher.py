@@ -1,4 +1,4 @@
-"""Group publish: files that are finished while a batch is being put in place are the next batch."""
+"""Group publishing: files that are finished while a batch is being published form the next batch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,23 @@ from ...model.record import Placed
 from ..folder.executors import in_thread
 from .batch import BatchPublisher, ReadyFile
 
-# seconds in which further files are gathered where many come, until a third of those in hand wait (another
-# is fetched, and another recorded): the fewer the batches, the less often threads and loop take the
-# interpreter's lock from each other
+# Seconds for which a batch waits for further files when many are finished, at most until a third of the files
+# in progress wait (of the others, a third is being fetched and a third recorded). Fewer batches mean that
+# threads and event loop compete less often for the interpreter lock.
 _GATHER: Final = 0.05
-_LOOKS: Final = 10
+_LOOKS: Final = 10  # checks in that time, because the number of files in progress changes
 
 
 class Publisher:
-    """Collects finished partials while one batch is being published, then does those together.
+    """The publisher of finished files, which collects them while one batch is being published.
 
-    `in_hand`: how many files there are that may come yet, with those that wait.
+    Args:
+        placer: publishes one batch.
+        in_hand: returns the number of files in progress, including those that wait to be published.
+
+    Attributes:
+        remote: publishes the files whose `remote` is true in another process; raises OSError if that process
+            has ended. None if there is no such process.
     """
 
     def __init__(self, placer: BatchPublisher, in_hand: Callable[[], int]) -> None:
@@ -32,14 +38,24 @@ class Publisher:
         self._waiting: list[tuple[ReadyFile, asyncio.Future[Placed]]] = []
         self._task: asyncio.Task[None] | None = None
         self._in_hand = in_hand
-        self._many = False  # whether files come faster than one by one
-        self._third = asyncio.Event()  # of what is in hand waits
+        self._many = False  # whether the last batch had more than one file
+        self._third = asyncio.Event()  # set when a third of the files in progress wait
         self._thread = ThreadPoolExecutor(1, "osp-publish")
-        # publishes such files as are `remote` in another process; raises OSError when that is gone
         self.remote: Callable[[Sequence[ReadyFile]], list[Placed | FetchError]] | None = None
 
     async def publish(self, finished: ReadyFile) -> Placed:
-        """Return when `finished` stands under its final name for good. Raises StorageError."""
+        """Publish one file. When this returns, the file survives a power loss under its final name.
+
+        Args:
+            finished: the complete partial.
+
+        Returns:
+            The state of the published file, and the path of a file of the user that was moved out of the way.
+
+        Raises:
+            StorageError: the file cannot be published.
+            IntegrityError: a small file does not have the digest that the manifest states.
+        """
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((finished, done))
         if self._enough():
@@ -62,7 +78,7 @@ class Publisher:
             results: Sequence[Placed | FetchError]
             try:
                 results = await in_thread(self._thread, partial(self._publish, partials))
-            except Exception as error:  # whoever waits must be told, whatever went wrong
+            except Exception as error:  # each waiting caller must get a result, whatever failed
                 results = [StorageError(f"files cannot be put in place: {error}")] * len(batch)
             for (finished, done), result in zip(batch, results, strict=True):
                 finished.over(published=isinstance(result, Placed))
@@ -72,19 +88,19 @@ class Publisher:
                     done.set_result(result)
                 else:
                     done.set_exception(result)
-                    done.exception()  # seen: whoever waited may have been cancelled
+                    done.exception()  # marks it as retrieved: the caller may have been cancelled
 
     async def _gather(self) -> None:
         self._third.clear()
         for _ in range(_LOOKS):
             if self._enough():
-                break  # also because the others have ended meanwhile
+                break  # the number of files in progress may have fallen meanwhile
             with suppress(TimeoutError):
                 async with asyncio.timeout(_GATHER / _LOOKS):
                     await self._third.wait()
 
     async def close(self) -> None:
-        """Finish what was begun."""
+        """Publish the files that wait, then stop the thread."""
         if self._task is not None:
             await self._task
         self._thread.shutdown()
@@ -96,7 +112,7 @@ class Publisher:
             try:
                 done.update(zip(theirs, remote(theirs), strict=True))
             except OSError:
-                self.remote = None  # what it has not done, or not told, is done again
+                self.remote = None  # files without a result from it are published here
         own = [finished for finished in batch if finished not in done]
         done.update(zip(own, self._placer.publish_all(own), strict=True))
         return [done[finished] for finished in batch]

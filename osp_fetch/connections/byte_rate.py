@@ -1,0 +1,33 @@
+"""The byte rate of a process: `limits.rate`, shared by all its connections."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+# Seconds of unused rate that may be made up for. Longer bursts disturb other users of a shared link.
+_BURST: Final = 0.25
+
+
+class ByteRate:
+    """Delays readers so that all connections together stay below a byte rate.
+
+    Args:
+        rate: Bytes per second; 0 for no limit.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate, self._due = rate, 0.0
+
+    async def wait(self) -> None:
+        """Wait until the rate allows more bytes."""
+        if self._due:
+            now = asyncio.get_running_loop().time()
+            if self._due > now:
+                await asyncio.sleep(self._due - now)
+
+    def charge(self, count: int) -> None:
+        """Charge `count` received bytes."""
+        if self._rate:
+            now = asyncio.get_running_loop().time()
+            self._due = max(self._due, now - _BURST) + count / self._rate
