@@ -1,4 +1,4 @@
-"""The number of connections to a host is found, whatever the host is like."""
+"""Tests of the concurrency limit: it finds the number of connections for hosts of every kind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,18 @@ def simulate(
     seconds: float = 60,
     refuse_above: int | None = None,
 ) -> tuple[ConcurrencyLimit, float]:
-    """Drive a level against a host; it, and the bytes that came."""
+    """Run a concurrency limit against a simulated host.
+
+    Args:
+        goodput: The bytes per second that the host serves over a number of connections.
+        brisk: Whether each connection completes several files in a sample.
+        most: The largest allowed number of connections.
+        seconds: The simulated time.
+        refuse_above: The number of connections above which the host refuses.
+
+    Returns:
+        The limit, and the bytes received.
+    """
     level, now, total, brought = ConcurrencyLimit(most), 0.0, 0.0, 0
     while now < seconds:
         open_now = level.value
@@ -87,34 +98,35 @@ def test_a_host_that_slows_down_is_not_held_to_its_past() -> None:
     assert level.value < 32
 
 
-def test_a_window_that_was_not_full_tells_nothing() -> None:
+def test_a_window_that_was_not_full_changes_nothing() -> None:
     level = ConcurrencyLimit(64)
     for n in range(20):
         assert level.sample(n, 1.0, full=False) is None
     assert level.value == 8
 
 
-def test_a_doubling_that_brings_a_little_more_is_not_followed_by_another() -> None:
-    """Where a core is the limit, chance makes one level look a little better than the one before."""
+def test_a_doubling_that_gains_little_is_not_followed_by_another() -> None:
+    """If a processor core is the bottleneck, noise makes one limit look a little better than the last."""
     level = ConcurrencyLimit(128)
     assert level.sample(0.2, 500 * MB, full=True)
     assert level.value == 16
     assert level.sample(0.4, 560 * MB, full=True)
     assert level.value == 20
     assert level.sample(0.6, 1200 * MB, full=True)
-    assert level.value == 24  # by a quarter of what was known to be good, however much it brought
+    assert level.value == 24  # steps are a quarter of the known good limit now, even after a large gain
 
 
-def test_small_files_need_no_longer_than_a_look_to_tell_what_a_level_brings() -> None:
-    steering, seconds = Controller(ConcurrencyLimit(128)), 0.0
+def test_with_small_files_one_look_measures_the_goodput_of_a_limit() -> None:
+    controller, seconds = Controller(ConcurrencyLimit(128)), 0.0
     found = []
     for _ in range(4):
         for step in range(1, 101):
-            steering.answered(seconds + step * LOOK / 100, 0.001)
-            steering.received += 50_000 * steering.level.value // 8  # each connection brings as much
+            controller.answered(seconds + step * LOOK / 100, 0.001)
+            # Each connection transfers the same amount.
+            controller.received += 50_000 * controller.limit.value // 8
         seconds += LOOK
-        steering.look(seconds, steering.level.value, 0)
-        found.append(steering.level.value)
+        controller.look(seconds, controller.limit.value, 0)
+        found.append(controller.limit.value)
     assert found[0] == 8
     assert found[1] == 32
     assert found[3] == 128

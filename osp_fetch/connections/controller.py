@@ -61,13 +61,13 @@ class Controller:
     Times are seconds on a monotonic clock. All methods return at once.
 
     Attributes:
-        level: The concurrency limit of the host.
+        limit: The concurrency limit of the host.
         received: Bytes received in the current window.
         latency: Seconds from a request to the head of its reply, as a moving average.
     """
 
-    def __init__(self, level: ConcurrencyLimit) -> None:
-        self.level = level
+    def __init__(self, limit: ConcurrencyLimit) -> None:
+        self.limit = limit
         self.received = 0
         self.latency = 0.0
         self._answers = 0  # replies in this window, or while connections are being opened
@@ -92,7 +92,7 @@ class Controller:
         self._answers += 1
         # Small files start and end between two evaluations, so `streaming` misses them. Two replies per
         # connection show that the connections are established.
-        if not self._begun and self._answers >= 2 * self.level.value:
+        if not self._begun and self._answers >= 2 * self.limit.value:
             self._begin(now)
 
     def look(self, now: float, connections: int, streaming: int) -> str | None:
@@ -106,27 +106,27 @@ class Controller:
         Returns:
             The reason if the concurrency limit changed, else None.
         """
-        level = self.level
+        limit = self.limit
         rounds = min(_ROUNDS * self.latency, 1.0)
         if not self._begun:
             past = now - self._changed
-            if past >= LOOK and (streaming >= level.value or past >= _WINDOW + rounds):
+            if past >= LOOK and (streaming >= limit.value or past >= _WINDOW + rounds):
                 self._begin(now)
             return None
         # If the total of all hosts is exhausted, this host cannot reach its own limit, and the window says
         # nothing about that limit.
-        self._full = self._full and connections >= level.value
+        self._full = self._full and connections >= limit.value
         past = now - self._begun
-        window = _RAMP_WINDOW if level.ramping else _WINDOW
-        brisk = self._answers >= _ANSWERS * level.value
-        if level.ramping and brisk:
+        window = _RAMP_WINDOW if limit.ramping else _WINDOW
+        brisk = self._answers >= _ANSWERS * limit.value
+        if limit.ramping and brisk:
             window = LOOK
         # timers fire some milliseconds late, never early
         if past < max(window, rounds) - LOOK / 10:
             return None
-        if self.received < level.value * _WINDOW_BYTES and past < _LONGEST_WINDOW:
+        if self.received < limit.value * _WINDOW_BYTES and past < _LONGEST_WINDOW:
             return None
-        why = level.sample(now, self.received / past, full=self._full, brisk=brisk)
+        why = limit.sample(now, self.received / past, full=self._full, brisk=brisk)
         self._begin(now)
         return self._moved(why, now)
 
@@ -145,7 +145,7 @@ class Controller:
             if now - self._halved < max(LOOK, 2 * self.latency):
                 return None  # the request was sent before the limit was halved
             self._halved = now
-        return self._moved(self.level.refused(now, others, streaming=streaming), now)
+        return self._moved(self.limit.refused(now, others, streaming=streaming), now)
 
     def _begin(self, now: float) -> None:
         self._begun, self.received, self._full, self._answers = now, 0, True, 0

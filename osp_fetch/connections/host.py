@@ -18,33 +18,33 @@ class Host:
     """The connection pool's state for one host.
 
     Attributes:
-        steering: Controller of the host's concurrency limit.
-        outage: Circuit breaker of the host.
+        controller: Controller of the host's concurrency limit.
+        breaker: Circuit breaker of the host.
         open: Slots that are held.
         streams: Connections that are transferring a body.
         refused: Connections that the host refused since the last report.
         assigned: Sequence number of the last assignment (see HostReport).
         quiet_until: Time in seconds, on the event loop's clock, before which no new slot is granted.
-        pace: Measured throughput of a single connection.
+        throughput: Measured throughput of a single connection.
         queue: Requests that wait for a slot.
         probing: Whether one connection is testing if the host answers again.
     """
 
-    steering: Controller
-    outage: CircuitBreaker
+    controller: Controller
+    breaker: CircuitBreaker
     open: int = 0
     streams: Streams = field(default_factory=Streams)
     refused: int = 0
     assigned: int = 0
     quiet_until: float = 0.0
-    pace: Throughput = field(default_factory=Throughput)
+    throughput: Throughput = field(default_factory=Throughput)
     queue: WaitQueue = field(default_factory=WaitQueue)
     probing: bool = False
 
     @property
-    def level(self) -> ConcurrencyLimit:
+    def limit(self) -> ConcurrencyLimit:
         """The concurrency limit of the host."""
-        return self.steering.level
+        return self.controller.limit
 
     def may(self, now: float) -> bool:
         """Return whether the host may get another slot.
@@ -52,7 +52,7 @@ class Host:
         Args:
             now: Current time in seconds on the event loop's clock.
         """
-        return self.open < self.steering.level.value and not self.probing and self.quiet_until <= now
+        return self.open < self.controller.limit.value and not self.probing and self.quiet_until <= now
 
 
 class Connection:

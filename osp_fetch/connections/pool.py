@@ -81,7 +81,7 @@ class ConnectionPool:
         self.total = min(most_connections(limits), most or sys.maxsize)
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
         self._share, self._yields = share, yields
-        self._steers = limits.connections == "auto" and share is None  # otherwise the limits are fixed
+        self._controls = limits.connections == "auto" and share is None  # otherwise the limits are fixed
         self._timer: asyncio.TimerHandle | None = None
         self._limits, self._profiles = limits, profiles or {}
         self._retry = retry or Retry()
@@ -104,21 +104,21 @@ class ConnectionPool:
             host: `host:port`.
             order: Position of the file in the manifest. Among waiting requests the smallest goes first.
         """
-        return Connection(self._enter, self._leave, self._room(host), order)
+        return Connection(self._enter, self._leave, self._host(host), order)
 
-    async def _enter(self, room: Host, order: int) -> None:
-        """Wait for a slot of the host `room` and take it.
+    async def _enter(self, state: Host, order: int) -> None:
+        """Wait for a slot of the host `state` and take it.
 
         Args:
-            room: State of the host.
+            state: State of the host.
             order: Position of the file in the manifest.
         """
         now = asyncio.get_running_loop().time()
-        if room.queue.first is None and self._open < self.total and room.may(now):
-            room.queue.pass_by(order)
-            self._opened(room, now)
+        if state.queue.first is None and self._open < self.total and state.may(now):
+            state.queue.pass_by(order)
+            self._opened(state, now)
             return
-        ticket = room.queue.join(order, next(self._numbers))
+        ticket = state.queue.join(order, next(self._numbers))
         self._admit()
         if ticket.done():
             return
@@ -126,14 +126,14 @@ class ConnectionPool:
             await ticket
         except asyncio.CancelledError:
             if ticket.done() and not ticket.cancelled():
-                self._leave(room, order)
+                self._leave(state, order)
             raise
 
-    def _leave(self, room: Host, order: int) -> None:
+    def _leave(self, state: Host, order: int) -> None:
         """Release a slot that `_enter` took, with the same arguments."""
-        probed, room.probing = room.probing, False
-        room.open -= 1
-        room.queue.left(order)
+        probed, state.probing = state.probing, False
+        state.open -= 1
+        state.queue.left(order)
         self._open -= 1
         self._admit(sys.maxsize if probed else 1)
 
@@ -141,64 +141,64 @@ class ConnectionPool:
         """Grant slots to waiting requests as far as the limits allow, but at most `most` slots."""
         most = min(most, self.total - self._open)
         now = asyncio.get_running_loop().time() if most > 0 else 0.0
-        while most > 0 and (room := self._next(now)) is not None:
-            room.queue.admit(self._turn(room))
-            self._opened(room, now)
+        while most > 0 and (state := self._next(now)) is not None:
+            state.queue.admit(self._turn(state))
+            self._opened(state, now)
             most -= 1
 
     def _next(self, now: float) -> Host | None:
         """Return the host that gets the next slot: the one with the earliest waiting request."""
         found: tuple[tuple[int, int], Host] | None = None
-        for room in self._hosts.values():
-            if room.may(now) and (place := room.queue.first) and (found is None or place < found[0]):
-                found = place, room
+        for state in self._hosts.values():
+            if state.may(now) and (place := state.queue.first) and (found is None or place < found[0]):
+                found = place, state
         return found[1] if found else None
 
-    def _opened(self, room: Host, now: float) -> None:
-        room.open += 1
-        room.probing = room.outage.down
+    def _opened(self, state: Host, now: float) -> None:
+        state.open += 1
+        state.probing = state.breaker.down
         self._look_later(now)
         self._open += 1
         if self._limits.requests_per_second:
-            self._quiet(room, now + 1 / self._limits.requests_per_second)
+            self._quiet(state, now + 1 / self._limits.requests_per_second)
 
-    def _turn(self, room: Host) -> Turn:
-        if room.outage.down:
+    def _turn(self, state: Host) -> Turn:
+        if state.breaker.down:
             return Turn.ANYONE  # the earliest file may itself be the reason that the host does not answer
         # A file that is left alone at the end is hashed on one core and written by one thread. Equal shares
         # let the last files end together.
         return Turn.FEWEST if self.last_files else Turn.EARLIEST
 
-    def _room(self, host: str) -> Host:
+    def _host(self, host: str) -> Host:
         if host not in self._hosts:
-            known = self._profiles.get(host) if self._steers else None
-            start = known.connections if known else START if self._steers else self._share or self.per_host
-            steering = Controller(ConcurrencyLimit(self.per_host, start, known=known is not None))
-            self._hosts[host] = Host(steering, CircuitBreaker(self._retry))
+            known = self._profiles.get(host) if self._controls else None
+            start = known.connections if known else START if self._controls else self._share or self.per_host
+            controller = Controller(ConcurrencyLimit(self.per_host, start, known=known is not None))
+            self._hosts[host] = Host(controller, CircuitBreaker(self._retry))
         return self._hosts[host]
 
     # ---- measuring, and the concurrency limit of a host
 
     def streams(self, host: str) -> Streams:
         """Return the connections to `host` that are transferring a body."""
-        return self._room(host).streams
+        return self._host(host).streams
 
     def received(self, host: str, count: int) -> None:
         """Record that a connection to `host` received `count` bytes."""
-        self._room(host).steering.received += count
+        self._host(host).controller.received += count
         self.rate.charge(count)
 
     def refused(self, host: str) -> None:
         """Record that `host` refused a connection, and lower its limit if this process controls it."""
-        room = self._room(host)
-        room.refused += 1
-        if self._steers:
+        state = self._host(host)
+        state.refused += 1
+        if self._controls:
             now = asyncio.get_running_loop().time()
-            why = room.steering.refused(now, room.open - 1, streaming=len(room.streams) > 0)
-            self._changed(host, room, why)
+            why = state.controller.refused(now, state.open - 1, streaming=len(state.streams) > 0)
+            self._changed(host, state, why)
         elif self._yields:
-            left = room.open - 1 if room.streams else room.level.value // 2
-            room.level.value = min(room.level.value, max(1, left))
+            left = state.open - 1 if state.streams else state.limit.value // 2
+            state.limit.value = min(state.limit.value, max(1, left))
 
     def assign(self, host: str, connections: int, *, shed: bool, number: int) -> None:
         """Set the concurrency limit of `host`, as decided by the parent process.
@@ -209,46 +209,46 @@ class ConnectionPool:
             shed: Close the connections above the limit at once.
             number: Sequence number of the assignment, to be reported back.
         """
-        room = self._room(host)
-        room.level.value, room.assigned = connections, number
+        state = self._host(host)
+        state.limit.value, state.assigned = connections, number
         if shed:
-            room.streams.shed(room.open - connections)
+            state.streams.shed(state.open - connections)
         self._admit()
 
     def report(self) -> list[HostReport]:
         """Return the state of every host and reset the counters of received bytes and refusals."""
         reports = []
-        for host, room in self._hosts.items():
-            waiting = len(room.queue)
-            steering = room.steering
+        for host, state in self._hosts.items():
+            waiting = len(state.queue)
+            controller = state.controller
             reports.append(
                 HostReport(
-                    host, room.open, len(room.streams), waiting, steering.received, room.refused,
-                    room.level.value, steering.latency, room.assigned,
+                    host, state.open, len(state.streams), waiting, controller.received, state.refused,
+                    state.limit.value, controller.latency, state.assigned,
                 )
             )  # fmt: skip
-            steering.received = room.refused = 0
+            controller.received = state.refused = 0
         return reports
 
     def _look_later(self, now: float) -> None:
-        if self._steers and self._timer is None:
+        if self._controls and self._timer is None:
             self._timer = asyncio.get_running_loop().call_at(now + LOOK, self._look)
 
     def _look(self) -> None:
         """Evaluate the limit of every host that has open connections, and schedule the next evaluation."""
         self._timer = None
         now = asyncio.get_running_loop().time()
-        for host, room in self._hosts.items():
-            if room.open:
-                self._changed(host, room, room.steering.look(now, room.open, len(room.streams)))
+        for host, state in self._hosts.items():
+            if state.open:
+                self._changed(host, state, state.controller.look(now, state.open, len(state.streams)))
         if self._open:
             self._look_later(now)
 
-    def _changed(self, host: str, room: Host, why: str | None) -> None:
+    def _changed(self, host: str, state: Host, why: str | None) -> None:
         if why is not None:
-            self._observe(events.LimitChanged(host, room.level.value, why))
-            if room.level.shed:
-                room.streams.shed(room.open - room.level.value)
+            self._observe(events.LimitChanged(host, state.limit.value, why))
+            if state.limit.shed:
+                state.streams.shed(state.open - state.limit.value)
             self._admit()
 
     def answered(self, host: str, after: float | None = None) -> None:
@@ -258,12 +258,12 @@ class ConnectionPool:
             host: `host:port`.
             after: Seconds between the request and the head of its reply, None if not measured.
         """
-        room = self._room(host)
+        state = self._host(host)
         if after is not None:
-            room.steering.answered(asyncio.get_running_loop().time(), after)
-        room.probing = False
-        if room.outage.answered():
-            room.quiet_until = 0.0
+            state.controller.answered(asyncio.get_running_loop().time(), after)
+        state.probing = False
+        if state.breaker.answered():
+            state.quiet_until = 0.0
             self._observe(events.HostBack(host))
             self._admit()
 
@@ -277,48 +277,48 @@ class ConnectionPool:
             True during an outage. Failed attempts do not count against a file then.
         """
         now = asyncio.get_running_loop().time()
-        room = self._room(host)
-        if room.streams and not room.outage.down:
+        state = self._host(host)
+        if state.streams and not state.breaker.down:
             self.refused(host)  # the host serves other connections, so this one exceeded its limit
             return False
-        pause = room.outage.silent(now, paused=room.quiet_until > now)
-        if room.outage.dead:
-            room.quiet_until = 0.0
+        pause = state.breaker.silent(now, paused=state.quiet_until > now)
+        if state.breaker.dead:
+            state.quiet_until = 0.0
             self._admit()
         elif pause is not None:
             self._observe(events.HostDown(host, pause))
-            self._quiet(room, now + pause)
-        return room.outage.down
+            self._quiet(state, now + pause)
+        return state.breaker.down
 
     def dead(self, host: str) -> bool:
         """Return whether `host` has not answered for so long that no further request is sent to it."""
-        return host in self._hosts and self._hosts[host].outage.dead
+        return host in self._hosts and self._hosts[host].breaker.dead
 
     def cool(self, host: str, seconds: float) -> None:
         """Grant no slot for `host` for `seconds` seconds. Open connections continue."""
-        room = self._room(host)
-        self._quiet(room, asyncio.get_running_loop().time() + seconds)
+        state = self._host(host)
+        self._quiet(state, asyncio.get_running_loop().time() + seconds)
 
-    def _quiet(self, room: Host, until: float) -> None:
-        if until > room.quiet_until:
-            room.quiet_until = until
+    def _quiet(self, state: Host, until: float) -> None:
+        if until > state.quiet_until:
+            state.quiet_until = until
             asyncio.get_running_loop().call_at(until + 0.001, self._admit)
 
     def throughput(self, host: str) -> Throughput:
         """Return the throughput of single connections to `host`."""
-        return self._room(host).pace
+        return self._host(host).throughput
 
     def worth(self, host: str) -> float:
         """Return the seconds of transfer that justify a further request to `host` at the end of a run."""
-        return self._room(host).steering.worth
+        return self._host(host).controller.worth
 
     def idle(self, host: str) -> bool:
         """Return whether a slot of `host` is free and no request waits for one."""
         now = asyncio.get_running_loop().time()
         if self._open >= self.total or self._next(now) is not None:
             return False
-        room = self._room(host)
-        return room.open < room.level.value and room.quiet_until <= now and room.queue.first is None
+        state = self._host(host)
+        return state.open < state.limit.value and state.quiet_until <= now and state.queue.first is None
 
     def part_size(self, host: str, free: int | None = None, order: int = 0) -> int:
         """Return the size in bytes of the next part from `host`.
@@ -330,8 +330,10 @@ class ConnectionPool:
         """
         if self._limits.part_size != "auto":
             return self._limits.part_size
-        room, known = self._hosts.get(host), self._profiles.get(host)
-        if room is None or room.pace.value is None:
+        state, known = self._hosts.get(host), self._profiles.get(host)
+        if state is None or state.throughput.value is None:
             return known.part_size if known else FIRST_PART
-        others = not self.last_files and room.queue.has_others(order)
-        return room.pace.part_size(free, room.level.value, None if others else 2 * room.steering.worth)
+        others = not self.last_files and state.queue.has_others(order)
+        return state.throughput.part_size(
+            free, state.limit.value, None if others else 2 * state.controller.worth
+        )

@@ -92,7 +92,6 @@ class FileState:
     def __init__(self, entry: Entry, record: Record | None = None, partial_size: int | None = None) -> None:
         self.entry = entry
         self.parts = Parts(entry.size)
-        self.emptied = False  # the held bytes became void; nothing reads this any more
         self._emptied = False  # they became void, and no Supply has reported it yet
         self._plain = False  # send requests without Range
         self.dropped: str | None = None  # the last mirror given up for wrong bytes
@@ -279,7 +278,6 @@ class FileState:
         self.parts.empty()
         self._sources.clear()
         self.trust.forget()
-        self.emptied = True
 
     def alike(self, equal: bool) -> None:
         """Record whether the overlap sample of a part equals the bytes held. Raises ChangedError if not."""

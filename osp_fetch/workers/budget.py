@@ -16,7 +16,7 @@ from .messages import Assign
 class _Host:
     """The state of one host. The lists have one number for each worker."""
 
-    steering: Controller
+    controller: Controller
     shares: list[int]
     most: list[int]  # what it may have open: a lowered share counts only once the worker has confirmed it
     open: list[int]
@@ -47,14 +47,14 @@ class Budget:
         *,
         steers: bool,
     ) -> None:
-        self._workers, self._total, self._per_host, self._steers = workers, total, per_host, steers
+        self._workers, self._total, self._per_host, self._controls = workers, total, per_host, steers
         self._observe, self._profiles = observe, profiles
         self._hosts: dict[str, _Host] = {}
 
     @property
     def first_share(self) -> int:
         """Connections to a host with which each worker starts."""
-        return max(1, (min(START, self._per_host) if self._steers else self._per_host) // self._workers)
+        return max(1, (min(START, self._per_host) if self._controls else self._per_host) // self._workers)
 
     def reported(self, worker: int, reports: Sequence[HostReport], now: float) -> None:
         """Take the report of a worker.
@@ -66,24 +66,24 @@ class Budget:
         """
         named = {report.host: report for report in reports}
         for host in {*self._hosts, *named}:
-            room, report = self._room(host), named.get(host)
+            state, report = self._host(host), named.get(host)
             if report is None:
-                room.open[worker] = room.demand[worker] = room.streaming[worker] = 0
+                state.open[worker] = state.demand[worker] = state.streaming[worker] = 0
                 continue
-            room.open[worker], room.streaming[worker] = report.open, report.streaming
-            room.demand[worker] = report.open + report.waiting
+            state.open[worker], state.streaming[worker] = report.open, report.streaming
+            state.demand[worker] = report.open + report.waiting
             # the worker may yet use an assignment that it has not received
-            late = report.assigned != room.sent[worker]
-            room.most[worker] = max(report.open, report.share, room.most[worker] if late else 0)
+            late = report.assigned != state.sent[worker]
+            state.most[worker] = max(report.open, report.share, state.most[worker] if late else 0)
             if not late:
                 # a worker lowers its share itself when a host refuses a connection
-                room.shares[worker] = min(room.shares[worker], report.share)
-            room.steering.received += report.received
-            room.steering.latency = max(room.steering.latency * 0.9, report.latency)
-            if report.refused and self._steers:
+                state.shares[worker] = min(state.shares[worker], report.share)
+            state.controller.received += report.received
+            state.controller.latency = max(state.controller.latency * 0.9, report.latency)
+            if report.refused and self._controls:
                 # the refused connections are closed by now, and none was opened in their place
-                why = room.steering.refused(now, sum(room.open), streaming=any(room.streaming))
-                self._changed(host, room, why)
+                why = state.controller.refused(now, sum(state.open), streaming=any(state.streaming))
+                self._changed(host, state, why)
 
     def gone(self, worker: int) -> None:
         """Take the connections and the shares of a worker that has died.
@@ -91,9 +91,9 @@ class Budget:
         Args:
             worker: The worker's number, from 0.
         """
-        for room in self._hosts.values():
-            room.open[worker] = room.demand[worker] = room.streaming[worker] = 0
-            room.shares[worker] = room.most[worker] = room.sent[worker] = 0
+        for state in self._hosts.values():
+            state.open[worker] = state.demand[worker] = state.streaming[worker] = 0
+            state.shares[worker] = state.most[worker] = state.sent[worker] = 0
 
     def begun(self, worker: int) -> list[Assign]:
         """Return the first assignments of a worker that starts during the run.
@@ -121,34 +121,38 @@ class Budget:
             worker that has more connections open than its share while the host's limit sheds them.
         """
         told: list[tuple[int, Assign]] = []
-        used = [room for room in self._hosts.values() if any(room.demand)]
+        used = [state for state in self._hosts.values() if any(state.demand)]
         # where many hosts are in use, the total is smaller than the sum of their limits: divide it evenly
-        crowded = sum(room.steering.level.value for room in used) > self._total
+        crowded = sum(state.controller.limit.value for state in used) > self._total
         most = max(1, self._total // len(used)) if crowded else self._total
-        for host, room in self._hosts.items():
-            if self._steers and any(room.open):
-                self._changed(host, room, room.steering.look(now, sum(room.open), sum(room.streaming)))
-            shed, level = room.steering.level.shed, min(room.steering.level.value, most)
-            for worker, share in enumerate(shared(level, room.demand, room.most, room.shares)):
-                if share != room.shares[worker] or (shed and room.open[worker] > share):
-                    room.shares[worker] = share
-                    room.most[worker] = max(room.most[worker], share)
-                    room.sent[worker] += 1
-                    told.append((worker, Assign(host, share, shed, room.sent[worker])))
+        for host, state in self._hosts.items():
+            if self._controls and any(state.open):
+                self._changed(
+                    host,
+                    state,
+                    state.controller.look(now, sum(state.open), sum(state.streaming)),
+                )
+            shed, level = state.controller.limit.shed, min(state.controller.limit.value, most)
+            for worker, share in enumerate(shared(level, state.demand, state.most, state.shares)):
+                if share != state.shares[worker] or (shed and state.open[worker] > share):
+                    state.shares[worker] = share
+                    state.most[worker] = max(state.most[worker], share)
+                    state.sent[worker] += 1
+                    told.append((worker, Assign(host, share, shed, state.sent[worker])))
         return told
 
-    def _changed(self, host: str, room: _Host, why: str | None) -> None:
+    def _changed(self, host: str, state: _Host, why: str | None) -> None:
         if why is not None:
-            self._observe(events.LimitChanged(host, room.steering.level.value, why))
+            self._observe(events.LimitChanged(host, state.controller.limit.value, why))
 
-    def _room(self, host: str) -> _Host:
+    def _host(self, host: str) -> _Host:
         if host not in self._hosts:
-            known = self._profiles.get(host) if self._steers else None
-            start = known.connections if known else START if self._steers else self._per_host
-            steering = Controller(ConcurrencyLimit(self._per_host, start, known=known is not None))
+            known = self._profiles.get(host) if self._controls else None
+            start = known.connections if known else START if self._controls else self._per_host
+            controller = Controller(ConcurrencyLimit(self._per_host, start, known=known is not None))
             none = [0] * self._workers
             first = [self.first_share] * self._workers
-            self._hosts[host] = _Host(steering, first, [*first], [*none], [*none], [*none], [*none])
+            self._hosts[host] = _Host(controller, first, [*first], [*none], [*none], [*none], [*none])
         return self._hosts[host]
 
 
