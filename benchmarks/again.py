@@ -1,7 +1,7 @@
-"""A run again over a finished tree: `python benchmarks/again.py [--files 100000]`.
+"""Measure a run over a finished tree: `python benchmarks/again.py [--files 100000]`.
 
-The tree is made by hand and put into the ledger; then `get` with its manifest is timed, and its peak
-memory taken.
+The script creates the files and their records in the ledger. Then it runs `get` with the manifest and
+measures the time and the peak memory.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from osp_fetch.model.record import Published, Record
 from osp_fetch.model.urls import source_key
 from osp_fetch.storage.ledger.sqlite import SqliteLedger
 
-ORIGIN = "http://127.0.0.1:9"  # nothing answers there: whoever asks fails
+ORIGIN = "http://127.0.0.1:9"  # no server listens on this port: a request fails the run
 
 
 async def make(out: Path, manifest: Path, count: int) -> None:
-    """`count` finished files, as a run would have left them."""
+    """Create `count` finished files of 1 byte, their records and their manifest, as a run leaves them."""
     state = out / ".osp-fetch"
     state.mkdir(parents=True)
     rows = []
@@ -54,19 +54,26 @@ async def make(out: Path, manifest: Path, count: int) -> None:
 
 
 def measure(out: Path, manifest: Path) -> tuple[float, int]:
-    """Seconds, and bytes of peak memory."""
+    """Run `get` once over the finished tree.
+
+    Returns:
+        The elapsed time in seconds, and the peak memory in bytes.
+
+    Raises:
+        SystemExit: `get` did not end with exit code 0.
+    """
     words = [sys.executable, "-m", "osp_fetch", "get", str(manifest), "-o", str(out), "-q", "--min-free", "0"]
     compile_ours()
     begun = time.monotonic()
     pid = os.posix_spawn(sys.executable, words, {**os.environ})
     _, status, usage = os.wait4(pid, 0)
     if os.waitstatus_to_exitcode(status) != 0:
-        raise SystemExit("something was fetched, or failed")
+        raise SystemExit("osp-fetch failed: it requested a finished file again, or another error occurred")
     return time.monotonic() - begun, usage.ru_maxrss * 1024
 
 
 def run(files: int, rounds: int) -> dict[str, Any]:
-    """Seconds of each round, and the peak memory of all."""
+    """Return the seconds of each round, and the largest peak memory in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         out, manifest = Path(folder, "out"), Path(folder, "m.tsv")
         asyncio.run(make(out, manifest, files))

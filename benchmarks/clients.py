@@ -1,7 +1,8 @@
-"""Who fetches the same files, each as its users would run it, and each verifying every byte.
+"""The clients that are compared.
 
-A client that knows no digests is followed by sha256sum. Each runs as processes of its own; seconds on the
-clock, CPU seconds and peak memory are those of all its processes.
+Each fetches the same files, is run as its users run it, and verifies every byte. A client without support for
+digests is followed by sha256sum. Each client runs as separate processes. The elapsed seconds and the CPU
+seconds are those of all its processes together.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ PYTHON = sys.executable
 
 @dataclass(frozen=True)
 class Measured:
-    """One run: seconds on the clock and of CPU, bytes of peak memory of its largest process."""
+    """The result of one run: elapsed seconds, CPU seconds, and peak bytes of its largest process."""
 
     seconds: float
     cpu: float
@@ -39,7 +40,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be fetched: files of one content into `folder`. `ca`: a certificate to trust."""
+    """The files to fetch into `folder`. All have the same content.
+
+    Attributes:
+        urls: One URL per file.
+        sha256: The digest of every file, in hexadecimal.
+        folder: The working folder of the client.
+        ca: The certificate of an authority to trust, if the origin uses TLS.
+    """
 
     urls: Sequence[str]
     sha256: str
@@ -52,7 +60,16 @@ class Work:
 
 
 def run(commands: Sequence[Sequence[str]], folder: Path, more: dict[str, str] | None = None) -> Measured:
-    """Run `commands` one after another. Raises SystemExit where one fails."""
+    """Run commands one after another.
+
+    Args:
+        commands: Each a program with its arguments.
+        folder: The working folder.
+        more: Further environment variables.
+
+    Raises:
+        SystemExit: A command failed.
+    """
     cpu, peak, begun = 0.0, 0, time.monotonic()
     for command in commands:
         process = subprocess.Popen(
@@ -62,7 +79,9 @@ def run(commands: Sequence[Sequence[str]], folder: Path, more: dict[str, str] | 
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
-            raise SystemExit(f"it failed ({process.returncode}): {' '.join(command)[:300]}")
+            raise SystemExit(
+                f"a client failed with exit code {process.returncode}: {' '.join(command)[:300]}"
+            )
         cpu += usage.ru_utime + usage.ru_stime
         peak = max(peak, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
     return Measured(time.monotonic() - begun, cpu, peak)
@@ -70,8 +89,10 @@ def run(commands: Sequence[Sequence[str]], folder: Path, more: dict[str, str] | 
 
 @cache
 def compile_ours() -> None:
-    """Compile osp_fetch, as pip does with what it installs: of a checkout each start would do it anew where
-    Python is told to write no bytecode."""
+    """Compile osp_fetch to bytecode, as pip does on installation.
+
+    With PYTHONDONTWRITEBYTECODE each start from a checkout would compile all modules again.
+    """
     found = find_spec("osp_fetch")
     assert found is not None
     assert found.origin is not None
@@ -89,12 +110,12 @@ def ours(work: Work, *flags: str) -> Measured:
 
 
 def unverified(work: Work) -> Measured:
-    """osp-fetch with its hashing taken out: what verification costs."""
+    """Run osp-fetch with hashing disabled, to measure the cost of verification."""
     (work.folder / "m.txt").write_text("\n".join(work.urls))
     words = ["osp-fetch", "get", "m.txt", "-o", "out", "-q", "--min-free", "0", "--profiles", "none"]
     code = f"""
 import sys
-from osp_fetch.storage import hashing
+from osp_fetch.storage.folder import hashing
 class Nothing:
     def update(self, data): pass
     def hexdigest(self): return "0" * 64
@@ -115,14 +136,14 @@ def aria2(work: Work, *flags: str) -> Measured:
     rows = zip(work.urls, work.names, strict=True)
     lines = [f"{url}\n out={name}\n checksum=sha-256={work.sha256}" for url, name in rows]
     (work.folder / "list").write_text("\n".join(lines))
-    # as many connections as it can have: many files, or many to one file
+    # 16 connections, its largest number for one server: over many files, or to one file.
     many = flags or (("-j16", "-x16", "-s16") if len(work.urls) < 16 else ("-j16", "-x1", "-s1"))
     fixed = ["--file-allocation=none", "-k1M", "--check-certificate=false", "-q", "-m0", "--retry-wait=1"]
     return run([["aria2c", "-ilist", *fixed, *many]], work.folder)
 
 
 def _checked(work: Work, command: list[str]) -> Measured:
-    """`command`, and sha256sum over what it fetched."""
+    """Run `command`, then sha256sum over the fetched files."""
     lines = [f"{work.sha256}  {name}" for name in work.names]
     (work.folder / "sums").write_text("\n".join(lines) + "\n")
     return run([command, ["sha256sum", "--quiet", "-c", "sums"]], work.folder)
@@ -141,7 +162,7 @@ def wget2(work: Work) -> Measured:
 
 
 def rclone(work: Work) -> Measured:
-    """It copies one URL a time; a list of them it does not take, so that it is for few large files."""
+    """Run rclone once per URL. `copyurl` takes one URL, so that it is measured with few large files only."""
     fixed = ["--multi-thread-streams", "16", "--config", "/dev/null"]
     each = zip(work.urls, work.names, strict=True)
     copied = [["rclone", "copyurl", url, name, *fixed] for url, name in each]
@@ -171,7 +192,7 @@ def parfive(work: Work) -> Measured:
 
 
 def aiohttp_script(work: Work) -> Measured:
-    """What many write themselves: 16 at a time, a file a connection."""
+    """Run the usual hand-written script: 16 files at a time, one connection per file."""
     return _script(
         work,
         """
@@ -206,7 +227,7 @@ _MODULES = {"hf_transfer": "hf_transfer", "parfive": "parfive"}
 
 
 def installed(name: str) -> bool:
-    """Whether a client is here."""
+    """Return whether a client is installed."""
     if name in _NEEDS:
         return shutil.which(_NEEDS[name]) is not None
     return name not in _MODULES or find_spec(_MODULES[name]) is not None
@@ -214,7 +235,7 @@ def installed(name: str) -> bool:
 
 @cache
 def digest(size: int) -> str:
-    """The sha256 of a file of the origin's."""
+    """Return the sha256 of an origin's file of `size` bytes, in hexadecimal."""
     made, pattern = hashlib.sha256(), Pattern(size)
     for at in range(0, size, MIB):
         made.update(pattern.read(at, min(at + MIB, size)))
@@ -223,7 +244,7 @@ def digest(size: int) -> str:
 
 @contextmanager
 def own_origin() -> Iterator[str]:
-    """Our own origin in a process of its own, which serves `/SIZE/anything`; its URL."""
+    """Start `origin.py` as a process that serves `/SIZE/anything`, and yield its URL."""
     place = Path(__file__).with_name("origin.py")
     process = subprocess.Popen([PYTHON, str(place)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -252,9 +273,20 @@ http {{
 
 @contextmanager
 def nginx_origin(sizes: Sequence[int], place: str, *, tls: bool = False) -> Iterator[tuple[str, Path | None]]:
-    """nginx over files of `sizes` bytes, one worker; its URL, and the certificate that signs it.
+    """Start nginx with one worker process.
 
-    It takes less of the two cores than our own origin does, so that clients are compared, not servers.
+    nginx takes less of the two cores than `own_origin`, so that the figures compare clients, not servers.
+
+    Args:
+        sizes: The sizes of the files, in bytes.
+        place: The folder for the files.
+        tls: Whether to serve over TLS.
+
+    Yields:
+        The URL, and with TLS the certificate of the authority.
+
+    Raises:
+        SystemExit: nginx did not listen within four seconds.
     """
     import socket
 
@@ -294,17 +326,29 @@ def _until_listening(port: int) -> None:
             if tried.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise SystemExit("nginx does not listen")
+    raise SystemExit("nginx did not listen within four seconds")
 
 
 @contextmanager
 def origin(sizes: Sequence[int], place: str, *, tls: bool = False) -> Iterator[tuple[str, Path | None]]:
-    """nginx where it is installed, else our own origin (which speaks no TLS)."""
+    """Start nginx if it is installed, else `own_origin`.
+
+    Args:
+        sizes: The sizes of the files, in bytes.
+        place: The folder for the files.
+        tls: Whether to serve over TLS.
+
+    Yields:
+        The URL, and with TLS the certificate of the authority.
+
+    Raises:
+        SystemExit: TLS was requested and nginx is not installed; `own_origin` does not support TLS.
+    """
     if shutil.which("nginx"):
         with nginx_origin(sizes, place, tls=tls) as found:
             yield found
     elif tls:
-        raise SystemExit("the TLS workload needs nginx")
+        raise SystemExit("the TLS workload needs nginx: install it")
     else:
         with own_origin() as url:
             yield url, None

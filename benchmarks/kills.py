@@ -1,10 +1,10 @@
-"""kill -9 again and again over a mixed manifest: is anything ever wrong, and what does a kill cost?
+"""Measure what kill -9 costs: send it again and again to runs over a mixed manifest.
 
     python benchmarks/kills.py --kills 200
 
-Starts an origin in this process and `osp-fetch get` in another, kills that at random moments, looks at
-every final name after each kill, and starts it again, in a new folder whenever it has come to its end.
-The origin counts every byte that it hands to the network.
+The script serves an origin and starts `osp-fetch get` as a process. It kills that process at random moments,
+checks every final name after each kill, and starts it again. After a run that ends by itself it uses a new
+folder. The origin counts every byte that it sends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,14 @@ CONNECTIONS = 8
 
 @dataclass
 class Origin:
-    """Files in every dress: with and without digest, tag, length and ranges, behind a redirect."""
+    """An origin of mixed files: with and without a digest, a size, an ETag, and a redirect.
+
+    Attributes:
+        chance: The source of the random contents.
+        rate: Bytes per second of each connection.
+        files: The content by file name.
+        sent: The bytes sent by file name.
+    """
 
     chance: random.Random
     rate: float
@@ -36,7 +43,7 @@ class Origin:
     sent: Counter[str] = field(default_factory=Counter)
 
     def begin(self, manifest: Path, url: str) -> None:
-        """Make new files, and a manifest of them."""
+        """Create new files, and write their manifest."""
         sizes = [12 << 20] * 4 + [3_000_000] * 6 + [70_000] * 20 + [2_000] * 60 + [0]
         self.files = {f"{size}-{n}.bin": self.chance.randbytes(size) for n, size in enumerate(sizes)}
 
@@ -83,7 +90,14 @@ class Origin:
 
 
 async def run(words: list[str], delay: float) -> bool:
-    """Run until `delay` seconds have passed, then SIGKILL; whether it was killed."""
+    """Run osp-fetch, and send SIGKILL after `delay` seconds.
+
+    Returns:
+        Whether the process was killed.
+
+    Raises:
+        SystemExit: osp-fetch failed by itself.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "osp_fetch", *words, stderr=asyncio.subprocess.DEVNULL
     )
@@ -94,12 +108,19 @@ async def run(words: list[str], delay: float) -> bool:
         await process.wait()
         return True
     if code != 0:
-        raise SystemExit(f"osp-fetch ended with {code}")
+        raise SystemExit(f"osp-fetch failed with exit code {code}")
     return False
 
 
 def check(folder: Path, files: dict[str, bytes]) -> int:
-    """Every final name holds the right bytes; how many there are."""
+    """Check that every final name holds the right bytes.
+
+    Returns:
+        The number of finished files.
+
+    Raises:
+        SystemExit: A file is wrong under its final name.
+    """
     finals = [p for p in folder.glob("d*/*") if p.is_file()]
     for final in finals:
         if final.read_bytes() != files[final.name]:
@@ -122,7 +143,7 @@ async def measure(kills: int, seed: int, rate: float) -> dict[str, Any]:
                     done += 1
                     check(folder, origin.files)
                 if check(folder, origin.files) != len(origin.files):
-                    raise SystemExit("success was reported, and files are missing")
+                    raise SystemExit("osp-fetch reported success although files are missing")
                 runs += 1
                 twice += origin.sent.total() - sum(map(len, origin.files.values()))
     return {
@@ -140,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--rate", type=float, default=1e6, help="bytes/s of one connection")
+    parser.add_argument("--rate", type=float, default=1e6, help="bytes per second of each connection")
     given = parser.parse_args()
     print(json.dumps(asyncio.run(measure(given.kills, given.seed, given.rate)), indent=2))
 

@@ -1,11 +1,11 @@
-"""Shaped links: is the right number of connections found, with nothing to tune?
+"""Measure whether osp-fetch finds the right number of connections on shaped links, without settings.
 
     python benchmarks/links.py [--only NAME] [--rounds 3] [--json FILE]
 
-A TCP proxy in a process of its own shapes what an origin serves: by connection, by link, with a round
-trip, with a cap that refuses, with a collapse above a number, with stalls, with slow connections among
-others. Each scenario is run with no setting at all, against what the link allows, and against aria2 where
-it is here. Every byte is verified by every client: aria2 is given the digests, too.
+A TCP proxy in a separate process shapes the connections to an origin: a rate per connection, a rate of the
+link, a round trip time, refusals or a collapse above a number of connections, stalls, and slow connections
+among fast ones. Each scenario runs without any setting. Its time is compared with what the link allows and,
+if it is installed, with aria2. Every client verifies every byte; aria2 gets the digests, too.
 """
 
 from __future__ import annotations
@@ -37,8 +37,18 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Link:
-    """Bytes per second and seconds; 0 for no limit. `slow`: one connection in so many, 50 times slower.
-    A pause is as long as a lost packet costs at worst: 0.3 s."""
+    """The shape of a link. 0 means no limit.
+
+    Attributes:
+        per_connection: Bytes per second of one connection.
+        in_all: Bytes per second of the link.
+        round_trip: Seconds.
+        refuse_above: The number of connections above which the link refuses with 503.
+        collapse_above: The number of connections above which the total falls to a tenth.
+        slow: Of each `slow` connections, one is 50 times slower.
+        stalls: Mean seconds between two pauses of a connection. A pause takes 0.3 s, the largest cost of a
+            lost packet.
+    """
 
     per_connection: float = 0.0
     in_all: float = 0.0
@@ -46,12 +56,23 @@ class Link:
     refuse_above: int = 0
     collapse_above: int = 0
     slow: int = 0
-    stalls: float = 0.0  # seconds, in the mean, from one pause of a connection to its next
+    stalls: float = 0.0
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Files over a link. `limit`: bytes per second that it allows to whoever knows the right number."""
+    """Files that are fetched over a link.
+
+    Attributes:
+        name: The name in the results.
+        link: The shape of the link.
+        files: The number of files.
+        size: Bytes of each file.
+        limit: Bytes per second that the link allows with the right number of connections; 0 if not compared.
+        aria2: The arguments of aria2; empty if it is not compared.
+        best: The best fixed number of connections, found by a sweep; 0 if not compared.
+        unverified: Whether to compare with osp-fetch without hashing.
+    """
 
     name: str
     link: Link
@@ -59,8 +80,8 @@ class Scenario:
     size: int
     limit: float = 0.0
     aria2: tuple[str, ...] = ()
-    best: int = 0  # the best fixed number of connections, as a sweep found it
-    unverified: bool = False  # also with its hashing taken out
+    best: int = 0
+    unverified: bool = False
 
 
 SCENARIOS = (
@@ -85,13 +106,15 @@ SCENARIOS = (
 
 
 class Proxy:
-    """Passes connections on to `port`, shaped. Bytes stay in the kernel (splice), for what the proxy takes
-    of the processor its clients lack."""
+    """A proxy that shapes connections to the origin at `port`.
+
+    Bytes stay in the kernel (splice), because the proxy shares the processor with the measured clients.
+    """
 
     def __init__(self, link: Link, port: int) -> None:
         self.link, self.port = link, port
         self.open = self.count = 0
-        self._due = 0.0  # when the link has sent all that was given to it
+        self._due = 0.0  # loop time at which the link will have sent all its bytes
 
     async def connected(self, client: socket.socket) -> None:
         self.open += 1
@@ -114,7 +137,7 @@ class Proxy:
 
     async def _pass(self, client: socket.socket, rate: float) -> None:
         if self.link.round_trip:
-            await asyncio.sleep(self.link.round_trip)  # the handshake
+            await asyncio.sleep(self.link.round_trip)  # the TCP handshake
         with socket.socket() as above:
             above.setblocking(False)
             await asyncio.get_running_loop().sock_connect(above, ("127.0.0.1", self.port))
@@ -123,7 +146,7 @@ class Proxy:
                 asyncio.create_task(self._down(above, client, rate)),
             }
             try:
-                # a client that hangs up is gone at once, as it is for a kernel
+                # A client that closes its connection frees it at once, as a kernel does.
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 for way in ways:
@@ -173,9 +196,9 @@ def _pipe() -> Iterator[tuple[int, int]]:
 
 
 async def _splice(source: int, target: int, count: int) -> int:
-    """Move up to `count` bytes, when there are any and there is room for them; 0 at the end.
+    """Move up to `count` bytes between a socket and a pipe, and return their number; 0 at the end.
 
-    One of the two is a pipe that is never waited for: the other one, a socket, is.
+    Only the socket can block. The pipe always has bytes or space when it is needed.
     """
     loop = asyncio.get_running_loop()
     reading = stat.S_ISSOCK(os.fstat(source).st_mode)
@@ -209,7 +232,16 @@ async def serve(link: Link, port: int) -> None:
 def fetch(
     link: Link, port: str, files: int, size: int, place: str, client: Callable[[Work], Measured]
 ) -> Measured:
-    """One run of `client` through a link of its own to the origin at `port`."""
+    """Run `client` once through a new proxy to the origin at `port`.
+
+    Args:
+        link: The shape of the link.
+        port: The port of the origin.
+        files: The number of files.
+        size: Bytes of each file.
+        place: The folder for the files.
+        client: The client to run.
+    """
     words = [PYTHON, __file__, "--serve", json.dumps(asdict(link)), port]
     proxy = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert proxy.stdout is not None
@@ -225,7 +257,17 @@ def fetch(
 
 
 def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> dict[str, Any]:
-    """Alternated rounds of one scenario; medians, and ratios. `peers`: also against other programs."""
+    """Run a scenario in alternated rounds of all its clients.
+
+    Args:
+        scenario: The scenario.
+        rounds: Runs of each client.
+        place: The folder for the files.
+        peers: Whether to run other programs as well.
+
+    Returns:
+        Median seconds by client, peak memory in MiB, and the ratios of osp-fetch's time to the others'.
+    """
     clients: dict[str, Callable[[Work], Measured]] = {"osp-fetch": ours}
     if peers and scenario.aria2 and installed("aria2"):
         clients["aria2"] = lambda work: aria2(work, *scenario.aria2)
@@ -261,10 +303,10 @@ def main() -> None:
         uvloop.run(serve(Link(**json.loads(sys.argv[2])), int(sys.argv[3])))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--only", default="", help="scenarios whose name has this in it")
+    parser.add_argument("--only", default="", help="run only scenarios whose name contains this text")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", help="write the results there, too")
-    parser.add_argument("--place", default="/dev/shm", help="where files go")
+    parser.add_argument("--json", help="also write the results to this file")
+    parser.add_argument("--place", default="/dev/shm", help="folder for the fetched files")
     given = parser.parse_args()
     results = []
     for scenario in SCENARIOS:

@@ -1,6 +1,7 @@
-"""Peak memory, which settings bound and manifests do not: `python benchmarks/memory.py [--rows 10000000]`.
+"""Measure the peak memory: `python benchmarks/memory.py [--rows 10000000]`.
 
-Two figures: `plan` over a manifest of so many rows, and `get` of 500 files over 256 connections.
+The settings bound the memory, not the size of the manifest. The script prints two figures: `plan` over a
+manifest of `--rows` rows, and `get` of 500 files over 256 connections.
 """
 
 from __future__ import annotations
@@ -15,17 +16,21 @@ from clients import MIB, own_origin
 
 
 def peak(words: list[str]) -> int:
-    """Peak resident memory of one osp-fetch, in bytes."""
+    """Run osp-fetch once and return its peak resident memory in bytes.
+
+    Raises:
+        SystemExit: osp-fetch failed. Exit codes 0 and 75 are accepted.
+    """
     command = [sys.executable, "-m", "osp_fetch", *words]
     pid = os.posix_spawn(sys.executable, command, {**os.environ})
     _, status, usage = os.wait4(pid, 0)
     if os.waitstatus_to_exitcode(status) not in (0, 75):
-        raise SystemExit(f"failed: {' '.join(words)}")
+        raise SystemExit(f"osp-fetch failed: {' '.join(words)}")
     return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def long_manifest(folder: Path, rows: int) -> Path:
-    """A TSV of so many rows."""
+    """Write a TSV manifest with `rows` rows and return its path."""
     place = folder / "long.tsv"
     with place.open("w") as file:
         file.write("path\turl\tsize\n")

@@ -1,6 +1,7 @@
-"""An origin in a process of its own, so that its work is not the client's: `python benchmarks/origin.py`.
+"""An origin as a separate process: `python benchmarks/origin.py`.
 
-Prints its port, and serves `/SIZE/anything` as SIZE bytes until it is told to end.
+Its CPU time must not count as that of the client. It prints its port and serves `/SIZE/anything` as SIZE
+bytes until it is terminated.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _BLOCK = bytes(range(256)) * 4096
 
 
 class Pattern:
-    """`length` bytes of a repeating pattern, made as they are read."""
+    """Content of `length` bytes: a repeating pattern that is generated on reading."""
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -42,6 +43,6 @@ async def main(port: int, rate: float | None) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--rate", type=float, help="bytes per second of one connection")
+    parser.add_argument("--rate", type=float, help="bytes per second of each connection")
     arguments = parser.parse_args()
     uvloop.run(main(arguments.port, arguments.rate))

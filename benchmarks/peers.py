@@ -1,8 +1,8 @@
-"""The same files for everybody: `python benchmarks/peers.py [--rounds 5] [--json FILE]`.
+"""Compare all installed clients with the same files: `python benchmarks/peers.py [--rounds 5] [--json FILE]`.
 
-Every client that is installed, from one origin, on one machine, in alternated rounds, without settings
-but the number of connections (16, where one has to be given). Every client verifies. Shown are medians,
-and how much of each one's time osp-fetch takes: below 1 it is faster.
+The clients fetch from one origin, on one machine, in alternated rounds. The only setting is the number of
+connections: 16, if a client needs one. Every client verifies. The output holds medians, and the time of
+osp-fetch divided by that of each client: below 1 osp-fetch is faster.
 """
 
 from __future__ import annotations
@@ -30,7 +30,17 @@ _REPO = "bench/files"
 def compare(
     clients: dict[str, Callable[[Path], Measured]], rounds: int, place: str, size: int
 ) -> dict[str, Any]:
-    """Alternated rounds of `clients`, each in a folder of its own; medians, and ours as a share of each."""
+    """Run clients in alternated rounds, each run in a new folder.
+
+    Args:
+        clients: What to run in a folder, by name; "osp-fetch" is one of them.
+        rounds: Runs of each client.
+        place: The folder for the files.
+        size: Bytes that one run fetches.
+
+    Returns:
+        Medians by client, and the time of osp-fetch divided by that of the client.
+    """
     found: dict[str, list[Measured]] = {name: [] for name in clients}
     for _ in range(rounds):
         for name, client in clients.items():
@@ -51,7 +61,7 @@ def compare(
 
 
 def by_http(names: Sequence[str], files: int, size: int, rounds: int, place: str) -> dict[str, Any]:
-    """One workload of plain files."""
+    """Run one workload of `files` files of `size` bytes each, and return the results of `compare`."""
     sha256 = digest(size)
     with origin([size], place) as (address, _):
         urls = [f"{address}/{size}/f{number}" for number in range(files)]
@@ -63,7 +73,7 @@ def by_http(names: Sequence[str], files: int, size: int, rounds: int, place: str
 
 
 def by_hub(rounds: int, place: str) -> dict[str, Any]:
-    """A repository of a stand-in of the hub, which is the same process for both."""
+    """Fetch a repository from a stand-in of the hub. One process serves both clients."""
     server = subprocess.Popen([PYTHON, __file__, "--serve-hub"], stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
@@ -80,7 +90,7 @@ def by_hub(rounds: int, place: str) -> dict[str, Any]:
             words = ["download", _REPO, "--repo-type", "dataset", "--local-dir", "out", "--max-workers", "16"]
             more = {"HF_ENDPOINT": url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1"}
             fetched = [str(Path(PYTHON).with_name("hf")), *words]
-            # it compares sizes, not digests: the same sums for everybody
+            # hf compares sizes, not digests: sha256sum verifies its files, as for the other clients.
             return run([fetched, ["sh", "-c", "sha256sum out/f*"]], folder, more)
 
         return compare({"osp-fetch": ours, "hf download": hf}, rounds, place, 16 * 4 * MIB)
@@ -110,10 +120,10 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--place", default="/dev/shm", help="where files go")
-    parser.add_argument("--only", default="", help="workloads whose name has this in it")
-    parser.add_argument("--clients", default=",".join(CLIENTS), help="names, with commas")
-    parser.add_argument("--json", type=Path, help="write the results there, too")
+    parser.add_argument("--place", default="/dev/shm", help="folder for the fetched files")
+    parser.add_argument("--only", default="", help="run only workloads whose name contains this text")
+    parser.add_argument("--clients", default=",".join(CLIENTS), help="names of clients, separated by commas")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     given = parser.parse_args()
     names = [name for name in given.clients.split(",") if installed(name)]
     results: dict[str, Any] = {"cores": os.cpu_count(), "rounds": given.rounds, "workloads": {}}

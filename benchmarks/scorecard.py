@@ -1,8 +1,9 @@
-"""The figures that osp-fetch is held to: `python benchmarks/scorecard.py [--rounds 5] [--only NAME]`.
+"""Measure osp-fetch against its goals: `python benchmarks/scorecard.py [--rounds 5] [--only NAME]`.
 
-Each workload is run in alternated rounds with what it is compared with, in one session; shown are medians,
-ratios, CPU seconds per GB and peak memory, and whether the goal is reached. Every file is verified by every
-client and published with full durability. The last run stays in `benchmarks/results/`, with a plot.
+One session runs each workload in alternated rounds with the clients that it is compared with. The output
+holds medians, ratios, CPU seconds per GB, peak memory, and whether the goal is reached. Every client verifies
+every file; osp-fetch publishes with full durability. The results of the last run are kept in
+`benchmarks/results/`, with a plot.
 """
 
 from __future__ import annotations
@@ -30,7 +31,15 @@ Client = Callable[[Work], Measured]
 
 @dataclass(frozen=True)
 class Workload:
-    """Files of one size, and whose time ours is divided by: name → (client, the ratio to reach)."""
+    """Files of one size and the clients to compare with.
+
+    Attributes:
+        name: The name in the results.
+        files: The number of files.
+        size: Bytes of each file.
+        against: By name, the client and the ratio of osp-fetch's time to its time that is the goal.
+        tls: Whether to serve over TLS.
+    """
 
     name: str
     files: int
@@ -44,7 +53,7 @@ WORKLOADS = (
     Workload("4 x 512 MiB over TLS", 4, 512 * MIB, {"aria2": (aria2, 0.80)}, tls=True),
     Workload("5000 x 50 kB", 5000, 50_000, {"aria2": (aria2, 0.9), "curl": (curl, 1.5)}),
 )
-# scenario of links.py → (what its time is divided by, the ratio to reach)
+# By scenario of links.py: the ratio in its results, and the value of that ratio that is the goal.
 LINKS = {
     "10 MB/s a connection": ("of aria2's time", 0.8),
     "refused above 12": ("of the limit's time", 1.25),
@@ -57,7 +66,7 @@ AGAIN = "again over 100,000 finished files"
 
 
 def row(workload: str, what: str, found: float, goal: float, **more: Any) -> dict[str, Any]:
-    """One line of the card."""
+    """Return one line of the scorecard. The goal is reached if `found` is at most `goal`."""
     return {
         "workload": workload, "of": what, "found": round(found, 3), "goal": round(goal, 3),
         "reached": found <= goal, **more,
@@ -65,7 +74,7 @@ def row(workload: str, what: str, found: float, goal: float, **more: Any) -> dic
 
 
 def files(workload: Workload, rounds: int, place: str) -> list[dict[str, Any]]:
-    """A workload of plain files."""
+    """Run a workload of plain files, and return a line for each client that it is compared with."""
     clients: dict[str, Client] = {"osp-fetch": ours}
     clients |= {name: client for name, (client, _) in workload.against.items() if _here(name)}
     found: dict[str, list[Measured]] = {name: [] for name in clients}
@@ -95,7 +104,7 @@ def _here(name: str) -> bool:
 
 
 def shaped(scenario: links.Scenario, rounds: int, place: str) -> list[dict[str, Any]]:
-    """A shaped link."""
+    """Run a scenario of a shaped link, and return its line; none if the client to compare with is missing."""
     what, goal = LINKS[scenario.name]
     found = links.run(scenario, rounds, place, peers="aria2" in what)
     if what not in found:
@@ -105,7 +114,7 @@ def shaped(scenario: links.Scenario, rounds: int, place: str) -> list[dict[str, 
 
 
 def finished(rounds: int) -> list[dict[str, Any]]:
-    """A run over what is there already."""
+    """Run over 100,000 finished files, and return the line. The goal is 5 seconds."""
     found = again.run(100_000, rounds)
     seconds = statistics.median(found["seconds"])
     more = {"peak_mib": found["peak_mib"], "seconds": {"osp-fetch": found["seconds"]}}
@@ -113,7 +122,7 @@ def finished(rounds: int) -> list[dict[str, Any]]:
 
 
 def plot(card: list[dict[str, Any]], place: Path) -> None:
-    """Found against goal, a bar each; left out where matplotlib is not installed."""
+    """Plot found / goal as bars. Without matplotlib, write no plot."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -128,7 +137,7 @@ def plot(card: list[dict[str, Any]], place: Path) -> None:
         axes.text(shares[number], number, f" {each['found']} (goal {each['goal']})", va="center")
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xlim(0, max(shares) * 1.35)
-    axes.set_xlabel("found / goal: left of the line the goal is reached")
+    axes.set_xlabel("found / goal (the goal is reached left of the line)")
     axes.invert_yaxis()
     figure.savefig(place, dpi=110)
 
@@ -136,8 +145,8 @@ def plot(card: list[dict[str, Any]], place: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="", help="workloads whose name has this in it")
-    parser.add_argument("--place", default="/dev/shm", help="where files go")
+    parser.add_argument("--only", default="", help="run only workloads whose name contains this text")
+    parser.add_argument("--place", default="/dev/shm", help="folder for the fetched files")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON and the plot")
     given = parser.parse_args()

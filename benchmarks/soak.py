@@ -1,10 +1,10 @@
-"""A long run under random faults, kills and link renewals: is anything lost, wrong or leaking?
+"""Run osp-fetch for a long time under random faults, kills and link renewals; check for loss and leaks.
 
     python benchmarks/soak.py --minutes 30
 
-An origin here answers one request in twenty badly, and its links die all the time; fresh link files are
-put in place of the old ones. Two clients work against it: one process that mirrors round after round and
-is never ended, whose memory and descriptors are taken at its start and end, and one that is killed every
+The origin in this process answers one request in twenty with a fault. Its links expire after 8 seconds, and
+fresh link files replace the old ones. Two clients work against it. One is a single process that mirrors
+round after round; its memory and its descriptors are recorded after each round. The other is killed every
 few seconds and started again. Every file of every round is compared byte for byte.
 """
 
@@ -27,19 +27,20 @@ from typing import Any
 from osp_fetch.demo.server import Blob, Cut, Exchange, Server
 
 FILES = 400
-LIFE = 8.0  # seconds that a link lives; files are renewed a little before and a little after
+# Lifetime of a link in seconds. Link files are renewed after 0.7 to 1.3 of it, before or after the expiry.
+LIFE = 8.0
 WORDS = ["-q", "--on-expired", "wait", "--min-free", "0", "-k", "256KiB", "-x", "8"]
 SETTINGS = ["retry.initial=0.05", "retry.longest=1", "timeouts.idle=2", "timeouts.head=2"]
 
 
 def content(name: str) -> bytes:
-    """The bytes of a file: a few large ones, many small ones."""
+    """Return the bytes of a file: of 8 sizes, 0 to 2,000,000 bytes, most of them small."""
     chance = random.Random(name)
     return chance.randbytes(chance.choice([0, 1, 900, 5000, 40_000, 40_000, 300_000, 2_000_000]))
 
 
 class Origin:
-    """Serves `/who/round/name`, with signed links, and misbehaves now and then."""
+    """An origin that serves `/CLIENT/ROUND/NAME` behind signed links, with a fault in one of 20 requests."""
 
     def __init__(self) -> None:
         self.chance = random.Random()
@@ -105,7 +106,19 @@ FAULTS = ["reset", "503", "429", "page", "silence", "gzip", "shifted", "cut", "s
 
 
 def check(folder: Path, prefix: str, *, whole: bool) -> int:
-    """Bytes under final names, all of them right; all files there where `whole`."""
+    """Check that every final name holds the right bytes.
+
+    Args:
+        folder: The output folder.
+        prefix: The client and the round, which select the contents.
+        whole: Whether all files must be present.
+
+    Returns:
+        The number of bytes under final names.
+
+    Raises:
+        SystemExit: A file is wrong or missing.
+    """
     count = 0
     finals = [p for p in folder.glob("*.bin") if p.is_file()] if folder.is_dir() else []
     for final in finals:
@@ -119,7 +132,7 @@ def check(folder: Path, prefix: str, *, whole: bool) -> int:
 
 
 def renew(place: Path, text: str) -> None:
-    """Put a fresh link file in place of the old one, in one step."""
+    """Replace a link file atomically."""
     beside = place.with_suffix(".new")
     beside.write_text(text)
     beside.replace(place)
@@ -132,7 +145,7 @@ async def renewing(origin: Origin, url: str, place: Path, prefix: str) -> None:
 
 
 async def killed(origin: Origin, url: str, folder: Path, until: float) -> Counter[str]:
-    """Mirror round after round with processes that are killed every few seconds."""
+    """Mirror round after round, until Unix time `until`, with processes killed every 1 to 8 seconds."""
     seen: Counter[str] = Counter()
     while time.time() < until:
         prefix = f"killed/{seen['rounds']}"
@@ -162,7 +175,11 @@ async def killed(origin: Origin, url: str, folder: Path, until: float) -> Counte
 
 
 async def steady(origin: Origin, url: str, folder: Path, until: float) -> list[dict[str, Any]]:
-    """One process that is never ended; a line of figures a round."""
+    """Mirror with one process that is never killed, and return its figures for each round.
+
+    Raises:
+        SystemExit: The process failed.
+    """
     links = folder / "steady.tsv"
     process = await asyncio.create_subprocess_exec(
         sys.executable, __file__, "--worker", str(folder), str(until), stdout=asyncio.subprocess.PIPE,
@@ -184,12 +201,17 @@ async def steady(origin: Origin, url: str, folder: Path, until: float) -> list[d
     if renewal:
         renewal.cancel()
     if await process.wait() != 0:
-        raise SystemExit("the steady client failed")
+        raise SystemExit("the steady client failed: its error is printed above")
     return lines
 
 
 def worker(folder: Path, until: float) -> None:
-    """The steady client: asks for a link file on stdout, waits for it on stdin, mirrors, and reports."""
+    """Run the steady client. Each round requests a link file on stdout, waits on stdin, and mirrors.
+
+    Args:
+        folder: Where the link file is written and the output folders are made.
+        until: The Unix time of the last start of a round.
+    """
     from osp_fetch import Settings, fetch
 
     pairs = [setting.partition("=") for setting in SETTINGS]
@@ -205,7 +227,7 @@ def worker(folder: Path, until: float) -> None:
         sys.stdin.readline()
         out = folder / f"s{number}"
         report = fetch(folder / "steady.tsv", out, settings=settings)
-        if not report.ok:  # three pages in a row are given up: once more, as a user would
+        if not report.ok:  # a file fails after three pages in a row: run again, as a user would
             again += 1
             fetch(folder / "steady.tsv", out, settings=settings).raise_for_failures()
         count = check(out, f"steady/{number}", whole=True)
@@ -237,7 +259,7 @@ async def soak(minutes: float) -> dict[str, Any]:
         "bytes sent for each byte kept": round(origin.sent.total() / good, 3),
         "rounds of the steady process": len(other),
         "of these run twice": last["again"],
-        # the first rounds fill the allocator's arenas, of which each thread takes one
+        # In the first rounds the memory grows, because each thread fills its own arena of the allocator.
         "its memory after the first, the tenth, the last round, MiB": [
             round(line["rss"] / 2**20) for line in (first, tenth, last)
         ],

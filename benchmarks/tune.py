@@ -1,7 +1,9 @@
-"""Connections × part size on a shaped link: `python benchmarks/tune.py [--link NAME] [--results FOLDER]`.
+"""Measure connections × part size on a shaped link.
 
-Every pair is a whole run of osp-fetch with these two fixed; a last one has nothing fixed. The result is a
-CSV, and with matplotlib a plot of it.
+Usage: `python benchmarks/tune.py [--link NAME] [--results FOLDER]`.
+
+Each pair is a complete run of osp-fetch with both values fixed. The last run has both automatic. The script
+writes a CSV and, if matplotlib is installed, a plot.
 """
 
 from __future__ import annotations
@@ -20,7 +22,17 @@ PARTS = ["1MiB", "4MiB", "16MiB", "64MiB", "auto"]
 
 
 def measure(name: str, sizes: tuple[int, int], rounds: int, place: str) -> list[dict[str, str | float]]:
-    """A row for each pair, with MB/s in the median of `rounds`."""
+    """Run osp-fetch with each pair of connections and part size.
+
+    Args:
+        name: Part of the name of a scenario in links.py.
+        sizes: The number of files, and the bytes of each.
+        rounds: Runs of each pair.
+        place: The folder for the files.
+
+    Returns:
+        One row per pair, with the MB/s of the median run.
+    """
     scenario = next(each for each in SCENARIOS if name in each.name)
     count, size = sizes
     rows: list[dict[str, str | float]] = []
@@ -44,7 +56,7 @@ def measure(name: str, sizes: tuple[int, int], rounds: int, place: str) -> list[
 
 
 def plot(rows: list[dict[str, str | float]], title: str, place: Path) -> None:
-    """A line for each part size, and one across for auto; left out where matplotlib is not installed."""
+    """Plot a curve per part size, and a horizontal line for auto. Without matplotlib, write no plot."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -58,7 +70,7 @@ def plot(rows: list[dict[str, str | float]], title: str, place: Path) -> None:
         axes.plot(numbers, [row["mb_per_second"] for row in line], marker="o", label=f"parts of {part}")
     axes.axhline(float(rows[-1]["mb_per_second"]), color="black", linestyle="--", label="nothing fixed")
     axes.set_xlabel("connections")
-    axes.set_ylabel("MB/s, of the whole process")
+    axes.set_ylabel("MB/s, of the complete run")
     axes.set_ylim(bottom=0)
     axes.set_title(title)
     axes.legend()
@@ -68,11 +80,13 @@ def plot(rows: list[dict[str, str | float]], title: str, place: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--link", default="collapse above 24", help="part of a scenario's name in links.py")
+    parser.add_argument(
+        "--link", default="collapse above 24", help="part of the name of a scenario in links.py"
+    )
     parser.add_argument("--files", type=int, default=4)
-    parser.add_argument("--mib", type=int, default=128, help="size of a file")
+    parser.add_argument("--mib", type=int, default=128, help="size of each file, in MiB")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--place", default="/dev/shm", help="where files go")
+    parser.add_argument("--place", default="/dev/shm", help="folder for the fetched files")
     parser.add_argument("--results", type=Path, default=Path(__file__).with_name("results"))
     given = parser.parse_args()
     rows = measure(given.link, (given.files, given.mib * MIB), given.rounds, given.place)

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .api import fetch, fetch_all, fetch_iter
     from .archives.extract import Unpacked
@@ -81,7 +83,6 @@ if TYPE_CHECKING:
     from .model.settings import Settings
     from .options import FetchOptions, StopToken
 
-__version__ = "0.1.0"
 
 _HOMES: Final = {
     "api": "fetch fetch_all fetch_iter",

@@ -1,4 +1,4 @@
-"""The library: fetch a manifest into a folder, at once, one outcome after another, or without async."""
+"""The library's functions: fetch a manifest into a folder, async, as an iterator of outcomes, or blocking."""
 
 from __future__ import annotations
 
@@ -30,18 +30,33 @@ if TYPE_CHECKING:
     from .assembly import AnyManifest
 
 _RUN_NAME: Final = "osp-fetch run"
-_WINDING_UP: Final = 10.0  # seconds that a run of this process may take to give its folder back
+_WINDING_UP: Final = 10.0  # seconds to wait until a cancelled run of this process releases its folder
 
 
 async def fetch_all(
     manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]
 ) -> Report:
-    """Fetch every entry of `manifest` into `folder`; what is there already is not fetched again.
+    """Fetch every entry of `manifest` into `folder`; finished files are not fetched again.
 
-    `manifest`: a SOURCE string, a path, a DataFrame, or an (async) iterable of Entry. Returns a Report
-    also where files failed (`raise_for_failures`). Raises ManifestError, SettingsError,
-    CredentialsError, or StorageError (FolderBusyError, DiskFullError) where the run as a whole cannot go on.
-    When cancelled, what is held stays held, and the same call goes on from there.
+    When the call is cancelled, held bytes stay on the disk, and the same call resumes from there.
+
+    Args:
+        manifest: a SOURCE string, a path, a list of these, a DataFrame, or an (async) iterable of Entry.
+        folder: the output folder; created if it does not exist.
+        **options: see `FetchOptions`.
+
+    Returns:
+        A report of all files, also if some failed; see `Report.raise_for_failures`.
+
+    Raises:
+        ManifestError: the manifest cannot be read, or has no usable row.
+        SettingsError: a setting is unknown or has an invalid value.
+        CredentialsError: a source cannot be listed with the given credentials.
+        NetworkError: a source cannot be listed.
+        FolderBusyError: another run owns `folder`.
+        DiskFullError: the disk is full.
+        StorageError: `folder` cannot be written.
+        TypeError: an option does not exist or has an invalid value.
     """
     return await _fetch(manifest, Path(folder), plain(options), lambda _: None)
 
@@ -49,7 +64,22 @@ async def fetch_all(
 def fetch_iter(
     manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]
 ) -> AsyncIterator[Outcome]:
-    """The outcome of each entry as it ends; otherwise as `fetch_all`. Leaving the loop stops the run."""
+    """Fetch as `fetch_all` does, and yield the outcome of each entry when it ends.
+
+    Leaving the loop stops the run.
+
+    Args:
+        manifest: as in `fetch_all`.
+        folder: the output folder.
+        **options: see `FetchOptions`.
+
+    Yields:
+        One outcome per entry, in the order in which they end.
+
+    Raises:
+        FetchError: as `fetch_all`, from the iteration.
+        TypeError: an option does not exist or has an invalid value.
+    """
     return _outcomes(manifest, Path(folder), plain(options))
 
 
@@ -66,12 +96,25 @@ async def _outcomes(manifest: AnyManifest, folder: Path, options: PlainOptions) 
 
 
 def fetch(manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]) -> Report:
-    """`fetch_all` for code that is not async; runs an event loop of uvloop's."""
+    """Fetch as `fetch_all` does, blocking; runs its own event loop (uvloop).
+
+    Args:
+        manifest: as in `fetch_all`.
+        folder: the output folder.
+        **options: see `FetchOptions`.
+
+    Returns:
+        A report of all files, also if some failed.
+
+    Raises:
+        SettingsError: the caller already runs in an event loop, or as in `fetch_all`.
+        FetchError: as `fetch_all`.
+    """
     import uvloop
 
     with suppress(RuntimeError):
         asyncio.get_running_loop()
-        raise SettingsError("fetch() cannot run inside an event loop; there, `await fetch_all(...)`")
+        raise SettingsError("fetch() cannot run inside an event loop; use `await fetch_all(...)` instead")
     return uvloop.run(fetch_all(manifest, folder, **options))
 
 
@@ -81,12 +124,12 @@ async def _fetch(
     settings = options.get("settings") or Settings()
     resolved = await asyncio.to_thread(rows_of, manifest, options)
     state = state_folder(root, options.get("shard"))
-    fresh = await asyncio.to_thread(_is_empty, root)  # before there is a state folder in it
+    fresh = await asyncio.to_thread(_is_empty, root)  # before the lock creates the state folder in it
     report, board = Report(shard=options.get("shard")), Board()
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         lock = await _locked(stack, state)
-        fresh = fresh and not state_folders(root)  # another run may have come and gone meanwhile
+        fresh = fresh and not state_folders(root)  # another run may have used it meanwhile
         log = EventLog(state / "events.jsonl")
         stack.callback(log.close)
         own: list[events.Observer] = [board, log]
@@ -104,7 +147,7 @@ async def _fetch(
         profiles = dict(options.get("profiles") or {})
         fetch_one = None
         if settings.limits.processes != 1:
-            from .workers.make import worker_pool  # for most runs it would only be read
+            from .workers.make import worker_pool  # most runs use one process and do not need this import
 
             if workers := worker_pool(context, root, state, reach_of(options), profiles, lock.descriptor):
                 fetch_one = (await stack.enter_async_context(workers)).fetch
@@ -128,9 +171,10 @@ async def _fetch(
 
 
 async def _locked(stack: AsyncExitStack, state: Path) -> RunLock:
-    """Take the lock of the run. Raises FolderBusyError.
+    """Take the lock of the output folder. Raises FolderBusyError if another run holds it.
 
-    A run of this process that is being cancelled, because its `fetch_iter` loop was left, is waited for.
+    If the holder is a run of this process that is being cancelled, wait for it: a caller that left a
+    `fetch_iter` loop may start the next run at once.
     """
     until = time.monotonic() + _WINDING_UP
     while True:
@@ -152,14 +196,14 @@ def _is_winding_up() -> bool:
 
 
 def _kept_notes(board: Board) -> list[str]:
-    """Return what to tell of the user's own files that had to give way, a sentence."""
+    """Return a note on files of the user that were renamed because a fetched file has their name."""
     if not board.set_aside_count:
         return []
     shown = ", ".join(f"{each.path} is now {each.kept}" for each in board.set_aside[:3])
     more = ", …" if board.set_aside_count > 3 else ""
     return [
-        f"{board.set_aside_count} files that osp-fetch had not written had the names of fetched ones; they "
-        f"are kept: {shown}{more} (--overwrite replaces them)"
+        f"{board.set_aside_count} existing files, not written by osp-fetch, had the names of fetched files "
+        f"and were renamed: {shown}{more} (--overwrite replaces them instead)"
     ]
 
 
@@ -167,11 +211,11 @@ def _is_empty(root: Path) -> bool:
     try:
         return Disk().is_empty(root)
     except OSError:
-        return False  # whoever writes there will be told what is wrong with it
+        return False  # the first write there reports the error
 
 
 async def _until_stopped(work: Any, report: Report, options: PlainOptions, observe: events.Observer) -> None:
-    """Await `work`, or cancel it when the run is asked to stop, and wait until it has let go."""
+    """Await `work`, or cancel it when the run is asked to stop and wait until it has ended."""
     stop = options.get("stop") or StopToken()
     loop = asyncio.get_running_loop()
     limit = options.get("max_duration")

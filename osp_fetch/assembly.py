@@ -1,4 +1,4 @@
-"""The composition root: builds transport, store, ledger and connection pool for a run, and the rows it reads.
+"""The composition root: builds the rows, transport, store, ledger and connection pool of a run.
 
 Only this module and `workers.worker` know the concrete classes behind the protocols of `model.protocols`.
 """
@@ -36,23 +36,33 @@ if TYPE_CHECKING:
 
     AnyManifest = str | Path | Sequence[str] | pandas.DataFrame | Manifest
 
-_OWN_DESCRIPTORS = 64  # the interpreter's, the ledger's, logs and pipes
+_OWN_DESCRIPTORS = 64  # file descriptors for the interpreter, the ledger, logs and pipes
 
 
 def rows_of(manifest: AnyManifest, options: PlainOptions) -> Resolved:
-    """Return the rows that a run over `manifest` with these options goes through."""
+    """Return the rows of `manifest`, selected, joined and sharded by `options`.
+
+    Args:
+        manifest: a SOURCE string, a path, a list of these, a DataFrame, or an (async) iterable of Entry.
+        options: the options of the run.
+
+    Raises:
+        ManifestError: the manifest or a list cannot be read, or a dataset needs a link file.
+        CredentialsError: a server refuses to list a source.
+        NetworkError: a source cannot be listed.
+    """
     return resolve(_sources(manifest, options) or manifest, _row_options(options))
 
 
 def _sources(manifest: AnyManifest, options: PlainOptions) -> list[str | Path]:
-    """The SOURCEs that `manifest` consists of; none where it is an iterable or a DataFrame."""
+    """Return the SOURCEs of which `manifest` consists; none if it is an iterable or a DataFrame."""
     several = isinstance(manifest, (list, tuple)) and all(isinstance(s, (str, Path)) for s in manifest)
     each = cast("list[str | Path]", manifest) if several else [manifest]
     return expand_all([s for s in each if isinstance(s, (str, Path))], options.get("links"))
 
 
 def again_of(options: PlainOptions) -> Callable[[str], bool]:
-    """Return whether a file is to be fetched anew although it is finished."""
+    """Return a function that states whether a path has to be fetched again although it is finished."""
     again = options.get("again", ())
     return Selection(again).wants if again else lambda _: False
 
@@ -60,7 +70,17 @@ def again_of(options: PlainOptions) -> Callable[[str], bool]:
 def renewal_of(
     manifest: AnyManifest, options: PlainOptions, settings: Settings, observe: events.Observer
 ) -> Renewal | None:
-    """Fresh links come from the manifest's files, where it has some."""
+    """Return the source of fresh links: the manifest's files, or None if it has no files.
+
+    Args:
+        manifest: as in `rows_of`.
+        options: the options of the run.
+        settings: `links` configures waiting and the command for fresh links.
+        observe: receives events.
+
+    Raises:
+        ManifestError: a dataset needs a link file and none is given.
+    """
     named = _sources(manifest, options)
     files = [Path(s) for s in named if isinstance(s, Path) or ("://" not in s and Path(s).is_file())]
     if not files:
@@ -97,7 +117,7 @@ def _headers(options: PlainOptions) -> tuple[tuple[str, str], ...]:
 
 
 def _lists(options: PlainOptions) -> tuple[FileList, ...]:
-    """Return the lists of the same files that rows are joined with. Raises ManifestError."""
+    """Return the lists to join rows with. Raises ManifestError if a checksum list cannot be read."""
 
     def second(option: str, source: str, *, mirror: bool) -> SecondSource:
         def read() -> Iterable[Row]:
@@ -124,6 +144,21 @@ async def build_context(
     observe: events.Observer,
     lock: int,
 ) -> Context:
+    """Build the context of a run: its transport, store, ledger, connection pool and buffers.
+
+    Args:
+        stack: closes the transport, the store and the ledger.
+        root: the output folder.
+        state: the state folder of this run or shard.
+        settings: all settings.
+        options: the options of the run.
+        observe: receives events.
+        lock: the file descriptor of the run's lock.
+
+    Raises:
+        OSError: the file `cafile` cannot be read.
+        StorageError: the folder or the ledger cannot be opened.
+    """
     pool = ConnectionPool(
         settings.limits, settings.retry, observe, options.get("profiles"), most=_most_connections()
     )
@@ -143,15 +178,15 @@ async def build_context(
 
 
 def reach_of(options: PlainOptions) -> Reach:
-    """How servers are reached with these options."""
+    """Return how to connect to servers: rules of `connect_to`, certificate authorities and proxies."""
     proxies = dict(options.get("proxies") or {})
     return Reach(tuple(options.get("connect_to", ())), options.get("cafile"), proxies)
 
 
 def _most_connections() -> int:
-    """How many connections this process may open files for.
+    """Return the number of connections for which this process has enough file descriptors.
 
-    A connection takes a socket and a partial, and as many files again, twice, may be being finished.
+    Each connection needs four: a socket, its partial, and two files that are being finished.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (soft - _OWN_DESCRIPTORS) // 4)

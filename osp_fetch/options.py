@@ -1,4 +1,4 @@
-"""What `fetch`, `fetch_all` and `fetch_iter` take by name, and the plain forms in which people pass it."""
+"""The options of `fetch`, `fetch_all` and `fetch_iter`, and their conversion to one internal form."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from .model.settings import Settings
 
 
 class StopToken:
-    """Asks a run to end early and keep what it holds. The first reason is the one that counts."""
+    """Stops a run early; held bytes stay, and the first reason given is reported."""
 
     def __init__(self) -> None:
         self.why: str | None = None
         self._asked = asyncio.Event()
 
     def ask(self, why: str) -> None:
-        """End the run soon. `why` stands in the report as `stopped`."""
+        """Ask the run to stop.
+
+        Args:
+            why: the reason, reported as `Report.stopped`. Later calls do not change it.
+        """
         self.why = self.why or why
         self._asked.set()
 
     async def wait(self) -> None:
-        """Return when the run is asked to stop."""
+        """Wait until the run is asked to stop."""
         await self._asked.wait()
 
 
@@ -43,17 +47,17 @@ class FetchOptions(TypedDict, total=False):
         digests: a SOURCE that lists sizes and digests of the same files.
         mirror: a SOURCE whose links are mirrors of the same files, with their sizes and digests.
         headers: sent with every request to the links' own origins; a dict or pairs.
-        shard: `(i, n)` or `"i/n"`, the i-th of n shares of the manifest, from 0.
+        shard: `(i, n)` or `"i/n"`: fetch share i of n of the manifest, counted from 0.
         strict: a bad row, or a row whose name is ambiguous in a list, ends the run.
-        max_duration: seconds after which the run ends and keeps what it holds, or `"12h"`.
-        stop: ends the run on demand.
+        max_duration: seconds after which the run stops and keeps the held bytes, or a text such as `"12h"`.
+        stop: a token to stop the run.
         connect_to: rules `HOST:PORT:HOST:PORT` as in curl.
         links: the link file of a dataset that needs one (`sam-11m`).
         cafile: PEM file of certificate authorities to trust in addition.
         proxies: scheme → proxy, as `urllib.request.getproxies()` returns them.
-        profiles: `host:port` → what `bench` has measured of a host, where `-j auto` begins.
-        recheck: finished files are hashed again, not only compared by size and time.
-        again: globs of files to fetch anew even if they are finished, or were unpacked and deleted.
+        profiles: `host:port` → the host's profile as `bench` measured it; `-j auto` starts from it.
+        recheck: hash finished files again, instead of comparing only size and modification time.
+        again: globs of files to fetch again even if they are finished, or were unpacked and deleted.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -78,7 +82,7 @@ class FetchOptions(TypedDict, total=False):
 
 
 class PlainOptions(TypedDict, total=False):
-    """Options in their one inner form; see `plain`."""
+    """Options in the form that the package uses internally; see `plain`."""
 
     settings: Settings
     observer: events.Observer
@@ -102,12 +106,15 @@ class PlainOptions(TypedDict, total=False):
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:
-    """Return `options` in their one inner form; an option that is None counts as not given.
+    """Convert options to their internal form; an option that is None counts as not given.
+
+    Args:
+        options: the options as `FetchOptions` describes them.
 
     Raises:
-        TypeError: an option does not exist, or has a value that it cannot have. The message names the option,
-            the nearest one, or the right form.
-        SettingsError: a key of `settings` is unknown or has a value that it cannot have.
+        TypeError: an option does not exist or has an invalid value. The message states the nearest option, or
+            the expected form.
+        SettingsError: a key of `settings` is unknown or has an invalid value.
     """
     made: dict[str, Any] = {}
     for name, value in options.items():
@@ -115,7 +122,7 @@ def plain(options: Mapping[str, Any]) -> PlainOptions:
             known = list(FetchOptions.__annotations__)
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             meant = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}"
-            raise TypeError(f"{name!r} is no option of fetch; {meant}")
+            raise TypeError(f"{name!r} is not an option of fetch; {meant}")
         if value is not None:
             made[name] = _READERS[name](value) if name in _READERS else value
     return cast("PlainOptions", made)
@@ -129,7 +136,7 @@ def _globs(name: str) -> Callable[[object], tuple[str, ...]]:
             given = list(value)
             if all(isinstance(glob, str) for glob in given):
                 return tuple(given)
-        raise TypeError(f"{name}={value!r}: give globs as a list of strings, or one as a string")
+        raise TypeError(f"{name}={value!r}: pass globs as a list of strings, or one as a string")
 
     return read
 
@@ -139,25 +146,25 @@ def _settings(value: object) -> Settings:
         return value
     if isinstance(value, Mapping):
         return Settings.load(("settings", value))
-    raise TypeError(f'settings={value!r}: give Settings, or sections such as {{"limits": {{"per_host": 8}}}}')
+    raise TypeError(f'settings={value!r}: pass Settings, or sections such as {{"limits": {{"per_host": 8}}}}')
 
 
 def _observer(value: object) -> events.Observer:
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
         raise TypeError(
-            "observer: it is async, and nothing would await it; give a plain function, which may call "
+            "observer: it is async, and nothing would await it; pass a plain function, which may call "
             "asyncio.create_task or put events into a queue"
         )
     if callable(value):
         return cast("events.Observer", value)
-    raise TypeError(f"observer={value!r}: give a function that takes an event")
+    raise TypeError(f"observer={value!r}: pass a function that takes an event")
 
 
 def _headers(value: object) -> dict[str, str]:
     try:
         return {str(name): str(text) for name, text in dict(value).items()}  # type: ignore[call-overload]
     except (TypeError, ValueError):
-        raise TypeError('headers: give a dict or pairs, such as {"Authorization": "Bearer …"}') from None
+        raise TypeError('headers: pass a dict or pairs, such as {"Authorization": "Bearer …"}') from None
 
 
 def _shard(value: object) -> tuple[int, int]:
@@ -166,14 +173,14 @@ def _shard(value: object) -> tuple[int, int]:
         index, total = (int(part) for part in parts)
         if index < total:
             return index, total
-    raise TypeError(f"shard={value!r}: give (i, n) or 'i/n' with 0 <= i < n")
+    raise TypeError(f"shard={value!r}: pass (i, n) or 'i/n' with 0 <= i < n")
 
 
 def _duration(value: object) -> float:
     try:
         return settings.seconds(value)
     except ValueError:
-        raise TypeError(f"max_duration={value!r}: give seconds, or a time such as '12h'") from None
+        raise TypeError(f"max_duration={value!r}: pass seconds, or a time such as '12h'") from None
 
 
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {

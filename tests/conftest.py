@@ -1,4 +1,4 @@
-"""Fixtures: a misbehaving origin, settings that do not wait, and the command line as a process."""
+"""Fixtures: a misbehaving origin, settings with short pauses, and the command line as a process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def origin() -> AsyncIterator[Origin]:
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No proxy, no token and no settings of whoever runs the tests."""
+    """Remove proxies, tokens and settings of the developer's environment."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(("HF_", "OSP_FETCH_", "SLURM_", "JOB_")):
             monkeypatch.delenv(name)
@@ -32,7 +32,11 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def quick(**sections: dict[str, object]) -> Settings:
-    """Settings whose pauses are short, so that faults cost no time; time is a setting."""
+    """Return settings with short pauses and timeouts, so that faults cost little time.
+
+    Args:
+        sections: Further values by section and key. They override the short ones.
+    """
     layer: dict[str, dict[str, object]] = {
         "limits": {"part_size": "64KiB"},
         "retry": {"initial": 0.01, "longest": 0.05, "attempts": 5},
@@ -46,7 +50,7 @@ def quick(**sections: dict[str, object]) -> Settings:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run `osp-fetch` in a process of its own, in `tmp_path`."""
+    """Return a function that runs `osp-fetch` as a separate process in `tmp_path`."""
 
     def run(*words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

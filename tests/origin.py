@@ -1,4 +1,4 @@
-"""An origin that can misbehave in every way that the tests need, one fault a request."""
+"""An origin that misbehaves in the ways that the tests need, one fault per request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Fault = Callable[[Exchange, "Page"], Awaitable[None]]
 
 @dataclass
 class Page:
-    """One file of the origin: `faults` are used up one a request, then `always` or good manners."""
+    """One file of the origin: each request uses up one of `faults`, then `always` or `polite` applies."""
 
     data: bytes
     headers: dict[str, str] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Page:
 
 
 class Origin:
-    """Serves pages by path; counts requests and bytes sent."""
+    """A server of pages by path that counts requests and bytes."""
 
     def __init__(self) -> None:
         self.pages: dict[str, Page] = {}
@@ -49,7 +49,18 @@ class Origin:
         always: Fault | None = None,
         headers: dict[str, str] | None = None,
     ) -> str:
-        """Serve `data` under `path`; its URL."""
+        """Serve `data` under `path`.
+
+        Args:
+            path: The path without a leading slash.
+            data: The content of the file.
+            faults: What the first requests meet, one each.
+            always: What every later request meets, by default `polite`.
+            headers: Further headers of a correct reply.
+
+        Returns:
+            The URL of the page.
+        """
         self.pages[f"/{path}"] = Page(data, headers or {}, deque(faults), always)
         return f"{self.url}/{path}"
 
@@ -88,7 +99,7 @@ def sha256(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-# manners, good and bad
+# Correct replies and faults.
 
 
 async def polite(exchange: Exchange, page: Page) -> None:
@@ -101,7 +112,7 @@ async def rangeless(exchange: Exchange, page: Page) -> None:
 
 
 async def chunked(exchange: Exchange, page: Page) -> None:
-    """No Content-Length: chunked coding, ranges ignored."""
+    """Reply in chunked coding, without Content-Length, and ignore ranges."""
     await exchange.head(200, {**page.headers, "Transfer-Encoding": "chunked"})
     for at in range(0, len(page.data), 1000):
         piece = page.data[at : at + 1000]
@@ -110,7 +121,7 @@ async def chunked(exchange: Exchange, page: Page) -> None:
 
 
 async def until_close(exchange: Exchange, page: Page) -> None:
-    """Neither length nor chunks: the body is over when the connection is."""
+    """Reply with neither length nor chunks: the end of the connection ends the body."""
     await exchange.head(200, {**page.headers, "Connection": "close"})
     await exchange.raw(page.data)
     exchange.keep_alive = False
@@ -126,7 +137,7 @@ def until_close_short(count: int) -> Fault:
 
 
 def cut(after: int) -> Fault:
-    """Drop the connection after so many bytes of the body."""
+    """Drop the connection after `after` bytes of the body."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         await exchange.serve(Blob(page.data), page.headers, cut_after=after)
@@ -147,7 +158,7 @@ def status(code: int, body: str = "no", **headers: str) -> Fault:
 
 
 def slow(rate: float) -> Fault:
-    """Each connection at `rate` bytes per second."""
+    """Serve each connection at `rate` bytes per second."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         await exchange.serve(Blob(page.data), page.headers, rate=rate)
@@ -156,7 +167,7 @@ def slow(rate: float) -> Fault:
 
 
 def refuse_above(origin: Origin, most: int, rate: float) -> Fault:
-    """503 for whoever comes while `most` are being served, each at `rate` bytes per second."""
+    """Reply 503 above `most` concurrent requests; serve the others at `rate` bytes per second each."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         await (status(503) if origin.open > most else slow(rate))(exchange, page)
@@ -165,7 +176,7 @@ def refuse_above(origin: Origin, most: int, rate: float) -> Fault:
 
 
 def instead(body: str, kind: str = "text/html") -> Fault:
-    """A page with status 200 where the file should be."""
+    """Reply 200 with a page in place of the file."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         await exchange.answer(200, body, {"Content-Type": kind})
@@ -174,7 +185,7 @@ def instead(body: str, kind: str = "text/html") -> Fault:
 
 
 def shifted(by: int) -> Fault:
-    """A range that starts elsewhere than asked."""
+    """Serve a range that starts `by` bytes after the requested start."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         start, stop = exchange.span(len(page.data)) or (0, len(page.data))
@@ -194,7 +205,7 @@ async def gzipped(exchange: Exchange, page: Page) -> None:
 
 
 async def status_200_with_range(exchange: Exchange, page: Page) -> None:
-    """As ModelScope: a range comes with status 200 and a right Content-Range."""
+    """Serve a range with status 200 and a correct Content-Range, as ModelScope does."""
     span = exchange.span(len(page.data))
     if span is None:
         await polite(exchange, page)
@@ -208,7 +219,7 @@ async def status_200_with_range(exchange: Exchange, page: Page) -> None:
 
 
 def short_range(most: int) -> Fault:
-    """A legal 206 that brings less than was asked for."""
+    """Reply with a legal 206 that holds at most `most` bytes of the requested range."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         start, stop = exchange.span(len(page.data)) or (0, len(page.data))
@@ -224,12 +235,12 @@ def short_range(most: int) -> Fault:
 
 
 async def silent(exchange: Exchange, page: Page) -> None:
-    """Say nothing, and keep the connection open."""
+    """Send nothing and keep the connection open."""
     await asyncio.sleep(3600)
 
 
 def stall(after: int) -> Fault:
-    """Begin the body, and then say nothing more."""
+    """Send `after` bytes of the body, then nothing more."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         await exchange.head(200, {"Content-Length": str(len(page.data))})
@@ -240,7 +251,7 @@ def stall(after: int) -> Fault:
 
 
 def replaced(data: bytes, headers: dict[str, str] | None = None) -> Fault:
-    """From now on the page holds other bytes."""
+    """Replace the content of the page from this request on."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         page.data = data
@@ -258,7 +269,7 @@ def redirect(target: str, code: int = 302) -> Fault:
 
 
 def overlong(extra: int) -> Fault:
-    """More chunks than the Content-Range announces."""
+    """Send `extra` bytes more than the Content-Range announces, in chunked coding."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         start, stop = exchange.span(len(page.data)) or (0, len(page.data))
@@ -274,7 +285,7 @@ def overlong(extra: int) -> Fault:
 
 
 def cut_head(line: bytes) -> Fault:
-    """The connection ends in the middle of a reply's head."""
+    """Close the connection in the middle of the head of a reply."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         await exchange.raw(line)
@@ -284,14 +295,14 @@ def cut_head(line: bytes) -> Fault:
 
 
 async def header_flood(exchange: Exchange, page: Page) -> None:
-    """Headers without end."""
+    """Send headers without end."""
     await exchange.raw(b"HTTP/1.1 200 OK\r\n")
     while True:
         await exchange.raw(b"X-Flood: " + b"x" * 4000 + b"\r\n")
 
 
 async def slow_head(exchange: Exchange, page: Page) -> None:
-    """A byte of the head now and then, for ever."""
+    """Send one byte of the head every 20 ms, without end."""
     await exchange.raw(b"HTTP/1.1 200 OK\r\nX-Slow: ")
     while True:
         await exchange.raw(b"x")
@@ -299,14 +310,14 @@ async def slow_head(exchange: Exchange, page: Page) -> None:
 
 
 async def early_hints(exchange: Exchange, page: Page) -> None:
-    """One interim reply after another, and never the final one."""
+    """Send interim replies (103) without end, and never the final one."""
     while True:
         await exchange.raw(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
         await asyncio.sleep(0.02)
 
 
 def drip(pause: float) -> Fault:
-    """The body byte by byte: never silent for long, and never done."""
+    """Send the body one byte at a time, with `pause` seconds between two bytes."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         start, stop = exchange.span(len(page.data)) or (0, len(page.data))
@@ -322,7 +333,7 @@ def drip(pause: float) -> Fault:
 
 
 async def endless(exchange: Exchange, page: Page) -> None:
-    """A body without a length, and without an end."""
+    """Send a body without a length and without an end."""
     await exchange.head(200, {"Connection": "close"})
     block = noise(1 << 20)
     while True:
@@ -330,7 +341,7 @@ async def endless(exchange: Exchange, page: Page) -> None:
 
 
 def trailing(forged: bytes, pause: float) -> Fault:
-    """Good manners, and after the answer another one that nobody asked for."""
+    """Serve correctly and, `pause` seconds later, send a second reply that was not requested."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         await polite(exchange, page)
@@ -341,7 +352,12 @@ def trailing(forged: bytes, pause: float) -> Fault:
 
 
 def ranged(**odd: str) -> Fault:
-    """A ranged answer with some headers that contradict it; `{start}`, `{last}`, `{total}` are filled in."""
+    """Serve a range with headers that contradict it.
+
+    Args:
+        odd: Headers that replace the correct ones. `_` in a name stands for `-`. In a value, `{start}`,
+            `{last}` and `{total}` are filled in (bytes).
+    """
 
     async def fault(exchange: Exchange, page: Page) -> None:
         start, stop = exchange.span(len(page.data)) or (0, len(page.data))
@@ -374,21 +390,21 @@ async def several_ranges(exchange: Exchange, page: Page) -> None:
 
 
 async def bad_chunks(exchange: Exchange, page: Page) -> None:
-    """A chunk whose size is no number."""
+    """Send a chunk whose size is not a number."""
     await exchange.head(200, {"Transfer-Encoding": "chunked"})
     await exchange.raw(b"5\r\nabcde\r\nzz\r\n")
     await asyncio.sleep(3600)
 
 
 async def deaf_to_if_range(exchange: Exchange, page: Page) -> None:
-    """The whole file for If-Range, though the tag is the same."""
+    """Reply to If-Range with the complete file although the tag is the same."""
     if "if-range" in exchange.headers:
         exchange.headers.pop("range", None)
     await polite(exchange, page)
 
 
 def other_tag_each_time(weak: bool) -> Fault:
-    """An ETag that differs by edge server."""
+    """Serve with another ETag in each reply, as different edge servers do."""
     count = 0
 
     async def fault(exchange: Exchange, page: Page) -> None:

@@ -147,6 +147,8 @@ class SimulatedDisk(Disk):
         with self._lock:
             self.power.use()
             place, final = Path(place), Path(final)
+            if place not in self.names:
+                raise FileNotFoundError(errno.ENOENT, "no such file", str(place))
             inode = self.names.pop(place)
             self.names[final] = inode
             self.renames.append((place, final, inode))
@@ -234,7 +236,7 @@ class SimulatedLedger:
         self.power, self._chance = power, chance or random.Random(0)
         self.records = dict(records or {})
 
-    async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
+    async def get(self, paths: Sequence[RelativePath]) -> list[Record | None]:
         return [self.records.get(path) for path in paths]
 
     async def put(self, record: Record) -> None:

@@ -1,4 +1,7 @@
-"""A host with ten addresses, of which one is dead and one never answers (FACTS section 7)."""
+"""Tests with a host of ten addresses: one is dead, one accepts and never answers.
+
+Source: docs/sources.md, "How servers misbehave".
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ from osp_fetch.demo.server import Exchange, Server
 from tests import origin as o
 from tests.origin import noise
 
-PRIVATE = ["unshare", "--mount", "sh", "-c"]  # where /etc/hosts may be another one
+PRIVATE = ["unshare", "--mount", "sh", "-c"]  # a mount namespace, so that the test can replace /etc/hosts
 
 
 async def test_one_dead_and_one_mute_address_of_ten_cost_a_moment(tmp_path: Path) -> None:
     if subprocess.run([*PRIVATE, "mount --bind /etc/hosts /etc/hosts"], check=False).returncode != 0:
-        pytest.skip("mount namespaces cannot be made here")
+        pytest.skip("this machine does not allow mount namespaces")
     files = {f"/f{n}": noise(50_000, n) for n in range(30)}
     served = set()
 
@@ -43,7 +46,7 @@ async def test_one_dead_and_one_mute_address_of_ten_cost_a_moment(tmp_path: Path
             address = f"127.0.1.{n}"
             await stack.enter_async_context(Server(handler(address), host=address, port=port))
         await stack.enter_async_context(Server(mute, host="127.0.1.2", port=port))
-        # a full queue of connections: further ones are neither accepted nor refused
+        # The accept queue is full: the kernel neither accepts nor refuses further connections.
         dead = stack.enter_context(socket.create_server(("127.0.1.1", port), backlog=0))
         for _ in range(4):
             waiting = stack.enter_context(socket.socket())

@@ -1,15 +1,18 @@
-"""The floors and doors of the house, held against the imports of every module."""
+"""Tests of the import rules: packages import downwards only, and each dependency has one door."""
 
 from __future__ import annotations
 
 import ast
+import statistics
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import osp_fetch
 
 ROOT = Path(osp_fetch.__file__).parent
 FLOORS = {
+    "version": 0,
     "model": 0,
     "concurrency": 0,
     "sources": 1,
@@ -31,7 +34,7 @@ FLOORS = {
     "__init__": 10,
     "__main__": 10,
 }
-# these know the protocols in model and no adapter: they are tested with fakes
+# These packages import the protocols in model and no adapter, so that tests can use fakes.
 KNOWS_ONLY = {
     "connections": {"model", "concurrency", "connections"},
     "engine": {"model", "concurrency", "connections", "engine"},
@@ -61,7 +64,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def imports(name: str, tree: ast.Module) -> Iterator[str]:
-    """Absolute names of what a module imports, also inside functions and for types."""
+    """Yield the absolute names that a module imports, including imports in functions and for types."""
     package = ["osp_fetch", *name.split("/")[:-1]]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -84,7 +87,7 @@ def test_imports_go_down_and_packages_of_one_floor_do_not_know_each_other() -> N
     for name, tree in modules():
         here = package(name)
         for target in imports(name, tree):
-            if not target.startswith("osp_fetch.") or target == "osp_fetch.__version__":
+            if not target.startswith("osp_fetch."):
                 continue
             there = target.split(".")[1]
             if here in (there, "__init__"):
@@ -113,3 +116,43 @@ def test_every_package_has_its_floor() -> None:
 def test_modules_fit_one_reading() -> None:
     long = {name: len((ROOT / name).read_text().splitlines()) for name, _ in modules()}
     assert {name: lines for name, lines in long.items() if lines > 450} == {}
+
+
+def test_no_module_imports_itself_over_others_not_even_for_types() -> None:
+    names = {
+        name.removesuffix(".py").removesuffix("/__init__").replace("/", "."): name for name, _ in modules()
+    }
+    known = {f"osp_fetch.{name}".removesuffix(".__init__") for name in names} | {"osp_fetch"}
+    graph: dict[str, set[str]] = {}
+    for name, tree in modules():
+        here = f"osp_fetch.{name.removesuffix('.py').replace('/', '.')}".removesuffix(".__init__")
+        targets = {t if t in known else t.rpartition(".")[0] for t in imports(name, tree)}
+        graph[here] = {target for target in targets if target in known and target != here}
+    order = TopologicalSorter(graph)
+    order.prepare()  # raises CycleError
+
+
+def test_classes_and_protocols_are_small() -> None:
+    many = {}
+    for name, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                methods = [
+                    each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+                ]
+                count = sum(not each.name.startswith("_") for each in methods)
+                if count > (6 if name == "model/protocols.py" else 15):
+                    many[f"{name}: {node.name}"] = count
+    assert many == {}
+
+
+def test_functions_are_short() -> None:
+    lengths = []
+    for _, tree in modules():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                lengths.append((body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0)
+    lengths.sort()
+    assert statistics.median(lengths) <= 8
+    assert lengths[len(lengths) * 9 // 10] <= 22

@@ -1,4 +1,4 @@
-"""Archives: read from their pieces, unpacked all or nothing, whatever they are called and hold."""
+"""Tests of archives: they are read from their pieces and unpacked completely or not at all."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def job(root: Path, *pieces: str, **how: object) -> Unpacked:
     return unpack(UnpackOptions(**{"into": "out", **how}).job(root, archive))  # type: ignore[arg-type]
 
 
-# which files are archives
+# Recognition of archives and their pieces.
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ def test_other_files_are_no_archives() -> None:
     assert archives(["a.jpg", "b.json", "README.md", "x.part1", "notes.01", "video_513f.mp4", "x.z01x"]) == []
 
 
-# reading
+# Reading.
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
 def test_an_archive_is_what_its_bytes_say_whatever_it_is_called(tmp_path: Path, mode: str, name: str) -> None:
-    """SA-1B's `.tar` is gzip."""
+    """SA-1B's `.tar` files are gzip streams (docs/sources.md, "SA-1B link file")."""
     place = tmp_path / name
     place.write_bytes(tar_bytes(FILES, mode))
     assert read_all(place) == FILES
@@ -128,7 +128,7 @@ def test_pieces_are_read_without_being_joined(tmp_path: Path, size: int) -> None
         assert read_all(*pieces) == some
 
 
-@pytest.mark.skipif(shutil.which("zip") is None, reason="zip is not here")
+@pytest.mark.skipif(shutil.which("zip") is None, reason="zip is not installed")
 @pytest.mark.parametrize("size", ["64k", "70k", "1m"])
 def test_split_zips_of_info_zip_are_read(tmp_path: Path, size: str) -> None:
     for name, data in FILES.items():
@@ -156,7 +156,7 @@ def harmed(data: bytes, how: str) -> bytes:
 
 @pytest.mark.parametrize("how", ["cut in a member", "cut between members", "bytes after the end", "nothing"])
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_broken_tar_is_told_with_the_member(tmp_path: Path, how: str, mode: str) -> None:
+def test_a_broken_tar_is_reported_with_the_member(tmp_path: Path, how: str, mode: str) -> None:
     files = {name: noise(4096 - 512, n) for n, name in enumerate(FILES)}
     place = tmp_path / "a.tar"
     place.write_bytes(harmed(tar_bytes(files, mode), how))
@@ -225,7 +225,7 @@ def test_a_zip_with_a_link_is_refused(tmp_path: Path) -> None:
     assert "link" in (job(tmp_path, "a.zip").broken or "")
 
 
-# unpacking
+# Unpacking.
 
 
 def test_members_appear_where_they_should_and_once(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_members_appear_where_they_should_and_once(tmp_path: Path) -> None:
 
 
 def test_an_archive_of_folders_only_is_fine(tmp_path: Path) -> None:
-    """Mixkit's Road.tar and Safari.tar are."""
+    """Mixkit's Road.tar and Safari.tar hold folders only."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
         info = tarfile.TarInfo("Road")
@@ -306,7 +306,7 @@ def test_an_archive_is_deleted_only_when_its_members_are_there(tmp_path: Path) -
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_webdataset_puts_what_belongs_together_side_by_side(tmp_path: Path, mode: str) -> None:
-    """All pictures first, all captions last: as far apart as can be."""
+    """The input has all pictures first and all captions last, the largest possible distance of a pair."""
     order = dict(sorted(FILES.items(), key=lambda item: item[0].rsplit(".", 1)[1]))
     (tmp_path / "a.tar").write_bytes(tar_bytes(order, mode))
     done = job(tmp_path, "a.tar", shard=30_000)
@@ -373,7 +373,7 @@ async def test_a_killed_unpacking_shows_nothing_or_all(tmp_path: Path) -> None:
         assert process.returncode == 0
         break
     else:
-        pytest.fail("thirty runs did not bring it to an end")
+        pytest.fail("thirty runs did not finish the unpacking")
     assert kills
     assert tree(tmp_path / "out") == files
 

@@ -1,4 +1,4 @@
-"""The bench finds what a host serves best, shows it, and keeps it for the next run."""
+"""Tests of `bench`: it finds the best number of connections of a host, shows it and saves it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ async def test_a_bench_finds_a_cap_saves_it_and_get_begins_with_it(origin: Origi
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     (host,) = profiles.read(learnt)
     assert host == origin.url.removeprefix("http://")
-    assert not list(tmp_path.glob("f*"))  # nothing is kept of what was fetched
+    assert not list(tmp_path.glob("f*"))  # bench keeps none of the bytes that it fetched
 
     code, _, err = await get("get", *words, "-o", "out", "--min-free", "0", "-v", cwd=tmp_path)
     assert code == 0, err
@@ -204,7 +204,7 @@ async def test_auto_has_no_more_connections_than_memory_and_descriptors_allow() 
 
 
 async def admitted(pool: ConnectionPool) -> int:
-    """How many connections `pool` gives before it has seen a byte."""
+    """Return how many slots `pool` grants before a byte has arrived."""
     asking = [asyncio.ensure_future(pool.connection("h", n).__aenter__()) for n in range(128)]
     await asyncio.sleep(0)
     given = pool.open

@@ -1,4 +1,4 @@
-"""Memory that bytes are received into: in its share, used again, and no more at once than a rate allows."""
+"""Tests of receive buffers: their share of the memory limit, reuse, and size under a byte rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the ledger is told of a file while it grows: never what the disk may not have."""
+"""Tests of checkpoints: a record never claims bytes that no sync has made durable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZE = 1 << 20
 
 
 class Held:
-    """A partial and a ledger. A sync waits until it is let, and fails where it is told to, once."""
+    """A partial and a ledger. A sync waits for `let` and raises once if `fails` is set."""
 
     def __init__(self) -> None:
         self.let = asyncio.Event()
@@ -37,13 +37,17 @@ class Held:
         self.syncing.set()
         await self.let.wait()
         if self.fails:
-            self.fails = False  # Linux tells it once
+            self.fails = False  # Linux reports a write-back error once
             raise storage_error(OSError(errno.EIO, os.strerror(errno.EIO)), "it cannot be synced")
 
     async def put(self, record: Record) -> None:
         self.records.append(record)
 
-    async def rehash(self) -> None:
+    @property
+    def hashing(self) -> Held:
+        return self
+
+    async def reset(self) -> None:
         self.rehashed = True
 
     async def clear(self) -> None:
@@ -68,14 +72,14 @@ async def test_what_a_sync_has_failed_for_is_never_claimed() -> None:
     wrote(checkpoint, download, 0)
     await disk.syncing.wait()
     await asyncio.sleep(0)
-    wrote(checkpoint, download, 1)  # another claim would sync well, and claim both
-    for claimed in (checkpoint.done, checkpoint.last):  # however often it is asked
+    wrote(checkpoint, download, 1)  # a further sync would succeed, and its record would claim both blocks
+    for claimed in (checkpoint.done, checkpoint.last):  # each attempt must raise
         with pytest.raises(StorageError):
             await claimed()
         wrote(checkpoint, download, 2)
     assert disk.records == []
     download.parts.empty()
-    await checkpoint.forget()  # what is given up need not be sound
+    await checkpoint.forget()  # forgetting a file needs no successful sync
     assert [record.held for record in disk.records] == [RangeSet()]
 
 
@@ -95,7 +99,7 @@ async def test_a_claim_says_what_was_known_before_the_sync() -> None:
     checkpoint, download = begun(disk)
     wrote(checkpoint, download, 0)
     await disk.syncing.wait()
-    download.parts.length = 5 * SIZE  # meanwhile the server has another file
+    download.parts.length = 5 * SIZE  # the server has replaced the file meanwhile
     disk.let.set()
     await checkpoint.settle()
     (record,) = disk.records
@@ -112,7 +116,7 @@ async def test_a_retraction_claims_nothing_that_was_not_synced(fails: bool, soun
     disk.let.clear()
     disk.fails = fails
     wrote(checkpoint, download, 1)
-    await asyncio.sleep(0)  # that claim is under way
+    await asyncio.sleep(0)  # the checkpoint of this block is under way
     wrote(checkpoint, download, 2)
     wrote(checkpoint, download, 3)
     download.unwrote(ByteRange(3 * SIZE, 4 * SIZE))
@@ -124,7 +128,7 @@ async def test_a_retraction_claims_nothing_that_was_not_synced(fails: bool, soun
     assert download.held == RangeSet.upto(3 * SIZE)
 
 
-async def test_what_is_retracted_is_so_also_for_whoever_is_stopped_meanwhile() -> None:
+async def test_a_retraction_that_is_stopped_midway_is_still_recorded() -> None:
     disk = Held()
     checkpoint, download = begun(disk)
     wrote(checkpoint, download, 0)

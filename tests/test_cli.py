@@ -1,4 +1,4 @@
-"""The command line as a process: exit codes, one clear sentence, signals, and what is on stdout."""
+"""Tests of the command line as a process: exit codes, one-sentence errors, signals, and stdout."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUICK = [
 async def get(
     *words: str | Path, cwd: Path, environment: dict[str, str] | None = None
 ) -> tuple[int, str, str]:
-    """`osp-fetch` in a process of its own, while the origin serves in this one."""
+    """Run `osp-fetch` in a separate process, while the origin serves in this one."""
     process = await start(*words, cwd=cwd, environment=environment)
     out, err = await process.communicate()
     assert process.returncode is not None
@@ -84,7 +84,7 @@ def test_every_command_has_help(command: Command, name: str) -> None:
     ("words", "code", "said"),
     [
         (["get"], 2, "Missing argument"),
-        (["get", "absent.tsv"], 2, "no such manifest"),
+        (["get", "absent.tsv"], 2, "the manifest cannot be read"),
         (["get", "pexel"], 2, "did you mean pexels"),
         (["get", "sam-11m"], 2, "--links FILE"),
         (["get", "http://h/a", "--connections", "many"], 2, "'many' is not a whole number"),

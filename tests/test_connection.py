@@ -1,4 +1,7 @@
-"""Small replies land in the memory that they are published from; one that is not plain goes on as ever."""
+"""Tests of landing: a small plain reply is received into the memory that it is published from.
+
+Any other reply takes the usual way through the stream.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,9 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
 
 
 async def known(w: World) -> None:
-    """Make the origin one that was asked before: the first request goes another way."""
+    """Make one request to the origin, because the first request to a host takes another way."""
     w.origin.add("first", b"x")
-    async with w.transport.get(w.request("first")) as reply:
+    async with w.transport.send(w.request("first")) as reply:
         await read(reply)
 
 
@@ -41,9 +44,9 @@ def place_for(room: int = len(DATA)) -> Landing:
 async def asked(
     w: World, path: str, room: int = len(DATA), span: ByteRange | None = None
 ) -> tuple[bytes, bool]:
-    """The body, and whether it landed."""
+    """Return the body, and whether it landed in the memory of the request."""
     place = place_for(room)
-    async with w.transport.get(replace(w.request(path), landing=place, range=span)) as reply:
+    async with w.transport.send(replace(w.request(path), landing=place, range=span)) as reply:
         whole = None if place.body is None else bytes(place.body)
         body, _ = await read(reply)
     assert whole in (None, body)
@@ -75,14 +78,14 @@ def test_a_range_lands_and_what_is_too_large_does_not(play: Play) -> None:
     play(script)
 
 
-def test_a_kept_connection_serves_whoever_reads_too(play: Play) -> None:
+def test_a_kept_connection_serves_a_streaming_reader_too(play: Play) -> None:
     async def script(w: World) -> None:
         await known(w)
         w.origin.add("small", DATA)
         w.origin.add("large", noise(1 << 20))
         for _ in range(3):
             assert await asked(w, "small") == (DATA, True)
-            async with w.transport.get(w.request("large")) as reply:
+            async with w.transport.send(w.request("large")) as reply:
                 assert (await read(reply))[0] == noise(1 << 20)
         assert w.connections == 1
 
@@ -120,7 +123,7 @@ def test_what_is_not_plain_is_read_as_ever(play: Play, reply: bytes) -> None:
         place = place_for(1000) if land else None
         body = bytearray()
         try:
-            async with w.transport.get(replace(w.request("f.html"), landing=place)) as answer:
+            async with w.transport.send(replace(w.request("f.html"), landing=place)) as answer:
                 assert place is None or place.body is None
                 await read(answer, body=body)
         except FetchError as error:
@@ -165,7 +168,7 @@ def test_in_whatever_pieces_a_reply_comes_it_is_the_same(
         places = sorted({cut for cut in cuts if cut < len(whole)})
         for start, stop in zip([0, *places], [*places, len(whole)], strict=True):
             await exchange.raw(whole[start:stop])
-            await asyncio.sleep(0.001)  # or they would go out as one
+            await asyncio.sleep(0.001)  # without a pause the pieces would be sent as one
 
     async def script(w: World) -> None:
         await known(w)
@@ -221,7 +224,7 @@ def test_a_body_that_stops_for_more_than_a_moment_goes_on_where_it_is(play: Play
         await known(w)
         w.origin.add("f", DATA, in_two)
         place = place_for()
-        async with w.transport.get(replace(w.request("f"), landing=place)) as reply:
+        async with w.transport.send(replace(w.request("f"), landing=place)) as reply:
             assert place.body is None
             here.set()
             assert (await read(reply))[0] == DATA
@@ -230,13 +233,13 @@ def test_a_body_that_stops_for_more_than_a_moment_goes_on_where_it_is(play: Play
     play(script)
 
 
-def test_what_came_before_a_cut_is_told(play: Play) -> None:
+def test_what_came_before_a_cut_is_delivered(play: Play) -> None:
     async def script(w: World) -> None:
         await known(w)
         w.origin.add("f", DATA, o.cut(20_000))
         place, body = place_for(), bytearray()
         with pytest.raises(NetworkError):
-            async with w.transport.get(replace(w.request("f"), landing=place)) as reply:
+            async with w.transport.send(replace(w.request("f"), landing=place)) as reply:
                 await read(reply, body=body)
         assert body == DATA[:20_000]
 
@@ -258,7 +261,7 @@ def test_memory_is_left_alone_when_its_asker_has_gone(play: Play) -> None:
         place = place_for()
 
         async def wanting() -> None:
-            async with w.transport.get(replace(w.request("f"), landing=place)):
+            async with w.transport.send(replace(w.request("f"), landing=place)):
                 pass
 
         task = asyncio.create_task(wanting())
@@ -290,7 +293,7 @@ def test_an_error_page_in_place_of_the_file_is_refused_where_it_landed(play: Pla
     play(script)
 
 
-def test_connections_that_nobody_wants_are_closed(play: Play) -> None:
+def test_connections_that_are_not_used_are_closed(play: Play) -> None:
     async def script(w: World) -> None:
         await known(w)
         w.origin.add("f", DATA)

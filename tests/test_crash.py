@@ -1,4 +1,4 @@
-"""kill -9 at any instant: final names are right or absent, and little is fetched twice."""
+"""Tests of kill -9 at any instant: final names are right or absent, and little is fetched twice."""
 
 from __future__ import annotations
 
@@ -22,8 +22,17 @@ WORDS = ["--min-free", "0", "-q", "--set", "retry.initial=0.05", "--set", "timeo
 
 
 async def killed(words: list[str], delay: float, begun: asyncio.Event | None = None) -> int:
-    """Run until `delay` seconds have passed, then SIGKILL; the exit code, negative if killed. `begun`: when
-    they begin to count; a slow machine would else be killed before it has asked for a byte, each time."""
+    """Run osp-fetch and send SIGKILL after a delay.
+
+    Args:
+        words: The arguments of osp-fetch.
+        delay: Seconds until the kill.
+        begun: The event from which `delay` counts; by default, the start of the process. Without it, a slow
+            machine would be killed each time before it has requested a byte.
+
+    Returns:
+        The exit code; negative if the process was killed.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "osp_fetch", *words, env=dict(os.environ), stderr=subprocess.PIPE
     )
@@ -65,7 +74,7 @@ async def test_kills_at_random_moments_never_leave_a_wrong_name(origin: Origin, 
     words = ["get", str(place), "-o", str(out), "-k", "1MiB", "-x", "6", *WORDS]
     kills = 0
     for _ in range(40):
-        # every fourth while it starts, the others while bytes come
+        # Every fourth kill falls into the start-up, the others into the transfer.
         starting = kills % 4 == 3
         asked.clear()
         code = await killed(words, chance.uniform(0.0, 1.0), None if starting else asked)
@@ -75,10 +84,10 @@ async def test_kills_at_random_moments_never_leave_a_wrong_name(origin: Origin, 
             break
         kills += 1
     else:
-        pytest.fail("forty runs did not bring it to an end")
+        pytest.fail("forty runs did not finish the manifest")
     assert kills >= 2
     assert {p.name for p in (out / "d").iterdir()} == set(files)
-    # each kill may cost each of six connections a part of 1 MiB that was under way
+    # A kill may cost each of the six connections one part of 1 MiB that was under way.
     total = sum(map(len, files.values()))
     assert origin.sent["all"] <= total + kills * 6 * (1 << 20) + (1 << 20)
 
@@ -88,10 +97,10 @@ def _asked(exchange: Exchange, content: Content) -> int:
     return stop - start
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real link files are not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real link files are not present")
 @pytest.mark.timeout(240)
 async def test_the_real_link_file_is_mirrored_through_ten_kills_and_a_new_generation(tmp_path: Path) -> None:
-    """Unchanged link files of Meta's, a TLS stand-in for the CDN, ten SIGKILLs, then the next generation."""
+    """Use Meta's link files unchanged, a TLS stand-in for the CDN, ten SIGKILLs, then fresh links."""
     authority = trustme.CA()
     certificate = authority.issue_cert("scontent.xx.fbcdn.net")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -119,7 +128,7 @@ async def test_the_real_link_file_is_mirrored_through_ten_kills_and_a_new_genera
         ):
             wrong.append(exchange.target)
         data = content(names[place])
-        sent += len(data)
+        sent += _asked(exchange, Blob(data))
         await exchange.serve(Blob(data), {"Content-Type": "application/x-tar"})
 
     chance = random.Random(11)
@@ -138,7 +147,7 @@ async def test_the_real_link_file_is_mirrored_through_ten_kills_and_a_new_genera
     for name in published:
         assert (out / name).read_bytes() == content(name)
     total = sum(len(content(name)) for name in published)
-    assert sent <= total + 10 * (8 + 64) * 80_000  # what a kill can cost: the files in hand, 80 kB each
+    assert sent <= total + 10 * (8 + 64) * 80_000  # a kill can cost the open files, 80 kB each
 
 
 def hash_of(name: str) -> int:

@@ -1,4 +1,4 @@
-"""A real small disk: what fits is finished, the rest waits for room, and then goes on by itself."""
+"""Tests on a real small disk: what fits is finished; the rest waits for free space and then goes on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.origin import Origin, endless, noise
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A tmpfs of 16 MiB."""
+    """Mount a tmpfs of 16 MiB."""
     place = tmp_path / "small"
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
     if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("file systems cannot be mounted here")
+        pytest.skip("this machine does not allow mounting file systems")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
 
@@ -38,7 +38,7 @@ async def test_what_fits_is_finished_and_a_full_disk_ends_the_run(origin: Origin
     assert all((small / name).read_bytes() == noise(6 << 20, int(name[1:])) for name in finished)
 
 
-async def test_the_run_goes_on_by_itself_when_there_is_room(origin: Origin, small: Path) -> None:
+async def test_the_run_goes_on_by_itself_when_there_is_free_space(origin: Origin, small: Path) -> None:
     ballast = small / "ballast"
     ballast.write_bytes(bytes(12 << 20))
     rows = [entry(f"f{n}", origin.add(f"f{n}", noise(3 << 20, n))) for n in range(3)]
@@ -66,7 +66,7 @@ async def test_a_disk_that_fills_in_mid_file_loses_nothing(origin: Origin, small
         if isinstance(event, events.Wrote):
             seen += event.count
             if seen > 4 << 20 and not ballast.exists():
-                ballast.write_bytes(bytes(4 << 20))  # somebody else needs the room
+                ballast.write_bytes(bytes(4 << 20))  # another program fills the disk
         if isinstance(event, events.DiskWaiting):
             ballast.unlink(missing_ok=True)
             ballast.mkdir(exist_ok=True)
@@ -79,13 +79,13 @@ async def test_a_disk_that_fills_in_mid_file_loses_nothing(origin: Origin, small
 
 
 async def test_a_file_without_an_end_costs_itself_and_not_the_run(origin: Origin, small: Path) -> None:
-    """No size in the manifest, no length in the answer: the free space is the cap."""
+    """With no size in the manifest and no length in the reply, the free space is the cap."""
     rows = [entry("endless", origin.add("endless", b"", always=endless))]
     rows += [entry(f"f{n}", origin.add(f"f{n}", noise(1 << 20, n))) for n in range(6)]
     report = await fetch_all(rows, small, settings=quick(storage={"disk_patience": 1}))
     assert report.counts[Status.FETCHED] == 6, report.failures
     assert report.counts[Status.FAILED] == 1
-    assert "no room for more" in str(report.failures[0].error)
+    assert "the disk is full after" in str(report.failures[0].error)
     assert not (small / "endless").exists()
 
 

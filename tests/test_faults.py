@@ -1,7 +1,8 @@
-"""How servers misbehave, row by row (FACTS section 7), with and without a checksum in the manifest.
+"""Tests of misbehaving servers, row by row, with and without a checksum in the manifest.
 
-Whatever the server does: under the final name are the right bytes or nothing, success is said only of
-what is there, and everything ends. A fault that passes is outlived.
+The rows are those of docs/sources.md, "How servers misbehave". For each fault three statements hold: the
+final name holds the right bytes or is absent; success is reported only for a file that is present; the run
+ends. A passing fault does not cost the file.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ SETTINGS = quick(
 async def one(
     origin: Origin, folder: Path, faults: list[Fault], always: Fault | None, known: str, data: bytes = DATA
 ) -> Outcome:
-    """Fetch one file; the promises that hold whatever comes."""
+    """Fetch one file and assert the statements that hold for every fault."""
     url = origin.add("f.tar", data, *faults, always=always)
     row = entry(
         "f.tar", url, len(data) if known != "nothing" else None, sha256(data) if known == "digest" else None
@@ -163,10 +164,10 @@ async def test_416_for_what_is_larger_here_than_there_begins_anew(origin: Origin
 
 @pytest.mark.parametrize("size", [20_000, 1_000_000])
 @pytest.mark.parametrize("pause", [0.0, 0.05])
-async def test_what_nobody_asked_for_is_never_taken_for_the_next_file(
+async def test_an_unrequested_reply_is_never_taken_for_the_next_file(
     origin: Origin, tmp_path: Path, pause: float, size: int
 ) -> None:
-    """A forged answer after a good one, on a connection that is kept: at once, and a little later."""
+    """A forged reply follows a correct one on a kept connection: at once, or 50 ms later."""
     forge = o.trailing(noise(size, 66), pause)
     told = asyncio.Semaphore(0)
 
@@ -184,7 +185,7 @@ async def test_what_nobody_asked_for_is_never_taken_for_the_next_file(
     async def slowly() -> AsyncIterator[Entry]:
         for row in rows:
             yield row
-            await told.acquire()  # what comes after the next request nobody could tell from its answer
+            await told.acquire()  # forged bytes after the next request cannot be distinguished from its reply
             await asyncio.sleep(0.05)
 
     one_request_each = quick(limits={"per_host": 1, "part_size": "2MiB"})
@@ -231,7 +232,7 @@ async def test_a_host_that_falls_silent_for_a_while_is_an_outage_and_not_a_thous
 
 
 async def test_content_that_changes_between_two_runs_is_never_mixed(origin: Origin, tmp_path: Path) -> None:
-    """With other tags, with the same tag, and without one."""
+    """Cover a changed ETag, no ETag, and an equal weak one."""
     for n, (before, after) in enumerate([('"1"', '"2"'), (None, None), ('W/"1"', 'W/"1"')]):
         old, new = noise(1 << 20, 1), noise(1 << 20, 2)
         heads = [{"ETag": tag} if tag else {} for tag in (before, after)]
@@ -253,6 +254,6 @@ async def test_a_new_manifest_with_rows_added_removed_and_renamed(origin: Origin
     report = await fetch_all(second, tmp_path, settings=SETTINGS)
     assert (report.counts[Status.PRESENT], report.counts[Status.FETCHED]) == (2, 3)
     assert origin.requests.total() == 3
-    # what is no longer listed is not ours to remove
+    # Files that the manifest no longer lists are kept.
     names = ["f0", "f1", "f2", "f3", "f4", "f5", "g1"]
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == names

@@ -1,4 +1,4 @@
-"""Whole runs of the library against an origin that misbehaves: the right file, or none."""
+"""Tests of complete runs of the library against a misbehaving origin: the right file, or none."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def one(
     settings: Settings = QUICK,
     name: str = "d/f.tar",
 ) -> Outcome:
-    """Fetch one file through `faults`; whatever comes of it, a final name means the right bytes."""
+    """Fetch one file through `faults` and assert that a final name holds the right bytes."""
     url = origin.add("f.tar", data, *faults, always=always, headers=headers)
     row = entry(name, url, len(data) if stated else None, sha256(data) if digest else None)
     report = await fetch_all([row], folder, settings=settings)
@@ -101,7 +101,7 @@ async def test_parts_go_over_several_connections_and_cover_the_file_once(
     await one(origin, tmp_path, data=noise(1 << 20), always=slowly, settings=slow)
     assert origin.most_open == 4
     asked = sorted(filter(None, (e.span(1 << 20) for e in origin.seen)))
-    # nothing proves the file but a sample, which a part may have before it; without, they cover it once
+    # Only samples prove this file. Without the sample before a part, the parts cover the file once.
     starts = [start + (SAMPLE if start % 65536 == 65536 - SAMPLE else 0) for start, _ in asked]
     stops = [stop for _, stop in asked]
     assert [0, *stops] == [*starts, 1 << 20]
@@ -221,7 +221,7 @@ async def test_a_harmed_file_is_fetched_again(origin: Origin, tmp_path: Path, ha
     assert place.read_bytes() == DATA
 
 
-async def test_recheck_finds_what_size_and_time_do_not_tell(origin: Origin, tmp_path: Path) -> None:
+async def test_recheck_finds_what_size_and_time_do_not_show(origin: Origin, tmp_path: Path) -> None:
     rows = [entry(f"f{n}", origin.add(f"f{n}", noise(5000, n))) for n in range(3)]
     await fetch_all(rows, tmp_path, settings=QUICK)
     times = (tmp_path / "f1").stat()
@@ -229,7 +229,7 @@ async def test_recheck_finds_what_size_and_time_do_not_tell(origin: Origin, tmp_
     os.utime(tmp_path / "f1", ns=(times.st_atime_ns, times.st_mtime_ns))
     origin.requests.clear()
     report = await fetch_all(rows, tmp_path, settings=QUICK)
-    assert report.counts[Status.PRESENT] == 3  # as like as two peas
+    assert report.counts[Status.PRESENT] == 3  # size and modification time are unchanged
     assert origin.requests.total() == 0
     report = await fetch_all(rows, tmp_path, settings=QUICK, recheck=True)
     assert report.counts == {**dict.fromkeys(Status, 0), Status.PRESENT: 2, Status.FETCHED: 1}
@@ -308,7 +308,7 @@ async def test_a_file_leaves_nothing_in_memory_but_its_outcome(origin: Origin, t
         entry("absent", origin.url + "/absent"),
     ]
     gc.collect()
-    gc.disable()  # whoever waits for the collector waits long, and many files are in hand by then
+    gc.disable()  # memory must be freed without the collector: many files are open before it runs
     try:
         report = await fetch_all(rows, tmp_path, settings=quick(limits={"part_size": "64KiB"}))
         left = [type(each) for each in gc.get_objects() if type(each) in (PartedTransfer, FilePartial)]

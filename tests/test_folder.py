@@ -1,4 +1,4 @@
-"""The output folder under attack, and when it goes away: nothing lands elsewhere, nothing is guessed."""
+"""Tests of the output folder under attack and after it vanishes: nothing is written elsewhere."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_a_link_that_leaves_the_folder_is_not_followed(
 
 
 async def test_a_link_within_the_folder_is_not_followed_either(origin: Origin, tmp_path: Path) -> None:
-    """Two rows would have one file, and one of them the other's bytes; or a row the ledger's name."""
+    """Otherwise two rows would share one file, or a row would write into the state folder."""
     (tmp_path / "b").mkdir()
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "x").symlink_to(".")
@@ -83,7 +83,7 @@ async def test_a_link_under_the_final_name_is_replaced_and_what_it_leads_to_is_l
 
 
 async def test_a_folder_that_vanishes_is_not_made_anew(origin: Origin, tmp_path: Path) -> None:
-    """As when a disk is unmounted in mid-run: what would be written there would fill another one."""
+    """If a disk is unmounted in mid-run, further writes would fill the disk below the mount point."""
     out = tmp_path / "out"
 
     def observe(event: Event) -> None:
@@ -134,7 +134,7 @@ async def test_what_a_run_leaves_behind_is_its_owners(origin: Origin, tmp_path: 
 
 @pytest.mark.parametrize("alive", [True, False])
 def test_a_lock_left_by_another_host_counts_while_that_lives(tmp_path: Path, alive: bool) -> None:
-    """Where flock holds on one host only, the other's sign of life is the lock."""
+    """If flock works on one host only, the touched lock file of the other host counts as a lock."""
     state = tmp_path / ".osp-fetch"
     state.mkdir()
     lock = state / "lock"
@@ -171,7 +171,7 @@ def test_a_lock_shows_that_it_lives(tmp_path: Path) -> None:
                 break
             waited.wait(0.01)
         else:
-            pytest.fail("no sign of life in five seconds")
+            pytest.fail("the lock file was not touched within five seconds")
 
 
 async def test_names_that_differ_in_case_are_one_where_the_disk_says_so(origin: Origin) -> None:
@@ -196,7 +196,7 @@ async def test_names_that_differ_in_case_are_one_where_the_disk_says_so(origin: 
         await Run(context, outcomes.append).fetch(rows)
     failed = {o.path: str(o.error) for o in outcomes if o.status is Status.FAILED}
     assert set(failed) == {"A.bin", "B/c.bin"}
-    assert "same name as a.bin" in failed["A.bin"]
+    assert "the same as a.bin" in failed["A.bin"]
     assert bytes(disk.names[out / "a.bin"].data) == noise(100, 0)
 
 
@@ -229,8 +229,8 @@ async def test_what_two_connections_wrote_at_one_place_is_hashed_as_it_lies_on_t
     async with FolderStore(tmp_path, tmp_path / ".osp-fetch", QUICK.storage) as store:
         partial = store.partial(RelativePath("f"), frozenset({"sha256"}), fresh=True)
         await asyncio.gather(*(partial.write(0, memoryview(data)) for data in (ours, twins)))
-        partial.follow(len(ours), len(ours))
-        digests, _ = await partial.digests(len(ours))
+        partial.hashing.advance(len(ours), len(ours))
+        digests, _ = await partial.hashing.digests(len(ours))
         await partial.publish(len(ours))
         await partial.close()
     assert digests["sha256"] == hashlib.sha256((tmp_path / "f").read_bytes()).hexdigest()

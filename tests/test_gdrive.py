@@ -1,4 +1,4 @@
-"""Google Drive: gdown proves the emulator, and then ours gets the same bytes."""
+"""Tests with Google Drive: gdown proves the emulator, and osp-fetch then gets the same bytes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HOSTS = ("drive.google.com", "drive.usercontent.google.com", "www.googleapis.com
 
 @dataclass
 class World:
-    """A Drive behind TLS, and a proxy that leads there whoever asks for Google."""
+    """A Drive emulator behind TLS, and a proxy that connects requests for Google's hosts to it."""
 
     drive: Drive
     port: int
@@ -48,7 +48,7 @@ class World:
 
 
 async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-    """Answer CONNECT to any of Google's hosts with a connection to `port`."""
+    """Connect a CONNECT request for one of Google's hosts to the local `port`."""
     head = await reader.readuntil(b"\r\n\r\n")
     match = re.match(rb"CONNECT ([^:]+):443 ", head)
     assert match
@@ -80,7 +80,7 @@ async def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         made = World(drive, server.port, address, ca)
         drive.clock = lambda: made.now
         monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
-        # gdown, and what asks Drive's API, go where these say
+        # gdown and the client of Drive's API obey these variables.
         for name, value in {"https_proxy": address, "REQUESTS_CA_BUNDLE": ca, "SSL_CERT_FILE": ca}.items():
             monkeypatch.setenv(name, str(value))
         yield made
@@ -145,7 +145,7 @@ async def test_a_quota_page_parks_the_file_with_a_clock(world: World, tmp_path: 
     said = str(report.failures[0].error)
     assert "24 hours" in said
     assert "modelscope://" in said
-    assert world.drive.requests["drive.google.com/uc"] <= 5  # listing, one each: no loop
+    assert world.drive.requests["drive.google.com/uc"] <= 5  # one listing and one request per file: no loop
     world.drive.quota = set()
     assert (await get(world, f"gdrive://folders/{FOLDER}", tmp_path / "out")).ok
     assert tree(tmp_path / "out") == TREE

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: the real client and this tool against one emulator, which the client proves."""
+"""Tests with the Hugging Face Hub: the real client proves the emulator that osp-fetch is tested with."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def repo() -> HubRepo:
 
 @asynccontextmanager
 async def running(monkeypatch: pytest.MonkeyPatch, hub: Hub, token: str | None = TOKEN) -> AsyncIterator[str]:
-    """A hub in this process; its address, which huggingface_hub learns in processes of their own."""
+    """Serve a hub in this process and yield its address.
+
+    huggingface_hub reads the address from the environment on import, so that its users run as processes.
+    """
     async with Server(hub.handle) as site, Server(hub.handle_cdn) as store:
         hub.cdn_url = store.url
         monkeypatch.setenv("HF_ENDPOINT", site.url)
@@ -62,7 +65,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 async def hf_download(folder: Path, *more: str) -> str:
-    """The real client's command in a process of its own."""
+    """Run the command of the real client as a process and return its output."""
     process = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).with_name("hf")),
         *("download", "--repo-type", "dataset", REPO, "--local-dir", str(folder), *more),
@@ -112,7 +115,7 @@ async def test_the_revision_is_pinned_and_digests_are_verified(
 async def test_a_signed_link_that_dies_in_mid_file_is_minted_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    ticks = itertools.count(1000, 3)  # every look at the clock finds it three seconds later
+    ticks = itertools.count(1000, 3)  # the clock moves on by three seconds with each reading
     hub = made(lifetime=10.0, clock=lambda: float(next(ticks)))
     async with running(monkeypatch, hub):
         report = await ours(
@@ -193,12 +196,15 @@ async def test_an_address_that_is_none_is_said_so(tmp_path: Path, text: str) -> 
 async def test_a_backup_on_the_hub_proves_metas_links_and_stands_in_for_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SA-1B's tars come with neither size nor digest; a backup lists both (FACTS section 2)."""
+    """SA-1B's tars come with neither size nor digest; a backup lists both.
+
+    Source: docs/sources.md, "SA-1B link file".
+    """
     files = {f"sa_{n:06}.tar": noise(200_000 + n, n) for n in range(4)}
     hub = Hub({"Aber-r/SA-1B_backup": HubRepo("Aber-r/SA-1B_backup", lfs=files)}, token=None)
     cdn = MetaCdn()
     cdn.files |= {name: Blob(data) for name, data in files.items()}
-    cdn.files["sa_000001.tar"] = Blob(noise(200_001, 77))  # of the right size, and wrong
+    cdn.files["sa_000001.tar"] = Blob(noise(200_001, 77))  # the right size with wrong bytes
     dropped: list[Event] = []
     async with running(monkeypatch, hub, token=None), Server(cdn.handle) as meta:
         links = tmp_path / "links.tsv"

@@ -1,4 +1,4 @@
-"""Joins of a manifest with lists of the same files: certain, or refused and said."""
+"""Tests of joins between a manifest and other lists: a join is certain, or refused and reported."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def joined(rows: list[str], listed: list[str]) -> dict[str, str | None]:
 @pytest.mark.parametrize(
     ("rows", "listed", "expected"),
     [
-        # the same path, whatever else is there
+        # Equal paths join, whatever else is listed.
         (["a/x", "b/x"], ["a/x", "b/x"], {"a/x": "a/x", "b/x": "b/x"}),
         (["x", "a/x"], ["x"], {"x": "x", "a/x": None}),
         (["a/x", "x"], ["x"], {"x": "x", "a/x": None}),
-        # one candidate on both sides
+        # One candidate on each side.
         (["a/x"], ["x"], {"a/x": "x"}),
         (["x"], ["a/x"], {"x": "a/x"}),
         (["data/a/x", "data/b/x"], ["a/x", "b/x"], {"data/a/x": "a/x", "data/b/x": "b/x"}),
-        # folders that contradict each other
+        # Folders that contradict each other.
         (["train/000.tar"], ["val/000.tar"], {"train/000.tar": None}),
         (["train/000.tar", "val/000.tar"], ["val/000.tar"], {"train/000.tar": None, "val/000.tar": "val/000.tar"}),  # noqa: E501
         (["ba/x"], ["a/x"], {"ba/x": None}),
-        # several candidates on one side
+        # Several candidates on one side.
         (["a/x", "b/x"], ["x"], {"a/x": None, "b/x": None}),
         (["x"], ["a/x", "b/x"], {"x": None}),
         (["b/x"], ["x", "a/x"], {"b/x": None}),
         (["x", "b/x"], ["a/x"], {"x": None, "b/x": None}),
         (["c/a/x", "d/a/x"], ["a/x"], {"c/a/x": None, "d/a/x": None}),
         (["c/a/x", "d/a/x", "e/a/x"], ["a/x"], {"c/a/x": None, "d/a/x": None, "e/a/x": None}),
-        # nothing of that name
+        # No candidate of that name.
         (["a/x"], ["y"], {"a/x": None}),
     ],
 )  # fmt: skip
@@ -119,8 +119,8 @@ async def test_an_ambiguous_checksum_list_refuses_no_right_file_and_is_said(
     (tmp_path / "sums").write_text(f"{hashlib.md5(noise(200_000, 2)).hexdigest()}  000.tar\n")
     words = ["get", "m.jsonl", "--checksums", "sums", "-o", "out", *QUICK]
     code, _, said = await get(*words, cwd=tmp_path)
-    assert code == 2  # it verifies nothing
-    assert "train/000.tar and val/000.tar could both be 000.tar" in said
+    assert code == 2  # the list covers no row
+    assert "train/000.tar and val/000.tar both match 000.tar" in said
     (tmp_path / "sums").write_text(f"{hashlib.md5(noise(200_000, 2)).hexdigest()}  val/000.tar\n")
     code, _, said = await get(*words, cwd=tmp_path)
     assert (code, "sums covers 1 of 2 files" in said) == (0, True), said
@@ -167,11 +167,11 @@ async def test_an_async_manifest_is_joined_like_any_other(origin: Origin, tmp_pa
     assert {o.path: o.digest is not None and bool(o.entry and o.entry.digest) for o in report.outcomes} == {
         "d/a": True, "b": False
     }  # fmt: skip
-    with pytest.raises(ManifestError, match="could both be a"):
+    with pytest.raises(ManifestError, match="both match a"):
         await fetch_all(rows("d/a", "e/a"), tmp_path / "two", checksums=sums, settings=quick())
 
 
-# digests that are stated, and would be dropped
+# Digest columns: none is dropped silently.
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ async def test_one_glob_may_be_a_string_and_one_that_leaves_nothing_is_an_error(
 
 
 async def test_waiting_rows_come_out_in_the_end(origin: Origin, tmp_path: Path) -> None:
-    """A join by last name is decided when all rows are read; those rows are fetched like any other."""
+    """A join by last name is decided after the last row; the rows that waited are fetched then."""
     names = [f"d{n}/f{n}" for n in range(50)]
     rows: list[Entry] = [entry(name, origin.add(name, name.encode())) for name in names]
     sums = tmp_path / "sums"

@@ -44,6 +44,8 @@ class Faulty:
             return self._faulty(value)
         if name == "partial":
             return lambda *a, **k: Faulty(value(*a, **k), self._count, self._at)
+        if name in ("small_files", "published", "set_aside", "hashing"):
+            return Faulty(value, self._count, self._at)
         return value
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -109,7 +111,7 @@ async def run(
         context = Context(transport, faulty, ledger, pool, Buffers(SETTINGS.limits), SETTINGS, observe)
         with suppress(Injected):  # outside of any file, a defect ends the run
             await Run(context, outcomes.append).fetch(rows)
-        assert store.in_hand == 0
+        assert store.in_progress == 0
         assert store.space.reserved == 0
     return count[0], pool, outcomes
 

@@ -1,4 +1,4 @@
-"""Links that die in mid-run: fresh ones are merged live, and the work goes on at the same byte."""
+"""Tests of links that expire in mid-run: fresh ones are merged live, and files go on at the same byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = {f"sa_{n:06}.tar": noise(300_000 + n, n) for n in range(6)}
 
 
 class World:
-    """Meta's CDN with links that die when told to."""
+    """A stand-in of Meta's CDN whose links expire when a test advances the clock."""
 
     def __init__(self, folder: Path) -> None:
         self.cdn = MetaCdn()
@@ -52,8 +52,8 @@ async def test_a_fresh_file_in_mid_run_is_merged_live(tmp_path: Path, mode: str)
 
         def observe(event: Event) -> None:
             seen.append(event)
-            if isinstance(event, events.Finished) and world.now == 1000:
-                world.now = 2000.0  # all links are dead …
+            if isinstance(event, events.Wrote) and world.now == 1000:
+                world.now = 2000.0  # all links have expired, and at most two of six were used …
                 if mode == "exit":
                     world.issue(server.url)  # … and a fresh file is there before the run gives up
             if isinstance(event, events.Parked) and event.files == 1 and mode == "wait":
@@ -63,7 +63,7 @@ async def test_a_fresh_file_in_mid_run_is_merged_live(tmp_path: Path, mode: str)
     assert report.counts[Status.FETCHED] == len(FILES), report.failures
     assert world.whole()
     assert any(isinstance(event, events.LinksRenewed) for event in seen)
-    # nothing is fetched twice but samples of what is held
+    # Only samples of held bytes are fetched twice.
     assert world.cdn.sent.total() <= sum(map(len, FILES.values())) + 8 * 65536
 
 
@@ -83,7 +83,7 @@ async def test_without_fresh_links_the_rest_is_fetched_and_the_dead_are_parked(t
 
 
 @pytest.mark.parametrize("way", ["prints", "replaces"])
-async def test_a_command_brings_fresh_links(tmp_path: Path, way: str) -> None:
+async def test_a_command_supplies_fresh_links(tmp_path: Path, way: str) -> None:
     world = World(tmp_path)
     fresh = tmp_path / "fresh.tsv"
     async with Server(world.cdn.handle) as server:
@@ -98,7 +98,7 @@ async def test_a_command_brings_fresh_links(tmp_path: Path, way: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["false", "true", f"{sys.executable} -c 'print(1)'"])
-async def test_a_command_that_brings_nothing_ends_the_waiting(tmp_path: Path, command: str) -> None:
+async def test_a_command_that_supplies_no_links_ends_the_waiting(tmp_path: Path, command: str) -> None:
     world = World(tmp_path)
     async with Server(world.cdn.handle) as server:
         world.issue(server.url)
@@ -109,7 +109,7 @@ async def test_a_command_that_brings_nothing_ends_the_waiting(tmp_path: Path, co
         )
     assert report.counts[Status.PARKED] == len(FILES)
     said = [event.why for event in seen if isinstance(event, events.LinksCommandFailed)]
-    assert ["ended with 1" in why for why in said] == ([True] if command == "false" else [])
+    assert ["exited with status 1" in why for why in said] == ([True] if command == "false" else [])
 
 
 async def test_half_a_fresh_file_is_no_harm(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ async def test_links_that_die_again_and_again_lose_no_outcome(tmp_path: Path) ->
         if isinstance(event, events.LinksRenewed):
             renewed += 1
             if renewed < 3:
-                world.now += 1000  # dead before they were of any use
+                world.now += 1000  # the fresh links expire before their first use
         if isinstance(event, events.Parked) and event.files == len(FILES):
             asyncio.get_running_loop().call_later(0.1, world.issue, server.url)
 
@@ -162,7 +162,7 @@ async def test_a_command_of_dead_links_is_not_run_for_ever(tmp_path: Path) -> No
     async with Server(world.cdn.handle) as server:
         world.issue(server.url)
         world.now += 1000
-        # it brings other links each time, and all of them are dead
+        # The command prints different links each time, and all of them have expired.
         change = "sed -E 's/oe=[0-9A-F]+/oe='$RANDOM'/'"
         command = f"echo x >> {shlex.quote(str(count))}; {change} {shlex.quote(str(world.links))}"
         async with asyncio.timeout(20):

@@ -1,4 +1,4 @@
-"""Digests, paths, links and settings: tables of what is read and what is refused."""
+"""Tests of digests, paths, links and settings: tables of accepted and refused input."""
 
 from __future__ import annotations
 

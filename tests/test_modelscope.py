@@ -1,4 +1,4 @@
-"""ModelScope: the official client proves the emulator, and then ours gets the same bytes."""
+"""Tests with ModelScope: the official client proves the emulator, and osp-fetch gets the same bytes."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_ranges_with_status_200_are_used_over_several_connections(
     )
     assert report.counts[Status.FETCHED] == 2
     assert scope.requests["cdn"] >= 8
-    # the link that leads to the CDN is asked for once a file, not once a part
+    # The redirect to the CDN is requested once per file, not once per part.
     assert scope.requests["laion/laion_split.z01"] == 1
 
 

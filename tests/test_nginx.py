@@ -1,4 +1,4 @@
-"""Against real nginx: its ranges, its ETags, its keep-alive, its end."""
+"""Tests against a real nginx: ranges, ETags, keep-alive, and a restart of the server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 
 class Nginx:
-    """A real server on a loopback port, to be started and stopped."""
+    """A real server on a loopback port that a test can start and stop."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:
@@ -93,15 +93,15 @@ async def test_the_server_dies_in_mid_run_and_comes_back(nginx: Nginx, tmp_path:
 
     async def restart() -> None:
         await nginx.stop()
-        await asyncio.sleep(1.5)  # the outage itself
+        await asyncio.sleep(1.5)  # the length of the outage
         await nginx.start()
 
     def observe(event: Event) -> None:
         if isinstance(event, events.Wrote) and not restarted:
             restarted.append(asyncio.create_task(restart()))
 
-    # five attempts within half a second would never outlive it: an outage of the host is not a failure
-    # of its files
+    # Five attempts take at most half a second, less than the outage. The run succeeds only because the
+    # circuit breaker does not count an outage of the host as a failure of its files.
     settings = quick(limits={"per_host": 2, "part_size": "1MiB"}, retry={"attempts": 5, "longest": 0.1})
     report = await fetch_all(
         [entry("f", nginx.url("slow/f"))], tmp_path / "out", settings=settings, observer=observe

@@ -1,4 +1,4 @@
-"""Open-Sora-Plan v1.1.0: from names on the command line to a folder that a training loader reads."""
+"""Tests of Open-Sora-Plan v1.1.0: from dataset names to a folder that a training loader reads."""
 
 from __future__ import annotations
 
@@ -41,8 +41,11 @@ def folders_only() -> bytes:
 
 @dataclass
 class Sources:
-    """All six datasets at their sources, each a few files of the right shape; `media`: dataset → what its
-    folder holds when all is unpacked."""
+    """All six datasets at their sources, each with a few files of the right shape.
+
+    Attributes:
+        media: The expected content of the folder of each dataset after unpacking.
+    """
 
     hub: Hub
     scope: ModelScope
@@ -91,7 +94,7 @@ def make() -> Sources:
     for media, files in made.media.items():
         for place in named[media]:
             paths = sorted(p for p in files if not p.endswith(".json"))
-            # three schemes that a caption file may use: as it is, bare names, a folder more
+            # Three schemes of caption files: equal paths, bare names, one more folder.
             form = {"images": "{name}", "sam": "top/{path}"}.get(media, "{path}")
             shown = [form.format(name=p.rsplit("/", 1)[-1], path=p) for p in paths]
             git[place] = captions(shown, 513 if "513f" in place else 65 if "65f" in place else 0)
@@ -152,7 +155,10 @@ def get_all(sources: Sources, out: Path) -> list[str]:
 
 
 def load(root: Path) -> dict[str, int]:
-    """As the training loader does: each list's lines are FOLDER,JSON; open every path of the captions."""
+    """Read the folder as the training loader does, and count the caption paths by list.
+
+    Each line of a list is FOLDER,JSON. Every path of the captions must name a file that is not empty.
+    """
     read: dict[str, int] = {}
     for name in ("image_data.txt", "video_data.txt", "video_data_513.txt", "data.txt"):
         for line in (root / name).read_text().splitlines():
@@ -189,9 +195,9 @@ async def test_one_command_makes_the_folder_that_training_reads(sources: Sources
     assert {c["captions"] for c in found} == {c.file for d in DATASETS for c in d.captions}
     assert all(c["missing"] == 0 and c["found"] == c["pairs"] for c in found)
     schemes = {c["dataset"]: c["scheme"] for c in found}
-    assert schemes["sam-11m"] == "without its first 1"
-    assert schemes["human-160k"] == "as it is, in images/"
-    # again, nothing is fetched and nothing unpacked
+    assert schemes["sam-11m"] == "without 1 leading folder(s)"
+    assert schemes["human-160k"] == "path as given, in images/"
+    # A second run fetches nothing and unpacks nothing.
     before = sources.hub.resolves.total() + sources.scope.requests["cdn"]
     code, said = await run(*get_all(sources, out))
     assert code == 0, said
@@ -204,7 +210,7 @@ async def test_one_command_makes_the_folder_that_training_reads(sources: Sources
 async def test_killed_at_any_stage_it_ends_the_same(sources: Sources, tmp_path: Path) -> None:
     out = tmp_path / "out"
     chance = random.Random(5)
-    sources.cdn.rate = 5_000.0  # so slow that the first kills come before the end
+    sources.cdn.rate = 5_000.0  # slow enough that the first kills fall before the end
     kills = 0
     for turn in range(25):
         code, said = await run(*get_all(sources, out), kill_after=chance.uniform(0.5, 1.2 + turn / 4))
@@ -218,7 +224,7 @@ async def test_killed_at_any_stage_it_ends_the_same(sources: Sources, tmp_path: 
             ):
                 assert files[name] == data
     else:
-        pytest.fail("25 runs did not bring it to an end")
+        pytest.fail("25 runs did not finish the datasets")
     assert kills
     check(sources, out)
 
@@ -241,8 +247,8 @@ async def test_archives_that_were_deleted_after_unpacking_are_not_fetched_again(
     assert "unpacked" in said
 
 
-async def test_a_broken_archive_is_told_and_does_not_loop(sources: Sources, tmp_path: Path) -> None:
-    """Checksum right, archive broken: two facts (FACTS section 2)."""
+async def test_a_broken_archive_is_reported_and_does_not_loop(sources: Sources, tmp_path: Path) -> None:
+    """An archive can be broken although its checksum is right (docs/sources.md, "SA-1B link file")."""
     name = "sa_000001.tar"
     sources.cdn.files[name] = Blob(sources.cdn.files[name].read(0, 2000))
     out = tmp_path / "out"
@@ -261,7 +267,7 @@ async def test_a_broken_archive_is_told_and_does_not_loop(sources: Sources, tmp_
     assert found["archives"]["whole"] == 2
 
 
-# coverage and layout by themselves
+# coverage and layout as separate commands.
 
 
 def a_folder(tmp_path: Path, count: int, absent: int) -> Path:
@@ -276,7 +282,7 @@ def a_folder(tmp_path: Path, count: int, absent: int) -> Path:
     return place
 
 
-async def test_coverage_counts_what_is_missing_and_what_nobody_names(tmp_path: Path) -> None:
+async def test_coverage_counts_what_is_missing_and_what_no_caption_names(tmp_path: Path) -> None:
     a_folder(tmp_path, 300, 20)
     code, said = await run("coverage", str(tmp_path), "--missing", str(tmp_path / "missing.txt"), "--json")
     (found,) = json.loads(said)
@@ -292,7 +298,7 @@ async def test_coverage_counts_what_is_missing_and_what_nobody_names(tmp_path: P
 def test_a_caption_file_that_is_cut_is_said(tmp_path: Path) -> None:
     place = a_folder(tmp_path, 300, 0)
     place.write_bytes(place.read_bytes()[:-100])
-    with pytest.raises(ManifestError, match="no whole list"):
+    with pytest.raises(ManifestError, match="damaged list of captions"):
         list(cover(tmp_path))
 
 
@@ -305,7 +311,7 @@ async def test_what_the_disk_refuses_is_one_sentence(tmp_path: Path) -> None:
         assert len(said.strip().splitlines()) == 1, said
 
 
-def test_a_layout_says_what_lacks_and_copies_nothing(tmp_path: Path) -> None:
+def test_a_layout_names_what_is_missing_and_copies_nothing(tmp_path: Path) -> None:
     a_folder(tmp_path, 3, 0)
     made = lay_out(tmp_path, relative=True)
     assert (tmp_path / "video_data.txt").read_text() == (
@@ -316,7 +322,7 @@ def test_a_layout_says_what_lacks_and_copies_nothing(tmp_path: Path) -> None:
     assert any("513f" in lack for lack in made.lacking)
 
 
-# the catalogue, row by row of the guide's tables
+# The catalogue against the tables of the Open-Sora-Plan guide.
 
 
 @pytest.mark.parametrize(

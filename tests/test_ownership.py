@@ -1,4 +1,4 @@
-"""Tests that user files are kept, that the sources of a file are distinguished, and that secrets stay hidden."""
+"""Tests that user files are kept, that sources are distinguished, and that secrets stay hidden."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_only_known_signing_parameters_leave_a_sources_key(one: str, other: str,
 async def test_links_of_one_manifest_that_differ_are_two_files(
     origin: Origin, tmp_path: Path, one: str, other: str
 ) -> None:
-    """Two rows swap their links. The old files must not count as present, whatever the parameter is called."""
+    """Two rows swap their links: the old files must not count as present, whatever the parameter's name."""
     files = {one: noise(900, 1), other: noise(900, 2)}
 
     async def by_query(exchange: Exchange, page: Page) -> None:
@@ -487,7 +487,7 @@ async def test_coverage_takes_no_path_that_get_would_refuse(tmp_path: Path) -> N
     (found,) = list(cover(tmp_path))
     assert (found.found, found.missing) == (0, 1)
     (tmp_path / "anno_jsons/video_mixkit_65f_54735.json").write_text('{"path": "a.mp4"}')
-    with pytest.raises(ManifestError, match="no list"):
+    with pytest.raises(ManifestError, match="not a list"):
         list(cover(tmp_path))
     assert (await get("coverage", ".", cwd=tmp_path))[0] == 2
 
@@ -551,7 +551,9 @@ async def test_lost_members_are_named_and_can_be_had_again(origin: Origin, tmp_p
     assert (await get("verify", "out", cwd=tmp_path))[0] == 0
 
 
-async def test_a_corrected_digest_brings_a_deleted_archive_back(origin: Origin, tmp_path: Path) -> None:
+async def test_with_a_corrected_digest_a_deleted_archive_is_fetched_again(
+    origin: Origin, tmp_path: Path
+) -> None:
     words = await unpacked(origin, tmp_path)
     data = tar_bytes({"new.jpg": b"new"})
     row = {"path": "x.tar", "url": origin.add("x.tar", data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -579,7 +581,7 @@ async def test_split_archives_over_shards_are_unpacked_by_the_last(origin: Origi
     assert "shard 1 of 2" in said
 
 
-async def test_recheck_tells_of_lost_members(origin: Origin, tmp_path: Path) -> None:
+async def test_recheck_reports_lost_members(origin: Origin, tmp_path: Path) -> None:
     await unpacked(origin, tmp_path)
     (tmp_path / "out/x/3.jpg").unlink()
     code, _, said = await get("get", "m.jsonl", "-o", "out", "--recheck", *QUICK, cwd=tmp_path)

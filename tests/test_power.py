@@ -1,4 +1,4 @@
-"""Power loss at any instant, on a disk that forgets what was not synced: thousands of schedules."""
+"""Tests of power loss at any instant, on a simulated disk that loses bytes that were not synced."""
 
 from __future__ import annotations
 
@@ -39,11 +39,17 @@ SETTINGS = quick(limits={"per_host": 3}, retry={"attempts": 2, "initial": 0})
 
 @dataclass
 class Resource:
-    """A file on the server, in its versions so far; `tagged`: whether a strong ETag tells them apart."""
+    """A file on the server with all its versions.
+
+    Attributes:
+        versions: The contents, oldest first.
+        tagged: Whether a strong ETag distinguishes the versions.
+        listed: Whether the manifest states the digest of the latest version.
+    """
 
     versions: list[bytes]
     tagged: bool
-    listed: bool  # whether the manifest states the digest
+    listed: bool
 
     def entry(self, name: str) -> Entry:
         digest = sha256(self.versions[-1]) if self.listed else None
@@ -51,7 +57,7 @@ class Resource:
 
 
 class Answer:
-    """A Reply of so many bytes, in chunks, perhaps cut short."""
+    """A Reply that returns its bytes in chunks of random size and may be cut short."""
 
     framed, borrowed, headers_sent = True, False, True
     pauses: tuple[tuple[str, float], ...] = ()
@@ -77,14 +83,18 @@ class Answer:
 
 @dataclass
 class Server:
-    """A Transport to servers in memory; `cuts`: the share of answers that are cut."""
+    """A Transport to servers in memory.
+
+    Attributes:
+        cuts: The share of replies that are cut short, 0 to 1.
+    """
 
     resources: dict[str, Resource]
     chance: random.Random
     cuts: float
 
     @asynccontextmanager
-    async def get(self, request: Request) -> AsyncIterator[Reply]:
+    async def send(self, request: Request) -> AsyncIterator[Reply]:
         name = request.url.rsplit("/", 1)[-1]
         resource = self.resources[name]
         data = resource.versions[-1]
@@ -100,7 +110,7 @@ class Server:
 
 
 class World:
-    """One schedule: a few files, crashes, and what the server has meanwhile."""
+    """One schedule: a few files, power losses, and changes on the server between them."""
 
     def __init__(self, seed: int) -> None:
         self.chance = chance = random.Random(seed)
@@ -116,7 +126,7 @@ class World:
         self.records: dict[str, Record] = {}
 
     async def run(self, power: Power, cuts: float = 0.2) -> list[Outcome]:
-        """One run until its end, or until the power goes off."""
+        """Run until the end or until the power fails."""
         ledger = SimulatedLedger(power, self.chance, self.records)
         self.disk.power = power
         outcomes: list[Outcome] = []
@@ -138,7 +148,7 @@ class World:
         return outcomes
 
     def check(self) -> None:
-        """What has to hold on the disk after the power came back."""
+        """Assert what must hold on the disk after a power loss."""
         for place, inode in self.disk.names.items():
             if not place.is_relative_to(STATE):
                 versions = self.resources[place.name].versions
@@ -153,13 +163,14 @@ class World:
                 held = bytes(partial.data[span.start : span.stop])
                 known = [v[span.start : span.stop] for v in self.resources[path].versions]
                 if self.resources[path].listed:
-                    # versions may be mixed where the digest will tell; but no byte may be from nowhere
+                    # With a digest, versions may be mixed, because the digest will fail. But every byte
+                    # must come from one of the versions.
                     assert all(byte in some for byte, *some in zip(held, *known, strict=True))
                 else:
                     assert held in known, f"{path}: {span} is claimed and not held"
 
     def time_passes(self) -> None:
-        """While the machine was down a file on the server may have changed."""
+        """Change each file on the server with a probability of 0.15, while the machine is down."""
         for resource in self.resources.values():
             if self.chance.random() < 0.15:
                 resource.versions.append(noise(len(resource.versions[-1]), self.chance.randrange(1 << 30)))
@@ -181,7 +192,7 @@ def test_a_power_loss_at_any_instant_leaves_only_right_files_and_true_claims(see
         world.check()
         assert {o.status for o in outcomes} <= {Status.FETCHED, Status.PRESENT}, outcomes
         for name, resource in world.resources.items():
-            # what was finished before the change is kept: it was right when it was published
+            # A file that was published before the change is kept: it was right when it was published.
             right = resource.versions if not resource.listed else resource.versions[-1:]
             assert bytes(world.disk.names[ROOT / name].data) in right
 
@@ -191,7 +202,7 @@ def test_a_power_loss_at_any_instant_leaves_only_right_files_and_true_claims(see
 @given(st.integers(0, 1 << 40))
 @settings(max_examples=min(SCHEDULES, 60), deadline=None, suppress_health_check=list(HealthCheck))
 def test_the_ledger_keeps_every_record_that_it_confirmed_through_a_torn_log(seed: int) -> None:
-    """SQLite's log is cut anywhere after the last confirmed record, and what follows is scrambled."""
+    """The log of SQLite is cut at any place after the last confirmed record, and the rest is scrambled."""
     chance = random.Random(seed)
     records = [
         Record(RelativePath(f"f{chance.randint(0, 5)}"), "host/f", 1 << 20, held=RangeSet.upto(n + 1))
@@ -207,14 +218,14 @@ def test_the_ledger_keeps_every_record_that_it_confirmed_through_a_torn_log(seed
 
     async def read(place: Path) -> list[Record | None]:
         async with SqliteLedger(place) as ledger:
-            return await ledger.look(sorted({record.path for record in records}))
+            return await ledger.get(sorted({record.path for record in records}))
 
     with tempfile.TemporaryDirectory() as folder:
         asyncio.run(write(Path(folder, "ledger.sqlite3")))
         at = chance.randrange(len(records))
         base, log = images[at]
         coming = images[min(at + 1, len(images) - 1)][1]
-        # a log that SQLite has begun anew meanwhile is another case: the next image is not its successor
+        # If SQLite has restarted the log meanwhile, the next image is not its continuation.
         tail = coming[len(log) :] if coming.startswith(log) else b""
         torn = bytearray(tail[: chance.randint(0, len(tail))])
         for _ in range(chance.randint(0, 3)):
@@ -226,7 +237,7 @@ def test_the_ledger_keeps_every_record_that_it_confirmed_through_a_torn_log(seed
         crashed.with_name(crashed.name + "-wal").write_bytes(log + torn)
         found = asyncio.run(read(crashed))
         assert not crashed.with_name(crashed.name + ".damaged").exists()
-    for confirmed in (at, at + 1):  # the one that was being put is there, or is not
+    for confirmed in (at, at + 1):  # the record under way is present or absent
         last = {record.path: record for record in records[: confirmed + 1]}
         if found == [last.get(path) for path in sorted({record.path for record in records})]:
             return

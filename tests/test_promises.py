@@ -1,4 +1,4 @@
-"""Promises that were once broken: each of these published a wrong file, hung, or lost what was held."""
+"""Regression tests: each case once published a wrong file, hung, or lost held bytes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def test_what_a_published_file_held_is_not_held_of_its_successor(
     row = entry("f", origin.add("f", data))
     await get(row, tmp_path)
     (tmp_path / "f").unlink()
-    # as a kill before the first claim leaves it: bytes at the end only, and the old record
+    # The state after a kill before the first record: bytes at the end only, and the old record.
     with (tmp_path / ".osp-fetch/partial/f").open("wb") as file:
         file.seek(200_000)
         file.write(data[200_000:])
@@ -55,7 +55,7 @@ async def test_what_a_published_file_held_is_not_held_of_its_successor(
 
 @pytest.mark.parametrize("fault", [o.chunked, o.until_close, o.until_close_short(1000)])
 @pytest.mark.parametrize("stated", [299_999, 1000, 400_000])
-async def test_the_manifests_size_is_a_promise_also_where_no_length_is_told(
+async def test_the_manifests_size_is_a_promise_also_where_no_length_is_stated(
     origin: Origin, tmp_path: Path, fault: o.Fault, stated: int
 ) -> None:
     data = noise(300_000)
@@ -195,7 +195,7 @@ async def test_folders_of_an_older_manifest_are_not_in_the_way(origin: Origin, t
     assert (await get(entry("x", url), tmp_path)).ok
 
 
-async def test_wrong_bytes_of_one_mirror_are_mended_by_the_others(origin: Origin, tmp_path: Path) -> None:
+async def test_wrong_bytes_of_one_mirror_are_replaced_from_the_others(origin: Origin, tmp_path: Path) -> None:
     data = noise(300_000)
     urls = [origin.add("good", data), origin.add("bad", noise(300_000, 5))]
     for order in (urls, urls[::-1]):
@@ -203,7 +203,9 @@ async def test_wrong_bytes_of_one_mirror_are_mended_by_the_others(origin: Origin
         assert report.ok, report.failures
 
 
-async def test_one_whole_answer_to_a_range_does_not_cost_what_is_held(origin: Origin, tmp_path: Path) -> None:
+async def test_one_complete_answer_to_a_range_does_not_cost_what_is_held(
+    origin: Origin, tmp_path: Path
+) -> None:
     data = noise(2 << 20)
     lost = []
 
@@ -219,7 +221,7 @@ async def test_one_whole_answer_to_a_range_does_not_cost_what_is_held(origin: Or
 
 
 async def test_what_came_before_a_cut_is_not_asked_for_again(origin: Origin, tmp_path: Path) -> None:
-    """Also where it was too little to be written yet."""
+    """This includes bytes that were too few to be written before the cut."""
     data = noise(1 << 20)
     url = origin.add("f", data, o.cut(500_000), headers={"ETag": '"1"'})
     assert (await get(entry("f", url), tmp_path, limits={"part_size": "4MiB"})).ok
@@ -230,7 +232,7 @@ async def test_what_came_before_a_cut_is_not_asked_for_again(origin: Origin, tmp
 
 
 async def test_a_slow_connection_at_the_end_is_hedged(origin: Origin, tmp_path: Path) -> None:
-    """One connection hangs on its last part: idle ones fetch that part again, and nobody waits for it."""
+    """One connection hangs in its last part: idle ones fetch that part again, and the run does not wait."""
     data = noise(1 << 20)
     hung = 0
 
@@ -256,7 +258,7 @@ async def test_a_slow_connection_at_the_end_is_hedged(origin: Origin, tmp_path: 
     assert report.ok
     assert hung
     assert (tmp_path / "f").read_bytes() == data
-    assert time.monotonic() - begun < 30  # the stalled connection alone would have been waited for for 60 s
+    assert time.monotonic() - begun < 30  # without a hedge the stalled connection would cost 60 s
 
 
 async def test_no_descriptor_is_left_open(origin: Origin, tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ async def test_no_descriptor_is_left_open(origin: Origin, tmp_path: Path) -> Non
 
 
 async def test_mirrors_that_differ_are_never_mixed(origin: Origin, tmp_path: Path) -> None:
-    """No digest; the first mirror loses one part in mid-file, and the second holds other bytes."""
+    """There is no digest; the first mirror loses one part, and the second holds other bytes."""
     first, second = noise(1 << 20, 1), noise(1 << 20, 2)
 
     async def hole(exchange: Exchange, page: o.Page) -> None:
@@ -307,18 +309,18 @@ async def test_another_shards_broken_ledger_costs_nothing(
     assert (await get(entry("f", origin.add("f", noise(10))), tmp_path)).ok
 
 
-# what the third review proved
+# Cases found by the third review.
 
 
 async def cut_unframed(exchange: Exchange, page: o.Page) -> None:
-    """A coding that frames nothing, and a connection that closes early."""
+    """Send a coding without framing, and close the connection early."""
     await exchange.head(200, {"Transfer-Encoding": "identity", "Connection": "close"})
     await exchange.raw(page.data[:30_000])
     exchange.keep_alive = False
 
 
 async def whole_in_a_range(exchange: Exchange, page: o.Page) -> None:
-    """A right Content-Range, and then all of the file in chunks."""
+    """Send a correct Content-Range, and then the complete file in chunks."""
     start, stop = exchange.span(len(page.data)) or (0, len(page.data))
     if start == 0:
         await o.polite(exchange, page)
@@ -337,7 +339,7 @@ async def empty(exchange: Exchange, page: o.Page) -> None:
 
 
 async def star(exchange: Exchange, page: o.Page) -> None:
-    """Ranges without a total."""
+    """Send ranges whose Content-Range has no total (`*`)."""
     await o.ranged(Content_Range="bytes {start}-{last}/*")(exchange, page)
 
 
@@ -386,7 +388,7 @@ async def test_a_damaged_file_is_not_adopted_against_our_own_record(origin: Orig
 async def test_a_ledger_that_claims_more_than_the_disk_has_is_put_right(
     origin: Origin, tmp_path: Path
 ) -> None:
-    """A restored copy: 3 MiB claimed, 1 MiB there; then a kill after bytes beyond were written."""
+    """A restored copy holds 1 MiB of 3 MiB recorded; later a kill leaves bytes beyond the gap."""
     data = noise(4 << 20)
     url = origin.add("f", data, *[o.polite] * 48, always=o.reset, headers={"ETag": '"1"'})
     await get(entry("f", url), tmp_path, limits={"per_host": 1}, retry={"outage": 0.1, "longest": 0.1})
@@ -396,7 +398,7 @@ async def test_a_ledger_that_claims_more_than_the_disk_has_is_put_right(
     origin.add("f", data, o.polite, always=o.reset, headers={"ETag": '"1"'})
     await get(entry("f", url), tmp_path, limits={"per_host": 1}, retry={"outage": 0.1, "longest": 0.1})
     with partial.open("r+b") as file:
-        file.truncate(3 << 20)  # as bytes further on would have left it
+        file.truncate(3 << 20)  # the size after a write further on
     origin.add("f", data, headers={"ETag": '"1"'})
     assert (await get(entry("f", url), tmp_path)).ok
     assert (tmp_path / "f").read_bytes() == data
@@ -412,7 +414,9 @@ async def test_repair_follows_no_link_and_takes_the_right_record(origin: Origin,
     harmed[5] ^= 1
     (out / "f").write_bytes(harmed)
     ((record, kept),) = await repair_files(out, ["f"])
-    assert (out / (kept or "")).read_bytes() == harmed  # its owner edited it
+    assert (
+        out / (kept or "")
+    ).read_bytes() == harmed  # a damaged file may hold edits of its owner, and is kept
     assert (record.length, len(record.held)) == (len(new), len(new) - (16 << 20))
     assert (await fetch_all([row], out, settings=QUICK, shard=(0, 1))).ok
     assert (out / "f").read_bytes() == new
@@ -434,7 +438,7 @@ async def test_an_empty_file_is_not_set_aside(origin: Origin, tmp_path: Path) ->
 
 @pytest.mark.parametrize("tag", ['"1"', ""])
 async def test_what_was_set_aside_never_stands_in_the_way(origin: Origin, tmp_path: Path, tag: str) -> None:
-    """One wrong byte came twice, where no sample looks; then the server is mended."""
+    """The server sends one wrong byte twice, where no sample is taken, and is then corrected."""
     data = noise(4 << 20)
     harmed = bytearray(data)
     harmed[1_000_001] ^= 1

@@ -1,4 +1,4 @@
-"""Ranges against the model of a set of integers."""
+"""Tests of range sets against a model, a set of integers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Large bodies go past aiohttp's stream into the reader's memory, on either loop, with and without TLS."""
+"""Tests of the receiver: large bodies bypass aiohttp's stream and go into the reader's memory.
+
+Each test runs on asyncio and on uvloop, with and without TLS.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tests.origin import noise
 from tests.world import LOOPS, Play, World, player, read
 
 DATA = noise(8 << 20)
-# more than the stream may hold, and one receive of a loop brings
+# Bytes. A larger read than the stream may hold, or one receive of an event loop may return.
 PAST_THE_STREAM = 512 << 10
 
 
@@ -25,7 +28,7 @@ def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
 
 
 async def fetch(w: World, path: str, body: bytearray) -> None:
-    async with w.transport.get(w.request(path)) as reply:
+    async with w.transport.send(w.request(path)) as reply:
         await read(reply, body=body)
 
 
@@ -34,7 +37,7 @@ def test_a_large_body_fills_the_readers_memory_and_its_connection_serves_the_nex
         w.origin.add("large", DATA)
         w.origin.add("small", DATA[:1000])
         for path, data in [("large", DATA), ("small", DATA[:1000])] * 3:
-            async with w.transport.get(w.request(path)) as reply:
+            async with w.transport.send(w.request(path)) as reply:
                 body, most = await read(reply)
             assert body == data
             assert path == "small" or most > PAST_THE_STREAM
@@ -48,14 +51,14 @@ def test_memory_of_any_size_gets_every_byte_once(play: Play, size: int) -> None:
     async def script(w: World) -> None:
         data = DATA if size > 1000 else DATA[: 200 * size + 200_000]
         w.origin.add("large", data)
-        async with w.transport.get(w.request("large")) as reply:
+        async with w.transport.send(w.request("large")) as reply:
             body, _ = await read(reply, size)
         assert body == data
 
     play(script)
 
 
-def test_a_connection_that_ends_with_the_last_byte_has_brought_them_all(play: Play) -> None:
+def test_a_connection_that_ends_with_the_last_byte_has_delivered_them_all(play: Play) -> None:
     async def at_once(exchange: Exchange, page: o.Page) -> None:
         await exchange.head(200, {"Content-Length": str(len(page.data)), "Connection": "close"})
         exchange.writer.write(page.data)
@@ -64,7 +67,7 @@ def test_a_connection_that_ends_with_the_last_byte_has_brought_them_all(play: Pl
     async def script(w: World) -> None:
         w.origin.add("large", DATA[:2_000_000], always=at_once)
         for _ in range(20):
-            async with w.transport.get(w.request("large")) as reply:
+            async with w.transport.send(w.request("large")) as reply:
                 body, _ = await read(reply, 2_000_000)
             assert body == DATA[:2_000_000]
 
@@ -74,7 +77,7 @@ def test_a_connection_that_ends_with_the_last_byte_has_brought_them_all(play: Pl
 def test_a_chunked_body_goes_through_the_stream(play: Play) -> None:
     async def script(w: World) -> None:
         w.origin.add("large", DATA[:2_000_000], always=o.chunked)
-        async with w.transport.get(w.request("large")) as reply:
+        async with w.transport.send(w.request("large")) as reply:
             body, _ = await read(reply)
         assert body == DATA[:2_000_000]
 
@@ -105,25 +108,25 @@ def test_who_is_late_in_reading_the_body_before_does_no_harm(play: Play) -> None
 
         w.origin.add("before", DATA[:100_000], always=in_pieces)
         w.origin.add("large", DATA)
-        async with w.transport.get(w.request("before")) as before:
+        async with w.transport.send(w.request("before")) as before:
             first = memoryview(bytearray(10))
             count = await before.readinto(first)
             here.set()
-            # aiohttp has all of it, and its connection is free for the next request
+            # aiohttp has the complete body, and the connection is free for the next request.
             assert isinstance(before, Body)
             while before._response.connection is not None:
                 await asyncio.sleep(0.01)
-            async with w.transport.get(w.request("large")) as large:
+            async with w.transport.send(w.request("large")) as large:
                 body, view = bytearray(), memoryview(bytearray(100_000))
                 assert isinstance(large, Body)
                 while large._receiver is None:
                     body += view[: await large.readinto(view)]
                 rest, _ = await read(before)
-                await asyncio.sleep(0.1)  # for what reading on would bring
+                await asyncio.sleep(0.1)  # time for bytes that a resumed connection would receive
                 assert bytes(first[:count]) + rest == DATA[:100_000]
                 rest, _ = await read(large)
                 assert body + rest == DATA
-        async with w.transport.get(w.request("before")) as again:
+        async with w.transport.send(w.request("before")) as again:
             assert (await read(again))[0] == DATA[:100_000]
         assert w.connections == 1
 
@@ -140,12 +143,12 @@ def test_a_body_that_stalls_is_left_in_time(play: Play) -> None:
 
 
 def test_a_body_that_is_left_early_writes_to_no_memory_any_more(play: Play) -> None:
-    """Its connection is closed, for the rest of the body would come as the next answer."""
+    """The connection is closed, because the rest of the body would be taken for the next reply."""
 
     async def script(w: World) -> None:
         w.origin.add("large", DATA)
         view = memoryview(bytearray(1 << 20))
-        async with w.transport.get(w.request("large")) as reply:
+        async with w.transport.send(w.request("large")) as reply:
             for _ in range(3):
                 await reply.readinto(view)
             reading = asyncio.ensure_future(reply.readinto(view))
@@ -154,7 +157,7 @@ def test_a_body_that_is_left_early_writes_to_no_memory_any_more(play: Play) -> N
             with pytest.raises(asyncio.CancelledError):
                 await reading
             view[:] = bytes(len(view))
-        async with w.transport.get(w.request("large")) as reply:
+        async with w.transport.send(w.request("large")) as reply:
             body, _ = await read(reply)
         assert body == DATA
         assert not any(view)
@@ -164,7 +167,7 @@ def test_a_body_that_is_left_early_writes_to_no_memory_any_more(play: Play) -> N
 
 
 @pytest.mark.parametrize("size", [250_000, 262_144, 3_000_000])
-def test_an_answer_that_nobody_asked_for_is_not_the_next_files(play: Play, size: int) -> None:
+def test_an_unrequested_answer_is_not_the_next_files(play: Play, size: int) -> None:
     files = {f"f{n}": noise(size, n) for n in range(12)}
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size
 
@@ -175,7 +178,7 @@ def test_an_answer_that_nobody_asked_for_is_not_the_next_files(play: Play, size:
         for name, data in files.items():
             w.origin.add(name, data, always=two_answers)
         for name, data in files.items():
-            async with w.transport.get(w.request(name)) as reply:
+            async with w.transport.send(w.request(name)) as reply:
                 body, _ = await read(reply, size=size)
             assert body == data
 

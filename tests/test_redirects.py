@@ -1,4 +1,4 @@
-"""Over borders: credentials stay at home, https stays https, and certificates are looked at."""
+"""Tests of redirects: credentials stay with their origin, https stays https, certificates are checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECRETS = {"Authorization": "Bearer S", "Cookie": "session=S", "X-Api-Key": "S"}
 
 @pytest.fixture
 async def secure(tmp_path: Path) -> AsyncIterator[Origin]:
-    """An origin over TLS, for 127.0.0.1 and localhost; its authority in `ca.pem`."""
+    """Serve an origin over TLS for 127.0.0.1 and localhost; its authority is written to `ca.pem`."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1", "localhost").configure_cert(context)

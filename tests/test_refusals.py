@@ -1,4 +1,4 @@
-"""Is it the file or a page? A table of answers and verdicts."""
+"""Tests of refusals: tables of replies, and whether each is the file, a page, or an error to retry."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def refusal(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "head", "sure", "page"),  # sure: a digest will tell
+    ("name", "kind", "head", "sure", "page"),  # sure: a digest will be checked
     [
         ("a.tar", "text/html; charset=utf-8", b"<html>", False, True),
         ("a.tar", "application/octet-stream", b"<!DOCTYPE html><title>Login</title>", False, True),
@@ -56,7 +56,9 @@ def refusal(
         ("arm.urdf", "text/xml", b"<?xml version='1.0'?><robot>", False, False),
     ],
 )
-def test_pages_are_told_from_files(name: str, kind: str, head: bytes, sure: bool, page: bool) -> None:
+def test_pages_are_distinguished_from_files(
+    name: str, kind: str, head: bytes, sure: bool, page: bool
+) -> None:
     if not page:
         refusals.check_page(name, kind, head, sure=sure)
         return
@@ -69,7 +71,7 @@ def test_a_digest_and_the_right_size_are_better_proof_than_a_guess(name: str, pa
     def check() -> None:
         refusals.check_page(name, "text/html", b"<html>", sure=True, fits=True)
 
-    if page:  # not even then: a tar that begins like that is none
+    if page:  # refused in any case: no tar begins with these bytes
         with pytest.raises(NotThePayloadError, match="a page"):
             check()
     else:
@@ -133,7 +135,7 @@ def test_a_pause_longer_than_allowed_is_a_refusal() -> None:
         (404, b"gone", PLAIN, 0, False),
     ],
 )
-def test_dead_links_are_told_from_refusals(
+def test_dead_links_are_distinguished_from_refusals(
     status: int, body: bytes, url: str, now: float, dead: bool
 ) -> None:
     error = refusal(status, body, url, now=now)
@@ -150,7 +152,7 @@ def test_a_refused_redirect_is_minted_again() -> None:
     assert isinstance(refusal(403, borrowed=True), BorrowedLinkSpentError)
 
 
-def test_416_tells_the_length() -> None:
+def test_416_states_the_length() -> None:
     error = refusal(416, Content_Range="bytes */77")
     assert isinstance(error, RangeNotSatisfiableError)
     assert error.length == 77

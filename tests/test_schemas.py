@@ -24,7 +24,7 @@ FAILED = Outcome("a.tar", Status.FAILED, size=5, error=REFUSED)
 REPORT = Report(counts=dict.fromkeys(Status, 1), failures=[FAILED], notes=["a note"], shard=(0, 4))
 EVERY_EVENT: list[events.Event] = [
     events.RunStarted("data"),
-    events.FileBegun("a.tar", 5, "https://example.org/a.tar", 2),
+    events.FileBegun("a.tar", 5, 5, 2),
     events.Adopted("a.tar", 5, "digest"),
     events.SetAside("a.tar", ".osp-fetch/aside/a.tar"),
     events.MirrorDropped("a.tar", "example.org"),

@@ -1,4 +1,4 @@
-"""Manifests in every dress: what is read, what is refused, and that bad rows stop no good ones."""
+"""Tests of manifests in every format: what is read, what is refused, and that bad rows cost no good ones."""
 
 from __future__ import annotations
 
@@ -74,8 +74,8 @@ def test_what_is_not_sa1b_comes_only_on_request(tmp_path: Path) -> None:
     assert [e.path for e in good(links, selection=Selection(("sa_co_gold.tar",)))] == ["sa_co_gold.tar"]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the real link files are not here")
-def test_the_real_link_files_are_read_whole() -> None:
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real link files are not present")
+def test_the_real_link_files_are_read_completely() -> None:
     first, second = (good(SHARED / f"sa1b_links_2026-0{n}.tsv") for n in (1, 2))
     listed = Checksums.read(SHARED / "sa1b_md5.txt")
     assert len(first) == len(second) == 1001
@@ -158,8 +158,8 @@ def test_strict_ends_at_the_first_bad_row(tmp_path: Path) -> None:
     [
         ("m.csv", "a,b\n1,2\n", "no column holds links"),
         ("m.csv", "url,sha265\nhttp://h/a,1\n", "did you mean 'sha256'"),
-        ("m.tsv", "", "no column holds links (columns are not there)"),
-        ("m.txt", "\x7fELF\0\0\x02", "no text in UTF-8"),
+        ("m.tsv", "", "no column holds links (columns: none found)"),
+        ("m.txt", "\x7fELF\0\0\x02", "not UTF-8 text"),
         ("m.parquet", "not parquet", "cannot be read as Parquet"),
         ("m.jsonl", '{"path": "a"}', "no column holds links"),
         ("m.jsonl", "[1]", "not a JSON object"),
@@ -178,7 +178,7 @@ def test_a_manifest_that_makes_no_sense_is_said_so(
 
 
 def test_a_missing_manifest_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="no such manifest"):
+    with pytest.raises(ManifestError, match="the manifest cannot be read"):
         rows(tmp_path / "absent.tsv")
 
 

@@ -1,4 +1,4 @@
-"""Every decision about one file, as tables: a reply in, a verdict out. Nothing here awaits."""
+"""Tests of every decision about one file, as tables of replies and verdicts, without I/O."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_the_first_part_is_the_probe_and_goes_alone() -> None:
     assert download.request(part).range is not None
 
 
-def test_a_file_no_longer_than_a_part_is_asked_for_whole() -> None:
+def test_a_file_no_longer_than_a_part_is_requested_without_a_range() -> None:
     download = FileState(file(size=PART))
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
@@ -101,7 +101,7 @@ def test_what_is_given_back_is_missing_again() -> None:
     assert part is not None
     download.agree(part, answer((0, PART)))
     download.wrote(ByteRange(0, 30))
-    download.release(part)
+    download.parts.release(part.claim)
     again = download.part(download.mirrors.choose(), PART)
     assert again is not None
     assert again.range.start == 30
@@ -163,10 +163,10 @@ def test_the_validator_ladder(
         assert download.agree(part, reply).span == ByteRange(500, 600)
     elif same is False:
         twice_to_believe(lambda: download.agree(part, reply))
-    else:  # the proof is gone: the next request carries a sample
+    else:  # the validator proves nothing now: the next request includes a sample
         with pytest.raises(NetworkError):
             download.agree(part, reply)
-        download.release(part)
+        download.parts.release(part.claim)
         again = download.part(download.mirrors.choose(), PART)
         assert again is not None
         assert again.sample
@@ -195,13 +195,13 @@ def test_a_length_against_the_manifest_is_not_the_payload() -> None:
         download.agree(part, answer((0, PART), length=SIZE - 1))
 
 
-def test_a_whole_body_instead_of_a_range_starts_over_with_it_the_second_time() -> None:
+def test_a_complete_body_instead_of_a_range_starts_over_with_it_the_second_time() -> None:
     download = resumed()
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(NetworkError):
         download.agree(part, answer(None))
-    download.release(part)
+    download.parts.release(part.claim)
     assert len(download.held) == 500
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
@@ -209,13 +209,13 @@ def test_a_whole_body_instead_of_a_range_starts_over_with_it_the_second_time() -
     assert not download.held
 
 
-def test_a_whole_body_for_an_unchanged_tag_is_asked_again_without_if_range() -> None:
+def test_a_complete_body_for_an_unchanged_tag_is_asked_again_without_if_range() -> None:
     download = resumed(TAG)
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(NetworkError):
         download.agree(part, answer(None, validator=TAG))
-    download.release(part)
+    download.parts.release(part.claim)
     assert len(download.held) == 500
     again = download.part(download.mirrors.choose(), PART)
     assert again is not None
@@ -227,8 +227,8 @@ def test_a_sample_that_differs_is_another_file() -> None:
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(ChangedError):
-        download.alike(False)
-    download.alike(True)
+        download.trust.alike(False)
+    download.trust.alike(True)
 
 
 def test_bytes_from_another_time_always_prove_themselves() -> None:
@@ -240,7 +240,7 @@ def test_bytes_from_another_time_always_prove_themselves() -> None:
     assert part.range.start >= 500
 
 
-def test_a_manifests_size_caps_a_body_that_tells_none() -> None:
+def test_a_manifests_size_caps_a_body_that_states_none() -> None:
     download = FileState(file(size=SIZE))
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
@@ -258,7 +258,7 @@ def test_a_bare_416_ends_only_what_has_been_fetched_by_ranges() -> None:
     assert part is not None
     download.agree(part, answer(None, length=None))
     download.wrote(ByteRange(0, 77))
-    download.release(part)
+    download.parts.release(part.claim)
     part = download.part(download.mirrors.choose(), PART)
     assert part is not None
     with pytest.raises(RangeNotSatisfiableError):
@@ -268,7 +268,10 @@ def test_a_bare_416_ends_only_what_has_been_fetched_by_ranges() -> None:
 
 
 def twice_to_believe(reply: Callable[[], object]) -> None:
-    """One contradiction may be the whim of an edge server; the second is another file."""
+    """Assert that the first contradiction is retried, and that the second one means a changed file.
+
+    A single contradiction can come from one edge server.
+    """
     with pytest.raises(NetworkError):
         reply()
     with pytest.raises(ChangedError):
@@ -304,7 +307,7 @@ def test_a_body_that_just_stops_is_believed_the_second_time() -> None:
             download.expect(ByteRange(0, OPEN_END), framed=False)
         except NetworkError:
             assert not download.complete
-        download.release(part)
+        download.parts.release(part.claim)
     assert download.complete
 
 
@@ -326,7 +329,7 @@ def test_416_without_a_length_at_the_start_is_asked_again_without_a_range() -> N
     assert part is not None
     with pytest.raises(RangeNotSatisfiableError):
         download.unsatisfiable(part, RangeNotSatisfiableError("", length=None))
-    download.release(part)
+    download.parts.release(part.claim)
     again = download.part(download.mirrors.choose(), PART)
     assert again is not None
     assert download.request(again).range is None
@@ -392,7 +395,7 @@ def test_nothing_is_right_before_every_byte_and_the_digest_are() -> None:
 
 
 def halves(now: float) -> tuple[Parts, list[Part]]:
-    """8 MiB in two parts, of the second of which half has come in two seconds."""
+    """Return 8 MiB in two parts: the first is held, and half of the second arrived in two seconds."""
     parts = Parts(8 << 20)
     parts.probed = True
     claims = [claim for _ in range(2) if (claim := parts.next(4 << 20, now)) is not None]
@@ -404,31 +407,31 @@ def halves(now: float) -> tuple[Parts, list[Part]]:
 
 def test_a_part_is_hedged_when_it_is_slow_enough_and_so_that_both_end_together() -> None:
     parts, _ = halves(0.0)
-    assert parts.hedge(2.0, 3.0) is None  # 2 s old, and 2 s left
+    assert parts.hedge(2.0, 3.0) is None  # the part is 2 s old and has 2 s left
     twin = parts.hedge(2.0, 1.0, pace=3 << 20)
     assert twin is not None
-    assert twin.range == ByteRange((6 << 20) + (1 << 19), 8 << 20)  # three times as fast
-    assert parts.hedge(2.0, 1.0) is None  # once is enough, and the twin is young
+    assert twin.range == ByteRange((6 << 20) + (1 << 19), 8 << 20)  # the hedge is three times as fast
+    assert parts.hedge(2.0, 1.0) is None  # one hedge is enough, and it is young
 
 
-def test_what_a_far_slower_part_lacks_is_shared_by_all_who_are_idle() -> None:
+def test_the_rest_of_a_far_slower_part_is_shared_by_all_idle_connections() -> None:
     parts = Parts(8 << 20)
     parts.probed = True
     slow = parts.next(8 << 20, 0.0)
     assert slow is not None
-    parts.held |= ByteRange(0, 1 << 20)  # half a MiB a second
+    parts.held |= ByteRange(0, 1 << 20)  # half a MiB per second
     twins = [parts.hedge(2.0, 0.5, pace=4 << 20) for _ in range(5)]
     ranges = [twin.range for twin in twins if twin is not None]
     assert ranges == [ByteRange(at << 20, to << 20) for at, to in ((6, 8), (4, 6), (2, 4), (1, 2))]
     assert twins[0] is not None
-    parts.release(twins[0])  # it failed, and another may try
+    parts.release(twins[0])  # this hedge failed, and another may be started
     again = parts.hedge(2.0, 0.5, pace=4 << 20)
     assert again is not None
     assert again.range.stop == 8 << 20
 
 
 def test_of_what_is_fetched_twice_nothing_is_settled_until_both_have_let_go() -> None:
-    """Their bytes may differ, and only those count that lie on the disk in the end."""
+    """The bytes of two hedged parts may differ, and only those count that are on the disk at the end."""
     parts, claims = halves(0.0)
     assert parts.settled == 6 << 20
     twin = parts.hedge(2.0, 1.0, pace=1 << 20)

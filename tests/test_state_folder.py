@@ -1,7 +1,7 @@
 """A folder that an earlier version began is continued: its ledger, partials and marks keep their formats.
 
-`tests/data/state-of-440d800.tar.xz` was left by commit 440d800, stopped by `--max-duration` in the middle of two
-of four files, after it had published one file, and unpacked and deleted one archive.
+Commit 440d800 left `tests/data/state-of-440d800.tar.xz`. Its run was stopped by `--max-duration` in the
+middle of two of four files, after it had published one file, and unpacked and deleted one archive.
 """
 
 from __future__ import annotations

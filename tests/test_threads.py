@@ -1,4 +1,4 @@
-"""What waits for a disk is shared among threads; what comes at once is not."""
+"""Tests of disk lookups: slow ones are shared among threads, fast ones are not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sharers() -> Iterator[Sharers]:
 
 
 def test_a_slow_disk_is_asked_by_several_threads_and_answers_in_order(sharers: Sharers) -> None:
-    """As a network file system, on which a look at each of a million files takes half a millisecond."""
+    """On a network file system one lookup takes half a millisecond, for each of a million files."""
     asked: set[int] = set()
     several = threading.Event()
 
@@ -27,7 +27,7 @@ def test_a_slow_disk_is_asked_by_several_threads_and_answers_in_order(sharers: S
         asked.add(threading.get_ident())
         if len(asked) >= 3:
             several.set()
-        # the first ones as a slow disk, the others until more threads than two have come
+        # The first lookups take as long as on a slow disk; the others wait for a third thread.
         time.sleep(0.001) if len(asked) == 1 else several.wait(20)
         return item * item
 

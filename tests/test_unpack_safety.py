@@ -1,7 +1,8 @@
-"""Unpacking and deleting never lose a byte: archives, own files, kills, targets, formats and edits at random.
+"""Tests that unpacking and deleting lose no byte.
 
-The invariant: every byte that the user or an archive had is still somewhere, unless the user removed it. An
-archive is deleted only by a run that saw all its members.
+A state machine combines archives, user files, kills, targets, formats and edits at random. The invariant:
+every byte of the user or of an archive is still present, unless the user removed it. An archive is deleted
+only by a run that saw all its members.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ EXAMPLES = int(os.environ.get("OSP_TEST_UNPACKINGS", "60"))
 
 
 class Killed(BaseException):
-    """The process ends here."""
+    """The kill of the process."""
 
 
 class MortalDisk(Disk):
-    """A disk whose process is killed at its operation number `until`."""
+    """A disk on which the process is killed at operation number `until`."""
 
     def __init__(self, until: int) -> None:
         self.left = until
@@ -63,7 +64,7 @@ class MortalDisk(Disk):
 
 
 def reachable(root: Path) -> set[bytes]:
-    """The content of every file below `root`, and of every member of a tar there."""
+    """Return the contents of all files below `root` and of all members of tars there."""
     found = set()
     for place in root.rglob("*"):
         if not place.is_file():
@@ -88,7 +89,7 @@ class Unpacking(RuleBasedStateMachine):
     def begin(self) -> None:
         self._folder = TemporaryDirectory()
         self.root = Path(self._folder.name)
-        self.must: set[bytes] = set()  # contents that have to be somewhere
+        self.must: set[bytes] = set()  # contents that must be reachable
         self.own: dict[Path, bytes] = {}  # the user's files
         self.number = 0
 
@@ -101,7 +102,7 @@ class Unpacking(RuleBasedStateMachine):
         return b"content %d " % self.number * 40
 
     def _user_did(self) -> None:
-        """What the user removed is no longer owed."""
+        """Stop requiring the contents that the user removed."""
         self.must &= reachable(self.root)
 
     @rule(archive=ARCHIVES, names=st.sets(NAMES, min_size=1), share=st.booleans())
@@ -174,7 +175,7 @@ Unpacking.TestCase.settings = settings(
 TestUnpacking = Unpacking.TestCase
 
 
-# the ways in which archives, members and proofs were lost before, one by one
+# Regression tests: the ways in which archives, members and proofs were once lost.
 
 
 @pytest.fixture
@@ -188,7 +189,7 @@ def test_an_archive_is_not_deleted_when_members_were_removed_since(folder: Path)
     (folder / "out/a").unlink()
     done = job(folder, "x.tar", delete_after=True)
     assert done.deleted
-    assert tree(folder / "out") == {"a": b"1", "d/b": b"2"}  # it was unpacked again first
+    assert tree(folder / "out") == {"a": b"1", "d/b": b"2"}  # it was unpacked again before the deletion
 
 
 def test_an_archive_is_not_deleted_when_a_member_was_edited_since(folder: Path) -> None:
@@ -218,7 +219,7 @@ def test_a_new_archive_under_the_name_of_a_deleted_one_is_unpacked(folder: Path)
     assert (folder / "out/new").read_bytes() == b"3"
 
 
-def test_an_archive_of_the_same_size_and_time_is_told_from_the_old_one(folder: Path) -> None:
+def test_an_archive_of_the_same_size_and_time_is_distinguished_from_the_old_one(folder: Path) -> None:
     job(folder, "x.tar")
     seen = (folder / "x.tar").stat()
     (folder / "x.tar").unlink()
@@ -312,7 +313,7 @@ def test_a_torn_list_of_members_proves_nothing(folder: Path) -> None:
     listed = folder / ".osp-fetch/unpacked/x.tar.members.gz"
     listed.write_bytes(listed.read_bytes()[:-12])
     done = job(folder, "x.tar", delete_after=True)
-    assert not done.already  # it was unpacked again, and so every member seen
+    assert not done.already  # it was unpacked again, so that this run saw every member
     assert done.deleted
 
 
@@ -324,12 +325,12 @@ def test_what_was_kept_of_another_broken_archive_stays(folder: Path) -> None:
     assert (folder / ".osp-fetch/broken/x.tar.1/a").read_bytes() == b"first"
 
 
-# damaged and concatenated archives
+# Damaged and concatenated archives.
 
 
 @pytest.mark.parametrize("where", [0, 50, 98])
 @pytest.mark.parametrize("harm", ["flipped", "zeros"])
-def test_a_damaged_header_is_told_wherever_it_is(tmp_path: Path, where: int, harm: str) -> None:
+def test_a_damaged_header_is_reported_wherever_it_is(tmp_path: Path, where: int, harm: str) -> None:
     files = {f"{n:03}.bin": bytes([n + 1]) * 700 for n in range(100)}
     data = bytearray(tar_bytes(files))
     at = where * (512 + 1024)

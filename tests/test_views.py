@@ -1,4 +1,4 @@
-"""What a person reads of a run is true from the first line on."""
+"""Tests of the views: their lines are correct from the first one on."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from osp_fetch.views.screen import Plain
 from tests.origin import Origin, noise
 
 
-def test_the_first_line_of_a_log_tells_the_rate() -> None:
+def test_the_first_line_of_a_log_states_the_rate() -> None:
     now = 100.0
     board, out = Board(clock=lambda: now), io.StringIO()
     view = Plain(board, out)
@@ -69,7 +69,7 @@ def test_a_small_file_about_to_get_its_name_is_no_line_and_one_that_waits_is() -
     st.text(max_size=20), st.none() | st.integers(0, 1 << 50), st.none() | st.text(max_size=20),
     st.floats(0, 1e6), st.sampled_from([Status.FETCHED, Status.FAILED]),
 )  # fmt: skip
-def test_a_line_of_the_log_tells_all_of_an_outcome(
+def test_a_line_of_the_log_states_all_of_an_outcome(
     path: str, size: int | None, digest: str | None, seconds: float, status: Status
 ) -> None:
     error = FetchError("no, not today") if status is Status.FAILED else None

@@ -1,5 +1,7 @@
-"""SmallFile files: one reply each; what turns out to be more goes on with the reply that is here; many of
-them are published by a process of their own."""
+"""Tests of small files: one reply each, and a helper process that publishes many of them.
+
+A file that turns out to be larger goes on with the reply that has arrived.
+"""
 
 from __future__ import annotations
 
@@ -122,7 +124,7 @@ async def test_a_small_file_that_comes_slowly_is_claimed_as_it_comes(origin: Ori
     assert again[0] >= written
 
 
-async def test_the_gate_counts_a_connection_that_is_handed_over_once(origin: Origin, tmp_path: Path) -> None:
+async def test_the_pool_counts_a_connection_that_is_handed_over_once(origin: Origin, tmp_path: Path) -> None:
     rows = [entry(f"f{n}", origin.add(f"f{n}", noise(600_000, n), o.slow(2e6))) for n in range(12)]
     now = most = 0
 
@@ -137,7 +139,7 @@ async def test_the_gate_counts_a_connection_that_is_handed_over_once(origin: Ori
     assert (origin.most_open, most, now) == (3, 3, 0)
 
 
-# what goes over the wire
+# Requests and replies on the connection.
 
 
 async def test_own_headers_stand_for_the_usual_ones(origin: Origin, tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ async def test_no_value_of_a_header_begins_a_line_of_its_own(origin: Origin, tmp
 
 
 async def test_a_kept_connection_that_the_server_closed_costs_no_attempt(tmp_path: Path) -> None:
-    """As servers do with idle ones, in the moment in which another request is on its way."""
+    """A server may close an idle connection in the moment in which the next request is sent."""
     asked: list[str] = []
 
     async def handle(exchange: Exchange) -> None:
@@ -188,12 +190,12 @@ async def test_a_kept_connection_that_the_server_closed_costs_no_attempt(tmp_pat
 
 
 async def test_a_host_that_turns_away_above_a_number_is_not_left_for_dead(tmp_path: Path) -> None:
-    """It counts connections, idle ones too; that all were turned away at once is told once."""
+    """The host counts idle connections, too. A batch of simultaneous refusals lowers the limit once."""
     refused, levels, lock = 0, [8], asyncio.Lock()
 
     async def handle(exchange: Exchange) -> None:
         nonlocal refused
-        async with lock:  # answers take turns, as on a slow host
+        async with lock:  # one reply at a time, as on a slow host
             await asyncio.sleep(0)
         if len(server._connections) > 20:
             refused += 1
@@ -216,7 +218,7 @@ async def test_a_host_that_turns_away_above_a_number_is_not_left_for_dead(tmp_pa
     assert refused < 150
 
 
-# a process that publishes
+# The helper process that publishes.
 
 
 @given(st.lists(st.integers(1, 200_000) | st.integers(-40, -1), max_size=60))
@@ -237,7 +239,7 @@ def test_no_two_pieces_of_a_pool_that_are_in_use_overlap(steps: list[int]) -> No
         assert memory.view == bytes([number]) * len(memory.view)
 
 
-async def test_a_clerk_gives_names_to_what_is_right_and_to_nothing_else(tmp_path: Path) -> None:
+async def test_the_helper_process_gives_names_to_what_is_right_and_to_nothing_else(tmp_path: Path) -> None:
     state = state_folder(tmp_path, None)
     async with AsyncExitStack() as stack:
         lock = stack.enter_context(RunLock(state))
@@ -254,10 +256,10 @@ async def test_a_clerk_gives_names_to_what_is_right_and_to_nothing_else(tmp_path
             assert memory is not None
             memory.view[:-1] = bytes_in
             wanted = sums.get(name.removeprefix("d/"))
-            put = store.put(RelativePath(name), memory, len(bytes_in), SHA256, wanted)
+            put = store.small_files.publish(RelativePath(name), memory, len(bytes_in), SHA256, wanted)
             (found[name],) = await asyncio.gather(put, return_exceptions=True)
             if isinstance(found[name], Exception):
-                assert memory.view[:-1] == bytes_in  # whoever fetches the file goes on with it
+                assert memory.view[:-1] == bytes_in  # the caller goes on with this memory
     (published, kept), digests = found["a"]
     assert (published.size, kept, digests["sha256"]) == (1, None, sha256(b"a").removeprefix("sha256:"))
     assert isinstance(found["d/wrong"], IntegrityError)
@@ -267,10 +269,10 @@ async def test_a_clerk_gives_names_to_what_is_right_and_to_nothing_else(tmp_path
 
 
 def clerks(of: int) -> list[int]:
-    """The processes of `of` that publish."""
+    """Return the ids of the helper processes that the process `of` has started."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended
+        with suppress(OSError):  # the process has ended
             ours = f"\nPPid:\t{of}\n" in (process / "status").read_text()
             if ours and b"publishing.helper_process" in (process / "cmdline").read_bytes():
                 found.append(int(process.name))
@@ -295,16 +297,16 @@ async def started(tmp_path: Path) -> asyncio.subprocess.Process:
 
 
 async def begun_clerk(process: asyncio.subprocess.Process) -> int:
-    """The clerk of a run, as soon as it has one."""
+    """Wait for the helper process of a run and return its id."""
     async with asyncio.timeout(30):
         while not (found := clerks(process.pid)):
-            assert process.returncode is None, "it ended without one"
+            assert process.returncode is None, "the run ended without a helper process"
             await asyncio.sleep(0.005)
     return found[0]
 
 
 linux = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc to find processes in")
-cores = pytest.mark.skipif(not HelperProcess.possible(), reason="one core has no room for another process")
+cores = pytest.mark.skipif(not HelperProcess.possible(), reason="a helper process needs a second core")
 
 
 @linux
@@ -341,7 +343,7 @@ async def test_a_killed_run_leaves_no_process_and_no_wrong_name(origin: Origin, 
     assert clerks(os.getpid()) == []
 
 
-async def test_wrong_ones_among_many_small_files_are_told_and_the_others_are_here(
+async def test_wrong_ones_among_many_small_files_are_reported_and_the_others_are_here(
     origin: Origin, tmp_path: Path
 ) -> None:
     rows = []
@@ -357,7 +359,7 @@ async def test_wrong_ones_among_many_small_files_are_told_and_the_others_are_her
 @linux
 @cores
 async def test_files_of_a_users_own_folder_are_not_taken_for_modules(origin: Origin, tmp_path: Path) -> None:
-    """A folder of work may well hold a `random.py`; what is begun in it must not read that."""
+    """A working folder may hold a `random.py`. A process started there must not import it."""
     files = manifest(origin, tmp_path, 1500)
     for name in ("socket.py", "pickle.py", "mmap.py"):
         (tmp_path / name).write_text("raise SystemExit('not the module that was meant')")
@@ -372,10 +374,10 @@ async def test_files_of_a_users_own_folder_are_not_taken_for_modules(origin: Ori
 
 
 async def own_clerk(job: asyncio.Future[Report]) -> int:
-    """The clerk of a run in this process."""
+    """Wait for the helper process of a run in this process and return its id."""
     async with asyncio.timeout(30):
         while not (found := clerks(os.getpid())):
-            assert not job.done(), "it ended without one"
+            assert not job.done(), "the run ended without a helper process"
             await asyncio.sleep(0.001)
     return found[0]
 
@@ -386,7 +388,7 @@ def many(origin: Origin, count: int) -> list[Entry]:
 
 @linux
 @cores
-async def test_a_clerk_that_does_not_begin_is_not_waited_for(origin: Origin, tmp_path: Path) -> None:
+async def test_a_helper_process_that_does_not_begin_is_not_waited_for(origin: Origin, tmp_path: Path) -> None:
     rows = many(origin, 1000)
     job = asyncio.ensure_future(get(rows, tmp_path))
     os.kill(await own_clerk(job), signal.SIGSTOP)
@@ -396,8 +398,10 @@ async def test_a_clerk_that_does_not_begin_is_not_waited_for(origin: Origin, tmp
 
 @linux
 @cores
-async def test_a_process_forked_off_ours_does_not_keep_the_clerk(origin: Origin, tmp_path: Path) -> None:
-    """As a loader's worker that is begun while files come, and outlives the run."""
+async def test_a_process_forked_during_a_run_does_not_keep_the_helper_process(
+    origin: Origin, tmp_path: Path
+) -> None:
+    """The worker of a data loader may be forked during a run and outlive it."""
     job = asyncio.ensure_future(get(many(origin, 1500), tmp_path))
     clerk = await own_clerk(job)
     forked = os.fork()
@@ -414,7 +418,7 @@ async def test_a_process_forked_off_ours_does_not_keep_the_clerk(origin: Origin,
 @linux
 @cores
 @pytest.mark.parametrize("times", [1, 2, 5])
-async def test_however_often_a_run_is_cancelled_its_clerk_goes_with_it(
+async def test_however_often_a_run_is_cancelled_its_helper_process_ends_with_it(
     origin: Origin, tmp_path: Path, times: int
 ) -> None:
     rows = many(origin, 1500)
@@ -430,7 +434,7 @@ async def test_however_often_a_run_is_cancelled_its_clerk_goes_with_it(
 
 
 class Leading:
-    """Pages under `/page` lead to `/file`."""
+    """A site on which pages under `/page` lead to `/file`."""
 
     def knows(self, url: str) -> bool:
         return "/page" in url
@@ -450,7 +454,7 @@ async def test_a_page_that_leads_on_and_stalls_leads_on_on_a_kept_connection_too
         origin.add(name, b"", always=stalling)
     async with HttpTransport(QUICK.limits, QUICK.retry, QUICK.timeouts, leads=Leading()) as transport:
         for name in ("page1", "page2"):
-            async with transport.get(Request(f"{origin.url}/{name}", name="f")) as reply:
+            async with transport.send(Request(f"{origin.url}/{name}", name="f")) as reply:
                 got = memoryview(bytearray(8))
                 assert bytes(got[: await reply.readinto(got)]) == b"abc"
 
@@ -459,12 +463,12 @@ async def test_small_files_keep_to_a_byte_rate(origin: Origin, tmp_path: Path) -
     rows = [entry(f"f{n}", origin.add(f"f{n}", noise(150_000, n))) for n in range(40)]
     begun = asyncio.get_running_loop().time()
     assert (await fetch_all(rows, tmp_path, settings=quick(limits={"rate": "4MiB"}))).ok
-    # six million bytes; a quarter of a second's worth may come at once
+    # Six million bytes; a quarter of a second of the rate may arrive at once.
     assert asyncio.get_running_loop().time() - begun > 1.0
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="there is nowhere to see descriptors")
-async def test_the_memory_of_a_clerk_does_not_wait_for_the_garbage_collector(
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc to list descriptors in")
+async def test_the_memory_of_a_helper_process_does_not_wait_for_the_garbage_collector(
     origin: Origin, tmp_path: Path
 ) -> None:
     rows = [entry(f"f{n}", origin.add(f"f{n}", noise(100, n))) for n in range(600)]

@@ -68,7 +68,7 @@ def workers_of(parent: int) -> list[int]:
     return [int(line.split()[0]) for line in found.stdout.splitlines() if "osp_fetch.workers.worker" in line]
 
 
-async def test_two_processes_bring_what_one_does(origin: Origin, tmp_path: Path) -> None:
+async def test_two_processes_fetch_what_one_does(origin: Origin, tmp_path: Path) -> None:
     job = [*rows(origin, 60, 20_000), entry("big", origin.add("big", noise(12 << 20, 99)))]
     job.append(entry("gone", f"{origin.url}/nowhere"))
     seen: Counter[str] = Counter()
@@ -250,7 +250,7 @@ class HeldLedger:
         self.puts: list[Record] = []
         self.let = asyncio.Event()
 
-    async def look(self, paths: Sequence[str]) -> list[Record | None]:
+    async def get(self, paths: Sequence[str]) -> list[Record | None]:
         return [None] * len(paths)
 
     async def put(self, record: Record) -> None:
@@ -438,7 +438,7 @@ async def until(holds) -> None:  # type: ignore[no-untyped-def]
         st.tuples(st.integers(0, 40), st.integers(0, 200), st.integers(0, 64)), min_size=1, max_size=6
     ),
 )
-def test_no_more_than_the_level_is_ever_promised(level: int, workers: list[tuple[int, int, int]]) -> None:
+def test_no_more_than_the_limit_is_ever_promised(level: int, workers: list[tuple[int, int, int]]) -> None:
     busy = [b for b, _, _ in workers]
     demand = [b + more for b, more, _ in workers]
     shares = [max(b, s) for b, _, s in workers]

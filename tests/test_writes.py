@@ -1,4 +1,4 @@
-"""Writes to one file: one at a time, together where they wait, and each with its own end."""
+"""Tests of writes to one file: one at a time; those that wait are made together; each has its own result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from osp_fetch.storage.folder.writes import Writes
 
 
 class Pool(ThreadPoolExecutor):
-    """Counts how often something was given to a thread."""
+    """A thread pool that counts its submissions."""
 
     hops = 0
 
@@ -25,7 +25,10 @@ class Pool(ThreadPoolExecutor):
 
 
 class Slow:
-    """A file that writes when it may. Raises where two write at once, and what `broken` says of an offset."""
+    """A file that writes once `may` is set.
+
+    It raises if two writes overlap in time, and the error in `broken` for an offset.
+    """
 
     def __init__(self) -> None:
         self.may, self.begun = threading.Event(), threading.Event()

@@ -45,7 +45,13 @@ Play = Callable[[Script], None]
 
 
 def player(loop: str, folder: Path, *, direct: bool | None = None) -> Play:
-    """Runs a script in such a world; `loop`: one of LOOPS, `direct`: as `HttpTransport` takes it."""
+    """Return a function that runs a script in a new world.
+
+    Args:
+        loop: One of LOOPS.
+        folder: Where the certificate of the test authority is written.
+        direct: The argument of `HttpTransport`.
+    """
     tls = "TLS" in loop
     factory = uvloop.new_event_loop if "uvloop" in loop else asyncio.new_event_loop
 

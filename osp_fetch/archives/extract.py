@@ -1,12 +1,12 @@
-"""Unpacks archives, all or nothing: members appear when an archive was read to its end.
+"""Unpacks one archive, all or nothing: its members appear only after it was read to its end.
 
-An archive goes through `.osp-fetch/unpack/NAME/`. First its members are written into `tree/`. What was
-written is synced, and a `plan` is laid down: the archive, the target, and the list of members. Then the
-members are renamed to where they belong, never over anything. Killed before the plan, it starts again; killed
-after it, the plan is finished first, whatever the next command asks for. `.osp-fetch/unpacked/NAME.json` says
-that it is done.
+1. The members are written into `.osp-fetch/unpack/NAME/tree/` and synced.
+2. `plan` is written beside `tree/`: the archive, the target, and the list of members.
+3. The members are renamed to their final names, never over another file.
+4. The mark `.osp-fetch/unpacked/NAME.json` is written, which states that the archive is unpacked.
 
-What may be published over, and when an archive may be deleted, `storage.ownership` decides.
+After a kill before step 2, unpacking starts again. After a later kill, the plan is finished first, even if
+the next command asks for another target. `storage.folder.ownership` decides what may be replaced or deleted.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ from .marks import Mark, MarkFile, Piece, UnpackedFile
 from .read import BrokenArchiveError, Findings, Member, members
 from .splits import Archive
 
-_BLOCK: Final = 1 << 20
-_ROOM_EVERY: Final = 64 << 20  # bytes between two looks at the free space
-_NAMED: Final = 3  # members that a message names
+_BLOCK: Final = 1 << 20  # bytes per read
+_ROOM_EVERY: Final = 64 << 20  # bytes written between two checks of the free space
+_NAMED: Final = 3  # members that a message lists
 
 
 @dataclass(frozen=True, slots=True)
 class UnpackJob:
-    """What to do with one archive below `root`; everything in it can be sent to another process.
+    """The request to unpack one archive; it can be pickled for a worker process.
 
-    `target`: the folder for its members, relative to `root`. `flat`: their folders are dropped. `shard`:
-    bytes of a WebDataset tar, 0 for files. `digests`: of its pieces (`sha256:…`), where they are known.
+    The paths of the archive and the target are relative to `root`, the output folder. `flat` drops the
+    members' folders. `shard` is the size of a WebDataset tar in bytes, 0 to write the members as files.
+    `min_free` bytes stay free on the disk. `digests` has `sha256:…` of each piece, None if it is not known.
     """
 
     root: str
@@ -58,9 +59,11 @@ class UnpackJob:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """How one archive ended.
+    """The result of unpacking one archive.
 
-    `broken`: why it is not unpacked as asked; `kept`: where what could be read is. `note`: what else to know.
+    `members` is their number and `bytes` their total size. `already`: an earlier run had unpacked the
+    archive. `broken` states why it was not unpacked as requested, None on success. `kept` is the folder with
+    the members that could be read of a broken archive. `note` is another remark for the user.
     """
 
     name: str
@@ -74,12 +77,21 @@ class Unpacked:
     note: str | None = None
 
     def row(self) -> dict[str, Any]:
-        """In plain values, for `--json`."""
+        """Return the result as plain values, for `--json`."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 def unpack(job: UnpackJob, disk: Disk | None = None) -> Unpacked:
-    """Unpack one archive; a broken one is an outcome, not an error. Raises StorageError. Blocks."""
+    """Unpack one archive. Blocks. A broken archive is a result, not an error.
+
+    Args:
+        job: the archive and what to do with it.
+        disk: the file operations; replaced in tests.
+
+    Raises:
+        StorageError: a write failed, a member conflicts with another file, or the archive changed.
+        DiskFullError: the disk is full, or would have less than `min_free` bytes left.
+    """
     try:
         return _Unpacking(job, disk or Disk()).run()
     except OSError as error:
@@ -107,7 +119,7 @@ class _Unpacking:
             pieces = self._look()
             known = mark is not None and self._fits(mark) and self._is_archive_of(mark)
             if mark is not None and known and not self.file.missing(mark, self.disk, most=1):
-                # a mark that says deleted is of a run that was killed while it deleted the pieces
+                # the mark states `deleted` although the archive is there: a run was killed while deleting it
                 return self._finish(mark, already=True, delete=mark.deleted)
             if not all(pieces):
                 return self._without_archive(mark)
@@ -119,19 +131,19 @@ class _Unpacking:
                 return self._keep(error, pieces)
             return self._finish(self._finish_plan(plan), already=False)
 
-    # what is there
+    # comparing marks with the disk
 
     def _look(self) -> list[Piece | None]:
         digests = self.job.digests or (None,) * len(self.places)
         return [marks.look(place, digest) for place, digest in zip(self.places, digests, strict=True)]
 
     def _fits(self, mark: Mark) -> bool:
-        """Return whether `mark` is of what the job asks for."""
+        """Return whether `mark` was made with the job's target and format."""
         job = self.job
         return (mark.target, mark.flat, mark.shard) == (job.target, job.flat, job.shard)
 
     def _is_archive_of(self, mark: Mark) -> bool:
-        """Return whether the pieces on the disk are those that were unpacked; deleted ones are left out."""
+        """Return whether the pieces on the disk are those that were unpacked; ignore deleted ones."""
         if len(mark.pieces) != len(self.places):
             return False
         there = [(p, then) for p, then in zip(self.places, mark.pieces, strict=True) if os.path.lexists(p)]
@@ -141,19 +153,18 @@ class _Unpacking:
         return Unpacked(self.name, self.job.target, broken=why)
 
     def _without_archive(self, mark: Mark | None) -> Unpacked:
-        """Return what there is to say of an archive whose pieces are not, or not all, there."""
+        """Return the result for an archive of which some or all pieces are missing."""
         if mark is None or not mark.deleted:
             gone = ", ".join(str(p.relative_to(self.root)) for p in self.places if not p.is_file())
-            return self._failed(self.job.archive.lacks or f"it is not there any more ({gone}); run get again")
+            return self._failed(self.job.archive.lacks or f"it no longer exists ({gone}); run get again")
         if any(os.path.lexists(place) for place in self.places) and not self._is_archive_of(mark):
-            lacks = self.job.archive.lacks or "only some pieces of a newer archive are there; run get again"
+            lacks = self.job.archive.lacks or "only some pieces of a newer archive exist; run get again"
             return self._failed(lacks)
-        again = f"osp-fetch get … --again '{self.name}*' --unpack brings them back"
+        again = f"to restore them, run osp-fetch get … --again '{self.name}*' --unpack"
         if not self._fits(mark) and mark.pieces:
             return self._failed(
-                f"it was unpacked into {mark.target or '.'} in another way and deleted, so nothing new can "
-                "be made "
-                f"of it; {again}"
+                f"it was unpacked into {mark.target or '.'} with other options and deleted, so it cannot be "
+                f"unpacked again; {again}"
             )
         if lost := self.file.missing(mark, self.disk):
             named = ", ".join(lost[:_NAMED]) + (", …" if len(lost) > _NAMED else "")
@@ -162,7 +173,7 @@ class _Unpacking:
             )
         return Unpacked(self.name, mark.target, mark.members, mark.bytes, already=True, deleted=True)
 
-    # reading
+    # extracting
 
     def _extract(self, pieces: list[Piece]) -> Mark:
         self.disk.remove_tree(self.work)
@@ -175,11 +186,11 @@ class _Unpacking:
             )  # fmt: skip
         else:
             count = self._write(members(self.places, disks=disks, findings=findings))
-        findings.repeated = 0 if self.job.shard else findings.repeated  # WebDataset tars keep both
+        findings.repeated = 0 if self.job.shard else findings.repeated  # a WebDataset tar keeps both
         if not all(marks.same(place, then) for place, then in zip(self.places, pieces, strict=True)):
-            raise StorageError(f"{self.name} was changed while it was read; run the same command again")
+            raise StorageError(f"{self.name} changed while it was read; run the same command again")
         if self.job.durable or self.job.delete_after:
-            os.sync()  # one for all: thousands of small files would each wait for the disk
+            os.sync()  # one call: fsync would wait for the disk once for each of thousands of files
         listed = list(self._written())
         plan = Mark(
             tuple(pieces), self.job.target, self.job.flat, self.job.shard, count, sum(f.size for f in listed),
@@ -190,8 +201,8 @@ class _Unpacking:
         return plan
 
     def _write(self, members: Iterator[Member]) -> int:
-        """Write `members` into the tree; return how many different ones there are."""
-        written: set[int] = set()  # hashes of names: a member that is there twice counts once
+        """Write `members` into the tree, and return the number of distinct names."""
+        written: set[int] = set()  # hashes of names: a member that occurs twice counts once
         known: set[Path] = set()
         for member in members:
             name = member.path.rsplit("/", 1)[-1] if self.job.flat else member.path
@@ -200,7 +211,7 @@ class _Unpacking:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 known = known | {place.parent} if len(known) < 10_000 else {place.parent}
             if self.job.flat and place.exists():
-                raise BrokenArchiveError(f"two of its members are called {name}, which --flat cannot keep")
+                raise BrokenArchiveError(f"two of its members are named {name}; unpack without --flat")
             with place.open("wb") as file:
                 while block := member.read(_BLOCK):
                     self._room(len(block))
@@ -221,17 +232,17 @@ class _Unpacking:
                 yield Path(inside, name)
 
     def _room(self, size: int) -> None:
-        """Raise DiskFullError where `size` more bytes would leave less than `min_free`."""
+        """Raise DiskFullError if `size` more bytes would leave less than `min_free` bytes free."""
         self._unlooked += size
         if self._unlooked >= _ROOM_EVERY or self._unlooked == size:
             self._unlooked = 1
             if self.disk.free(self.root) - size < self.job.min_free:
-                raise DiskFullError(f"{self.root}: there is no room to unpack {self.name}; free some")
+                raise DiskFullError(f"{self.root}: too little space to unpack {self.name}; free some space")
 
     def _keep(self, error: BrokenArchiveError, pieces: list[Piece | None]) -> Unpacked:
-        """Keep what could be read of a broken archive where it mixes with nothing.
+        """Move the members that could be read of a broken archive to `.osp-fetch/broken/NAME`.
 
-        What is kept of another archive of that name stays, under a number.
+        Members kept of another archive of that name are not replaced: they are renamed to `NAME.1` and so on.
         """
         kept, folder = None, self.state / "broken" / self.name
         if any(True for _ in self._files_of(self.tree)):
@@ -259,18 +270,18 @@ class _Unpacking:
     # publishing
 
     def _left_plan(self) -> Mark | None:
-        """Return the plan that a killed run left."""
+        """Return the plan of a killed run, or None."""
         plan = Mark.read(self.plan)
         return plan if plan is not None and self.plan_list.is_file() else None
 
     def _finish_plan(self, plan: Mark) -> Mark:
-        """Publish all members of `plan` into its own target, and mark the archive as unpacked."""
+        """Publish all members of `plan` into the plan's target, and mark the archive as unpacked."""
         with _alone(self.state / "publish.lock"):
             try:
                 found = self._publish(plan)
             except StorageError:
                 if all((self.tree / m.path).exists() for m in marks.read_members(self.plan_list)):
-                    # nothing of it is published, so that the next command may ask for something else
+                    # no member is published: drop the plan, so that the next command can choose a new target
                     self.disk.remove_tree(self.work)
                 raise
         self.file.write(plan, found)
@@ -278,10 +289,10 @@ class _Unpacking:
         return plan
 
     def _publish(self, plan: Mark) -> list[UnpackedFile]:
-        """Give the members their final names; return how they look there.
+        """Rename the members to their final names, and return their state there.
 
-        All conflicts are found before the first rename: nothing of an archive is published that cannot be
-        published whole. Raises StorageError for a conflict.
+        All conflicts are found, and raised, before the first rename: an archive is published completely or
+        not.
         """
         target = self.root / plan.target
         folders = _Folders(self.root, self.disk, self.name)
@@ -301,10 +312,10 @@ class _Unpacking:
         return found
 
     def _decide(self, place: Path, final: Path, member: UnpackedFile) -> tuple[Decision, UnpackedFile]:
-        """Return what to do with one member, and how the file under its final name looks then."""
+        """Return what to do with one member, and the resulting state of its final name."""
         existing = self.disk.existing(final)
         if existing is None:
-            # gone from the tree as well: it was published by a killed run, and then taken away
+            # also gone from the tree: a killed run published it, and the user then removed it
             return (Decision.WRITE if place.exists() else Decision.LEAVE), member
         if not place.exists():
             return Decision.LEAVE, member
@@ -320,7 +331,7 @@ class _Unpacking:
                 self.disk.rename_new(place, final)
                 done.append((place, final))
         except OSError as error:
-            # somebody else has put something there meanwhile: take back what was published
+            # another process has created a file under a final name: undo the renames
             for place, final in done:
                 with suppress(OSError):
                     self.disk.rename_new(final, place)
@@ -333,9 +344,7 @@ class _Unpacking:
 
     def _conflict(self, final: Path) -> StorageError:
         return StorageError(
-            f"{self.name}: {final} is there already and differs; unpack into another folder with --into, or "
-            "take "
-            "it away"
+            f"{self.name}: {final} already exists and differs; remove it, or unpack elsewhere with --into"
         )
 
     # deleting
@@ -349,12 +358,12 @@ class _Unpacking:
                 self.file.write(mark)
             deleted = self._delete(mark)
             if not deleted:
-                why = mark.doubt or "not all of its files could be seen, or it is a symbolic link"
+                why = mark.doubt or "not all of its files were found, or it is a symbolic link"
                 note = f"it is not deleted: {why}"
         return Unpacked(self.name, mark.target, mark.members, mark.bytes, already, deleted, note=note)
 
     def _delete(self, mark: Mark) -> bool:
-        """Delete the archive if every member is safe; return whether it is gone."""
+        """Delete the archive if every member is safe, and return whether it was deleted."""
         decision = ownership.of_unpacked(
             same_archive=self._is_archive_of(mark),
             members_there=not self.file.missing(mark, self.disk, most=1),
@@ -364,7 +373,7 @@ class _Unpacking:
         )
         if decision is not Decision.REMOVE:
             return False
-        # the tombstones come first, or `get` would fetch the archive again
+        # write the tombstones first: without them, `get` would fetch a deleted archive again
         for path, then in zip(self.job.archive.pieces, mark.pieces, strict=True):
             tombstones(self.root).put(path, Published(then.size, then.mtime_ns), durable=True)
         if not mark.deleted:
@@ -376,41 +385,40 @@ class _Unpacking:
 
 
 class _Folders:
-    """The folders that members go to: whether they are, or can be made, inside the output folder."""
+    """Checks that the folders of members exist, or can be created, inside the output folder."""
 
     def __init__(self, root: Path, disk: Disk, archive: str) -> None:
         self._root, self._disk, self._archive = root, disk, archive
         self._known: set[Path] = {root}
 
     def check(self, folder: Path) -> None:
-        """Raise StorageError where something other than a folder stands in the way of `folder`."""
+        """Raise StorageError if `folder` or a parent is a symbolic link, or exists and is not a folder."""
         if folder in self._known:
             return
         self.check(folder.parent)
         existing = self._disk.existing(folder)
         if existing is not None and existing.kind == "link":
             raise StorageError(
-                f"{folder} is a symbolic link, which is not followed; unpack elsewhere with --into"
+                f"{folder} is a symbolic link, which is not followed; unpack into another folder with --into"
             )
         if existing is not None and existing.kind != "folder":
             raise StorageError(
-                f"{self._archive}: {folder} is there already and differs: its members need a folder of that "
-                "name; "
-                "unpack into another one with --into, or take it away"
+                f"{self._archive}: {folder} already exists and differs: its members need a folder of that "
+                "name; unpack into another folder with --into, or remove it"
             )
         self._known.add(folder)
 
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Hold `lock` against other processes; a worker of a killed run may still be at work."""
+    """Hold `lock` against other processes; a worker process of a killed run may still be active."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             with suppress(OSError):  # no locks on this file system
                 fcntl.flock(fd, fcntl.LOCK_EX)
-            # who held it before has removed the file: another process may hold a new one of that name
+            # the previous holder has removed this file; another process may hold a new file of that name
             if not _is_at(fd, lock):
                 continue
             yield
@@ -428,7 +436,7 @@ def _is_at(fd: int, place: Path) -> bool:
 
 
 def why_broken(root: str, archive: Archive) -> str | None:
-    """Why an archive cannot be read to its end; None where it can. Writes nothing. Blocks."""
+    """Return why an archive in the folder `root` cannot be read to its end, or None if it can. Blocks."""
     if archive.lacks:
         return archive.lacks
     try:

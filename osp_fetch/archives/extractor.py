@@ -1,4 +1,4 @@
-"""Unpacks the archives of a folder in worker processes, so that the network never waits for it."""
+"""Unpacks the archives of a folder in worker processes, so that transfers do not wait for unpacking."""
 
 from __future__ import annotations
 
@@ -24,8 +24,17 @@ from .splits import Archive
 
 @dataclass(frozen=True, slots=True)
 class UnpackOptions:
-    """`into`: a folder below the output folder for all members, else each archive has its own. `flat`,
-    `shard` and `delete_after` as in UnpackJob. `workers`: processes."""
+    """How to unpack the archives of a folder.
+
+    Attributes:
+        into: a folder for all members, relative to the output folder; empty: see `target`.
+        flat: whether to drop the members' folders.
+        shard: bytes of a WebDataset tar; 0 to write the members as files.
+        delete_after: whether to delete each archive when its members are safe.
+        workers: the number of processes; 0 for half the number of CPUs.
+        min_free: bytes that must stay free on the disk.
+        durable: whether the members must survive a power loss.
+    """
 
     into: str = ""
     flat: bool = False
@@ -36,8 +45,13 @@ class UnpackOptions:
     durable: bool = True
 
     def job(self, root: Path, archive: Archive, digests: Mapping[str, str | None] | None = None) -> UnpackJob:
-        """Return what to do with `archive`. `digests`: of its pieces by path (`sha256:…`), as far as
-        known."""
+        """Return the job for one archive.
+
+        Args:
+            root: the output folder.
+            archive: the archive, with paths relative to `root`.
+            digests: path of a piece → its digest (`sha256:…`), as far as known.
+        """
         known = tuple((digests or {}).get(piece) for piece in archive.pieces)
         return UnpackJob(
             str(root), archive, self.target(archive), self.flat, self.shard, self.delete_after,
@@ -45,7 +59,11 @@ class UnpackOptions:
         )  # fmt: skip
 
     def target(self, archive: Archive) -> str:
-        """Where its members go: what was asked, else where training wants them, else beside it."""
+        """Return the folder for an archive's members, relative to the output folder.
+
+        It is `into`, or the folder of the dataset to which the archive belongs, or the archive's name without
+        its suffix.
+        """
         if self.into:
             return self.into
         dataset = owner(archive.pieces[-1])
@@ -53,10 +71,15 @@ class UnpackOptions:
 
 
 class Unpacker:
-    """Unpacks archives one by one as they become whole. An observer of a run's events, too.
+    """Unpacks each archive as soon as it is complete; also an observer of a run's events.
 
-    `tell` is called with each result, from any thread. `elsewhere`: whether a file that is another shard's is
-    whole by now. Call `finish` at the end.
+    Call `finish` at the end.
+
+    Args:
+        root: the output folder.
+        how: the options.
+        tell: called with each result, from any thread.
+        elsewhere: returns whether a file that another shard fetches is complete now.
     """
 
     def __init__(
@@ -69,23 +92,25 @@ class Unpacker:
         self._root, self._how, self._tell, self._elsewhere = root, how, tell, elsewhere
         self._digests: dict[str, str | None] = {}
         self._foreign: set[str] = set()  # files that other shards fetch
-        self.waiting: list[str] = []  # archives whose other pieces are not there yet
-        self._lacking: dict[str, set[str]] = {}  # archive → pieces that are not here yet
+        self.waiting: list[str] = []  # archives with pieces that other shards have not completed
+        self._lacking: dict[str, set[str]] = {}  # archive → pieces that are not complete
         self._archives: dict[str, Archive] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._jobs: list[tuple[Archive, Future[Unpacked]]] = []
 
     def expect(self, paths: Iterable[str], own: Iterable[str] | None = None) -> None:
-        """Expect the files `paths`; those of an archive in pieces are waited for together.
+        """Register the files of the run; an archive in pieces starts when all pieces are complete.
 
-        `own`: those among them that this run fetches, where other shards fetch the rest.
+        Args:
+            paths: all files of the manifest.
+            own: the files that this run fetches, if other shards fetch the rest; None means all.
         """
         mine = None if own is None else set(own)
         for archive in splits.archives(paths):
             if mine is not None:
                 foreign = set(archive.pieces) - mine
                 if len(foreign) == len(archive.pieces):
-                    continue  # all of it is another shard's
+                    continue  # another shard fetches and unpacks all of it
                 self._foreign |= foreign
             self._archives[archive.name] = archive
             self._lacking[archive.name] = set(archive.pieces)
@@ -96,7 +121,7 @@ class Unpacker:
             self.here(event.outcome.path)
 
     def here(self, path: str) -> None:
-        """`path` is whole and under its final name."""
+        """Record that `path` is published, and start its archive if that is complete now."""
         name = splits.base_of(path)
         lacking = self._lacking.get(name, set())
         if path in lacking:
@@ -105,9 +130,9 @@ class Unpacker:
                 self.begin(self._archives[name])
 
     def _look_elsewhere(self) -> None:
-        """Begin what other shards have made whole meanwhile; note what still waits for them.
+        """Start the archives whose pieces other shards have completed; put the others on `waiting`.
 
-        The shard that ends last finds every piece, so each archive is unpacked by one of them.
+        The shard that ends last finds every piece, so each archive is unpacked by one shard.
         """
         for name, lacking in self._lacking.items():
             if lacking and lacking <= self._foreign:
@@ -118,17 +143,17 @@ class Unpacker:
                     self.waiting.append(name)
 
     def know(self, digests: Mapping[str, str | None]) -> None:
-        """Take over the digests of finished files (`sha256:…`), which tell one archive from another."""
+        """Add the digests of finished files (path → `sha256:…`), which identify an archive after a copy."""
         self._digests.update(digests)
 
     def begin(self, archive: Archive) -> None:
-        """Unpack `archive` now, or as soon as a worker is free."""
+        """Start to unpack `archive` as soon as a worker process is free."""
         if self._pool is None:
             workers = self._how.workers or max(1, (os.cpu_count() or 2) // 2)
-            # spawn: a fork would take along this process's event loop, locks and sockets
+            # spawn: a fork would inherit this process's event loop, locks and sockets
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(
-                # Ctrl-C ends the workers, too, and without a word of their own
+                # with the default handler, Ctrl-C also ends the worker processes, without a traceback
                 workers,
                 context,
                 signal.signal,
@@ -137,7 +162,9 @@ class Unpacker:
         try:
             job = self._pool.submit(unpack, self._how.job(self._root, archive, self._digests))
         except BrokenProcessPool:
-            self._pool = None  # a worker was ended: what it had begun starts again next time
+            self._pool = (
+                None  # a worker process was killed: use a new pool; its archives start again next run
+            )
             self.begin(archive)
             return
         job.add_done_callback(self._done)
@@ -148,7 +175,11 @@ class Unpacker:
             self._tell(job.result())
 
     def finish(self) -> list[Unpacked]:
-        """Wait for all that was begun. Raises StorageError where the disk as a whole says no. Blocks."""
+        """Wait for all archives, and return their results. Blocks.
+
+        Raises:
+            StorageError: the disk as a whole has failed or is full (remedy ABORT).
+        """
         self._look_elsewhere()
         try:
             return [self._result(archive, job) for archive, job in self._jobs]
@@ -159,27 +190,33 @@ class Unpacker:
         try:
             return job.result()
         except BrokenProcessPool:
-            why = "the process that unpacked it was ended; run the same command again"
+            why = "the process that unpacked it was killed; run the same command again"
         except StorageError as error:
             if error.remedy is Remedy.ABORT:
-                raise  # the disk's trouble: no other archive would fare better
+                raise  # the disk has failed, so every other archive would fail, too
             why = str(error)
         failed = Unpacked(archive.name, self._how.target(archive), broken=why)
         self._tell(failed)
         return failed
 
     def stop(self) -> None:
-        """Begin nothing more, and wait for the archives under way."""
+        """Cancel archives that have not started, and wait for those in progress. Blocks."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
 
 def loose_archives(root: Path) -> list[str]:
-    """Return the files of a folder that may be archives, for a folder that no run has fetched into.
+    """Return the files that may be archives, for a folder into which no run has fetched.
 
-    Left out is what was unpacked there by this tool: the tars of `--format webdataset`, archives in archives.
-    Archives that were unpacked and deleted count.
+    Files that this tool has unpacked are left out, such as the tars of `--format webdataset` and archives
+    inside archives. Archives that were unpacked and deleted are included.
+
+    Args:
+        root: the folder to search.
+
+    Returns:
+        Sorted paths relative to `root`.
     """
     found = {path.relative_to(root).as_posix() for path in _walked(root) if splits.is_piece(path.name)}
     for name, file, mark in marks.all_marks(root):
@@ -198,19 +235,27 @@ def _walked(root: Path) -> Iterator[Path]:
 
 
 def any_marks(root: Path) -> bool:
-    """Return whether anything was unpacked in a folder."""
+    """Return whether an archive was unpacked in the folder `root`."""
     return next(marks.all_marks(root), None) is not None
 
 
 def lost_members(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each archive that was deleted after unpacking, and those of its members that are gone since."""
+    """Yield each archive that was deleted after unpacking and has lost members since, and those members."""
     for name, file, mark in marks.all_marks(root):
         if mark.deleted and (lost := file.missing(mark, Disk())):
             yield name, lost
 
 
 def try_folder(root: Path, paths: Sequence[str]) -> Iterator[tuple[str, str | None]]:
-    """Each archive of `paths` read to its end, in processes: its name, and why it is broken, or None."""
+    """Read each archive among `paths` to its end, in worker processes, without writing anything.
+
+    Args:
+        root: the folder of the archives.
+        paths: paths relative to `root`; other files are ignored.
+
+    Yields:
+        The archive's name, and why it is broken, or None.
+    """
     found = splits.archives(paths)
     with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn")) as pool:
         jobs = [(archive.name, pool.submit(why_broken, str(root), archive)) for archive in found]
@@ -224,13 +269,26 @@ def unpack_folder(
     how: UnpackOptions,
     tell: Callable[[Unpacked], None],
 ) -> list[Unpacked]:
-    """Unpack every archive that `files` make up: paths relative to `root`, with their digests where known.
+    """Unpack every archive among `files`. Blocks.
 
-    Raises FetchError where there is none.
+    Args:
+        root: the folder of the archives, and the output folder.
+        files: path relative to `root` → digest (`sha256:…`), None if it is not known.
+        how: the options.
+        tell: called with each result, from any thread.
+
+    Returns:
+        The results, sorted by the archives' names.
+
+    Raises:
+        FetchError: there is no archive among `files`.
+        StorageError: the disk as a whole has failed or is full.
     """
     found = splits.archives(files)
     if not found:
-        raise FetchError(f"{root}: no archive is here; known are .tar, .tar.gz, .tgz, .zip and their splits")
+        raise FetchError(
+            f"{root}: no archive found; supported are .tar, .tar.gz, .tgz, .zip and their split forms"
+        )
     unpacker = Unpacker(root, how, tell)
     unpacker.know(files)
     for archive in found:

@@ -1,8 +1,8 @@
-"""What is known of an archive that was unpacked: which file it was, where its members went, how they looked.
+"""Marks of unpacked archives: the archive's files, the target folder, and the state of every member.
 
 `.osp-fetch/unpacked/NAME.json` is the mark of archive NAME, `NAME.members.gz` the list of its members. A mark
-is believed only as far as the disk confirms it: the archive by size, modification time, inode and link target
-(or, where a copy changed the inode, by its digest), each member by size and modification time.
+is trusted only as far as the disk confirms it. An archive is compared by size, modification time, inode and
+link target, or by its digest if a copy changed the inode. A member is compared by size and modification time.
 """
 
 from __future__ import annotations
@@ -25,8 +25,16 @@ _VERSION: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """How a piece of an archive looked. `link`: where it leads, if it is a symbolic link; the other values
-    are then those of the file behind it. `digest`: `sha256:…`, if it is known."""
+    """The state of one piece of an archive when it was unpacked.
+
+    Attributes:
+        size: bytes.
+        mtime_ns: modification time in Unix nanoseconds.
+        ctime_ns: time of the last status change in Unix nanoseconds.
+        inode: the inode number.
+        link: the target if the piece is a symbolic link; the other values are then those of the target.
+        digest: `sha256:…`, if it is known.
+    """
 
     size: int
     mtime_ns: int
@@ -37,7 +45,7 @@ class Piece:
 
 
 class UnpackedFile(NamedTuple):
-    """A file that was unpacked: its path below the target, and how it looked there."""
+    """A file that was unpacked: its path below the target, size in bytes and mtime in Unix nanoseconds."""
 
     path: str
     size: int
@@ -46,12 +54,19 @@ class UnpackedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """An archive that was unpacked, or is planned to be published: `target` below the output folder.
+    """An archive that was unpacked, or whose members are about to be published.
 
-    `shard`: bytes of a WebDataset tar, 0 for plain files. `members`, `bytes`: of the archive. `files`: in the
-    list of members, which for WebDataset tars is fewer. `doubt`: why the archive may hold more
-    than that. `durable`: they survive a power loss. `deleted`: the
-    archive was, or is being, deleted.
+    Attributes:
+        pieces: the state of its files.
+        target: the folder of its members, relative to the output folder.
+        flat: whether the members' folders were dropped.
+        shard: bytes of a WebDataset tar; 0 for plain files.
+        members: the number of members of the archive.
+        bytes: the size of all members.
+        files: the number of files in the list of members; fewer than `members` for WebDataset tars.
+        durable: whether the members survive a power loss.
+        doubt: why the archive may contain more than `members`; empty if nothing suggests it.
+        deleted: whether the archive was deleted, or a run has begun to delete it.
     """
 
     pieces: tuple[Piece, ...]
@@ -71,9 +86,9 @@ class Mark:
 
     @classmethod
     def read(cls, place: Path) -> Mark | None:
-        """Return the mark at `place`; None where there is none that makes sense.
+        """Return the mark at `place`, or None if it is absent or not valid.
 
-        A mark of an older format names no members, so only what it says of a deleted archive counts.
+        A mark of an older format has no list of members, so it counts only if its archive was deleted.
         """
         try:
             read = json.loads(place.read_text(encoding="utf-8"))
@@ -88,7 +103,7 @@ class Mark:
 
 
 class MarkFile:
-    """The mark of one archive `name` in the output folder `root`. All methods block."""
+    """The mark of the archive `name` in the output folder `root`. All methods block."""
 
     def __init__(self, root: Path, name: str) -> None:
         self.root = root
@@ -96,24 +111,35 @@ class MarkFile:
         self.place, self.list_place = folder / f"{name}.json", folder / f"{name}.members.gz"
 
     def read(self) -> Mark | None:
+        """Return the mark, or None if it is absent or not valid."""
         return Mark.read(self.place)
 
     def write(self, mark: Mark, members: Sequence[UnpackedFile] | None = None) -> None:
-        """Put `mark` in place for good, after its `members` where they are given. Raises OSError."""
+        """Write `mark` durably, after its `members` if they are given.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
         self.place.parent.mkdir(parents=True, exist_ok=True)
         if members is not None:
             write_members(self.list_place, members)
         replace_text(self.place, mark.to_text(), durable=True)
 
     def members(self) -> Iterator[UnpackedFile]:
-        """Yield the members; none where the list is lost."""
+        """Yield the members; none if the list is missing, and those before the damage if it is torn."""
         return read_members(self.list_place)
 
     def missing(self, mark: Mark, disk: Disk, most: int = 1000) -> list[str]:
-        """Return up to `most` files of `mark` that are gone or were changed, as paths below the output
-        folder.
+        """Return the files of `mark` that are gone or were changed.
 
-        A list of members that is lost or torn proves nothing, and stands for all of them.
+        Args:
+            mark: the mark whose files are compared with the disk.
+            disk: looks up the files.
+            most: stop after this number of files.
+
+        Returns:
+            Paths below the output folder. If the list of members is missing or torn, the result ends with a
+            remark on it, because the other members cannot be checked.
         """
         base = self.root / mark.target
         lost, listed = [], 0
@@ -129,7 +155,7 @@ class MarkFile:
 
 
 def all_marks(root: Path) -> Iterator[tuple[str, MarkFile, Mark]]:
-    """Yield the name, the file and the content of every mark in an output folder."""
+    """Yield the archive's name, the file and the content of every mark in the output folder `root`."""
     folder = root / STATE_FOLDER / "unpacked"
     for place in sorted(folder.rglob("*.json")):
         name = place.relative_to(folder).as_posix().removesuffix(".json")
@@ -140,7 +166,11 @@ def all_marks(root: Path) -> Iterator[tuple[str, MarkFile, Mark]]:
 
 
 def write_members(place: Path, members: Sequence[UnpackedFile]) -> None:
-    """Write a list of members for good. Raises OSError."""
+    """Write a list of members durably.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     beside = place.with_name(place.name + ".new")
     with beside.open("wb") as raw:
         with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=3, mtime=0) as file:
@@ -152,7 +182,7 @@ def write_members(place: Path, members: Sequence[UnpackedFile]) -> None:
 
 
 def read_members(place: Path) -> Iterator[UnpackedFile]:
-    """Yield the members of a list; none where it is lost or torn."""
+    """Yield the members of a list; none if it is missing, and those before the damage if it is torn."""
     try:
         with gzip.open(place, "rb") as file:
             for line in file:
@@ -165,7 +195,12 @@ def read_members(place: Path) -> Iterator[UnpackedFile]:
 
 
 def look(place: Path, digest: str | None = None) -> Piece | None:
-    """Return how a piece looks now; None if it is not there, or is no file."""
+    """Return the state of the piece at `place`, or None if it does not exist or is not a file.
+
+    Args:
+        place: the file, or a symbolic link to it.
+        digest: the known digest of the file, to be stored with its state.
+    """
     try:
         link = str(place.readlink()) if place.is_symlink() else None
         seen = place.stat()
@@ -177,8 +212,10 @@ def look(place: Path, digest: str | None = None) -> Piece | None:
 
 
 def same(place: Path, then: Piece) -> bool:
-    """Return whether the file at `place` is the piece that `then` describes. Reads it only if it was
-    copied."""
+    """Return whether the file at `place` is the piece that `then` describes.
+
+    The file is read, to compare its digest, only if its inode or ctime changed, as after a copy. Blocks.
+    """
     now = look(place)
     if now is None or (now.size, now.mtime_ns, now.link) != (then.size, then.mtime_ns, then.link):
         return False

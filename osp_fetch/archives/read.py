@@ -1,7 +1,7 @@
 """Reads the members of an archive as a stream, from pieces that are never joined on disk.
 
-Whatever its name says: SA-1B's `.tar` is gzip (FACTS section 2). An archive counts as read only when its
-end mark was reached and its checksums were right.
+The format is found by content, not by name: SA-1B's `.tar` files are gzip (docs/sources.md, "SA-1B link
+file"). An archive counts as read only if its end mark was reached and its checksums match.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from typing import IO, Final, cast
 from ..model.entry import RelativePath, relative_path
 from ..model.errors import FetchError, ManifestError
 
-_BLOCK: Final = 1 << 20
-_MOST_TIMES: Final = 200  # a member-by-member bomb: no medium shrinks so far, captions as JSON to a tenth
-_ALLOWED: Final = 1 << 30  # … and less than this is no bomb
+_BLOCK: Final = 1 << 20  # bytes per read
+# unpacked size / archive size above which it is a decompression bomb: captions in JSON reach 10, media less
+_MOST_TIMES: Final = 200
+_ALLOWED: Final = 1 << 30  # bytes; an archive that unpacks to less is accepted at any ratio
 _READ_ERRORS: Final = (
     tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile,
     struct.error, NotImplementedError, RuntimeError, ValueError,
@@ -36,14 +37,20 @@ _READ_ERRORS: Final = (
 
 
 class BrokenArchiveError(FetchError):
-    """The archive cannot be read to its end, or holds what must not be unpacked."""
+    """The archive cannot be read to its end, or contains a member that must not be unpacked."""
 
     cause = "archive"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One file of an archive; `read(n)` gives its next bytes, until the next member is asked for."""
+    """One file of an archive.
+
+    Attributes:
+        path: its path, relative and checked.
+        size: bytes, as the archive's header states them.
+        read: returns the next n bytes; valid until the next member is requested.
+    """
 
     path: RelativePath
     size: int
@@ -51,7 +58,15 @@ class Member:
 
 
 class Joined(io.RawIOBase):
-    """Several files as one, without a copy; `patches`: offset → bytes shown instead of those there."""
+    """Several files read as one, without a copy.
+
+    Args:
+        pieces: the files, in order.
+        patches: offset → bytes that replace those of the files at this offset.
+
+    Raises:
+        OSError: a file cannot be opened.
+    """
 
     def __init__(self, pieces: Sequence[Path], patches: dict[int, bytes] | None = None) -> None:
         super().__init__()
@@ -92,7 +107,7 @@ class Joined(io.RawIOBase):
         return count
 
     def part(self, start: int, stop: int) -> bytes:
-        """The bytes from `start` up to `stop`, or to the end."""
+        """Return the bytes from `start` up to `stop`, fewer at the end of the last file."""
         self.seek(start)
         found = b""
         while len(found) < stop - start and (more := self.read(stop - start - len(found))):
@@ -107,8 +122,13 @@ class Joined(io.RawIOBase):
 
 @dataclass(slots=True)
 class Findings:
-    """What was found beside the members: `headers`, of directories too; end marks between members; members
-    whose name an earlier one had."""
+    """Facts about an archive beyond its members.
+
+    Attributes:
+        headers: the number of headers, including those of directories.
+        inner_marks: the number of end marks between members.
+        repeated: the number of members whose name an earlier member has.
+    """
 
     headers: int = 0
     inner_marks: int = 0
@@ -116,20 +136,28 @@ class Findings:
 
     @property
     def doubt(self) -> str:
-        """Why the archive may hold more than its members, in words; empty where nothing suggests that."""
+        """A message why the archive may contain more than its members; empty if nothing suggests it."""
         if not self.headers:
             return "it has no member at all"
         if self.inner_marks:
-            return "it has an end mark between members: it was concatenated, or damaged there"
+            return "it has an end mark between members: it was concatenated, or is damaged there"
         return "a later member replaces an earlier one of the same name" if self.repeated else ""
 
 
 def members(
     pieces: Sequence[Path], *, disks: bool = False, findings: Findings | None = None
 ) -> Iterator[Member]:
-    """The members of the archive whose pieces are given in order, directories left out.
+    """Yield the members of an archive, without directories.
 
-    Raises BrokenArchiveError, which names the member at which it breaks, and OSError of the disk's.
+    Args:
+        pieces: the files of the archive, in order.
+        disks: True for a split zip.
+        findings: filled with facts about the archive.
+
+    Raises:
+        BrokenArchiveError: the archive is damaged, incomplete, a decompression bomb, or has a member that
+            must not be unpacked. The message names the last good member.
+        OSError: a file cannot be read.
     """
     last, count, total = "", 0, 0
     findings = findings or Findings()
@@ -146,7 +174,7 @@ def members(
 
 
 def _guarded(read: Callable[[int], bytes], last: str, count: int) -> Callable[[int], bytes]:
-    """`read`, whose errors are those of a broken archive."""
+    """Wrap `read` so that its errors become BrokenArchiveError."""
 
     def guarded(size: int) -> bytes:
         try:
@@ -160,27 +188,35 @@ def _guarded(read: Callable[[int], bytes], last: str, count: int) -> Callable[[i
 def _broken(error: Exception, last: str, count: int) -> BrokenArchiveError:
     where = f"at or after its member {last} (number {count})" if last else "before its first member"
     why = " ".join(str(error).split())[:200] or type(error).__name__
-    return BrokenArchiveError(f"the archive breaks {where}: {why}")
+    return BrokenArchiveError(f"the archive is broken {where}: {why}")
 
 
 def checked(path: str, *, regular: bool) -> RelativePath:
-    """The path of a member, made sure to lie where the archive is unpacked. Raises ValueError."""
+    """Return the path of a member, after checking that it stays inside the target folder.
+
+    Args:
+        path: the member's name in the archive.
+        regular: whether it is a regular file.
+
+    Raises:
+        ValueError: the member is a link or a device, or its path leaves the folder or is not valid.
+    """
     if not regular:
         raise ValueError(f"its member {path!r} is a link or a device, which is not unpacked")
     try:
         return relative_path(path)
     except ManifestError as error:
-        raise ValueError(f"of its members {error}") from None
+        raise ValueError(f"its member's name is not valid: {error}") from None
 
 
 # tar
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is read strictly.
+    """A tar header that is parsed strictly.
 
-    `tarfile` takes a damaged header after the first for the end of the archive, and so loses every member
-    behind it without a word. GNU tar reports it; so does this.
+    `tarfile` treats a damaged header after the first one as the end of the archive, and silently drops all
+    members after it. GNU tar reports an error, and so does this class.
     """
 
     @classmethod
@@ -188,30 +224,30 @@ class _Header(tarfile.TarInfo):
         try:
             return super().fromtarfile(tarfile)
         except (EOFHeaderError, EmptyHeaderError):
-            raise  # a block of zeros, or the end of the file
+            raise  # not damage: a block of zeros, or the end of the file
         except HeaderError as error:
             raise ReadError(f"a header is damaged ({error})") from None
 
 
 class _Tar(tarfile.TarFile):
-    """A tar that is read to the end of its file, also where several were concatenated.
+    """A tar that is read to the end of its file, even if it is a concatenation of several.
 
-    An end mark is at least two blocks of zeros. A single one between two members is what is left of a lost
-    header. `zero_blocks`: how many stand before the member read last, or before the end.
+    An end mark is at least two blocks of zeros. A single block of zeros between two members is a destroyed
+    header. `zero_blocks` is the number of such blocks before the member read last, or before the end.
     """
 
     tarinfo = _Header
     zero_blocks = 0
 
     def next(self) -> tarfile.TarInfo | None:
-        first = getattr(self, "firstmember", None) is not None  # the constructor has read it already
+        first = getattr(self, "firstmember", None) is not None  # the constructor has read this header already
         before = self.offset
         found = super().next()
         if not first:
             after = self.offset if found is None else found.offset
             self.zero_blocks = (after - before) // tarfile.BLOCKSIZE
             if found is not None and self.zero_blocks == 1:
-                raise ReadError("a block of zeros stands where a header should be")
+                raise ReadError("a block of zeros is in place of a header")
         return found
 
 
@@ -231,15 +267,15 @@ def _tar(joined: Joined, findings: Findings) -> Iterator[Member]:
             file = tar.extractfile(info)
             assert file is not None
             yield Member(path, info.size, file.read)
-            tar.members.clear()  # type: ignore[attr-defined]  # it would keep one of millions
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile keeps all headers, perhaps millions
         if tar.zero_blocks < 2:
-            raise ValueError("it ends without an end mark, so that members may be missing")
-    while stream.read(_BLOCK):  # to its end, where compressed ones have their checksum
+            raise ValueError("it ends without an end mark, so members may be missing")
+    while stream.read(_BLOCK):  # to the end of the stream, where gzip, bzip2 and xz have their checksum
         pass
 
 
 def _plain(joined: Joined) -> IO[bytes]:
-    """The bytes of a tar, whatever it is compressed with; its name may say anything."""
+    """Return the decompressed bytes of a tar; the compression is found by content, not by name."""
     magic = joined.read(6) or b""
     joined.seek(0)
     buffered = io.BufferedReader(joined, _BLOCK)
@@ -260,10 +296,10 @@ def _decompressed(raw: IO[bytes], make: _MakeDecompressor) -> IO[bytes]:
 
 
 class _Streams(io.RawIOBase):
-    """The bytes of one or more compressed streams, one after another.
+    """The decompressed bytes of one or more concatenated compressed streams.
 
-    `BZ2File` and `LZMAFile` ignore what follows the first stream if it is none of theirs, and so lose it
-    without a word. Here anything but zeros (the padding of xz) is an error.
+    `BZ2File` and `LZMAFile` silently ignore data after a stream if it is not another stream. Here any such
+    data is an error, except zeros, the padding of xz.
     """
 
     def __init__(self, raw: IO[bytes], make: _MakeDecompressor) -> None:
@@ -288,11 +324,11 @@ class _Streams(io.RawIOBase):
             elif self._decompressor.needs_input and not self._input:
                 self._input = self._raw.read(_BLOCK)
                 if not self._input:
-                    raise EOFError("the compressed stream ends too early")
+                    raise EOFError("the compressed stream is truncated")
             given, self._input = self._input, b""
             try:
                 data = self._decompressor.decompress(given, len(block))
-            except OSError as error:  # bz2 raises it for bytes that are none of a stream's
+            except OSError as error:  # bz2 raises OSError for data that is not a bzip2 stream
                 raise ValueError(str(error)) from None
             if data:
                 block[: len(data)] = data
@@ -305,7 +341,7 @@ class _Streams(io.RawIOBase):
 def _is_zip(joined: Joined) -> bool:
     magic = joined.read(4) or b""
     joined.seek(0)
-    # the third: the mark of a split zip's first piece
+    # the third and fourth are the markers at the start of a split zip's first piece (APPNOTE 8.5)
     return magic in (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08", b"PK00")
 
 
@@ -325,30 +361,31 @@ def _zip(joined: Joined, findings: Findings, *, disks: bool) -> Iterator[Member]
             path = checked(info.filename, regular=not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode))
             with archive.open(info) as file:
                 yield Member(path, info.file_size, file.read)
-                while file.read(_BLOCK):  # to its end, where its checksum is looked at
+                while file.read(_BLOCK):  # to the member's end, where zipfile compares its checksum
                     pass
 
 
 def _check_begin(joined: Joined, archive: zipfile.ZipFile, *, disks: bool) -> None:
-    """Raise ValueError if the archive begins later than its file: `cat a.zip b.zip` lists b's alone."""
+    """Raise ValueError if data precedes the first member: `cat a.zip b.zip` lists the members of b only."""
     offsets = [
         info.header_offset + (joined.starts[info.volume] if disks else 0) for info in archive.infolist()
     ]
     first = min(offsets, default=joined.length - 22 - len(archive.comment))
-    if first > 4:  # the mark of a split zip takes four bytes
+    if first > 4:  # the marker of a split zip takes four bytes
         raise ValueError(f"it has {first} bytes before its first member, which may be another archive")
 
 
 def _as_one_disk(joined: Joined) -> dict[int, bytes]:
-    """Patches by which the end records of a split zip speak of one disk (APPNOTE 4.3.14 to 4.3.16).
+    """Return patches that make the end records of a split zip refer to one disk (APPNOTE 4.3.14 to 4.3.16).
 
-    Offsets in them count from the disk that they name; here they count from the first piece's start.
+    Offsets in these records are relative to the disk that they name. The patched offsets are relative to the
+    start of the first piece.
     """
     tail_at = max(0, joined.length - (1 << 16) - 22)
     tail = joined.part(tail_at, joined.length)
     at = tail.rfind(b"PK\x05\x06")
     if at < 0:
-        raise ValueError("a split zip without its end record")
+        raise ValueError("the split zip has no end record")
     end = bytearray(tail[at : at + 22])
     _, disk, _, total, _, offset = struct.unpack_from("<HHHHII", end, 4)
     patches: dict[int, bytes] = {}

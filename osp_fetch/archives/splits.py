@@ -1,4 +1,4 @@
-"""Which files are archives, and which are pieces of one: byte splits and split zips, in numeric order."""
+"""Finds the archives among a list of paths, including byte splits and split zips, in numeric order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 
 _ARCHIVE: Final = r"\.(?:tar(?:\.(?:gz|bz2|xz))?|tgz|tbz2|txz|zip)"
 _WHOLE: Final = re.compile(rf"(?P<stem>.+?){_ARCHIVE}", re.IGNORECASE)
-# .partN .part_N .part-N · .NN .NNN · .aa  (FACTS section 1)
+# .partN .part_N .part-N · .NN .NNN · .aa  (docs/sources.md, "The six datasets")
 _PIECE: Final = re.compile(
     rf"(?P<base>.+?{_ARCHIVE})\.(?:part[-_]?(?P<part>\d+|[a-z]{{2}})|(?P<number>\d{{2,}})|(?P<letters>[a-z]{{2}}))",
     re.IGNORECASE,
@@ -20,10 +20,13 @@ _ZIP_PIECE: Final = re.compile(r"(?P<stem>.+)\.z(?P<number>\d{2,})", re.IGNORECA
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """One archive: its name without split suffixes, and the paths of its pieces in order.
+    """One archive, which may consist of several files.
 
-    `lacks`: why it cannot be read, in words, where pieces are missing. `disks`: a split zip, whose
-    pieces know of each other.
+    Attributes:
+        name: the archive's path without split suffixes.
+        pieces: the paths of its files, in order.
+        disks: True for a split zip, whose end records refer to its pieces as disks (APPNOTE 4.3).
+        lacks: a message why it cannot be read, such as missing pieces; empty if it is complete.
     """
 
     name: str
@@ -33,18 +36,21 @@ class Archive:
 
     @property
     def stem(self) -> str:
-        """The name without what says that it is an archive."""
+        """The name without the archive's suffix, such as `.tar.gz`."""
         match = _WHOLE.fullmatch(self.name)
         return match["stem"] if match else self.name
 
 
 def is_piece(path: str) -> bool:
-    """Whether `path` is an archive, or a piece of one."""
+    """Return whether `path` is the name of an archive or of a piece of one."""
     return any(pattern.fullmatch(path) for pattern in (_WHOLE, _PIECE, _ZIP_PIECE))
 
 
 def archives(paths: Iterable[str]) -> list[Archive]:
-    """The archives that `paths` make up, by name; other files are left out."""
+    """Return the archives that `paths` form, sorted by name; ignore other files.
+
+    If a joined archive and its pieces are both present, the joined one is used.
+    """
     whole: set[str] = set()
     pieces: defaultdict[str, dict[int, str]] = defaultdict(dict)
     disks: defaultdict[str, dict[int, str]] = defaultdict(dict)
@@ -60,14 +66,14 @@ def archives(paths: Iterable[str]) -> list[Archive]:
             if other != path:
                 twice[base] = f"{min(other, path)} and {max(other, path)} are the same piece; remove one"
     found = [Archive(path, (path,)) for path in whole if path not in disks]
-    # somebody who has joined the pieces by hand wants the whole
+    # if the user has joined the pieces by hand, unpack the result, not the pieces
     found += [_joined(base, n, twice.get(base, "")) for base, n in pieces.items() if base not in whole]
     found += [_split_zip(name, numbered, name in whole) for name, numbered in disks.items()]
     return sorted(found, key=lambda archive: archive.name)
 
 
 def base_of(path: str) -> str:
-    """The name of the archive that `path` is a piece of; `path` itself where it is none."""
+    """Return the name of the archive that `path` is a piece of, or `path` if it is not a piece."""
     if match := _ZIP_PIECE.fullmatch(path):
         return match["stem"] + ".zip"
     match = None if _WHOLE.fullmatch(path) else _PIECE.fullmatch(path)

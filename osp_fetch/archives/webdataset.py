@@ -1,8 +1,8 @@
-"""Members regrouped into tars of a given size, those of one key side by side, as WebDataset reads them.
+"""Regroups members into tars of a given size, with the members of one key adjacent, as WebDataset requires.
 
-A key is a member's path up to the first dot of its last name. Archives such as SA-1B's hold a picture
-and its masks far apart, so they are read twice: once to know how many members each key has, and that
-the archive is whole, and once to write them.
+A key is a member's path up to the first dot of its file name. In archives such as SA-1B's, a picture is far
+from its masks. So an archive is read twice: the first pass counts the members of each key and checks that the
+archive is complete, the second writes them.
 """
 
 from __future__ import annotations
@@ -15,18 +15,17 @@ from pathlib import Path
 
 from .read import BrokenArchiveError, Member
 
-_IN_MEMORY = 32 << 20  # bytes of members that wait for their partners; more wait in a file
+_IN_MEMORY = 32 << 20  # bytes of waiting members that are kept in memory; more are kept in a file
 
 
 def key_of(path: str) -> str:
-    """The key of a member, by which WebDataset groups."""
+    """Return the key of a member, by which WebDataset groups members into samples."""
     folder, slash, name = path.rpartition("/")
     return folder + slash + name.split(".", 1)[0]
 
 
 class _Waiting:
-    """Members that wait for the others of their key, in a file that the system keeps in memory while
-    it can."""
+    """Members that wait for the others of their key, in a spooled temporary file."""
 
     def __init__(self, folder: Path) -> None:
         self._spool = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY, dir=str(folder))  # noqa: SIM115
@@ -34,7 +33,7 @@ class _Waiting:
         self._end = 0
 
     def add(self, key: str, path: str, data: bytes) -> int:
-        """Keep one more member; how many of `key` wait now."""
+        """Store a member's `data`, and return the number of members of `key` that wait now."""
         self._spool.seek(self._end)
         self._spool.write(data)
         self._places.setdefault(key, []).append((path, self._end, len(data)))
@@ -42,12 +41,12 @@ class _Waiting:
         return len(self._places[key])
 
     def take(self, key: str) -> Iterator[tuple[str, bytes]]:
-        """All of `key`, in the order of their names; they wait no more."""
+        """Remove the members of `key`, and yield each path and its data, sorted by path."""
         for path, start, size in sorted(self._places.pop(key)):
             self._spool.seek(start)
             yield path, self._spool.read(size)
         if not self._places:
-            self._end = 0  # nobody waits: begin the file again
+            self._end = 0  # the file holds no waiting member: reuse it from its start
 
     def close(self) -> None:
         self._spool.close()
@@ -56,12 +55,24 @@ class _Waiting:
 def regroup(
     read: Callable[[], Iterator[Member]], folder: Path, stem: str, size: int, room: Callable[[int], None]
 ) -> tuple[int, int]:
-    """Write the members that `read()` gives into `folder/STEM-000000.tar` …, each of about `size` bytes.
+    """Write members into tars `folder/STEM-000000.tar`, `folder/STEM-000001.tar` and so on.
 
-    Gives the number of members and their bytes. `room` is told the bytes before they are written.
-    Raises BrokenArchiveError before anything is written where the archive cannot be read to its end.
+    Args:
+        read: returns the members of the archive; called twice.
+        folder: the folder for the tars and for temporary files.
+        stem: the start of the tars' names.
+        size: bytes of a tar; a tar is larger only if a single sample is.
+        room: called with a number of bytes before they are written; may raise DiskFullError.
+
+    Returns:
+        The number of members, and their bytes.
+
+    Raises:
+        BrokenArchiveError: the archive cannot be read to its end, and no tar was written; or a member is
+            shorter than its header states.
+        DiskFullError: raised by `room`.
     """
-    counts: dict[int, int] = {}  # by the key's hash: a tenth of the memory
+    counts: dict[int, int] = {}  # hash of a key → its members; hashes take a tenth of the keys' memory
     members = total = 0
     for member in read():
         number = hash(key_of(member.path))
@@ -73,7 +84,7 @@ def regroup(
             key = key_of(member.path)
             data = b"".join(iter(lambda m=member: m.read(1 << 20), b""))  # type: ignore[misc]
             if len(data) != member.size:
-                raise BrokenArchiveError(f"its member {member.path} is shorter than it says")
+                raise BrokenArchiveError(f"its member {member.path} is shorter than its header states")
             if waiting.add(key, member.path, data) == counts[hash(key)]:
                 shards.write(list(waiting.take(key)))
     finally:

@@ -17,7 +17,7 @@ from typing import Final
 
 import click
 
-from .. import __version__
+from ..version import __version__
 
 _COMMANDS: Final = {
     "get": "Download files into a folder; run it again to resume.",

@@ -117,7 +117,7 @@ class Exchange:
             raise TransferError(f"{self._path}: {self.host} does not answer; try again later")
         await self._pool.rate.wait()
         self._asked = time.monotonic()
-        self._sent = self._transport.get(request)
+        self._sent = self._transport.send(request)
         try:
             self._reply = await self._sent.__aenter__()
         except FetchError as error:

@@ -1,6 +1,7 @@
-"""Open-Sora-Plan v1.1.0: what its datasets are, where they come from, and where training wants them.
+"""The datasets of Open-Sora-Plan v1.1.0: their sources, sizes, captions and folders for training.
 
-All facts stand here, from FACTS sections 1, 2 and 5; figures marked there as second-hand are too.
+The facts are those of docs/sources.md, "The six datasets", "SA-1B link file" and "AnyText". Figures that are
+marked there as second-hand are second-hand here, too.
 """
 
 from __future__ import annotations
@@ -21,8 +22,15 @@ ALL: Final = "all"
 
 @dataclass(frozen=True, slots=True)
 class Captions:
-    """One caption file: its name in the repository, the pairs that the guide states, frames of a clip
-    (0 for images), the list that training reads it from, and the guide's other name for it."""
+    """One caption file.
+
+    Attributes:
+        file: its name in the repository.
+        pairs: the number of pairs that the guide states.
+        frames: frames of a clip; 0 for images.
+        list: the list in which training expects it.
+        alias: another name that the guide uses for it, or empty.
+    """
 
     file: str
     pairs: int
@@ -33,10 +41,21 @@ class Captions:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One dataset. `sources`: SOURCEs, the first is fetched, or `links` where the user brings a link file.
+    """One dataset.
 
-    `archives`: globs of what is to be unpacked into `datasets/<media>`. `bytes`: about; 0 where
-    unknown. `broken`: archives that users report broken at the source.
+    Attributes:
+        name: the name that a command takes as SOURCE.
+        kind: `image`, `video` or `text`.
+        sources: SOURCEs, of which the first is fetched; `links` stands for the user's link file.
+        hours: the total duration of its clips.
+        files: the number of files to fetch; 0 if unknown.
+        bytes: the approximate size of these files; 0 if unknown.
+        needs: what the user has to provide.
+        media: the folder below `datasets/` for its members.
+        archives: globs of the archives to unpack into `datasets/<media>`.
+        captions: its caption files.
+        broken: archives that users report as broken at the source.
+        notes: remarks for the user, shown before fetching.
     """
 
     name: str
@@ -54,11 +73,11 @@ class Dataset:
 
     @property
     def pairs(self) -> int:
-        """Pairs of a picture or clip and its caption, over all caption files."""
+        """The number of pairs of a picture or clip and a caption, in all caption files."""
         return sum(each.pairs for each in self.captions)
 
     def row(self) -> dict[str, Any]:
-        """In plain values, for `--json`."""
+        """Return the dataset as plain values, for `--json`."""
         plain = {name: getattr(self, name) for name in self.__slots__ if name != "captions"}
         captions = [{n: getattr(c, n) for n in c.__slots__} for c in self.captions]
         return {**plain, "pairs": self.pairs, "captions": captions}
@@ -80,8 +99,8 @@ DATASETS: Final = (
         captions=(Captions("sam_image_11185255.json", 11_185_255, 0, "image_data.txt"),),
         broken=("sa_000014.tar", "sa_000016.tar", "sa_000017.tar", "sa_000019.tar"),
         notes=(
-            "links die about 30 days after issue; Meta lists neither sizes nor checksums: "
-            "--digests hf://datasets/Aber-r/SA-1B_backup takes them from a backup of it",
+            "links expire about 30 days after issue; Meta publishes neither sizes nor checksums: "
+            "--digests hf://datasets/Aber-r/SA-1B_backup takes them from a backup of the dataset",
         ),
     ),
     Dataset(
@@ -97,7 +116,7 @@ DATASETS: Final = (
         captions=(Captions("anytext_en_1886137.json", 1_886_137, 0, "image_data.txt"),),
         notes=(
             "both links of the Open-Sora-Plan guide (the ModelScope benchmark and the Google Drive folder) "
-            "lead to AnyText's evaluation benchmark; the training images are AnyWord-3M, which is fetched",
+            "lead to AnyText's evaluation benchmark; osp-fetch fetches AnyWord-3M, the training images",
         ),
     ),
     Dataset(
@@ -121,7 +140,7 @@ DATASETS: Final = (
             Captions("video_mixkit_65f_54735.json", 54_735, 65, "video_data.txt"),
             Captions("video_mixkit_513f_1997.json", 1_997, 513, "video_data_513.txt"),
         ),
-        notes=("Road.tar and Safari.tar hold nothing but folders, at the source",),
+        notes=("Road.tar and Safari.tar contain only folders at the source",),
     ),
     Dataset(
         "pixabay",
@@ -161,13 +180,21 @@ DATASETS: Final = (
 )
 CAPTIONS: Final = Dataset(
     "captions", "text", (f"{REPOSITORY}/anno_jsons/*",), files=9, bytes=int(12.5 * _GB),
-    notes=("the captions of all six",),
+    notes=("the captions of all six datasets",),
 )  # fmt: skip
 OFFERED: Final = (*DATASETS, CAPTIONS)
 
 
 def expand_all(sources: Iterable[str | Path], links: str | Path | None = None) -> list[str | Path]:
-    """The SOURCEs that `sources` stand for, `all` among them meaning every dataset and the captions."""
+    """Replace dataset names by their SOURCEs; `all` stands for every dataset and the captions.
+
+    Args:
+        sources: names of datasets, SOURCEs and paths.
+        links: the link file for a dataset that needs one.
+
+    Raises:
+        ManifestError: a dataset needs a link file and none is given, or a name is unknown.
+    """
     each: list[str | Path] = []
     for source in sources:
         every = isinstance(source, str) and source.lower() == ALL and not Path(source).exists()
@@ -176,9 +203,14 @@ def expand_all(sources: Iterable[str | Path], links: str | Path | None = None) -
 
 
 def expand(source: str, links: str | Path | None = None) -> str | Path:
-    """The SOURCE that a dataset's name stands for; anything else is given back as it is.
+    """Return the SOURCE of a dataset, or `source` itself if it is a SOURCE.
 
-    Raises ManifestError for a dataset that needs a link file and has none.
+    Args:
+        source: the name of a dataset, or a SOURCE.
+        links: the link file for a dataset that needs one.
+
+    Raises:
+        ManifestError: the dataset needs a link file and none is given, or the name is unknown.
     """
     dataset = named(source)
     if dataset is not None:
@@ -186,7 +218,7 @@ def expand(source: str, links: str | Path | None = None) -> str | Path:
             return dataset.sources[0]
         if links is None:
             raise ManifestError(
-                f"{dataset.name} needs Meta's link file: download it from the page of SA-1B and pass "
+                f"{dataset.name} needs Meta's link file: download it from the SA-1B page and pass "
                 "--links FILE",
                 remedy=Remedy.ABORT,
             )
@@ -203,12 +235,12 @@ def expand(source: str, links: str | Path | None = None) -> str | Path:
 
 
 def named(name: str) -> Dataset | None:
-    """The dataset of this name, in any case of letters."""
+    """Return the dataset of this name, ignoring case, or None."""
     return next((dataset for dataset in OFFERED if dataset.name == name.lower()), None)
 
 
 def owner(path: str) -> Dataset | None:
-    """The dataset whose archive `path` is."""
+    """Return the dataset to which the archive `path` belongs, or None."""
     for dataset in DATASETS:
         if any(fnmatchcase(path, glob) for glob in dataset.archives):
             return dataset
@@ -216,7 +248,7 @@ def owner(path: str) -> Dataset | None:
 
 
 def warnings(sources: Iterable[str | Path]) -> list[str]:
-    """What whoever fetches these should hear beforehand."""
+    """Return the notes and the archives reported broken of the datasets among `sources`, for the user."""
     said = []
     for name in sources:
         wanted = DATASETS if str(name).lower() == ALL else [d for d in [named(str(name))] if d]

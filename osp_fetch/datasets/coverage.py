@@ -1,7 +1,8 @@
-"""How much of what the captions name is on disk: streamed, however large the caption file is.
+"""Measures how many of the files that the captions name are on the disk.
 
-Which path scheme the captions of SAM, AnyText and Human use is not known (FACTS section 1): it is found
-out from the first of them that meet a file.
+Caption files are streamed, because they reach 7 GB. The path scheme in the captions of SAM, AnyText and Human
+is not documented (docs/sources.md, "The six datasets"): it is inferred from the first captions that match a
+file.
 """
 
 from __future__ import annotations
@@ -21,17 +22,30 @@ from ..sources.select import Seen
 from .catalogue import DATASETS, Captions, Dataset
 from .layout import CAPTION_FOLDER
 
-_PROBED: Final = 2000  # pairs from which the scheme is told
-_DEEPEST: Final = 6
-_BLOCK: Final = 4096
+_PROBED: Final = 2000  # pairs from which the path scheme is inferred
+_DEEPEST: Final = 6  # schemes drop fewer leading folders than this
+_BLOCK: Final = 4096  # paths per lookup
 
 
 @dataclass(slots=True)
 class Coverage:
-    """One caption file against one folder. Counts of pairs, but `unnamed`: files that no caption names.
+    """The coverage of one caption file by the files of one folder.
 
-    `refused`: pairs whose path could not be that of a file of the dataset (it leaves the folder, holds
-    control characters, or is longer than file systems allow); they are missing, too.
+    Attributes:
+        dataset: the dataset's name.
+        captions: the caption file's name.
+        folder: the media folder, relative to the output folder.
+        documented: the number of pairs that the guide states.
+        scheme: how a caption's path was mapped to a file's, in words.
+        pairs: pairs in the caption file.
+        found: pairs whose file exists.
+        missing: pairs whose file does not exist.
+        without_path: items without a path.
+        refused: missing pairs whose path is not valid: it leaves the folder, contains control characters, or
+            is longer than file systems allow.
+        files: files in the folder.
+        unnamed: files in the folder that no caption names.
+        examples: up to three paths of missing pairs.
     """
 
     dataset: str
@@ -49,21 +63,26 @@ class Coverage:
     examples: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """In plain values, for `--json`."""
+        """Return the coverage as plain values, for `--json`."""
         return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """How a caption's path becomes a file's: `drop` its first folders, or keep nothing but its `name`;
-    then put it below `prefix`."""
+    """A mapping from a caption's path to a file's.
+
+    Attributes:
+        drop: the number of leading folders to remove.
+        name: whether to keep only the file name.
+        prefix: prepended to the result.
+    """
 
     drop: int = 0
     name: bool = False
     prefix: str = ""
 
     def of(self, path: str) -> str:
-        """The path below the media folder."""
+        """Return the file's path below the media folder for a caption's path."""
         path = path.lstrip("/").removeprefix("./")
         kept = path.rsplit("/", 1)[-1] if self.name else path
         if self.drop and not self.name:
@@ -71,15 +90,25 @@ class Scheme:
         return self.prefix + kept
 
     def __str__(self) -> str:
-        said = "its last name" if self.name else f"without its first {self.drop}" if self.drop else "as it is"
+        said = (
+            "file name only"
+            if self.name
+            else f"without {self.drop} leading folder(s)"
+            if self.drop
+            else "path as given"
+        )
         return said + (f", in {self.prefix}" if self.prefix else "")
 
 
 def cover(root: Path, missing: TextIO | None = None) -> Iterator[Coverage]:
-    """The coverage of each caption file in `root`, one after another.
+    """Yield the coverage of each caption file in `root`.
 
-    `missing`: gets the paths of missing files, a line each. Raises ManifestError for a file that is no list
-    of captions.
+    Args:
+        root: the output folder.
+        missing: receives the paths of missing files, one per line.
+
+    Raises:
+        ManifestError: a caption file is damaged or not a JSON list.
     """
     for dataset in DATASETS:
         folder = root / "datasets" / dataset.media
@@ -125,14 +154,14 @@ def _cover(
 
 
 class _Inside:
-    """Whether a path below `folder` is a file that does not lie elsewhere by a symbolic link.
+    """Checks whether a path below `folder` is a file, not reached through a symbolic link.
 
-    The folder itself may be a link, to another disk for one.
+    The folder itself may be a link, for example to another disk.
     """
 
     def __init__(self, folder: Path) -> None:
         self._base = os.path.join(os.path.realpath(folder), "")
-        self._folders: dict[str, bool] = {}  # folder → whether it lies where its name says
+        self._folders: dict[str, bool] = {}  # folder → whether its path contains no link
 
     def has(self, path: str) -> bool:
         parent = path.rpartition("/")[0]
@@ -147,7 +176,7 @@ class _Inside:
 
 
 def _checked(path: str) -> str | None:
-    """Return `path` if `get` would take it as the path of a file, else None."""
+    """Return `path` if `get` would accept it as the path of a file, else None."""
     try:
         return relative_path(path)
     except ManifestError:
@@ -161,7 +190,7 @@ def _blocks(first: list[str], rest: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _paths(place: Path, made: Coverage) -> Iterator[str]:
-    """The `path` of each caption; others are counted. Streams: a file of 7 GB takes no memory."""
+    """Yield the `path` of each caption, and count items without one; streamed, for files of 7 GB."""
     import ijson
 
     with place.open("rb") as file:
@@ -177,22 +206,22 @@ def _paths(place: Path, made: Coverage) -> Iterator[str]:
         except (ijson.JSONError, UnicodeDecodeError) as error:
             why = " ".join(str(error).split())[:150]
             raise ManifestError(
-                f"{place}: it is no whole list of captions ({why}); get it again", remedy=Remedy.ABORT
+                f"{place}: damaged list of captions ({why}); fetch it again", remedy=Remedy.ABORT
             ) from None
 
 
 def _check_list(place: Path, file: BinaryIO) -> None:
-    """Raise ManifestError unless the JSON in `file` is a list; then go back to its begin."""
+    """Raise ManifestError unless the JSON in `file` is a list; leave the file at its start."""
     start = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
     file.seek(0)
     if start[:1] != b"[":
         raise ManifestError(
-            f"{place}: it is no list of captions, which begins with '['; get it again", remedy=Remedy.ABORT
+            f"{place}: not a list of captions, which begins with '['; fetch it again", remedy=Remedy.ABORT
         )
 
 
 def _scheme(paths: list[str], folder: Path) -> Scheme:
-    """The scheme by which most of `paths` meet a file; the simplest one where none does."""
+    """Return the scheme by which most of `paths` match a file; the simplest one if none does."""
     prefixes = [""]
     if folder.is_dir():
         with os.scandir(folder) as inside:
@@ -208,7 +237,7 @@ def _scheme(paths: list[str], folder: Path) -> Scheme:
 
 
 def _unnamed(folder: Path, seen: Seen, covered: list[Coverage]) -> list[tuple[int, int]]:
-    """(files, files that no caption of the dataset names) of the folder, the same for each of `covered`."""
+    """Return for each of `covered` the number of files in the folder, and of those that no caption names."""
     if not covered:
         return []
     files = unnamed = 0

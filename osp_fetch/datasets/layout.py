@@ -1,7 +1,7 @@
-"""The folder as training reads it: captions under their names, and the lists of FOLDER,JSON lines.
+"""Lays out a folder for training: caption files under the expected names, and the lists of FOLDER,JSON lines.
 
-By hard links and renames, never by copies. Nothing is taken away, and a list or a caption file that somebody
-has edited stays as it is: what earlier runs wrote is noted in `.osp-fetch/layout.json`.
+It uses hard links and renames, never copies, and removes nothing. A list or caption file that the user has
+edited is not changed: `.osp-fetch/layout.json` records what earlier runs wrote.
 """
 
 from __future__ import annotations
@@ -27,8 +27,14 @@ LISTS: Final = ("image_data.txt", "video_data.txt", "video_data_513.txt")
 
 @dataclass(slots=True)
 class Laid:
-    """What was made: list → its lines. `lacking`: what would make them complete; `kept`: what was left as its
-    owner has it; both in words."""
+    """The result of `lay_out`.
+
+    Attributes:
+        lists: name of a list → its lines.
+        links: hard links that give a caption file its other name.
+        lacking: messages about what is missing for complete lists.
+        kept: messages about files that were left unchanged because they are the user's.
+    """
 
     lists: dict[str, list[str]] = field(default_factory=dict)
     links: list[str] = field(default_factory=list)
@@ -36,14 +42,21 @@ class Laid:
     kept: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
-        """In plain values, for `--json`."""
+        """Return the result as plain values, for `--json`."""
         return {"lists": self.lists, "links": self.links, "lacking": self.lacking, "kept": self.kept}
 
 
 def lay_out(root: Path, *, relative: bool = False) -> Laid:
-    """Make `root` a folder that training reads; run again after more was fetched. Raises StorageError.
+    """Create the lists and caption names that training expects in `root`.
 
-    `relative`: the lists name paths below `root` instead of absolute ones.
+    Run it again after more files were fetched.
+
+    Args:
+        root: the output folder.
+        relative: whether the lists contain paths relative to `root` instead of absolute ones.
+
+    Raises:
+        StorageError: a file cannot be written.
     """
     try:
         return _lay_out(root, relative=relative)
@@ -58,17 +71,19 @@ def _lay_out(root: Path, *, relative: bool) -> Laid:
     for dataset in DATASETS:
         media = root / "datasets" / dataset.media
         if not _holds_files(media):
-            made.lacking.append(f"{dataset.name}: nothing is in datasets/{dataset.media}; get and unpack it")
+            made.lacking.append(
+                f"{dataset.name}: datasets/{dataset.media} is missing or empty; fetch and unpack the dataset"
+            )
             continue
         for captions, name in _captions(root, dataset, made, written):
             folder, file = base / "datasets" / dataset.media, base / CAPTION_FOLDER / name
             made.lists[captions.list].append(f"{folder.as_posix()},{file.as_posix()}")
-    # the later form: one list for images and clips of 65 frames
+    # the format of later versions: one list for images and clips of 65 frames
     made.lists["data.txt"] = made.lists["image_data.txt"] + made.lists["video_data.txt"]
     for name, lines in made.lists.items():
         if lines and not written.put(name, "".join(line + "\n" for line in lines)):
             made.kept.append(
-                f"{name} was edited and is left as it is; remove it and run layout again to renew it"
+                f"{name} was edited and is left unchanged; remove it and run layout again to regenerate it"
             )
     written.save()
     Disk().sync_folder(root)
@@ -76,28 +91,30 @@ def _lay_out(root: Path, *, relative: bool) -> Laid:
 
 
 def _captions(root: Path, dataset: Dataset, made: Laid, written: _Written) -> Iterator[tuple[Captions, str]]:
-    """The caption files of `dataset` that are here, by the names that the lists use."""
+    """Yield the caption files of `dataset` that exist, with the names that the lists use."""
     for captions in dataset.captions:
         place = root / CAPTION_FOLDER / captions.file
         if not place.is_file():
-            made.lacking.append(f"{dataset.name}: {CAPTION_FOLDER}/{captions.file} is not here; get captions")
+            made.lacking.append(
+                f"{dataset.name}: {CAPTION_FOLDER}/{captions.file} is missing; fetch the dataset captions"
+            )
             continue
         if captions.alias:
             alias = f"{CAPTION_FOLDER}/{captions.alias}"
             if written.link(place, alias):
                 made.links.append(alias)
             else:
-                made.kept.append(f"{alias} is another file than {captions.file} and is left as it is")
+                made.kept.append(f"{alias} differs from {captions.file} and is left unchanged")
         yield captions, captions.alias or captions.file
 
 
 class _Written:
-    """What earlier runs wrote, name → SHA-256 of a list, or size and modification time of an alias."""
+    """Record of what earlier runs wrote: name → SHA-256 of a list, or size and mtime of an alias."""
 
     def __init__(self, root: Path) -> None:
         self._root, self._disk = root, Disk()
         self._place = root / STATE_FOLDER / "layout.json"
-        # not in the user's folder, where any name may be a file of the user's
+        # not in the output folder, where any name may belong to a file of the user
         self._beside = self._place.with_name("layout.new")
         try:
             read = json.loads(self._place.read_text(encoding="utf-8"))
@@ -106,7 +123,11 @@ class _Written:
         self._known: dict[str, Any] = read if isinstance(read, dict) else {}
 
     def put(self, name: str, text: str) -> bool:
-        """Write the list `name`; False where one lies there that somebody else wrote."""
+        """Write the list `name`; return False if the existing one was not written by this tool.
+
+        Raises:
+            OSError: the list cannot be written, or a folder has its name.
+        """
         place = self._root / name
         there = _sha256(place)
         wanted = hashlib.sha256(text.encode()).hexdigest()
@@ -122,7 +143,11 @@ class _Written:
         return decision is not Decision.REFUSE
 
     def link(self, place: Path, name: str) -> bool:
-        """Give the file at `place` the name `name`, too; False where something else has it."""
+        """Link the file at `place` to `name`; return False if another file has that name.
+
+        Raises:
+            OSError: the link cannot be created.
+        """
         other = self._root / name
         existing = self._disk.existing(other)
         then = self._known.get(name)
@@ -144,7 +169,11 @@ class _Written:
         return decision is not Decision.REFUSE
 
     def save(self) -> None:
-        """Note what was written. Raises OSError."""
+        """Write the record to `.osp-fetch/layout.json`.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         self._place.parent.mkdir(mode=0o700, exist_ok=True)
         replace_text(self._place, json.dumps(self._known, indent=2) + "\n")
 

@@ -66,7 +66,7 @@ class Adoption:
             if entry.digest is None and record is not None and not same_source(record, entry):
                 return None  # fetched from another source, whose file may differ from the row's
             wanted = frozenset({"sha256", known.algorithm})
-            found = await self._context.store.examine(entry.path, wanted)
+            found = await self._context.store.published.examine(entry.path, wanted)
             if found.digests[known.algorithm] != known.hex:
                 return None
             proof = known.algorithm
@@ -89,11 +89,11 @@ class Adoption:
     async def _sampled(self, entry: Entry, size: int, order: int) -> Examined | None:
         """Return the digests of the file if the server has the same bytes at every sampled range."""
         beside = [RelativePath(entry.path + ending) for ending in _UNFINISHED]
-        if size == 0 or any(await self._context.store.look(beside)):
+        if size == 0 or any(await self._context.store.stat(beside)):
             return None
         for link in entry.urls:
             if await self._same(entry, link, size, spots(entry.path, size), order):
-                found = await self._context.store.examine(entry.path, frozenset({"sha256"}))
+                found = await self._context.store.published.examine(entry.path, frozenset({"sha256"}))
                 # other downloaders preallocate: zeros in a file of full size may be missing bytes
                 blank = _blank_spots(found)
                 same = blank is not None and await self._same(entry, link, size, blank, order)
@@ -117,13 +117,13 @@ class Adoption:
             TransferError: The server must be asked later; the remedy is PARK or ABORT.
             StorageError: The file cannot be read or moved, or the ledger cannot be written.
         """
-        size = await self._context.store.aside(entry.path)
+        size = await self._context.store.set_aside.find(entry.path)
         if size is None:
             return None
         right = bool(size) and entry.size in (None, size)
         if right:
             right = await self._right_aside(entry, record, size, order)
-        await self._context.store.take_back(entry.path)
+        await self._context.store.set_aside.restore(entry.path)
         held = RangeSet.upto(size) if right else NOTHING
         key = entry.source_key(entry.urls[0])
         taken = Record(entry.path, key, size if right else None, held=held)
@@ -133,7 +133,7 @@ class Adoption:
     async def _right_aside(self, entry: Entry, record: Record | None, size: int, order: int) -> bool:
         wanted, known = entry.digest, record.digests if record else {}
         algorithm = wanted.algorithm if wanted else "sha256"
-        found = await self._context.store.examine(entry.path, frozenset({"sha256", algorithm}), aside=True)
+        found = await self._context.store.set_aside.examine(entry.path, frozenset({"sha256", algorithm}))
         if wanted is not None and found.digests[algorithm] == wanted.hex:
             return True
         if known.get("sha256") != found.digests["sha256"]:
@@ -169,12 +169,14 @@ class Adoption:
 
         If `must` is given, the file set aside is compared, and the server must also send that validator.
         """
+        store = self._context.store
+        files = store.published if must is None else store.set_aside
         try:
             for span in spans:
                 came, seen = await self._sample(entry, link, size, span, order)
                 if must and (must.strong, must.last_modified) != (seen.strong, seen.last_modified):
                     return False
-                if came != await self._context.store.read(entry.path, span, aside=must is not None):
+                if came != await files.read(entry.path, span):
                     return False
         except TransferError as error:
             if error.remedy in (Remedy.PARK, Remedy.ABORT):

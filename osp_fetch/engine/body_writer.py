@@ -119,7 +119,7 @@ class BodyWriter:
             came += count
         if came == part.sample:
             before = ByteRange(part.range.start - part.sample, part.range.start)
-            self._state.alike(sample == await self._partial.read(before))
+            self._state.trust.alike(sample == await self._partial.read(before))
 
     async def _write(self, at: int, data: memoryview, exchange: Exchange) -> int:
         span = ByteRange(at, at + len(data))
@@ -136,5 +136,5 @@ class BodyWriter:
         self._written |= span
         self._state.wrote(span)
         self._context.observe(events.Wrote(self._path, len(span)))
-        self._partial.follow(self._state.parts.settled, self._state.length)
+        self._partial.hashing.advance(self._state.parts.settled, self._state.length)
         self._checkpoint.wrote(len(span), self._connections())

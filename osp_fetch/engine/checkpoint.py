@@ -119,7 +119,7 @@ class Checkpoint:
             # not all held bytes: some of them are not synced yet
             self._claimed &= record.held
             await self._ledger.put(replace(record, held=self._claimed))
-            await self._partial.rehash()
+            await self._partial.hashing.reset()
 
     async def forget(self) -> None:
         """Record that nothing but the bytes held now is held, and then empty the partial.

@@ -64,16 +64,13 @@ class FileFetcher:
             FetchError: The file cannot be fetched. The remedy of the error states how to continue.
             DiskFullError: The destination has had no free space for `storage.disk_patience` seconds.
         """
-        self._context.store.in_hand += 1
-        try:
+        with self._context.store.expect():
             if record := await self._adoption.finished(job.entry, job.record, job.seen, job.order):
                 return Status.PRESENT, record  # left by another downloader, or by a run whose ledger is lost
             known = await self._adoption.aside(job.entry, job.record, job.order) or job.record
             if known is not None or not SmallFile.is_likely(self._context, job.entry):
                 return Status.FETCHED, await self._fetch_in_parts(job, known)
             return Status.FETCHED, await self._fetch_new(job)
-        finally:
-            self._context.store.in_hand -= 1
 
     async def _fetch_new(self, job: Job) -> Record:
         """Fetch a file of which nothing is held.
@@ -113,7 +110,7 @@ class FileFetcher:
                 if len(state.held) > most:
                     most, self._full_since = len(state.held), None
                 await self._wait_for_room(transfer, error)
-            (again,) = await self._context.ledger.look([entry.path])
+            (again,) = await self._context.ledger.get([entry.path])
             record = again or record
 
     async def _wait_for_room(self, transfer: PartedTransfer, error: DiskFullError) -> None:
@@ -125,7 +122,7 @@ class FileFetcher:
         if task is not None and task.cancelling():
             # uninterruptible work was finished first, and its error has replaced the cancellation
             raise asyncio.CancelledError from error
-        if transfer.endless and self._context.store.in_hand > 1:
+        if transfer.endless and self._context.store.in_progress > 1:
             await transfer.give_up()  # it could fill the disk for ever: the other files must not wait for it
         try:
             await self._until_room(error)

@@ -111,7 +111,7 @@ class Run:
             if entry is None:
                 self._parked.append(job)
                 continue
-            (record,) = await self._context.ledger.look([entry.path])
+            (record,) = await self._context.ledger.get([entry.path])
             ready.append(replace(job, entry=entry, record=record, error=None))
         if ready:
             self._context.observe(events.LinksRenewed(len(ready)))
@@ -154,8 +154,8 @@ class Run:
         if self._fresh:
             return nothing, nothing, nothing
         # one after the other: in parallel, their threads would only wait for the interpreter lock
-        records = await self._context.ledger.look(paths)
-        seen = await self._context.store.look(paths)
+        records = await self._context.ledger.get(paths)
+        seen = await self._context.store.stat(paths)
         return records, seen, await self._context.store.deleted(paths)
 
     def _collides(self, entry: Entry) -> bool:

@@ -64,7 +64,7 @@ class SmallFile:
             received or the error.
         """
         room = _GUESS if self._entry.size is None else self._entry.size
-        self._memory = self._context.store.memory(Landing.HEAD + room)
+        self._memory = self._context.store.small_files.memory(Landing.HEAD + room)
         landing = exchange.landing(self._memory.view)
         is_here = False
         try:
@@ -96,7 +96,7 @@ class SmallFile:
         assert self._memory is not None
         if len(self._memory.view) <= length:  # one byte more than the length detects a body that is too long
             self._memory.free()
-            self._memory = self._context.store.memory(length + 1)
+            self._memory = self._context.store.small_files.memory(length + 1)
         view, begun, came = self._memory.view, time.monotonic(), 0
         try:
             while count := await exchange.readinto(view[came : length + 1]):
@@ -131,7 +131,7 @@ class SmallFile:
         if entry.digest is not None and entry.digest.algorithm not in _USUAL:
             algorithms = _USUAL | {entry.digest.algorithm}
         try:
-            placed, digests = await self._context.store.put(
+            placed, digests = await self._context.store.small_files.publish(
                 entry.path, memory, length, algorithms, entry.digest
             )
         except FetchError:

@@ -168,10 +168,6 @@ class FileState:
         sample = 0 if self.trust.proven(link) else min(SAMPLE, self.held.before(claim.range.start))
         return PartRequest(claim, link, sample)
 
-    def release(self, part: PartRequest) -> None:
-        """End a part. Its bytes that were not written are missing again."""
-        self.parts.release(part.claim)
-
     def request(self, part: PartRequest) -> Request:
         """Return the request for `part`. A part that covers the complete file is requested without Range."""
         minted = self.mirrors.borrowed(part.url)
@@ -278,10 +274,6 @@ class FileState:
         self.parts.empty()
         self._sources.clear()
         self.trust.forget()
-
-    def alike(self, equal: bool) -> None:
-        """Record whether the overlap sample of a part equals the bytes held. Raises ChangedError if not."""
-        self.trust.alike(equal)
 
     def wrote(self, span: ByteRange) -> None:
         """Record that `span` is written to the partial."""

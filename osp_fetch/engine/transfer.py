@@ -130,8 +130,8 @@ class PartedTransfer:
         length = self._state.length or 0
         if length == 0:
             await self._partial.write(0, b"")  # creates the file, which nothing else does for an empty one
-        self._partial.follow(length, length)
-        digests, checksums = await self._partial.digests(length)
+        self._partial.hashing.advance(length, length)
+        digests, checksums = await self._partial.hashing.digests(length)
         try:
             self._state.check(digests)
         except IntegrityError:
@@ -234,7 +234,7 @@ class PartedTransfer:
             except HostDownError as error:
                 raise self._without_host(error, part.url) from None
             finally:
-                self._state.release(part)
+                self._state.parts.release(part.claim)
                 self._connections -= 1
                 if self._state.complete:
                     self._complete.set()

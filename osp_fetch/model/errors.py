@@ -1,6 +1,6 @@
-"""The errors of the house. Each knows its remedy; whoever catches one looks no further.
+"""The exceptions of osp_fetch. Each carries its remedy, so a caller needs no other information to react.
 
-Every message says what happened, why, and what to do next, with nothing secret in it.
+Every message states what happened, why, and what to do next. Messages are redacted: they contain no secret.
 """
 
 from __future__ import annotations
@@ -13,19 +13,27 @@ from .urls import redact
 
 
 class Remedy(Enum):
-    """What helps against an error."""
+    """The reaction to an error."""
 
-    RETRY = "retry"  # the same part again, a little later
-    RESTART = "restart"  # this file from its first byte
-    PARK = "park"  # set the file aside until something outside changes
-    FAIL = "fail"  # give this file up; the run goes on
+    RETRY = "retry"  # request the same part again after a delay
+    RESTART = "restart"  # discard the held bytes and fetch the file from byte 0
+    PARK = "park"  # set the file aside until fresh links or free space are available
+    FAIL = "fail"  # report the file as failed; the run continues
     ABORT = "abort"  # end the run
 
 
 class FetchError(Exception):
-    """Anything that kept a file, or a run, from its end.
+    """The base class of all errors that stop a file or a run.
 
-    `retry_after`: seconds that the server asked to wait, or None. `cause`: one word for counting.
+    Args:
+        message: what happened, why, and what to do next; it is redacted.
+        remedy: replaces the remedy of the class.
+        retry_after: seconds that the server asks the client to wait, or None.
+
+    Attributes:
+        remedy: the reaction to the error.
+        cause: a short name by which the report counts failures.
+        retry_after: as above.
     """
 
     remedy: Remedy = Remedy.FAIL
@@ -38,7 +46,7 @@ class FetchError(Exception):
         self.retry_after = retry_after
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # errors go from one process of a run to another, whatever their classes want to be made of
+        # workers pickle errors; by default pickle would call a constructor with arguments it does not know
         return _again, (type(self), self.args, self.__dict__)
 
 
@@ -50,33 +58,34 @@ def _again(kind: type[FetchError], args: tuple[Any, ...], state: dict[str, Any])
 
 
 class SettingsError(FetchError):
-    """A setting is unknown, or has a value that it cannot have."""
+    """A setting is unknown or has an invalid value."""
 
     remedy = Remedy.ABORT
     cause = "settings"
 
 
 class ManifestError(FetchError):
-    """A row, or a whole manifest, makes no sense."""
+    """A row is invalid, or a manifest cannot be read."""
 
     cause = "manifest"
 
 
 class CredentialsError(FetchError):
-    """A source cannot be listed without other credentials than it was given."""
+    """A source cannot be listed with the given credentials, or without credentials."""
 
     remedy = Remedy.ABORT
     cause = "credentials"
 
 
 class TransferError(FetchError):
-    """Something between the request and the last byte of its answer."""
+    """The base class of errors between a request and the last byte of its reply."""
 
 
 class NetworkError(TransferError):
-    """No connection, a stall, a cut, or a reply shorter than it should be.
+    """The connection failed, stalled or was closed, or the reply was too short.
 
-    `excused`: it does not count as a failed attempt.
+    Attributes:
+        excused: whether the error does not count as a failed attempt.
     """
 
     remedy = Remedy.RETRY
@@ -85,20 +94,24 @@ class NetworkError(TransferError):
 
 
 class TooLongError(NetworkError):
-    """More bytes came than the reply announced, so that nothing tells which bytes they were."""
+    """The server sent more bytes than the reply announced, so their offsets are not known."""
 
     cause = "too long"
 
 
 class YieldedError(NetworkError):
-    """The connection was closed on purpose, because the host does better with fewer."""
+    """The controller closed the connection, because the host's goodput is higher with fewer."""
 
     cause = "fewer connections"
     excused = True
 
 
 class UnreachableError(NetworkError):
-    """Not one byte of a reply. `host`: `host:port` that was silent, empty where it is the link's own."""
+    """No byte of a reply was received.
+
+    Attributes:
+        host: the `host:port` that did not answer; empty if it is the host of the link.
+    """
 
     cause = "no answer"
 
@@ -108,7 +121,13 @@ class UnreachableError(NetworkError):
 
 
 class HostDownError(UnreachableError):
-    """The host is known to be down. If it is the link's own, its pause is no failure of the file."""
+    """The circuit breaker of a host is open.
+
+    Args:
+        message: as in FetchError.
+        host: the `host:port` that does not answer.
+        is_own: whether it is the host of the link. The attempt is then excused.
+    """
 
     def __init__(self, message: str, *, host: str, is_own: bool) -> None:
         super().__init__(message, host=host)
@@ -116,13 +135,17 @@ class HostDownError(UnreachableError):
 
 
 class UntrustedServerError(TransferError):
-    """The server's certificate does not hold; asking again will not mend it."""
+    """The server's certificate is not valid; a retry cannot succeed."""
 
     cause = "certificate"
 
 
 class StatusError(TransferError):
-    """The server answered with a status that is not the file. `status` as in RFC 9110 section 15."""
+    """The server answered with a status other than the requested file.
+
+    Attributes:
+        status: the status code (RFC 9110 section 15).
+    """
 
     def __init__(self, message: str, *, status: int, remedy: Remedy, retry_after: float | None = None):
         super().__init__(message, remedy=remedy, retry_after=retry_after)
@@ -131,7 +154,11 @@ class StatusError(TransferError):
 
 
 class RangeNotSatisfiableError(StatusError):
-    """416. `length` is what the server says the whole representation has, where it says so."""
+    """The server answered 416 Range Not Satisfiable (RFC 9110 section 15.5.17).
+
+    Attributes:
+        length: bytes of the complete file, None if the server does not state it.
+    """
 
     def __init__(self, message: str, *, length: int | None):
         super().__init__(message, status=416, remedy=Remedy.RETRY)
@@ -139,62 +166,66 @@ class RangeNotSatisfiableError(StatusError):
 
 
 class BorrowedLinkSpentError(TransferError):
-    """A redirect's signed link is refused. The link that minted it is asked again."""
+    """The signed target of a redirect is refused; the original link has to be requested again."""
 
     remedy = Remedy.RETRY
     cause = "link renewed"
 
 
 class LinkExpiredError(TransferError):
-    """The link itself is dead. No retry helps, only a fresh one."""
+    """The link of the manifest has expired; only a fresh link helps."""
 
     remedy = Remedy.PARK
     cause = "link expired"
 
 
 class QuotaExceededError(TransferError):
-    """The server gives the file to nobody for some hours; the message says until when."""
+    """The file's download quota is exhausted for some hours; the message states until when."""
 
     remedy = Remedy.PARK
     cause = "quota"
 
 
 class NotThePayloadError(TransferError):
-    """A page stands where the file should be: a login, a quota, a captive portal, a coding."""
+    """The reply is not the file: a login page, a quota page, a captive portal, or encoded content."""
 
     remedy = Remedy.RETRY
     cause = "not the payload"
 
 
 class ChangedError(TransferError):
-    """The server now holds another file than the one we began."""
+    """The file on the server changed after its transfer began."""
 
     remedy = Remedy.RESTART
     cause = "changed"
 
 
 class SourceGivenUpError(TransferError):
-    """The only source of a file without a digest does not give it; another one begins at byte 0."""
+    """The source of a file without a digest failed for good; another source has to start at byte 0."""
 
     remedy = Remedy.RESTART
     cause = "another mirror"
 
 
 class IntegrityError(FetchError):
-    """Every byte is there, and they are not the right ones."""
+    """The file is complete, but its digest differs from the expected one."""
 
     remedy = Remedy.RESTART
     cause = "integrity"
 
 
 class StorageError(FetchError):
-    """The disk said no."""
+    """A file operation failed."""
 
     cause = "storage"
 
 
 class DiskFullError(StorageError):
-    """No room is left in the output folder. `needed`: bytes of room that would let the work go on."""
+    """The disk of the output folder is full.
+
+    Attributes:
+        needed: bytes of free space with which the work can continue.
+    """
 
     remedy = Remedy.ABORT
     cause = "disk full"
@@ -205,7 +236,11 @@ class DiskFullError(StorageError):
 
 
 class FolderBusyError(StorageError):
-    """Another run owns the output folder. `pid`: its process on this machine, None if that is not known."""
+    """Another run owns the output folder.
+
+    Attributes:
+        pid: the other run's process id on this machine, None if it is not known.
+    """
 
     pid: int | None = None
 

@@ -1,4 +1,4 @@
-"""One request and its reply, in the terms of RFC 9110."""
+"""Values that describe a request and its reply, in the terms of RFC 9110."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from .ranges import ByteRange
 
 @dataclass(frozen=True, slots=True)
 class Validator:
-    """What tells one state of a resource from another (RFC 9110 section 8.8)."""
+    """The ETag and Last-Modified of a representation (RFC 9110 section 8.8)."""
 
     etag: str | None = None
     last_modified: str | None = None
 
     @property
     def strong(self) -> str | None:
-        """The entity tag, where it is a strong one: only then do equal tags mean equal bytes."""
+        """The entity tag if it is strong, else None: only equal strong tags mean equal bytes."""
         return self.etag if self.etag and not self.etag.startswith("W/") else None
 
     def __bool__(self) -> bool:
@@ -26,7 +26,13 @@ class Validator:
 
 @dataclass(frozen=True, slots=True)
 class Representation:
-    """What the server holds now: where it was found, its length in bytes if told, its validator."""
+    """The file as the server states it now.
+
+    Attributes:
+        url: the final URL, after redirects.
+        length: bytes, None if the server does not state it.
+        validator: its ETag and Last-Modified.
+    """
 
     url: str
     length: int | None
@@ -34,12 +40,15 @@ class Representation:
 
 
 class Landing:
-    """Memory that a small reply may be received into, head and all, instead of being read.
+    """Memory into which a small reply, head and body, can be received directly.
 
-    `body`: the part of `view` that holds all of its body, from `start` on; None where that has to be read.
+    Attributes:
+        view: the memory.
+        start: the offset of the body in `view`.
+        body: the part of `view` with the complete body; None if the body has to be read from the reply.
     """
 
-    HEAD: ClassVar[int] = 4 << 10  # bytes that a head has room in
+    HEAD: ClassVar[int] = 4 << 10  # bytes reserved for the head
 
     __slots__ = ("body", "start", "view")
 
@@ -49,15 +58,24 @@ class Landing:
         self.body: memoryview | None = None
 
     def begun(self) -> None:
-        """The head is here, and the body comes."""
+        """Be notified that the head was received and the body follows; does nothing by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Ask for `range` of `url`; all of it where None. `stop` of the range may lie past the end.
+    """A GET request for a range of a file.
 
-    `borrowed`: the URL came out of a redirect, so a refusal means that it has to be minted again.
-    `landing`: where the reply may be received, if it is small.
+    Attributes:
+        url: the link.
+        range: the bytes to request, None for all. Its end may be past the end of the file.
+        if_range: a validator for the If-Range header (RFC 9110 section 13.1.5).
+        headers: additional headers.
+        borrowed: whether `url` is the target of a redirect; a refusal then means that the original link has
+            to be requested again.
+        name: the file name, from which the guard against error pages derives the expected content.
+        sure: whether a digest will verify the bytes.
+        size: bytes of the complete file, as the manifest states them.
+        landing: memory for the reply if it is small.
     """
 
     url: str
@@ -65,7 +83,7 @@ class Request:
     if_range: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     borrowed: bool = False
-    name: str = ""  # what the payload promises to be, for the guard against error pages
-    sure: bool = False  # a digest will judge the bytes
-    size: int | None = None  # of the whole file, as the manifest states it
+    name: str = ""
+    sure: bool = False
+    size: int | None = None
     landing: Landing | None = field(default=None, compare=False, repr=False)

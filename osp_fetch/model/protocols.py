@@ -1,12 +1,13 @@
-"""The doors between the engine and the world: what a transport, a store and a ledger can do.
+"""Protocols: what the engine requires of a transport, a store and a ledger.
 
-The engine knows only these; adapters stand in `network` and `storage`, fakes in the tests.
+The engine knows only these. Adapters are in `network` and `storage`, fakes in the tests. Each protocol has a
+contract suite in `tests/contracts/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
 from .digest import Digest
@@ -17,18 +18,24 @@ from .ranges import ByteRange
 from .record import Examined, Placed, Published, Record
 
 Row = Entry | ManifestError
-"""A source yields its bad rows too, as errors, so that they fail as rows and stop no others."""
+"""A source yields a bad row as an error, so that only that row fails."""
 
 Manifest = Iterable[Row] | AsyncIterable[Row]
 
 
 class Reply(Protocol):
-    """An answer that is the payload, its body not yet read.
+    """A reply that is the payload; its body has not been read yet.
 
-    `range`: the bytes that the body supplies, None where it is the whole file. `framed`: whether
-    the end of the body shows (Content-Length or chunked), or is just where the connection closed.
-    `headers_sent`: whether the request's own headers went all the way, through redirects within one
-    origin. `pauses`: hosts that asked to be left alone for so many seconds.
+    Attributes:
+        representation: length and validators of the complete file.
+        range: bytes of the file that the body supplies; None if it is the complete file.
+        framed: whether the end of the body is marked (Content-Length or chunked coding). Otherwise it is
+        where
+            the connection was closed.
+        borrowed: whether the URL came from a redirect.
+        headers_sent: whether every request of the redirect chain carried the entry's own headers. They are
+            not sent to another origin.
+        pauses: (host, seconds) for each host that asked for a pause.
     """
 
     representation: Representation
@@ -39,132 +46,153 @@ class Reply(Protocol):
     pauses: tuple[tuple[str, float], ...]
 
     async def readinto(self, view: memoryview) -> int:
-        """Receive the next bytes into `view`, until it is full or a moment has passed: how many came, 0
-        only at the end. Raises NetworkError on a cut or a stall."""
+        """Receive the next bytes into `view`, until it is full or a moment has passed.
+
+        Returns:
+            Number of bytes; 0 only at the end of the body.
+
+        Raises:
+            NetworkError: the body was cut, or no byte came within `timeouts.idle`.
+        """
         ...
 
 
 class Leads(Protocol):
-    """Knows pages that stand where a file should be, and lead on to it by a click."""
+    """Recognizes HTML pages that stand in place of a file and contain the link to it."""
 
     def knows(self, url: str) -> bool:
-        """Whether pages at `url` are of its kind."""
+        """Return whether `url` may lead to such a page."""
         ...
 
     def target(self, url: str, page: bytes) -> str:
-        """Where the page leads to. Raises TransferError for one that leads nowhere. Blocks."""
+        """Return the link to the file. Blocks.
+
+        Raises:
+            TransferError: the page contains no link to the file.
+        """
         ...
 
 
 class Transport(Protocol):
-    def get(self, request: Request) -> AbstractAsyncContextManager[Reply]:
-        """Send one GET. Raises TransferError for anything that is not the payload."""
+    """Sends requests."""
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[Reply]:
+        """Return a context that sends one GET request when it is entered. Its value is the reply.
+
+        Raises:
+            TransferError: the reply is not the payload.
+        """
         ...
 
 
-class Partial(Protocol):
-    """An unfinished file. Writes may come in any order and at once."""
+class Hashing(Protocol):
+    """The digests of one partial, computed while it grows."""
+
+    def advance(self, frontier: int, length: int | None) -> None:
+        """Hash in the background up to `frontier`: bytes before it are not written again."""
+        ...
+
+    async def digests(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
+        """Return algorithm → hexadecimal digest of the file of `length` bytes, and its checksums."""
+        ...
+
+    async def reset(self) -> None:
+        """Discard the hashes, so that `digests` reads the complete file again."""
+        ...
+
+
+class PartialContent(Protocol):
+    """The bytes of an unfinished file. Writes may come in any order and at the same time."""
 
     async def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write `data` at `offset`."""
         ...
 
     async def reserve(self, count: int) -> None:
-        """Keep room for `count` more bytes; raises DiskFullError where there is not so much."""
+        """Reserve space for `count` more bytes.
+
+        Raises:
+            DiskFullError: the destination does not have that much unreserved space.
+        """
         ...
 
-    async def read(self, span: ByteRange) -> bytes: ...
+    async def read(self, span: ByteRange) -> bytes:
+        """Return the bytes of `span`, fewer if the file ends before."""
+        ...
 
     async def sync(self) -> None:
         """Return when everything written so far survives a power loss."""
         ...
 
     async def clear(self) -> None:
-        """Forget every byte."""
+        """Discard all bytes and hashes."""
         ...
 
-    def follow(self, frontier: int, length: int | None) -> None:
-        """Hash up to `frontier` in the background: everything before it is there for good."""
-        ...
 
-    async def digests(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
-        """Algorithm → hex over the whole file of `length` bytes, and its checksums."""
-        ...
+class Partial(PartialContent, Protocol):
+    """An unfinished file, until it is published, set aside or closed.
 
-    async def rehash(self) -> None:
-        """Forget what was hashed: `digests` reads all of it again."""
-        ...
+    Attributes:
+        hashing: the digests of the file.
+    """
+
+    hashing: Hashing
 
     async def publish(self, length: int) -> Placed:
-        """Give the file of `length` bytes its final name. When this returns it survives a power loss."""
+        """Give the file of `length` bytes its final name. When this returns, it survives a power loss."""
         ...
 
     async def set_aside(self) -> str:
-        """Keep the whole file where it is in nobody's way, and let go of it; where that is, in words."""
+        """Move the complete file to where it disturbs nothing, and close it. Return that place."""
         ...
 
     async def close(self) -> None:
-        """Let go of the file; what is written stays."""
+        """Close the file; what was written stays."""
         ...
 
 
 class Renewal(Protocol):
-    """Where fresh links come from when those of the manifest are dead."""
+    """A source of fresh links for a manifest whose links have expired."""
 
     def changed(self) -> bool:
-        """Whether other links may be had at once."""
+        """Return whether other links may be available at once."""
         ...
 
     async def wait(self, *, progressed: bool) -> bool:
-        """Return True when other links may be there, False where none are to be expected.
+        """Wait until other links may be available. Return False if none are to be expected.
 
-        `progressed`: whether the links of last time were good for anything.
+        Args:
+            progressed: whether the last links were good for anything.
         """
         ...
 
     async def renew(self, entries: Sequence[Entry]) -> list[Entry | None]:
-        """For each entry the same with other links, None where there are none."""
+        """Return each entry with other links, None where there are none."""
         ...
 
 
 class Memory(Protocol):
-    """Bytes that a store lends: `view` is all of them."""
+    """Memory that a store lends; `view` shows all of it."""
 
     view: memoryview
 
     def cut(self, start: int, stop: int) -> None:
-        """Make so much of it all of it."""
+        """Reduce `view` to the bytes from `start` to `stop`."""
         ...
 
     def free(self) -> None:
-        """Give them back."""
+        """Give the memory back."""
         ...
 
 
-class Store(Protocol):
-    """Where files go. `folds`: names that differ in nothing but case are one name here. `in_hand`: how many
-    files may come to be published, which the engine keeps count of."""
-
-    folds: bool
-    in_hand: int
-
-    async def look(self, paths: Sequence[RelativePath]) -> list[Published | None]:
-        """Return how the files under these final names look now; None where there is no file."""
-        ...
-
-    async def deleted(self, paths: Sequence[RelativePath]) -> list[Published | None]:
-        """Return how the files looked that were deleted after unpacking; None where there was none."""
-        ...
-
-    async def held(self, path: RelativePath) -> int | None:
-        """The size of the partial of `path`, None where there is none."""
-        ...
+class SmallFiles(Protocol):
+    """Small files, published from the memory that they were received into."""
 
     def memory(self, count: int) -> Memory:
-        """Memory for a small file that may come to be `put`, with anything in it; to be freed otherwise."""
+        """Lend `count` bytes with undefined content. They are passed to `publish`, or freed."""
         ...
 
-    async def put(
+    async def publish(
         self,
         path: RelativePath,
         memory: Memory,
@@ -172,9 +200,72 @@ class Store(Protocol):
         algorithms: frozenset[str],
         wanted: Digest | None,
     ) -> tuple[Placed, dict[str, str]]:
-        """Give a whole small file, the first `length` bytes of `memory`, its final name, and tell its
-        digests, as `Partial.publish` and `digests` do. Raises IntegrityError where it has not the digest
-        `wanted`. The memory is the store's from now on; where this raises, its view is a copy that stays."""
+        """Publish the first `length` bytes of `memory`, and return algorithm → hexadecimal digest.
+
+        The store owns the memory from now on. If this raises, its view is a copy that stays valid.
+
+        Raises:
+            IntegrityError: the file does not have the digest `wanted`.
+            StorageError: the file cannot be published.
+        """
+        ...
+
+
+class Files(Protocol):
+    """Complete files that can be read."""
+
+    async def examine(self, path: RelativePath, algorithms: frozenset[str]) -> Examined:
+        """Read the complete file and return its size, digests and zero ranges."""
+        ...
+
+    async def read(self, path: RelativePath, span: ByteRange) -> bytes:
+        """Return the bytes of `span`, fewer if the file ends before."""
+        ...
+
+
+class SetAside(Files, Protocol):
+    """Complete files that were set aside for a wrong digest."""
+
+    async def find(self, path: RelativePath) -> int | None:
+        """Return the size of the file in bytes, None if there is none."""
+        ...
+
+    async def restore(self, path: RelativePath) -> None:
+        """Make the file the partial of `path` again."""
+        ...
+
+
+class Store(Protocol):
+    """A destination of files.
+
+    Attributes:
+        folds: whether names that differ only in case are one name here.
+        in_progress: number of files that may come to be published. Only the store changes it.
+        small_files: small files, published from memory.
+        published: complete files under their final names.
+        set_aside: files that were set aside for a wrong digest.
+    """
+
+    folds: bool
+    in_progress: int
+    small_files: SmallFiles
+    published: Files
+    set_aside: SetAside
+
+    def expect(self) -> AbstractContextManager[None]:
+        """Return a context that counts one more file in progress."""
+        ...
+
+    async def stat(self, paths: Sequence[RelativePath]) -> list[Published | None]:
+        """Return the states of the files under these final names, None where there is no file."""
+        ...
+
+    async def deleted(self, paths: Sequence[RelativePath]) -> list[Published | None]:
+        """Return the states of files that were deleted after unpacking, None where there was none."""
+        ...
+
+    async def held(self, path: RelativePath) -> int | None:
+        """Return the size in bytes of the partial of `path`, None if there is none."""
         ...
 
     def partial(
@@ -187,39 +278,27 @@ class Store(Protocol):
     ) -> Partial:
         """Return the partial of `path`.
 
-        `fresh`: whatever an earlier run left of it is dropped. `replaces`: how the finished file of an
-        earlier run looks, which the new one may replace. Any other file of that name is kept elsewhere.
+        Args:
+            path: path of the file.
+            algorithms: names of the digests to compute.
+            fresh: whether a partial that an earlier run left is discarded.
+            replaces: state of the finished file of an earlier run, which may be replaced. Any other file of
+                that name is kept elsewhere.
         """
         ...
 
-    async def examine(
-        self, path: RelativePath, algorithms: frozenset[str], *, aside: bool = False
-    ) -> Examined:
-        """Read the whole file under its final name, or the one that was set `aside`."""
-        ...
-
-    async def read(self, path: RelativePath, span: ByteRange, *, aside: bool = False) -> bytes:
-        """Some bytes of that file."""
-        ...
-
-    async def aside(self, path: RelativePath) -> int | None:
-        """The size of what was set aside of `path`, None where nothing was."""
-        ...
-
-    async def take_back(self, path: RelativePath) -> None:
-        """Make what was set aside the partial of `path` again."""
-        ...
-
     async def room(self) -> int:
-        """Bytes that may still be written and are not reserved."""
+        """Return the bytes that may still be written and are not reserved."""
         ...
 
 
 class Ledger(Protocol):
-    """The record of what is held and published."""
+    """The records of files that are held or published."""
 
-    async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]: ...
+    async def get(self, paths: Sequence[RelativePath]) -> list[Record | None]:
+        """Return the record of each path, None where there is none."""
+        ...
 
     async def put(self, record: Record) -> None:
-        """Return when the record survives a power loss."""
+        """Store a record. When this returns, it survives a power loss."""
         ...

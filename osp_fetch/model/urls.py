@@ -1,4 +1,4 @@
-"""What a URL tells about itself: which file it means, when it dies, and what of it is secret."""
+"""Pure functions on URLs: the identity of the file behind a link, its expiry, and its secrets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
 _SIGNATURES: Final[tuple[tuple[frozenset[str], frozenset[str]], ...]] = tuple(
     (frozenset(marks.split()), frozenset(f"{marks} {others}".split()))
     for marks, others in (
-        # Meta's CDN, also every name that begins with `_nc_` (FACTS section 2)
+        # Meta's CDN, also every name that begins with `_nc_` (docs/sources.md, "SA-1B link file")
         ("oh oe", "ccb"),
         # AWS Signature Version 4, and Google's V4
         ("x-amz-signature", "x-amz-algorithm x-amz-credential x-amz-date x-amz-expires x-amz-signedheaders "
@@ -37,7 +37,7 @@ _SIGNATURES: Final[tuple[tuple[frozenset[str], frozenset[str]], ...]] = tuple(
          "x-cos-security-token"),
         # Azure's shared access signatures (service, account, user delegation)
         ("sig sv", "se st sp sr spr sip ss srt si sdd skoid sktid skt ske sks skv saoid suoid scid"),
-        # one name that is a signature or a credential by itself
+        # names that are a signature or a credential by themselves
         *((name, "") for name in (
             "token", "access_token", "auth_token", "sas_token", "jwt", "auth_key", "api_key", "apikey",
             "sig", "hdnts", "hdnea", "hdntl", "signature", "x-amz-security-token", "x-amz-signature",
@@ -49,23 +49,30 @@ _EXPIRY_BESIDE: Final = frozenset({"token", "access_token", "auth_token", "signa
 
 @lru_cache(maxsize=1024)
 def _parts(url: str) -> tuple[str, str, str, str]:
-    """Scheme, authority without userinfo, path, query. `urlsplit` takes ten times as long, once a row."""
+    """Return scheme, authority without userinfo, path and query; 10× faster than `urlsplit`, once per row."""
     match = _PARTS.match(url)
     return (match[1].lower(), match[2].lower(), match[3], match[4] or "") if match else ("", "", url, "")
 
 
 def source_key(url: str, *, exact: bool = False) -> str:
-    """Return what identifies the file behind `url`: host, path, and the query without its signature.
+    """Return a key that identifies the file behind `url`.
 
-    Links of one file that are issued again differ only in signing parameters, and share a key. All other
-    parameters (`id`, `file`, `path`, unknown names) may select the file and stay. They are kept as a hash,
-    because an unknown parameter may be a secret. `exact`: the whole query is kept.
+    Links that are issued again for one file differ only in signing parameters, and share a key. All other
+    parameters (`id`, `file`, `path`, unknown names) may select the file and belong to the key. They are
+    stored as a hash, because an unknown parameter may be a secret.
+
+    Args:
+        url: the link.
+        exact: whether signing parameters belong to the key, too.
+
+    Returns:
+        `HOST[:PORT]/PATH`, followed by `?` and 16 hex digits if a query remains.
     """
     place = _place(_root(url))
     if "?" not in url and "#" not in url:
         names = url.split("/", 3)
         if len(names) > 3 and names[0] in ("http:", "https:") and not names[1]:
-            return f"{place}/{names[3]}"  # most links; the regular expression takes four times as long
+            return f"{place}/{names[3]}"  # the common case: 4× faster than the regular expression
     _, _, path, query = _parts(url)
     kept = query if exact or not query else _unsigned(query)
     if not kept:
@@ -74,7 +81,7 @@ def source_key(url: str, *, exact: bool = False) -> str:
 
 
 def _unsigned(query: str) -> str:
-    """Return `query` without its signing parameters, the others byte for byte and in their order."""
+    """Return `query` without its signing parameters; the others stay unchanged and in order."""
     pairs = [(pair.partition("=")[0].lower(), pair) for pair in query.split("&")]
     names = {name for name, _ in pairs}
     signing: set[str] = set()
@@ -89,26 +96,32 @@ def _unsigned(query: str) -> str:
 
 
 def _root(url: str) -> str:
-    """`url` without its path, or with it where there is no more than that."""
+    """Return the scheme and authority of `url`, or `url` itself if it has no path."""
     return "/".join(url.split("/", 3)[:3])
 
 
 @lru_cache(maxsize=1024)
 def _place(root: str) -> str:
-    """Its host, and its port where that is no usual one."""
+    """Return the host of `root`, and its port unless that is 80 or 443."""
     _, name, port = origin(root)
     return name if port in (80, 443, None) else f"{name}:{port}"
 
 
 def leads_to(url: str, key: str, *, exact: bool = False) -> bool:
-    """Return whether `key` is the source key of `url`; see `source_key`."""
-    # most keys are spelt as in the link, and a run over a finished tree asks for every row; a query is never
-    # spelt so, and one that was made to look like a hash must not match
+    """Return whether `key` is the source key of `url`; see `source_key`.
+
+    Args:
+        url: the link.
+        key: a stored source key.
+        exact: whether the key was made with `exact`.
+    """
+    # Most keys equal the link without its scheme, and a run over a finished tree compares every row. A link
+    # with a query is excluded, because a query that imitates a hash must not match.
     return (url.partition("://")[2] == key and "?" not in url) or source_key(url, exact=exact) == key
 
 
 def origin(url: str) -> tuple[str, str, int | None]:
-    """Scheme, host and port (RFC 6454), the border that credentials never cross."""
+    """Return the origin of `url`: scheme, host and port (RFC 6454). Credentials never leave an origin."""
     scheme, authority, _, _ = _parts(url)
     return _origin(scheme, authority)
 
@@ -122,7 +135,7 @@ def _origin(scheme: str, authority: str) -> tuple[str, str, int | None]:
 
 
 def host(url: str) -> str:
-    """`host:port`, the unit by which connections are counted."""
+    """Return `host:port` of `url`, the unit to which the concurrency limit applies."""
     return _host(_root(url))
 
 
@@ -133,10 +146,13 @@ def _host(root: str) -> str:
 
 
 def expiry(url: str) -> float | None:
-    """When a signed link dies, in Unix seconds; None where the link does not say.
+    """Return the time at which a signed link expires.
 
-    Known forms: fbcdn `oe` (hex), AWS `X-Amz-Date` + `X-Amz-Expires`, Google `X-Goog-…` alike,
-    CloudFront and old S3 `Expires`, Azure `se`.
+    Known forms: fbcdn `oe` (hexadecimal), AWS `X-Amz-Date` + `X-Amz-Expires`, Google `X-Goog-Date` +
+    `X-Goog-Expires`, CloudFront and old S3 `Expires`, Azure `se`.
+
+    Returns:
+        Unix seconds, or None if the link does not state it.
     """
     try:
         query = {k.lower(): v for k, v in parse_qsl(urlsplit(url).query)}
@@ -155,10 +171,10 @@ def expiry(url: str) -> float | None:
     return None
 
 
-# Redaction. The rules do not assume that an address is well formed: what users mistype is printed, too.
+# Redaction. The rules do not assume a well-formed address: mistyped addresses are printed, too.
 _SCHEME: Final = r"(?<![\w+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/+)"
-# `scheme://user:password@`, with any slashes, or at signs inside the password; a host with
-# a port before a path is none
+# `scheme://user:password@` with any number of slashes, also with `@` inside the password; `host:port/path` is
+# not userinfo
 _USERINFO: Final = re.compile(
     _SCHEME + r"(?!(?:localhost|[^\s/:@]*\.[^\s/:@]*|\[[0-9A-Fa-f:.]*\]):\d{1,5}[/?#])"
     r"(?:[^\s/:@\"'<>]*:[^\s\"'<>]*@|[^\s/:@\"'<>]*@)"
@@ -178,10 +194,10 @@ _TOKEN: Final = re.compile(r"(?i)\b(bearer\s+|basic\s+)[^\s\"',]+|\bhf_[A-Za-z0-
 
 
 def redact(text: str) -> str:
-    """Return `text` without secrets: no query, fragment or userinfo of an address, no bearer token.
+    """Return `text` without secrets: query, fragment and userinfo of addresses, bearer and hub tokens.
 
-    It hides too much rather than too little. An address that may contain blanks is recognised as a whole only
-    between quotes; use `shown` for a value that is known to be an address.
+    In doubt it hides text. An address with blanks is recognised completely only between quotes; use `shown`
+    for a value that is known to be an address.
     """
     text = _QUOTED.sub(_redacted_quote, text)
     text = _USERINFO.sub(lambda m: m["scheme"] + "…@", text)
@@ -201,10 +217,10 @@ _ADDRESS: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:/|[^\s/]*:[^\s/]*@")
 
 
 def shown(address: str) -> str:
-    """Return `address`, a URL or SOURCE as somebody typed it, in a form that may be printed.
+    """Return a URL or SOURCE, as the user typed it, in a form that is safe to print.
 
-    Everything after the first `?` or `#` is dropped, and everything before the last `@` of what follows the
-    scheme where a colon stands before it.
+    Text after the first `?` or `#` is dropped. Userinfo is dropped: the text between the scheme and the last
+    `@` if it contains a colon, else up to the first `@` before a slash.
     """
     match = re.match(r"\s*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/+)?", address)
     scheme = (match["scheme"] or "") if match else ""

@@ -16,12 +16,12 @@ from typing import Final, Self
 import aiohttp
 from yarl import URL
 
-from .. import __version__
 from ..model import urls
 from ..model.errors import Remedy, StatusError, TransferError, UnreachableError, UntrustedServerError
 from ..model.http import Representation, Request
 from ..model.protocols import Leads
 from ..model.settings import Limits, Retry, Timeouts
+from ..version import __version__
 from . import internals, refusals
 from .body import Body, Landed, reason
 from .connection import PlainReply
@@ -117,7 +117,7 @@ class HttpTransport:
         self._connector.end()
         await self._session.close()
 
-    def get(self, request: Request) -> Exchange:
+    def send(self, request: Request) -> Exchange:
         """Send a request, follow its redirects, and return the reply that is the file.
 
         A connection whose body was not read to its end is closed, not reused.

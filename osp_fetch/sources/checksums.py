@@ -1,4 +1,4 @@
-"""Checksum lists as md5sum and sha256sum write them, in the GNU and in the BSD form."""
+"""Checksum lists in the format of md5sum and sha256sum, in the GNU and in the BSD form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BSD: Final = re.compile(r"([A-Za-z0-9]+) \((.+)\) = ([0-9a-fA-F]+)")
 
 
 class Checksums:
-    """Digests by path; see `join.FileList`."""
+    """A checksum list: digests by path; see `join.FileList`."""
 
     def __init__(self, digests: Mapping[str, Digest], name: str = "checksums") -> None:
         self.digests = digests
@@ -27,12 +27,16 @@ class Checksums:
 
     @classmethod
     def read(cls, path: Path) -> Checksums:
-        """Read a list.
+        """Read a checksum list.
 
         A name that is listed with several algorithms keeps the strongest.
 
+        Args:
+            path: the file to read, in UTF-8.
+
         Raises:
-            ManifestError: the file is no such list, or states two values for one name; both lines are named.
+            ManifestError: the file cannot be read, is empty or is not a checksum list, or it states two
+                values for one name; the message then gives both lines.
         """
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -47,14 +51,13 @@ class Checksums:
                 name, digest = _parsed(line)
             except ValueError as error:
                 raise broken(
-                    f"{path.name}:{number}: {error}; md5sum and sha256sum write such lists"
+                    f"{path.name}:{number}: {error}; pass a list in the format of md5sum or sha256sum"
                 ) from None
             before, earlier = seen.setdefault((name, digest.algorithm), (number, digest))
             if earlier != digest:
                 raise broken(
                     f"{path.name}:{before} and {path.name}:{number} state different {digest.algorithm} "
-                    "values "
-                    f"for {name}; find out which is right and remove the other"
+                    f"values for {name}; find out which is right and remove the other"
                 )
             digests[name] = stronger(digests.get(name), digest)
         if not digests:
@@ -62,9 +65,11 @@ class Checksums:
         return cls(digests, path.name)
 
     def paths(self) -> Iterable[str]:
+        """Return the listed names."""
         return self.digests
 
     def combine(self, entry: Entry, path: str) -> Row:
+        """Add the digest of the listed name `path` to `entry`; see `join.FileList`."""
         listed = self.digests[path]
         if entry.digest is None:
             return replace(entry, digest=listed)
@@ -77,7 +82,7 @@ class Checksums:
 
 
 def _parsed(line: str) -> tuple[str, Digest]:
-    """Return the name and the digest of one line. Raises ValueError."""
+    """Return the name and the digest of one line, or raise ValueError."""
     if gnu := _GNU.fullmatch(line):
         name, digest = gnu[2], Digest.parse(gnu[1])
     elif bsd := _BSD.fullmatch(line):

@@ -1,7 +1,7 @@
-"""Google Drive: public folders and files, by what gdown knows of Drive's pages (FACTS section 6).
+"""Google Drive: public folders and files, read with gdown (docs/sources.md, "Google Drive").
 
-A file's link answers with the file, or with a page that asks for a click and leads on to the file; what
-it leads to dies within an hour, and is asked for again at the same byte.
+Drive answers a file's link with the file, or with a confirmation page that contains a second link to the
+file. The second link expires within an hour; the first one is then requested again, at the same byte.
 """
 
 from __future__ import annotations
@@ -39,12 +39,19 @@ _FOLDER: Final = "application/vnd.google-apps.folder"
 _QUOTA: Final = re.compile(
     rb"Too many users have viewed or downloaded this file|Quota exceeded", re.IGNORECASE
 )
-_QUOTA_LASTS: Final = 24 * 3600.0
-_BLOCK: Final = 200
+_QUOTA_LASTS: Final = 24 * 3600.0  # seconds; Drive lifts the quota after up to 24 hours (docs/sources.md)
+_BLOCK: Final = 200  # rows per block
 
 
 def check_address(text: str) -> tuple[str, str]:
-    """(`folders` or `files`, the id) of a `gdrive://` address. Raises ManifestError."""
+    """Parse a `gdrive://` address.
+
+    Returns:
+        The kind, `folders` or `files`, and the id.
+
+    Raises:
+        ManifestError: `text` is not such an address.
+    """
     match = _ADDRESS.fullmatch(text)
     if match is None:
         raise broken(f"{shown(text)}: not of the form gdrive://folders/ID or gdrive://files/ID")
@@ -52,8 +59,18 @@ def check_address(text: str) -> tuple[str, str]:
 
 
 def listing(text: str) -> Blocks:
-    """The files of a public folder, or one file. Drive tells sizes and digests only to those with an API
-    key (GOOGLE_API_KEY). Raises CredentialsError, ManifestError or NetworkError."""
+    """List the files of a public folder, or one file.
+
+    Drive states sizes and digests only to a client with an API key. The key is read from GOOGLE_API_KEY.
+
+    Args:
+        text: a `gdrive://` address.
+
+    Raises:
+        ManifestError: `text` is not such an address, or gdown is needed and not installed.
+        CredentialsError: the API key is refused, the folder is not public, or its quota is exhausted.
+        NetworkError: Drive cannot be reached, or answers with another error.
+    """
     kind, name = check_address(text)
     key = os.environ.get("GOOGLE_API_KEY")
     files = _by_key(kind, name, key) if key else _by_gdown(kind, name)
@@ -73,7 +90,7 @@ def _entry(path: str, file_id: str, size: int | None = None, digest: Digest | No
         return error
 
 
-# without a key: by gdown
+# without an API key: gdown
 
 
 def _by_gdown(kind: str, name: str) -> Iterator[Row]:
@@ -85,7 +102,7 @@ def _by_gdown(kind: str, name: str) -> Iterator[Row]:
             )
         else:
             found = [gdown.download(id=name, skip_download=True, quiet=True, use_cookies=False, timeout=60.0)]
-    except Exception as error:  # gdown raises its own, requests' and bs4's
+    except Exception as error:  # gdown raises its own exceptions, and those of requests and bs4
         raise _translated(error, f"gdrive://{kind}/{name}") from None
     for file in found:
         yield _entry(str(file.path), str(getattr(file, "id", None) or name))
@@ -95,7 +112,7 @@ def _gdown() -> Any:
     try:
         import gdown
     except ImportError:
-        raise broken("Google Drive needs a library: pip install 'osp-fetch[gdrive]'") from None
+        raise broken("Google Drive needs gdown: pip install 'osp-fetch[gdrive]'") from None
     return gdown
 
 
@@ -103,13 +120,14 @@ def _translated(error: Exception, shown: str) -> FetchError:
     why = " ".join(str(error).split())[:200] or type(error).__name__
     if _QUOTA.search(why.encode()) or "many accesses" in why:
         return CredentialsError(
-            f"{shown}: Drive does not show it: it is not public, or its quota is used up for up to a day; "
-            f"the same data may be on ModelScope ({why})"
+            f"{shown}: Drive refuses to list it ({why}): it is not public, or its download quota is "
+            "exhausted for up to 24 hours; check its sharing settings, run again later, or look for it on "
+            "ModelScope"
         )
     return NetworkError(f"{shown}: Drive cannot be listed ({why})", remedy=Remedy.ABORT)
 
 
-# with a key: Drive API v3
+# with an API key: Drive API v3
 
 
 def _by_key(kind: str, name: str, key: str) -> Iterator[Row]:
@@ -156,33 +174,51 @@ def _asked(url: str, query: dict[str, str], key: str) -> dict[str, Any]:
         error.close()
         if error.code in (400, 401, 403):
             raise CredentialsError(
-                f"Drive refuses the API key, or the folder is not public ({error.code}); check GOOGLE_API_KEY"
+                f"Drive refuses the API key, or the folder is not public (HTTP {error.code}); check "
+                "GOOGLE_API_KEY"
             ) from None
         raise NetworkError(
-            f"Drive's API answered {error.code}; run again later", remedy=Remedy.ABORT
+            f"Drive's API answered HTTP {error.code}; run again later", remedy=Remedy.ABORT
         ) from None
     except (OSError, ValueError) as error:
-        raise NetworkError(f"Drive's API cannot be reached ({error})", remedy=Remedy.ABORT) from None
+        raise NetworkError(
+            f"Drive's API cannot be reached ({error}); run again later", remedy=Remedy.ABORT
+        ) from None
     return dict(said)
 
 
-# the page in place of a file
+# the page that Drive sends in place of a file
 
 
 class DriveLeads:
-    """Knows Drive's pages; see `model.protocols.Leads`. `clock`: Unix seconds."""
+    """Finds the file's link on a page of Drive; see `model.protocols.Leads`.
+
+    Args:
+        clock: returns the time in Unix seconds.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
 
     def knows(self, url: str) -> bool:
+        """Return whether `url` is on a host of Google Drive."""
         return urlsplit(url).hostname in _HOSTS
 
     def target(self, url: str, page: bytes) -> str:
+        """Return the link to the file that a confirmation page contains.
+
+        Args:
+            url: the link that Drive answered with the page.
+            page: the page's HTML.
+
+        Raises:
+            QuotaExceededError: the page states that the file's download quota is exhausted.
+            StatusError: the page contains no link to the file.
+        """
         if _QUOTA.search(page):
             over = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._clock() + _QUOTA_LASTS))
             raise QuotaExceededError(
-                "Google Drive: too many have downloaded this file, and nobody gets it for up to 24 hours; "
+                "Google Drive: this file's download quota is exhausted for up to 24 hours; "
                 f"run the same command again after {over}, or fetch it from ModelScope (AnyText: "
                 "modelscope://datasets/iic/AnyText-benchmark)"
             )
@@ -193,5 +229,7 @@ class DriveLeads:
         except Exception as error:
             why = " ".join(str(error).split())[:200]
             raise StatusError(
-                f"Google Drive does not give this file away ({why})", status=200, remedy=Remedy.FAIL
+                f"Google Drive refuses to download this file ({why}); check that it is shared with everyone",
+                status=200,
+                remedy=Remedy.FAIL,
             ) from None

@@ -1,4 +1,4 @@
-"""Hugging Face Hub: a repository's files at one commit, listed by the real client (FACTS section 3)."""
+"""Hugging Face Hub: lists a repository's files at one commit (docs/sources.md, "Hugging Face Hub")."""
 
 from __future__ import annotations
 
@@ -29,7 +29,14 @@ _RESOLVED: Final = re.compile(r"/(?:datasets/)?[^/]+/[^/]+/resolve/(?P<commit>[0
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`hf://datasets/OWNER/NAME[@REV][/GLOB]`, or `hf://OWNER/NAME…` for a model."""
+    """An address `hf://datasets/OWNER/NAME[@REV][/GLOB]`, or `hf://OWNER/NAME…` for a model.
+
+    Attributes:
+        kind: `dataset` or `model`.
+        repo: `OWNER/NAME`.
+        revision: a branch, tag or commit; `main` by default.
+        glob: selects files; empty selects all.
+    """
 
     kind: str
     repo: str
@@ -38,6 +45,11 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
+        """Parse an `hf://` address.
+
+        Raises:
+            ManifestError: `text` is not such an address.
+        """
         match = _ADDRESS.fullmatch(text)
         if match is None:
             raise broken(f"{shown(text)}: not of the form hf://datasets/OWNER/NAME[@REV][/GLOB]")
@@ -46,20 +58,30 @@ class Address:
 
 
 def listing(text: str) -> Blocks:
-    """The files of the repository that `text` names, pinned to the commit that its revision is now.
+    """List the files of a repository, pinned to the commit that its revision names now.
 
-    Sizes for all; sha256 for what LFS or Xet holds, git's blob sha1 for the rest. Raises
-    CredentialsError, ManifestError or NetworkError where the hub does not list it.
+    Every row has a size. Its digest is the SHA-256 of a file in LFS or Xet, and git's blob SHA-1 otherwise.
+
+    Args:
+        text: an `hf://` address.
+
+    Raises:
+        ManifestError: `text` is not such an address, the revision does not exist, the glob matches no file,
+            or HF_HUB_OFFLINE is set.
+        CredentialsError: the repository does not exist, is private or gated, or the token is refused.
+        NetworkError: the hub cannot be reached, or answers with another error.
     """
     address = Address.parse(text)
     import huggingface_hub
 
-    # read at the call: huggingface_hub itself reads it when it is imported, which may be too early
+    # huggingface_hub reads HF_ENDPOINT when it is imported, which may be before the caller has set it
     api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
     try:
         info = api.repo_info(address.repo, revision=address.revision, repo_type=address.kind)
         if info.sha is None:
-            raise broken(f"{text}: the hub names no commit for revision {address.revision!r}")
+            raise broken(
+                f"{text}: the hub states no commit for revision {address.revision!r}; check the revision"
+            )
         yield from _pages(api, address, info.sha)
     except (ManifestError, CredentialsError):
         raise
@@ -68,8 +90,11 @@ def listing(text: str) -> Blocks:
 
 
 def _pages(api: Any, address: Address, commit: str) -> Blocks:
-    """The tree, a page a block. Pages are followed by hand: a mirror's `Link` may name the original
-    host, and the token is the mirror's."""
+    """Yield the tree, one block per page.
+
+    The pages are followed here, not by huggingface_hub: the `Link` header of a mirror may name the original
+    host, but the token belongs to the mirror.
+    """
     from huggingface_hub.hf_api import RepoFile
     from huggingface_hub.utils import (
         build_hf_headers,
@@ -99,7 +124,7 @@ def _pages(api: Any, address: Address, commit: str) -> Blocks:
         following = reply.links.get("next", {}).get("url")
         url = _rehosted(following, api.endpoint) if following else None
     if address.glob and not number:
-        raise broken(f"{address.glob!r} names no file of {address.repo} at {commit[:12]}; check the path")
+        raise broken(f"{address.glob!r} matches no file of {address.repo} at {commit[:12]}; check the path")
 
 
 def _wanted(path: str, glob: str) -> bool:
@@ -135,7 +160,7 @@ def _translated(error: Exception, address: Address) -> Exception:
                 "to a token that may read it"
             )
         case errors.RevisionNotFoundError():
-            return broken(f"{shown}: the repository has no such revision")
+            return broken(f"{shown}: the repository has no such revision; check the part after @")
         case errors.OfflineModeIsEnabled():
             return broken(f"{shown}: HF_HUB_OFFLINE forbids the network; unset it to list the repository")
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
@@ -144,25 +169,35 @@ def _translated(error: Exception, address: Address) -> Exception:
             )
         case _:
             why = " ".join(str(error).split())[:200] or type(error).__name__
-            return NetworkError(f"{shown}: the hub cannot be listed ({why})", remedy=Remedy.ABORT)
+            return NetworkError(
+                f"{shown}: the hub cannot list the repository ({why}); run again later", remedy=Remedy.ABORT
+            )
 
 
 class DownloadMetadata:
-    """Writes the records by which `hf download --local-dir` accepts the tree as its own.
+    """Writes the metadata that makes `hf download --local-dir` accept the files as downloaded.
 
-    `.cache/huggingface/download/<path>.metadata`: commit, etag (sha256 or git sha1), Unix time.
+    `.cache/huggingface/download/<path>.metadata` contains the commit, the ETag (SHA-256 or git SHA-1), and
+    the time in Unix seconds, one per line.
+
+    Args:
+        root: the output folder.
     """
 
     def __init__(self, root: Path) -> None:
         self._folder = root / ".cache" / "huggingface" / "download"
 
     def concerns(self, outcome: Outcome) -> bool:
-        """Whether `outcome` is a file here that came from a hub."""
+        """Return whether `outcome` is a finished file whose link is that of a hub."""
         here = outcome.status in (Status.FETCHED, Status.PRESENT)
         return here and outcome.entry is not None and "/resolve/" in outcome.entry.urls[0]
 
     def note(self, outcome: Outcome) -> None:
-        """Record one outcome that `concerns` it. Blocks: call it in a thread."""
+        """Write the metadata of `outcome`, for which `concerns` is True. Blocks: call it in a thread.
+
+        Raises:
+            OSError: the metadata cannot be written.
+        """
         assert outcome.entry is not None
         commit = _RESOLVED.search(urlsplit(outcome.entry.urls[0]).path)
         digest = outcome.entry.digest

@@ -1,15 +1,14 @@
-"""Joins the rows of a manifest with a list of files from elsewhere: a checksum list, a second source, a
-mirror.
+"""Joins the rows of a manifest with another list of the same files: checksums, a second source, a mirror.
 
-A wrong join puts the bytes of one file under the name of another, or refuses a right file. So a row is joined
-only if its counterpart is certain:
+A wrong join writes the bytes of one file under the name of another, or rejects a correct file. So a row is
+joined only if its counterpart is certain:
 
 - the same path, or
-- one path is the end of the other (`000.tar`, `train/000.tar`, `data/train/000.tar`), there is one such
-  candidate on both sides, and, where the shorter path is a bare name, no other file on either side has that
+- one path is the end of the other (`000.tar`, `train/000.tar`, `data/train/000.tar`), there is exactly one
+  such candidate on both sides, and, if the shorter path is a bare name, no other file on either side has that
   name.
 
-Everything else is left unjoined and counted, with examples, for the user to read.
+All other rows stay unjoined. They are counted and reported to the user, with examples.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ Pair = tuple[T, str | None]
 class NameJoin(Generic[T]):
     """Pairs items, each with a path, with the paths of a list.
 
-    Items whose counterpart is certain, or certainly absent, are paired at once. An item that has a
-    counterpart by its last names waits until `end`, because a later one may claim the same. At most one item
-    waits for each listed path, so memory is bounded by the list, not by the manifest.
+    An item whose counterpart is certain, or certainly absent, is returned at once. An item whose counterpart
+    is found by the end of its path waits until `end`, because a later item may match the same path. At most
+    one item waits per listed path, so memory is bounded by the list, not by the manifest.
     """
 
     def __init__(self, listed: Iterable[str]) -> None:
@@ -41,16 +40,16 @@ class NameJoin(Generic[T]):
         self._by_name: defaultdict[str, list[str]] = defaultdict(list)
         for path in self._listed:
             self._by_name[_last(path)].append(path)
-        self._names: Counter[str] = Counter()  # how often the manifest has each last name of the list
-        self._taken: set[str] = set()  # listed paths that an equal path has, or that two items claim
-        self._waiting: dict[str, tuple[str, T]] = {}  # listed path → the item that claims it
+        self._names: Counter[str] = Counter()  # file name of the list → how often the manifest has it
+        self._taken: set[str] = set()  # listed paths that an equal path or two items match
+        self._waiting: dict[str, tuple[str, T]] = {}  # listed path → the item that matches it
         self.paired = 0
         self.unpaired = 0
         self.refused = 0
         self.reasons: list[str] = []
 
     def add(self, path: str, item: T) -> list[Pair[T]]:
-        """Return the items whose counterpart is decided by now, each with a listed path or None."""
+        """Add `item`, and return the items that are decided now, each with a listed path or None."""
         name = _last(path)
         if name not in self._by_name:
             self.unpaired += 1
@@ -65,27 +64,27 @@ class NameJoin(Generic[T]):
             self.unpaired += 1
             return [(item, None)]
         if len(candidates) > 1:
-            return [self._refuse(path, item, f"could be {candidates[0]} or {candidates[1]} of the list")]
+            return [self._refuse(path, item, f"matches both {candidates[0]} and {candidates[1]} of the list")]
         (other,) = candidates
         if other in self._waiting:
             rival, waiting = self._waiting.pop(other)
             self._taken.add(other)
-            why = f"{rival} and {path} could both be {other} of the list"
+            why = f"{rival} and {path} both match {other} of the list"
             return [self._refuse(rival, waiting, why), self._refuse(path, item, why)]
         if other in self._taken:
-            return [self._refuse(path, item, f"{other} of the list belongs to another file, too")]
+            return [self._refuse(path, item, f"{other} of the list also matches another file")]
         self._waiting[other] = path, item
         return []
 
     def end(self) -> list[Pair[T]]:
-        """Return the items that have waited, now that no other can claim their counterparts."""
+        """Return the items that have waited, now that no other item can match their counterparts."""
         decided: list[Pair[T]] = []
         for other, (path, item) in self._waiting.items():
             name = _last(path)
             bare = "/" not in path or "/" not in other
             repeated = self._names[name] > 1 or len(self._by_name[name]) > 1
             if other in self._taken or (bare and repeated):
-                decided.append(self._refuse(path, item, f"several files are called {name}"))
+                decided.append(self._refuse(path, item, f"several files are named {name}"))
             else:
                 self.paired += 1
                 decided.append((item, other))
@@ -104,20 +103,20 @@ def _last(path: str) -> str:
 
 
 def _ends_with(path: str, other: str) -> bool:
-    """Return whether one of two paths is the end of the other, at a border of names."""
+    """Return whether one of two paths is the end of the other, in complete path components."""
     longer, shorter = (path, other) if len(path) > len(other) else (other, path)
     return longer == shorter or longer.endswith("/" + shorter)
 
 
 @dataclass(frozen=True, slots=True)
 class Rival:
-    """A file of the manifest that is not wanted: not joined, but its name is taken."""
+    """A file of the manifest that is not selected: it is not fetched, but its name makes others ambiguous."""
 
     path: str
 
 
 class FileList(Protocol):
-    """A list of files that rows are joined with. `name`: what the user calls it, for messages."""
+    """A list of files to join rows with. `name` is the list's name for messages."""
 
     name: str
 
@@ -126,30 +125,47 @@ class FileList(Protocol):
         ...
 
     def combine(self, entry: Entry, path: str) -> Row:
-        """Return `entry` with what the list says of `path`, or the error where the two contradict."""
+        """Combine `entry` with the list's values for `path`.
+
+        Args:
+            entry: the row of the manifest.
+            path: its counterpart among `paths()`.
+
+        Returns:
+            The completed entry, or a ManifestError if the two contradict each other.
+        """
         ...
 
 
 class RowJoin:
     """Joins the rows of one run with one list.
 
-    Raises ManifestError at the end if no row of the manifest is listed: then the list verifies nothing. With
-    `strict` it also raises at the first ambiguous name.
+    Args:
+        source: the list.
+        strict: raise ManifestError at the first ambiguous name, instead of leaving its row unjoined.
     """
 
     def __init__(self, source: FileList, *, strict: bool = False) -> None:
         self._source, self._strict = source, strict
         self._join: NameJoin[Entry | Rival] | None = None
-        self._wanted = self._covered = 0  # files that are to be fetched, and those of them that are listed
+        self._wanted = self._covered = 0  # files to fetch, and how many of them are listed
 
     def over(self, rows: Iterable[Row | Rival]) -> Iterator[Row | Rival]:
-        """Yield `rows`, joined; rows that have to wait come last."""
+        """Yield `rows`, joined; rows that have to wait come last.
+
+        Raises:
+            ManifestError: as `add` and `end`.
+        """
         for row in rows:
             yield from self.add(row)
         yield from self.end()
 
     def add(self, row: Row | Rival) -> list[Row | Rival]:
-        """Return the rows that are decided by now, joined."""
+        """Add `row`, and return the rows that are decided now, joined.
+
+        Raises:
+            ManifestError: a name is ambiguous, and the join is strict.
+        """
         if not isinstance(row, (Entry, Rival)):
             return [row]
         if self._join is None:
@@ -157,16 +173,20 @@ class RowJoin:
         return self._combined(self._join.add(row.path, row))
 
     def end(self) -> list[Row | Rival]:
-        """Return the rows that have waited. Raises ManifestError if nothing was joined."""
+        """Return the rows that have waited, joined.
+
+        Raises:
+            ManifestError: no row of the manifest is listed, so the list verifies nothing; or a name is
+                ambiguous, and the join is strict.
+        """
         if self._join is None:
             return []
         rows = self._combined(self._join.end())
         if not self._covered and self._wanted:
             why = f" ({'; '.join(self._join.reasons)})" if self._join.reasons else ""
             raise ManifestError(
-                f"{self._source.name} lists none of the manifest's files by a path that is certain{why}; "
-                "give "
-                "it the same paths, or run without it",
+                f"{self._source.name} lists none of the manifest's files by an unambiguous path{why}; "
+                "use the same paths in both, or run without it",
                 remedy=Remedy.ABORT,
             )
         return rows
@@ -174,7 +194,8 @@ class RowJoin:
     def _combined(self, pairs: list[Pair[Entry | Rival]]) -> list[Row | Rival]:
         if self._strict and self._join is not None and self._join.reasons:
             raise ManifestError(
-                f"{self._source.name}: {self._join.reasons[0]}; give both the same paths", remedy=Remedy.ABORT
+                f"{self._source.name}: {self._join.reasons[0]}; use the same paths in both",
+                remedy=Remedy.ABORT,
             )
         combined: list[Row | Rival] = []
         for row, path in pairs:
@@ -187,7 +208,7 @@ class RowJoin:
         return combined
 
     def notes(self) -> list[str]:
-        """Return what a user has to know of the join, a sentence each: rows that it does not cover."""
+        """Return notes for the user, one sentence each, about rows that the list does not cover."""
         join = self._join
         if join is None or self._covered == self._wanted:
             return []
@@ -195,7 +216,7 @@ class RowJoin:
         said = [f"{covers}; the others are fetched without it"]
         if join.refused:
             said.append(
-                f"{join.refused} files have an ambiguous name there and were not joined: "
+                f"{join.refused} files have ambiguous names in that list and were not joined: "
                 f"{'; '.join(join.reasons)}"
             )
         return said

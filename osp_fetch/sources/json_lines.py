@@ -1,4 +1,4 @@
-"""Manifests by lines: JSON lines and plain lists of URLs."""
+"""Manifests read line by line: JSON lines and plain lists of URLs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from typing import Final
 from ..model.errors import ManifestError
 from .row_parser import Blocks, Numbered, meanings, read_row
 
-_BLOCK: Final = 1000
+_BLOCK: Final = 1000  # rows per block
 _KEYS: Final = "path, url or urls, size, sha256, md5, digest, headers"
 
 
 def json_lines(path: Path) -> Blocks:
-    """Rows `{"path", "url" or "urls", "size"?, "sha256"|"md5"|"digest"?, "headers"?}`, one a line."""
+    """Read rows `{"path", "url" or "urls", "size"?, "sha256"|"md5"|"digest"?, "headers"?}`, one per line.
+
+    A line that is not a JSON object yields a ManifestError in place of its row.
+    """
     return _blocks(_json_rows(path))
 
 
 def _json_rows(path: Path) -> Iterator[Numbered]:
-    known: dict[tuple[str, ...], list[tuple[str, str]]] = {}  # keys seen → meaning and key of those wanted
+    known: dict[tuple[str, ...], list[tuple[str, str]]] = {}  # keys of a row → (meaning, key) of known ones
     name, decode = path.name, json.JSONDecoder().decode
     for line, text in _lines(path):
         try:
@@ -43,7 +46,7 @@ def _json_rows(path: Path) -> Iterator[Numbered]:
 
 
 def url_list(path: Path) -> Blocks:
-    """One URL a line; blank lines and lines that begin with # are passed over."""
+    """Read one URL per line; skip blank lines and lines that begin with #."""
     return _blocks(
         (line, read_row({"url": text}, path.name, line))
         for line, text in _lines(path)

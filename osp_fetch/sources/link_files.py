@@ -1,4 +1,4 @@
-"""Fresh links in mid-run: the link file is watched, and a command may be run to get another."""
+"""Fresh links during a run: watches the link files, and runs a command that obtains new ones."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ from ..model.errors import ManifestError
 from ..model.protocols import Row
 from ..model.urls import source_key
 
-_LOOK: Final = 1.0  # seconds between two looks at the files
+_LOOK: Final = 1.0  # seconds between two `stat` calls on the link files
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class LinkFileRenewal:
-    """The Renewal of manifests that are files; see `model.protocols.Renewal`.
+    """The renewal of links for manifests that are files; see `model.protocols.Renewal`.
 
-    `read(files)`: the rows of `files`, as the run takes them. `wait`: wait for somebody to put fresh
-    files in place. `command`: run by the shell when links are dead; it puts fresh files in place, or
-    prints a link file; it is killed after `patience` seconds.
+    Args:
+        files: the manifest files to watch.
+        read: returns the rows of the given files, selected as in the run.
+        wait: if True, wait until the user replaces a file; if False, give up when nothing has changed.
+        command: a shell command to run when links are dead. It replaces the files, or prints a link file.
+        patience: seconds after which the command is killed.
+        observe: receives `LinksCommandFailed`.
     """
 
     def __init__(
@@ -54,7 +58,7 @@ class LinkFileRenewal:
         return tuple(_stamp(place) for place in self._files)
 
     def changed(self) -> bool:
-        """Whether a fresh file was put in place since links were last read; looks once a second."""
+        """Return whether a file has changed since links were last read; checks at most once a second."""
         now = time.monotonic()
         if self._printed is not None:
             return True
@@ -64,8 +68,15 @@ class LinkFileRenewal:
         return self._look() != self._stamp
 
     async def wait(self, *, progressed: bool) -> bool:
-        """Return True when fresh links may be there, False where none are to be expected."""
-        self._looked = -math.inf  # whoever waits wants to know it now
+        """Wait until fresh links may be available.
+
+        Args:
+            progressed: whether the previous links fetched any bytes. If they did not, the command is not run.
+
+        Returns:
+            True if fresh links may be available, False if none are to be expected.
+        """
+        self._looked = -math.inf  # check the files now, not after the interval
         if self.changed():
             return True
         if self._command and progressed and not self._in_vain:
@@ -77,7 +88,14 @@ class LinkFileRenewal:
         return False
 
     async def renew(self, entries: Sequence[Entry]) -> list[Entry | None]:
-        """For each entry the same with other links, None where the files have no others."""
+        """Read the link files again and return `entries` with the fresh links.
+
+        Args:
+            entries: the entries whose links are dead.
+
+        Returns:
+            One item per entry, in order: the entry with fresh links, or None if the files list no other link.
+        """
         found = await asyncio.to_thread(self._fresh, {entry.path for entry in entries})
         renewed = [_other(entry, found.get(entry.path)) for entry in entries]
         self._in_vain = not any(renewed)
@@ -93,16 +111,16 @@ class LinkFileRenewal:
                 found = _entries(self._read(self._files), wanted)
             if printed is None:
                 return found
-            # links are secrets: what a command prints is on disk only while it is read
+            # links are secrets: the command's output is on disk only while it is read
             with tempfile.NamedTemporaryFile("w", suffix=".tsv", encoding="utf-8") as file:
                 file.write(printed)
                 file.flush()
                 return found | _entries(self._read([Path(file.name)]), wanted)
         except ManifestError:
-            return found  # half a file, perhaps still being copied: the next change is looked at again
+            return found  # the file may still be being copied; its next change is read again
 
     async def _run_command(self) -> bool:
-        """Run the command; True where it ended well."""
+        """Run the command; return whether its result is worth reading."""
         process = await asyncio.create_subprocess_shell(
             self._command,
             stdout=asyncio.subprocess.PIPE,
@@ -114,31 +132,31 @@ class LinkFileRenewal:
             async with asyncio.timeout(self._patience):
                 out, _ = await process.communicate()
         except (TimeoutError, asyncio.CancelledError) as error:
-            # the whole group: what the shell has started holds the pipe, and would go on for ever
+            # kill the process group: children of the shell hold the pipe and would keep running
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
             if isinstance(error, asyncio.CancelledError):
                 raise
-            self._failed(f"it had not ended after {self._patience:.0f} s and was killed")
+            self._failed(f"it did not exit within {self._patience:.0f} s and was killed")
             return False
         printed = out.decode("utf-8", "replace")
         self._printed = printed if printed.strip() else None
         if process.returncode != 0:
-            self._failed(f"it ended with {process.returncode}")
+            self._failed(f"it exited with status {process.returncode}")
         return not self._in_vain
 
     def _failed(self, why: str) -> None:
         self._in_vain = True
-        said = f"the command for fresh links failed: {why}; run it by hand to see what it lacks"
+        said = f"the command for fresh links failed: {why}; run it by hand to see its error"
         self._observe(events.LinksCommandFailed(said))
 
 
 def _other(entry: Entry, fresh: Entry | None) -> Entry | None:
-    """Return `entry` with the links of `fresh` in place of its own that lead to the same files.
+    """Return `entry` with its links replaced by those of `fresh` that lead to the same files.
 
-    A new signature changes no path. Size, digest and mirrors of `entry` stay: a link file lists none of them.
-    Returns None if `fresh` has no other link of the file.
+    Links are matched by path, because a new signature does not change the path. Size, digest and mirrors of
+    `entry` stay: a link file lists none of them. Returns None if `fresh` has no other link of the file.
     """
     if fresh is None or fresh.urls == entry.urls:
         return None

@@ -9,12 +9,16 @@ from xml.etree import ElementTree
 from .row_parser import Blocks, Numbered, broken, read_row
 
 _NAMESPACE: Final = "{urn:ietf:params:xml:ns:metalink}"
-_BLOCK: Final = 1000
-_BEST: Final = ("sha-512", "sha-256", "sha-1", "md5")  # names as in the IANA registry of hash functions
+_BLOCK: Final = 1000  # rows per block
+_BEST: Final = ("sha-512", "sha-256", "sha-1", "md5")  # strongest first; IANA names of hash functions
 
 
 def files(path: Path) -> Blocks:
-    """One row a `file` element; mirrors by their `priority`, the smallest first (RFC 5854 section 4.2.16)."""
+    """Read one row per `file` element; mirrors in the order of `priority` (RFC 5854 section 4.2.16).
+
+    Raises:
+        ManifestError: the file is not XML, or contains no `file` element of Metalink 4.
+    """
     block: list[Numbered] = []
     number = 0
     try:
@@ -28,9 +32,9 @@ def files(path: Path) -> Blocks:
                 yield block
                 block = []
     except ElementTree.ParseError as error:
-        raise broken(f"{path.name}: it cannot be read as Metalink ({error})") from None
+        raise broken(f"{path.name}: cannot be read as Metalink ({error})") from None
     if not number:
-        raise broken(f"{path.name}: it names no file; only Metalink 4 (RFC 5854) is read")
+        raise broken(f"{path.name}: lists no file; only Metalink 4 (RFC 5854) is supported")
     yield block
 
 

@@ -1,4 +1,4 @@
-"""ModelScope: a dataset repository's files, page by page (FACTS section 4)."""
+"""ModelScope: lists a dataset repository's files, page by page (docs/sources.md, "ModelScope")."""
 
 from __future__ import annotations
 
@@ -23,14 +23,20 @@ from .select import matches
 _ADDRESS: Final = re.compile(
     r"modelscope://datasets/(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<rev>[^/\s]+))?(?:/(?P<glob>.*))?"
 )
-_PAGE: Final = 200
-_TRIES: Final = 6  # a page now and then says 403 for nothing; listings of hundreds of pages meet that
-_TIMEOUT: Final = 60.0
+_PAGE: Final = 200  # files per page
+_TRIES: Final = 6  # ModelScope sometimes answers 403 to a valid page; long listings meet that
+_TIMEOUT: Final = 60.0  # seconds per socket operation
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """`modelscope://datasets/OWNER/NAME[@REV][/GLOB]`."""
+    """An address `modelscope://datasets/OWNER/NAME[@REV][/GLOB]`.
+
+    Attributes:
+        repo: `OWNER/NAME`.
+        revision: a branch, tag or commit; `master` by default.
+        glob: selects files; empty selects all.
+    """
 
     repo: str
     revision: str
@@ -38,6 +44,11 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
+        """Parse a `modelscope://` address.
+
+        Raises:
+            ManifestError: `text` is not such an address.
+        """
         match = _ADDRESS.fullmatch(text)
         if match is None:
             raise broken(f"{shown(text)}: not of the form modelscope://datasets/OWNER/NAME[@REV][/GLOB]")
@@ -48,9 +59,18 @@ class Address:
 
 
 def listing(text: str) -> Blocks:
-    """The files of the repository that `text` names: sizes for all, sha256 where it is listed.
+    """List the files of a repository, with their sizes and, if ModelScope states it, their SHA-256.
 
-    Raises CredentialsError, ManifestError or NetworkError where ModelScope does not list it.
+    MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN are read from the environment.
+
+    Args:
+        text: a `modelscope://` address.
+
+    Raises:
+        ManifestError: `text` is not such an address, the dataset or revision does not exist, or the glob
+            matches no file.
+        CredentialsError: the dataset is private or gated, or the token is refused.
+        NetworkError: ModelScope cannot be reached, or answers with another error.
     """
     address = Address.parse(text)
     endpoint = os.environ.get("MODELSCOPE_ENDPOINT", "").rstrip("/") or "https://modelscope.cn"
@@ -73,7 +93,7 @@ def listing(text: str) -> Blocks:
         if len(files) < _PAGE:
             break
     if address.glob and not named:
-        raise broken(f"{address.glob!r} names no file of {address}; check the path")
+        raise broken(f"{address.glob!r} matches no file of {address}; check the path")
 
 
 def _row(address: Address, endpoint: str, headers: dict[str, str], path: str, file: dict[str, Any]) -> Row:
@@ -95,7 +115,7 @@ def _page(address: Address, endpoint: str, headers: dict[str, str], page: int) -
         f"{endpoint}/api/v1/datasets/{address.repo}/repo/tree?{query}",
         headers={"User-Agent": "osp-fetch", "Accept": "application/json", **headers},
     )
-    failure: FetchError = NetworkError(f"{address} cannot be listed", remedy=Remedy.ABORT)
+    failure: FetchError = NetworkError(f"{address} cannot be listed; run again later", remedy=Remedy.ABORT)
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(min(0.25 * 2**attempt, 8.0))
@@ -108,36 +128,37 @@ def _page(address: Address, endpoint: str, headers: dict[str, str], page: int) -
             if error.code not in (403, 408, 425, 429) and error.code < 500:
                 break
             if error.code == 403 and page == 1 and attempt:
-                break  # a first page that is refused twice is meant so
+                break  # two refusals of the first page are final
         except (OSError, ValueError) as error:
             failure = NetworkError(
-                f"{address}: page {page} of its files cannot be read ({redact(str(error))[:150]}); run again",
+                f"{address}: page {page} of the listing cannot be read ({redact(str(error))[:150]}); "
+                "run again later",
                 remedy=Remedy.ABORT,
             )
     raise failure
 
 
 def _files(address: Address, said: Any) -> list[dict[str, Any]]:
-    """The files of one page; HTTP 200 with `Success: false` is an error, and a lasting one."""
+    """Return the files of one page. HTTP 200 with `Success: false` is a permanent error."""
     if not isinstance(said, dict) or said.get("Success") is False or said.get("Code", 200) != 200:
         why = redact(str(said.get("Message") if isinstance(said, dict) else said))[:200]
-        raise broken(f"{address}: ModelScope does not list it ({why}); check the name and the revision")
+        raise broken(f"{address}: ModelScope refuses to list it ({why}); check the name and the revision")
     data = said.get("Data") or {}
     files = data if isinstance(data, list) else data.get("Files") or []
     if not all(isinstance(file, dict) for file in files):
-        raise ValueError("its files are no objects")
+        raise ValueError("the files in the reply are not JSON objects")
     return list(files)
 
 
 def _refused(address: Address, status: int, page: int) -> FetchError:
     if status in (401, 403):
         return CredentialsError(
-            f"{address}: ModelScope refuses page {page} of its files ({status}); it is private or gated, or "
-            "does not exist: check the name, or set MODELSCOPE_API_TOKEN"
+            f"{address}: ModelScope refuses page {page} of the listing (HTTP {status}): the dataset is "
+            "private or gated, or does not exist; check the name, or set MODELSCOPE_API_TOKEN"
         )
     if status == 404:
-        return broken(f"{address}: ModelScope has no such dataset, or no such revision")
+        return broken(f"{address}: ModelScope has no such dataset or revision; check both")
     return NetworkError(
-        f"{address}: ModelScope answered {status} to page {page} of its files; run again later",
+        f"{address}: ModelScope answered HTTP {status} to page {page} of the listing; run again later",
         remedy=Remedy.ABORT,
     )

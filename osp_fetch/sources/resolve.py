@@ -1,4 +1,4 @@
-"""Which source a SOURCE means, and its rows: selected, joined with checksums, distinct, sharded."""
+"""Finds the source that a SOURCE names, and prepares its rows: select, remove duplicates, join, shard."""
 
 from __future__ import annotations
 
@@ -23,16 +23,21 @@ from .select import Selection
 if TYPE_CHECKING:
     import pandas
 
-_MOMENT: Final = 2 << 20  # a manifest of so many bytes is read whole before anything is fetched
-_BLOCK: Final = 256
+_MOMENT: Final = 2 << 20  # bytes; a manifest up to this size is read completely before fetching starts
+_BLOCK: Final = 256  # rows per block of an iterable
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How rows are taken from any source. `shard`: (i, n), the i-th of n, counted from 0.
+    """How rows are taken from a source.
 
-    `lists`: lists of the same files that rows are joined with, in this order.
+    Attributes:
+        selection: the globs that select rows.
+        lists: lists of the same files to join the rows with, in this order.
+        headers: HTTP headers added to every entry.
+        shard: `(i, n)`: keep share i of n, counted from 0; None keeps all rows.
+        strict: a bad row, or an ambiguous name in a list, is an error of the run.
     """
 
     selection: Selection = Selection()
@@ -44,22 +49,35 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The rows of a manifest, to be read once, and the joins that they go through."""
+    """The rows of a manifest, which can be read once, and the joins applied to them."""
 
     rows: Manifest
     joins: tuple[RowJoin, ...] = ()
 
     def notes(self) -> list[str]:
-        """Return what a user has to know of the joins, once all rows were read."""
+        """Return the notes of all joins for the user; complete once all rows were read."""
         return [note for join in self.joins for note in join.notes()]
 
 
 def resolve(source: object, options: Options) -> Resolved:
-    """Return the rows of `source`: a SOURCE string, a Path, a DataFrame, or an (async) iterable of entries.
+    """Return the rows of `source`.
 
-    Raises ManifestError where there is no such source, its columns make no sense, its globs leave nothing, or
-    a list covers none of its files; with `options.strict` at the first bad row, too. While the rows are read
-    the same errors may come, for what shows only then.
+    A source of more than 2 MiB, a listing or an iterable is read lazily: the errors below may then be raised
+    while the rows are read.
+
+    Args:
+        source: a SOURCE string, a Path, a list of these, a DataFrame, or an (async) iterable of entries.
+        options: selection, joins, headers and shard.
+
+    Returns:
+        The rows, and the joins whose notes are complete after the last row.
+
+    Raises:
+        ManifestError: the source does not exist, its columns cannot be interpreted, the globs leave no row, a
+        list
+            covers none of the files, or, with `options.strict`, a row is bad.
+        CredentialsError: the server refuses to list the source.
+        NetworkError: the source cannot be listed.
     """
     joins = tuple(RowJoin(each, strict=options.strict) for each in options.lists)
     if isinstance(source, AsyncIterable):
@@ -83,7 +101,7 @@ def resolve(source: object, options: Options) -> Resolved:
 
 
 def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
-    """A name for messages, the rows, and whether they are read in a moment."""
+    """Return the source's name for messages, its rows, and whether they can be read at once."""
     if isinstance(source, str) and source.startswith("hf://"):
         huggingface.Address.parse(source)
         return source, huggingface.listing(source), False
@@ -107,17 +125,17 @@ def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
     if isinstance(source, Iterable):
         return "manifest", _grouped(source), False
     raise broken(
-        f"a {type(source).__name__} is no manifest; pass a SOURCE, a DataFrame, or an iterable of Entry"
+        f"a {type(source).__name__} is not a manifest; pass a SOURCE, a DataFrame, or an iterable of Entry"
     )
 
 
 def _unsupported(scheme: str, source: str) -> str:
-    """Return the sentence for a SOURCE with a scheme that cannot be fetched."""
+    """Return the message for a SOURCE whose scheme is not supported."""
     shown = urls.shown(source)
     if scheme in ("http", "https"):
         return f"{shown}: not a URL; write {scheme}:// with two slashes"
     known = "http://, https://, hf://, modelscope:// and gdrive://"
-    return f"{shown}: {scheme}: is not fetched by osp-fetch; it takes {known}, files and dataset names"
+    return f"{shown}: the scheme {scheme}: is not supported; use {known}, a file or a dataset name"
 
 
 def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
@@ -131,22 +149,21 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
             first = file.readline(1 << 20).decode("utf-8", "replace")
     except OSError as error:
         raise broken(
-            f"{urls.shown(str(path))}: no such manifest can be read ({error.strerror}); a SOURCE is a "
-            "manifest file, "
-            "a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
+            f"{urls.shown(str(path))}: the manifest cannot be read ({error.strerror}); a SOURCE is a "
+            "manifest file, a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
         ) from None
     kind = path.suffix.lower()
     if sa1b.is_link_file(first):
         listed = table.delimited(path, "\t")
         return path.name, sa1b.without_foreign(listed, options.selection), size <= _MOMENT
     if kind in (".meta4", ".metalink"):
-        from . import metalink  # XML takes a hundredth of a start
+        from . import metalink  # importing the XML parser takes 1 % of the start-up time
 
         return path.name, metalink.files(path), size <= _MOMENT
     if kind == ".parquet":
         return path.name, table.parquet(path), False
     if "\0" in first:
-        raise broken(f"{path}: it is no text in UTF-8; a manifest is a table, JSON lines, or a list of URLs")
+        raise broken(f"{path}: not UTF-8 text; a manifest is a table, JSON lines, or a list of URLs")
     if kind in (".jsonl", ".ndjson") or first.lstrip("\ufeff ").startswith("{"):
         return path.name, json_lines(path), size <= _MOMENT
     if kind in (".tsv", ".csv") or "\t" in first:
@@ -171,14 +188,14 @@ def _wanted(
 
 
 class _Counts:
-    """Counts what globs leave of a manifest, so that a misspelt glob is not taken for success."""
+    """Counts the rows that the globs leave, so that a misspelt glob is not reported as success."""
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
         self._files = self._kept = 0
 
     def wants(self, row: Row) -> bool:
-        """Return whether `row` is to be fetched, or is an error to be reported."""
+        """Return whether `row` is an entry to fetch or an error to report."""
         if not isinstance(row, Entry):
             self._kept += 1
             return True
@@ -188,23 +205,28 @@ class _Counts:
         return wanted
 
     def sorted_out(self, row: Row) -> Row | Rival:
-        """Return `row`, or the rival that it still is if it is not wanted."""
+        """Return `row`, or, if it is not wanted, a `Rival` that keeps its name taken."""
         return row if self.wants(row) or not isinstance(row, Entry) else Rival(row.path)
 
     def check(self) -> None:
-        """Raise ManifestError if globs were given and left nothing."""
+        """Check that the globs left at least one row.
+
+        Raises:
+            ManifestError: globs were given and left nothing.
+        """
         if not self._kept and (self._selection.include or self._selection.exclude):
             globs = ", ".join(repr(glob) for glob in (*self._selection.include, *self._selection.exclude))
             raise broken(
                 f"include and exclude ({globs}) leave none of the manifest's {self._files} files; "
-                "check the globs against the paths that plan shows"
+                "compare the globs with the paths that plan shows"
             )
 
 
 def _told_apart(rows: list[Row | Rival]) -> list[Row | Rival]:
-    """Return `rows`; links that differ only in what looks like a signature are told apart by all of it.
+    """Return `rows`, with `exact` set on entries whose links differ only in what looks like a signature.
 
-    `?token=A` and `?token=B` for two paths of one manifest are two files, whatever the name suggests.
+    `?token=A` and `?token=B` for two paths of one manifest are two files, although `token` usually signs a
+    link. Their complete query then belongs to the source key.
     """
     links: dict[str, set[str]] = {}
     for row in rows:
@@ -222,7 +244,7 @@ def _told_apart(rows: list[Row | Rival]) -> list[Row | Rival]:
 
 
 def _take(row: Row, options: Options) -> Row:
-    """Return `row` with the headers of the options. Raises it with `strict`, where it is an error."""
+    """Return `row` with the headers of the options; with `strict`, raise a row that is an error."""
     if options.headers and isinstance(row, Entry):
         row = replace(row, headers=(*row.headers, *options.headers))
     if options.strict and isinstance(row, ManifestError):
@@ -231,7 +253,7 @@ def _take(row: Row, options: Options) -> Row:
 
 
 def _sorted(chosen: list[Row]) -> list[Row]:
-    """Bad rows first, so that they are said before a byte is fetched; then the links that die first."""
+    """Return `chosen` with bad rows first, to report them before fetching, then by time of expiry."""
 
     def rank(row: Row) -> float:
         if not isinstance(row, Entry):
@@ -248,7 +270,7 @@ def _shard(chosen: Iterable[Row], options: Options) -> Iterator[Row]:
         return
     index, total = options.shard
     if isinstance(chosen, list):
-        # fresh link files come in another order: by path every generation is split alike
+        # fresh link files list files in another order; sorted by path, every issue is split the same way
         chosen = sorted(chosen, key=lambda row: row.path if isinstance(row, Entry) else "")
     yield from select.shard(chosen, index, total)
 
@@ -279,12 +301,12 @@ async def _distinct(source: AsyncIterable[Row], counts: _Counts) -> AsyncIterato
             yield Rival(row.path)
             continue
         if isinstance(row, Entry) and seen.repeats([row.path])[0]:
-            row = ManifestError(f"manifest:{line}: {row.path} is named twice; rename or remove this row")
+            row = ManifestError(f"manifest:{line}: {row.path} is listed twice; rename or remove this row")
         yield row
 
 
 def _passed(given: Sequence[Row | Rival], joins: Sequence[RowJoin]) -> list[Row]:
-    """Return the rows that come out of all `joins` when `given` goes in."""
+    """Pass `given` through all `joins` and return the rows that are decided."""
     for join in joins:
         given = [joined for row in given for joined in join.add(row)]
     return [row for row in given if not isinstance(row, Rival)]

@@ -1,4 +1,4 @@
-"""From a row's plain values to an Entry: which column means what, and what makes no sense."""
+"""Converts a row's plain values to an Entry: finds the meaning of each column and rejects invalid values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Row
 from ..model.urls import redact, shown
 
-Numbered = tuple[int, Row]  # the row's line (or its number, where there are no lines), and the row
+Numbered = tuple[int, Row]  # the row's line, or its number if the source has no lines, and the row
 Blocks = Iterator[list[Numbered]]
 
 COLUMNS: Final = {
@@ -25,14 +25,14 @@ COLUMNS: Final = {
     "digest": ("digest", "checksum", "hash"),
 }
 _ALGORITHMS: Final = ("sha512", "sha384", "sha256", "sha224", "sha1", "md5", "blake2b", "crc32c")
-# a column is one of digests if it is an algorithm's name and any of these: `md5sum`, `file_sha256`,
-# `OriginalMD5`
+# a column holds digests if its name is that of an algorithm combined with any of these words, such as
+# `md5sum`, `file_sha256` or `OriginalMD5`
 _DIGEST_WORDS: Final = re.compile(
     r"(?:sum|hash|hex|hexdigest|digest|checksum|value|b64|base64|file|content|original|expected|source|archive|"
     r"tar|zip|data|image|img|video|media|object|blob|raw|download|url|of|the|in|cs)*"
 )
-_NEAR: Final = 0.82  # likeness of two names above which one is the other misspelt (difflib)
-# a column of digests whose values say of which algorithm, or show it by their length
+_NEAR: Final = 0.82  # difflib ratio from which one name counts as a misspelling of the other
+# a column of digests whose values state the algorithm, or show it by their length
 _GENERIC: Final = re.compile(
     r"(?=.*(?:hash|digest|checksum|integrity|shasum|^sri$|^sha2?$))(?:sum|hash|hashes|hex|hexdigest|digests?|"
     r"checksums?|value|file|content|original|expected|source|archive|data|integrity|sri|shasum|sha2?|of|the)*"
@@ -42,19 +42,26 @@ _MEANINGS: Final = {name: meaning for meaning, names in COLUMNS.items() for name
 
 
 def broken(message: str) -> ManifestError:
-    """The error of a whole manifest that makes no sense: nothing of it can be fetched."""
+    """Return the error for a manifest that cannot be used at all; its remedy ends the run."""
     return ManifestError(message, remedy=Remedy.ABORT)
 
 
 def meanings(columns: Sequence[str], where: str) -> dict[str, int]:
-    """Return what each known column is for, as meaning → index.
+    """Return the index of each known column by its meaning.
 
-    Other columns are left alone, because manifests carry captions and widths. A column that seems to hold
-    digests and is not known by its name, or whose name is nearly that of an algorithm, is refused: a digest
-    that is silently dropped is a check that never happens.
+    Other columns are ignored, because manifests also hold captions and widths. A column is refused if it
+    seems to hold digests under an unknown name, or if its name is nearly that of an algorithm: a digest that
+    is silently dropped is a check that never happens.
+
+    Args:
+        columns: the column names, in order.
+        where: the manifest's name for messages.
+
+    Returns:
+        Meaning (`url`, `path`, `size`, `headers`, `digest`, or an algorithm) → index in `columns`.
 
     Raises:
-        ManifestError: no column holds links, or one is refused.
+        ManifestError: no column holds links, two columns have the same meaning as digests, or one is refused.
     """
     found: dict[str, int] = {}
     for place, column in enumerate(columns):
@@ -74,13 +81,13 @@ def meanings(columns: Sequence[str], where: str) -> dict[str, int]:
         for column in columns:
             if near := difflib.get_close_matches(column.strip().lower(), COLUMNS["url"], n=1, cutoff=_NEAR):
                 raise broken(f"{where}: unknown column {column!r}; did you mean {near[0]!r}?")
-        names = ", ".join(repr(c[:40]) for c in columns[:8]) if any(columns) else "not there"
-        raise broken(f"{where}: no column holds links (columns are {names}); name it url, link or cdn_link")
+        names = ", ".join(repr(c[:40]) for c in columns[:8]) if any(columns) else "none found"
+        raise broken(f"{where}: no column holds links (columns: {names}); name it url, link or cdn_link")
     return found
 
 
 def _algorithm_of(column: str, where: str) -> str | None:
-    """Return the algorithm of a column of digests, None for another column. Raises ManifestError."""
+    """Return the algorithm of a column of digests, `digest` if its values state it, else None."""
     words = re.findall(r"[A-Z]?[a-z]+[0-9]*[a-z]*|[A-Z]+[0-9]*[a-z]?|[0-9]+", column)
     joined = "".join(words).lower()
     for algorithm in _ALGORITHMS:
@@ -89,42 +96,58 @@ def _algorithm_of(column: str, where: str) -> str | None:
             return algorithm
     if _GENERIC.fullmatch(joined):
         return "digest"
-    # a name that only contains those letters (`sasha1`) is another column
+    # a name that merely contains an algorithm's letters (`sasha1`) is another column
     parts = [part.lower() for part in re.split(r"[^A-Za-z0-9]+", column)]
     if any(part.startswith(_ALGORITHMS) for part in parts):
         raise broken(
-            f"{where}: the column {column!r} seems to hold digests; call it by the algorithm, such as sha256 "
-            "or "
-            "md5, or remove it"
+            f"{where}: the column {column!r} seems to hold digests; name it after the algorithm, such as "
+            "sha256 or md5, or remove it"
         )
     if any(_UNCHECKED.match(part) for part in parts):
         raise broken(
-            f"{where}: the column {column!r} seems to hold digests that osp-fetch cannot compute; it knows "
-            f"{', '.join(_ALGORITHMS)}. Rename or remove the column to go on without"
+            f"{where}: the column {column!r} seems to hold digests that osp-fetch cannot compute (supported: "
+            f"{', '.join(_ALGORITHMS)}); rename or remove the column to fetch without this check"
         )
     return None
 
 
 def read_row(values: Mapping[str, Any], where: str, line: int) -> Row:
-    """An Entry from meaning → value, or the error that names the row."""
+    """Build an Entry from the values of one row.
+
+    Args:
+        values: meaning → value, as `meanings` names them.
+        where: the manifest's name for messages.
+        line: the row's line or number for messages.
+
+    Returns:
+        The entry, or a ManifestError that names the row.
+    """
     try:
         return _entry(values)
     except (ManifestError, ValueError, TypeError) as error:
-        return ManifestError(f"{where}:{line}: {error}; mend or remove the row")
+        return ManifestError(f"{where}:{line}: {error}; correct or remove the row")
 
 
 def any_row(item: object, number: int) -> Row:
-    """A row of an iterable: an Entry, a URL, or a mapping with the keys of a JSON line."""
+    """Build a row from an item of an iterable.
+
+    Args:
+        item: an Entry, a URL, a mapping with the keys of a JSON line, or a ManifestError.
+        number: the item's index for messages, from 0.
+
+    Returns:
+        The entry, or a ManifestError that names the row.
+    """
     if isinstance(item, ManifestError):
         return item
     if isinstance(item, Entry):
         try:
-            # whoever made it by hand may have made it of anything: `entry` lets nothing wrong pass
+            # a caller can construct an Entry from unchecked values; `entry` validates them
             headers = {_plain(name): _plain(value) for name, value in item.headers}
             urls = [_plain(url) for url in item.urls]
             return entry(_plain(item.path), urls, item.size, item.digest, headers)
         except (ManifestError, TypeError, ValueError) as error:
-            return ManifestError(f"manifest:{number}: {error}; mend or remove the row")
+            return ManifestError(f"manifest:{number}: {error}; correct or remove the row")
     if isinstance(item, str):
         return read_row({"url": item}, "manifest", number)
     if isinstance(item, Mapping) and all(isinstance(key, str) for key in item):
@@ -135,11 +158,13 @@ def any_row(item: object, number: int) -> Row:
         values = list(item.values())
         return read_row({meaning: values[place] for meaning, place in places.items()}, "manifest", number)
     kind = type(item).__name__
-    return ManifestError(f"manifest:{number}: a {kind} is no row; give an Entry, a URL, or a dict with a url")
+    return ManifestError(
+        f"manifest:{number}: a {kind} is not a row; pass an Entry, a URL, or a dict with a url"
+    )
 
 
 def _plain(text: str) -> str:
-    """`text` itself, not of a class of its own, which another process may not know."""
+    """Return `text` as a plain str: worker processes may not know a subclass of it."""
     return str(text) if isinstance(text, str) else text
 
 
@@ -185,14 +210,18 @@ def _digest(values: Mapping[str, Any]) -> Digest | None:
 
 
 def name_of(url: str) -> str:
-    """The file name that a URL suggests: the last name of its path, its escapes undone."""
+    """Return the file name that a URL suggests: the last component of its path, percent-decoded.
+
+    Raises:
+        ManifestError: the URL is not http(s), its path ends in `/`, or the name seems to hold a secret.
+    """
     if not is_link(url):
         raise ManifestError(f"{shown(url)[:100]!r} is not an http(s) URL")
     name = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     if not name:
-        raise ManifestError(f"{shown(url)} names no file; give the row a path")
+        raise ManifestError(f"{shown(url)} contains no file name; give the row a path")
     if redact(name) != name:
-        # `x&apikey=…`: names are printed and logged
+        # for example `x&apikey=…`: names are printed and logged
         where = shown(url.rpartition("/")[0])
-        raise ManifestError(f"{where}/…: its last name seems to hold a secret; give the row a path")
+        raise ManifestError(f"{where}/…: the file name seems to hold a secret; give the row a path")
     return name

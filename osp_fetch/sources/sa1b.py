@@ -1,4 +1,4 @@
-"""Meta's SA-1B link file: `file_name<TAB>cdn_link`, 1000 tars, and what came to lie beside them."""
+"""Meta's SA-1B link file: `file_name<TAB>cdn_link`, 1000 tars, and files that do not belong to SA-1B."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _FOREIGN: Final = "sa_co_*"  # since 2026 the file also lists SA-Co, another dat
 
 
 def is_link_file(first_line: str) -> bool:
-    """Whether a file that begins so is an SA-1B link file, with or without its header."""
+    """Return whether `first_line` is that of an SA-1B link file, with or without a header."""
     return bool(_HEADER.fullmatch(first_line) or _ROW.fullmatch(first_line))
 
 
 def without_foreign(blocks: Blocks, selection: Selection) -> Blocks:
-    """`blocks` without what is not SA-1B's, unless a glob asks for it."""
+    """Remove the rows of SA-Co from `blocks`, unless `selection` has include globs."""
     if selection.include:
         yield from blocks
         return

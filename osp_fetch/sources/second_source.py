@@ -1,7 +1,7 @@
-"""A second source of the same files: it adds its sizes and digests to rows, and its links as mirrors.
+"""A second source of the same files: adds its sizes and digests to rows, and its links as mirrors.
 
-Meta publishes neither sizes nor digests of SA-1B, but a backup on the Hugging Face Hub lists both (FACTS
-section 2).
+Meta publishes neither sizes nor digests of SA-1B, but a backup on the Hugging Face Hub lists both
+(docs/sources.md, "SA-1B link file").
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from ..model.protocols import Row
 class SecondSource:
     """The rows of another source, by path; see `join.FileList`.
 
-    `read`: returns that source's rows; called when the first row is joined. `mirror`: its links are added,
-    too.
+    Args:
+        name: the source's name for messages.
+        read: returns the source's rows; called when the first row is joined.
+        mirror: whether to add the source's links as mirrors, too.
     """
 
     def __init__(self, name: str, read: Callable[[], Iterable[Row]], *, mirror: bool) -> None:
@@ -27,17 +29,26 @@ class SecondSource:
         self._entries: dict[str, Entry] = {}
 
     def paths(self) -> Iterable[str]:
+        """Read the source and return the path of each of its valid rows. Blocks.
+
+        Raises:
+            ManifestError: the source cannot be read.
+            CredentialsError: the server refuses to list the source.
+            NetworkError: the source cannot be listed.
+        """
         self._entries = {row.path: row for row in self._read() if isinstance(row, Entry)}
         return self._entries
 
     def combine(self, entry: Entry, path: str) -> Row:
+        """Add size, digest and mirrors of the source's row `path` to `entry`; see `join.FileList`."""
         other = self._entries[path]
         contradiction = _contradiction(entry, other)
         if contradiction:
             return ManifestError(
-                f"{entry.path}: the manifest and {self.name} state different {contradiction}"
+                f"{entry.path}: the manifest and {self.name} state different {contradiction}; "
+                "find out which is right and correct the other"
             )
-        # headers are for one origin: a link that needs them is no mirror for a row of another
+        # headers belong to one origin, so a link that needs them cannot be a mirror of another row
         links = other.urls if self._mirror and not other.headers else ()
         return replace(
             entry,

@@ -1,4 +1,4 @@
-"""What of a manifest is wanted: globs, one row a path, one shard of several."""
+"""Selects the rows of a manifest: by globs, one row per path, one shard of several."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
     Hashes = numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]
 
-_SET_LIMIT: Final = 1 << 17  # past so many paths a Python set costs ten times what an array does
-_LONGEST_RUN: Final = 1 << 21  # merging longer ones would need their memory twice
+_SET_LIMIT: Final = 1 << 17  # hashes in the set; a Python set takes ten times the memory of an array
+_LONGEST_RUN: Final = 1 << 21  # hashes in an array that is still merged; a merge doubles its memory
 
 
 def matches(path: str, pattern: str) -> bool:
-    """Whether a glob names `path`: `*` also crosses folders, a pattern without `/` meets the last
-    name in any folder, and a folder's name means all that lies in it."""
+    """Return whether the glob `pattern` matches `path`.
+
+    `*` also matches `/`. A pattern without `/` is compared with the file name in any folder. A folder's name
+    matches every path below it.
+    """
     if fnmatchcase(path, pattern) or path.startswith(pattern.rstrip("/") + "/"):
         return True
     return "/" not in pattern and fnmatchcase(path.rsplit("/", 1)[-1], pattern)
@@ -32,21 +35,22 @@ def matches(path: str, pattern: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Globs: what is wanted (everything where empty), and what of it is not."""
+    """The globs of wanted paths (`include`; empty: all), and of paths to leave out (`exclude`)."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     def wants(self, path: str) -> bool:
+        """Return whether the globs select `path`."""
         if self.include and not any(matches(path, glob) for glob in self.include):
             return False
         return not (self.exclude and any(matches(path, glob) for glob in self.exclude))
 
 
 class Seen:
-    """Which paths came before, in 8 bytes each: ten million of them in 80 MB.
+    """A set of paths that takes 8 bytes per path: 80 MB for ten million.
 
-    Hashes of 64 bits: among ten million paths two collide with a probability of 3 in a million.
+    It stores 64-bit hashes. Among ten million paths the probability of a collision is 3 in a million.
     """
 
     def __init__(self) -> None:
@@ -54,7 +58,7 @@ class Seen:
         self._runs: list[Hashes] = []
 
     def repeats(self, paths: Sequence[str]) -> list[bool]:
-        """Add `paths`; for each whether it was there before."""
+        """Add `paths`, and return for each whether it was present before."""
         hashes = [hash(path) for path in paths]
         old = self._in_runs(hashes)
         answer = []
@@ -66,7 +70,7 @@ class Seen:
         return answer
 
     def knows(self, paths: Sequence[str]) -> list[bool]:
-        """For each of `paths` whether it was there before; adds nothing."""
+        """Return for each of `paths` whether it is present, without adding it."""
         hashes = [hash(path) for path in paths]
         old = self._in_runs(hashes)
         return [known or value in self._recent for value, known in zip(hashes, old, strict=True)]
@@ -84,7 +88,7 @@ class Seen:
         return [bool(each) for each in found]
 
     def _pack(self) -> None:
-        """Move the set into sorted arrays, of which few are kept by merging those of like length."""
+        """Move the set into a sorted array, and merge arrays of similar length to keep their number low."""
         import numpy
 
         run = numpy.fromiter(self._recent, dtype=numpy.int64, count=len(self._recent))
@@ -99,8 +103,14 @@ class Seen:
 def distinct(
     blocks: Iterator[tuple[str, list[tuple[int, Row | Rival]]]],
 ) -> Iterator[list[Row | Rival]]:
-    """The rows of `(name of the manifest, block)` pairs, with an error in place of each row whose
-    path an earlier row had."""
+    """Replace each row whose path an earlier row has by a ManifestError.
+
+    Args:
+        blocks: pairs of a manifest's name and a block of (line, row).
+
+    Returns:
+        The rows, block by block.
+    """
     seen = Seen()
     for where, block in blocks:
         lines = [line for line, _ in block]
@@ -109,17 +119,22 @@ def distinct(
         for (index, path), repeated in zip(entries, seen.repeats([p for _, p in entries]), strict=True):
             if repeated:
                 rows[index] = ManifestError(
-                    f"{where}:{lines[index]}: {path} is named twice; rename or remove this row"
+                    f"{where}:{lines[index]}: {path} is listed twice; rename or remove this row"
                 )
         yield rows
 
 
 def shard(rows: Iterable[Row], index: int, total: int) -> Iterator[Row]:
-    """The rows of shard `index` (from 0) of `total`: each row goes to the shard with the fewest bytes.
+    """Yield the rows of one shard; each row goes to the shard with the fewest bytes.
 
-    Every shard reads the same rows in the same order and so comes to the same split. A row without a
-    size counts as the mean of those seen, so that a manifest without sizes is split by count. Bad
-    rows are shard 0's to report.
+    Every shard reads the same rows in the same order, so all compute the same split. A row without a size
+    counts as the mean of the sizes seen, so a manifest without sizes is split by count. Shard 0 reports bad
+    rows.
+
+    Args:
+        rows: all rows of the manifest.
+        index: the shard, from 0.
+        total: the number of shards.
     """
     loads = [(0.0, n) for n in range(total)]
     known, sized = 0, 0

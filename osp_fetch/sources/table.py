@@ -1,7 +1,7 @@
-"""Tables: TSV, CSV, Parquet and DataFrames, by pandas, a block of rows at a time.
+"""Tables: reads TSV, CSV, Parquet and DataFrames with pandas, one block of rows at a time.
 
-Everything is read as text: left to itself pandas makes a file named `NA` missing, `0012` into 12 and
-a digest `1e10` into a number.
+All values are read as text. By default pandas turns a file named `NA` into a missing value, `0012` into 12,
+and the digest `1e10` into a number.
 """
 
 from __future__ import annotations
@@ -18,12 +18,22 @@ from .row_parser import Blocks, Numbered, broken, meanings, read_row
 if TYPE_CHECKING:
     import pandas
 
-_BLOCK: Final = 10_000  # rows a block: enough that pandas' cost a block is lost in it
-_SPARE: Final = 4  # columns beyond the header, to catch rows that have too many fields
+_BLOCK: Final = 10_000  # rows per block: enough to make pandas' cost per block negligible
+_SPARE: Final = 4  # columns beyond the header, to detect rows with too many fields
 
 
 def delimited(path: Path, separator: str) -> Blocks:
-    """Rows of a TSV or CSV file. Without a header the column of links shows by its content."""
+    """Read the rows of a TSV or CSV file.
+
+    If the first line contains a link, the file has no header, and the columns are found by their content.
+
+    Args:
+        path: the file to read, in UTF-8.
+        separator: a tab or a comma.
+
+    Raises:
+        ManifestError: the file is not a table, or its columns cannot be interpreted.
+    """
     import pandas
 
     first = _first_line(path)
@@ -55,7 +65,7 @@ def delimited(path: Path, separator: str) -> Blocks:
     except pandas.errors.EmptyDataError:
         return
     except (pandas.errors.ParserError, ValueError) as error:
-        raise broken(f"{path.name}: it cannot be read as a table ({error})") from None
+        raise broken(f"{path.name}: cannot be read as a table ({error})") from None
 
 
 def _first_line(path: Path) -> str:
@@ -64,7 +74,7 @@ def _first_line(path: Path) -> str:
 
 
 def _by_content(cells: list[str]) -> list[str]:
-    """Names for the columns of a table without a header: the link, and the path before or after it."""
+    """Return names for the columns of a table without a header: the link, and the path beside it."""
     link = next(i for i, cell in enumerate(cells) if cell.strip().startswith(("http://", "https://")))
     names = [""] * len(cells)
     names[link] = "url"
@@ -85,18 +95,25 @@ def _numbered(
         if spare[index]:
             yield (
                 line,
-                ManifestError(f"{where}:{line}: more fields than columns; mend or remove the row"),
+                ManifestError(f"{where}:{line}: more fields than columns; correct or remove the row"),
             )
         else:
             yield line, read_row(values, where, line)
 
 
 def parquet(path: Path) -> Blocks:
-    """Rows of a Parquet file, by row groups, so that memory stays flat."""
+    """Read the rows of a Parquet file in batches, so that memory does not grow with the file.
+
+    Raises:
+        ManifestError: pyarrow is not installed, the file is not Parquet, or its columns cannot be
+        interpreted.
+    """
     try:
         import pyarrow.parquet
     except ImportError:
-        raise broken(f"{path.name}: Parquet needs a library: pip install 'osp-fetch[parquet]'") from None
+        raise broken(
+            f"{path.name}: reading Parquet needs pyarrow: pip install 'osp-fetch[parquet]'"
+        ) from None
     try:
         file = pyarrow.parquet.ParquetFile(path)
         names = [str(name) for name in file.schema_arrow.names]
@@ -108,11 +125,15 @@ def parquet(path: Path) -> Blocks:
                 _records(batch.to_pylist(), {c: names[p] for c, p in wanted.items()}, path.name, lines)
             )
     except pyarrow.ArrowException as error:
-        raise broken(f"{path.name}: it cannot be read as Parquet ({error})") from None
+        raise broken(f"{path.name}: cannot be read as Parquet ({error})") from None
 
 
 def frame(data: pandas.DataFrame) -> Blocks:
-    """Rows of a DataFrame; a missing value is no value."""
+    """Read the rows of a DataFrame; a missing value (NaN, None) counts as not given.
+
+    Raises:
+        ManifestError: its columns cannot be interpreted.
+    """
     names = [str(name) for name in data.columns]
     wanted = meanings(names, "DataFrame")
     lines = count(0)

@@ -96,8 +96,8 @@ class WorkerPool:
                 return (Status.FETCHED if died else status), record
             except WorkerDiedError as error:
                 died = error
-                (known,) = await self._context.ledger.look([job.entry.path])
-                (seen,) = await self._context.store.look([job.entry.path])
+                (known,) = await self._context.ledger.get([job.entry.path])
+                (seen,) = await self._context.store.stat([job.entry.path])
                 job = replace(job, record=known, seen=seen)
         raise StorageError(
             f"{job.entry.path}: {_DEATHS} workers died while fetching it; the last one: {died}"

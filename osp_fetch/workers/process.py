@@ -239,7 +239,7 @@ class Process:
         looked: list[Record | None] = []
         try:
             if isinstance(message, messages.LookUp):
-                looked = await self._context.ledger.look(message.paths)
+                looked = await self._context.ledger.get(message.paths)
             else:
                 await self._context.ledger.put(message.record)
         except FetchError as error:

@@ -45,7 +45,7 @@ class RemoteLedger:
         self._asked: dict[int, asyncio.Future[list[Record | None] | None]] = {}
         self.lost = False
 
-    async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
+    async def get(self, paths: Sequence[RelativePath]) -> list[Record | None]:
         """Return the record of each path, None where there is none.
 
         Args:

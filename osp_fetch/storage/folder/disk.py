@@ -1,4 +1,4 @@
-"""The few file operations that durability is made of. All of them block: call them in a thread."""
+"""The file operations on which durability depends. All of them block: call them in a thread."""
 
 from __future__ import annotations
 
@@ -17,14 +17,23 @@ from ...model.record import Published
 if TYPE_CHECKING:
     import ctypes
 
-_COMPARED: Final = 1 << 20  # bytes that are read of each of two files at a time
+_COMPARED: Final = 1 << 20  # bytes per read when two files are compared
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
-# what concerns the disk as a whole: the next file would fare no better
+# errors of the disk as a whole: every other file would fail, too
 _GONE: Final = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
 
 
 def storage_error(error: OSError, doing: str) -> StorageError:
-    """`error` in the words of the house: what could not be done, why, and what to do next."""
+    """Convert an OSError to a StorageError that states what failed, why, and what to do next.
+
+    Args:
+        error: the system's error.
+        doing: what failed, as the start of the message.
+
+    Returns:
+        DiskFullError if the disk is full; a StorageError with remedy ABORT if the disk as a whole has failed;
+        else a StorageError for one file.
+    """
     if isinstance(error, FolderGoneError):
         return StorageError(f"{doing}: {error}", remedy=Remedy.ABORT)
     why = os.strerror(error.errno) if error.errno else str(error)
@@ -32,10 +41,11 @@ def storage_error(error: OSError, doing: str) -> StorageError:
         return DiskFullError(f"{doing}: {why}; free some space and run the same command again")
     if error.errno in _GONE:
         return StorageError(
-            f"{doing}: {why}; mend the disk and run the same command again", remedy=Remedy.ABORT
+            f"{doing}: {why}; check the disk and its mount, and run the same command again",
+            remedy=Remedy.ABORT,
         )
     if error.errno in (errno.EACCES, errno.EPERM):
-        return StorageError(f"{doing}: {why}; choose a folder that can be written")
+        return StorageError(f"{doing}: {why}; choose a folder that can be written, or change its permissions")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return StorageError(f"{doing}: {why}; raise `ulimit -n`, or lower --connections")
     return StorageError(f"{doing}: {why}")
@@ -45,7 +55,14 @@ Kind = Literal["file", "link", "folder", "other"]
 
 
 class Existing(NamedTuple):
-    """What lies under a name: what it is, bytes, modification time, and how many names the file has."""
+    """The state of an existing name.
+
+    Attributes:
+        kind: the type of file; symbolic links are not followed.
+        size: bytes.
+        mtime_ns: modification time in Unix nanoseconds.
+        names: the number of hard links.
+    """
 
     kind: Kind
     size: int
@@ -54,15 +71,14 @@ class Existing(NamedTuple):
 
 
 class FolderGoneError(OSError):
-    """The output folder is not where it was: unmounted, moved or removed."""
+    """The output folder was unmounted, moved or removed during the run."""
 
 
 class FolderIdentity:
-    """Tells whether the folder at `place` is still the one it was when this was made.
+    """Checks that the folder at `place` is still the same folder, by device and inode.
 
-    Files that are written by name, again and again, would otherwise land in whatever folder has taken that
-    name
-    since: another disk under the same mount point, another output folder.
+    Files are written by name during the whole run. Without this check they could land in another folder that
+    took the name, such as another disk at the same mount point.
     """
 
     def __init__(self, place: Path) -> None:
@@ -71,70 +87,106 @@ class FolderIdentity:
 
     def _now(self) -> tuple[int, int] | None:
         try:
-            seen = os.stat(self.place)  # noqa: PTH116  asked for each file
+            seen = os.stat(self.place)  # noqa: PTH116  called for each file
         except OSError:
             return None
         return seen.st_dev, seen.st_ino
 
     def check(self) -> None:
-        """Raise FolderGoneError if it is another folder, or none."""
+        """Check the folder.
+
+        Raises:
+            FolderGoneError: it is another folder, or does not exist.
+        """
         if self._then is None or self._now() != self._then:
             raise FolderGoneError(
-                f"{self.place} is no longer the folder it was (unmounted, moved or removed?); bring it back "
-                "and run "
-                "the same command again"
+                f"{self.place} is no longer the folder it was (unmounted, moved or removed?); restore it and "
+                "run the same command again"
             )
 
 
-class Disk:
-    """The system's file calls, as the store makes them. Each raises OSError.
-
-    The one seam between storage and the kernel: the tests put a disk here that forgets what was not
-    synced.
-    """
+class OpenFiles:
+    """The system calls on open files. Each method raises OSError."""
 
     def open(self, place: Path | str, flags: int) -> int:
+        """Open a file with mode 0666 before umask, and return its descriptor."""
         return os.open(place, flags | os.O_CLOEXEC, 0o666)
 
     def close(self, fd: int) -> None:
+        """Close a descriptor."""
         os.close(fd)
 
     def write(self, fd: int, offset: int, data: bytes | memoryview) -> None:
-        """Write all of `data` at `offset`."""
+        """Write all of `data` at `offset` (bytes)."""
         left = memoryview(data)
         while left:
             count = os.pwrite(fd, left, offset)
             offset, left = offset + count, left[count:]
 
     def read(self, fd: int, block: memoryview, offset: int) -> int:
-        """Fill `block` from `offset`; the number of bytes, 0 at the end."""
+        """Read into `block` from `offset` (bytes), and return the number of bytes read, 0 at the end."""
         return os.preadv(fd, [block], offset)
 
     def truncate(self, fd: int, length: int) -> None:
+        """Set the length of a file in bytes."""
         os.ftruncate(fd, length)
 
     def sync_data(self, fd: int) -> None:
-        """Make the bytes of a file, and its length, survive a power loss."""
+        """Make the bytes and the length of a file survive a power loss (fdatasync)."""
         os.fdatasync(fd)
 
     def sync(self, fd: int) -> None:
-        """The same, and its times too."""
+        """Make the bytes, the length and the times of a file survive a power loss (fsync)."""
         os.fsync(fd)
 
     def stat(self, fd: int) -> Published:
+        """Return the size in bytes and the mtime in Unix nanoseconds of an open file."""
         seen = os.fstat(fd)
         return Published(seen.st_size, seen.st_mtime_ns)
 
+
+class Volume:
+    """The system calls on folders as places, and on their disks. Each method raises OSError."""
+
+    def identity(self, folder: Path) -> object:
+        """Return a value that changes if another folder takes the name `folder`."""
+        seen = folder.stat()
+        return seen.st_dev, seen.st_ino
+
+    def real(self, folder: Path) -> Path:
+        """Return `folder` with its symbolic links resolved, as far as it exists."""
+        return folder.resolve()
+
+    def folds(self, state: Path) -> bool:
+        """Return whether the disk of the state folder ignores the case of names."""
+        return (state / "LOCK").exists()  # the file's name is `lock`
+
+    def free(self, folder: Path) -> int:
+        """Return the free bytes on the disk of `folder`."""
+        return shutil.disk_usage(folder).free
+
+    def capacity(self, folder: Path) -> int:
+        """Return the total bytes of the disk of `folder`."""
+        return shutil.disk_usage(folder).total
+
+
+class Disk(OpenFiles, Volume):
+    """The system calls of the store; here those on names. Each method raises OSError.
+
+    It is the only interface between storage and the kernel. Tests replace it by a simulated disk that loses
+    everything that was not synced.
+    """
+
     def look(self, place: Path | str) -> Published | None:
-        """How the file at `place` looks now; None where there is none to be seen."""
+        """Return the size and mtime of the regular file at `place`, or None if there is none."""
         try:
             seen = os.lstat(place)
         except OSError:
-            return None  # whatever is wrong with it, whoever writes there will be told
+            return None  # whatever the error is, the next write there reports it
         return Published(seen.st_size, seen.st_mtime_ns) if stat.S_ISREG(seen.st_mode) else None
 
     def existing(self, place: Path | str) -> Existing | None:
-        """Return what lies under the name `place`, a link not followed; None if nothing does."""
+        """Return the state of the name `place`, without following a link, or None if it is free."""
         try:
             seen = os.lstat(place)
         except (FileNotFoundError, NotADirectoryError):
@@ -144,17 +196,22 @@ class Disk:
         return Existing(kind, seen.st_size, seen.st_mtime_ns, seen.st_nlink)
 
     def rename_new(self, place: Path | str, final: Path | str) -> None:
-        """Give the file at `place` the name `final`, in one step. Raises FileExistsError if that is taken."""
+        """Rename `place` to `final` atomically, without replacing anything.
+
+        Raises:
+            FileExistsError: `final` exists.
+            OSError: the rename fails.
+        """
         try:
             _rename_noreplace(place, final)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
                 raise
-            # a file system, or a system, without RENAME_NOREPLACE
+            # the file system or the kernel does not support RENAME_NOREPLACE
             _link_and_unlink(place, final)
 
     def copy(self, place: Path | str, other: Path | str) -> None:
-        """Make `other` a copy of the bytes of a file, for good."""
+        """Copy the bytes of the file at `place` to `other` durably."""
         shutil.copyfile(place, other)
         fd = os.open(other, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -171,24 +228,24 @@ class Disk:
             return not second.read(1)
 
     def put_text(self, place: Path, text: str) -> None:
-        """Put `text` under `place` in one step, for good."""
+        """Write `text` to `place` atomically and durably."""
         replace_text(place, text, durable=True)
 
     def remove_tree(self, folder: Path) -> None:
-        """Remove a folder of the tool's own with all that is in it; nothing happens if it is not there."""
+        """Remove one of this tool's own folders with its content; ignore errors, such as a missing folder."""
         shutil.rmtree(folder, ignore_errors=True)
 
     def unlink(self, place: Path | str) -> None:
-        """Take away a name; nothing happens if it is gone already."""
+        """Remove a name; do nothing if it does not exist."""
         with suppress(FileNotFoundError):
             os.unlink(place)  # noqa: PTH108
 
     def replace(self, place: Path | str, final: Path | str) -> None:
-        """Give the file at `place` the name `final`, in one step."""
-        os.replace(place, final)  # noqa: PTH105  to make a Path takes longer than the rename
+        """Rename `place` to `final` atomically, and replace a file of that name."""
+        os.replace(place, final)  # noqa: PTH105  creating a Path takes longer than the rename
 
     def sync_folder(self, folder: Path) -> None:
-        """Make the names in `folder` survive a power loss, where the file system lets folders be synced."""
+        """Make the names in `folder` survive a power loss, if the file system supports fsync of folders."""
         fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(fd)
@@ -199,10 +256,21 @@ class Disk:
             os.close(fd)
 
     def is_folder(self, folder: Path) -> bool:
+        """Return whether `folder` is a folder or a link to one."""
         return folder.is_dir()
 
     def make_folder(self, folder: Path, *, durable: bool, below: Path | None = None) -> None:
-        """Create `folder` and what lacks above it, but not `below` itself; durable names where asked."""
+        """Create `folder` and its missing parents.
+
+        Args:
+            folder: the folder to create.
+            durable: whether the new names must survive a power loss.
+            below: a parent that must exist, because it is the output folder; it is not created.
+
+        Raises:
+            FileNotFoundError: `below` does not exist.
+            OSError: a folder cannot be created.
+        """
         if folder.is_dir():
             return
         if folder == below:
@@ -212,37 +280,23 @@ class Disk:
         if durable:
             self.sync_folder(folder.parent)
 
-    def identity(self, folder: Path) -> object:
-        """Tells whether `folder` is still the one it was."""
-        seen = folder.stat()
-        return seen.st_dev, seen.st_ino
-
-    def real(self, folder: Path) -> Path:
-        """`folder` with its symbolic links followed, as far as it exists."""
-        return folder.resolve()
-
-    def folds(self, state: Path) -> bool:
-        """Whether names that differ only in case are one name on the disk of the state folder."""
-        return (state / "LOCK").exists()  # the lock is called `lock`
-
     def is_empty(self, folder: Path) -> bool:
-        """Whether nothing lies in `folder`, or there is no such folder."""
+        """Return whether `folder` is empty or is not a folder."""
         return not folder.is_dir() or next(folder.iterdir(), None) is None
-
-    def free(self, folder: Path) -> int:
-        """Bytes that may still be written below `folder`."""
-        return shutil.disk_usage(folder).free
-
-    def capacity(self, folder: Path) -> int:
-        """Bytes that the empty disk below `folder` would take."""
-        return shutil.disk_usage(folder).total
 
 
 def replace_text(path: Path, text: str, *, durable: bool = False, beside: Path | None = None) -> None:
-    """Put `text` under `path` in one step, so that a reader sees the old or the new, never a part.
+    """Replace the content of `path` atomically: a reader sees the old or the new text, never a part of it.
 
-    `durable`: return when it survives a power loss. `beside`: a temporary name on the same disk; by default
-    `path` with `.new`, for folders that only this tool writes to. Raises OSError.
+    Args:
+        path: the file to write.
+        text: its new content, written in UTF-8.
+        durable: whether the text must survive a power loss when the function returns.
+        beside: a temporary name on the same disk. The default, `path` with `.new` appended, is only for
+            folders to which no other program writes.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     beside = beside or path.with_name(path.name + ".new")
     with beside.open("w", encoding="utf-8") as file:
@@ -261,8 +315,8 @@ _RENAME_NOREPLACE: Final = 1  # linux/fs.h
 
 @cache
 def _renameat2() -> ctypes._NamedFuncPointer | None:
-    """Return the C library's renameat2 (Linux 3.15, glibc 2.28), None where it has none."""
-    import ctypes  # 3 ms of a start, in a thread that waits for the disk anyway
+    """Return the C library's renameat2 (Linux 3.15, glibc 2.28), or None if it has none."""
+    import ctypes  # takes 3 ms at start-up, in a thread that waits for the disk anyway
 
     return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
 
@@ -285,7 +339,7 @@ def _link_and_unlink(place: Path | str, final: Path | str) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.EMLINK, errno.EISDIR):
             raise
-        # no hard links either (FAT, some FUSE file systems): a look and a rename, which is not one step
+        # no hard links either (FAT, some FUSE file systems): check and rename, which is not atomic
         if os.path.lexists(final):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(final)) from None
         os.rename(place, final)  # noqa: PTH104

@@ -159,7 +159,7 @@ class SqliteLedger:
             reader.close()
         self._db.close()
 
-    async def look(self, paths: Sequence[RelativePath]) -> list[Record | None]:
+    async def get(self, paths: Sequence[RelativePath]) -> list[Record | None]:
         """Return the record of each path, in order; None if there is none.
 
         Ledgers of other runs and sidecars are consulted for paths without a record of their own.
