@@ -80,3 +80,6 @@ async def test_a_folder_of_an_earlier_version_is_continued(origin: Origin, folde
     assert json.loads(out)["bytes"] <= len(LARGE) * 2 - 1 - held + (1 << 20), "held bytes were fetched again"
     code, _, said = await get("verify", "out", cwd=folder.parent)
     assert code == 0, said
+    _, out, _ = await get("plan", "m.jsonl", "-o", "out", "--json", cwd=folder.parent)
+    plan = json.loads(out)
+    assert (plan["present"], plan["missing_bytes"], plan["archives"]) == (4, 0, 0)

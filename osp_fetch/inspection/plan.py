@@ -205,6 +205,9 @@ def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -
     if record and is_present(record, entry, seen, tombstone):
         made.present += 1
         made.present_bytes += record.length or 0
+        if tombstone is not None and is_piece(entry.path):  # unpacked and deleted
+            made.archives -= 1
+            made.archives_bytes -= (entry.size if entry.size is not None else record.length) or 0
         return
     made.resolves += "/resolve/" in entry.urls[0]
     if record and record.published:
