@@ -75,7 +75,7 @@ def job(root: Path, *pieces: str, **how: object) -> Unpacked:
 def test_pieces_are_put_in_numeric_order(paths: list[str], name: str, order: range) -> None:
     (archive,) = archives(random.Random(1).sample(paths, len(paths)))
     assert archive.name == name
-    assert archive.lacks == ""
+    assert archive.problem == ""
     numbers = [p for p in archive.pieces if not p.endswith(".zip")]
     assert numbers == sorted(numbers, key=lambda p: (len(p), p))
     assert len(archive.pieces) == len(order)
@@ -91,9 +91,9 @@ def test_a_gap_is_refused(paths: list[str], tmp_path: Path) -> None:
     for path in paths:
         (tmp_path / path).write_bytes(b"x")
     (archive,) = archives(paths)
-    assert "missing" in archive.lacks
+    assert "missing" in archive.problem
     done = unpack(UnpackOptions().job(tmp_path, archive))
-    assert done.broken == archive.lacks
+    assert done.broken == archive.problem
 
 
 def test_other_files_are_no_archives() -> None:

@@ -318,8 +318,8 @@ def test_a_layout_names_what_is_missing_and_copies_nothing(tmp_path: Path) -> No
         "datasets/mixkit,anno_jsons/video_mixkit_65f_54735.json\n"
     )
     assert not (tmp_path / "image_data.txt").exists()
-    assert any("sam-11m" in lack for lack in made.lacking)
-    assert any("513f" in lack for lack in made.lacking)
+    assert any("sam-11m" in lack for lack in made.missing)
+    assert any("513f" in lack for lack in made.missing)
 
 
 # The catalogue against the tables of the Open-Sora-Plan guide.

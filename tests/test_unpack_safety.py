@@ -391,7 +391,7 @@ def test_an_archive_that_may_hold_more_is_not_deleted(tmp_path: Path, kind: str)
 
 def test_pieces_with_one_number_are_refused(tmp_path: Path) -> None:
     (found,) = archives(["x.tar.01", "x.tar.02", "x.tar.part1", "x.tar.part2"])
-    assert "are the same piece" in found.lacks
+    assert "are the same piece" in found.problem
 
 
 def test_a_plan_that_was_refused_is_dropped(folder: Path) -> None:

@@ -244,15 +244,15 @@ async def test_the_helper_process_gives_names_to_what_is_right_and_to_nothing_el
     async with AsyncExitStack() as stack:
         lock = stack.enter_context(RunLock(state))
         store = await stack.enter_async_context(FolderStore(tmp_path, state, LARGE_PARTS.storage))
-        clerk = HelperProcess(tmp_path, state, LARGE_PARTS.storage, lock.descriptor)
-        stack.callback(clerk.close)
-        clerk.begin()
-        store.publisher.remote = clerk.publish
+        helper = HelperProcess(tmp_path, state, LARGE_PARTS.storage, lock.descriptor)
+        stack.callback(helper.close)
+        helper.begin()
+        store.publisher.remote = helper.publish
         (tmp_path / "taken").mkdir()
         sums = {name: entry("f", "http://h/f", None, sha256(name.encode())).digest for name in ("a", "wrong")}
         found: dict[str, Any] = {}
         for name, bytes_in in {"a": b"a", "d/wrong": b"other", "taken": b"taken"}.items():
-            memory = clerk.pool.take(len(bytes_in) + 1)
+            memory = helper.pool.take(len(bytes_in) + 1)
             assert memory is not None
             memory.view[:-1] = bytes_in
             wanted = sums.get(name.removeprefix("d/"))
@@ -268,7 +268,7 @@ async def test_the_helper_process_gives_names_to_what_is_right_and_to_nothing_el
     assert not (tmp_path / "d").exists()
 
 
-def clerks(of: int) -> list[int]:
+def helpers(of: int) -> list[int]:
     """Return the ids of the helper processes that the process `of` has started."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
@@ -296,10 +296,10 @@ async def started(tmp_path: Path) -> asyncio.subprocess.Process:
     )
 
 
-async def begun_clerk(process: asyncio.subprocess.Process) -> int:
+async def begun_helper(process: asyncio.subprocess.Process) -> int:
     """Wait for the helper process of a run and return its id."""
     async with asyncio.timeout(30):
-        while not (found := clerks(process.pid)):
+        while not (found := helpers(process.pid)):
             assert process.returncode is None, "the run ended without a helper process"
             await asyncio.sleep(0.005)
     return found[0]
@@ -316,7 +316,7 @@ async def test_many_small_files_are_published_by_another_process_that_may_die(
 ) -> None:
     files = manifest(origin, tmp_path, 3000)
     process = await started(tmp_path)
-    os.kill(await begun_clerk(process), signal.SIGKILL)
+    os.kill(await begun_helper(process), signal.SIGKILL)
     _, said = await process.communicate()
     assert process.returncode == 0, said.decode()
     assert all((tmp_path / "out" / name).read_bytes() == data for name, data in files.items())
@@ -327,11 +327,11 @@ async def test_many_small_files_are_published_by_another_process_that_may_die(
 async def test_a_killed_run_leaves_no_process_and_no_wrong_name(origin: Origin, tmp_path: Path) -> None:
     files = manifest(origin, tmp_path, 3000)
     process = await started(tmp_path)
-    clerk = await begun_clerk(process)
+    helper = await begun_helper(process)
     process.kill()
     await process.communicate()
     async with asyncio.timeout(30):
-        while Path(f"/proc/{clerk}").exists():
+        while Path(f"/proc/{helper}").exists():
             await asyncio.sleep(0.01)
     out = tmp_path / "out"
     for found in out.glob("d*/f*"):
@@ -340,7 +340,7 @@ async def test_a_killed_run_leaves_no_process_and_no_wrong_name(origin: Origin, 
     _, said = await process.communicate()
     assert process.returncode == 0, said.decode()
     assert all((out / name).read_bytes() == data for name, data in files.items())
-    assert clerks(os.getpid()) == []
+    assert helpers(os.getpid()) == []
 
 
 async def test_wrong_ones_among_many_small_files_are_reported_and_the_others_are_here(
@@ -367,16 +367,16 @@ async def test_files_of_a_users_own_folder_are_not_taken_for_modules(origin: Ori
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", "-m", "osp_fetch", *words, cwd=tmp_path, stderr=asyncio.subprocess.PIPE
     )
-    await begun_clerk(process)
+    await begun_helper(process)
     _, said = await process.communicate()
     assert (process.returncode, said) == (0, b"")
     assert all((tmp_path / "out" / name).read_bytes() == data for name, data in files.items())
 
 
-async def own_clerk(job: asyncio.Future[Report]) -> int:
+async def own_helper(job: asyncio.Future[Report]) -> int:
     """Wait for the helper process of a run in this process and return its id."""
     async with asyncio.timeout(30):
-        while not (found := clerks(os.getpid())):
+        while not (found := helpers(os.getpid())):
             assert not job.done(), "the run ended without a helper process"
             await asyncio.sleep(0.001)
     return found[0]
@@ -391,9 +391,9 @@ def many(origin: Origin, count: int) -> list[Entry]:
 async def test_a_helper_process_that_does_not_begin_is_not_waited_for(origin: Origin, tmp_path: Path) -> None:
     rows = many(origin, 1000)
     job = asyncio.ensure_future(get(rows, tmp_path))
-    os.kill(await own_clerk(job), signal.SIGSTOP)
+    os.kill(await own_helper(job), signal.SIGSTOP)
     assert (await job).counts[Status.FETCHED] == 1000
-    assert clerks(os.getpid()) == []
+    assert helpers(os.getpid()) == []
 
 
 @linux
@@ -403,13 +403,13 @@ async def test_a_process_forked_during_a_run_does_not_keep_the_helper_process(
 ) -> None:
     """The worker of a data loader may be forked during a run and outlive it."""
     job = asyncio.ensure_future(get(many(origin, 1500), tmp_path))
-    clerk = await own_clerk(job)
+    helper = await own_helper(job)
     forked = os.fork()
     if forked == 0:
         signal.pause()
     try:
         assert (await job).ok
-        assert not Path(f"/proc/{clerk}").exists()
+        assert not Path(f"/proc/{helper}").exists()
     finally:
         os.kill(forked, signal.SIGKILL)
         os.waitpid(forked, 0)
@@ -423,13 +423,13 @@ async def test_however_often_a_run_is_cancelled_its_helper_process_ends_with_it(
 ) -> None:
     rows = many(origin, 1500)
     job = asyncio.ensure_future(get(rows, tmp_path))
-    await own_clerk(job)
+    await own_helper(job)
     for _ in range(times):
         job.cancel()
         await asyncio.sleep(0.001)
     with pytest.raises(asyncio.CancelledError):
         await job
-    assert clerks(os.getpid()) == []
+    assert helpers(os.getpid()) == []
     assert (await get(rows, tmp_path)).ok
 
 

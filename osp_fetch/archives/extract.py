@@ -123,8 +123,8 @@ class _Unpacking:
                 return self._finish(mark, already=True, delete=mark.deleted)
             if not all(pieces):
                 return self._without_archive(mark)
-            if self.job.archive.lacks:
-                return self._failed(self.job.archive.lacks)
+            if self.job.archive.problem:
+                return self._failed(self.job.archive.problem)
             try:
                 plan = self._extract([piece for piece in pieces if piece])
             except BrokenArchiveError as error:
@@ -156,10 +156,10 @@ class _Unpacking:
         """Return the result for an archive of which some or all pieces are missing."""
         if mark is None or not mark.deleted:
             gone = ", ".join(str(p.relative_to(self.root)) for p in self.places if not p.is_file())
-            return self._failed(self.job.archive.lacks or f"it no longer exists ({gone}); run get again")
+            return self._failed(self.job.archive.problem or f"it no longer exists ({gone}); run get again")
         if any(os.path.lexists(place) for place in self.places) and not self._is_archive_of(mark):
-            lacks = self.job.archive.lacks or "only some pieces of a newer archive exist; run get again"
-            return self._failed(lacks)
+            problem = self.job.archive.problem or "only some pieces of a newer archive exist; run get again"
+            return self._failed(problem)
         again = f"to restore them, run osp-fetch get … --again '{self.name}*' --unpack"
         if not self._fits(mark) and mark.pieces:
             return self._failed(
@@ -437,8 +437,8 @@ def _is_at(fd: int, place: Path) -> bool:
 
 def why_broken(root: str, archive: Archive) -> str | None:
     """Return why an archive in the folder `root` cannot be read to its end, or None if it can. Blocks."""
-    if archive.lacks:
-        return archive.lacks
+    if archive.problem:
+        return archive.problem
     try:
         for member in members([Path(root, p) for p in archive.pieces], disks=archive.disks):
             while member.read(_BLOCK):

@@ -93,7 +93,7 @@ class Unpacker:
         self._digests: dict[str, str | None] = {}
         self._foreign: set[str] = set()  # files that other shards fetch
         self.waiting: list[str] = []  # archives with pieces that other shards have not completed
-        self._lacking: dict[str, set[str]] = {}  # archive → pieces that are not complete
+        self._missing: dict[str, set[str]] = {}  # archive → pieces that are not complete
         self._archives: dict[str, Archive] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._jobs: list[tuple[Archive, Future[Unpacked]]] = []
@@ -113,7 +113,7 @@ class Unpacker:
                     continue  # another shard fetches and unpacks all of it
                 self._foreign |= foreign
             self._archives[archive.name] = archive
-            self._lacking[archive.name] = set(archive.pieces)
+            self._missing[archive.name] = set(archive.pieces)
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.Finished) and event.outcome.status in (Status.FETCHED, Status.PRESENT):
@@ -123,10 +123,10 @@ class Unpacker:
     def here(self, path: str) -> None:
         """Record that `path` is published, and start its archive if that is complete now."""
         name = splits.base_of(path)
-        lacking = self._lacking.get(name, set())
-        if path in lacking:
-            lacking.discard(path)
-            if not lacking:
+        missing = self._missing.get(name, set())
+        if path in missing:
+            missing.discard(path)
+            if not missing:
                 self.begin(self._archives[name])
 
     def _look_elsewhere(self) -> None:
@@ -134,10 +134,10 @@ class Unpacker:
 
         The shard that ends last finds every piece, so each archive is unpacked by one shard.
         """
-        for name, lacking in self._lacking.items():
-            if lacking and lacking <= self._foreign:
-                if all(self._elsewhere(piece) for piece in lacking):
-                    lacking.clear()
+        for name, missing in self._missing.items():
+            if missing and missing <= self._foreign:
+                if all(self._elsewhere(piece) for piece in missing):
+                    missing.clear()
                     self.begin(self._archives[name])
                 else:
                     self.waiting.append(name)

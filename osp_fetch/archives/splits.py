@@ -26,13 +26,13 @@ class Archive:
         name: the archive's path without split suffixes.
         pieces: the paths of its files, in order.
         disks: True for a split zip, whose end records refer to its pieces as disks (APPNOTE 4.3).
-        lacks: a message why it cannot be read, such as missing pieces; empty if it is complete.
+        problem: a message why it cannot be read, such as missing pieces; empty if it is complete.
     """
 
     name: str
     pieces: tuple[str, ...]
     disks: bool = False
-    lacks: str = ""
+    problem: str = ""
 
     @property
     def stem(self) -> str:
@@ -87,19 +87,19 @@ def _number(match: re.Match[str]) -> int:
     return (ord(text[0]) - ord("a")) * 26 + ord(text[1]) - ord("a")
 
 
-def _joined(base: str, numbered: dict[int, str], lacks: str) -> Archive:
+def _joined(base: str, numbered: dict[int, str], problem: str) -> Archive:
     order = sorted(numbered)
     first = order[0] if order[0] in (0, 1) else 0
     gaps = sorted(set(range(first, order[-1] + 1)) - set(order))
     if gaps:
-        lacks = f"piece {', '.join(map(str, gaps[:5]))} of {base} is missing"
-    return Archive(base, tuple(numbered[n] for n in order), lacks=lacks)
+        problem = f"piece {', '.join(map(str, gaps[:5]))} of {base} is missing"
+    return Archive(base, tuple(numbered[n] for n in order), problem=problem)
 
 
 def _split_zip(name: str, numbered: dict[int, str], ended: bool) -> Archive:
     gaps = sorted(set(range(1, max(numbered) + 1)) - set(numbered))
-    lacks = f"piece {', '.join(map(str, gaps[:5]))} of {name} is missing" if gaps else ""
+    problem = f"piece {', '.join(map(str, gaps[:5]))} of {name} is missing" if gaps else ""
     if not ended:
-        lacks = f"{name} itself, the last piece of the split zip, is missing"
+        problem = f"{name} itself, the last piece of the split zip, is missing"
     pieces = (*(numbered[n] for n in sorted(numbered)), name)
-    return Archive(name, pieces, disks=True, lacks=lacks)
+    return Archive(name, pieces, disks=True, problem=problem)

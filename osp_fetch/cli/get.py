@@ -18,7 +18,7 @@ import click
 from . import exits
 from .options import PREFIX, duration, options, shared
 from .plan import show_before
-from .unpack import end_workers, how_flags, how_of, told
+from .unpack import end_workers, how_flags, how_of, line_of
 
 if TYPE_CHECKING:
     from ..archives.extract import Unpacked
@@ -169,7 +169,7 @@ def _unpacker(
     how = how_of(flags, storage.min_free, durable=storage.durability == "full")
 
     def tell(each: Unpacked) -> None:
-        line = told(each)
+        line = line_of(each)
         if line is not None and (each.broken or not flags["quiet"]):
             say(line)
 

@@ -44,5 +44,5 @@ def tell(made: Laid) -> None:
             click.echo(f"{name}: {len(lines)} lines", err=True)
     for kept in made.kept:
         click.echo(f"kept: {kept}", err=True)
-    for lack in made.lacking:
+    for lack in made.missing:
         click.echo(f"left out: {lack}", err=True)

@@ -97,7 +97,7 @@ def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str,
     return exits.SOME_FAILED if any(each.broken for each in done) else exits.OK
 
 
-def told(each: Unpacked) -> str | None:
+def line_of(each: Unpacked) -> str | None:
     """Return the result for one archive as a line of text, None if nothing has changed.
 
     Args:
@@ -116,7 +116,7 @@ def told(each: Unpacked) -> str | None:
 
 
 def _tell(each: Unpacked) -> None:
-    if (line := told(each)) is not None:
+    if (line := line_of(each)) is not None:
         click.echo(line, err=True)
 
 

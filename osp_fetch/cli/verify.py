@@ -73,10 +73,10 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     damaged = [checked.path for checked in bad if checked.verdict == "damaged"]
     if repair and damaged:
         for record, kept in asyncio.run(repair_files(root, damaged)):
-            lacking = (record.length or 0) - len(record.held)
+            missing = (record.length or 0) - len(record.held)
             where = f"; the edited file is kept in {kept}" if kept else ""
             click.echo(
-                f"{record.path}: {formatting.size(lacking)} are to be fetched again; run get{where}", err=True
+                f"{record.path}: {formatting.size(missing)} are to be fetched again; run get{where}", err=True
             )
     elif bad and not as_json:
         click.echo(

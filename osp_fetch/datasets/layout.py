@@ -32,18 +32,18 @@ class Laid:
     Attributes:
         lists: name of a list → its lines.
         links: hard links that give a caption file its other name.
-        lacking: messages about what is missing for complete lists.
+        missing: messages about what is missing for complete lists.
         kept: messages about files that were left unchanged because they are the user's.
     """
 
     lists: dict[str, list[str]] = field(default_factory=dict)
     links: list[str] = field(default_factory=list)
-    lacking: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
         """Return the result as plain values, for `--json`."""
-        return {"lists": self.lists, "links": self.links, "lacking": self.lacking, "kept": self.kept}
+        return {"lists": self.lists, "links": self.links, "lacking": self.missing, "kept": self.kept}
 
 
 def lay_out(root: Path, *, relative: bool = False) -> Laid:
@@ -71,7 +71,7 @@ def _lay_out(root: Path, *, relative: bool) -> Laid:
     for dataset in DATASETS:
         media = root / "datasets" / dataset.media
         if not _holds_files(media):
-            made.lacking.append(
+            made.missing.append(
                 f"{dataset.name}: datasets/{dataset.media} is missing or empty; fetch and unpack the dataset"
             )
             continue
@@ -95,7 +95,7 @@ def _captions(root: Path, dataset: Dataset, made: Laid, written: _Written) -> It
     for captions in dataset.captions:
         place = root / CAPTION_FOLDER / captions.file
         if not place.is_file():
-            made.lacking.append(
+            made.missing.append(
                 f"{dataset.name}: {CAPTION_FOLDER}/{captions.file} is missing; fetch the dataset captions"
             )
             continue

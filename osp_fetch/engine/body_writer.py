@@ -97,7 +97,7 @@ class BodyWriter:
                     count, filled, pause = filled, 0, min(2 * pause, _WRITE_SECONDS[1])
                     at, written = await self._write(at, buffer[:count], exchange), clock()
                     buffer = buffers.fitted(buffer, pool.open)
-                    if at < span.stop and not self._state.parts.lacks(span):
+                    if at < span.stop and not self._state.parts.missing_in(span):
                         break  # another connection has delivered the rest
                 if clock() - looked > _LAG_SECONDS:
                     if exchange.lagging((at - looked_at) / (clock() - looked)):
@@ -106,7 +106,7 @@ class BodyWriter:
                         )
                     looked, looked_at = clock(), at
         finally:
-            if filled and self._state.parts.lacks(ByteRange(at, at + filled)):
+            if filled and self._state.parts.missing_in(ByteRange(at, at + filled)):
                 at = await self._write(at, buffer[:filled], exchange)
             buffers.give(buffer, pool.open)
             exchange.measured(at - span.start, clock() - begun)

@@ -66,7 +66,7 @@ class Parts:
     @property
     def missing(self) -> int:
         """Number of bytes that are not held; 0 while the length is unknown."""
-        return self.lacks(ByteRange(0, self.length)) if self.length else 0
+        return self.missing_in(ByteRange(0, self.length)) if self.length else 0
 
     @property
     def free(self) -> int | None:
@@ -171,14 +171,14 @@ class Parts:
         age = now - claim.since
         if age < after:
             return None
-        lacking = RangeSet((claim.range,)) - self.held
-        came = len(claim.range) - len(lacking)
+        missing = RangeSet((claim.range,)) - self.held
+        came = len(claim.range) - len(missing)
         live = {each.number for each in self._claims}
         for span, numbers in self._doubled:
             if min(numbers) == claim.number and numbers <= live:
-                lacking -= span
-        expected = len(lacking) * age / max(1, came)
-        return (expected, claim, lacking.ranges[-1]) if lacking and expected >= after else None
+                missing -= span
+        expected = len(missing) * age / max(1, came)
+        return (expected, claim, missing.ranges[-1]) if missing and expected >= after else None
 
     def _claim(self, span: ByteRange, now: float) -> Part:
         self._number += 1
@@ -199,7 +199,7 @@ class Parts:
             live = {each.number for each in self._claims}
             self._doubled = [double for double in self._doubled if double[1] & live]
 
-    def lacks(self, span: ByteRange) -> int:
+    def missing_in(self, span: ByteRange) -> int:
         """Return the number of bytes of `span` that are not held."""
         return len(span) if not self.held else len(RangeSet((span,)) - self.held)
 

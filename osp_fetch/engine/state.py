@@ -296,9 +296,9 @@ class FileState:
         if span is None:
             return
         if span.stop != OPEN_END:
-            lacking = self.parts.lacks(span)
-            if lacking:
-                raise NetworkError(f"{self.entry.path}: the connection ended {lacking} bytes early")
+            missing = self.parts.missing_in(span)
+            if missing:
+                raise NetworkError(f"{self.entry.path}: the connection ended {missing} bytes early")
             return
         end = self.held.frontier
         self._ends.append(end)

@@ -42,7 +42,7 @@ async def repair_files(root: Path, paths: Iterable[str]) -> list[tuple[Record, s
         StorageError: A ledger cannot be read, or the disk does not allow the change.
     """
     damaged = set(paths)
-    mended: list[tuple[Record, str | None]] = []
+    repaired: list[tuple[Record, str | None]] = []
     true = {record.path: record for record in published_files(root) if record.path in damaged}
     for state in state_folders(root):
         with RunLock(state):
@@ -52,11 +52,11 @@ async def repair_files(root: Path, paths: Iterable[str]) -> list[tuple[Record, s
                     if record == true.get(record.path):
                         # repair each file once, even if several ledgers contain the same record
                         record_of_partial, kept = reopened(root, state, true.pop(record.path))
-                        mended.append((record_of_partial, kept))
+                        repaired.append((record_of_partial, kept))
                     else:
                         record_of_partial = replace(record, held=NOTHING, published=None)
                     await ledger.put(record_of_partial)
-    return mended
+    return repaired
 
 
 Verdict = Literal["ok", "damaged", "missing", "unpacked", "unchecked", "unreadable"]

@@ -120,7 +120,7 @@ class Budget:
             Pairs of a worker's number and its assignment: for each share that has changed, and for each
             worker that has more connections open than its share while the host's limit sheds them.
         """
-        told: list[tuple[int, Assign]] = []
+        assignments: list[tuple[int, Assign]] = []
         used = [state for state in self._hosts.values() if any(state.demand)]
         # where many hosts are in use, the total is smaller than the sum of their limits: divide it evenly
         crowded = sum(state.controller.limit.value for state in used) > self._total
@@ -138,8 +138,8 @@ class Budget:
                     state.shares[worker] = share
                     state.most[worker] = max(state.most[worker], share)
                     state.sent[worker] += 1
-                    told.append((worker, Assign(host, share, shed, state.sent[worker])))
-        return told
+                    assignments.append((worker, Assign(host, share, shed, state.sent[worker])))
+        return assignments
 
     def _changed(self, host: str, state: _Host, why: str | None) -> None:
         if why is not None:

@@ -59,13 +59,13 @@ def worker_pool(
 def _guarded(observe: events.Observer) -> events.Observer:
     """Return `observe`, with its exceptions reported instead of raised, so that the workers go on."""
 
-    def told(event: events.Event) -> None:
+    def guarded(event: events.Event) -> None:
         try:
             observe(event)
         except Exception as error:
             say(error, "an observer failed")
 
-    return told
+    return guarded
 
 
 def _cores() -> int:

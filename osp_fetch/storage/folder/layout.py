@@ -115,6 +115,18 @@ class Layout:
             FolderGoneError: the output folder is no longer the one that it was.
             OSError: the partial cannot be opened, or a folder is reached through a symbolic link.
         """
+        fd = self._open_partial(place, final, fresh=fresh)
+        try:
+            self.check_there()
+        except FolderGoneError:
+            # another folder took the name between the last check and the call: no byte is written there
+            if self.disk.stat(fd).size == 0:
+                self.disk.unlink(place)
+            self.disk.close(fd)
+            raise
+        return fd
+
+    def _open_partial(self, place: str, final: str, *, fresh: bool) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         flags |= os.O_EXCL if fresh else 0
         # the final name is checked as well, because otherwise a forbidden name would be found only after the
