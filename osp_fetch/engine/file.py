@@ -13,7 +13,7 @@ from ..model.record import Published, Record
 from ..model.report import Status
 from .adopt import Adoption
 from .context import Context
-from .small import SmallFile
+from .small import SmallTransfer
 from .state import FileState
 from .transfer import First, PartedTransfer
 
@@ -68,7 +68,7 @@ class FileFetcher:
             if record := await self._adoption.finished(job.entry, job.record, job.seen, job.order):
                 return Status.PRESENT, record  # left by another downloader, or by a run whose ledger is lost
             known = await self._adoption.aside(job.entry, job.record, job.order) or job.record
-            if known is not None or not SmallFile.is_likely(self._context, job.entry):
+            if known is not None or not SmallTransfer.is_likely(self._context, job.entry):
                 return Status.FETCHED, await self._fetch_in_parts(job, known)
             return Status.FETCHED, await self._fetch_new(job)
 
@@ -81,7 +81,7 @@ class FileFetcher:
         host = urls.host(entry.urls[0])
         async with self._context.exchange(host, job.order, entry.path) as exchange:
             part_size = pool.part_size(host, entry.size, job.order)
-            small = SmallFile(self._context, entry)
+            small = SmallTransfer(self._context, entry)
             if await small.receive(exchange, part_size):
                 await exchange.aclose()  # the slot is free while the file is published
                 if record := await small.publish(exchange):

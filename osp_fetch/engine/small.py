@@ -29,7 +29,7 @@ _MOMENT: Final = 0.25
 _USUAL: Final = frozenset({"sha256"})  # digests of every file, whatever the manifest states
 
 
-class SmallFile:
+class SmallTransfer:
     """One attempt to fetch a file with a single reply.
 
     Args:

@@ -223,7 +223,7 @@ class Files(Protocol):
         ...
 
 
-class SetAside(Files, Protocol):
+class SetAsideFiles(Files, Protocol):
     """Complete files that were set aside for a wrong digest."""
 
     async def find(self, path: RelativePath) -> int | None:
@@ -250,7 +250,7 @@ class Store(Protocol):
     in_progress: int
     small_files: SmallFiles
     published: Files
-    set_aside: SetAside
+    set_aside: SetAsideFiles
 
     def expect(self) -> AbstractContextManager[None]:
         """Return a context that counts one more file in progress."""

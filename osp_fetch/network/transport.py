@@ -117,7 +117,7 @@ class HttpTransport:
         self._connector.end()
         await self._session.close()
 
-    def send(self, request: Request) -> Exchange:
+    def send(self, request: Request) -> OpenReply:
         """Send a request, follow its redirects, and return the reply that is the file.
 
         A connection whose body was not read to its end is closed, not reused.
@@ -140,9 +140,9 @@ class HttpTransport:
             NotThePayloadError: The server sent a page, or an encoded file.
             TransferError: A page in place of the file leads to no file; see `model.protocols.Leads`.
         """
-        return Exchange(self, request)
+        return OpenReply(self, request)
 
-    async def answer(self, request: Request, exchange: Exchange) -> Body | Landed:
+    async def answer(self, request: Request, exchange: OpenReply) -> Body | Landed:
         """Return the reply to a request.
 
         Args:
@@ -312,7 +312,7 @@ def _host(url: str) -> str | None:
     return URL(url, encoded=url.isascii()).host
 
 
-class Exchange:
+class OpenReply:
     """One request and its reply, open as long as this context manager.
 
     Args:

@@ -28,7 +28,7 @@ _RESOLVED: Final = re.compile(r"/(?:datasets/)?[^/]+/[^/]+/resolve/(?P<commit>[0
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class HubAddress:
     """An address `hf://datasets/OWNER/NAME[@REV][/GLOB]`, or `hf://OWNER/NAME…` for a model.
 
     Attributes:
@@ -44,7 +44,7 @@ class Address:
     glob: str
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str) -> HubAddress:
         """Parse an `hf://` address.
 
         Raises:
@@ -71,7 +71,7 @@ def listing(text: str) -> Blocks:
         CredentialsError: the repository does not exist, is private or gated, or the token is refused.
         NetworkError: the hub cannot be reached, or answers with another error.
     """
-    address = Address.parse(text)
+    address = HubAddress.parse(text)
     import huggingface_hub
 
     # huggingface_hub reads HF_ENDPOINT when it is imported, which may be before the caller has set it
@@ -89,7 +89,7 @@ def listing(text: str) -> Blocks:
         raise _translated(error, address) from None
 
 
-def _pages(api: Any, address: Address, commit: str) -> Blocks:
+def _pages(api: Any, address: HubAddress, commit: str) -> Blocks:
     """Yield the tree, one block per page.
 
     The pages are followed here, not by huggingface_hub: the `Link` header of a mirror may name the original
@@ -145,7 +145,7 @@ def _rehosted(url: str, endpoint: str) -> str:
     return urlunsplit((here.scheme, here.netloc, path, there.query, ""))
 
 
-def _translated(error: Exception, address: Address) -> Exception:
+def _translated(error: Exception, address: HubAddress) -> Exception:
     from huggingface_hub import errors
 
     shown = f"hf://{address.kind}s/{address.repo}@{address.revision}"

@@ -29,7 +29,7 @@ _TIMEOUT: Final = 60.0  # seconds per socket operation
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ModelScopeAddress:
     """An address `modelscope://datasets/OWNER/NAME[@REV][/GLOB]`.
 
     Attributes:
@@ -43,7 +43,7 @@ class Address:
     glob: str
 
     @classmethod
-    def parse(cls, text: str) -> Address:
+    def parse(cls, text: str) -> ModelScopeAddress:
         """Parse a `modelscope://` address.
 
         Raises:
@@ -72,7 +72,7 @@ def listing(text: str) -> Blocks:
         CredentialsError: the dataset is private or gated, or the token is refused.
         NetworkError: ModelScope cannot be reached, or answers with another error.
     """
-    address = Address.parse(text)
+    address = ModelScopeAddress.parse(text)
     endpoint = os.environ.get("MODELSCOPE_ENDPOINT", "").rstrip("/") or "https://modelscope.cn"
     if "://" not in endpoint:
         endpoint = f"https://{endpoint}"
@@ -96,7 +96,9 @@ def listing(text: str) -> Blocks:
         raise broken(f"{address.glob!r} matches no file of {address}; check the path")
 
 
-def _row(address: Address, endpoint: str, headers: dict[str, str], path: str, file: dict[str, Any]) -> Row:
+def _row(
+    address: ModelScopeAddress, endpoint: str, headers: dict[str, str], path: str, file: dict[str, Any]
+) -> Row:
     query = urlencode({"Revision": address.revision, "FilePath": path}, quote_via=quote, safe="")
     sha256 = str(file.get("Sha256") or "").strip().lower()
     try:
@@ -107,7 +109,9 @@ def _row(address: Address, endpoint: str, headers: dict[str, str], path: str, fi
         return error if isinstance(error, ManifestError) else ManifestError(f"{path}: {error}")
 
 
-def _page(address: Address, endpoint: str, headers: dict[str, str], page: int) -> list[dict[str, Any]]:
+def _page(
+    address: ModelScopeAddress, endpoint: str, headers: dict[str, str], page: int
+) -> list[dict[str, Any]]:
     query = urlencode(
         {"Revision": address.revision, "Recursive": "True", "PageNumber": page, "PageSize": _PAGE}
     )
@@ -138,7 +142,7 @@ def _page(address: Address, endpoint: str, headers: dict[str, str], page: int) -
     raise failure
 
 
-def _files(address: Address, said: Any) -> list[dict[str, Any]]:
+def _files(address: ModelScopeAddress, said: Any) -> list[dict[str, Any]]:
     """Return the files of one page. HTTP 200 with `Success: false` is a permanent error."""
     if not isinstance(said, dict) or said.get("Success") is False or said.get("Code", 200) != 200:
         why = redact(str(said.get("Message") if isinstance(said, dict) else said))[:200]
@@ -150,7 +154,7 @@ def _files(address: Address, said: Any) -> list[dict[str, Any]]:
     return list(files)
 
 
-def _refused(address: Address, status: int, page: int) -> FetchError:
+def _refused(address: ModelScopeAddress, status: int, page: int) -> FetchError:
     if status in (401, 403):
         return CredentialsError(
             f"{address}: ModelScope refuses page {page} of the listing (HTTP {status}): the dataset is "

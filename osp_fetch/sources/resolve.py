@@ -103,12 +103,12 @@ def resolve(source: object, options: Options) -> Resolved:
 def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
     """Return the source's name for messages, its rows, and whether they can be read at once."""
     if isinstance(source, str) and source.startswith("hf://"):
-        huggingface.Address.parse(source)
+        huggingface.HubAddress.parse(source)
         return source, huggingface.listing(source), False
     if isinstance(source, str) and source.startswith("modelscope://"):
         from . import modelscope
 
-        modelscope.Address.parse(source)
+        modelscope.ModelScopeAddress.parse(source)
         return source, modelscope.listing(source), False
     if isinstance(source, str) and source.startswith("gdrive://"):
         gdrive.check_address(source)

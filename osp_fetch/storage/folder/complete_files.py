@@ -82,7 +82,7 @@ class FolderFiles:
 
 
 class FolderSetAside(FolderFiles):
-    """The files that were set aside for a wrong digest; implements `model.protocols.SetAside`."""
+    """The files that were set aside for a wrong digest; implements `model.protocols.SetAsideFiles`."""
 
     def __init__(self, folder: FolderResources) -> None:
         super().__init__(folder, folder.layout.aside)

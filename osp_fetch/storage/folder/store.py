@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ...model.entry import RelativePath
-from ...model.protocols import Files, SetAside, SmallFiles
+from ...model.protocols import Files, SetAsideFiles, SmallFiles
 from ...model.record import Published
 from ...model.settings import Storage
 from ..publishing.batch import BatchPublisher
@@ -89,7 +89,7 @@ class FolderStore:
         self._small_files = FolderSmallFiles(self._folder, make, self._in_progress)
         self.small_files: SmallFiles = self._small_files
         self.published: Files = FolderFiles(self._folder, layout.final)
-        self.set_aside: SetAside = FolderSetAside(self._folder)
+        self.set_aside: SetAsideFiles = FolderSetAside(self._folder)
         self.folds = disk.folds(state)
         self.in_progress = 0
         self._tombstones = tombstones(root)
