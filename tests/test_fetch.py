@@ -30,7 +30,7 @@ from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.engine.state import SAMPLE
 from osp_fetch.engine.transfer import PartedTransfer
 from osp_fetch.model import events
-from osp_fetch.model.errors import DiskFullError, FolderBusyError, ManifestError
+from osp_fetch.model.errors import DiskFullError, FetchError, FolderBusyError, ManifestError
 from osp_fetch.storage.folder.partial import FilePartial
 from tests import origin as o
 from tests.conftest import quick
@@ -374,6 +374,9 @@ async def test_a_stop_is_graceful_and_said_in_the_report(origin: Origin, tmp_pat
     report = await fetch_all([row], tmp_path, settings=QUICK, stop=stop, observer=observe)
     assert report.stopped == "enough"
     assert not report.ok
+    with pytest.raises(FetchError, match=r"stopped before its end \(enough\)"):
+        report.raise_for_failures()
+    assert str(report).endswith("; stopped: enough")
 
 
 @pytest.mark.parametrize(("reason", "options"), [("--max-duration", {"max_duration": 0.2})])

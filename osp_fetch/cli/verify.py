@@ -7,11 +7,14 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import exits
+
+if TYPE_CHECKING:
+    from ..inspection.verify import Checked
 
 
 @click.command("verify", short_help="Check finished files against their checksums.")
@@ -26,11 +29,9 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     """Hash every finished file in DIR on all cores and compare it with the checksum recorded by get."""
     from ..archives.extractor import any_marks, lost_members
     from ..inspection.status import has_ledger
-    from ..inspection.verify import repair_files, verify_folder
+    from ..inspection.verify import verify_folder
     from ..model.errors import FetchError, StorageError
-    from ..model.report import JSON_VERSION
     from ..sources.checksums import Checksums
-    from ..views import formatting
 
     root = Path(folder)
     if not root.is_dir():
@@ -45,7 +46,8 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
             "keeps files with correct content, or pass --checksums FILE"
         )
     counts: Counter[str] = Counter()
-    bad, here = [], []
+    bad: list[Checked] = []
+    here: list[str] = []
     for checked in verify_folder(root, listed):
         counts[checked.verdict] += 1
         if checked.verdict in ("ok", "unchecked"):
@@ -57,27 +59,13 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
                 click.echo(f"{checked.verdict}: {checked.path} (expected {checked.expected}{found})")
     tried = _tried(root, here, quiet=as_json) if archives else {}
     if as_json:
-        document: dict[str, Any] = {
-            "version": JSON_VERSION,
-            "counts": dict(counts),
-            "bad": [checked.row() for checked in bad],
-        }
-        document["missing_members"] = lost
-        if archives:
-            broken = [{"path": name, "why": why} for name, why in tried.items() if why]
-            document["archives"] = {"whole": len(tried) - len(broken), "broken": broken}
-        click.echo(json.dumps(document, indent=2))
+        click.echo(json.dumps(_document(counts, bad, lost, tried if archives else None), indent=2))
     else:
         click.echo(", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "no finished files")
         _tell_lost(lost)
     damaged = [checked.path for checked in bad if checked.verdict == "damaged"]
     if repair and damaged:
-        for record, kept in asyncio.run(repair_files(root, damaged)):
-            missing = (record.length or 0) - len(record.held)
-            where = f"; the edited file is kept in {kept}" if kept else ""
-            click.echo(
-                f"{record.path}: {formatting.size(missing)} are to be fetched again; run get{where}", err=True
-            )
+        _repair(root, damaged)
     elif bad and not as_json:
         click.echo(
             "Run get again to fetch what is missing. For damaged files, run verify --repair first: get then "
@@ -87,6 +75,40 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
     nothing = not counts and not (root / ".osp-fetch" / "unpacked").is_dir()
     failed = bad or lost or any(tried.values()) or nothing
     return exits.SOME_FAILED if failed else exits.OK
+
+
+def _document(
+    counts: Counter[str],
+    bad: list[Checked],
+    lost: Mapping[str, list[str]],
+    tried: Mapping[str, str | None] | None,
+) -> dict[str, Any]:
+    """Return the document that `--json` prints; `tried` is None without --archives."""
+    from ..model.report import JSON_VERSION
+
+    document: dict[str, Any] = {
+        "version": JSON_VERSION,
+        "counts": dict(counts),
+        "bad": [checked.row() for checked in bad],
+        "missing_members": lost,
+    }
+    if tried is not None:
+        broken = [{"path": name, "why": why} for name, why in tried.items() if why]
+        document["archives"] = {"whole": len(tried) - len(broken), "broken": broken}
+    return document
+
+
+def _repair(root: Path, damaged: list[str]) -> None:
+    """Turn damaged files into partials that hold their correct bytes."""
+    from ..inspection.verify import repair_files
+    from ..views import formatting
+
+    for record, kept in asyncio.run(repair_files(root, damaged)):
+        missing = (record.length or 0) - len(record.held)
+        where = f"; the edited file is kept in {kept}" if kept else ""
+        click.echo(
+            f"{record.path}: {formatting.size(missing)} are to be fetched again; run get{where}", err=True
+        )
 
 
 def _tell_lost(lost: Mapping[str, list[str]]) -> None:

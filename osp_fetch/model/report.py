@@ -125,8 +125,18 @@ class Report:
         if self.ok:
             return
         count = self.counts[Status.FAILED] + self.counts[Status.PARKED]
+        if self.stopped and not count:
+            raise FetchError(
+                f"the run was stopped before its end ({self.stopped}); the same call continues it"
+            )
         shown = "; ".join(str(o.error) for o in self.failures[:3])
         raise FetchError(f"{count} of the files were not fetched ({self.stopped or shown})")
+
+    def __str__(self) -> str:
+        """Return the report in one line: files by status, bytes and seconds, and why the run was stopped."""
+        counts = ", ".join(f"{n} {status.value}" for status, n in self.counts.items() if n) or "no files"
+        stopped = f"; stopped: {self.stopped}" if self.stopped else ""
+        return f"{counts}; {self.bytes} bytes received in {self.seconds:.1f} s{stopped}"
 
     def frame(self) -> pandas.DataFrame:
         """Return `outcomes` as a pandas DataFrame with one row for each file.
