@@ -44,7 +44,7 @@ DOORS = {
     "yarl": {"network/transport.py", "network/head.py"},
     "aiofiles": {"storage/folder/executors.py"},
     "sqlite3": {"storage/ledger/"},
-    "tenacity": {"engine/retry.py"},
+    "tenacity": {"engine/retry.py", "sources/modelscope.py"},
     "pandas": {"sources/table.py", "sources/resolve.py", "model/report.py", "assembly.py"},
     "pyarrow": {"sources/table.py"},
     "numpy": {"sources/select.py"},

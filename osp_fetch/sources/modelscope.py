@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
 from ..model.digest import Digest
 from ..model.entry import entry
@@ -119,27 +120,47 @@ def _page(
         f"{endpoint}/api/v1/datasets/{address.repo}/repo/tree?{query}",
         headers={"User-Agent": "osp-fetch", "Accept": "application/json", **headers},
     )
-    failure: FetchError = NetworkError(f"{address} cannot be listed; run again later", remedy=Remedy.ABORT)
-    for attempt in range(_TRIES):
-        if attempt:
-            time.sleep(min(0.25 * 2**attempt, 8.0))
-        try:
-            with urllib.request.build_opener().open(request, timeout=_TIMEOUT) as reply:
-                return _files(address, json.load(reply))
-        except urllib.error.HTTPError as error:
-            failure = _refused(address, error.code, page)
-            error.close()
-            if error.code not in (403, 408, 425, 429) and error.code < 500:
-                break
-            if error.code == 403 and page == 1 and attempt:
-                break  # two refusals of the first page are final
-        except (OSError, ValueError) as error:
-            failure = NetworkError(
-                f"{address}: page {page} of the listing cannot be read ({redact(str(error))[:150]}); "
-                "run again later",
-                remedy=Remedy.ABORT,
-            )
-    raise failure
+    attempts = Retrying(
+        stop=stop_after_attempt(_TRIES),
+        wait=wait_exponential(multiplier=0.5, max=8.0),
+        retry=retry_if_exception_type(_PassingFailure),
+        reraise=True,
+    )
+    try:
+        return attempts(_read_page, address, request, page, attempts)
+    except _PassingFailure as failure:
+        raise failure.error from None
+
+
+class _PassingFailure(Exception):
+    """A failure of the listing that a retry may pass. `error` is raised after the last attempt."""
+
+    def __init__(self, error: FetchError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _read_page(
+    address: ModelScopeAddress, request: urllib.request.Request, page: int, attempts: Retrying
+) -> list[dict[str, Any]]:
+    try:
+        with urllib.request.build_opener().open(request, timeout=_TIMEOUT) as reply:
+            return _files(address, json.load(reply))
+    except urllib.error.HTTPError as error:
+        failure = _refused(address, error.code, page)
+        error.close()
+        if error.code not in (403, 408, 425, 429) and error.code < 500:
+            raise failure from None
+        if error.code == 403 and page == 1 and attempts.statistics["attempt_number"] > 1:
+            raise failure from None  # two refusals of the first page are final
+        raise _PassingFailure(failure) from None
+    except (OSError, ValueError) as error:
+        failure = NetworkError(
+            f"{address}: page {page} of the listing cannot be read ({redact(str(error))[:150]}); "
+            "run again later",
+            remedy=Remedy.ABORT,
+        )
+        raise _PassingFailure(failure) from None
 
 
 def _files(address: ModelScopeAddress, said: Any) -> list[dict[str, Any]]:
