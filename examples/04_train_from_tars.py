@@ -2,8 +2,7 @@
 
     python examples/04_train_from_tars.py MANIFEST FOLDER
 
-torch is optional. With it, `TarSamples` is an IterableDataset, and a DataLoader with several workers divides
-the tars among them.
+torch is optional. With it, `TarSamples` is an IterableDataset for a DataLoader, whose workers share the tars.
 """
 
 from __future__ import annotations
@@ -27,10 +26,7 @@ except ImportError:
 
 
 class TarSamples(IterableDataset):  # type: ignore[misc]
-    """(name, bytes) of every member of `tars`. Nothing is unpacked to the disk.
-
-    A tar under its final name is complete and verified, so that reading it needs no further check.
-    """
+    """(name, bytes) of every member of `tars`, which are complete and verified. Nothing is unpacked."""
 
     def __init__(self, tars: Iterable[Path]) -> None:
         self.tars = list(tars)
