@@ -14,20 +14,23 @@ class ByteRate:
 
     Args:
         rate: Bytes per second; 0 for no limit.
+
+    Attributes:
+        is_limited: Whether there is a limit. Callers on the fast path of small files ask before they wait.
     """
 
     def __init__(self, rate: float) -> None:
         self._rate, self._due = rate, 0.0
+        self.is_limited = rate > 0
 
     async def wait(self) -> None:
         """Wait until the rate allows more bytes."""
-        if self._due:
-            now = asyncio.get_running_loop().time()
-            if self._due > now:
-                await asyncio.sleep(self._due - now)
+        now = asyncio.get_running_loop().time()
+        if self._due > now:
+            await asyncio.sleep(self._due - now)
 
     def charge(self, count: int) -> None:
         """Charge `count` received bytes."""
-        if self._rate:
+        if self.is_limited:
             now = asyncio.get_running_loop().time()
             self._due = max(self._due, now - _BURST) + count / self._rate

@@ -28,6 +28,7 @@ from .streams import Stream
 
 # HTTP statuses by which a host refuses a connection: too many connections or requests.
 _CROWDED: Final = frozenset({429, 503})
+_NOTHING: Final = memoryview(b"")
 
 
 class Exchange:
@@ -67,7 +68,7 @@ class Exchange:
         self._reply: Reply | None = None
         self._failure: FetchError | None = None
         self._landed: _SmallReply | None = None
-        self._unread = memoryview(b"")
+        self._unread = _NOTHING
         self._asked = 0.0
         self._is_open = self._over = self._was_entered = False
 
@@ -115,7 +116,8 @@ class Exchange:
         """
         if self._pool.dead(self.host):
             raise TransferError(f"{self._path}: {self.host} does not answer; try again later")
-        await self._pool.rate.wait()
+        if self._pool.rate.is_limited:
+            await self._pool.rate.wait()
         self._asked = time.monotonic()
         self._sent = self._transport.send(request)
         try:
@@ -180,7 +182,8 @@ class Exchange:
             raise self._failure
         if self._over or self._reply is None:
             return 0
-        await self._pool.rate.wait()
+        if self._pool.rate.is_limited:
+            await self._pool.rate.wait()
         try:
             count = await self._reply.readinto(view)
         except FetchError as error:

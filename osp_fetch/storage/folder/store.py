@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -110,14 +109,9 @@ class FolderStore:
     def _in_progress(self) -> int:
         return self.in_progress
 
-    @contextmanager
-    def expect(self) -> Iterator[None]:
+    def expect(self) -> _Expected:
         """Return a context that counts one more file in progress."""
-        self.in_progress += 1
-        try:
-            yield
-        finally:
-            self.in_progress -= 1
+        return _Expected(self)
 
     async def stat(self, paths: Sequence[RelativePath]) -> list[Published | None]:
         """Return the states of the files under these final names, None where there is no file."""
@@ -161,3 +155,18 @@ class FolderStore:
     async def room(self) -> int:
         """Return the bytes that may still be written and are not reserved."""
         return await self._folder.room()
+
+
+class _Expected:
+    """The context that `FolderStore.expect` returns; a generator would cost a small file more."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: FolderStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        self._store.in_progress += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._store.in_progress -= 1

@@ -237,6 +237,7 @@ class SqliteLedger:
                     done.set_result(None)
 
     def _write(self, records: Sequence[Record]) -> None:
+        self._claims.check()
         for record in records:
             self._claims.before(record)
         # few statements, because sqlite3 releases the interpreter's lock for each, and waits to get it back.
