@@ -38,7 +38,7 @@ class StopToken:
 class FetchOptions(TypedDict, total=False):
     """The options of `fetch`, `fetch_all` and `fetch_iter`.
 
-    Args:
+    Attributes:
         settings: `Settings`, or sections of them as a dict: `{"limits": {"per_host": 8}}`.
         observer: called with every event, in the event loop's thread. It must not be async.
         include: globs of paths to fetch, or one as a string.

@@ -39,8 +39,8 @@ class Sidecars:
     def check(self) -> None:
         """Check the state folder. Call this once before a batch of `before`.
 
-        A check for each record would be a system call for each: the thread of the ledger would give up and take
-        back the interpreter lock beside a busy event loop: three futex calls for each small file.
+        A check for each record would be a system call for each, for which the ledger's thread gives up the
+        interpreter lock and takes it back beside a busy event loop: three futex calls for each small file.
 
         Raises:
             FolderGoneError: the state folder is no longer the one that it was.
