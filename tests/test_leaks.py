@@ -162,6 +162,36 @@ async def test_an_observer_that_raises_is_named_and_costs_nothing(origin: Origin
     assert "broken raised ValueError: a bug of the observer (test_leaks.py:" in note
 
 
+def children() -> list[str]:
+    """Return the processes that this process has started and that still exist."""
+    return [pid for place in Path("/proc/self/task").glob("*/children") for pid in place.read_text().split()]
+
+
+async def test_a_run_with_workers_leaves_no_descriptor_and_no_process(origin: Origin, tmp_path: Path) -> None:
+    """Shared memory is a descriptor, too (memfd_create)."""
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(3000 if n % 2 else 300_000, n))) for n in range(12)]
+    settings = quick(limits={"processes": 2, "connections": 8})
+    assert (await fetch_all(rows, tmp_path / "first", settings=settings)).ok
+    before = await settled(origin, 0)
+    started = children()
+    for at in (1, 4, 15, 40):
+        seen = 0
+
+        def broken(event: Event, at: int = at) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == at:
+                raise Injected
+
+        report = await fetch_all(rows, tmp_path / f"at{at}", settings=settings, observer=broken)
+        assert report.ok, report.failures
+        assert seen == at, "it was called again after it had raised"
+        assert any("raised Injected" in note for note in report.notes)
+        assert await settled(origin, before) <= before
+        assert children() == started
+        assert own_tasks() == 0
+
+
 async def test_a_defect_costs_its_file_and_says_where_it_is(origin: Origin, tmp_path: Path) -> None:
     rows = [entry(name, origin.add(name, noise(1000))) for name in "fg"]
     calls, _, _ = await run(rows, tmp_path / "whole", 0, observer=False)
