@@ -155,16 +155,18 @@ async def _fetch(
         if "observer" in options:
             await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
         observe(events.RunStarted(str(root)))
+        again = again_of(options)
         try:
             recheck = options.get("recheck", False)
             renewal = renewal_of(manifest, options, settings, observe)
             run = Run(
                 context, finish, renewal, fetch_one=fetch_one, recheck=recheck, fresh=fresh,
-                again=again_of(options),
+                again=again,
             )  # fmt: skip
             await _until_stopped(run.fetch(resolved.rows), report, options, observe)
         finally:
-            report.notes += [*resolved.notes(), *_kept_notes(board), *observe.failures]
+            unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
+            report.notes += [*resolved.notes(), *unmatched, *_kept_notes(board), *observe.failures]
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report

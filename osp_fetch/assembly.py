@@ -6,7 +6,7 @@ Only this module and `workers.worker` know the concrete classes behind the proto
 from __future__ import annotations
 
 import resource
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -61,10 +61,33 @@ def _sources(manifest: AnyManifest, options: PlainOptions) -> list[str | Path]:
     return expand_all([s for s in each if isinstance(s, (str, Path))], options.get("links"))
 
 
-def again_of(options: PlainOptions) -> Callable[[str], bool]:
-    """Return a function that states whether a path has to be fetched again although it is finished."""
-    again = options.get("again", ())
-    return Selection(again).wants if again else lambda _: False
+class Again:
+    """States whether a path has to be fetched again although it is finished.
+
+    Args:
+        globs: the option `again`; empty for no path.
+    """
+
+    def __init__(self, globs: tuple[str, ...]) -> None:
+        self._globs, self._selection = globs, Selection(globs)
+        self._matched = False
+
+    def __call__(self, path: str) -> bool:
+        """Return whether one of the globs matches `path`."""
+        found = bool(self._globs) and self._selection.wants(path)
+        self._matched = self._matched or found
+        return found
+
+    def notes(self) -> list[str]:
+        """Return a sentence for the report if the globs matched none of the paths that were asked for."""
+        if not self._globs or self._matched:
+            return []
+        return [f"--again {' '.join(self._globs)} matches no file of the manifest; nothing was fetched again"]
+
+
+def again_of(options: PlainOptions) -> Again:
+    """Return the paths that have to be fetched again although they are finished."""
+    return Again(options.get("again", ()))
 
 
 def renewal_of(

@@ -588,6 +588,16 @@ async def test_recheck_reports_lost_members(origin: Origin, tmp_path: Path) -> N
     assert (code, "x/3.jpg" in said) == (1, True), said
 
 
+async def test_again_that_matches_nothing_is_reported(origin: Origin, tmp_path: Path) -> None:
+    (tmp_path / "m.txt").write_text(origin.add("a.bin", noise(1000)))
+    for glob, asked in (("a.*", 2), ("b.*", 2)):
+        code, _, said = await get("get", "m.txt", "-o", "out", "--again", glob, *QUICK, cwd=tmp_path)
+        assert code == 0, said
+        assert ("--again b.* matches no file of the manifest" in said) == (glob == "b.*")
+        code, _, said = await get("get", "m.txt", "-o", "out", "--again", glob, *QUICK, cwd=tmp_path)
+        assert (code, len(origin.seen)) == (0, asked), said
+
+
 # Folders that change, and full disks.
 
 
