@@ -23,11 +23,13 @@ from osp_fetch.datasets.layout import lay_out
 from osp_fetch.demo.server import Exchange
 from osp_fetch.inspection.verify import repair_files
 from osp_fetch.model import events, urls
+from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import FetchError, ManifestError, NetworkError, StorageError
 from osp_fetch.model.protocols import Row
 from osp_fetch.model.record import Published
 from osp_fetch.storage.folder import ownership
-from osp_fetch.storage.folder.disk import Disk, Existing
+from osp_fetch.storage.folder.disk import Disk, Existing, FolderGoneError
+from osp_fetch.storage.folder.layout import Layout
 from osp_fetch.storage.folder.ownership import Decision
 from tests.conftest import quick
 from tests.origin import Origin, Page, cut, noise, polite, serving, sha256, status
@@ -586,6 +588,35 @@ async def test_recheck_reports_lost_members(origin: Origin, tmp_path: Path) -> N
     (tmp_path / "out/x/3.jpg").unlink()
     code, _, said = await get("get", "m.jsonl", "-o", "out", "--recheck", *QUICK, cwd=tmp_path)
     assert (code, "x/3.jpg" in said) == (1, True), said
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+@pytest.mark.parametrize("theirs", [None, b"", b"bytes that another run holds"])
+def test_a_folder_that_takes_the_name_before_the_open_call_keeps_its_partials(
+    tmp_path: Path, theirs: bytes | None, fresh: bool
+) -> None:
+    out, foreign = tmp_path / "out", tmp_path / "foreign"
+    for folder in (out, foreign):
+        (folder / ".osp-fetch/partial").mkdir(parents=True)
+    if theirs is not None:
+        (foreign / ".osp-fetch/partial/f").write_bytes(theirs)
+    before = tree(foreign)
+
+    class Swapping(Disk):
+        def open(self, place: Path | str, flags: int) -> int:
+            if foreign.exists():
+                out.rename(tmp_path / "gone")
+                foreign.rename(out)
+            return super().open(place, flags)
+
+    layout = Layout(out, out / ".osp-fetch", Swapping())
+    path = RelativePath("f")
+    with pytest.raises(FolderGoneError):
+        layout.open_partial(layout.partial(path), layout.final(path), fresh=fresh)
+    left = tree(out)
+    if theirs is None and not fresh:
+        left = {name: data for name, data in left.items() if data}  # an empty file may be theirs: it stays
+    assert left == before
 
 
 async def test_again_that_matches_nothing_is_reported(origin: Origin, tmp_path: Path) -> None:

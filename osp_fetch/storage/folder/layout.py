@@ -115,18 +115,24 @@ class Layout:
             FolderGoneError: the output folder is no longer the one that it was.
             OSError: the partial cannot be opened, or a folder is reached through a symbolic link.
         """
-        fd = self._open_partial(place, final, fresh=fresh)
+        fd, is_new = self._open_partial(place, final, fresh=fresh)
         try:
             self.check_there()
-        except FolderGoneError:
-            # another folder took the name between the last check and the call: no byte is written there
-            if self.disk.stat(fd).size == 0:
+            if fresh and not is_new:
+                # otherwise the tail of an older, longer partial would be published with the new file. The
+                # inode is reused, because after a power loss the name could still refer to the old inode
+                self.disk.truncate(fd, 0)
+        except BaseException as error:
+            if is_new and isinstance(error, FolderGoneError):
+                # another folder took the name between the last check and the call: nothing stays there, and
+                # a file that it had is neither truncated nor removed
                 self.disk.unlink(place)
             self.disk.close(fd)
             raise
         return fd
 
-    def _open_partial(self, place: str, final: str, *, fresh: bool) -> int:
+    def _open_partial(self, place: str, final: str, *, fresh: bool) -> tuple[int, bool]:
+        """Return the descriptor, and whether the call is known to have created the file."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
         flags |= os.O_EXCL if fresh else 0
         # the final name is checked as well, because otherwise a forbidden name would be found only after the
@@ -136,18 +142,16 @@ class Layout:
         try:
             if not fresh:
                 self._unshare(place)
-            return self.disk.open(place, flags)
+            return self.disk.open(place, flags), fresh
         except FileExistsError:
-            # truncate, because the tail of an older, longer partial would be published with the new file. The
-            # inode is reused, because after a power loss the name could still refer to the old inode
-            flags = flags & ~os.O_EXCL | os.O_TRUNC
             self._release(place)
+            return self.disk.open(place, flags & ~os.O_EXCL), False
         except FileNotFoundError:
             self.prepare(place, durable=False)
         except (IsADirectoryError, NotADirectoryError):
             self.clear_way(place)
             self.prepare(place, durable=False)
-        return self.disk.open(place, flags)
+        return self.disk.open(place, flags), fresh
 
     def _unshare(self, partial: str) -> None:
         """Give a partial an inode of its own if its file has a second name."""
