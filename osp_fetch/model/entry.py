@@ -25,21 +25,24 @@ _LINK: Final = re.compile(
     rf"https?://(?:[^/?#{CONTROLS} ]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^/?#:@{CONTROLS} ]+)"
     rf"(?::\d*)?(?:[/?#][^{CONTROLS} ]*)?"
 )
+_FORBIDDEN: Final = re.compile(r'[\\:*?"<>|]')
 _DEVICE: Final = re.compile(r"(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./]|$)", re.IGNORECASE)
 
 
 def relative_path(text: str) -> RelativePath:
-    """Return `text` as a path that is inside the output folder on every operating system.
+    """Return `text` as a path that is inside the output folder.
+
+    Names that only Windows forbids are accepted; see `portability`.
 
     Args:
         text: path as the manifest states it. A leading `./` is removed.
 
     Raises:
         ManifestError: the path is empty or absolute, leaves the output folder by `..`, contains a control
-            character or a backslash, is a device name on Windows (`aux.txt`), exceeds the limits of file
-            systems (255 bytes per name, 3900 bytes in total), or lies in the state folder.
+            character, exceeds the limits of file systems (255 bytes per name, 3900 bytes in total), or lies
+            in the state folder.
     """
-    if _PLAIN.fullmatch(text) and not _DEVICE.search(text):
+    if _PLAIN.fullmatch(text):
         return RelativePath(text)
     names = text.split("/")
     while names and names[0] == ".":
@@ -55,11 +58,7 @@ def _refusal(text: str, names: list[str]) -> str | None:
         return "is empty, or names a folder; give the path of a file"
     if has_control(text):
         return "contains a control character"
-    if "\\" in text:
-        return "contains a backslash, which is a separator on Windows; write it with /"
-    if _DEVICE.search(text):
-        return "is a device name on Windows, and on disks shared with Windows; choose another name"
-    if text.startswith("/") or re.match(r"[A-Za-z]:", text):
+    if text.startswith("/"):
         return "is absolute; paths are relative to the output folder"
     if ".." in names:
         return "leaves the output folder through '..'"
@@ -72,6 +71,17 @@ def _refusal(text: str, names: list[str]) -> str | None:
             return "is longer than file systems allow (255 bytes per name, 3900 bytes in total)"
     except UnicodeEncodeError:
         return "is not valid Unicode"
+    return None
+
+
+def portability(path: str) -> str | None:
+    """Return why Windows, and disks shared with it, do not take a path; None if they do."""
+    if _DEVICE.search(path):
+        return "is a device name on Windows"
+    if found := _FORBIDDEN.search(path):
+        return f"contains {found[0]!r}, which Windows forbids in names"
+    if re.search(r"[. ](?:/|$)", path):
+        return "ends in a dot or a blank, which Windows removes"
     return None
 
 
@@ -92,7 +102,7 @@ def _is_state(name: str) -> bool:
     names.
     """
     seen = "".join(c for c in name if unicodedata.category(c) != "Cf").split(":")[0].rstrip(". ").lower()
-    return seen in (STATE_FOLDER, ".cache") or bool(re.fullmatch(r"osp-fe~\d+", seen))
+    return seen == STATE_FOLDER or bool(re.fullmatch(r"osp-fe~\d+", seen))
 
 
 @dataclass(frozen=True, slots=True, repr=False)

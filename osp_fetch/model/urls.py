@@ -7,10 +7,61 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 _PARTS: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(?:[^/?#]*@)?([^/?#]*)([^?#]*)(?:\?([^#]*))?")
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+# A link that `encoded` leaves as it is: most links of ten million rows match, at a tenth of the cost.
+_ENCODED: Final = re.compile(
+    r"https?://[a-z0-9.-]+(?::\d+)?(?:/[\w.~!$&'()*+,;=:@%/-]*)?"
+    r"(?:\?[\w.~!$&'()*+,;=:@%/?|{}\[\]-]*)?",
+    re.ASCII,
+)
+_SAFE_PATH: Final = "!$&'()*+,/:;=@[]|%~\\^"  # characters of a path that a browser sends as they are
+_SAFE_QUERY: Final = _SAFE_PATH + "?`{}"
+
+
+def encoded(link: str) -> str:
+    """Return `link` as a browser sends it (WHATWG URL Standard, "URL parsing").
+
+    Blanks, controls and non-ASCII characters are percent-encoded as UTF-8, a host with non-ASCII letters
+    becomes its IDNA form, and scheme and host are lower-case. What is encoded already stays byte for byte.
+
+    Args:
+        link: an http(s) link, as a person or a table states it.
+
+    Returns:
+        The link; any other text is returned without the blanks around it.
+    """
+    if _ENCODED.fullmatch(link):
+        return link
+    link = re.sub(r"[\t\r\n]", "", link.strip("".join(map(chr, range(33)))))
+    match = re.fullmatch(r"(?is)(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#(.*))?", link)
+    if match is None:
+        return link
+    scheme, authority, path, query, fragment = match.groups()
+    made = f"{scheme.lower()}://{_encoded_authority(authority)}{_quoted(path, _SAFE_PATH)}"
+    if query is not None:
+        made += "?" + _quoted(query, _SAFE_QUERY)
+    return made if fragment is None else f"{made}#{_quoted(fragment, _SAFE_QUERY)}"
+
+
+def _quoted(text: str, safe: str) -> str:
+    # a lone surrogate stands for a byte that is not UTF-8: that byte itself is encoded
+    return quote(text, safe=safe, encoding="utf-8", errors="surrogateescape")
+
+
+def _encoded_authority(authority: str) -> str:
+    userinfo, at, place = authority.rpartition("@")
+    if place.isascii():
+        return f"{userinfo}{at}{place.lower()}"
+    import idna
+
+    name, colon, port = place.partition(":")
+    try:
+        return f"{userinfo}{at}{idna.encode(name, uts46=True).decode()}{colon}{port}"
+    except idna.IDNAError:
+        return authority  # refused later, as no valid host
 
 
 # Parameters that sign a request or carry a credential. They change from one issue of a link to the next while
