@@ -23,6 +23,7 @@ from .options import PlainOptions
 from .sources.checksums import Checksums
 from .sources.join import FileList
 from .sources.link_files import LinkFileRenewal
+from .sources.names import Naming
 from .sources.resolve import Options, Resolved, resolve
 from .sources.second_source import SecondSource
 from .sources.select import Selection
@@ -109,7 +110,12 @@ def renewal_of(
     if not files:
         return None
 
-    selection = Options(selection=_selection(options), headers=_headers(options))
+    selection = Options(
+        selection=_selection(options),
+        headers=_headers(options),
+        naming=_naming(options),
+        columns=tuple(options.get("columns", {}).items()),
+    )
 
     def read(places: Sequence[Path]) -> Iterable[Row]:
         return cast("Iterable[Row]", resolve(list(places), selection).rows)
@@ -127,7 +133,17 @@ def _row_options(options: PlainOptions) -> Options:
         lists=_lists(options),
         headers=_headers(options),
         shard=options.get("shard"),
+        naming=_naming(options),
+        columns=tuple(options.get("columns", {}).items()),
         strict=options.get("strict", False),
+    )
+
+
+def _naming(options: PlainOptions) -> Naming:
+    return Naming(
+        rule=options.get("names", "url"),
+        fan_out=options.get("fan_out", 0),
+        portable=options.get("portable_names", False),
     )
 
 

@@ -12,6 +12,8 @@ from typing import Any, Final, TypedDict, cast
 from .model import events, settings
 from .model.profile import Profile
 from .model.settings import Settings
+from .sources.columns import MEANINGS
+from .sources.names import NAMES
 
 
 class StopToken:
@@ -58,6 +60,12 @@ class FetchOptions(TypedDict, total=False):
         profiles: `host:port` → the host's profile as `bench` measured it; `-j auto` starts from it.
         recheck: hash finished files again, instead of comparing only size and modification time.
         again: globs of files to fetch again even if they are finished, or were unpacked and deleted.
+        columns: meaning → column of a table, such as `{"url": "contentUrl", "md5": "OriginalMD5"}`, or the
+            same as a string `"url=contentUrl,md5=OriginalMD5"`. Columns that are not named are found by their
+            names and values.
+        names: how rows without a path are named: `url` (default), `host`, `hash`, `index` or `server`.
+        portable_names: refuse names that Windows forbids.
+        fan_out: number of subfolders over which files without a folder in their path are spread.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -79,6 +87,10 @@ class FetchOptions(TypedDict, total=False):
     profiles: Mapping[str, Profile]
     recheck: bool
     again: str | Sequence[str]
+    columns: Mapping[str, str] | str
+    names: str
+    portable_names: bool
+    fan_out: int
 
 
 class PlainOptions(TypedDict, total=False):
@@ -103,6 +115,10 @@ class PlainOptions(TypedDict, total=False):
     profiles: Mapping[str, Profile]
     recheck: bool
     again: tuple[str, ...]
+    columns: dict[str, str]
+    names: str
+    portable_names: bool
+    fan_out: int
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:
@@ -167,6 +183,33 @@ def _headers(value: object) -> dict[str, str]:
         raise TypeError('headers: pass a dict or pairs, such as {"Authorization": "Bearer …"}') from None
 
 
+def _columns(value: object) -> dict[str, str]:
+    pairs = value
+    if isinstance(value, str):
+        pairs = dict(pair.split("=", 1) for pair in value.split(",") if "=" in pair)
+        if len(pairs) != len(value.split(",")):
+            raise TypeError(f"columns={value!r}: write MEANING=COLUMN, such as url=contentUrl,size=bytes")
+    if not isinstance(pairs, Mapping):
+        raise TypeError(f'columns={value!r}: pass a dict, such as {{"url": "contentUrl", "size": "bytes"}}')
+    named = {str(meaning).strip().lower().replace("-", ""): str(name) for meaning, name in pairs.items()}
+    if unknown := [meaning for meaning in named if meaning not in MEANINGS]:
+        raise TypeError(f"columns: {unknown[0]!r} is not one of {', '.join(MEANINGS)}")
+    return named
+
+
+def _names(value: object) -> str:
+    if value not in NAMES:
+        raise TypeError(f"names={value!r}: pass one of {', '.join(NAMES)}")
+    return str(value)
+
+
+def _fan_out(value: object) -> int:
+    text = str(value)
+    if isinstance(value, bool) or not text.isdigit() or not 1 <= int(text) <= 100_000:
+        raise TypeError(f"fan_out={value!r}: pass a number of subfolders between 1 and 100000")
+    return int(text)
+
+
 def _shard(value: object) -> tuple[int, int]:
     parts = value.split("/") if isinstance(value, str) else value
     if isinstance(parts, Sequence) and len(parts) == 2 and all(str(part).strip().isdigit() for part in parts):
@@ -189,6 +232,9 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "include": _globs("include"),
     "exclude": _globs("exclude"),
     "again": _globs("again"),
+    "columns": _columns,
+    "names": _names,
+    "fan_out": _fan_out,
     "headers": _headers,
     "shard": _shard,
     "max_duration": _duration,

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from osp_fetch import Entry, Status, entry, fetch_all, fetch_iter
 from osp_fetch.model.errors import ManifestError
+from osp_fetch.sources.columns import choose
 from osp_fetch.sources.join import NameJoin
-from osp_fetch.sources.row_parser import meanings
 from tests.conftest import quick
 from tests.origin import Origin, noise, sha256
 from tests.origin import status as origin_status
@@ -181,25 +181,30 @@ async def test_an_async_manifest_is_joined_like_any_other(origin: Origin, tmp_pa
      ("shasum", "digest"), ("OriginalMD5", "md5"), ("checksum_md5", "md5"), ("sha-256", "sha256"), ("sha1sum", "sha1")],  # noqa: E501
 )  # fmt: skip
 def test_columns_of_digests_are_known_by_all_their_names(column: str, algorithm: str) -> None:
-    assert meanings(["url", column], "m.csv") == {"url": 0, algorithm: 1}
+    digest = {"md5": "0" * 32, "sha1": "0" * 40}.get(algorithm, "0" * 64)
+    found = choose(["url", column], [["http://h/a", digest]], "m.csv")
+    assert (found.places, found.notes) == ({"url": 0, algorithm: 1}, ())
 
 
-def test_two_columns_of_digests_are_refused() -> None:
-    with pytest.raises(ManifestError, match="keep one"):
-        meanings(["url", "hash", "checksum"], "m.csv")
+def test_of_two_columns_of_digests_the_other_is_named() -> None:
+    found = choose(["url", "hash", "checksum"], [["http://h/a", "0" * 64, "1" * 64]], "m.csv")
+    assert found.places == {"url": 0, "digest": 1}
+    assert "'checksum' is not used" in found.notes[0]
 
 
 @pytest.mark.parametrize("column", ["md5_of_caption", "blake3", "crc32", "sha256sums_v2"])
-def test_columns_that_seem_to_hold_digests_are_refused(column: str) -> None:
-    with pytest.raises(ManifestError, match="digest"):
-        meanings(["url", column], "m.csv")
+def test_columns_that_seem_to_hold_digests_are_named(column: str) -> None:
+    found = choose(["url", column], [["http://h/a", "0" * 64]], "m.csv")
+    assert found.places == {"url": 0}
+    assert f"{column!r} is not used" in found.notes[0]
 
 
 @pytest.mark.parametrize(
     "column", ["caption", "image_phash", "width", "text_length", "sasha1", "clip_similarity_vitb32"]
 )
 def test_other_columns_are_left_alone(column: str) -> None:
-    assert meanings(["url", column], "m.csv") == {"url": 0}
+    found = choose(["url", column], [["http://h/a", "0f3c9a7715e0b42d"]], "m.csv")
+    assert (found.places, found.notes) == ({"url": 0}, ())
 
 
 async def test_a_column_called_md5sum_is_verified(origin: Origin, tmp_path: Path) -> None:

@@ -134,8 +134,7 @@ def test_a_url_is_a_manifest_of_one() -> None:
 def test_several_sources_are_one_manifest(tmp_path: Path) -> None:
     one, two = text(tmp_path, "1.txt", "http://h/a"), text(tmp_path, "2.txt", "http://h/b\nhttp://i/a")
     found = rows([str(one), str(two)])
-    assert [row.path for row in found if isinstance(row, Entry)] == ["a", "b"]
-    assert any("2.txt:2" in str(row) for row in found)
+    assert [row.path.partition("-")[0] for row in found if isinstance(row, Entry)] == ["a", "b", "a"]
 
 
 def test_bad_rows_name_file_line_and_remedy_and_stop_no_others(tmp_path: Path) -> None:
@@ -157,7 +156,7 @@ def test_strict_ends_at_the_first_bad_row(tmp_path: Path) -> None:
     ("name", "content", "said"),
     [
         ("m.csv", "a,b\n1,2\n", "no column holds links"),
-        ("m.csv", "url,sha265\nhttp://h/a,1\n", "did you mean 'sha256'"),
+        ("m.csv", "ulr,sha265\n1,1\n", "did you mean 'url'"),
         ("m.tsv", "", "no column holds links (columns: none found)"),
         ("m.txt", "\x7fELF\0\0\x02", "not UTF-8 text"),
         ("m.parquet", "not parquet", "cannot be read as Parquet"),

@@ -14,6 +14,7 @@ import click
 from ..model.errors import SettingsError
 from ..model.settings import Layer, Settings, seconds
 from ..model.urls import shown
+from ..options import plain
 
 if TYPE_CHECKING:
     from ..model.profile import Profile
@@ -83,6 +84,20 @@ _OPTIONS: Final = (
         metavar="GLOB",
         help="Fetch matching files again, even finished ones (repeatable).",
     ),
+    _option(
+        "--columns",
+        metavar="MEANING=COLUMN,…",
+        help="Columns of a table by hand, such as url=contentUrl,size=bytes,md5=OriginalMD5.",
+    ),
+    _option(
+        "--names",
+        metavar="url|host|hash|index|server",
+        help="How rows without a path are named.  [default: url]",
+    ),
+    _option(
+        "--fan-out", type=int, metavar="N", help="Spread files without a folder over N subfolders by name."
+    ),
+    _option("--portable-names", is_flag=True, help="Refuse names that Windows forbids."),
     _option("--overwrite", is_flag=True, help="Replace your own files instead of moving them aside."),
     _option("--strict", is_flag=True, help="Stop at the first bad row of the manifest."),
     _option(
@@ -229,6 +244,7 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
         "proxies": _proxies(),
         "profiles": _profiles(flags.get("profiles")),
     }
+    _add_names(made, flags)
     for rule in flags["connect_to"]:
         try:
             ConnectTo.parse(rule)
@@ -253,6 +269,16 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
     if flags["shard"]:
         made["shard"] = shard(flags["shard"], os.environ)
     return made
+
+
+def _add_names(made: PlainOptions, flags: Mapping[str, Any]) -> None:
+    """Add the options for columns and names. Raises click.UsageError if one is malformed."""
+    given = {name: flags[name] for name in ("columns", "names", "fan_out") if flags[name] is not None}
+    try:
+        made.update(plain(given))
+    except TypeError as error:
+        raise click.UsageError(f"--{str(error).replace('_', '-', 1)}") from None
+    made["portable_names"] = flags["portable_names"]
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -50,7 +50,7 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     resolved = rows_of(list(sources), made)
     rows = cast("Iterable[Row]", resolved.rows)
     plan = make_plan(rows, Path(flags["output"]), made.get("shard"), again_of(made))
-    plan.notes = resolved.notes()
+    plan.notes, plan.columns = resolved.notes(), resolved.reading.columns
     if flags["as_json"]:
         click.echo(json.dumps(plan.row(), indent=2))
     else:
@@ -75,7 +75,10 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> None
     from ..assembly import again_of, rows_of
     from ..datasets.catalogue import warnings
     from ..inspection.plan import make_plan
+    from ..sources.opening import is_pipe
 
+    if any(map(is_pipe, sources)):
+        return  # it can be read only once
     resolved = rows_of(list(sources), made)
     rows = resolved.rows
     if not isinstance(rows, list):
@@ -83,7 +86,7 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> None
             click.echo(said, err=True)
     elif len(rows) > 1:
         plan = make_plan(rows, Path(folder), made.get("shard"), again_of(made))
-        plan.notes = resolved.notes()
+        plan.notes, plan.columns = resolved.notes(), resolved.reading.columns
         _print(plan, made["settings"].limits.rate, sources, stderr=True)
 
 
@@ -129,6 +132,7 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
         ("free on disk", formatting.size(plan.free)),
         ("from", ", ".join(f"{host} ({n})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
     ]
+    rows += [("columns", text) for text in _columns(plan)]
     pace = rate or plan.bytes_per_second
     if pace and plan.missing_bytes:
         at = "--limit-rate" if rate else "the last run's rate"
@@ -154,6 +158,18 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
     if plan.expires_first is not None:
         rows.append(("links", _links(plan, rate)))
     return rows
+
+
+def _columns(plan: Plan) -> list[str]:
+    """Return which columns were taken for what; manifests with the same columns share a line."""
+    alike: dict[str, list[str]] = {}
+    for manifest, taken in plan.columns.items():
+        text = ", ".join(f"{meaning} from {column!r}" for meaning, column in taken.items())
+        alike.setdefault(text, []).append(manifest)
+    return [
+        f"{text} ({names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''})"
+        for text, names in list(alike.items())[:5]
+    ]
 
 
 def _links(plan: Plan, rate: int) -> str:

@@ -223,7 +223,7 @@ def expand(source: str, links: str | Path | None = None) -> str | Path:
                 remedy=Remedy.ABORT,
             )
         return Path(links)
-    if "/" not in source and "." not in source and not Path(source).exists():
+    if source != "-" and "/" not in source and "." not in source and not Path(source).exists():
         names = [*(dataset.name for dataset in OFFERED), ALL]
         near = difflib.get_close_matches(source, names, n=1)
         raise ManifestError(

@@ -59,7 +59,9 @@ class Plan:
         foreign_count: Number of all such files.
         gone: Files that are recorded as finished but no longer exist.
         changed: Files that are recorded as finished but have changed since.
-        notes: Sentences about rows that a checksum list or second source does not cover.
+        notes: Sentences about rows that a checksum list or second source does not cover, about columns that
+            are not used, and about repeated rows.
+        columns: Manifest → meaning → the column of the table that was taken for it.
     """
 
     files: int = 0
@@ -85,6 +87,7 @@ class Plan:
     gone: int = 0
     changed: int = 0
     notes: list[str] = field(default_factory=list)
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def missing_bytes(self) -> int:

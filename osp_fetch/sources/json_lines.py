@@ -1,66 +1,102 @@
-"""Manifests read line by line: JSON lines and plain lists of URLs."""
+"""Manifests of JSON objects, in lines or in an array, and plain lists of URLs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ..model.errors import ManifestError
-from .row_parser import Blocks, Numbered, meanings, read_row
+from .opening import ManifestFile
+from .reading import BLOCK, Objects, Reading, in_blocks
+from .row_parser import Blocks, broken, read_row
 
-_BLOCK: Final = 1000  # rows per block
 _KEYS: Final = "path, url or urls, size, sha256, md5, digest, headers"
 
 
-def json_lines(path: Path) -> Blocks:
+def json_lines(file: ManifestFile, reading: Reading) -> Blocks:
     """Read rows `{"path", "url" or "urls", "size"?, "sha256"|"md5"|"digest"?, "headers"?}`, one per line.
 
     A line that is not a JSON object yields a ManifestError in place of its row.
     """
-    return _blocks(_json_rows(path))
+    yield from _objects(_lines_of_json(file), file.name, reading)
 
 
-def _json_rows(path: Path) -> Iterator[Numbered]:
-    known: dict[tuple[str, ...], list[tuple[str, str]]] = {}  # keys of a row → (meaning, key) of known ones
-    name, decode = path.name, json.JSONDecoder().decode
-    for line, text in _lines(path):
+def json_values(file: ManifestFile, reading: Reading) -> Blocks:
+    """Read the objects of a JSON array, or objects that span several lines; see `json_lines`.
+
+    Raises:
+        ManifestError: the text is not valid JSON.
+    """
+    yield from _objects(_values_of_json(file), file.name, reading)
+
+
+def is_json_lines(head: str) -> bool:
+    """Return whether the first line of a text that begins with `{` is a complete JSON object."""
+    first = head.lstrip("\ufeff \t\r\n").splitlines()[0]
+    try:
+        json.loads(first)
+    except ValueError:
+        return "\n" not in head.strip()
+    return True
+
+
+def _objects(values: Iterator[tuple[int, Any]], name: str, reading: Reading) -> Blocks:
+    objects = Objects(reading, name)
+    while block := list(islice(values, BLOCK)):
+        yield objects.rows(block)
+
+
+def _lines_of_json(file: ManifestFile) -> Iterator[tuple[int, Any]]:
+    decode = json.JSONDecoder().decode
+    for line, text in _lines(file):
         try:
             row = decode(text)
             if not isinstance(row, dict):
                 raise ValueError("not an object")
         except ValueError as error:
-            yield line, ManifestError(f"{name}:{line}: not a JSON object ({error}); keys are {_KEYS}")
-            continue
-        keys = tuple(row)
+            row = ManifestError(f"{file.name}:{line}: not a JSON object ({error}); keys are {_KEYS}")
+        yield line, row
+
+
+def _values_of_json(file: ManifestFile) -> Iterator[tuple[int, Any]]:
+    import ijson
+
+    head = file.head().lstrip("\ufeff \t\r\n")
+    prefix = "item" if head.startswith("[") else ""
+    with file.text() as text:
+        encoded = _Utf8(text)
         try:
-            if keys not in known:
-                meant = meanings(keys, f"{name}:{line}")
-                known[keys] = [(meaning, keys[place]) for meaning, place in meant.items()]
-        except ManifestError as error:
-            yield line, ManifestError(str(error))
-            continue
-        yield line, read_row({meaning: row[key] for meaning, key in known[keys]}, name, line)
+            found = ijson.items(encoded, prefix, multiple_values=True, use_float=True)
+            yield from enumerate(found, start=1)
+        except ijson.JSONError as error:
+            raise broken(f"{file.name}: cannot be read as JSON ({error}); correct the file") from None
 
 
-def url_list(path: Path) -> Blocks:
+class _Utf8:
+    """A file of bytes in UTF-8, as ijson reads it, over a decoded text."""
+
+    def __init__(self, text: Any) -> None:
+        self._text = text
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` characters, encoded."""
+        data: str = self._text.read(size)
+        return data.encode("utf-8", "replace")
+
+
+def url_list(file: ManifestFile) -> Blocks:
     """Read one URL per line; skip blank lines and lines that begin with #."""
-    return _blocks(
-        (line, read_row({"url": text}, path.name, line))
-        for line, text in _lines(path)
+    yield from in_blocks(
+        (line, read_row({"url": text.strip("\"'<>")}, file.name, line))
+        for line, text in _lines(file)
         if not text.startswith("#")
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
-        for number, line in enumerate(file, start=1):
+def _lines(file: ManifestFile) -> Iterator[tuple[int, str]]:
+    with file.text() as lines:
+        for number, line in enumerate(lines, start=1):
             if text := line.strip():
                 yield number, text
-
-
-def _blocks(numbered: Iterator[Numbered]) -> Blocks:
-    while block := list(islice(numbered, _BLOCK)):
-        yield block

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -14,17 +15,24 @@ from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
-from . import gdrive, huggingface, sa1b, select, table
+from . import gdrive, huggingface, select, table
+from .columns import ByHand
+from .formats import part_files, rows_of_file
 from .join import FileList, Rival, RowJoin
-from .json_lines import json_lines, url_list
-from .row_parser import Blocks, Numbered, any_row, broken, read_row
+from .names import NameIndex, Namer, Naming
+from .opening import STDIN
+from .reading import Objects, Reading
+from .row_parser import Blocks, Numbered, RawRow, Unnamed, any_row, broken, read_row
 from .select import Selection
 
 if TYPE_CHECKING:
     import pandas
 
 _MOMENT: Final = 2 << 20  # bytes; a manifest up to this size is read completely before fetching starts
+# Bytes of a manifest that is read twice, to find which names are shared; about half a million rows.
+_READ_TWICE: Final = 32 << 20
 _BLOCK: Final = 256  # rows per block of an iterable
+_ROW: Final = 64  # bytes that a row of a DataFrame or a list counts as
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
 
@@ -37,6 +45,8 @@ class Options:
         lists: lists of the same files to join the rows with, in this order.
         headers: HTTP headers added to every entry.
         shard: `(i, n)`: keep share i of n, counted from 0; None keeps all rows.
+        naming: how rows without a path are named.
+        columns: meaning → column of a table, as the user named them.
         strict: a bad row, or an ambiguous name in a list, is an error of the run.
     """
 
@@ -44,19 +54,37 @@ class Options:
     lists: tuple[FileList, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     shard: tuple[int, int] | None = None
+    naming: Naming = Naming()
+    columns: tuple[tuple[str, str], ...] = ()
     strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The rows of a manifest, which can be read once, and the joins applied to them."""
+    """The rows of a manifest, which can be read once, and what was found while they were read."""
 
     rows: Manifest
     joins: tuple[RowJoin, ...] = ()
+    reading: Reading = field(default_factory=Reading)
 
     def notes(self) -> list[str]:
-        """Return the notes of all joins for the user; complete once all rows were read."""
-        return [note for join in self.joins for note in join.notes()]
+        """Return the notes for the user; complete once all rows were read."""
+        return [*self.reading.notes, *(note for join in self.joins for note in join.notes())]
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One source of rows.
+
+    Attributes:
+        name: its name for messages.
+        read: reads its rows; can be called again if `size` is known.
+        size: bytes as it is stored, None if it can be read only once or is a listing.
+    """
+
+    name: str
+    read: Callable[[], Blocks]
+    size: int | None = None
 
 
 def resolve(source: object, options: Options) -> Resolved:
@@ -67,28 +95,28 @@ def resolve(source: object, options: Options) -> Resolved:
 
     Args:
         source: a SOURCE string, a Path, a list of these, a DataFrame, or an (async) iterable of entries.
-        options: selection, joins, headers and shard.
+        options: selection, joins, headers, names and shard.
 
     Returns:
         The rows, and the joins whose notes are complete after the last row.
 
     Raises:
         ManifestError: the source does not exist, its columns cannot be interpreted, the globs leave no row, a
-        list
-            covers none of the files, or, with `options.strict`, a row is bad.
+            list covers none of the files, or, with `options.strict`, a row is bad.
         CredentialsError: the server refuses to list the source.
         NetworkError: the source cannot be listed.
     """
     joins = tuple(RowJoin(each, strict=options.strict) for each in options.lists)
+    reading = Reading(ByHand(dict(options.columns)))
     if isinstance(source, AsyncIterable):
-        return Resolved(_each(source, options, joins), joins)
+        return Resolved(_each(source, options, joins, reading), joins, reading)
     several = isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source)
     each_source = list(cast("list[str]", source)) if several else [source]
-    found = [_blocks(each, options) for each in each_source]
-    named = ((name, block) for name, blocks, _ in found for block in blocks)
-    small = all(each for _, _, each in found)
+    found = [part for each in each_source for part in _sources_of(each, options, reading)]
+    small = all(each.size is not None and each.size <= _MOMENT for each in found)
+    blocks = _named(found, options.naming, at_once=small)
     chosen: Iterable[Row | Rival] = (
-        row for block in select.distinct(_wanted(named, options.selection)) for row in block
+        row for block in select.distinct(_wanted(blocks, options.selection), reading.note) for row in block
     )
     if small:
         chosen = _told_apart(list(chosen))
@@ -96,37 +124,87 @@ def resolve(source: object, options: Options) -> Resolved:
         chosen = join.over(chosen)
     taken = (_take(row, options) for row in chosen if not isinstance(row, Rival))
     if small:
-        return Resolved(list(_shard(_sorted(list(taken)), options)), joins)
-    return Resolved(_shard(taken, options), joins)
+        return Resolved(list(_shard(_sorted(list(taken)), options)), joins, reading)
+    return Resolved(_shard(taken, options), joins, reading)
 
 
-def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
-    """Return the source's name for messages, its rows, and whether they can be read at once."""
+def _sources_of(source: object, options: Options, reading: Reading) -> list[_Source]:
+    """Return the sources that a SOURCE names."""
     if isinstance(source, str) and source.startswith("hf://"):
         huggingface.HubAddress.parse(source)
-        return source, huggingface.listing(source), False
+        return [_Source(source, lambda: huggingface.listing(source))]
     if isinstance(source, str) and source.startswith("modelscope://"):
         from . import modelscope
 
         modelscope.ModelScopeAddress.parse(source)
-        return source, modelscope.listing(source), False
+        return [_Source(source, lambda: modelscope.listing(source))]
     if isinstance(source, str) and source.startswith("gdrive://"):
         gdrive.check_address(source)
-        return source, gdrive.listing(source), False
+        return [_Source(source, lambda: gdrive.listing(source))]
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        url = source.partition(":")[0].lower() + source[source.index(":") :]
-        return "URL", iter([[(1, read_row({"url": url}, "URL", 1))]]), True
+        return [_Source("URL", lambda: iter([[(1, read_row({"url": source}, "URL", 1))]]), 0)]
     if isinstance(source, str) and (scheme := _SCHEME.match(source)) and not Path(source).exists():
         raise broken(_unsupported(scheme[1].lower(), source))
     if isinstance(source, (str, Path)):
-        return _file(Path(source), options)
+        parts = [STDIN] if source == STDIN else part_files(source)
+        files = [file for part in parts for file in rows_of_file(part, options.selection, reading)]
+        return [_Source(file.name, read, file.size) for file, read in files]
     if type(source).__name__ == "DataFrame":
-        return "DataFrame", table.frame(cast("pandas.DataFrame", source)), False
+        data = cast("pandas.DataFrame", source)
+        return [_Source("DataFrame", lambda: table.frame(data, reading), len(data) * _ROW)]
     if isinstance(source, Iterable):
-        return "manifest", _grouped(source), False
+        rows = cast("Iterable[Row]", source)
+        known = len(source) * _ROW if isinstance(source, (list, tuple)) else None
+        return [_Source("manifest", lambda: _grouped(rows, reading), known)]
     raise broken(
         f"a {type(source).__name__} is not a manifest; pass a SOURCE, a DataFrame, or an iterable of Entry"
     )
+
+
+def _named(
+    sources: Sequence[_Source], naming: Naming, *, at_once: bool
+) -> Iterator[tuple[str, list[tuple[int, Row]]]]:
+    """Yield blocks of rows with a path for each; see `names`.
+
+    Args:
+        sources: the sources of the rows.
+        naming: how rows without a path are named.
+        at_once: read all sources at once.
+    """
+    read: Iterator[tuple[str, Sequence[Numbered]]]
+    read = ((source.name, block) for source in sources for block in source.read())
+    if at_once:
+        found = list(read)
+        index = NameIndex()
+        index.add([row for _, block in found for _, row in block])
+        namer, read = Namer(naming, index.shared), iter(found)
+    else:
+        namer, index = None, None
+    for name, block in read:
+        rows = [row for _, row in block]
+        if namer is None and any(isinstance(row, Unnamed) for row in rows):
+            namer, index = _namer(sources, naming)
+        if index is not None and not at_once:
+            index.add(rows)
+        named = namer.rows(rows) if namer else cast("list[Row]", rows)
+        yield name, [(line, row) for (line, _), row in zip(block, named, strict=True)]
+
+
+def _namer(sources: Sequence[_Source], naming: Naming) -> tuple[Namer, NameIndex | None]:
+    """Return what names rows that are read lazily, and an index to which the rows are added as they come.
+
+    Sources that can be read again are read once more. Where they are too large for that, every name gets the
+    hash, and there is no index.
+    """
+    index = NameIndex()
+    if any(source.size is None for source in sources):
+        return Namer(naming, index.shared), index
+    if sum(source.size or 0 for source in sources) > _READ_TWICE:
+        return Namer(naming, None), None
+    for source in sources:
+        for block in source.read():
+            index.add([row for _, row in block])
+    return Namer(naming, index.shared), None
 
 
 def _unsupported(scheme: str, source: str) -> str:
@@ -138,48 +216,26 @@ def _unsupported(scheme: str, source: str) -> str:
     return f"{shown}: the scheme {scheme}: is not supported; use {known}, a file or a dataset name"
 
 
-def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
-    try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise broken(
-                f"{urls.shown(str(path))} is not a file; name a manifest, a URL, an address or a dataset"
-            )
-        with path.open("rb") as file:
-            first = file.readline(1 << 20).decode("utf-8", "replace")
-    except OSError as error:
-        raise broken(
-            f"{urls.shown(str(path))}: the manifest cannot be read ({error.strerror}); a SOURCE is a "
-            "manifest file, a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
-        ) from None
-    kind = path.suffix.lower()
-    if sa1b.is_link_file(first):
-        listed = table.delimited(path, "\t")
-        return path.name, sa1b.without_foreign(listed, options.selection), size <= _MOMENT
-    if kind in (".meta4", ".metalink"):
-        from . import metalink  # importing the XML parser takes 1 % of the start-up time
-
-        return path.name, metalink.files(path), size <= _MOMENT
-    if kind == ".parquet":
-        return path.name, table.parquet(path), False
-    if "\0" in first:
-        raise broken(f"{path}: not UTF-8 text; a manifest is a table, JSON lines, or a list of URLs")
-    if kind in (".jsonl", ".ndjson") or first.lstrip("\ufeff ").startswith("{"):
-        return path.name, json_lines(path), size <= _MOMENT
-    if kind in (".tsv", ".csv") or "\t" in first:
-        separator = "\t" if kind == ".tsv" or (kind != ".csv" and "\t" in first) else ","
-        return path.name, table.delimited(path, separator), size <= _MOMENT
-    return path.name, url_list(path), size <= _MOMENT
+def _grouped(source: Iterable[object], reading: Reading) -> Blocks:
+    objects = Objects(reading, "manifest")
+    items = enumerate(source)
+    while block := list(islice(items, _BLOCK)):
+        yield _of_items(block, objects)
 
 
-def _grouped(source: Iterable[Row]) -> Blocks:
-    numbered = ((number, any_row(item, number)) for number, item in enumerate(source))
-    while block := list(islice(numbered, _BLOCK)):
-        yield block
+def _of_items(block: list[tuple[int, object]], objects: Objects) -> list[Numbered]:
+    """Return the rows of items of an iterable: entries, URLs, or dicts."""
+    dicts = [(number, item) for number, item in block if _is_object(item)]
+    rows: dict[int, RawRow] = dict(objects.rows(dicts))
+    return [(number, rows[number] if number in rows else any_row(item, number)) for number, item in block]
+
+
+def _is_object(item: object) -> bool:
+    return isinstance(item, Mapping) and all(isinstance(key, str) for key in item)
 
 
 def _wanted(
-    named: Iterator[tuple[str, list[Numbered]]], selection: Selection
+    named: Iterator[tuple[str, list[tuple[int, Row]]]], selection: Selection
 ) -> Iterator[tuple[str, list[tuple[int, Row | Rival]]]]:
     counts = _Counts(selection)
     for name, block in named:
@@ -275,10 +331,13 @@ def _shard(chosen: Iterable[Row], options: Options) -> Iterator[Row]:
     yield from select.shard(chosen, index, total)
 
 
-async def _each(source: AsyncIterable[Row], options: Options, joins: Sequence[RowJoin]) -> AsyncIterator[Row]:
+async def _each(
+    source: AsyncIterable[object], options: Options, joins: Sequence[RowJoin], reading: Reading
+) -> AsyncIterator[Row]:
     index, total = options.shard or (0, 1)
     number, counts = 0, _Counts(options.selection)
-    async for row in _distinct(source, counts):
+    named = _named_as_they_come(source, options.naming, reading)
+    async for row in _distinct(named, counts, reading):
         for joined in _passed([row], joins):
             if number % total == index:
                 yield _take(joined, options)
@@ -291,18 +350,31 @@ async def _each(source: AsyncIterable[Row], options: Options, joins: Sequence[Ro
             number += 1
 
 
-async def _distinct(source: AsyncIterable[Row], counts: _Counts) -> AsyncIterator[Row | Rival]:
-    line, seen = -1, select.Seen()
+async def _named_as_they_come(
+    source: AsyncIterable[object], naming: Naming, reading: Reading
+) -> AsyncIterator[Row]:
+    """Yield rows with a path for each. Which links share a name is known only for those that have come."""
+    objects, number, index = Objects(reading, "manifest"), -1, NameIndex()
+    namer = Namer(naming, index.shared)
     async for item in source:
+        number += 1
+        ((_, row),) = _of_items([(number, item)], objects)
+        index.add([row])
+        yield (await asyncio.to_thread(namer.rows, [row]))[0] if isinstance(row, Unnamed) else row
+
+
+async def _distinct(
+    source: AsyncIterator[Row], counts: _Counts, reading: Reading
+) -> AsyncIterator[Row | Rival]:
+    line, distinct = -1, select.Distinct(reading.note)
+    async for row in source:
         line += 1
-        row = any_row(item, line)
         if not counts.wants(row):
             assert isinstance(row, Entry)
             yield Rival(row.path)
             continue
-        if isinstance(row, Entry) and seen.repeats([row.path])[0]:
-            row = ManifestError(f"manifest:{line}: {row.path} is listed twice; rename or remove this row")
-        yield row
+        for kept in distinct.rows("manifest", [(line, row)]):
+            yield kept
 
 
 def _passed(given: Sequence[Row | Rival], joins: Sequence[RowJoin]) -> list[Row]:

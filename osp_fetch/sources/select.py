@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
@@ -100,28 +100,64 @@ class Seen:
         self._runs.append(run)
 
 
+class Distinct:
+    """Leaves out rows that repeat an earlier one, and refuses rows whose path an earlier one has.
+
+    Args:
+        note: receives a sentence for the user once a row is repeated.
+    """
+
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._paths, self._rows = Seen(), Seen()
+        self._note = note
+        self._said = False
+
+    def rows(self, where: str, block: Sequence[tuple[int, Row | Rival]]) -> list[Row | Rival]:
+        """Return the rows of `block` that are not repeated.
+
+        Args:
+            where: the manifest's name.
+            block: pairs of a line and a row.
+        """
+        entries = [(line, row) for line, row in block if isinstance(row, Entry)]
+        taken = self._paths.repeats([row.path for _, row in entries])
+        whole = [f"{row.path}\0{row.urls[0]}\0{row.size}\0{row.digest}" for _, row in entries]
+        same = self._rows.repeats(whole)
+        judged = {id(row): (path, row_) for (_, row), path, row_ in zip(entries, taken, same, strict=True)}
+        kept: list[Row | Rival] = []
+        for line, row in block:
+            path_taken, repeated = judged.get(id(row), (False, False))
+            if repeated:
+                self._say(f"{where}: rows that repeat an earlier row are left out, the first is row {line}")
+            elif path_taken:
+                assert isinstance(row, Entry)
+                said = f"{row.path} is listed twice, with another link, size or digest"
+                kept.append(ManifestError(f"{where}:{line}: {said}; rename or remove this row"))
+            else:
+                kept.append(row)
+        return kept
+
+    def _say(self, sentence: str) -> None:
+        if not self._said:
+            self._said = True
+            self._note(sentence)
+
+
 def distinct(
-    blocks: Iterator[tuple[str, list[tuple[int, Row | Rival]]]],
+    blocks: Iterator[tuple[str, list[tuple[int, Row | Rival]]]], note: Callable[[str], None]
 ) -> Iterator[list[Row | Rival]]:
-    """Replace each row whose path an earlier row has by a ManifestError.
+    """Apply `Distinct` to all blocks of a manifest.
 
     Args:
         blocks: pairs of a manifest's name and a block of (line, row).
+        note: receives a sentence for the user once a row is repeated.
 
     Returns:
         The rows, block by block.
     """
-    seen = Seen()
+    kept = Distinct(note)
     for where, block in blocks:
-        lines = [line for line, _ in block]
-        rows = [row for _, row in block]
-        entries = [(i, row.path) for i, row in enumerate(rows) if isinstance(row, Entry)]
-        for (index, path), repeated in zip(entries, seen.repeats([p for _, p in entries]), strict=True):
-            if repeated:
-                rows[index] = ManifestError(
-                    f"{where}:{lines[index]}: {path} is listed twice; rename or remove this row"
-                )
-        yield rows
+        yield kept.rows(where, block)
 
 
 def shard(rows: Iterable[Row], index: int, total: int) -> Iterator[Row]:

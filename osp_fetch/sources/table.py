@@ -1,152 +1,271 @@
-"""Tables: reads TSV, CSV, Parquet and DataFrames with pandas, one block of rows at a time.
+"""Tables: delimited text, Parquet and DataFrames, read one block of rows at a time.
 
-All values are read as text. By default pandas turns a file named `NA` into a missing value, `0012` into 12,
-and the digest `1e10` into a number.
+All values of delimited text stay text: a file named `NA` is no missing value, `0012` is not 12, and the
+digest `1e10` is no number.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
-from itertools import count
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from itertools import chain, count, islice
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from ..model.errors import ManifestError
-from .row_parser import Blocks, Numbered, broken, meanings, read_row
+from .dialect import Dialect
+from .opening import ManifestFile
+from .reading import Reading, columned, placed
+from .row_parser import Blocks, broken
 
 if TYPE_CHECKING:
     import pandas
 
-_BLOCK: Final = 10_000  # rows per block: enough to make pandas' cost per block negligible
-_SPARE: Final = 4  # columns beyond the header, to detect rows with too many fields
+_BLOCK: Final = 10_000  # rows per block: enough to make the cost per block negligible
+_LONGEST_RECORD: Final = 64  # lines that one quoted field may span
+_LINK: Final = re.compile(r"\s*\"?https?://", re.IGNORECASE)
+csv.field_size_limit(max(csv.field_size_limit(), 1 << 24))  # captions and embedded metadata are long
 
 
-def delimited(path: Path, separator: str) -> Blocks:
-    """Read the rows of a TSV or CSV file.
+def delimited(file: ManifestFile, dialect: Dialect, reading: Reading) -> Blocks:
+    """Read the rows of delimited text.
 
-    If the first line contains a link, the file has no header, and the columns are found by their content.
+    If the first row contains a link, the table has no header, and the columns are found by their values.
 
     Args:
-        path: the file to read, in UTF-8.
-        separator: a tab or a comma.
+        file: the text.
+        dialect: separator and quoting.
+        reading: shared by all readers.
 
     Raises:
-        ManifestError: the file is not a table, or its columns cannot be interpreted.
+        ManifestError: no column holds links, or the text cannot be decompressed.
     """
-    import pandas
-
-    first = _first_line(path)
-    quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
-    cells = next(csv.reader([first], delimiter=separator, quoting=quoting), [])
-    header = not any(cell.strip().startswith(("http://", "https://")) for cell in cells)
-    columns = cells if header else _by_content(cells)
-    wanted = meanings(columns, path.name)
-    names = [str(n) for n in range(len(columns) + _SPARE)]
-    try:
-        blocks = pandas.read_csv(
-            path,
-            sep=separator,
-            header=None,
-            names=names,
-            skiprows=1 if header else 0,
-            dtype="object",
-            na_filter=False,
-            skip_blank_lines=False,
-            quoting=quoting,
-            encoding="utf-8-sig",
-            encoding_errors="surrogateescape",
-            chunksize=_BLOCK,
-        )
-        lines = count(2 if header else 1)
-        with blocks:
-            for block in blocks:
-                yield list(_numbered(block, len(columns), wanted, path.name, lines))
-    except pandas.errors.EmptyDataError:
-        return
-    except (pandas.errors.ParserError, ValueError) as error:
-        raise broken(f"{path.name}: cannot be read as a table ({error})") from None
+    with file.text() as text:
+        records = _Records(text, dialect, file.name)
+        line, cells = records.first()
+        header = not any(_LINK.match(cell) for cell in cells)
+        names = [cell.strip() for cell in cells] if header else [""] * len(cells)
+        records.width = len(names)
+        blocks = records.blocks()
+        if not header:  # the first row is data, and belongs to the first block, by which columns are judged
+            blocks = chain([[(line, cells), *next(blocks, [])]], blocks)
+        yield from columned(reading, names, blocks, file.name)
 
 
-def _first_line(path: Path) -> str:
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        return file.readline(1 << 20).rstrip("\r\n")
+class _Records:
+    """Splits lines into records, so that a stray quote costs its own line and no other.
 
+    Args:
+        text: the lines.
+        dialect: separator and quoting.
+        name: the manifest's name for messages.
 
-def _by_content(cells: list[str]) -> list[str]:
-    """Return names for the columns of a table without a header: the link, and the path beside it."""
-    link = next(i for i, cell in enumerate(cells) if cell.strip().startswith(("http://", "https://")))
-    names = [""] * len(cells)
-    names[link] = "url"
-    if len(cells) > 1:
-        names[0 if link else 1] = "path"
-    return names
+    Attributes:
+        width: the number of columns, once it is known.
+    """
 
+    def __init__(self, text: IO[str], dialect: Dialect, name: str) -> None:
+        self._lines: Iterator[str] = iter(text)
+        self._dialect, self._name = dialect, name
+        self._numbers = count(1)
+        self.width = 0
 
-def _numbered(
-    block: pandas.DataFrame, width: int, wanted: dict[str, int], where: str, lines: Iterator[int]
-) -> Iterator[Numbered]:
-    columns = {meaning: block.iloc[:, place].tolist() for meaning, place in wanted.items()}
-    spare = (block.iloc[:, width:] != "").any(axis=1).tolist()
-    for index, line in zip(range(len(block)), lines, strict=False):
-        values = {meaning: column[index].strip() for meaning, column in columns.items()}
-        if not any(values.values()):
-            continue  # a blank line
-        if spare[index]:
-            yield (
-                line,
-                ManifestError(f"{where}:{line}: more fields than columns; correct or remove the row"),
-            )
+    def first(self) -> tuple[int, list[str]]:
+        """Return the first record that is neither blank nor a comment, and its line."""
+        for line, text in zip(self._numbers, self._lines, strict=False):
+            if text.strip() and not (text.startswith("#") and not self._is_header(text)):
+                cells = self._first_cells(text, line)
+                if cells and text.startswith("#"):
+                    cells[0] = cells[0].lstrip("# ")
+                return line, cells
+        return 1, []
+
+    def _first_cells(self, text: str, line: int) -> list[str]:
+        """Return the fields of the first record, whose quoted fields may span lines."""
+        following = list(islice(self._lines, _LONGEST_RECORD))
+        for end in range(len(following) + 1):
+            if (cells := self._parsed(text + "".join(following[:end]))) is not None:
+                break
         else:
-            yield line, read_row(values, where, line)
+            cells, end = text.rstrip("\r\n").split(self._dialect.separator), 0  # a stray quote
+        self._lines, self._numbers = chain(following[end:], self._lines), count(line + 1 + end)
+        return cells
+
+    def _is_header(self, text: str) -> bool:
+        """Return whether a line that begins with `#` names columns."""
+        return self._dialect.separator in text and not _LINK.search(text) and "url" in text.lower()
+
+    def blocks(self) -> Iterator[list[tuple[int, Any]]]:
+        """Yield blocks of pairs of a line, and the record that begins there or a ManifestError."""
+        while lines := list(islice(self._lines, _BLOCK)):
+            numbers = list(islice(self._numbers, len(lines)))
+            found = list(zip(numbers, self._simple(lines), strict=False)) or self._careful(numbers, lines)
+            yield [(line, self._checked(line, cells)) for line, cells in found if _is_given(cells)]
+
+    def _simple(self, lines: list[str]) -> list[list[str]]:
+        """Return one record per line, or nothing if a record may span lines or has a stray quote."""
+        separator = self._dialect.separator
+        if not self._dialect.quoted:
+            return [line.rstrip("\r\n").split(separator) for line in lines]
+        if not any('"' in line for line in lines):
+            return [line.rstrip("\r\n").split(separator) for line in lines]
+        rows = list(csv.reader(lines, delimiter=separator))
+        return rows if len(rows) == len(lines) and lines[-1].count('"') % 2 == 0 else []
+
+    def _careful(self, numbers: list[int], lines: list[str]) -> list[tuple[int, Any]]:
+        """Return records and errors, joining lines only where a quoted field really spans them."""
+        found: list[tuple[int, Any]] = []
+        at = 0
+        while at < len(lines):
+            cells, end = self._parsed(lines[at]), at + 1
+            if cells is None:
+                cells, end = self._joined(lines, numbers, at)
+            if cells is None:
+                error = f"{self._name}:{numbers[at]}: a quoted field is not closed; correct or remove the row"
+                found.append((numbers[at], ManifestError(error)))
+            else:
+                found.append((numbers[at], cells))
+            at = end
+        return found
+
+    def _joined(self, lines: list[str], numbers: list[int], at: int) -> tuple[list[str] | None, int]:
+        """Return the record that begins at line `at` and spans several, and the index after it.
+
+        No record is found if one of the swallowed lines is itself a complete record.
+        """
+        text = lines[at]
+        for end in range(at + 1, at + _LONGEST_RECORD):
+            if end == len(lines):
+                if (more := next(self._lines, None)) is None:
+                    break
+                lines.append(more)
+                numbers.append(next(self._numbers))
+            if self._is_complete(lines[end]):
+                break
+            text += lines[end]
+            if (cells := self._parsed(text)) is not None:
+                return (cells, end + 1) if len(cells) == self.width else (None, at + 1)
+        return None, at + 1
+
+    def _is_complete(self, line: str) -> bool:
+        cells = self._parsed(line)
+        return cells is not None and len(cells) == self.width and any(_LINK.match(cell) for cell in cells)
+
+    def _parsed(self, text: str) -> list[str] | None:
+        """Return the fields of one record, None if a quoted field is not closed at its end."""
+        if not self._dialect.quoted:
+            return text.rstrip("\r\n").split(self._dialect.separator)
+        try:
+            rows = list(
+                csv.reader(text.splitlines(keepends=True), delimiter=self._dialect.separator, strict=True)
+            )
+        except csv.Error as error:
+            if "end of data" in str(error):
+                return None
+            rows = list(csv.reader(text.splitlines(keepends=True), delimiter=self._dialect.separator))
+        return rows[0] if len(rows) == 1 else [] if not rows else None
+
+    def _checked(self, line: int, cells: Any) -> Any:
+        if isinstance(cells, ManifestError):
+            return cells
+        if len(cells) > self.width and any(cell.strip() for cell in cells[self.width :]):
+            return ManifestError(f"{self._name}:{line}: more fields than columns; correct or remove the row")
+        return [cell.strip() for cell in cells]
 
 
-def parquet(path: Path) -> Blocks:
+def _is_given(cells: Any) -> bool:
+    """Return whether a record is not a blank line."""
+    return isinstance(cells, ManifestError) or any(cell and not cell.isspace() for cell in cells)
+
+
+def parquet(file: ManifestFile, reading: Reading) -> Blocks:
     """Read the rows of a Parquet file in batches, so that memory does not grow with the file.
 
     Raises:
-        ManifestError: pyarrow is not installed, the file is not Parquet, or its columns cannot be
-        interpreted.
+        ManifestError: pyarrow is not installed, the file is not Parquet, or no column holds links.
     """
     try:
         import pyarrow.parquet
     except ImportError:
         raise broken(
-            f"{path.name}: reading Parquet needs pyarrow: pip install 'osp-fetch[parquet]'"
+            f"{file.name}: reading Parquet needs pyarrow: pip install 'osp-fetch[parquet]'"
         ) from None
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-        names = [str(name) for name in file.schema_arrow.names]
-        wanted = meanings(names, path.name)
-        lines = count(1)
-        columns = [names[place] for place in wanted.values()]
-        for batch in file.iter_batches(_BLOCK, columns=columns):
-            yield list(
-                _records(batch.to_pylist(), {c: names[p] for c, p in wanted.items()}, path.name, lines)
-            )
-    except pyarrow.ArrowException as error:
-        raise broken(f"{path.name}: cannot be read as Parquet ({error})") from None
+    with file.binary() as opened:
+        try:
+            yield from _parquet_blocks(pyarrow.parquet.ParquetFile(opened), file.name, reading)
+        except pyarrow.ArrowException as error:
+            raise broken(f"{file.name}: cannot be read as Parquet ({error})") from None
 
 
-def frame(data: pandas.DataFrame) -> Blocks:
+def _parquet_blocks(table: Any, name: str, reading: Reading) -> Blocks:
+    names = _leaves(table.schema_arrow)
+    places = _wanted_leaves(table, names, reading, name)
+    wanted = list(dict.fromkeys(places.values()))
+    meant = {meaning: wanted.index(place) for meaning, place in places.items()}
+    lines = count(1)
+    for batch in table.iter_batches(_BLOCK, columns=[names[place] for place in wanted]):
+        columns = [_column(batch, names[place]) for place in wanted]
+        yield placed(meant, list(zip(lines, zip(*columns, strict=True), strict=False)), name)
+
+
+def _leaves(schema: Any) -> list[str]:
+    """Return the names of columns; those of nested columns are dotted, such as `image.url`."""
+    import pyarrow
+
+    def names(prefix: str, field: Any) -> list[str]:
+        if pyarrow.types.is_struct(field.type):
+            return [name for inner in field.type for name in names(f"{prefix}{field.name}.", inner)]
+        return [prefix + field.name]
+
+    return [name for field in schema for name in names("", field)]
+
+
+def _wanted_leaves(table: Any, names: list[str], reading: Reading, where: str) -> dict[str, int]:
+    """Return meaning → index of the columns to read. Images in other columns are not read."""
+    first: Any = next(table.iter_batches(200, columns=_small(table, names)), None)
+    known = set(_small(table, names))
+    values = [_column(first, name) if first is not None and name in known else [] for name in names]
+    rows = [
+        [column[n] if n < len(column) else None for column in values]
+        for n in range(first.num_rows if first is not None else 0)
+    ]
+    return reading.choose(names, rows, where, where).places
+
+
+def _small(table: Any, names: list[str]) -> list[str]:
+    """Return the columns that are read for a sample: not those that hold whole files."""
+    if not table.metadata.num_row_groups:
+        return names
+    group = table.metadata.row_group(0)
+    large = {
+        group.column(n).path_in_schema
+        for n in range(group.num_columns)
+        if group.column(n).total_uncompressed_size > 4096 * max(group.num_rows, 1)
+    }
+    return [name for name in names if name not in large]
+
+
+def _column(batch: Any, name: str) -> list[Any]:
+    first, *inner = name.split(".") if name not in batch.schema.names else [name]
+    column = batch.column(first).to_pylist()
+    for part in inner:
+        column = [value.get(part) if value else None for value in column]
+    return list(column)
+
+
+def frame(data: pandas.DataFrame, reading: Reading) -> Blocks:
     """Read the rows of a DataFrame; a missing value (NaN, None) counts as not given.
 
     Raises:
-        ManifestError: its columns cannot be interpreted.
+        ManifestError: no column holds links.
     """
     names = [str(name) for name in data.columns]
-    wanted = meanings(names, "DataFrame")
     lines = count(0)
-    for at in range(0, len(data), _BLOCK):
-        block = data.iloc[at : at + _BLOCK, list(wanted.values())]
-        block = block.astype(object).where(block.notna(), None)
-        records = [dict(zip(wanted, values, strict=True)) for values in block.itertuples(index=False)]
-        yield list(_records(records, {meaning: meaning for meaning in wanted}, "DataFrame", lines))
 
+    def blocks() -> Iterator[list[tuple[int, Any]]]:
+        for at in range(0, len(data), _BLOCK):
+            block = data.iloc[at : at + _BLOCK]
+            block = block.astype(object).where(block.notna(), None)
+            yield list(zip(lines, map(list, block.itertuples(index=False)), strict=False))
 
-def _records(
-    records: list[dict[str, Any]], columns: dict[str, str], where: str, lines: Iterator[int]
-) -> Iterator[Numbered]:
-    for record, line in zip(records, lines, strict=False):
-        values = {meaning: record[column] for meaning, column in columns.items()}
-        yield line, read_row(values, where, line)
+    yield from columned(reading, names, blocks(), "DataFrame")

@@ -1,0 +1,301 @@
+"""Finds what the columns of a table mean, by their names and their values.
+
+A column counts as a digest, a size or a path only if its values are such: LAION's integer `hash` is no
+digest, and a `name` that holds captions is no path. Columns with another meaning are ignored.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ..model.digest import Digest
+from ..model.errors import ManifestError
+from .row_parser import broken, is_given, read_size
+
+ALGORITHMS: Final = ("sha512", "sha384", "sha256", "sha224", "sha1", "md5", "blake2b", "crc32c")
+MEANINGS: Final = ("url", "path", "size", "headers", "digest", *ALGORITHMS)
+# Names are compared without case, blanks, hyphens and underscores. Earlier names come first.
+LINKS: Final = (
+    "url", "urls", "link", "links", "cdnlink", "downloadurl", "imageurl", "videourl", "audiourl",
+    "contenturl", "originalurl", "fileurl", "mediaurl", "sourceurl", "src", "href", "uri", "cocourl",
+    "flickrurl",
+)  # fmt: skip
+PATHS: Final = ("path", "filepath", "filename", "relativepath", "relpath", "output", "out", "outputpath")
+NAMES: Final = ("name", "file")  # often captions or labels
+SIZES: Final = (
+    "size", "bytes", "filesize", "contentlength", "originalsize", "sizebytes", "sizeinbytes", "bytesize",
+    "nbytes", "numbytes", "length",
+)  # fmt: skip
+# A column holds digests if its name is that of an algorithm combined with any of these words, such as
+# `md5sum`, `file_sha256` or `OriginalMD5`.
+_DIGEST_WORDS: Final = re.compile(
+    r"(?:sum|hash|hex|hexdigest|digest|checksum|value|b64|base64|file|content|original|expected|source|archive|"
+    r"tar|zip|data|image|img|video|media|object|blob|raw|download|of|the|in|cs)*"
+)
+# A column of digests whose values state the algorithm, or show it by their length.
+_GENERIC: Final = re.compile(
+    r"(?=.*(?:hash|digest|checksum|integrity|shasum|^sri$|^sha2?$))(?:sum|hash|hashes|hex|hexdigest|digests?|"
+    r"checksums?|value|file|content|original|expected|source|archive|data|integrity|sri|shasum|sha2?|of|the)*"
+)
+_NOT_COMPUTED: Final = re.compile(
+    r"(?:blake3|blake2s|sha3|xxh|crc32|crc64|md4|ripemd|whirlpool|adler32|murmur)"
+)
+_SECONDARY: Final = re.compile(r"thumb|page|landing|licen[sc]e|profile|author|home|preview|referr?er")
+_NEAR: Final = 0.82  # difflib ratio from which one name counts as a misspelling of the other
+_SAMPLE: Final = 200  # rows by whose values a column is judged
+_LINK: Final = re.compile(r"\s*https?://\S", re.IGNORECASE)
+_FILE_NAME: Final = re.compile(r"[^\n]*\.[A-Za-z0-9]{1,10}")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which column has which meaning.
+
+    Attributes:
+        places: meaning (`url`, `path`, `size`, `headers`, `digest`, or an algorithm) → index of the column.
+        notes: sentences for the user about columns that look like digests and are not used.
+    """
+
+    places: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class ByHand:
+    """The columns that the user named: meaning → name, or number from 1; an empty name means no column.
+
+    Raises:
+        ValueError: a meaning is unknown.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for meaning in self.names:
+            if meaning not in MEANINGS:
+                raise ValueError(f"{meaning!r} is not one of {', '.join(MEANINGS)}")
+
+    def places(self, columns: Sequence[str], where: str) -> dict[str, int | None]:
+        """Return meaning → index, None for no column.
+
+        Raises:
+            ManifestError: there is no such column.
+        """
+        return {meaning: _place_of(name, columns, where) for meaning, name in self.names.items()}
+
+
+def _place_of(name: str, columns: Sequence[str], where: str) -> int | None:
+    if not name:
+        return None
+    if name in columns:
+        return list(columns).index(name)
+    folded = [_squashed(column) for column in columns]
+    if _squashed(name) in folded:
+        return folded.index(_squashed(name))
+    if name.isdigit() and 0 < int(name) <= len(columns):
+        return int(name) - 1
+    raise broken(f"{where}: --columns: there is no column {name!r}; the columns are {_listed(columns)}")
+
+
+def is_link_name(column: str) -> bool:
+    """Return whether a column of this name usually holds links."""
+    return _squashed(column) in LINKS
+
+
+def choose(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], where: str, by_hand: ByHand | None = None
+) -> Columns:
+    """Return the meaning of each column that is used.
+
+    Args:
+        columns: the column names, in order.
+        rows: the first rows, with a value per column.
+        where: the manifest's name for messages.
+        by_hand: columns that the user named; they are not judged by their values.
+
+    Raises:
+        ManifestError: no column holds links, or a column that the user named does not exist.
+    """
+    sample = _Sample(columns, rows[:_SAMPLE])
+    given = by_hand.places(columns, where) if by_hand else {}
+    places = {meaning: place for meaning, place in given.items() if place is not None}
+    if "url" not in given:
+        places["url"] = _link_column(sample, where)
+    notes: list[str] = []
+    if "path" not in given and (path := _path_column(sample)) is not None:
+        places["path"] = path
+    if "size" not in given and (size := _size_column(sample)) is not None:
+        places["size"] = size
+    if "headers" not in given and (headers := sample.named(("headers",), _are_headers)) is not None:
+        places["headers"] = headers
+    taken = set(places.values())
+    digests = _digest_columns(sample, where, notes).items()
+    places |= {m: place for m, place in digests if m not in given and place not in taken}
+    return Columns(places, tuple(notes))
+
+
+class _Sample:
+    """The names of columns, and the values of the first rows that are given."""
+
+    def __init__(self, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        self.columns = columns
+        self.names = [_squashed(column) for column in columns]
+        self._rows = rows
+
+    def values(self, place: int) -> list[Any]:
+        """Return the values of a column that are not blank."""
+        found = [row[place] for row in self._rows if len(row) > place]
+        return [value for value in found if is_given(value)]
+
+    def named(self, names: Iterable[str], fits: Callable[[list[Any]], bool]) -> int | None:
+        """Return the column with the earliest of `names` whose values fit."""
+        for name in names:
+            for place, column in enumerate(self.names):
+                if column == name and fits(self.values(place)):
+                    return place
+        return None
+
+
+def _squashed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", name.lower())
+
+
+def _listed(columns: Sequence[str]) -> str:
+    return ", ".join(repr(c[:40]) for c in columns[:8]) if any(columns) else "none found"
+
+
+def _share(values: list[Any], fits: Callable[[Any], bool]) -> float:
+    return sum(map(fits, values)) / len(values) if values else 0.0
+
+
+def _is_link(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return bool(value) and _is_link(value[0])
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return isinstance(text, str) and _LINK.match(text) is not None
+
+
+def _link_column(sample: _Sample, where: str) -> int:
+    named = sample.named(LINKS, lambda values: not values or _share(values, _is_link) >= 0.5)
+    if named is not None:
+        return named
+    found = [p for p in range(len(sample.columns)) if _share(sample.values(p), _is_link) >= 0.8]
+    if found:
+        return min(found, key=lambda place: (_SECONDARY.search(sample.names[place]) is not None, place))
+    if (wrong := sample.named(LINKS, lambda _: True)) is not None:
+        return wrong  # its values are no links: every row says so
+    for column, name in zip(sample.columns, sample.names, strict=True):
+        if near := difflib.get_close_matches(name, LINKS, n=1, cutoff=0.6):
+            raise broken(f"{where}: unknown column {column!r}; did you mean {near[0]!r}?")
+    raise broken(
+        f"{where}: no column holds links (columns: {_listed(sample.columns)}); name the column of links url, "
+        "or state it with --columns url=NAME"
+    )
+
+
+def _path_column(sample: _Sample) -> int | None:
+    strong = sample.named(PATHS, lambda values: not values or _share(values, _may_be_path) >= 0.5)
+    return strong if strong is not None else sample.named((*NAMES, ""), _are_paths)
+
+
+def _may_be_path(value: Any) -> bool:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    return isinstance(text, (str, int)) and not (isinstance(text, str) and ("\n" in text or _is_link(text)))
+
+
+def _are_paths(values: list[Any]) -> bool:
+    """Return whether the values are names of files: with a suffix or a folder, or distinct words."""
+    if not values or not all(isinstance(value, str) for value in values):
+        return False
+    if _share(values, lambda v: bool(_FILE_NAME.fullmatch(v)) and not _is_link(v)) >= 0.8:
+        return _share(values, lambda v: len(v.encode("utf-8", "replace")) < 200) >= 0.8
+    words = all(not re.search(r"\s", value) and not _is_link(value) for value in values)
+    return words and len(set(values)) == len(values) and not all(v.isdigit() for v in values)
+
+
+def _size_column(sample: _Sample) -> int | None:
+    def fits(values: list[Any]) -> bool:
+        return not values or _share(values, _is_size) >= 0.5
+
+    found = sample.named(SIZES, fits)
+    if found is not None and sample.names[found] == "length":
+        sizes = sorted(
+            size for v in sample.values(found) if _is_size(v) and (size := read_size(v)) is not None
+        )
+        if sizes and sizes[len(sizes) // 2] < 1000:
+            return None  # seconds, or characters
+    return found
+
+
+def _is_size(value: Any) -> bool:
+    try:
+        size = read_size(value)
+    except ManifestError:
+        return False
+    return size is None or size >= 0
+
+
+def _are_headers(values: list[Any]) -> bool:
+    return _share(values, lambda v: isinstance(v, Mapping) or str(v).lstrip().startswith("{")) >= 0.5
+
+
+def _digest_columns(sample: _Sample, where: str, notes: list[str]) -> dict[str, int]:
+    """Return the columns of digests, and add a note for each that looks like one and is not used."""
+    found: dict[str, int] = {}
+    for place, column in enumerate(sample.columns):
+        meaning, sure = _named_digest(column)
+        values = sample.values(place)
+        if meaning is None:
+            if why := _unused(column):
+                notes.append(f"{where}: the column {column!r} is not used: {why}")
+            continue
+        fitting = sum(_is_digest(value, None if meaning == "digest" else meaning) for value in values)
+        why = None
+        if fitting * 2 < len(values) and not sure:
+            why = "its values are no digests; name the right column with --columns"
+        elif meaning in found:
+            why = f"{sample.columns[found[meaning]]!r} holds {meaning} digests, too"
+        else:
+            found[meaning] = place
+        if why:
+            notes.append(f"{where}: the column {column!r} is not used: {why}")
+    return found
+
+
+def _is_digest(value: Any, algorithm: str | None) -> bool:
+    if isinstance(value, Mapping):
+        return True
+    text = value.hex() if isinstance(value, bytes) and not value.isascii() else value
+    text = text.decode() if isinstance(text, bytes) else str(text)
+    try:
+        Digest.parse(text, algorithm)
+    except ValueError:
+        return False
+    return True
+
+
+def _named_digest(column: str) -> tuple[str | None, bool]:
+    """Return which digests a column's name promises, and whether it names nothing but the algorithm."""
+    joined = "".join(re.findall(r"[A-Z]?[a-z]+[0-9]*[a-z]*|[A-Z]+[0-9]*[a-z]?|[0-9]+", column)).lower()
+    for algorithm in ALGORITHMS:
+        before, found, after = joined.partition(algorithm)
+        if found and _DIGEST_WORDS.fullmatch(before) and _DIGEST_WORDS.fullmatch(after):
+            return algorithm, not before and after in ("", "sum", "hash")
+    if _GENERIC.fullmatch(joined):
+        return "digest", False
+    near = difflib.get_close_matches(joined, ALGORITHMS, n=1, cutoff=_NEAR)
+    return (near[0], False) if near and not _NOT_COMPUTED.match(joined) else (None, False)
+
+
+def _unused(column: str) -> str | None:
+    """Return why a column whose name contains an algorithm is not used; None if it contains none."""
+    parts = [part.lower() for part in re.split(r"[^A-Za-z0-9]+", column)]
+    if any(_NOT_COMPUTED.match(part) for part in parts):
+        return f"osp-fetch cannot compute these digests (supported: {', '.join(ALGORITHMS)})"
+    if any(part.startswith(ALGORITHMS) for part in parts):
+        return "its name does not say that it holds digests of the files; name it with --columns"
+    return None

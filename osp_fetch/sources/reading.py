@@ -1,0 +1,164 @@
+"""What the readers of all formats share: columns named by the user, and what is found while reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+from ..model.errors import ManifestError
+from .columns import ByHand, Columns, choose
+from .row_parser import Blocks, Numbered, RawRow, read_row
+
+BLOCK: Final = 1000  # rows per block
+_NOTES: Final = 50  # notes that are kept
+Values = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Reading:
+    """How manifests of one run are read, and what was found in them.
+
+    Attributes:
+        by_hand: the columns that the user named.
+        columns: manifest → meaning → column, as `plan` shows them.
+        notes: sentences for the user, each once.
+    """
+
+    by_hand: ByHand = field(default_factory=ByHand)
+    columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, sentence: str) -> None:
+        """Add a sentence for the user, unless it is there already."""
+        if sentence not in self.notes and len(self.notes) < _NOTES:
+            self.notes.append(sentence)
+
+    def choose(
+        self, names: Sequence[str], rows: Sequence[Sequence[Any]], where: str, manifest: str
+    ) -> Columns:
+        """Return the meaning of each column, and remember it; see `columns.choose`.
+
+        Args:
+            names: the column names.
+            rows: the first rows.
+            where: the place for messages.
+            manifest: the manifest's name, under which `plan` shows the columns.
+
+        Raises:
+            ManifestError: as `columns.choose`.
+        """
+        found = choose(names, rows, where, self.by_hand)
+        shown = {meaning: names[place] or f"column {place + 1}" for meaning, place in found.places.items()}
+        self.columns.setdefault(manifest, {}).update(shown)
+        for sentence in found.notes:
+            self.note(sentence)
+        return found
+
+
+def in_blocks(rows: Iterable[Numbered], size: int = BLOCK) -> Blocks:
+    """Yield `rows` in blocks of up to `size`."""
+    numbered = iter(rows)
+    while block := list(islice(numbered, size)):
+        yield block
+
+
+class Objects:
+    """Reads rows that are objects, each with names of its own: JSON lines, dicts, records.
+
+    Rows are read a block at a time, so that columns are judged by the values of several rows.
+
+    Args:
+        reading: shared by all readers.
+        manifest: the manifest's name for messages.
+    """
+
+    def __init__(self, reading: Reading, manifest: str) -> None:
+        self._reading, self._manifest = reading, manifest
+        self._known: dict[tuple[str, ...], dict[str, str] | ManifestError] = {}  # names → meaning → name
+
+    def rows(self, block: Sequence[tuple[int, Any]]) -> list[Numbered]:
+        """Return the rows of `block`: pairs of a line and an object, or a ManifestError that is passed on."""
+        flat = [(line, _flat(item) if isinstance(item, Mapping) else item) for line, item in block]
+        for line, item in flat:
+            if isinstance(item, dict) and tuple(item) not in self._known:
+                alike = [
+                    list(other.values())
+                    for _, other in flat
+                    if isinstance(other, dict) and [*other] == [*item]
+                ]
+                self._known[tuple(item)] = self._meanings(list(item), alike, line)
+        return [(line, self._row(line, item)) for line, item in flat]
+
+    def _meanings(self, names: list[str], rows: list[list[Any]], line: int) -> dict[str, str] | ManifestError:
+        try:
+            found = self._reading.choose(names, rows, f"{self._manifest}:{line}", self._manifest)
+        except ManifestError as error:
+            return ManifestError(str(error))
+        return {meaning: names[place] for meaning, place in found.places.items()}
+
+    def _row(self, line: int, item: Any) -> RawRow:
+        if isinstance(item, ManifestError):
+            return item
+        if not isinstance(item, dict):
+            kind = type(item).__name__
+            return ManifestError(
+                f"{self._manifest}:{line}: not a JSON object ({kind}); correct or remove the row"
+            )
+        meant = self._known[tuple(item)]
+        if isinstance(meant, ManifestError):
+            return meant
+        return read_row({meaning: item[name] for meaning, name in meant.items()}, self._manifest, line)
+
+
+def _flat(item: Mapping[Any, Any]) -> Values:
+    """Return `item` with the fields of nested objects added under dotted names, such as `image.url`."""
+    found: Values = {str(name): value for name, value in item.items()}
+    nested = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+    for name, value in nested.items():
+        if name.lower() not in ("headers", "digest", "checksum", "hash", "checksums"):
+            found.update({f"{name}.{inner}": each for inner, each in _flat(value).items()})
+    return found
+
+
+def columned(
+    reading: Reading, names: Sequence[str], rows: Iterator[list[tuple[int, Any]]], manifest: str
+) -> Blocks:
+    """Yield the rows of a table whose columns are the same in every row.
+
+    Args:
+        reading: shared by all readers.
+        names: the column names.
+        rows: blocks of pairs of a line, and a row of values or a ManifestError that is passed on.
+        manifest: the manifest's name for messages.
+
+    Raises:
+        ManifestError: no column holds links.
+    """
+    places: dict[str, int] | None = None
+    for block in rows:
+        if places is None:
+            sample = [values for _, values in block if not isinstance(values, ManifestError)]
+            places = reading.choose(names, sample, manifest, manifest).places
+        yield placed(places, block, manifest)
+    if places is None:
+        reading.choose(names, [], manifest, manifest)
+
+
+def placed(places: Mapping[str, int], block: Sequence[tuple[int, Any]], manifest: str) -> list[Numbered]:
+    """Return the rows of a block.
+
+    Args:
+        places: meaning → index in each row of values.
+        block: pairs of a line, and a row of values or a ManifestError that is passed on.
+        manifest: the manifest's name for messages.
+    """
+    return [(line, _of_columns(values, places, manifest, line)) for line, values in block]
+
+
+def _of_columns(values: Any, places: Mapping[str, int], where: str, line: int) -> RawRow:
+    if isinstance(values, ManifestError):
+        return values
+    width = len(values)
+    return read_row({m: values[place] if place < width else None for m, place in places.items()}, where, line)

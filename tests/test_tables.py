@@ -1,0 +1,460 @@
+"""Tests of tables as people have them: dialects, compression, encodings, columns, values and Parquet."""
+
+from __future__ import annotations
+
+import base64
+import bz2
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, cast
+
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from osp_fetch import Entry, fetch_all
+from osp_fetch.model.errors import ManifestError
+from osp_fetch.model.protocols import Row
+from osp_fetch.model.urls import encoded
+from osp_fetch.sources.columns import ByHand, choose
+from osp_fetch.sources.dialect import Dialect, detect
+from osp_fetch.sources.resolve import Options, Resolved, resolve
+from osp_fetch.sources.row_parser import read_size
+from tests.conftest import quick
+from tests.origin import Origin
+
+SHA = hashlib.sha256(b"").hexdigest()
+ROWS = ["url,path", "http://h/1.jpg,a.jpg", "http://h/2.jpg,b.jpg"]
+
+
+def read(source: object, **options: Any) -> tuple[list[Row], Resolved]:
+    resolved = resolve(source, Options(**options))
+    return list(cast("Iterable[Row]", resolved.rows)), resolved
+
+
+def good(source: object, **options: Any) -> list[Entry]:
+    rows, _ = read(source, **options)
+    assert all(isinstance(row, Entry) for row in rows), rows
+    return cast("list[Entry]", rows)
+
+
+def bad(rows: list[Row]) -> list[str]:
+    return [str(row) for row in rows if isinstance(row, ManifestError)]
+
+
+def file(folder: Path, name: str, content: str | bytes) -> Path:
+    place = folder / name
+    place.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return place
+
+
+# dialects
+
+
+@pytest.mark.parametrize("separator", ["\t", ",", ";", "|"])
+@pytest.mark.parametrize("quoted", [True, False])
+@pytest.mark.parametrize("name", ["m.csv", "m.tsv", "m.txt", "m"])
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_a_table_is_read_in_every_dialect(
+    tmp_path: Path, separator: str, quoted: bool, name: str, ending: str
+) -> None:
+    records = [
+        ["score", "url", "path"],
+        ["0,5", "http://h/1.jpg", "a.jpg"],
+        ["7", "http://h/2.jpg", "d/b.jpg"],
+    ]
+    if separator == "," and not quoted:
+        records[1][0] = "0.5"
+    mark = '"' if quoted else ""
+    lines = [separator.join(f"{mark}{cell}{mark}" for cell in record) for record in records]
+    assert [e.path for e in good(file(tmp_path, name, ending.join(lines) + ending))] == ["a.jpg", "d/b.jpg"]
+
+
+def test_commas_in_captions_of_a_tab_table_are_no_separators(tmp_path: Path) -> None:
+    lines = [f"a caption, number {n}\thttp://h/{n}.jpg" for n in range(5)]
+    assert [e.urls[0] for e in good(file(tmp_path, "m.txt", "\n".join(lines)))] == [
+        f"http://h/{n}.jpg" for n in range(5)
+    ]
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [["http://h/a,b.jpg"], ["http://h/full/200,/0/x.jpg", "http://h/full/400,/0/y.jpg"],
+     ["http://h/a;b", "http://h/c"], ["http://h/a|b|c", "http://h/d|e|f"]],
+)  # fmt: skip
+def test_separators_in_links_make_no_table(tmp_path: Path, lines: list[str]) -> None:
+    found = good(file(tmp_path, "urls.txt", "\n".join(lines)))
+    assert [e.urls[0] for e in found] == lines
+
+
+def test_a_csv_under_another_suffix_is_known_by_its_content(tmp_path: Path) -> None:
+    assert [e.path for e in good(file(tmp_path, "list.dat", "\n".join(ROWS)))] == ["a.jpg", "b.jpg"]
+    assert [e.path for e in good(file(tmp_path, "one.list", "url\nhttp://h/a,b.jpg\n"))] == ["a,b.jpg"]
+
+
+def test_comments_before_the_header_and_a_header_that_is_one(tmp_path: Path) -> None:
+    assert len(good(file(tmp_path, "m.csv", "# made by hand\n" + "\n".join(ROWS)))) == 2
+    assert len(good(file(tmp_path, "m.tsv", "#url\tpath\nhttp://h/1\ta\nhttp://h/2\tb\n"))) == 2
+
+
+def test_a_stray_quote_costs_its_row_and_no_other(tmp_path: Path) -> None:
+    lines = ["url,caption,path"]
+    lines += [f"http://h/{n},caption {n},{n}.jpg" for n in range(50)]
+    lines[10] = 'http://h/9,"never closed,9.jpg'
+    lines[30] = 'http://h/29,"also "never" closed,29.jpg'
+    lines[-1] = 'http://h/49,"at the end,49.jpg'
+    rows, _ = read(file(tmp_path, "m.csv", "\n".join(lines)))
+    assert len(rows) == 50
+    assert {row.path for row in rows if isinstance(row, Entry)} == {
+        f"{n}.jpg" for n in range(50) if n not in (9, 49)
+    }
+    assert {said.partition(": ")[0] for said in bad(rows)} == {"m.csv:11", "m.csv:51"}
+
+
+def test_a_quoted_field_may_span_lines(tmp_path: Path) -> None:
+    content = 'url,caption,path\nhttp://h/1,"two\nlines, and ""quotes""",a\nhttp://h/2,"",b\n'
+    assert [e.path for e in good(file(tmp_path, "m.csv", content))] == ["a", "b"]
+
+
+@given(st.lists(st.tuples(st.text("ab,\"' \n;", max_size=12), st.integers(0, 9)), min_size=1, max_size=30))
+def test_what_the_csv_module_writes_is_read_back(records: list[tuple[str, int]]) -> None:
+    import csv
+    import tempfile
+
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(["url", "caption", "path"])
+    for number, (caption, _) in enumerate(records):
+        writer.writerow([f"http://h/{number}", caption, f"{number}.jpg"])
+    with tempfile.TemporaryDirectory() as folder:
+        found = good(file(Path(folder), "m.csv", out.getvalue()))
+    assert [(e.urls[0], e.path) for e in found] == [
+        (f"http://h/{number}", f"{number}.jpg") for number in range(len(records))
+    ]
+
+
+def test_a_dialect_is_none_for_a_list_of_links() -> None:
+    assert detect("http://h/a\nhttp://h/b\n", ".txt") is None
+    assert detect("url;path\nhttp://h/a;x\n", ".csv") == Dialect(";", quoted=True)
+
+
+# compression and encodings
+
+
+def zipped(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inner/m.csv", data)
+    return out.getvalue()
+
+
+def zstd(data: bytes) -> bytes:
+    zstandard = pytest.importorskip("zstandard")
+    half = len(data) // 2
+    packed = zstandard.ZstdCompressor().compress
+    return bytes(packed(data[:half]) + packed(data[half:]))  # two frames, as pzstd writes them
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd, ".zip": zipped,
+}  # fmt: skip
+CONTENTS = {
+    "m.csv": "\n".join(ROWS),
+    "m.jsonl": '{"url": "http://h/1.jpg", "path": "a.jpg"}\n{"url": "http://h/2.jpg", "path": "b.jpg"}',
+    "m.json": '[{"url": "http://h/1.jpg", "path": "a.jpg"}, {"url": "http://h/2.jpg", "path": "b.jpg"}]',
+    "m.txt": "http://h/a.jpg\nhttp://h/b.jpg\n",
+}
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("name", CONTENTS)
+def test_compressed_manifests_are_read_as_they_are(tmp_path: Path, packer: str, name: str) -> None:
+    packed = PACKERS[packer](CONTENTS[name].encode())
+    assert [e.path for e in good(file(tmp_path, name + packer, packed))] == ["a.jpg", "b.jpg"]
+    assert [e.path for e in good(file(tmp_path, "no-suffix", packed))] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("packer", [".gz", ".bz2", ".xz", ".zst"])
+def test_a_truncated_manifest_is_one_sentence(tmp_path: Path, packer: str) -> None:
+    content = "url,path\n" + "".join(f"http://h/{SHA[n % 60 :]}{n},{n}.jpg\n" for n in range(20_000))
+    packed = PACKERS[packer](content.encode())
+    with pytest.raises(ManifestError, match=r"m\.csv.*(read to its end|decompressed).*again"):
+        read(file(tmp_path, f"m.csv{packer}", packed[: len(packed) * 2 // 3]))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_every_encoding_with_a_mark_or_without(tmp_path: Path, encoding: str) -> None:
+    content = "url,path,caption\nhttp://h/1,été.jpg,사진\n"
+    assert [e.path for e in good(file(tmp_path, "m.csv", content.encode(encoding)))] == ["été.jpg"]
+
+
+def test_captions_in_windows_1252_do_not_matter_and_names_are_right(tmp_path: Path) -> None:
+    content = "url,path,caption\nhttp://h/1,café.jpg,“smart”\nhttp://h/2,b.jpg,plain\n".encode("cp1252")
+    assert [e.path for e in good(file(tmp_path, "m.csv", content))] == ["café.jpg", "b.jpg"]
+
+
+def test_json_in_one_line_in_many_and_nested(tmp_path: Path) -> None:
+    rows = [
+        {"id": 1, "image": {"url": "http://h/a.jpg", "bytes": None}},
+        {"id": 2, "image": {"url": "http://h/b.jpg"}},
+    ]
+    for text in (json.dumps(rows), json.dumps(rows, indent=2), "\n".join(map(json.dumps, rows)),
+                 "\n".join(json.dumps(row, indent=1) for row in rows)):  # fmt: skip
+        assert [e.path for e in good(file(tmp_path, "m.json", text))] == ["a.jpg", "b.jpg"]
+    with pytest.raises(ManifestError, match=r"bad\.json: cannot be read as JSON"):
+        read(file(tmp_path, "bad.json", '[{"url": "http://h/a"}, '))
+
+
+def test_a_folder_and_a_glob_of_part_files_are_one_manifest(tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    (parts / "deep").mkdir(parents=True)
+    file(parts, "part-1.csv", "url\nhttp://h/1.jpg\n")
+    file(parts / "deep", "part-2.csv.gz", gzip.compress(b"url\nhttp://h/2.jpg\n"))
+    pandas.DataFrame({"url": ["http://h/3.jpg"]}).to_parquet(parts / "part-3.parquet")
+    file(parts, "_SUCCESS", "")
+    file(parts, "notes.md", "no table")
+    assert {e.path for e in good(parts)} == {"1.jpg", "2.jpg", "3.jpg"}
+    assert {e.path for e in good(str(parts / "part-*"))} == {"1.jpg", "3.jpg"}
+    with pytest.raises(ManifestError, match="matches no file"):
+        read(str(parts / "x-*.csv"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ManifestError, match="folder without tables"):
+        read(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("packer", [None, ".gz"])
+def test_standard_input_and_pipes(tmp_path: Path, packer: str | None) -> None:
+    data = "\n".join(ROWS).encode()
+    data = PACKERS[packer](data) if packer else data
+    words = [sys.executable, "-m", "osp_fetch", "plan", "--json"]
+    done = subprocess.run([*words, "-"], input=data, cwd=tmp_path, capture_output=True, check=True)
+    assert json.loads(done.stdout)["files"] == 2
+    (tmp_path / "data").write_bytes(data)
+    shell = f"{sys.executable} -m osp_fetch plan --json <(cat data)"
+    done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, check=True)
+    assert json.loads(done.stdout)["files"] == 2
+
+
+async def test_get_from_standard_input_fetches(origin: Origin, tmp_path: Path) -> None:
+    import asyncio
+
+    origin.add("a.bin", b"abc")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "osp_fetch", "get", "-", "-o", "out", "--set", "storage.min_free=0",
+        cwd=tmp_path, stdin=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    await process.communicate(f"{origin.url}/a.bin\n".encode())
+    assert (process.returncode, (tmp_path / "out/a.bin").read_bytes()) == (0, b"abc")
+
+
+# Parquet
+
+
+def test_parquet_with_every_kind_of_column(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    links = ["http://h/1.jpg", "http://h/2.jpg"]
+    kinds = {
+        "string": pyarrow.array(links),
+        "large": pyarrow.array(links, pyarrow.large_string()),
+        "binary": pyarrow.array([link.encode() for link in links]),
+        "dictionary": pyarrow.array(links).dictionary_encode(),
+        "list": pyarrow.array([[link, link.replace("//h", "//i")] for link in links]),
+    }
+    for kind, column in kinds.items():
+        place = tmp_path / f"{kind}.parquet"
+        table = pyarrow.table({"id": [1, 2], "url": column, "image": pyarrow.array([b"\xff" * 9000] * 2)})
+        pyarrow.parquet.write_table(table, place)
+        found = good(place)
+        assert [(e.path, e.urls[0]) for e in found] == [("1.jpg", links[0]), ("2.jpg", links[1])], kind
+        assert len(found[0].urls) == (2 if kind == "list" else 1)
+    nested = pyarrow.array([{"uri": link, "bytes": b"x"} for link in links])
+    pyarrow.parquet.write_table(pyarrow.table({"meta": nested, "tags": [["a"], []]}), tmp_path / "n.parquet")
+    assert [e.path for e in good(tmp_path / "n.parquet")] == ["1.jpg", "2.jpg"]
+    pyarrow.parquet.write_table(
+        pyarrow.table({"url": pyarrow.array([], pyarrow.string())}), tmp_path / "0.parquet"
+    )
+    assert good(tmp_path / "0.parquet") == []
+
+
+# columns
+
+
+LAION = "SAMPLE_ID,URL,TEXT,HEIGHT,WIDTH,LICENSE,NSFW,similarity,hash\n"
+LAION += '1,http://h/1.jpg,"a, b",1,2,?,UNLIKELY,0.3,-4372918374918273\n'
+TABLES = {
+    "laion": (LAION, {"url": "URL"}),
+    "openimages": (
+        "ImageID,Subset,OriginalURL,OriginalLandingURL,License,Author,Title,OriginalSize,OriginalMD5,Thumbnail300KURL\n"
+        f"1,train,http://h/1.jpg,http://h/page,,,t,3094,{base64.b64encode(bytes(16)).decode()},http://h/t.jpg\n",
+        {"url": "OriginalURL", "size": "OriginalSize", "md5": "OriginalMD5"},
+    ),
+    "webvid": (
+        "videoid,contentUrl,duration,page_dir,name\n1,http://h/1.mp4,PT00H00M10S,000001,A man walks home\n",
+        {"url": "contentUrl"},
+    ),
+    "wit": (
+        "language\tpage_url\timage_url\tpage_title\tmime_type\n"
+        "en\thttp://h/page\thttp://h/1.jpg\tA title\timage/jpeg\n",
+        {"url": "image_url"},
+    ),
+    "cc12m": ("http://h/1.jpg\ta caption\nhttp://h/2.jpg\tanother one\n", {"url": "column 1"}),
+    "cc3m": ("a caption\thttp://h/1.jpg\nanother one\thttp://h/2.jpg\n", {"url": "column 2"}),
+    "datacomp": (
+        f"uid,url,text,original_width,original_height,sha256\nu1,http://h/1.jpg,x,1,2,{SHA}\n",
+        {"url": "url", "sha256": "sha256"},
+    ),
+    "panda": (
+        "videoID,url,timestamp,caption,matching_score\n"
+        "v,https://h/watch?v=1,\"[['0:00', '0:01']]\",\"['a']\",\"[0.4]\"\n",
+        {"url": "url"},
+    ),
+    "captions named name": ("name,link\nA dog on a hill,http://h/1.jpg\nA cat,http://h/2\n", {"url": "link"}),
+    "a length in seconds": ("url,length\nhttp://h/1.mp4,12\nhttp://h/2.mp4,9\n", {"url": "url"}),
+    "an index of pandas": (",url\n0,http://h/1.jpg\n1,http://h/2.jpg\n", {"url": "url"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_columns_of_well_known_tables(tmp_path: Path, name: str) -> None:
+    content, taken = TABLES[name]
+    rows, resolved = read(file(tmp_path, "m.csv", content))
+    assert not bad(rows)
+    assert resolved.reading.columns == {"m.csv": taken}
+
+
+def test_the_size_and_digest_of_open_images_are_used(tmp_path: Path) -> None:
+    (found,) = good(file(tmp_path, "m.csv", TABLES["openimages"][0]))
+    assert (found.size, str(found.digest)) == (3094, "md5:" + "0" * 32)
+
+
+def test_columns_by_hand_come_before_all_others(tmp_path: Path) -> None:
+    content = (
+        "videoid,contentUrl,url,bytes,OriginalMD5\nv1,http://h/1.mp4,http://h/page,12," + "0" * 32 + "\n"
+    )
+    by_hand = (("url", "contentUrl"), ("path", "videoid"), ("size", "bytes"), ("md5", "OriginalMD5"))
+    (found,) = good(file(tmp_path, "m.csv", content), columns=by_hand)
+    assert (found.path, found.urls[0], found.size) == ("v1", "http://h/1.mp4", 12)
+    (found,) = good(
+        file(tmp_path, "h.tsv", "x\thttp://h/1\nlast"[:-4]), columns=(("url", "2"), ("path", "1"))
+    )
+    assert (found.path, found.urls[0]) == ("x", "http://h/1")
+    with pytest.raises(ManifestError, match=r"there is no column 'nope'; the columns are 'videoid'"):
+        read(file(tmp_path, "m.csv", content), columns=(("url", "nope"),))
+    with pytest.raises(ValueError, match="'md6' is not one of"):
+        ByHand({"md6": "x"})
+
+
+def test_columns_on_the_command_line(
+    command: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    file(tmp_path, "m.csv", "where,what,how many\nhttp://h/1,x.bin,7\n")
+    done = command("plan", "m.csv", "--columns", "url=where,path=what,size=how many", "--json")
+    plan = json.loads(done.stdout)
+    assert plan["columns"] == {"m.csv": {"url": "where", "path": "what", "size": "how many"}}
+    assert (plan["files"], plan["bytes"]) == (1, 7)
+    assert "url from 'where'" in command("plan", "m.csv", "--columns", "url=where").stdout
+    for words in (["--columns", "url"], ["--columns", "colour=x"]):
+        done = command("plan", "m.csv", *words)
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
+
+
+def test_a_near_miss_matters_only_where_a_column_is_missing(tmp_path: Path) -> None:
+    (found,) = good(file(tmp_path, "m.csv", f"url,sha265\nhttp://h/a,{SHA}\n"))
+    assert str(found.digest) == f"sha256:{SHA}"
+    rows, resolved = read(file(tmp_path, "n.csv", "url,sha265,pth\nhttp://h/a,not a digest,x\n"))
+    assert not bad(rows)
+    assert "'sha265' is not used" in resolved.notes()[0]
+    with pytest.raises(ManifestError, match="did you mean 'url'"):
+        read(file(tmp_path, "o.csv", "ulr,path\nx,y\n"))
+
+
+def test_digests_are_recognised_by_their_values() -> None:
+    hashes = [["http://h/1", "-4372918374918273"], ["http://h/2", "918273645"]]
+    found = choose(["url", "hash"], hashes, "m")
+    assert (found.places, len(found.notes)) == ({"url": 0}, 1)
+    assert choose(["url", "hash"], [["http://h/1", SHA]], "m").places == {"url": 0, "digest": 1}
+
+
+# values
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [("3094", 3094), ("3094.0", 3094), ("", None), ("nan", None), ("NaN", None), ("-1", None), ("None", None),
+     ("null", None), (3094.0, 3094), (float("nan"), None), (-1, None), (None, None), ("1e3", 1000)],
+)  # fmt: skip
+def test_sizes_as_people_write_them(value: object, size: int | None) -> None:
+    assert read_size(value) == size
+
+
+@pytest.mark.parametrize("value", ["12.5", "large", "1.2 MB", True, 1.5, "inf", "0x10"])
+def test_what_is_no_size_is_refused(value: object) -> None:
+    with pytest.raises(ManifestError, match="whole number of bytes"):
+        read_size(value)
+
+
+MD5 = hashlib.md5(b"x")
+HEX, BASE64 = MD5.hexdigest(), base64.b64encode(MD5.digest()).decode()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("md5", HEX.upper()), ("md5", BASE64), ("OriginalMD5", BASE64), ("Content-MD5", BASE64), ("hash", HEX),
+     ("checksum", f"md5:{HEX}"), ("checksum", f"MD5={HEX}"), ("digest", f"md5={BASE64}")],
+)  # fmt: skip
+def test_digests_as_people_write_them(tmp_path: Path, column: str, value: str) -> None:
+    (found,) = good(file(tmp_path, "m.csv", f"url,{column}\nhttp://h/a,{value}\n"))
+    assert str(found.digest) == f"md5:{MD5.hexdigest()}"
+
+
+@pytest.mark.parametrize(
+    ("link", "sent"),
+    [
+        ("http://h/hotel view 3.jpg", "http://h/hotel%20view%203.jpg"),
+        ("http://h/하나.jpg", "http://h/%ED%95%98%EB%82%98.jpg"),
+        ("HTTP://H/upper.jpg", "http://h/upper.jpg"),
+        ("http://h/p%20q/100%25.jpg", "http://h/p%20q/100%25.jpg"),
+        ("http://bücher.test/ä?q=ö x", "http://xn--bcher-kva.test/%C3%A4?q=%C3%B6%20x"),
+        ("http://h/a?x=%2f&y='z'", "http://h/a?x=%2f&y='z'"),
+        ("http://h/50%.jpg", "http://h/50%.jpg"),
+        (" http://h/a\t", "http://h/a"),
+        ('http://h/"a"<b>', "http://h/%22a%22%3Cb%3E"),
+        ("http://h/semi;colon,comma.jpg", "http://h/semi;colon,comma.jpg"),
+        ("http://u:p@H/a b", "http://u:p@h/a%20b"),
+    ],
+)
+def test_links_are_encoded_as_a_browser_would(link: str, sent: str) -> None:
+    assert encoded(link) == sent
+    assert encoded(sent) == sent
+
+
+@given(st.text(max_size=30))
+def test_encoding_is_idempotent_and_gives_ascii(tail: str) -> None:
+    once = encoded(f"http://h/{tail}")
+    assert encoded(once) == once
+    assert once.isascii()
+
+
+async def test_odd_links_go_out_encoded(origin: Origin, tmp_path: Path) -> None:
+    for path in ("a b.jpg", "사/하.jpg", "p q/100%.jpg", "semi;colon,comma.jpg"):
+        origin.add(path, path.encode())
+    lines = [f"{origin.url}/a b.jpg", f"{origin.url}/사/하.jpg", f"{origin.url}/p%20q/100%25.jpg",
+             f"{origin.url.replace('http', 'HTTP')}/semi;colon,comma.jpg"]  # fmt: skip
+    report = await fetch_all(file(tmp_path, "urls.txt", "\n".join(lines)), tmp_path / "out", settings=quick())
+    assert report.ok, report
+    assert {p.name for p in (tmp_path / "out").glob("*")} - {".osp-fetch"} == {
+        "a b.jpg", "하.jpg", "100%.jpg", "semi;colon,comma.jpg"
+    }  # fmt: skip
+    assert {seen.target for seen in origin.seen} == {
+        "/a%20b.jpg", "/%EC%82%AC/%ED%95%98.jpg", "/p%20q/100%25.jpg", "/semi;colon,comma.jpg"
+    }  # fmt: skip
