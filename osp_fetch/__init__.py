@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Adopted,
         Closed,
         Cooling,
+        Decoded,
         DiskWaiting,
         Event,
         FileBegun,
@@ -98,7 +99,7 @@ _HOMES: Final = {
         "StorageError TooLongError TransferError UnreachableError UntrustedServerError YieldedError "
     ),
     "model.events": (
-        "Adopted Closed Cooling DiskWaiting Event FileBegun Finished HostBack HostDown LimitChanged "
+        "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished HostBack HostDown LimitChanged "
         "LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened Parked Progress "
         "Retrying RowsRead RunEnded RunStarted SetAside Stopping Wrote "
     ),
@@ -115,6 +116,7 @@ __all__ = [
     "Closed",
     "Cooling",
     "CredentialsError",
+    "Decoded",
     "Digest",
     "DiskFullError",
     "DiskWaiting",

@@ -166,7 +166,13 @@ async def _fetch(
             await _until_stopped(run.fetch(resolved.rows), report, options, observe)
         finally:
             unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
-            report.notes += [*resolved.notes(), *unmatched, *_kept_notes(board), *observe.failures]
+            report.notes += [
+                *resolved.notes(),
+                *unmatched,
+                *_kept_notes(board),
+                *_decoded_notes(board),
+                *observe.failures,
+            ]
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report
@@ -206,6 +212,17 @@ def _kept_notes(board: Board) -> list[str]:
     return [
         f"{board.set_aside_count} existing files, not written by osp-fetch, had the names of fetched files "
         f"and were renamed: {shown}{more} (--overwrite replaces them instead)"
+    ]
+
+
+def _decoded_notes(board: Board) -> list[str]:
+    """Return a note on files that servers sent compressed although they were asked not to."""
+    if not board.decoded_count:
+        return []
+    shown = ", ".join(each.path for each in board.decoded[:3]) + (", …" if board.decoded_count > 3 else "")
+    return [
+        f"{board.decoded_count} files were sent compressed by {board.decoded[0].host} although the request "
+        f"forbade it, and are saved decompressed: {shown}"
     ]
 
 

@@ -119,7 +119,7 @@ LASTING: dict[str, tuple[Fault, str]] = {
     "206 with a wrong start": (o.shifted(7), "asked for bytes"),
     "206 with two Content-Ranges": (o.two_content_ranges, "Content-Range"),
     "206 with several ranges": (o.several_ranges, "several ranges"),
-    "gzip": (o.gzipped, "coded"),
+    "gzip": (o.gzipped, "compressed"),
     "a page": (o.instead("<html><title>Quota exceeded</title></html>"), "Quota exceeded"),
     "404": (o.status(404), "404"),
     "503": (o.status(503), "503"),
@@ -142,8 +142,16 @@ LASTING: dict[str, tuple[Fault, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", LASTING)
-@pytest.mark.parametrize("known", ["nothing", "digest"])
+@pytest.mark.parametrize(
+    ("known", "case"),
+    # a digest shows that bytes labelled gzip are the file's own
+    [
+        (known, case)
+        for known in ("nothing", "digest")
+        for case in LASTING
+        if (known, case) != ("digest", "gzip")
+    ],
+)
 async def test_a_lasting_fault_ends_and_leaves_no_name(
     origin: Origin, tmp_path: Path, case: str, known: str
 ) -> None:

@@ -20,8 +20,8 @@ from osp_fetch.connections.pool import ConnectionPool
 from osp_fetch.engine.context import Context
 from osp_fetch.engine.run import Run
 from osp_fetch.model.entry import RelativePath
-from osp_fetch.model.errors import FetchError, NetworkError
-from osp_fetch.model.http import Representation, Request, Validator
+from osp_fetch.model.errors import FetchError, NetworkError, NotThePayloadError
+from osp_fetch.model.http import Coding, Representation, Request, Validator
 from osp_fetch.model.protocols import Reply
 from osp_fetch.model.ranges import ByteRange, RangeSet
 from osp_fetch.model.record import Record
@@ -61,6 +61,8 @@ class Answer:
 
     framed, borrowed, headers_sent = True, False, True
     pauses: tuple[tuple[str, float], ...] = ()
+    doubt: NotThePayloadError | None = None
+    coding: Coding = Coding.NONE
 
     def __init__(
         self, data: bytes, found: Representation, span: ByteRange | None, chance: random.Random, cuts: float

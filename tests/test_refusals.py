@@ -28,61 +28,96 @@ def refusal(
     return refusals.refusal(request, status, named, body, borrowed=borrowed, now=now, longest_wait=900)
 
 
+JPEG, TAR = b"\xff\xd8\xff\xe0\0\x10JFIF", bytes(257) + b"ustar\x0000"
+LOGIN = b"<!DOCTYPE html><title>Login</title>"
+
+
 @pytest.mark.parametrize(
-    ("name", "kind", "head", "sure", "page"),  # sure: a digest will be checked
+    ("name", "kind", "head", "page"),
     [
-        ("a.tar", "text/html; charset=utf-8", b"<html>", False, True),
-        ("a.tar", "application/octet-stream", b"<!DOCTYPE html><title>Login</title>", False, True),
-        ("a.tar", "application/octet-stream", b"  \n<?xml version='1.0'?><Error>", False, True),
-        ("a.tar", "text/plain", b"URL signature expired", False, True),
-        ("a.tar", "application/json", b'{"error": "no"}', False, True),
-        ("a.tar", "text/html", b"<html>", True, True),
-        ("a.tar", "application/x-tar", b"\x1f\x8b\x08", False, False),
-        ("a.tar", "text/plain", b"\x1f\x8b\x08", False, False),
-        ("a.tar", "application/octet-stream", b"plain text in a tar", False, False),
-        ("5000-0.tar.part0", "text/html", b"<html>", False, True),
-        ("a.json", "application/json", b'{"a": 1}', False, False),
-        ("a.txt", "text/plain", b"12\n13\n", False, False),
-        ("a.txt", "text/html", b"<html>", False, True),
-        ("index.html", "text/html", b"<html>", False, False),
-        ("a.xml", "application/xml", b"<?xml", False, False),
-        ("LICENSE", "text/plain", b"Apache", False, False),
-        ("README", "text/html", b"<html>", False, True),
-        ("README", "text/html", b"<html>", True, False),
-        ("a.1", "text/plain", b"x", False, True),
-        ("a.1", "text/plain", b"x", True, False),
-        ("a.1", "text/html", b"<html>", True, True),
-        ("merges.bpe", "text/plain", b"a b\nc d\n", False, False),
-        ("arm.urdf", "text/xml", b"<?xml version='1.0'?><robot>", False, False),
+        ("a.tar", "text/html; charset=utf-8", b"<html>", True),
+        *(
+            (name, "application/octet-stream", LOGIN, True)
+            for name in ("a.tar", "a.jpg", "a.bin", "a", "a.odd")
+        ),
+        ("a.tar", "application/octet-stream", b"  \n<?xml version='1.0'?><Error>", True),
+        ("a.zip", "application/xml", b"<Error><Code>NoSuchKey</Code>", True),
+        ("a.tar", "text/plain", b"URL signature expired", True),
+        ("a.bin", "text/plain", b"Access denied", True),
+        ("a.bin", "text/html", b"Access denied", True),
+        ("a.parquet", "application/json", b'{"error": "no"}', True),
+        ("a.dat", "application/problem+json", b'{"title": "no"}', True),
+        ("5000-0.tar.part0", "text/html", b"<html>", True),
+        ("a.txt", "text/html", b"<html>", True),
+        ("README", "text/html", b"<html>", True),
+        ("a.tar", "text/html", b"", True),
+        # what the bytes are decides, not the label
+        ("a.jpg", "text/html", JPEG, False),
+        ("a.png", "text/plain", JPEG, False),
+        ("a.tar", "text/html", TAR, False),
+        ("a", "text/html", JPEG, False),
+        ("a.tar", "application/x-tar", b"\x1f\x8b\x08", False),
+        ("a.tar", "text/plain", b"\x1f\x8b\x08", False),
+        ("a.tar", "text/html", None, False),
+        ("a.tar", "application/octet-stream", b"plain text in a tar", False),
+        ("a.json", "application/json", b'{"a": 1}', False),
+        ("a.txt", "text/plain", b"12\n13\n", False),
+        ("a.txt", "text/html", b"12\n13\n", False),
+        ("a.csv", "text/html", b"a,b\n", False),
+        ("index.html", "text/html", b"<html>", False),
+        ("a.xml", "application/xml", b"<?xml", False),
+        ("LICENSE", "text/plain", b"Apache", False),
+        ("a.1", "text/plain", b"x", False),
+        ("a", "text/plain", b"x", False),
+        ("merges.bpe", "text/plain", b"a b\nc d\n", False),
+        ("arm.urdf", "text/xml", b"<?xml version='1.0'?><robot>", False),
     ],
 )
-def test_pages_are_distinguished_from_files(
-    name: str, kind: str, head: bytes, sure: bool, page: bool
-) -> None:
+def test_pages_are_distinguished_from_files(name: str, kind: str, head: bytes | None, page: bool) -> None:
     if not page:
-        refusals.check_page(name, kind, head, sure=sure)
+        refusals.check_page(name, kind, head)
         return
     with pytest.raises(NotThePayloadError, match="a page"):
-        refusals.check_page(name, kind, head, sure=sure)
+        refusals.check_page(name, kind, head)
 
 
-@pytest.mark.parametrize(("name", "page"), [("a.odd", False), ("a.tar.part0", False), ("a.tar", True)])
-def test_a_digest_and_the_right_size_are_better_proof_than_a_guess(name: str, page: bool) -> None:
-    def check() -> None:
-        refusals.check_page(name, "text/html", b"<html>", sure=True, fits=True)
-
-    if page:  # refused in any case: no tar begins with these bytes
-        with pytest.raises(NotThePayloadError, match="a page"):
-            check()
-    else:
-        check()
+def test_the_right_size_is_better_proof_than_a_guess() -> None:
+    refusals.check_page("a.tar", "text/html", LOGIN, length=35, size=35)
+    with pytest.raises(NotThePayloadError, match="a page"):
+        refusals.check_page("a.tar", "text/html", LOGIN, length=35, size=36)
+    refusals.check_page("a.bin", "text/plain", b"1 2 3 4", length=1 << 20)
 
 
-@pytest.mark.parametrize("headers", [{"Content-Encoding": "gzip"}, {"Transfer-Encoding": "gzip, chunked"}])
-def test_a_coding_that_was_not_asked_for_is_refused(headers: dict[str, str]) -> None:
-    with pytest.raises(NotThePayloadError, match="coded"):
-        refusals.check_coding(Request(PLAIN), headers)
-    refusals.check_coding(Request(PLAIN), {"Content-Encoding": "identity", "Transfer-Encoding": "chunked"})
+@pytest.mark.parametrize(
+    ("name", "headers", "coded"),
+    [
+        ("a.csv", {"Content-Encoding": "gzip"}, True),
+        ("a.csv", {"Content-Encoding": "x-gzip"}, True),
+        ("a.csv", {"Content-Encoding": "deflate"}, True),
+        ("a.tar.gz", {"Content-Encoding": "gzip"}, False),
+        ("a.TGZ", {"Content-Encoding": "x-gzip"}, False),
+        ("a.tar.zst", {"Content-Encoding": "zstd"}, False),
+        ("a.csv", {"Content-Encoding": "none"}, False),
+        ("a.csv", {"Content-Encoding": "identity", "Transfer-Encoding": "chunked"}, False),
+        ("a.csv", {"Content-Encoding": "UTF-8"}, False),
+        ("a.csv", {"Content-Encoding": "aws-chunked"}, False),
+        ("a.csv", {"Content-Encoding": ""}, False),
+    ],
+)
+def test_codings_that_are_none_and_those_that_can_be_removed(
+    name: str, headers: dict[str, str], coded: bool
+) -> None:
+    assert refusals.content_coding(Request(PLAIN, name=name), headers) == coded
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"Content-Encoding": "br"}, {"Content-Encoding": "gzip, gzip"}, {"Transfer-Encoding": "gzip, chunked"},
+     {"Content-Encoding": "zstd"}],
+)  # fmt: skip
+def test_a_coding_that_cannot_be_removed_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(NotThePayloadError, match="encoded"):
+        refusals.content_coding(Request(PLAIN, name="a.csv"), headers)
 
 
 @pytest.mark.parametrize(

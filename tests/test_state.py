@@ -19,7 +19,7 @@ from osp_fetch.model.errors import (
     RangeNotSatisfiableError,
     TransferError,
 )
-from osp_fetch.model.http import Representation, Validator
+from osp_fetch.model.http import Coding, Representation, Validator
 from osp_fetch.model.ranges import ByteRange, RangeSet
 from osp_fetch.model.record import Published, Record
 
@@ -42,6 +42,8 @@ class Answer:
     borrowed: bool = False
     headers_sent: bool = True
     pauses: tuple[tuple[str, float], ...] = field(default=())
+    doubt: NotThePayloadError | None = None
+    coding: Coding = Coding.NONE
 
     async def readinto(self, view: memoryview) -> int:
         raise AssertionError("a decision reads nothing")

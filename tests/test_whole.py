@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from osp_fetch import Entry, Event, Report, Status, entry, fetch_all
 from osp_fetch.demo.server import Blob, Exchange, Server
-from osp_fetch.engine.state import FileState, first_request
+from osp_fetch.engine.small import first_request
+from osp_fetch.engine.state import FileState
 from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import IntegrityError
@@ -87,6 +88,8 @@ async def test_a_first_reply_that_fails_costs_no_second_one_at_once(
     def observe(event: Event) -> None:
         if isinstance(event, events.Retrying):
             retries.append(event.cause)
+        if isinstance(event, events.Lost):
+            retries.append("lost")  # the digest has shown that a page is not the file
 
     row = entry("f.bin", origin.add("f", data, fault), None, sha256(data))
     assert (await get([row], tmp_path, observer=observe)).ok

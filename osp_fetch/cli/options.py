@@ -98,6 +98,7 @@ _OPTIONS: Final = (
         "--fan-out", type=int, metavar="N", help="Spread files without a folder over N subfolders by name."
     ),
     _option("--portable-names", is_flag=True, help="Refuse names that Windows forbids."),
+    _option("--accept-pages", is_flag=True, help="Save HTML pages, too, whatever the file is called."),
     _option("--overwrite", is_flag=True, help="Replace your own files instead of moving them aside."),
     _option("--strict", is_flag=True, help="Stop at the first bad row of the manifest."),
     _option(
@@ -153,6 +154,8 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
     for flag, (section, key) in _SETTING_FLAGS.items():
         if flags.get(flag) is not None:
             found.append((f"--{flag.replace('_', '-')}", {section: {key: flags[flag]}}))
+    if flags.get("accept_pages"):
+        found.append(("--accept-pages", {"network": {"pages": "accept"}}))
     if flags.get("overwrite"):
         found.append(("--overwrite", {"storage": {"existing": "overwrite"}}))
     for text in flags.get("settings", ()):

@@ -13,12 +13,11 @@ from ..connections.exchange import Exchange
 from ..model import events
 from ..model.entry import Entry
 from ..model.errors import FetchError
-from ..model.http import Landing
+from ..model.http import Landing, Request
 from ..model.protocols import Memory, Reply
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Record
 from .context import Context
-from .state import first_request
 
 SMALL: Final = 256 << 10  # bytes: the largest file that is fetched this way
 _GUESS: Final = 60 << 10  # bytes: memory for a file of unknown size
@@ -155,3 +154,19 @@ def _length(entry: Entry, reply: Reply) -> int | None:
         return None
     whole = reply.range is None or (reply.range.start == 0 and reply.range.stop == length)
     return length if whole else None
+
+
+def first_request(entry: Entry, size: int, landing: Landing | None = None) -> Request:
+    """Return the first request of a file of which nothing is held.
+
+    Args:
+        entry: The manifest entry.
+        size: Size of the first part in bytes. A file of up to 1.25 times this is requested without Range.
+        landing: Memory that a small reply is received into, None for none.
+    """
+    whole = entry.size is not None and entry.size <= size + size // 4
+    span = None if whole else ByteRange(0, size)
+    sure = entry.digest is not None
+    return Request(
+        entry.urls[0], span, None, entry.headers, False, entry.path, sure, entry.size, None, landing
+    )

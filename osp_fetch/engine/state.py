@@ -20,10 +20,11 @@ from ..model.errors import (
     Remedy,
     TransferError,
 )
-from ..model.http import Landing, Representation, Request
+from ..model.http import Representation, Request
 from ..model.protocols import Reply
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Published, Record
+from .coded_form import CodedForm
 from .mirrors import Mirrors
 from .parts import OPEN_END, Part, Parts
 from .validators import Validators
@@ -66,20 +67,6 @@ class Supply:
     restarts: bool
 
 
-def first_request(entry: Entry, size: int, landing: Landing | None = None) -> Request:
-    """Return the first request of a file of which nothing is held.
-
-    Args:
-        entry: The manifest entry.
-        size: Size of the first part in bytes. A file of up to 1.25 times this is requested without Range.
-        landing: Memory that a small reply is received into, None for none.
-    """
-    whole = entry.size is not None and entry.size <= size + size // 4
-    span = None if whole else ByteRange(0, size)
-    sure = entry.digest is not None
-    return Request(entry.urls[0], span, None, entry.headers, False, entry.path, sure, entry.size, landing)
-
-
 class FileState:
     """The state of one file: held bytes, parts being fetched, and what the servers have stated.
 
@@ -99,6 +86,7 @@ class FileState:
         self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None, first=source)
         self._sources: set[str] = set()  # links that the held bytes came from
         self.trust = Validators(entry.path, digest=entry.digest is not None)
+        self.form = CodedForm()
         self._ranged = False  # the server has answered a range request with a range
         self._wholes = 0  # times that a range request was answered with the complete file
         self._restarts = {True: 0, False: 0}
@@ -181,7 +169,8 @@ class FileState:
             borrowed=minted is not None,
             name=self.entry.path,
             sure=self.entry.digest is not None,
-            size=self.entry.size,
+            size=self.length,
+            coding=self.form.wanted,
         )
 
     def _asks_whole(self, part: PartRequest) -> bool:

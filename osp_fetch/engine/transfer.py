@@ -15,6 +15,7 @@ from ..model.errors import (
     FetchError,
     HostDownError,
     IntegrityError,
+    NotThePayloadError,
     RangeNotSatisfiableError,
     Remedy,
     SourceGivenUpError,
@@ -22,6 +23,7 @@ from ..model.errors import (
     TransferError,
     UnreachableError,
 )
+from ..model.http import Coding
 from ..model.protocols import Partial
 from ..model.ranges import NOTHING
 from ..model.record import Published, Record
@@ -86,6 +88,8 @@ class PartedTransfer:
         )
         self._record: Record | None = None
         self._wrong: list[dict[str, str]] = []  # digests that were not the one of the manifest
+        self._doubt: NotThePayloadError | None = None  # why its last reply from byte 0 looks like a page
+        self._coding = Coding.NONE  # of its last reply from byte 0
         self._begun = False  # a reply of the file was accepted
         self._lanes = Lanes(lambda: state.complete)
         self._complete = asyncio.Event()
@@ -136,6 +140,12 @@ class PartedTransfer:
             self._state.check(digests)
         except IntegrityError:
             self._wrong.append(digests)
+            if self._state.form.try_other(self._coding):
+                raise
+            if self._wrong[:-1] == [digests] and self._doubt is not None:
+                self._state.parts.empty()
+                await self._checkpoint.forget()
+                raise self._doubt from None  # the digest has decided: it is a page
             if self._wrong[:-1] == [digests] and self._entry.digest and length:
                 await self._set_aside(length, digests, checksums)
             raise
@@ -266,6 +276,10 @@ class PartedTransfer:
             reply = exchange.reply if is_sent else await exchange.send(request)
             held = len(self._state.held)
             supply = self._state.agree(part, reply)
+            if part.range.start == 0:
+                self._doubt, self._coding = reply.doubt, reply.coding
+                if reply.coding is Coding.DECODED:
+                    self._context.observe(events.Decoded(self._entry.path, exchange.host))
             if minting:
                 self._minting.release()
                 minting = False

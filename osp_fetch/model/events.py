@@ -136,6 +136,14 @@ class SetAside:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoded:
+    """A server sent a file compressed although it was asked not to, and the file is saved decompressed."""
+
+    path: str
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
 class MirrorDropped:
     """The bytes from the mirror `host` do not match the digest. The file is fetched from other mirrors."""
 
@@ -272,6 +280,7 @@ Event = (
     | Wrote
     | Adopted
     | SetAside
+    | Decoded
     | MirrorDropped
     | Lost
     | Retrying

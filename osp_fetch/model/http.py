@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import ClassVar
 
 from .ranges import ByteRange
@@ -37,6 +38,14 @@ class Representation:
     url: str
     length: int | None
     validator: Validator
+
+
+class Coding(Enum):
+    """What became of the content coding of a reply (RFC 9110 section 8.4)."""
+
+    NONE = "none"  # the server sent the file's own bytes
+    KEPT = "kept"  # the body is coded
+    DECODED = "decoded"  # the coding was removed
 
 
 class Landing:
@@ -74,7 +83,9 @@ class Request:
             to be requested again.
         name: the file name, from which the guard against error pages derives the expected content.
         sure: whether a digest will verify the bytes.
-        size: bytes of the complete file, as the manifest states them.
+        size: bytes of the complete file, as the manifest or an earlier reply states them.
+        coding: what to do if the server codes the file although it was asked not to; None keeps the coding if
+            the size is that of the coded bytes, and removes it otherwise.
         landing: memory for the reply if it is small.
     """
 
@@ -86,4 +97,5 @@ class Request:
     name: str = ""
     sure: bool = False
     size: int | None = None
+    coding: Coding | None = None
     landing: Landing | None = field(default=None, compare=False, repr=False)

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from .digest import Digest
 from .entry import Entry, RelativePath
-from .errors import ManifestError
-from .http import Representation, Request
+from .errors import ManifestError, NotThePayloadError
+from .http import Coding, Representation, Request
 from .ranges import ByteRange
 from .record import Examined, Placed, Published, Record
 
@@ -36,6 +36,9 @@ class Reply(Protocol):
         headers_sent: whether every request of the redirect chain carried the entry's own headers. They are
             not sent to another origin.
         pauses: (host, seconds) for each host that asked for a pause.
+        doubt: why the body looks like a page in place of the file; a digest decides whether it is. None if it
+            does not.
+        coding: what became of the content coding that the server applied.
     """
 
     representation: Representation
@@ -44,6 +47,8 @@ class Reply(Protocol):
     borrowed: bool
     headers_sent: bool
     pauses: tuple[tuple[str, float], ...]
+    doubt: NotThePayloadError | None
+    coding: Coding
 
     async def readinto(self, view: memoryview) -> int:
         """Receive the next bytes into `view`, until it is full or a moment has passed.

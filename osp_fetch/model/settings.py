@@ -241,6 +241,19 @@ class Links:
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """Which replies are taken for the file.
+
+    Attributes:
+        pages: what happens to an HTML or XML page, or a short text, in place of a file whose name promises
+            something else and that no size and no digest identifies.
+    """
+
+    # "refuse" fails the file after three pages; "accept" saves what the server sends.
+    pages: str = _setting("refuse", _one_of("refuse", "accept"))
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings, in the sections of the TOML files under `configs/`."""
 
@@ -249,6 +262,7 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     storage: Storage = field(default_factory=Storage)
     links: Links = field(default_factory=Links)
+    network: Network = field(default_factory=Network)
 
     @classmethod
     def load(cls, *layers: tuple[str, Layer]) -> Settings:

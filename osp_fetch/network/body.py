@@ -12,8 +12,8 @@ from typing import Final
 
 import aiohttp
 
-from ..model.errors import NetworkError, TooLongError
-from ..model.http import Representation
+from ..model.errors import NetworkError, NotThePayloadError, TooLongError
+from ..model.http import Coding, Representation
 from ..model.ranges import ByteRange
 from ..model.settings import Timeouts
 from . import refusals
@@ -53,6 +53,8 @@ class Body:
         direct: bool = True,
     ) -> None:
         self._direct = direct
+        self.doubt: NotThePayloadError | None = None
+        self.coding = Coding.NONE
         self.representation = representation
         self.range = span
         self.borrowed = borrowed
@@ -198,6 +200,8 @@ class Landed:
     """
 
     framed = True
+    doubt: NotThePayloadError | None = None
+    coding = Coding.NONE
 
     def __init__(
         self,
@@ -212,6 +216,13 @@ class Landed:
         self.representation, self.range = representation, span
         self.borrowed, self.headers_sent, self.pauses = borrowed, headers_sent, pauses
         self._left = body
+
+    async def peek(self) -> bytes:
+        """Return the first bytes of the body and leave them in place for `readinto`."""
+        return bytes(self._left[: refusals.PEEK])
+
+    def close(self) -> None:
+        """Do nothing: the connection was given back when the body was complete."""
 
     async def readinto(self, view: memoryview) -> int:
         """Copy the next bytes of the body into `view`.

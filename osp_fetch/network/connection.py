@@ -171,6 +171,7 @@ class HttpConnection(asyncio.BufferedProtocol):
             length is not None
             and start + length <= len(view)
             and "Transfer-Encoding" not in fields
+            and "Content-Encoding" not in fields
             and fields.get("Connection", "keep-alive").lower() == "keep-alive"
             and not fields.get("Content-Type", "").lower().startswith("text/html")  # maybe a page with a link
         )

@@ -10,6 +10,7 @@ from typing import Final
 
 from yarl import URL
 
+from ..model import urls
 from ..model.errors import NetworkError, Remedy, StatusError
 from ..model.http import Request, Validator
 from ..model.ranges import ByteRange
@@ -36,7 +37,8 @@ def redirected(url: str, location: str, *, downgrade: bool) -> str:
     """
     where = URL(url, encoded=True)
     try:
-        target = where.join(URL(location, encoded=location.isascii()))
+        # blanks and letters that are not ASCII are encoded as a browser encodes them
+        target = URL(urls.encoded(str(where.join(URL(location.strip(), encoded=True)))), encoded=True)
         _ = target.host, target.port
     except ValueError:
         location = ""
@@ -106,7 +108,9 @@ def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange
         return None, carried
     if start >= stop or (total is not None and not stop <= total <= _LONGEST):
         raise NetworkError(f"{name}: the server sent an impossible Content-Range {stated[0]!r}")
-    if start != request.range.start or stop > request.range.stop:
+    if not start <= request.range.start < stop or (
+        start == request.range.start and stop > request.range.stop
+    ):
         raise NetworkError(f"{name}: asked for bytes {request.range}, received {start}-{stop}")
     if carried is not None and carried != stop - start:
         raise NetworkError(f"{name}: Content-Length {carried} contradicts Content-Range {stated[0]!r}")

@@ -26,6 +26,7 @@ from ..model.errors import (
     TransferError,
 )
 from ..model.http import Request
+from . import sniffing
 
 PEEK: Final = 512  # first bytes of a body that are judged: the size of a tar's first header block
 REFUSAL_READ: Final = 4096  # bytes of an error reply's body that are read, to find its reason
@@ -37,18 +38,9 @@ _DEAD_LINK: Final = re.compile(
     rb"token (is|has) expired|<Code>AccessDenied</Code>\s*<Message>Request has expired",
     re.IGNORECASE,
 )
-_PAGE: Final = re.compile(
-    rb"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body|\?xml|error|script)\b", re.IGNORECASE
-)
 _MARKUP_NAMES: Final = frozenset(
     "html htm xhtml xml svg rss atom php asp aspx jsp meta4 metalink xsd kml xsl xslt plist vue svelte "
     "urdf xacro sdf dae gpx tcx osm eaf musicxml".split()
-)
-_TEXT_NAMES: Final = _MARKUP_NAMES | frozenset(
-    "txt csv tsv json jsonl ndjson md rst yaml yml toml ini cfg log py js css srt vtt ass lst list sh c h "
-    "cpp tex bib gitattributes gitignore sha256 md5 sums sql ipynb bpe vocab names ann conll conllu textgrid "
-    "pbtxt prototxt proto arff geojson gltf obj mtl ply off xyz pdb fasta fa fastq vcf bed "
-    "ts go rs java lua r jl".split()
 )
 _BINARY_NAMES: Final = frozenset(
     "tar gz tgz bz2 tbz xz txz zst lz4 zip 7z rar jpg jpeg png gif webp bmp tif tiff avif heic mp4 m4v mkv "
@@ -57,71 +49,105 @@ _BINARY_NAMES: Final = frozenset(
 )
 
 
+# values of Content-Encoding that change no byte, as servers and upload tools write them
+_NO_CODINGS: Final = frozenset({"identity", "none", "binary", "utf-8", "utf8", "us-ascii", "aws-chunked"})
+_OWN_FORMATS: Final = {
+    **dict.fromkeys(("gz", "tgz", "gzip", "svgz", "wgz", "warc"), ("gzip", "x-gzip")),
+    **dict.fromkeys(("bz2", "tbz", "tbz2"), ("bzip2", "x-bzip2")),
+    **dict.fromkeys(("zst", "tzst"), ("zstd",)),
+    **dict.fromkeys(("z", "taz"), ("compress", "x-compress")),
+    **dict.fromkeys(("xz", "txz"), ("xz", "x-xz")),
+    "br": ("br",),
+}
+_PAGE_KINDS: Final = frozenset({"text/html", "application/xhtml+xml"})
+_TEXT_KINDS: Final = _PAGE_KINDS | {"text/plain", "application/json", "text/xml", "application/xml"}
+_LONGEST_MESSAGE: Final = 64 << 10  # bytes; a longer text is no error message
+
+
 def _suffix(name: str) -> str:
     """Return the last extension of a file name in lower case, without its dot; empty where it has none."""
     last = name.rsplit("/", 1)[-1]
     return last.rsplit(".", 1)[-1].lower() if "." in last else ""
 
 
-def check_page(name: str, content_type: str, head: bytes, *, sure: bool, fits: bool = False) -> None:
+def check_page(
+    name: str, content_type: str, head: bytes | None, length: int | None = None, size: int | None = None
+) -> None:
     """Check that a reply is the file, and not a page in its place.
+
+    What a reply is follows from its bytes, as browsers decide, and from its label only where there are none.
 
     Args:
         name: The file's name; its extension states which content is plausible.
         content_type: The value of the Content-Type header.
-        head: The first bytes of the file; empty where the reply starts at a later byte.
-        sure: Whether a digest will verify the bytes. Only a contradiction to the name is an error then.
-        fits: Whether the length of the file equals the size that the manifest states.
+        head: The first bytes of the file; None where the reply starts at a later byte.
+        length: Bytes of the complete file as the server states them, None if it does not.
+        size: Bytes of the complete file as they are known from elsewhere, None if they are not.
 
     Raises:
         NotThePayloadError: The reply is a page.
     """
     suffix = _suffix(name)
-    kind = content_type.partition(";")[0].strip().lower()
-    sure = sure and suffix not in _BINARY_NAMES
-    if suffix in _MARKUP_NAMES or (sure and (fits or suffix in ("", *_TEXT_NAMES))):
+    if head is None or suffix in _MARKUP_NAMES or (size is not None and size == length):
         return
-    page = kind in ("text/html", "application/xhtml+xml") or bool(_PAGE.match(head))
-    texty = kind in (
-        "text/plain",
-        "application/json",
-        "text/xml",
-        "application/xml",
-        "application/problem+json",
+    kind = content_type.partition(";")[0].strip().lower()
+    if sniffing.is_known_format(head) or not _is_page(suffix, kind, head, length):
+        return
+    title = re.search(rb"<title>([^<]{1,80})", head, re.IGNORECASE)
+    said = title[1] if title else head[:80]
+    quote = f", beginning with {said.decode('utf-8', 'replace').strip()!r}" if said else ""
+    raise NotThePayloadError(
+        f"{name}: the server sent a page ({kind or 'no content type'}) instead of the file{quote}; open the "
+        "link in a browser to see the reason (a login, a quota, a captive portal); if the page is what you "
+        "want, pass --accept-pages, or state its size or digest in the manifest"
     )
-    if not (page or sure) and texty and suffix not in _TEXT_NAMES and suffix and head:
-        page = not re.search(rb"[\x00-\x08\x0e-\x1a\x80-\xff]", head)
-    if page:
-        title = re.search(rb"<title>([^<]{1,80})", head, re.IGNORECASE)
-        said = title[1] if title else head[:80]
-        quote = f", beginning with {said.decode('utf-8', 'replace').strip()!r}" if said else ""
-        raise NotThePayloadError(
-            f"{name}: the server sent a page ({kind or 'no content type'}) instead of the file{quote}; "
-            "open the link in a browser to see the reason (a login, a quota, a captive portal); "
-            "if the page is the file, state its size and digest in the manifest"
-        )
 
 
-def check_coding(request: Request, headers: Mapping[str, str]) -> None:
-    """Check that a reply carries the file's own bytes, not an encoding of them.
+def _is_page(suffix: str, kind: str, head: bytes, length: int | None) -> bool:
+    """Return whether bytes of no known format stand in place of a file with this suffix."""
+    if sniffing.is_markup(head) or (kind == "application/problem+json" and suffix != "json"):
+        return True
+    if suffix not in _BINARY_NAMES or kind not in _TEXT_KINDS:
+        return False  # text with a name that promises nothing else is data
+    small = length is None or length <= _LONGEST_MESSAGE
+    return small and sniffing.is_text(head) and (bool(head) or kind in _PAGE_KINDS)
+
+
+def content_coding(request: Request, headers: Mapping[str, str]) -> bool:
+    """Return whether the body of a reply is coded in a way that can be removed.
+
+    A coding that the file's own name states, such as gzip for `a.tar.gz`, is no coding: the server has
+    labelled the file's format with it.
 
     Args:
         request: The request that was sent; it accepts only the identity coding.
         headers: The header fields of the reply.
 
     Raises:
-        NotThePayloadError: The reply has a content coding or transfer coding that was not requested.
+        NotThePayloadError: The reply has a coding that is not supported.
         NetworkError: The reply contains several ranges (multipart/byteranges).
     """
-    for name in ("Content-Encoding", "Transfer-Encoding"):
-        words = [word.strip().lower() for word in headers[name].split(",")] if name in headers else ()
-        if foreign := [word for word in words if word not in ("", "identity", "chunked")]:
-            raise NotThePayloadError(
-                f"{_shown(request)} sent the file encoded ({', '.join(foreign)}), although the request "
-                "accepts only the unencoded file; check whether a proxy on the way does this"
-            )
     if headers.get("Content-Type", "").lower().startswith("multipart/byteranges"):
         raise NetworkError(f"{_shown(request)} sent several ranges in reply to a request for one")
+    foreign = [word for word in _words(headers, "Transfer-Encoding") if word not in ("identity", "chunked")]
+    content = [word for word in _words(headers, "Content-Encoding") if word not in _NO_CODINGS]
+    if content and content[-1] in _OWN_FORMATS.get(_suffix(request.name), ()):
+        content.pop()
+    if not foreign and len(content) == 1 and content[0] in ("gzip", "x-gzip", "deflate"):
+        return True
+    if foreign or content:
+        raise NotThePayloadError(
+            f"{_shown(request)} sent the file encoded ({', '.join(foreign + content)}), although the request "
+            "accepts only the unencoded file; check whether a proxy on the way does this"
+        )
+    return False
+
+
+def _words(headers: Mapping[str, str], name: str) -> list[str]:
+    """Return the words of a list header in lower case."""
+    return (
+        [word.strip().lower() for word in headers[name].split(",") if word.strip()] if name in headers else []
+    )
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -11,21 +11,31 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, Self
 
 import aiohttp
 from yarl import URL
 
 from ..model import urls
-from ..model.errors import Remedy, StatusError, TransferError, UnreachableError, UntrustedServerError
-from ..model.http import Representation, Request
+from ..model.errors import (
+    NotThePayloadError,
+    Remedy,
+    StatusError,
+    TransferError,
+    UnreachableError,
+    UntrustedServerError,
+)
+from ..model.http import Coding, Representation, Request
 from ..model.protocols import Leads
 from ..model.settings import Limits, Retry, Timeouts
 from ..version import __version__
 from . import internals, refusals
+from .adapted import DecodedBody, TrimmedBody
 from .body import Body, Landed, reason
 from .connection import PlainReply
 from .connector import Connector, ConnectTo, NoCookies, Proxies, Resolver
+from .cookies import Cookies
 from .fallback import Response, Wire
 from .head import extent, redirected, validator
 
@@ -41,6 +51,25 @@ _STREAM: Final = 64 << 10
 _PAGE_BYTES: Final = 1 << 20  # bytes of a page that are searched for the link to the file
 
 
+@dataclass(slots=True)
+class Chain:
+    """A request and the redirects that it was led through.
+
+    Attributes:
+        url: The last URL.
+        response: Its response.
+        pauses: (host, seconds) of each host whose quota is used up.
+        headers_sent: Whether every request carried the entry's own headers.
+        by_cookie: Whether the last request carried a cookie that a redirect had set.
+    """
+
+    url: str
+    response: Response | PlainReply = field(init=False)
+    pauses: tuple[tuple[str, float], ...] = ()
+    headers_sent: bool = True
+    by_cookie: bool = False
+
+
 class HttpTransport:
     """The `model.protocols.Transport` over HTTP/1.1, an async context manager that owns its connections.
 
@@ -54,6 +83,7 @@ class HttpTransport:
             `urllib.request.getproxies` returns them.
         downgrade: Whether a redirect may lead from https to http.
         leads: Finds the link to the file in HTML pages that a server sends in its place.
+        pages: Whether pages are accepted as files.
         direct: Whether to use the fast ways past aiohttp's session; by default if `internals` finds what
             they need.
     """
@@ -69,12 +99,13 @@ class HttpTransport:
         proxies: Mapping[str, str] | None = None,
         downgrade: bool = False,
         leads: Leads | None = None,
+        pages: bool = False,
         direct: bool | None = None,
     ) -> None:
         self._direct = not internals.missing() if direct is None else direct
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
         self._connect_to = connect_to
-        self._downgrade, self._leads = downgrade, leads
+        self._downgrade, self._leads, self._pages = downgrade, leads, pages
         self._cafile = cafile
         self._proxies = Proxies(proxies or {})
         self._session: aiohttp.ClientSession
@@ -94,7 +125,8 @@ class HttpTransport:
             resolver=Resolver(self._connect_to),
         )
         headers = {
-            "User-Agent": f"osp-fetch/{__version__}",
+            # Wikimedia and Zenodo ask for a page that says what a client is
+            "User-Agent": f"osp-fetch/{__version__} (+https://github.com/osp-fetch/osp-fetch)",
             "Accept-Encoding": "identity",
             "Accept": "*/*",
         }
@@ -142,7 +174,7 @@ class HttpTransport:
         """
         return OpenReply(self, request)
 
-    async def answer(self, request: Request, exchange: OpenReply) -> Body | Landed:
+    async def answer(self, request: Request, exchange: OpenReply) -> AnyBody:
         """Return the reply to a request.
 
         Args:
@@ -155,61 +187,91 @@ class HttpTransport:
         Raises:
             TransferError: As in `get`.
         """
-        response, url, pauses, headers_sent = await self._follow(request)
-        exchange.response = response
-        borrowed = request.borrowed or url != request.url
+        chain = await self._follow(request)
+        response = exchange.response = chain.response
         if not isinstance(response, PlainReply) and response.status not in (200, 206):
+            borrowed = request.borrowed or chain.url != request.url
             raise await self._refusal(request, response, borrowed=borrowed)
-        refusals.check_coding(request, response.headers)
-        span, length = extent(request, response)
-        found = Representation(url, length, validator(response))
+        is_coded = refusals.content_coding(request, response.headers)
+        if is_coded and response.status == 206 and request.range is not None:
+            response.close()  # a range of the coded bytes is no use: the whole file is decoded
+            return await self.answer(replace(request, range=None, if_range=None), exchange)
+        body = exchange.body = self._body(request, chain, is_coded=is_coded)
         kind = response.headers.get("Content-Type", "")
-        fits = request.size is not None and request.size == length
-        first = span is None or span.start == 0
-        if isinstance(response, PlainReply):
-            head = bytes(response.body[: refusals.PEEK]) if first else b""
-            refusals.check_page(request.name, kind, head, sure=request.sure, fits=fits)
-            return Landed(
-                response.body, found, span, borrowed=borrowed, headers_sent=headers_sent, pauses=pauses
-            )
-        body = exchange.body = Body(
-            response,
-            found,
-            span,
-            name=request.name,
-            timeouts=self._timeouts,
-            borrowed=borrowed,
-            headers_sent=headers_sent,
-            pauses=pauses,
-            direct=self._direct,
+        first = body.range is None or body.range.start == 0
+        body.doubt = self._doubt(
+            request, kind, await body.peek() if first else None, body.representation.length
         )
-        head = await body.peek() if first else b""
-        refusals.check_page(request.name, kind, head, sure=request.sure, fits=fits)
         return body
 
-    async def _follow(
-        self, request: Request
-    ) -> tuple[Response | PlainReply, str, tuple[tuple[str, float], ...], bool]:
-        """Return the final response, its URL, the pauses that hosts ask for, and `headers_sent`."""
-        url, headers, headers_sent = request.url, dict(request.headers), True
-        pauses: list[tuple[str, float]] = []
+    def _body(self, request: Request, chain: Chain, *, is_coded: bool) -> AnyBody:
+        """Return the reply with its body unread: as it comes, decoded, or trimmed to the requested range."""
+        response = chain.response
+        span, length = extent(request, response)
+        # what a cookie of the redirects has opened is asked for by the original link again
+        url = request.url if chain.by_cookie else chain.url
+        borrowed = not chain.by_cookie and (request.borrowed or chain.url != request.url)
+        found = Representation(url, length, validator(response))
+        if isinstance(response, PlainReply):
+            return Landed(
+                response.body, found, span,
+                borrowed=borrowed, headers_sent=chain.headers_sent, pauses=chain.pauses,
+            )  # fmt: skip
+        body = Body(
+            response, found, span,
+            name=request.name, timeouts=self._timeouts, borrowed=borrowed, headers_sent=chain.headers_sent,
+            pauses=chain.pauses, direct=self._direct,
+        )  # fmt: skip
+        if is_coded:
+            by_size = request.size is not None and request.size == response.content_length
+            if request.coding is Coding.KEPT or (request.coding is None and by_size):
+                body.coding = Coding.KEPT
+                return body
+            return DecodedBody(body, f"{request.name}: {response.host}")
+        if span and request.range and span.start < request.range.start:
+            return TrimmedBody(body, request.range)
+        return body
+
+    def _doubt(
+        self, request: Request, kind: str, head: bytes | None, length: int | None
+    ) -> NotThePayloadError | None:
+        """Return the error for a page that a digest will tell from the file; raise it without a digest."""
+        if self._pages:
+            return None
+        try:
+            refusals.check_page(request.name, kind, head, length, request.size)
+        except NotThePayloadError as error:
+            if request.sure and (None in (request.size, length) or request.size == length):
+                return error.with_traceback(None)
+            raise
+        return None
+
+    async def _follow(self, request: Request) -> Chain:
+        """Send a request and follow its redirects."""
+        url, headers, chain = request.url, dict(request.headers), Chain(request.url)
+        cookies = Cookies()
         for _ in range(self._limits.redirects + 1):
-            response = await self._send(url, headers, request)
+            response = await self._send(url, cookies.added(headers, url), request)
+            chain.response, chain.url = response, url
             if (pause := refusals.quota_pause(response.headers)) is not None:
-                pauses.append((urls.host(url), min(pause, self._retry.retry_after)))
+                chain.pauses += ((urls.host(url), min(pause, self._retry.retry_after)),)
             if isinstance(response, PlainReply):
-                return response, url, tuple(pauses), headers_sent
+                return chain
             if self._leads and self._is_page(response) and self._leads.knows(url):
                 location = await self._lead_on(self._leads, url, response)
             elif response.status not in REDIRECTS:
-                return response, url, tuple(pauses), headers_sent
+                return chain
             else:
                 location = response.headers.get("Location", "")
+            cookies.take(url, response.headers.getall("Set-Cookie", ()))
             await self._read_some(response)
             response.close()
             target = redirected(url, location, downgrade=self._downgrade)
             if urls.origin(target) != urls.origin(url):
-                headers, headers_sent = {}, False  # credentials never cross to another origin
+                # credentials never cross to another origin; the name of the client may
+                headers = {name: value for name, value in headers.items() if name.lower() == "user-agent"}
+                chain.headers_sent = False
+            chain.by_cookie = cookies.apply_to(target)
             url = target
         raise StatusError(
             f"{request.name}: more than {self._limits.redirects} redirects; the server redirects in circles",
@@ -312,6 +374,9 @@ def _host(url: str) -> str | None:
     return URL(url, encoded=url.isascii()).host
 
 
+AnyBody = Body | Landed | DecodedBody | TrimmedBody
+
+
 class OpenReply:
     """One request and its reply, open as long as this context manager.
 
@@ -325,9 +390,9 @@ class OpenReply:
     def __init__(self, transport: HttpTransport, request: Request) -> None:
         self._transport, self._request = transport, request
         self.response: Response | PlainReply | None = None
-        self.body: Body | None = None
+        self.body: AnyBody | None = None
 
-    async def __aenter__(self) -> Body | Landed:
+    async def __aenter__(self) -> AnyBody:
         try:
             return await self._transport.answer(self._request, self)
         except BaseException:

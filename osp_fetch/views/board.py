@@ -84,6 +84,8 @@ class Board:
     expires: float | None = None
     set_aside: list[events.SetAside] = field(default_factory=list)
     set_aside_count: int = 0
+    decoded: list[events.Decoded] = field(default_factory=list)
+    decoded_count: int = 0
     last_trouble: str = ""
     stopping: str = ""
     report: Report | None = None
@@ -134,6 +136,10 @@ class Board:
                 self.set_aside_count += 1
                 if len(self.set_aside) < _SET_ASIDE_KEPT:
                     self.set_aside.append(event)
+            case events.Decoded():
+                self.decoded_count += 1
+                if len(self.decoded) < _SET_ASIDE_KEPT:
+                    self.decoded.append(event)
             case events.Cooling(host, seconds, why):
                 self.last_trouble = f"no new connections to {host} for {seconds:.0f} s: {why}"
             case events.HostDown(host, seconds):

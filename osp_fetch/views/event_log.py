@@ -84,6 +84,8 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "adopted", "path": path, "bytes": count, "proof": proof}
         case events.SetAside(path, kept):
             return {"event": "set aside", "path": path, "kept": kept}
+        case events.Decoded(path, host):
+            return {"event": "decoded", "path": path, "host": host}
         case events.MirrorDropped(path, host):
             return {"event": "mirror dropped", "path": path, "host": host}
         case events.Lost(path, count):

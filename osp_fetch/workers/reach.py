@@ -47,4 +47,5 @@ def transport_of(settings: Settings, reach: Reach) -> HttpTransport:
         proxies=reach.proxies,
         downgrade=settings.links.downgrade == "allow",
         leads=DriveLeads(),
+        pages=settings.network.pages == "accept",
     )

@@ -1,0 +1,52 @@
+"""Cookies within one chain of redirects: they go back to the origin that set them, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from http.cookies import CookieError, SimpleCookie
+
+from ..model import urls
+
+Origin = tuple[str, str, int | None]
+
+
+class Cookies:
+    """The cookies of one request and its redirects.
+
+    Some servers set a cookie in a redirect to the same link, and check it there.
+    """
+
+    def __init__(self) -> None:
+        self._by_origin: dict[Origin, dict[str, str]] = {}
+
+    def take(self, url: str, lines: Iterable[str]) -> None:
+        """Keep the cookies of a reply.
+
+        Args:
+            url: The URL that was requested.
+            lines: The values of its Set-Cookie fields; those that are not valid are ignored.
+        """
+        for line in lines:
+            try:
+                parsed = SimpleCookie(line)
+            except CookieError:
+                continue
+            kept = self._by_origin.setdefault(urls.origin(url), {})
+            for name, morsel in parsed.items():
+                if morsel["max-age"] == "0":
+                    kept.pop(name, None)
+                else:
+                    kept[name] = morsel.coded_value
+
+    def apply_to(self, url: str) -> bool:
+        """Return whether a cookie goes to `url`."""
+        return bool(self._by_origin.get(urls.origin(url)))
+
+    def added(self, headers: Mapping[str, str], url: str) -> dict[str, str]:
+        """Return `headers` with the cookies for `url`; a Cookie field of the user keeps its own."""
+        kept = self._by_origin.get(urls.origin(url)) if self._by_origin else None
+        if not kept:
+            return dict(headers)
+        own = next((value for name, value in headers.items() if name.lower() == "cookie"), "")
+        text = "; ".join([*([own] if own else []), *(f"{name}={value}" for name, value in kept.items())])
+        return {**{n: v for n, v in headers.items() if n.lower() != "cookie"}, "Cookie": text}
