@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         RunStarted,
         SetAside,
         Stopping,
+        WidthLearned,
         Wrote,
     )
     from .model.report import Outcome, Report, Status
@@ -101,7 +102,7 @@ _HOMES: Final = {
     "model.events": (
         "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished HostBack HostDown LimitChanged "
         "LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened Parked Progress "
-        "Retrying RowsRead RunEnded RunStarted SetAside Stopping Wrote "
+        "Retrying RowsRead RunEnded RunStarted SetAside Stopping WidthLearned Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -171,6 +172,7 @@ __all__ = [
     "Unpacker",
     "UnreachableError",
     "UntrustedServerError",
+    "WidthLearned",
     "Wrote",
     "YieldedError",
     "__version__",

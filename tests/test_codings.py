@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Outcome, Report, entry, fetch_all
-from osp_fetch.demo.server import Blob, Exchange
+from osp_fetch.demo.server import Blob, Cut, Exchange
 from osp_fetch.model import events
 from osp_fetch.model.errors import NotThePayloadError
 from tests import origin as o
@@ -123,7 +123,7 @@ async def test_a_cut_of_a_coded_body_is_fetched_again(origin: Origin, tmp_path: 
         head = f"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {len(packed)}\r\n\r\n"
         exchange.writer.write(head.encode() + packed[:100_000])
         await exchange.writer.drain()
-        raise o.Cut
+        raise Cut
 
     row = entry("a.csv", origin.add("a.csv", b"", cut, always=coded(packed)))
     report = await fetch_all([row], tmp_path, settings=quick())
@@ -192,7 +192,8 @@ async def test_pages_in_place_of_a_file_stay_refused(
 async def test_size_and_digest_decide_over_every_guess(
     origin: Origin, tmp_path: Path, name: str, body: bytes, kind: str
 ) -> None:
-    for number, stated in enumerate(({"digest": sha256(body)}, {"size": len(body)})):
+    proofs: list[dict[str, object]] = [{"digest": sha256(body)}, {"size": len(body)}]
+    for number, stated in enumerate(proofs):
         report, place = await get(origin, tmp_path / str(number), name, page(body, kind), **stated)
         assert report.ok, report.failures
         assert place.read_bytes() == body

@@ -28,6 +28,7 @@ EVERY_EVENT: list[events.Event] = [
     events.Adopted("a.tar", 5, "digest"),
     events.SetAside("a.tar", ".osp-fetch/aside/a.tar"),
     events.Decoded("a.tar", "example.org"),
+    events.WidthLearned("example.org:443", 1 << 20),
     events.MirrorDropped("a.tar", "example.org"),
     events.Lost("a.tar", 5),
     events.Retrying("a.tar", "network", 0.5, "cut"),

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ..model.errors import FetchError
 from . import exits
-from .options import PREFIX, duration, options, shared
+from .options import PREFIX, duration, options, profiles_place, shared
 from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, line_of
 
@@ -92,15 +93,9 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
     signals = _Signals(stop)
     made["stop"] = stop
 
-    def observe(event: Any) -> None:
-        board(event)
-        if screen:
-            screen(event)
-        if unpacker:
-            unpacker(event)
-
-    if screen or unpacker:
-        made["observer"] = observe
+    widths: dict[str, int] = {}  # host → the widest range that it takes
+    views = [board, screen] if screen else []
+    made["observer"] = _observer(widths, [*views, unpacker] if unpacker else views)
     try:
         if screen is None:
             report = await fetch_all(sources, flags["output"], **made)
@@ -113,6 +108,7 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
         if unpacker and (stop.why or sys.exc_info()[0]):
             end_workers()
     _tell(report, flags)
+    _keep_widths(flags, widths)
     lost = await asyncio.to_thread(_lost, Path(flags["output"])) if flags["recheck"] and not unpacker else []
     for line in lost:
         click.echo(line, err=True)
@@ -126,6 +122,31 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
     if flags["layout"] and not stop.why:
         _lay_out(flags)
     return code
+
+
+def _observer(widths: dict[str, int], views: list[Any]) -> Callable[[Any], None]:
+    """Return an observer that passes events to `views` and keeps the widths that hosts show in `widths`."""
+    from ..model.events import WidthLearned
+
+    def observe(event: Any) -> None:
+        for view in views:
+            view(event)
+        if isinstance(event, WidthLearned):
+            widths[event.host] = event.bytes
+
+    return observe
+
+
+def _keep_widths(flags: dict[str, Any], widths: dict[str, int]) -> None:
+    """Save the widest ranges that hosts take, so that the next run does not ask for wider ones."""
+    if not widths or flags["profiles"] == "none":
+        return
+    from ..storage.profiles import save_widths
+
+    try:
+        save_widths(profiles_place(flags["profiles"]), widths)
+    except FetchError as error:
+        click.echo(str(error), err=True)
 
 
 def _lost(root: Path) -> list[str]:

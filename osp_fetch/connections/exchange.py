@@ -20,14 +20,25 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, Self
 
 from ..model import events
-from ..model.errors import FetchError, HostDownError, StatusError, TransferError, UnreachableError
+from ..model.errors import (
+    FetchError,
+    HostDownError,
+    RangeNotSatisfiableError,
+    Remedy,
+    StatusError,
+    TransferError,
+    UnreachableError,
+)
 from ..model.http import Landing, Request
 from ..model.protocols import Reply, Transport
+from ..model.ranges import ByteRange
 from .pool import ConnectionPool
 from .streams import Stream
 
 # HTTP statuses by which a host refuses a connection: too many connections or requests.
 _CROWDED: Final = frozenset({429, 503})
+# HTTP statuses by which a host may refuse a range because it is too wide.
+_TOO_WIDE: Final = frozenset({400, 413, 501})
 _NOTHING: Final = memoryview(b"")
 
 
@@ -49,7 +60,7 @@ class Exchange:
 
     __slots__ = (
         "_asked", "_connection", "_failure", "_is_open", "_landed", "_observe", "_over", "_path", "_pool",
-        "_reply", "_sent", "_transport", "_unread", "_was_entered", "host",
+        "_range", "_reply", "_sent", "_transport", "_unread", "_was_entered", "host",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +81,7 @@ class Exchange:
         self._landed: _SmallReply | None = None
         self._unread = _NOTHING
         self._asked = 0.0
+        self._range: ByteRange | None = None
         self._is_open = self._over = self._was_entered = False
 
     async def __aenter__(self) -> Self:
@@ -118,7 +130,7 @@ class Exchange:
             raise TransferError(f"{self._path}: {self.host} does not answer; try again later")
         if self._pool.rate.is_limited:
             await self._pool.rate.wait()
-        self._asked = time.monotonic()
+        self._asked, self._range = time.monotonic(), request.range
         self._sent = self._transport.send(request)
         try:
             self._reply = await self._sent.__aenter__()
@@ -190,6 +202,7 @@ class Exchange:
             raise self._judged(error) from None
         if count:
             self._pool.received(self.host, count)
+            self._connection.manners.served(self._asked)
         return count
 
     def unread(self, data: memoryview, *, last: bool = False) -> None:
@@ -208,6 +221,7 @@ class Exchange:
     def take_landed(self, length: int) -> None:
         """Count the `length` bytes of a body that was received into the landing, and end the body."""
         self._pool.received(self.host, length)
+        self._connection.manners.served(self._asked)
         self._over = True
 
     def streaming(self) -> Stream:
@@ -225,6 +239,8 @@ class Exchange:
     def progressed(self) -> None:
         """Report that bytes of the body were written, which proves that the host answers."""
         self._pool.answered(self.host)
+        if self._range and self._connection.manners.took(len(self._range)):
+            self._observe(events.WidthLearned(self.host, self._connection.manners.widest or 0))
 
     def measured(self, count: int, seconds: float) -> None:
         """Report that `count` bytes of the body took `seconds` seconds."""
@@ -249,9 +265,30 @@ class Exchange:
                 return HostDownError(str(error), host=silent, is_own=silent == self.host)
         elif isinstance(error, TransferError):
             self._pool.answered(self.host)
-            if isinstance(error, StatusError) and error.status in _CROWDED:
-                self._pool.refused(self.host)
+            if isinstance(error, StatusError):
+                return self._judged_status(error)
         return error
+
+    def _judged_status(self, error: StatusError) -> FetchError:
+        """Report a refusal to the pool. Return the error to raise, which is retried where that may help."""
+        manners = self._connection.manners
+        if error.status in _CROWDED:
+            self._pool.refused(self.host)
+        elif error.unexplained and (times := manners.forbade(time.monotonic())):
+            error.remedy = Remedy.RETRY  # it serves other files, so this is probably a limit of requests
+            if times > 1:
+                self._pool.refused(self.host)
+        elif self._is_too_wide(error) and self._range and manners.narrow(len(self._range)):
+            narrower = StatusError(str(error), status=error.status, remedy=Remedy.RETRY)
+            narrower.excused = True
+            return narrower
+        return error
+
+    def _is_too_wide(self, error: StatusError) -> bool:
+        """Return whether `error` may mean that the requested range is too wide."""
+        if isinstance(error, RangeNotSatisfiableError):  # the file does have the first byte of the range
+            return bool(self._range and error.length and error.length > self._range.start)
+        return error.status in _TOO_WIDE
 
     def _cool(self, host: str, seconds: float, why: str) -> None:
         self._pool.cool(host, seconds)

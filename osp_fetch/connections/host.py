@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from .breaker import CircuitBreaker
 from .controller import Controller
 from .limit import ConcurrencyLimit
+from .manners import Manners
 from .streams import Streams
 from .throughput import Throughput
 from .wait_queue import WaitQueue
@@ -27,6 +28,7 @@ class Host:
         quiet_until: Time in seconds, on the event loop's clock, before which no new slot is granted.
         throughput: Measured throughput of a single connection.
         queue: Requests that wait for a slot.
+        manners: What the host has shown of which requests it refuses.
         probing: Whether one connection is testing if the host answers again.
     """
 
@@ -39,6 +41,7 @@ class Host:
     quiet_until: float = 0.0
     throughput: Throughput = field(default_factory=Throughput)
     queue: WaitQueue = field(default_factory=WaitQueue)
+    manners: Manners = field(default_factory=Manners)
     probing: bool = False
 
     @property
@@ -73,6 +76,11 @@ class Connection:
     ) -> None:
         self._enter, self._leave, self._host, self._order = enter, leave, host, order
         self._held = False
+
+    @property
+    def manners(self) -> Manners:
+        """What the host has shown of which requests it refuses."""
+        return self._host.manners
 
     async def __aenter__(self) -> None:
         if not self._held:

@@ -171,11 +171,17 @@ class ConnectionPool:
 
     def _host(self, host: str) -> Host:
         if host not in self._hosts:
-            known = self._profiles.get(host) if self._controls else None
+            known = self._measured(host) if self._controls else None
             start = known.connections if known else START if self._controls else self._share or self.per_host
             controller = Controller(ConcurrencyLimit(self.per_host, start, known=known is not None))
             self._hosts[host] = Host(controller, CircuitBreaker(self._retry))
+            self._hosts[host].manners.widest = self._profiles[host].widest if host in self._profiles else None
         return self._hosts[host]
+
+    def _measured(self, host: str) -> Profile | None:
+        """Return the profile that `bench` made of `host`; a run alone learns only which ranges it takes."""
+        profile = self._profiles.get(host)
+        return profile if profile and profile.bytes_per_second else None
 
     # ---- measuring, and the concurrency limit of a host
 
@@ -328,9 +334,16 @@ class ConnectionPool:
             free: Bytes of the file that no request has taken yet, None if not known.
             order: Position of the file in the manifest.
         """
+        state = self._hosts.get(host)
+        widest = state.manners.widest if state else None
+        if widest is None and host in self._profiles:
+            widest = self._profiles[host].widest
+        return min(self._part_size(host, free, order), widest or sys.maxsize)
+
+    def _part_size(self, host: str, free: int | None, order: int) -> int:
         if self._limits.part_size != "auto":
             return self._limits.part_size
-        state, known = self._hosts.get(host), self._profiles.get(host)
+        state, known = self._hosts.get(host), self._measured(host)
         if state is None or state.throughput.value is None:
             return known.part_size if known else FIRST_PART
         others = not self.last_files and state.queue.has_others(order)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
-from ..model.errors import FetchError, NetworkError, NotThePayloadError, Remedy
+from ..model.errors import FetchError, NotThePayloadError, Remedy, TransferError
 from ..model.settings import Retry
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Patience:
     def failed(self, state: RetryCallState) -> None:
         """Count a failed attempt. Tenacity calls this."""
         error = state.outcome.exception() if state.outcome else None
-        self._excused = isinstance(error, NetworkError) and error.excused
+        self._excused = isinstance(error, TransferError) and error.excused
         if self._excused:
             return
         now = self._progress()

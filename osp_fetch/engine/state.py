@@ -87,6 +87,8 @@ class FileState:
         self._sources: set[str] = set()  # links that the held bytes came from
         self.trust = Validators(entry.path, digest=entry.digest is not None)
         self.form = CodedForm()
+        # headers for a redirect's target at another origin: it learns who asks, and no credential
+        self._abroad = tuple((n, v) for n, v in entry.headers if n.lower() == "user-agent")
         self._ranged = False  # the server has answered a range request with a range
         self._wholes = 0  # times that a range request was answered with the complete file
         self._restarts = {True: 0, False: 0}
@@ -165,7 +167,7 @@ class FileState:
             url=url,
             range=None if whole else ByteRange(part.range.start - part.sample, part.range.stop),
             if_range=self.trust.if_range(part.url),
-            headers=self.entry.headers if self.mirrors.at_home(part.url) else (),
+            headers=self.entry.headers if self.mirrors.at_home(part.url) else self._abroad,
             borrowed=minted is not None,
             name=self.entry.path,
             sure=self.entry.digest is not None,

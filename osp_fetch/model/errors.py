@@ -78,19 +78,20 @@ class CredentialsError(FetchError):
 
 
 class TransferError(FetchError):
-    """The base class of errors between a request and the last byte of its reply."""
-
-
-class NetworkError(TransferError):
-    """The connection failed, stalled or was closed, or the reply was too short.
+    """The base class of errors between a request and the last byte of its reply.
 
     Attributes:
         excused: whether the error does not count as a failed attempt.
     """
 
+    excused = False
+
+
+class NetworkError(TransferError):
+    """The connection failed, stalled or was closed, or the reply was too short."""
+
     remedy = Remedy.RETRY
     cause = "network"
-    excused = False
 
 
 class TooLongError(NetworkError):
@@ -145,7 +146,11 @@ class StatusError(TransferError):
 
     Attributes:
         status: the status code (RFC 9110 section 15).
+        unexplained: whether it is a 403 that gives no reason; a host that serves other files may mean that
+            there are too many requests.
     """
+
+    unexplained = False
 
     def __init__(self, message: str, *, status: int, remedy: Remedy, retry_after: float | None = None):
         super().__init__(message, remedy=remedy, retry_after=retry_after)

@@ -198,6 +198,14 @@ class LimitChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class WidthLearned:
+    """A host refuses wide ranges, and takes ranges of up to `bytes` bytes."""
+
+    host: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class HostDown:
     """A host does not answer. The circuit breaker probes it with one connection; its files wait.
 
@@ -286,6 +294,7 @@ Event = (
     | Retrying
     | Cooling
     | LimitChanged
+    | WidthLearned
     | HostDown
     | HostBack
     | Parked

@@ -12,8 +12,10 @@ class Profile:
     Attributes:
         connections: number of connections to begin with.
         part_size: size of a part in bytes.
-        bytes_per_second: total goodput of all `connections` at the time of the measurement.
+        bytes_per_second: total goodput of all `connections` at the time of the measurement; 0 if nothing was
+            measured, and the profile states only `widest`.
         measured: time of the measurement, in Unix seconds.
+        widest: largest range in bytes that the host takes, None if it takes any.
 
     Raises:
         ValueError: `connections` or `part_size` is less than 1.
@@ -23,6 +25,7 @@ class Profile:
     part_size: int
     bytes_per_second: int
     measured: float
+    widest: int | None = None
 
     def __post_init__(self) -> None:
         if self.connections < 1 or self.part_size < 1:

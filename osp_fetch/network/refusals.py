@@ -59,6 +59,11 @@ _OWN_FORMATS: Final = {
     **dict.fromkeys(("xz", "txz"), ("xz", "x-xz")),
     "br": ("br",),
 }
+# words by which a refusal with status 403 says that it is meant for these credentials, or for this file
+_REASON: Final = re.compile(
+    rb"(?i)authori[sz]ed|authenticat|access ?denied|permission|credential|log ?in|sign ?in|restricted|gated|"
+    rb"private|token|signature|expired|subscri|not allowed"
+)
 _PAGE_KINDS: Final = frozenset({"text/html", "application/xhtml+xml"})
 _TEXT_KINDS: Final = _PAGE_KINDS | {"text/plain", "application/json", "text/xml", "application/xml"}
 _LONGEST_MESSAGE: Final = 64 << 10  # bytes; a longer text is no error message
@@ -249,9 +254,11 @@ def refusal(
             f"{shown} answered {status}, the link has expired; get a fresh link file and run the "
             "same command with it: the download resumes at the same byte"
         )
-    return StatusError(
+    error = StatusError(
         f"{shown} answered {status} {phrase}{_advice(status)}", status=status, remedy=Remedy.FAIL
     )
+    error.unexplained = status == 403 and "WWW-Authenticate" not in headers and not _REASON.search(body)
+    return error
 
 
 def _is_dead(url: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import json
+import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,21 @@ def read(place: Path) -> dict[str, Profile]:
         raise SettingsError(
             f"{place}: not a valid profile file ({error}); remove it, and run `osp-fetch bench` again"
         ) from None
+
+
+def save_widths(place: Path, widths: Mapping[str, int]) -> None:
+    """Add the widest ranges that hosts take to their profiles.
+
+    Args:
+        place: the JSON file; it is created if it does not exist.
+        widths: bytes by `host:port`.
+
+    Raises:
+        SettingsError: as `save`.
+    """
+    known = read(place)
+    unmeasured = Profile(connections=1, part_size=1, bytes_per_second=0, measured=time.time())
+    save(place, {h: replace(known.get(h, unmeasured), widest=width) for h, width in widths.items()})
 
 
 def save(place: Path, learnt: Mapping[str, Profile]) -> None:

@@ -86,6 +86,8 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "set aside", "path": path, "kept": kept}
         case events.Decoded(path, host):
             return {"event": "decoded", "path": path, "host": host}
+        case events.WidthLearned(host, width):
+            return {"event": "width learned", "host": host, "bytes": width}
         case events.MirrorDropped(path, host):
             return {"event": "mirror dropped", "path": path, "host": host}
         case events.Lost(path, count):
