@@ -24,10 +24,13 @@ async def origin() -> AsyncIterator[Origin]:
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Remove proxies, tokens and settings of the developer's environment."""
+    """Remove proxies, certificates, tokens, netrc and settings of the developer's environment."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(("HF_", "OSP_FETCH_", "SLURM_", "JOB_")):
             monkeypatch.delenv(name)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", os.devnull)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
 
 

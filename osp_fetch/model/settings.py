@@ -241,6 +241,18 @@ class Links:
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """How servers are spoken to.
+
+    Attributes:
+        netrc: "use" sends the credentials of the netrc file to hosts for which neither the row nor the link
+            has any; "ignore" does not read the file.
+    """
+
+    netrc: str = _setting("use", _one_of("use", "ignore"))
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings, in the sections of the TOML files under `configs/`."""
 
@@ -249,6 +261,7 @@ class Settings:
     timeouts: Timeouts = field(default_factory=Timeouts)
     storage: Storage = field(default_factory=Storage)
     links: Links = field(default_factory=Links)
+    network: Network = field(default_factory=Network)
 
     @classmethod
     def load(cls, *layers: tuple[str, Layer]) -> Settings:
