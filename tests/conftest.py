@@ -67,3 +67,32 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+# A package is missing: its import fails in the command and in all of its processes.
+WITHOUT = """
+import importlib.util, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {names!r} else real(name, package)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+@pytest.fixture
+def without(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return `command` in an environment in which the given packages are not installed."""
+
+    def run(names: set[str], *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        place = tmp_path / "site"
+        place.mkdir(exist_ok=True)
+        (place / "sitecustomize.py").write_text(WITHOUT.format(names=names))
+        path = ":".join([str(place), *(each for each in sys.path if each)])
+        return command(*words, PYTHONPATH=path, **environment)
+
+    return run

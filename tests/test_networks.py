@@ -6,7 +6,6 @@ import asyncio
 import base64
 import ssl
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -312,33 +311,6 @@ async def test_hosts_without_proxy_are_reached_directly_beside_socks(origin: Ori
     assert {host for _, host, _ in proxy.asked} == {"far.test"}
 
 
-# A package is missing: its import fails in the command and in all of its processes.
-WITHOUT = """
-import importlib.util, sys
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-real = importlib.util.find_spec
-importlib.util.find_spec = lambda name, package=None: None if name in {names!r} else real(name, package)
-sys.meta_path.insert(0, Missing())
-"""
-
-
-@pytest.fixture
-def without(tmp_path: Path, command: Command) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Return `command` in an environment in which the given packages are not installed."""
-
-    def run(names: set[str], *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        place = tmp_path / "site"
-        place.mkdir(exist_ok=True)
-        (place / "sitecustomize.py").write_text(WITHOUT.format(names=names))
-        path = ":".join([str(place), *(each for each in sys.path if each)])
-        return command(*words, PYTHONPATH=path, **environment)
-
-    return run
-
-
 @pytest.mark.parametrize("variable", ["ALL_PROXY", "http_proxy"])
 async def test_socks_without_its_package_is_refused_before_the_run(
     tmp_path: Path, without: Command, variable: str
@@ -432,4 +404,50 @@ async def test_a_cafile_of_the_library_is_checked_before_the_run(tmp_path: Path)
     (tmp_path / "ca.pem").write_text("no certificate")
     with pytest.raises(SettingsError, match="no certificate in PEM form"):
         await get(tmp_path / "out", "https://h.test/f", cafile=str(tmp_path / "ca.pem"))
+    assert not (tmp_path / "out").exists()
+
+
+# variables
+
+
+async def test_a_variable_holds_one_header_per_line(origin: Origin, tmp_path: Path, command: Command) -> None:
+    url = origin.add("f", DATA)
+    headers = "X-A: one two\n\nX-B:3\n"
+    done = await asyncio.to_thread(
+        command, "get", url, "-o", "out", "--min-free", "0", OSP_FETCH_HEADER=headers
+    )
+    assert done.returncode == 0, done.stderr
+    assert {(e.headers["x-a"], e.headers["x-b"]) for e in origin.seen} == {("one two", "3")}
+    done = await asyncio.to_thread(command, "get", url, "-o", "out", OSP_FETCH_HEADER="X-A one")
+    assert done.returncode == 2
+    assert "expected 'NAME: VALUE'" in done.stderr
+
+
+def test_config_show_honours_the_variable_of_set(command: Command) -> None:
+    done = command("config", "show", OSP_FETCH_SET="limits.per_host=7 network.netrc=ignore")
+    assert "per_host = 7  # --set" in done.stdout
+    assert 'netrc = "ignore"  # --set' in done.stdout
+    assert command("config", "show", OSP_FETCH_SET="limits.nonsense=7").returncode == 2
+
+
+# extras
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "source"),
+    [
+        ("pyarrow", "parquet", "list.parquet"),
+        ("gdown", "gdrive", "gdrive://files/1small_file_0123456789abcdefgh"),
+        ("gdown", "gdrive", "https://drive.google.com/drive/folders/1Eesj6HTqT1kCi6QLyL5j0mL_ELYRp3GV"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["get", "plan"])
+def test_a_missing_extra_is_said_before_the_run_begins(
+    tmp_path: Path, without: Command, package: str, extra: str, source: str, verb: str
+) -> None:
+    (tmp_path / "list.parquet").write_bytes(b"PAR1")
+    done = without({package}, verb, source, "-o", "out")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"needs {package}, which is not installed: pip install 'osp-fetch[{extra}]'" in line
     assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,10 @@ from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
-from . import gdrive, huggingface, sa1b, select, table
+from . import extras, gdrive, huggingface, sa1b, select, table
 from .join import FileList, Rival, RowJoin
 from .json_lines import json_lines, url_list
+from .pasted import Pages
 from .row_parser import Blocks, Numbered, any_row, broken, read_row
 from .select import Selection
 
@@ -53,10 +55,12 @@ class Resolved:
 
     rows: Manifest
     joins: tuple[RowJoin, ...] = ()
+    pages: Pages | None = None
 
     def notes(self) -> list[str]:
-        """Return the notes of all joins for the user; complete once all rows were read."""
-        return [note for join in self.joins for note in join.notes()]
+        """Return the notes for the user; complete once all rows were read."""
+        of_pages = self.pages.notes() if self.pages else []
+        return [*of_pages, *(note for join in self.joins for note in join.notes())]
 
 
 def resolve(source: object, options: Options) -> Resolved:
@@ -80,12 +84,13 @@ def resolve(source: object, options: Options) -> Resolved:
         NetworkError: the source cannot be listed.
     """
     joins = tuple(RowJoin(each, strict=options.strict) for each in options.lists)
+    pages = Pages(os.environ)
     if isinstance(source, AsyncIterable):
-        return Resolved(_each(source, options, joins), joins)
+        return Resolved(_each(source, options, joins, pages), joins, pages)
     several = isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source)
     each_source = list(cast("list[str]", source)) if several else [source]
-    found = [_blocks(each, options) for each in each_source]
-    named = ((name, block) for name, blocks, _ in found for block in blocks)
+    found = [_blocks(pages.source(each), options) for each in each_source]
+    named = ((name, list(pages.block(name, block))) for name, blocks, _ in found for block in blocks)
     small = all(each for _, _, each in found)
     chosen: Iterable[Row | Rival] = (
         row for block in select.distinct(_wanted(named, options.selection)) for row in block
@@ -96,8 +101,8 @@ def resolve(source: object, options: Options) -> Resolved:
         chosen = join.over(chosen)
     taken = (_take(row, options) for row in chosen if not isinstance(row, Rival))
     if small:
-        return Resolved(list(_shard(_sorted(list(taken)), options)), joins)
-    return Resolved(_shard(taken, options), joins)
+        return Resolved(list(_shard(_sorted(list(taken)), options)), joins, pages)
+    return Resolved(_shard(taken, options), joins, pages)
 
 
 def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
@@ -112,6 +117,7 @@ def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
         return source, modelscope.listing(source), False
     if isinstance(source, str) and source.startswith("gdrive://"):
         gdrive.check_address(source)
+        gdrive.check_client()
         return source, gdrive.listing(source), False
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         url = source.partition(":")[0].lower() + source[source.index(":") :]
@@ -148,6 +154,11 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
         with path.open("rb") as file:
             first = file.readline(1 << 20).decode("utf-8", "replace")
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and huggingface.is_repo(str(path)):
+            raise broken(
+                f"{path}: there is no such file; for the dataset of that name on the Hugging Face Hub write "
+                f"hf://datasets/{path}"
+            ) from None
         raise broken(
             f"{urls.shown(str(path))}: the manifest cannot be read ({error.strerror}); a SOURCE is a "
             "manifest file, a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
@@ -161,6 +172,7 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
 
         return path.name, metalink.files(path), size <= _MOMENT
     if kind == ".parquet":
+        extras.need("pyarrow", "parquet", f"{path.name}: reading Parquet")
         return path.name, table.parquet(path), False
     if "\0" in first:
         raise broken(f"{path}: not UTF-8 text; a manifest is a table, JSON lines, or a list of URLs")
@@ -275,10 +287,12 @@ def _shard(chosen: Iterable[Row], options: Options) -> Iterator[Row]:
     yield from select.shard(chosen, index, total)
 
 
-async def _each(source: AsyncIterable[Row], options: Options, joins: Sequence[RowJoin]) -> AsyncIterator[Row]:
+async def _each(
+    source: AsyncIterable[Row], options: Options, joins: Sequence[RowJoin], pages: Pages
+) -> AsyncIterator[Row]:
     index, total = options.shard or (0, 1)
     number, counts = 0, _Counts(options.selection)
-    async for row in _distinct(source, counts):
+    async for row in _distinct(source, counts, pages):
         for joined in _passed([row], joins):
             if number % total == index:
                 yield _take(joined, options)
@@ -291,11 +305,11 @@ async def _each(source: AsyncIterable[Row], options: Options, joins: Sequence[Ro
             number += 1
 
 
-async def _distinct(source: AsyncIterable[Row], counts: _Counts) -> AsyncIterator[Row | Rival]:
+async def _distinct(source: AsyncIterable[Row], counts: _Counts, pages: Pages) -> AsyncIterator[Row | Rival]:
     line, seen = -1, select.Seen()
     async for item in source:
         line += 1
-        row = any_row(item, line)
+        row = pages.row("manifest", line, any_row(item, line))
         if not counts.wants(row):
             assert isinstance(row, Entry)
             yield Rival(row.path)
