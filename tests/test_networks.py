@@ -286,6 +286,44 @@ async def test_tls_through_socks_compares_the_certificate_with_the_links_host(tm
     assert {(host, port) for _, host, port in proxy.asked} == {("127.0.0.1", server.port)}
 
 
+async def test_the_command_fetches_over_tls_through_socks(tmp_path: Path, command: Command) -> None:
+    authority, context, origin = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Origin()
+    authority.issue_cert("far.test").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    files = {**SMALL, "large": noise(3 << 20)}
+    proxy = SocksProxy(("me", "word"), {"far.test": "127.0.0.1"})
+    async with Server(origin.handle, tls=context) as server, socks_serving(proxy):
+        origin.server = server
+        for name, data in files.items():
+            origin.add(name, data)
+        (tmp_path / "m.txt").write_text("".join(f"https://far.test:{server.port}/{n}\n" for n in files))
+        words = ("get", "m.txt", "-o", "out", "--min-free", "0", "--cacert", "ca.pem")
+        address = f"socks5h://me:word@127.0.0.1:{proxy.port}"
+        done = await asyncio.to_thread(command, *words, all_proxy=address)
+    assert done.returncode == 0, done.stderr
+    assert {host for _, host, _ in proxy.asked} == {"far.test"}
+    assert len(proxy.asked) == len({id(exchange.writer) for exchange in origin.seen}) < len(files)
+    for name, data in files.items():
+        assert (tmp_path / "out" / name).read_bytes() == data
+
+
+async def test_a_socks_proxy_that_does_not_answer_times_out(origin: Origin, tmp_path: Path) -> None:
+    async def mute(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(mute, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        settings = quick(timeouts={"connect": 0.1, "head": 0.1}, retry={"attempts": 1})
+        report = await get(
+            tmp_path, origin.add("f", DATA), settings=settings, proxies={"all": f"socks5://127.0.0.1:{port}"}
+        )
+    assert report.counts[Status.FAILED] == 1
+    assert "answer" in str(report.failures[0].error)
+    assert origin.seen == []
+
+
 async def test_what_a_socks_proxy_refuses_is_said_with_its_reason(origin: Origin, tmp_path: Path) -> None:
     said: list[str] = []
 
@@ -451,3 +489,46 @@ def test_a_missing_extra_is_said_before_the_run_begins(
     (line,) = done.stderr.splitlines()
     assert f"needs {package}, which is not installed: pip install 'osp-fetch[{extra}]'" in line
     assert not (tmp_path / "out").exists()
+
+
+def test_bench_says_before_it_measures_that_it_cannot_draw(without: Command) -> None:
+    done = without({"matplotlib"}, "bench", "http://127.0.0.1:9/f", "--png", "x.png")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "pip install 'osp-fetch[plot]'" in line
+
+
+@pytest.mark.parametrize("others", [{}, {"http_proxy": "127.0.0.1:1", "https_proxy": "127.0.0.1:1"}])
+def test_a_listing_of_the_hub_through_socks_names_the_extra_too(
+    without: Command, others: dict[str, str]
+) -> None:
+    missing = {"aiohttp_socks", "socksio"} if others else {"socksio"}
+    done = without(
+        missing,
+        *("get", "hf://datasets/O/N", "-o", "out"),
+        **{"HF_ENDPOINT": "http://127.0.0.1:1", "ALL_PROXY": "socks5://127.0.0.1:1", **others},
+    )
+    assert done.returncode == 2
+    assert "pip install 'osp-fetch[socks]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_netrc_does_not_follow_a_redirect_out_of_tls(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc(tmp_path, monkeypatch, "machine 127.0.0.1 login me password s3cret")
+    authority, context, secure = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), Origin()
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    async with Server(secure.handle, tls=context) as server:
+        secure.server = server
+        link = secure.add("f", b"", always=o.redirect(origin.add("f", DATA)))
+        report = await get(
+            tmp_path / "out",
+            link,
+            cafile=str(tmp_path / "ca.pem"),
+            settings=quick(links={"downgrade": "allow"}),
+        )
+    assert report.ok, report.failures
+    assert sent(secure) == {basic("me", "s3cret")}
+    assert sent(origin) == {None}

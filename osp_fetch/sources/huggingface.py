@@ -195,6 +195,11 @@ def _translated(error: Exception, address: HubAddress) -> Exception:
             return broken(f"{shown}: the repository has no such revision; check the part after @")
         case errors.OfflineModeIsEnabled():
             return broken(f"{shown}: HF_HUB_OFFLINE forbids the network; unset it to list the repository")
+        case ImportError() if "socksio" in str(error):
+            return broken(
+                f"{shown}: the client of the Hub needs socksio for the SOCKS proxy of the environment, which "
+                "is not installed: pip install 'osp-fetch[socks]'"
+            )
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
             return CredentialsError(
                 f"{shown}: the hub refuses the token; set HF_TOKEN to one that may read it"
