@@ -28,17 +28,29 @@ class SocksProxy:
         self._login, self._names, self._refuse = login, names or {}, refuse
         self.asked: list[tuple[int, str, int]] = []  # version, host and port of each request
         self.port = 0
+        self.tasks: set[asyncio.Task[None]] = set()
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.IncompleteReadError, PermissionError):
+        """Serve one client until either side ends, or `serving` does."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        writers = [writer]
+        # asyncio logs the cancellation of a handler as an error
+        with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             version = (await reader.readexactly(1))[0]
             host, port = await (self._five if version == 5 else self._four)(reader, writer)
             self.asked.append((version, host, port))
             writer.write(self._reply(version))
             if not self._refuse:
                 there, back = await asyncio.open_connection(self._names.get(host, host), port)
+                writers.append(back)
                 await asyncio.gather(_pump(reader, back), _pump(there, writer))
-        writer.close()
+        for each in writers:
+            each.close()
+            with suppress(OSError, asyncio.CancelledError):
+                await each.wait_closed()
+        self.tasks.discard(task)
 
     def _reply(self, version: int) -> bytes:
         if version == 4:
@@ -91,3 +103,8 @@ async def serving(proxy: SocksProxy) -> AsyncIterator[SocksProxy]:
         yield proxy
     finally:
         server.close()
+        for task in proxy.tasks:
+            task.cancel()
+        if proxy.tasks:
+            await asyncio.wait(proxy.tasks)
+        await server.wait_closed()
