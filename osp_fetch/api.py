@@ -122,6 +122,7 @@ async def _fetch(
     manifest: AnyManifest, root: Path, options: PlainOptions, deliver: Callable[[Outcome], None]
 ) -> Report:
     settings = options.get("settings") or Settings()
+    reach = await asyncio.to_thread(reach_of, settings, options)
     resolved = await asyncio.to_thread(rows_of, manifest, options)
     state = state_folder(root, options.get("shard"))
     fresh = await asyncio.to_thread(_is_empty, root)  # before the lock creates the state folder in it
@@ -143,13 +144,13 @@ async def _fetch(
                 metadata.submit(noted.note, outcome)
             deliver(outcome)
 
-        context = await build_context(stack, root, state, settings, options, observe, lock.descriptor)
+        context = await build_context(stack, root, state, settings, options, reach, observe, lock.descriptor)
         profiles = dict(options.get("profiles") or {})
         fetch_one = None
         if settings.limits.processes != 1:
             from .workers.make import worker_pool  # most runs use one process and do not need this import
 
-            if workers := worker_pool(context, root, state, reach_of(options), profiles, lock.descriptor):
+            if workers := worker_pool(context, root, state, reach, profiles, lock.descriptor):
                 fetch_one = (await stack.enter_async_context(workers)).fetch
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
         if "observer" in options:
@@ -167,6 +168,7 @@ async def _fetch(
         finally:
             unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
             report.notes += [
+                *reach.notes,
                 *resolved.notes(),
                 *unmatched,
                 *_kept_notes(board),

@@ -5,6 +5,7 @@ Only this module and `workers.worker` know the concrete classes behind the proto
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -30,7 +31,7 @@ from .sources.select import Selection
 from .storage.folder.run_lock import state_folders
 from .storage.folder.store import FolderStore
 from .storage.ledger.sqlite import SqliteLedger
-from .workers.reach import Reach, transport_of
+from .workers.reach import Reach, checked_reach, transport_of
 
 if TYPE_CHECKING:
     import pandas
@@ -180,6 +181,7 @@ async def build_context(
     state: Path,
     settings: Settings,
     options: PlainOptions,
+    reach: Reach,
     observe: events.Observer,
     lock: int,
 ) -> Context:
@@ -191,11 +193,11 @@ async def build_context(
         state: the state folder of this run or shard.
         settings: all settings.
         options: the options of the run.
+        reach: how servers are reached.
         observe: receives events.
         lock: the file descriptor of the run's lock.
 
     Raises:
-        OSError: the file `cafile` cannot be read.
         StorageError: the folder or the ledger cannot be opened.
     """
     pool = ConnectionPool(
@@ -204,7 +206,7 @@ async def build_context(
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
     ledger = SqliteLedger(place, others, durable=settings.storage.durability == "full")
-    transport = transport_of(settings, reach_of(options))
+    transport = transport_of(settings, reach)
     return Context(
         transport=await stack.enter_async_context(transport),
         store=await stack.enter_async_context(FolderStore(root, state, settings.storage, lock=lock)),
@@ -216,10 +218,14 @@ async def build_context(
     )
 
 
-def reach_of(options: PlainOptions) -> Reach:
-    """Return how to connect to servers: rules of `connect_to`, certificate authorities and proxies."""
-    proxies = dict(options.get("proxies") or {})
-    return Reach(tuple(options.get("connect_to", ())), options.get("cafile"), proxies)
+def reach_of(settings: Settings, options: PlainOptions) -> Reach:
+    """Return how servers are reached, and check it: `connect_to`, `cafile`, `proxies` and the netrc file.
+
+    Raises:
+        SettingsError: one of them cannot be used; a proxy may need a package that is not installed.
+    """
+    rules, proxies = tuple(options.get("connect_to", ())), options.get("proxies") or {}
+    return checked_reach(settings, rules, options.get("cafile"), proxies, os.environ)
 
 
 def _most_connections() -> int:

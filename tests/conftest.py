@@ -24,10 +24,13 @@ async def origin() -> AsyncIterator[Origin]:
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Remove proxies, tokens and settings of the developer's environment."""
+    """Remove proxies, certificates, tokens, netrc and settings of the developer's environment."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(("HF_", "OSP_FETCH_", "SLURM_", "JOB_")):
             monkeypatch.delenv(name)
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", os.devnull)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
 
 
@@ -62,5 +65,34 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
             timeout=90,
             check=False,
         )
+
+    return run
+
+
+# A package is missing: its import fails in the command and in all of its processes.
+WITHOUT = """
+import importlib.util, sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {names!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name in {names!r} else real(name, package)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+@pytest.fixture
+def without(
+    tmp_path: Path, command: Callable[..., subprocess.CompletedProcess[str]]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return `command` in an environment in which the given packages are not installed."""
+
+    def run(names: set[str], *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        place = tmp_path / "site"
+        place.mkdir(exist_ok=True)
+        (place / "sitecustomize.py").write_text(WITHOUT.format(names=names))
+        path = ":".join([str(place), *(each for each in sys.path if each)])
+        return command(*words, PYTHONPATH=path, **environment)
 
     return run

@@ -41,6 +41,8 @@ KNOWS_ONLY = {
 }
 DOORS = {
     "aiohttp": {"network/"},
+    "aiohttp_socks": {"network/socks.py"},
+    "python_socks": {"network/socks.py"},
     "yarl": {"network/transport.py", "network/head.py"},
     "aiofiles": {"storage/folder/executors.py"},
     "sqlite3": {"storage/ledger/"},

@@ -200,7 +200,7 @@ def test_what_comes_unasked_over_a_kept_connection_ends_it(play: Play) -> None:
         await known(w)
         w.origin.add("f", DATA)
         await asked(w, "f")
-        (lines,) = w.transport._connector._lines.values()
+        (lines,) = [each for way in w.transport._ways.values() for each in way.connector._lines.values()]
         writer = w.origin.seen[-1].writer
         writer.write(PLAIN % 4 + b"evil")
         await writer.drain()

@@ -167,3 +167,23 @@ async def test_a_file_that_is_not_public_is_said(world: World, tmp_path: Path) -
     report = await fetch_all(iter(rows), tmp_path / "out", **world.options)  # type: ignore[arg-type]
     assert report.counts[Status.FAILED] == 1
     assert "404" in str(report.failures[0].error)
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+async def test_a_page_that_needs_gdown_fails_its_file_with_the_command_that_installs_it(
+    world: World,
+    tmp_path: Path,
+    without: Callable[..., subprocess.CompletedProcess[str]],
+    processes: str,
+) -> None:
+    link = "https://drive.google.com/uc?id="
+    (tmp_path / "m.csv").write_text(f"url,path\n{link}{LARGE.id},l.zip\n{link}{SMALL.id},s.bin\n")
+    rules = [word for rule in world.options["connect_to"] for word in ("--connect-to", rule)]
+    words = ["get", "m.csv", "-o", "out", "--min-free", "0", "--cacert", str(world.ca), *rules]
+    done = await asyncio.to_thread(
+        without, {"gdown"}, *words, "--processes", processes, https_proxy="", no_proxy="*"
+    )
+    assert done.returncode == 1
+    assert "pip install 'osp-fetch[gdrive]'" in done.stderr
+    assert "bug" not in done.stderr
+    assert tree(tmp_path / "out") == {"s.bin": SMALL.data}

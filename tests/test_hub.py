@@ -221,3 +221,98 @@ async def test_a_backup_on_the_hub_proves_metas_links_and_stands_in_for_them(
         assert {(e.path, e.host) for e in named} == {("sa_000001.tar", f"127.0.0.1:{meta.port}")}
     for name, data in files.items():
         assert (tmp_path / "both" / name).read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("source", "paths"),
+    [
+        (f"hf://datasets/{REPO}@refs/convert/parquet", ["default/train/0000.parquet", "default/[1]/x y.bin"]),
+        (f"hf://datasets/{REPO}@refs/convert/parquet/default/train/*", ["default/train/0000.parquet"]),
+        (f"hf://datasets/{REPO}@refs%2Fconvert%2Fparquet/default/train", ["default/train/0000.parquet"]),
+        (f"hf://datasets/{REPO}@refs/pr/1/fix", ["fix"]),
+        (f"hf://datasets/{REPO}@refs/pr/1", ["fix"]),
+    ],
+)
+async def test_revisions_with_slashes_are_written_plainly(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, paths: list[str]
+) -> None:
+    hub = made()
+    hub.repos[REPO].revisions = REVISIONS
+    async with running(monkeypatch, hub):
+        report = await ours(tmp_path, source)
+    assert report.ok, report.failures
+    assert sorted(tree(tmp_path)) == sorted(paths)
+
+
+REVISIONS = {
+    "refs/convert/parquet": {"default/train/0000.parquet": noise(9000, 3), "default/[1]/x y.bin": b"data"},
+    "refs/pr/1": {"fix": noise(900, 4)},
+}
+BRACKETS = {
+    "a[1].bin": b"one",
+    "a1.bin": b"two",
+    "[2024] x/b.bin": b"three",
+    "2 x/b.bin": b"four",
+    "c1": b"c",
+}
+
+
+@pytest.mark.parametrize(
+    ("glob", "paths"),
+    [
+        ("a[1].bin", {"a[1].bin"}),
+        ("a[12].bin", {"a1.bin"}),
+        ("[2024] x", {"[2024] x/b.bin"}),
+        ("[2024] x/*.bin", {"[2024] x/b.bin"}),
+        ("[0-9] x/*", {"2 x/b.bin"}),
+        ("?[0-9]", {"c1"}),
+        ("a[[]1].bin", {"a[1].bin"}),
+    ],
+)
+async def test_brackets_are_literal_where_such_a_file_exists(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, glob: str, paths: set[str]
+) -> None:
+    hub = Hub({REPO: HubRepo(REPO, git=BRACKETS)}, token=TOKEN, page=2)
+    async with running(monkeypatch, hub):
+        report = await ours(tmp_path, f"hf://datasets/{REPO}/{glob}")
+    assert report.ok, report.failures
+    assert tree(tmp_path) == {path: BRACKETS[path] for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("link", "address", "paths"),
+    [
+        ("", "", 11),
+        ("/", "", 11),
+        ("/tree/main", "@main", 11),
+        ("/tree/main/all_mixkit?not-for-all-audiences=true", "@main/all_mixkit", 3),
+        ("/tree/refs%2Fconvert%2Fparquet/default/%5B1%5D", "@refs%2Fconvert%2Fparquet/default/[1]", 1),
+        ("/tree/refs/pr/1", "@refs/pr/1", 1),
+    ],
+)
+async def test_a_link_copied_from_the_browser_is_taken_as_the_address_and_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, link: str, address: str, paths: int
+) -> None:
+    hub = made()
+    hub.repos[REPO].revisions = REVISIONS
+    async with running(monkeypatch, hub) as site:
+        for number, base in enumerate([site, "https://huggingface.co"]):
+            report = await ours(tmp_path / str(number), f"{base}/datasets/{REPO}{link}")
+            assert report.ok, report.failures
+            assert report.counts[Status.FETCHED] == paths
+            (note,) = report.notes
+            assert note.endswith(f"taken as hf://datasets/{REPO}{address}")
+
+
+@pytest.mark.parametrize("text", ["hf://buckets/me/data", "hf://buckets/me/data/sub/x.bin"])
+async def test_buckets_of_the_hub_are_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ManifestError, match="storage buckets of the Hub cannot be listed"):
+        await ours(tmp_path / "out", text)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", [REPO, "lists/mine.csv"])
+async def test_a_name_of_a_repository_alone_is_refused_with_its_address(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ManifestError, match=f"there is no such file.*write hf://datasets/{text}$"):
+        await ours(tmp_path / "out", text)
+    assert not (tmp_path / "out").exists()

@@ -171,7 +171,7 @@ def test_every_config_file_loads(name: str) -> None:
 
 
 def test_proxies_are_chosen_by_scheme_and_not_for_hosts_that_need_none() -> None:
-    from osp_fetch.network.connector import Proxies
+    from osp_fetch.network.proxies import Proxies
 
     proxies = Proxies({"https": "http://proxy:3128", "no": "inside.example,127.0.0.1"})
     assert proxies.of("https://h/x") == "http://proxy:3128"

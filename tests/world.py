@@ -1,4 +1,4 @@
-"""An origin and a transport to it, on asyncio and uvloop, with and without TLS."""
+"""An origin and a transport to it, on asyncio and uvloop, with and without TLS, and through a SOCKS proxy."""
 
 from __future__ import annotations
 
@@ -19,9 +19,17 @@ from osp_fetch.model.protocols import Reply
 from osp_fetch.network.transport import HttpTransport
 from tests.conftest import quick
 from tests.origin import Origin
+from tests.socks import SocksProxy, serving
 
 SETTINGS = quick(timeouts={"connect": 2, "head": 2, "idle": 0.5})
-LOOPS = ["asyncio", "asyncio and TLS", "uvloop", "uvloop and TLS"]
+LOOPS = [
+    "asyncio",
+    "asyncio and TLS",
+    "uvloop",
+    "uvloop and TLS",
+    "asyncio and SOCKS",
+    "uvloop, TLS and SOCKS",
+]
 
 
 @dataclass
@@ -52,12 +60,12 @@ def player(loop: str, folder: Path, *, direct: bool | None = None) -> Play:
         folder: Where the certificate of the test authority is written.
         direct: The argument of `HttpTransport`.
     """
-    tls = "TLS" in loop
+    tls, socks = "TLS" in loop, "SOCKS" in loop
     factory = uvloop.new_event_loop if "uvloop" in loop else asyncio.new_event_loop
 
     def played(script: Script) -> None:
         async def whole() -> None:
-            async with asyncio.timeout(30), world(tls, folder, direct=direct) as made:
+            async with asyncio.timeout(30), world(tls, folder, direct=direct, socks=socks) as made:
                 await script(made)
 
         with asyncio.Runner(loop_factory=factory) as runner:
@@ -67,7 +75,9 @@ def player(loop: str, folder: Path, *, direct: bool | None = None) -> Play:
 
 
 @asynccontextmanager
-async def world(tls: bool, folder: Path, *, direct: bool | None = None) -> AsyncIterator[World]:
+async def world(
+    tls: bool, folder: Path, *, direct: bool | None = None, socks: bool = False
+) -> AsyncIterator[World]:
     authority, origin, context = trustme.CA(), Origin(), None
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     if tls:
@@ -75,12 +85,14 @@ async def world(tls: bool, folder: Path, *, direct: bool | None = None) -> Async
         authority.issue_cert("127.0.0.1").configure_cert(context)
     async with (
         Server(origin.handle, tls=context) as server,
+        serving(SocksProxy()) as proxy,
         HttpTransport(
             SETTINGS.limits,
             SETTINGS.retry,
             SETTINGS.timeouts,
             cafile=str(folder / "ca.pem"),
             direct=direct,
+            proxies={"all": f"socks5://127.0.0.1:{proxy.port}"} if socks else None,
         ) as transport,
     ):
         origin.server = server

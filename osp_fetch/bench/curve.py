@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +99,18 @@ def _y(goodput: float, most: float) -> float:
     return _HEIGHT - _MARGIN - goodput / most * (_HEIGHT - _MARGIN - 24)
 
 
+def check_png() -> None:
+    """Check that PNGs can be drawn.
+
+    Raises:
+        SettingsError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise SettingsError(
+            "--png needs matplotlib: pip install 'osp-fetch[plot]', or use --html, which needs no library"
+        )
+
+
 def draw_png(place: Path, host: str, points: Sequence[Point], chosen: Point) -> None:
     """Draw the curve as a PNG.
 
@@ -111,12 +124,9 @@ def draw_png(place: Path, host: str, points: Sequence[Point], chosen: Point) -> 
         SettingsError: matplotlib is not installed.
         OSError: The file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise SettingsError(
-            "--png needs matplotlib: pip install 'osp-fetch[plot]', or use --html, which needs no library"
-        ) from None
+    check_png()
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     numbers = [point.connections for point in points]

@@ -98,6 +98,7 @@ async def measure(
         TransferError: The host sends no bytes.
     """
     settings = options.get("settings") or Settings()
+    reach = reach_of(settings, options)
     rows = rows_of(manifest, options).rows
     assert not isinstance(rows, AsyncIterable)
     entries = [row for row in islice(rows, _LOOKED_AT) if isinstance(row, Entry)]
@@ -110,7 +111,7 @@ async def measure(
     limits = settings.limits
     most = most_connections(limits)
     most = most if limits.per_host == "auto" else min(most, limits.per_host)
-    async with transport_of(settings, reach_of(options)) as transport:
+    async with transport_of(settings, reach) as transport:
         sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, limits=limits, tell=tell)
         points = await sweep.run()
     if not sweep.received:

@@ -43,6 +43,8 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     from ..bench import curve
 
     made = options(flags)
+    if flags["png"]:
+        curve.check_png()
     made["profiles"] = {}
     limit = usage(size, flags["most_bytes"])
     seconds = duration(flags["most_time"]) or 60.0

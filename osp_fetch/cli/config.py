@@ -19,7 +19,12 @@ def command() -> None:
 @command.command("show")
 @click.option("-c", "--config", envvar=PREFIX + "CONFIG", metavar="FILE", help="TOML file with settings.")
 @click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting (repeatable)."
+    "--set",
+    "settings",
+    envvar=PREFIX + "SET",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one setting (repeatable).",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def show(as_json: bool, **flags: Any) -> int:

@@ -49,6 +49,13 @@ def _option(*names: str, **more: Any) -> Callable[[F], F]:
     return click.option(*names, envvar=env, show_envvar=False, **more)
 
 
+class _Line(click.types.StringParamType):
+    """Text of which a variable holds one value per line: a header contains blanks."""
+
+    def split_envvar_value(self, rv: str) -> list[str]:
+        return [line for line in rv.splitlines() if line.strip()]
+
+
 _OPTIONS: Final = (
     _option("-o", "--output", default=".", metavar="DIR", help="Folder to write to.  [default: .]"),
     _option("--links", metavar="FILE", help="Link file, for a dataset that needs one (sam-11m)."),
@@ -103,6 +110,7 @@ _OPTIONS: Final = (
     _option("--strict", is_flag=True, help="Stop at the first bad row of the manifest."),
     _option(
         "--header",
+        type=_Line(),
         multiple=True,
         metavar="'NAME: VALUE'",
         help="Header to send with every request (repeatable).",
@@ -231,9 +239,12 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
         flags: Flags by parameter name.
 
     Raises:
-        SettingsError: A setting is invalid, or a settings or profiles file cannot be read.
+        SettingsError: A setting is invalid, a settings or profiles file cannot be read, or a proxy or a file
+            of certificates that the environment names cannot be used.
         click.UsageError: A flag is malformed.
     """
+    _trust_environment()  # before aiohttp is imported: it then makes its TLS context
+    from ..assembly import reach_of
     from ..network.connector import ConnectTo
 
     made: PlainOptions = {
@@ -271,6 +282,7 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
         made["links"] = flags["links"]
     if flags["shard"]:
         made["shard"] = shard(flags["shard"], os.environ)
+    reach_of(made["settings"], made)  # a proxy that cannot be used is reported before a source is listed
     return made
 
 
@@ -282,6 +294,31 @@ def _add_names(made: PlainOptions, flags: Mapping[str, Any]) -> None:
     except TypeError as error:
         raise click.UsageError(f"--{str(error).replace('_', '-', 1)}") from None
     made["portable_names"] = flags["portable_names"]
+
+
+# in the order of precedence; OpenSSL itself reads the first
+_BUNDLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+def _trust_environment() -> None:
+    """Make the CA certificates that requests and curl are told to trust those of this process, too.
+
+    Every TLS client of this process and its workers uses OpenSSL's variables, also huggingface_hub.
+
+    Raises:
+        SettingsError: The file that a variable names cannot be used.
+    """
+    name = next((name for name in _BUNDLES if os.environ.get(name)), None)
+    if name is None:
+        return
+    place = os.environ[name]
+    if name != _BUNDLES[0] and Path(place).is_dir():
+        os.environ["SSL_CERT_DIR"] = place
+        return
+    from ..network.certificates import check_certificates
+
+    check_certificates(name, place)
+    os.environ["SSL_CERT_FILE"] = place
 
 
 def _header(text: str) -> tuple[str, str]:

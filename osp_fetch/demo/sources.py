@@ -131,12 +131,20 @@ class HubRepo:
         lfs: Path → bytes of the LFS files.
         git: Path → bytes of the small files, which are in git itself.
         gated: Whether a request without a valid token gets the error code GatedRepo.
+        revisions: Name → files of a revision beside `main`, all of them in git itself.
     """
 
     name: str
     lfs: dict[str, bytes] = field(default_factory=dict)
     git: dict[str, bytes] = field(default_factory=dict)
     gated: bool = False
+    revisions: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def at(self, revision: str) -> HubRepo | None:
+        """Return the repository at a revision, given by its name or commit; None if there is none."""
+        others = {name: HubRepo(self.name, git=files) for name, files in self.revisions.items()}
+        known = {"main": self, **others}
+        return known.get(revision) or next((r for r in known.values() if r.commit == revision), None)
 
     @property
     def commit(self) -> str:
@@ -211,7 +219,8 @@ class Hub:
             case "tree":
                 await self._tree(exchange, repo, tail)
             case "resolve":
-                await self._resolve(exchange, repo, tail.partition("/")[2])
+                revision, _, path = tail.partition("/")
+                await self._resolve(exchange, repo.at(revision) or repo, path)
             case _:
                 await exchange.answer(404, "no such page", self._quota("pages"))
 
@@ -229,9 +238,11 @@ class Hub:
 
     async def _revision(self, exchange: Exchange, repo: HubRepo, revision: str) -> None:
         """Send the commit and the file names of a revision."""
-        if revision not in ("main", repo.commit):
+        found = repo.at(revision)
+        if found is None:
             await self._error(exchange, 404, "RevisionNotFound")
             return
+        repo = found
         siblings = [{"rfilename": path} for path in sorted({**repo.lfs, **repo.git})]
         facts = {"id": repo.name, "sha": repo.commit, "siblings": siblings, "tags": [], "downloads": 0}
         headers = {"Content-Type": "application/json", **self._quota("api")}
@@ -239,9 +250,11 @@ class Hub:
 
     async def _tree(self, exchange: Exchange, repo: HubRepo, revision: str) -> None:
         """Send one page of the listing, with the link to the next page."""
-        if revision.partition("/")[0] not in ("main", repo.commit):
+        found = repo.at(revision.partition("/")[0])
+        if found is None:
             await self._error(exchange, 404, "RevisionNotFound")
             return
+        repo = found
         items, at = repo.tree(), int(exchange.query.get("cursor", "0"))
         headers = {"Content-Type": "application/json", **self._quota("api")}
         if at + self.page < len(items):

@@ -162,17 +162,18 @@ class FileState:
         """Return the request for `part`. A part that covers the complete file is requested without Range."""
         minted = self.mirrors.borrowed(part.url)
         url = minted or part.url
-        whole = self._asks_whole(part)
+        whole, home = self._asks_whole(part), self.mirrors.at_home(part.url)
         return Request(
             url=url,
             range=None if whole else ByteRange(part.range.start - part.sample, part.range.stop),
             if_range=self.trust.if_range(part.url),
-            headers=self.entry.headers if self.mirrors.at_home(part.url) else self._abroad,
+            headers=self.entry.headers if home else self._abroad,
             borrowed=minted is not None,
             name=self.entry.path,
             sure=self.entry.digest is not None,
             size=self.length,
             coding=self.form.wanted,
+            at_home=home,
         )
 
     def _asks_whole(self, part: PartRequest) -> bool:

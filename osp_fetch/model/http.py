@@ -79,6 +79,8 @@ class Request:
         range: the bytes to request, None for all. Its end may be past the end of the file.
         if_range: a validator for the If-Range header (RFC 9110 section 13.1.5).
         headers: additional headers.
+        at_home: whether the user named the origin of `url`; False for the target of a redirect to another
+            one.
         borrowed: whether `url` is the target of a redirect; a refusal then means that the original link has
             to be requested again.
         name: the file name, from which the guard against error pages derives the expected content.
@@ -99,3 +101,4 @@ class Request:
     size: int | None = None
     coding: Coding | None = None
     landing: Landing | None = field(default=None, compare=False, repr=False)
+    at_home: bool = True

@@ -242,13 +242,16 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """Which replies are taken for the file.
+    """How servers are spoken to, and which replies are taken for the file.
 
     Attributes:
+        netrc: "use" sends the credentials of the netrc file to hosts for which neither the row nor the link
+            has any; "ignore" does not read the file.
         pages: what happens to an HTML or XML page, or a short text, in place of a file whose name promises
             something else and that no size and no digest identifies.
     """
 
+    netrc: str = _setting("use", _one_of("use", "ignore"))
     # "refuse" fails the file after three pages; "accept" saves what the server sends.
     pages: str = _setting("refuse", _one_of("refuse", "accept"))
 

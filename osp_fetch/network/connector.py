@@ -1,23 +1,21 @@
-"""Connections: pooling, name resolution, curl's --connect-to, and proxies."""
+"""Connections: pooling, name resolution, and curl's --connect-to."""
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import re
-import socket
 import time
-import urllib.request
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http.cookies import BaseCookie, SimpleCookie
 from typing import Any, Final
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import ResolveResult
 from aiohttp.connector import Connection
 
-from ..model.urls import origin
 from .connection import HttpConnection
 
 # matches URLs that aiohttp's session would re-encode, or shorten by a fragment or an empty query
@@ -60,31 +58,21 @@ class ConnectTo:
         if match is None:
             raise ValueError(f"{text!r} is not HOST:PORT:HOST:PORT")
         host, port, to_host, to_port = match.groups()
-        return cls(host.strip("[]").lower(), int(port or 0), to_host.strip("[]"), int(to_port or 0))
+        return cls(_bare(host.lower()), int(port or 0), to_host.strip("[]"), int(to_port or 0))
+
+    def matches(self, host: str, port: int) -> bool:
+        """Return whether the rule applies to `host` and `port` of a URL; an IPv6 address has no brackets."""
+        return self.host in ("", host.lower()) and self.port in (0, port)
 
 
-class Resolver(AbstractResolver):
-    """A name resolver that applies the first matching `ConnectTo` rule.
-
-    Args:
-        rules: The rules, in the order of precedence.
-    """
-
-    def __init__(self, rules: Sequence[ConnectTo]) -> None:
-        self._rules = rules
-        self._real = aiohttp.ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Resolve `host`, or the host that a rule puts in its place; raise OSError where that fails."""
-        for rule in self._rules:
-            if rule.host in ("", host.lower()) and rule.port in (0, port):
-                return await self._real.resolve(rule.to_host or host, rule.to_port or port, family)
-        return await self._real.resolve(host, port, family)
-
-    async def close(self) -> None:
-        await self._real.close()
+def _bare(host: str) -> str:
+    """Return `host` without brackets, an IPv6 address in the shortest form, which URLs of aiohttp have."""
+    if not host.startswith("["):
+        return host
+    try:
+        return ipaddress.ip_address(host.strip("[]")).compressed
+    except ValueError:
+        return host.strip("[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +102,13 @@ class Connector(aiohttp.TCPConnector):
     Args:
         patience: Seconds until a connection is made, name resolution and TLS handshake included.
         idle: Seconds that an unused connection is kept.
+        rules: Where to connect instead; the first that matches is used.
         options: Further arguments of `aiohttp.TCPConnector`.
     """
 
-    def __init__(self, patience: float, idle: float, **options: Any) -> None:
+    def __init__(self, patience: float, idle: float, rules: Sequence[ConnectTo] = (), **options: Any) -> None:
         super().__init__(keepalive_timeout=idle, **options)
+        self._rules = rules
         self._patience, self._idle = patience, idle
         self._routes: dict[str, Route] = {}
         # idle connections by the key of their origin, the one used last at the end
@@ -227,6 +217,19 @@ class Connector(aiohttp.TCPConnector):
         """
         return await self._usable(route.request, [], route.timeout)
 
+    async def _resolve_host(
+        self, host: str, port: int, traces: Sequence[Any] | None = None
+    ) -> list[ResolveResult]:
+        """Resolve `host`, or the host that a rule puts in its place.
+
+        A resolver of aiohttp is not asked for IP addresses, so the rules are applied before it.
+        """
+        for rule in self._rules:
+            if rule.matches(host, port):
+                host, port = rule.to_host or host, rule.to_port or port
+                break
+        return await super()._resolve_host(host, port, traces)
+
     async def _usable(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
@@ -255,32 +258,3 @@ class NoCookies(aiohttp.DummyCookieJar):
     def filter_cookies(self, request_url: object) -> BaseCookie[str]:
         """Return no cookies."""
         return self._none
-
-
-class Proxies:
-    """The proxy of each URL.
-
-    aiohttp can read proxies from the environment itself. It then reads the environment and netrc again for
-    each request, which takes longer than a small file.
-
-    Args:
-        proxies: Scheme → URL of the proxy, as `urllib.request.getproxies` returns them. `all` is the proxy
-            of every other scheme, `no` a list of hosts that need none.
-    """
-
-    def __init__(self, proxies: Mapping[str, str]) -> None:
-        self._proxies = dict(proxies)
-        self._known: dict[tuple[str, str, int | None], str | None] = {}
-
-    def of(self, url: str) -> str | None:
-        """Return the URL of the proxy for `url`, None where no proxy is used."""
-        if not self._proxies:
-            return None
-        where = origin(url)
-        if where not in self._known:
-            scheme, name, port = where
-            # typeshed declares this function only for macOS and Windows
-            bypass = urllib.request.proxy_bypass_environment(f"{name}:{port}", self._proxies)  # type: ignore[attr-defined]
-            found = self._proxies.get(scheme) or self._proxies.get("all")
-            self._known[where] = None if bypass else found
-        return self._known[where]

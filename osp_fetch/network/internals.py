@@ -3,7 +3,8 @@
 One fast path bypasses aiohttp's session (`fallback`, `connection`), the other its stream (`receiver`). They
 need the names in `USED`, which exist in aiohttp 3.12 to 3.14; pyproject.toml restricts aiohttp to these
 versions. If a name is missing all the same, `HttpTransport` uses `ClientSession` and its stream, which is
-slower and behaves the same otherwise.
+slower and behaves the same otherwise. `--connect-to` and SOCKS proxies override two methods of the connector,
+which have no such way back.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ USED: Final[Mapping[object, tuple[str, ...]]] = {
     ),
     Connection: ("protocol", "transport", "release", "close"),
     aiohttp.ClientRequest: ("connection_key",),
-    aiohttp.TCPConnector: ("connect",),
+    aiohttp.TCPConnector: ("connect", "_resolve_host", "_wrap_create_connection"),
 }
 
 

@@ -273,7 +273,10 @@ def _advice(status: int) -> str:
     """Return the end of the message for a permanent status: its likely reason, and what to do."""
     match status:
         case 401:
-            return "; the server requires credentials: set a token (HF_TOKEN) or pass --header"
+            return (
+                "; the server requires credentials: set a token (HF_TOKEN), pass --header, or add the host "
+                "to ~/.netrc"
+            )
         case 403:
             return "; the server does not allow this link with these credentials"
         case 404 | 410:

@@ -12,7 +12,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import aiohttp
 from yarl import URL
@@ -34,10 +34,12 @@ from . import internals, refusals
 from .adapted import DecodedBody, TrimmedBody
 from .body import Body, Landed, reason
 from .connection import PlainReply
-from .connector import Connector, ConnectTo, NoCookies, Proxies, Resolver
+from .connector import Connector, ConnectTo, NoCookies
 from .cookies import Cookies
+from .credentials import Credentials
 from .fallback import Response, Wire
 from .head import extent, redirected, validator
+from .proxies import Proxies, is_socks
 
 _CROWDED: Final = frozenset({429, 503})  # statuses of a server that has too many connections or requests
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -70,6 +72,15 @@ class Chain:
     by_cookie: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """The connections that are made directly and through HTTP proxies, or those through one SOCKS proxy."""
+
+    connector: Connector
+    wire: Wire
+    session: aiohttp.ClientSession
+
+
 class HttpTransport:
     """The `model.protocols.Transport` over HTTP/1.1, an async context manager that owns its connections.
 
@@ -79,13 +90,16 @@ class HttpTransport:
         timeouts: Timeouts in seconds, and the minimum speed.
         connect_to: Rules as of curl's --connect-to.
         cafile: File of additional certificate authorities in PEM form, None for the system's alone.
-        proxies: Scheme → URL of the proxy, and `no` → hosts that need none, as
-            `urllib.request.getproxies` returns them.
+        proxies: Scheme → URL of the proxy, and `no` → hosts that need none; see `Proxies`.
+        credentials: Sent to hosts for which neither the request nor the URL has credentials.
         downgrade: Whether a redirect may lead from https to http.
         leads: Finds the link to the file in HTML pages that a server sends in its place.
         pages: Whether pages are accepted as files.
         direct: Whether to use the fast ways past aiohttp's session; by default if `internals` finds what
             they need.
+
+    Raises:
+        ValueError: A proxy cannot be used; see `Proxies`.
     """
 
     def __init__(
@@ -97,6 +111,7 @@ class HttpTransport:
         connect_to: Sequence[ConnectTo] = (),
         cafile: str | None = None,
         proxies: Mapping[str, str] | None = None,
+        credentials: Credentials | None = None,
         downgrade: bool = False,
         leads: Leads | None = None,
         pages: bool = False,
@@ -108,7 +123,8 @@ class HttpTransport:
         self._downgrade, self._leads, self._pages = downgrade, leads, pages
         self._cafile = cafile
         self._proxies = Proxies(proxies or {})
-        self._session: aiohttp.ClientSession
+        self._credentials = credentials or Credentials()
+        self._ways: dict[str, Way] = {}  # by the URL of a SOCKS proxy, "" for none
 
     async def __aenter__(self) -> Self:
         context: ssl.SSLContext | bool = True  # aiohttp's default, made when aiohttp is imported
@@ -116,25 +132,35 @@ class HttpTransport:
             context = ssl.create_default_context()
             context.set_alpn_protocols(["http/1.1"])
             context.load_verify_locations(self._cafile)
+        self._ways = {proxy: self._way(proxy, context) for proxy in ("", *self._proxies.socks())}
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for way in self._ways.values():
+            way.connector.end()
+            await way.session.close()
+
+    def _way(self, socks: str, context: ssl.SSLContext | bool) -> Way:
+        """Return a pool of connections, and the two ways to send requests over them."""
+        patience = self._timeouts.connect + self._timeouts.head
         # no limit: the connection pool has it, and a second one would only hide waiting inside aiohttp
-        self._connector = Connector(
-            self._timeouts.connect + self._timeouts.head,
-            _IDLE,
-            limit=0,
-            ssl=context,
-            resolver=Resolver(self._connect_to),
-        )
+        options: dict[str, Any] = {"limit": 0, "ssl": context}
+        if socks:
+            from .socks import SocksConnector
+
+            connector: Connector = SocksConnector(socks, patience, _IDLE, self._connect_to, **options)
+        else:
+            resolver = aiohttp.ThreadedResolver()
+            connector = Connector(patience, _IDLE, self._connect_to, resolver=resolver, **options)
         headers = {
             # Wikimedia and Zenodo ask for a page that says what a client is
             "User-Agent": f"osp-fetch/{__version__} (+https://github.com/osp-fetch/osp-fetch)",
             "Accept-Encoding": "identity",
             "Accept": "*/*",
         }
-        self._wire = Wire(
-            self._connector, headers, patience=self._timeouts.head, longest=_HEAD_BYTES, unread=_STREAM
-        )
-        self._session = aiohttp.ClientSession(
-            connector=self._connector,
+        wire = Wire(connector, headers, patience=self._timeouts.head, longest=_HEAD_BYTES, unread=_STREAM)
+        session = aiohttp.ClientSession(
+            connector=connector,
             cookie_jar=NoCookies(),
             auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._timeouts.connect),
@@ -143,11 +169,7 @@ class HttpTransport:
             max_field_size=_HEAD_BYTES,
             requote_redirect_url=False,
         )
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._connector.end()
-        await self._session.close()
+        return Way(connector, wire, session)
 
     def send(self, request: Request) -> OpenReply:
         """Send a request, follow its redirects, and return the reply that is the file.
@@ -249,9 +271,10 @@ class HttpTransport:
     async def _follow(self, request: Request) -> Chain:
         """Send a request and follow its redirects."""
         url, headers, chain = request.url, dict(request.headers), Chain(request.url)
-        cookies = Cookies()
+        cookies, home = Cookies(), request.at_home
         for _ in range(self._limits.redirects + 1):
-            response = await self._send(url, cookies.added(headers, url), request)
+            sent = cookies.added(self._authorized(url, headers, home=home), url)
+            response = await self._send(url, sent, request)
             chain.response, chain.url = response, url
             if (pause := refusals.quota_pause(response.headers)) is not None:
                 chain.pauses += ((urls.host(url), min(pause, self._retry.retry_after)),)
@@ -270,7 +293,7 @@ class HttpTransport:
             if urls.origin(target) != urls.origin(url):
                 # credentials never cross to another origin; the name of the client may
                 headers = {name: value for name, value in headers.items() if name.lower() == "user-agent"}
-                chain.headers_sent = False
+                chain.headers_sent = home = False
             chain.by_cookie = cookies.apply_to(target)
             url = target
         raise StatusError(
@@ -278,6 +301,17 @@ class HttpTransport:
             status=302,
             remedy=Remedy.FAIL,
         )
+
+    def _authorized(self, url: str, headers: dict[str, str], *, home: bool) -> dict[str, str]:
+        """Return `headers` with the netrc credentials of the URL's host, unless they have others.
+
+        With downgrades allowed, a redirect may have left https: then no credentials go to plain http.
+        """
+        exposed = self._downgrade and not home and url.startswith("http:")
+        if not self._credentials or exposed or any(name.lower() == "authorization" for name in headers):
+            return headers
+        value = self._credentials.of(url, home=home)
+        return headers if value is None else {**headers, "Authorization": value}
 
     @staticmethod
     def _is_page(response: Response) -> bool:
@@ -301,15 +335,18 @@ class HttpTransport:
             sent["Range"] = f"bytes={request.range.start}-{request.range.stop - 1}"
             if request.if_range:
                 sent["If-Range"] = request.if_range
+        proxy = self._proxies.of(url)
+        socks = proxy is not None and is_socks(proxy)
+        way = self._ways[proxy if proxy is not None and socks else ""]
         try:
-            if self._direct and (known := self._connector.route(url)):
-                return await self._wire.get(*known, sent, request.landing)
+            if self._direct and (known := way.connector.route(url)):
+                return await way.wire.get(*known, sent, request.landing)
             async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
-                return await self._session.get(
+                return await way.session.get(
                     self._target(url, request),
                     headers=sent,
                     allow_redirects=False,
-                    proxy=self._proxies.of(url),
+                    proxy=None if socks else proxy,
                     read_bufsize=_STREAM,
                 )
         except TimeoutError:

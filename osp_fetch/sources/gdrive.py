@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
 
@@ -29,6 +30,7 @@ from ..model.errors import (
 )
 from ..model.protocols import Row
 from ..model.urls import shown
+from .extras import need
 from .row_parser import Blocks, broken
 
 _ADDRESS: Final = re.compile(r"gdrive://(?P<kind>folders|files)/(?P<id>[A-Za-z0-9_-]{10,})/?")
@@ -56,6 +58,16 @@ def check_address(text: str) -> tuple[str, str]:
     if match is None:
         raise broken(f"{shown(text)}: not of the form gdrive://folders/ID or gdrive://files/ID")
     return match["kind"], match["id"]
+
+
+def check_client() -> None:
+    """Check that there is a client that can list: gdown, or the API if GOOGLE_API_KEY is set.
+
+    Raises:
+        ManifestError: gdown is not installed.
+    """
+    if not os.environ.get("GOOGLE_API_KEY"):
+        need("gdown", "gdrive", "Google Drive")
 
 
 def listing(text: str) -> Blocks:
@@ -94,7 +106,8 @@ def _entry(path: str, file_id: str, size: int | None = None, digest: Digest | No
 
 
 def _by_gdown(kind: str, name: str) -> Iterator[Row]:
-    gdown = _gdown()
+    check_client()
+    gdown: Any = import_module("gdown")
     try:
         if kind == "folders":
             found = gdown.download_folder(
@@ -106,14 +119,6 @@ def _by_gdown(kind: str, name: str) -> Iterator[Row]:
         raise _translated(error, f"gdrive://{kind}/{name}") from None
     for file in found:
         yield _entry(str(file.path), str(getattr(file, "id", None) or name))
-
-
-def _gdown() -> Any:
-    try:
-        import gdown
-    except ImportError:
-        raise broken("Google Drive needs gdown: pip install 'osp-fetch[gdrive]'") from None
-    return gdown
 
 
 def _translated(error: Exception, shown: str) -> FetchError:
@@ -213,7 +218,7 @@ class DriveLeads:
 
         Raises:
             QuotaExceededError: the page states that the file's download quota is exhausted.
-            StatusError: the page contains no link to the file.
+            StatusError: the page contains no link to the file, or gdown, which reads it, is not installed.
         """
         if _QUOTA.search(page):
             over = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._clock() + _QUOTA_LASTS))
@@ -222,8 +227,15 @@ class DriveLeads:
                 f"run the same command again after {over}, or fetch it from ModelScope (AnyText: "
                 "modelscope://datasets/iic/AnyText-benchmark)"
             )
-        from gdown.download import get_url_from_gdrive_confirmation
-
+        try:
+            from gdown.download import get_url_from_gdrive_confirmation
+        except ImportError:
+            raise StatusError(
+                "Google Drive sent a page in place of the file; reading it needs gdown, which is not "
+                "installed: pip install 'osp-fetch[gdrive]'",
+                status=200,
+                remedy=Remedy.FAIL,
+            ) from None
         try:
             return str(get_url_from_gdrive_confirmation(page.decode("utf-8", "replace")))
         except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
 
 _ADDRESS: Final = re.compile(
-    r"hf://(?:(?P<kind>datasets|models)/)?(?P<repo>(?!datasets/|models/|spaces/)[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@(?P<rev>[^/\s]+))?(?:/(?P<glob>.*))?"
+    r"hf://(?:(?P<kind>datasets|models)/)?(?P<repo>(?!datasets/|models/|spaces/)[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@(?P<rev>refs/convert/[^/\s]+|refs/pr/\d+|[^/\s]+))?(?:/(?P<glob>.*))?"
 )
+_REPO: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESOLVED: Final = re.compile(r"/(?:datasets/)?[^/]+/[^/]+/resolve/(?P<commit>[0-9a-f]{40})/")
 
 
@@ -34,8 +36,9 @@ class HubAddress:
     Attributes:
         kind: `dataset` or `model`.
         repo: `OWNER/NAME`.
-        revision: a branch, tag or commit; `main` by default.
-        glob: selects files; empty selects all.
+        revision: a branch, tag or commit; `main` by default. `refs/convert/…` and `refs/pr/…` contain
+            slashes; a slash in any other revision is written `%2F`.
+        glob: selects files; empty selects all. Brackets are meant literally where such a file exists.
     """
 
     kind: str
@@ -50,11 +53,21 @@ class HubAddress:
         Raises:
             ManifestError: `text` is not such an address.
         """
+        if text.startswith("hf://buckets/"):
+            raise broken(
+                f"{shown(text)}: storage buckets of the Hub cannot be listed; put the files into a dataset "
+                "repository, or pass a manifest of their links"
+            )
         match = _ADDRESS.fullmatch(text)
         if match is None:
             raise broken(f"{shown(text)}: not of the form hf://datasets/OWNER/NAME[@REV][/GLOB]")
         kind = "dataset" if match["kind"] == "datasets" else "model"
         return cls(kind, match["repo"], unquote(match["rev"] or "main"), match["glob"] or "")
+
+
+def is_repo(text: str) -> bool:
+    """Return whether `text` has the form OWNER/NAME of a repository."""
+    return _REPO.fullmatch(text) is not None
 
 
 def listing(text: str) -> Blocks:
@@ -90,45 +103,64 @@ def listing(text: str) -> Blocks:
 
 
 def _pages(api: Any, address: HubAddress, commit: str) -> Blocks:
-    """Yield the tree, one block per page.
+    """Yield the rows of the files that the address selects, one block per page of the tree.
 
-    The pages are followed here, not by huggingface_hub: the `Link` header of a mirror may name the original
-    host, but the token belongs to the mirror.
+    Brackets are literal if a file fits the address so. Which one holds is known only at the end of the tree,
+    so that it is listed twice where the address has brackets.
     """
     from huggingface_hub.hf_api import RepoFile
-    from huggingface_hub.utils import (
-        build_hf_headers,
-        get_token,
-        hf_raise_for_status,
-        http_backoff,
-    )
+    from huggingface_hub.utils import get_token
 
     token = get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    url: str | None = f"{api.endpoint}/api/{address.kind}s/{address.repo}/tree/{commit}?recursive=true"
     folder = (
         f"{api.endpoint}/{'datasets/' if address.kind == 'dataset' else ''}{address.repo}/resolve/{commit}"
     )
+    wanted = _wanted
+    if "[" in address.glob and any(
+        _literally_wanted(item["path"], address.glob)
+        for page in _tree(api, address, commit, token)
+        for item in page
+    ):
+        wanted = _literally_wanted
     number = 0
-    while url is not None:
-        reply = http_backoff("GET", url, headers=build_hf_headers(token=token))
-        hf_raise_for_status(reply)
+    for page in _tree(api, address, commit, token):
         block: list[Numbered] = []
-        for item in reply.json():
-            if item["type"] == "file" and _wanted(item["path"], address.glob):
+        for item in page:
+            if wanted(item["path"], address.glob):
                 number += 1
                 file = RepoFile(**item)  # type: ignore[no-untyped-call]
                 link = f"{folder}/{quote(file.path, safe='/')}"
                 block.append((number, _row(file, link, headers)))
         yield block
-        following = reply.links.get("next", {}).get("url")
-        url = _rehosted(following, api.endpoint) if following else None
     if address.glob and not number:
         raise broken(f"{address.glob!r} matches no file of {address.repo} at {commit[:12]}; check the path")
 
 
+def _tree(api: Any, address: HubAddress, commit: str, token: str | None) -> Iterator[list[dict[str, Any]]]:
+    """Yield the files of the tree, one list per page.
+
+    The pages are followed here, not by huggingface_hub: the `Link` header of a mirror may name the original
+    host, but the token belongs to the mirror.
+    """
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+    url: str | None = f"{api.endpoint}/api/{address.kind}s/{address.repo}/tree/{commit}?recursive=true"
+    while url is not None:
+        reply = http_backoff("GET", url, headers=build_hf_headers(token=token))
+        hf_raise_for_status(reply)
+        yield [item for item in reply.json() if item["type"] == "file"]
+        following = reply.links.get("next", {}).get("url")
+        url = _rehosted(following, api.endpoint) if following else None
+
+
 def _wanted(path: str, glob: str) -> bool:
     return not glob or matches(path, glob)
+
+
+def _literally_wanted(path: str, glob: str) -> bool:
+    """Return whether `glob` selects `path` if its brackets are no character class."""
+    return matches(path, glob.replace("[", "[[]")) or path.startswith(glob.rstrip("/") + "/")
 
 
 def _row(file: RepoFile, link: str, headers: dict[str, str] | None) -> Entry | ManifestError:
@@ -163,6 +195,11 @@ def _translated(error: Exception, address: HubAddress) -> Exception:
             return broken(f"{shown}: the repository has no such revision; check the part after @")
         case errors.OfflineModeIsEnabled():
             return broken(f"{shown}: HF_HUB_OFFLINE forbids the network; unset it to list the repository")
+        case ImportError() if "socksio" in str(error):
+            return broken(
+                f"{shown}: the client of the Hub needs socksio for the SOCKS proxy of the environment, which "
+                "is not installed: pip install 'osp-fetch[socks]'"
+            )
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
             return CredentialsError(
                 f"{shown}: the hub refuses the token; set HF_TOKEN to one that may read it"

@@ -16,6 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
 from ..model.urls import shown
+from . import huggingface
+from .extras import need
 from .row_parser import broken
 
 STDIN: Final = "-"
@@ -77,6 +79,11 @@ def open_files(source: Path | str) -> list[ManifestFile]:
         with opened() as file:
             head = file.read(HEAD)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and huggingface.is_repo(str(source)):
+            raise broken(
+                f"{source}: there is no such file; for the dataset of that name on the Hugging Face Hub "
+                f"write hf://datasets/{source}"
+            ) from None
         raise broken(
             f"{shown(str(source))}: the manifest cannot be read ({error.strerror or error}); a SOURCE is a "
             "manifest file, a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
@@ -151,10 +158,9 @@ def _decompressed(name: str, magic: bytes, stored: Callable[[], IO[bytes]]) -> C
     if magic.startswith(b"\xfd7zXZ\x00"):
         return lambda: _Unpacked(lzma.open(file := stored()), file)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        try:
-            import zstandard
-        except ImportError:
-            raise broken(f"{name}: reading zstd needs zstandard: pip install 'osp-fetch[zstd]'") from None
+        need("zstandard", "zstd", f"{name}: reading zstd")
+        import zstandard
+
         return lambda: _Unpacked(_Zstd(file := stored(), zstandard), file)
     return stored
 

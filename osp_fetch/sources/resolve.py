@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from .formats import part_files, rows_of_file
 from .join import FileList, Rival, RowJoin
 from .names import NameIndex, Namer, Naming
 from .opening import STDIN
+from .pasted import Pages
 from .reading import Objects, Reading
 from .row_parser import Blocks, Numbered, RawRow, Unnamed, any_row, broken, read_row
 from .select import Selection
@@ -66,10 +68,12 @@ class Resolved:
     rows: Manifest
     joins: tuple[RowJoin, ...] = ()
     reading: Reading = field(default_factory=Reading)
+    pages: Pages | None = None
 
     def notes(self) -> list[str]:
         """Return the notes for the user; complete once all rows were read."""
-        return [*self.reading.notes, *(note for join in self.joins for note in join.notes())]
+        of_pages = self.pages.notes() if self.pages else []
+        return [*of_pages, *self.reading.notes, *(note for join in self.joins for note in join.notes())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +111,14 @@ def resolve(source: object, options: Options) -> Resolved:
         NetworkError: the source cannot be listed.
     """
     joins = tuple(RowJoin(each, strict=options.strict) for each in options.lists)
-    reading = Reading(ByHand(dict(options.columns)))
+    reading, pages = Reading(ByHand(dict(options.columns))), Pages(os.environ)
     if isinstance(source, AsyncIterable):
-        return Resolved(_each(source, options, joins, reading), joins, reading)
+        return Resolved(_each(source, options, joins, reading, pages), joins, reading, pages)
     several = isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source)
     each_source = list(cast("list[str]", source)) if several else [source]
-    found = [part for each in each_source for part in _sources_of(each, options, reading)]
+    found = [part for each in each_source for part in _sources_of(pages.source(each), options, reading)]
     small = all(each.size is not None and each.size <= _MOMENT for each in found)
-    blocks = _named(found, options.naming, at_once=small)
+    blocks = _named(found, options.naming, pages, at_once=small)
     chosen: Iterable[Row | Rival] = (
         row for block in select.distinct(_wanted(blocks, options.selection), reading.note) for row in block
     )
@@ -124,8 +128,8 @@ def resolve(source: object, options: Options) -> Resolved:
         chosen = join.over(chosen)
     taken = (_take(row, options) for row in chosen if not isinstance(row, Rival))
     if small:
-        return Resolved(list(_shard(_sorted(list(taken)), options)), joins, reading)
-    return Resolved(_shard(taken, options), joins, reading)
+        return Resolved(list(_shard(_sorted(list(taken)), options)), joins, reading, pages)
+    return Resolved(_shard(taken, options), joins, reading, pages)
 
 
 def _sources_of(source: object, options: Options, reading: Reading) -> list[_Source]:
@@ -140,6 +144,7 @@ def _sources_of(source: object, options: Options, reading: Reading) -> list[_Sou
         return [_Source(source, lambda: modelscope.listing(source))]
     if isinstance(source, str) and source.startswith("gdrive://"):
         gdrive.check_address(source)
+        gdrive.check_client()
         return [_Source(source, lambda: gdrive.listing(source))]
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         return [_Source("URL", lambda: iter([[(1, read_row({"url": source}, "URL", 1))]]), 0)]
@@ -162,17 +167,18 @@ def _sources_of(source: object, options: Options, reading: Reading) -> list[_Sou
 
 
 def _named(
-    sources: Sequence[_Source], naming: Naming, *, at_once: bool
+    sources: Sequence[_Source], naming: Naming, pages: Pages, *, at_once: bool
 ) -> Iterator[tuple[str, list[tuple[int, Row]]]]:
     """Yield blocks of rows with a path for each; see `names`.
 
     Args:
         sources: the sources of the rows.
         naming: how rows without a path are named.
+        pages: rewrites links to pages.
         at_once: read all sources at once.
     """
     read: Iterator[tuple[str, Sequence[Numbered]]]
-    read = ((source.name, block) for source in sources for block in source.read())
+    read = ((s.name, list(pages.block(s.name, block))) for s in sources for block in s.read())
     if at_once:
         found = list(read)
         index = NameIndex()
@@ -201,9 +207,10 @@ def _namer(sources: Sequence[_Source], naming: Naming) -> tuple[Namer, NameIndex
         return Namer(naming, index.shared), index
     if sum(source.size or 0 for source in sources) > _READ_TWICE:
         return Namer(naming, None), None
+    pages = Pages(os.environ)  # the links are counted when they are read again
     for source in sources:
         for block in source.read():
-            index.add([row for _, row in block])
+            index.add([row for _, row in pages.block(source.name, block)])
     return Namer(naming, index.shared), None
 
 
@@ -332,11 +339,15 @@ def _shard(chosen: Iterable[Row], options: Options) -> Iterator[Row]:
 
 
 async def _each(
-    source: AsyncIterable[object], options: Options, joins: Sequence[RowJoin], reading: Reading
+    source: AsyncIterable[object],
+    options: Options,
+    joins: Sequence[RowJoin],
+    reading: Reading,
+    pages: Pages,
 ) -> AsyncIterator[Row]:
     index, total = options.shard or (0, 1)
     number, counts = 0, _Counts(options.selection)
-    named = _named_as_they_come(source, options.naming, reading)
+    named = _named_as_they_come(source, options.naming, reading, pages)
     async for row in _distinct(named, counts, reading):
         for joined in _passed([row], joins):
             if number % total == index:
@@ -351,14 +362,14 @@ async def _each(
 
 
 async def _named_as_they_come(
-    source: AsyncIterable[object], naming: Naming, reading: Reading
+    source: AsyncIterable[object], naming: Naming, reading: Reading, pages: Pages
 ) -> AsyncIterator[Row]:
     """Yield rows with a path for each. Which links share a name is known only for those that have come."""
     objects, number, index = Objects(reading, "manifest"), -1, NameIndex()
     namer = Namer(naming, index.shared)
     async for item in source:
         number += 1
-        ((_, row),) = _of_items([(number, item)], objects)
+        ((_, row),) = pages.block("manifest", _of_items([(number, item)], objects))
         index.add([row])
         yield (await asyncio.to_thread(namer.rows, [row]))[0] if isinstance(row, Unnamed) else row
 

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from ..model.errors import ManifestError
 from .dialect import Dialect
+from .extras import need
 from .opening import ManifestFile
 from .reading import Reading, columned, placed
 from .row_parser import Blocks, broken
@@ -184,12 +185,9 @@ def parquet(file: ManifestFile, reading: Reading) -> Blocks:
     Raises:
         ManifestError: pyarrow is not installed, the file is not Parquet, or no column holds links.
     """
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise broken(
-            f"{file.name}: reading Parquet needs pyarrow: pip install 'osp-fetch[parquet]'"
-        ) from None
+    need("pyarrow", "parquet", f"{file.name}: reading Parquet")
+    import pyarrow.parquet
+
     with file.binary() as opened:
         try:
             yield from _parquet_blocks(pyarrow.parquet.ParquetFile(opened), file.name, reading)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..model.errors import SettingsError
 from ..model.settings import Settings
+from ..network.certificates import check_certificates
 from ..network.connector import ConnectTo
+from ..network.credentials import Credentials, read_netrc
+from ..network.proxies import Proxies
 from ..network.transport import HttpTransport
 from ..sources.gdrive import DriveLeads
 
@@ -18,11 +23,48 @@ class Reach:
         connect_to: Rules as of curl's --connect-to, `HOST:PORT:HOST:PORT`.
         cafile: File of additional certificate authorities in PEM form, None for the system's alone.
         proxies: Scheme → URL of the proxy, as `urllib.request.getproxies` returns them.
+        credentials: Those of the netrc file.
+        notes: Sentences for the report.
     """
 
     connect_to: tuple[str, ...] = ()
     cafile: str | None = None
-    proxies: dict[str, str] = field(default_factory=dict)
+    proxies: dict[str, str] = field(default_factory=dict, repr=False)
+    credentials: Credentials = Credentials()
+    notes: tuple[str, ...] = ()
+
+
+def checked_reach(
+    settings: Settings,
+    connect_to: tuple[str, ...],
+    cafile: str | None,
+    proxies: Mapping[str, str],
+    environment: Mapping[str, str],
+) -> Reach:
+    """Check how servers are to be reached, before the run begins, and read the netrc file.
+
+    Args:
+        settings: `network` applies here.
+        connect_to: As in `Reach`.
+        cafile: As in `Reach`.
+        proxies: As in `Reach`.
+        environment: The environment variables; `NETRC` applies here.
+
+    Raises:
+        SettingsError: A rule is malformed, a proxy cannot be used, or `cafile` holds no certificates.
+    """
+    try:
+        Proxies(proxies)
+        for rule in connect_to:
+            ConnectTo.parse(rule)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    if cafile is not None:
+        check_certificates("cafile", cafile)
+    credentials, problem = Credentials(), None
+    if settings.network.netrc == "use":
+        credentials, problem = read_netrc(environment)
+    return Reach(connect_to, cafile, dict(proxies), credentials, (problem,) if problem else ())
 
 
 def transport_of(settings: Settings, reach: Reach) -> HttpTransport:
@@ -45,6 +87,7 @@ def transport_of(settings: Settings, reach: Reach) -> HttpTransport:
         connect_to=[ConnectTo.parse(rule) for rule in reach.connect_to],
         cafile=reach.cafile,
         proxies=reach.proxies,
+        credentials=reach.credentials,
         downgrade=settings.links.downgrade == "allow",
         leads=DriveLeads(),
         pages=settings.network.pages == "accept",
