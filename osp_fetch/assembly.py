@@ -20,7 +20,9 @@ from .model.protocols import Manifest, Renewal, Row
 from .model.settings import Settings
 from .model.urls import shown
 from .options import PlainOptions
+from .pages import WebPages
 from .sources.checksums import Checksums
+from .sources.folder_pages import DEPTH
 from .sources.join import FileList
 from .sources.link_files import LinkFileRenewal
 from .sources.resolve import Options, Resolved, resolve
@@ -128,7 +130,13 @@ def _row_options(options: PlainOptions) -> Options:
         headers=_headers(options),
         shard=options.get("shard"),
         strict=options.get("strict", False),
+        pages=_pages(options),
+        depth=options.get("depth", DEPTH),
     )
+
+
+def _pages(options: PlainOptions) -> WebPages:
+    return WebPages(options.get("settings") or Settings(), reach_of(options), _headers(options))
 
 
 def _selection(options: PlainOptions) -> Selection:
@@ -144,18 +152,32 @@ def _lists(options: PlainOptions) -> tuple[FileList, ...]:
 
     def second(option: str, source: str, *, mirror: bool) -> SecondSource:
         def read() -> Iterable[Row]:
-            return cast("Iterable[Row]", resolve(source, Options()).rows)
+            further = Options(pages=_pages(options), depth=options.get("depth", DEPTH))
+            return cast("Iterable[Row]", resolve(source, further).rows)
 
         return SecondSource(f"{option} {shown(source)}", read, mirror=mirror)
 
     found: list[FileList] = []
     if "checksums" in options:
-        found.append(Checksums.read(Path(options["checksums"])))
+        found.append(checksums_of(str(options["checksums"]), options))
     if "digests" in options:
         found.append(second("--digests", options["digests"], mirror=False))
     if "mirror" in options:
         found.append(second("--mirror", options["mirror"], mirror=True))
     return tuple(found)
+
+
+def checksums_of(place: str, options: PlainOptions) -> Checksums:
+    """Return the checksum list at `place`, the path of a file or a URL. Blocks.
+
+    Raises:
+        ManifestError: the list cannot be read, or is no checksum list.
+        CredentialsError: the server refuses to show the list.
+        NetworkError: the list cannot be read from its server.
+    """
+    if place.lower().startswith(("http://", "https://")):
+        return Checksums.fetch(place, _pages(options))
+    return Checksums.read(Path(place))
 
 
 async def build_context(

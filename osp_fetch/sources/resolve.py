@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
@@ -14,9 +14,10 @@ from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
-from . import gdrive, huggingface, sa1b, select, table
+from . import bagit, folder_pages, formats, gdrive, huggingface, remote_sums, sa1b, select, table
 from .join import FileList, Rival, RowJoin
 from .json_lines import json_lines, url_list
+from .pages import NoPages, Pages
 from .row_parser import Blocks, Numbered, any_row, broken, read_row
 from .select import Selection
 
@@ -38,6 +39,8 @@ class Options:
         headers: HTTP headers added to every entry.
         shard: `(i, n)`: keep share i of n, counted from 0; None keeps all rows.
         strict: a bad row, or an ambiguous name in a list, is an error of the run.
+        pages: gets the lists and pages of sources on servers.
+        depth: levels of folders that are read below a folder page.
     """
 
     selection: Selection = Selection()
@@ -45,18 +48,21 @@ class Options:
     headers: tuple[tuple[str, str], ...] = ()
     shard: tuple[int, int] | None = None
     strict: bool = False
+    pages: Pages = field(default_factory=NoPages)
+    depth: int = folder_pages.DEPTH
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The rows of a manifest, which can be read once, and the joins applied to them."""
+    """The rows of a manifest, which can be read once, the joins applied to them, and notes of its sources."""
 
     rows: Manifest
     joins: tuple[RowJoin, ...] = ()
+    said: list[str] = field(default_factory=list)
 
     def notes(self) -> list[str]:
-        """Return the notes of all joins for the user; complete once all rows were read."""
-        return [note for join in self.joins for note in join.notes()]
+        """Return the notes of the sources and of all joins; complete once all rows were read."""
+        return [*self.said, *(note for join in self.joins for note in join.notes())]
 
 
 def resolve(source: object, options: Options) -> Resolved:
@@ -84,7 +90,8 @@ def resolve(source: object, options: Options) -> Resolved:
         return Resolved(_each(source, options, joins), joins)
     several = isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source)
     each_source = list(cast("list[str]", source)) if several else [source]
-    found = [_blocks(each, options) for each in each_source]
+    said: list[str] = []
+    found = [_blocks(each, options, said) for each in each_source]
     named = ((name, block) for name, blocks, _ in found for block in blocks)
     small = all(each for _, _, each in found)
     chosen: Iterable[Row | Rival] = (
@@ -96,12 +103,15 @@ def resolve(source: object, options: Options) -> Resolved:
         chosen = join.over(chosen)
     taken = (_take(row, options) for row in chosen if not isinstance(row, Rival))
     if small:
-        return Resolved(list(_shard(_sorted(list(taken)), options)), joins)
-    return Resolved(_shard(taken, options), joins)
+        return Resolved(list(_shard(_sorted(list(taken)), options)), joins, said)
+    return Resolved(_shard(taken, options), joins, said)
 
 
-def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
-    """Return the source's name for messages, its rows, and whether they can be read at once."""
+def _blocks(source: object, options: Options, said: list[str]) -> tuple[str, Blocks, bool]:
+    """Return the source's name for messages, its rows, and whether they can be read at once.
+
+    Sentences for the user are added to `said`, at the latest when the last row was read.
+    """
     if isinstance(source, str) and source.startswith("hf://"):
         huggingface.HubAddress.parse(source)
         return source, huggingface.listing(source), False
@@ -109,13 +119,13 @@ def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
         from . import modelscope
 
         modelscope.ModelScopeAddress.parse(source)
-        return source, modelscope.listing(source), False
+        return source, modelscope.listing(source, options.pages), False
     if isinstance(source, str) and source.startswith("gdrive://"):
         gdrive.check_address(source)
-        return source, gdrive.listing(source), False
+        return source, gdrive.listing(source, options.pages), False
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         url = source.partition(":")[0].lower() + source[source.index(":") :]
-        return "URL", iter([[(1, read_row({"url": url}, "URL", 1))]]), True
+        return _url(url, options, said)
     if isinstance(source, str) and (scheme := _SCHEME.match(source)) and not Path(source).exists():
         raise broken(_unsupported(scheme[1].lower(), source))
     if isinstance(source, (str, Path)):
@@ -129,6 +139,17 @@ def _blocks(source: object, options: Options) -> tuple[str, Blocks, bool]:
     )
 
 
+def _url(url: str, options: Options, said: list[str]) -> tuple[str, Blocks, bool]:
+    """Return the rows of a URL: a folder page, a checksum list, or the file itself."""
+    if folder_pages.is_candidate(url):
+        own = bool(options.headers)
+        walked = folder_pages.files(url, options.pages, said, depth=options.depth, own_headers=own)
+        return urls.shown(url), walked, False
+    if remote_sums.is_candidate(url):
+        return urls.shown(url), remote_sums.files(url, options.pages), False
+    return "URL", iter([[(1, read_row({"url": url}, "URL", 1))]]), True
+
+
 def _unsupported(scheme: str, source: str) -> str:
     """Return the message for a SOURCE whose scheme is not supported."""
     shown = urls.shown(source)
@@ -140,6 +161,8 @@ def _unsupported(scheme: str, source: str) -> str:
 
 def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
     try:
+        if bagit.is_bag(path):
+            path /= bagit.FETCH
         size = path.stat().st_size
         if not path.is_file():
             raise broken(
@@ -147,6 +170,8 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
             )
         with path.open("rb") as file:
             first = file.readline(1 << 20).decode("utf-8", "replace")
+            file.seek(0)
+            head = file.read(formats.HEAD).decode("utf-8-sig", "replace")
     except OSError as error:
         raise broken(
             f"{urls.shown(str(path))}: the manifest cannot be read ({error.strerror}); a SOURCE is a "
@@ -164,6 +189,8 @@ def _file(path: Path, options: Options) -> tuple[str, Blocks, bool]:
         return path.name, table.parquet(path), False
     if "\0" in first:
         raise broken(f"{path}: not UTF-8 text; a manifest is a table, JSON lines, or a list of URLs")
+    if (rows := formats.rows(head, path)) is not None:
+        return path.name, rows, size <= _MOMENT
     if kind in (".jsonl", ".ndjson") or first.lstrip("\ufeff ").startswith("{"):
         return path.name, json_lines(path), size <= _MOMENT
     if kind in (".tsv", ".csv") or "\t" in first:

@@ -1,0 +1,61 @@
+"""Lists that other tools write: recognised by their content, whatever their name is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from . import aria2, bagit, checksum_lines, curl_config, tsvhttp
+from .row_parser import Blocks, broken
+
+HEAD: Final = 64 << 10  # bytes by which a list is recognised
+
+Reader = Callable[[Iterable[str], str], Blocks]
+"""Reads the rows of a list from its lines, and its name for messages."""
+
+
+def reader(head: str, folder: Path | None = None) -> Reader | None:
+    """Return the reader of a list, or None if it is none of the known ones.
+
+    Args:
+        head: the first 64 KiB of the list, decoded, without a byte order mark.
+        folder: the folder of the list, where the manifests of a bag lie; None if it has none.
+
+    Raises:
+        ManifestError: the text is a checksum list, which has no links.
+    """
+    if tsvhttp.looks_like(head):
+        return tsvhttp.rows
+    if folder is not None and bagit.looks_like(head):
+        return partial(bagit.rows, folder=folder)
+    if aria2.looks_like(head):
+        return aria2.rows
+    if curl_config.looks_like(head):
+        return curl_config.rows
+    if checksum_lines.looks_like(head):
+        raise broken(
+            "a checksum list has no links: pass the list's URL, to fetch the files beside it, or a SOURCE "
+            "with the links, and the list as --checksums"
+        )
+    return None
+
+
+def rows(head: str, path: Path) -> Blocks | None:
+    """Return the rows of the file at `path`, or None if it is no list of another tool.
+
+    Args:
+        head: the first 64 KiB of the file, decoded, without a byte order mark.
+        path: the file, in UTF-8.
+
+    Raises:
+        ManifestError: the file is a checksum list, which has no links.
+    """
+    read = reader(head, path.parent)
+    return read(_lines(path), path.name) if read else None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+        yield from file
