@@ -165,7 +165,8 @@ async def test_hostile_links_are_not_followed(origin: Origin, tmp_path: Path) ->
     hostile = [
         "../", "../../secret.bin", "/", "/secret.bin", "//evil.test/x.bin", "http://evil.test/x.bin",
         "https://evil.test/d/x/", "javascript:alert(1)", "mailto:a@b.test", "data:text/plain,x", "#top", "",
-        "?C=N;O=D", "x.bin?download=1", ".", "./", "file:///etc/passwd", "%2e%2e/secret.bin", "..%2fsecret.bin",
+        "?C=N;O=D", "x.bin?download=1", ".", "./", "file:///etc/passwd", "%2e%2e/secret.bin",
+        "..%2fsecret.bin",
         "%2e%2e/", "a/../../secret.bin", "http://[bad", "sub/%2e%2e/%2e%2e/secret.bin", "c%00.bin", "\\..\\x",
     ]  # fmt: skip
     origin.add("secret.bin", b"secret")
