@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
@@ -13,21 +14,24 @@ from .model.errors import (
     BorrowedLinkSpentError,
     FetchError,
     ManifestError,
+    NetworkError,
     Remedy,
     StatusError,
     TransferError,
+    UnreachableError,
 )
 from .model.http import Representation, Request
 from .model.protocols import Reply, Transport
 from .model.ranges import ByteRange
 from .model.settings import Settings
 from .model.urls import shown
-from .sources.pages import DOCUMENT, Page
+from .sources.pages import DOCUMENT, HEAD, Judge, Page
 from .workers.reach import Reach, transport_of
 
 _IN_MEMORY: Final = 1 << 20  # bytes of a document that are held in memory; the rest is a temporary file
 _READ: Final = 64 << 10  # bytes of one read
 _CONNECTIONS: Final = 4  # to one host, while a folder is walked; listings are small requests
+_UNREACHABLE: Final = 4  # attempts at a host that never answers; most often its name is misspelt
 _END: Final = 1 << 40  # past the end of every document
 
 
@@ -47,26 +51,33 @@ class WebPages:
     def __init__(self, settings: Settings, reach: Reach, headers: Sequence[tuple[str, str]] = ()) -> None:
         self._settings, self._reach, self._headers = settings, reach, tuple(headers)
 
-    def get(self, request: Request, *, passing: Collection[int] = (), most: int = DOCUMENT) -> Page:
+    def get(
+        self,
+        request: Request,
+        *,
+        passing: Collection[int] = (),
+        judge: Judge | None = None,
+        most: int = DOCUMENT,
+    ) -> Page:
         """Get one document; see `sources.pages.Pages`. Blocks."""
-        (page,) = asyncio.run(self._all([request], passing, most))
+        (page,) = asyncio.run(self._all([request], passing, judge, most))
         if isinstance(page, FetchError):
             raise page
         return page
 
-    def get_all(self, requests: Sequence[Request]) -> list[Page | FetchError]:
+    def get_all(self, requests: Sequence[Request], *, judge: Judge | None = None) -> list[Page | FetchError]:
         """Get several documents; see `sources.pages.Pages`. Blocks."""
-        return asyncio.run(self._all(requests, (), DOCUMENT))
+        return asyncio.run(self._all(requests, (), judge, DOCUMENT))
 
     async def _all(
-        self, requests: Sequence[Request], passing: Collection[int], most: int
+        self, requests: Sequence[Request], passing: Collection[int], judge: Judge | None, most: int
     ) -> list[Page | FetchError]:
         per_host = self._settings.limits.per_host
         slots = asyncio.Semaphore(min(_CONNECTIONS, per_host) if isinstance(per_host, int) else _CONNECTIONS)
 
         async def one(request: Request) -> Page | FetchError:
             async with slots:
-                document = _Document(transport, self._with_headers(request), passing, most)
+                document = _Document(transport, self._with_headers(request), passing, judge, most)
                 try:
                     await persist(document.receive, self._settings.retry, document.received, _ignore)
                 except FetchError as error:
@@ -90,10 +101,18 @@ def _ignore(error: FetchError, seconds: float) -> None:
 class _Document:
     """A document while it is received."""
 
-    def __init__(self, transport: Transport, request: Request, passing: Collection[int], most: int) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        request: Request,
+        passing: Collection[int],
+        judge: Judge | None,
+        most: int,
+    ) -> None:
         self._transport, self._request = transport, request
-        self._passing, self._most = passing, most
+        self._passing, self._judge, self._most = passing, judge, most
         self._found: Representation | None = None
+        self._unreachable = 0  # attempts without any answer
         self.file = cast("IO[bytes]", SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115
 
     def page(self) -> Page:
@@ -108,6 +127,11 @@ class _Document:
         try:
             async with self._transport.send(self._next()) as reply:
                 await self._take(reply)
+        except UnreachableError as error:
+            self._unreachable += 1
+            if self._found is None and self._unreachable >= _UNREACHABLE:
+                raise TransferError(str(error)) from None
+            raise
         except StatusError as error:
             if error.status in self._passing:
                 raise StatusError(
@@ -125,18 +149,29 @@ class _Document:
         return replace(self._request, range=ByteRange(self.received(), _END), if_range=tag)
 
     async def _take(self, reply: Reply) -> None:
+        last = self._found
         if reply.range is None:
-            self.file.seek(0)
-            self.file.truncate()
+            self._clear()
+        elif last is None or reply.representation.validator.strong != last.validator.strong:
+            self._clear()
+            raise NetworkError(f"{shown(self._request.url)}: the document changed while it was received")
         self._found = reply.representation
-        self._check(reply.representation.length or 0)
         view = memoryview(bytearray(_READ))
         while count := await reply.readinto(view):
             self.file.write(view[:count])
-            self._check(self.received())
+            if self._judge is not None and self.received() >= HEAD:
+                if not self._judge(self.page().head()):
+                    return
+                self._judge = None
+                self.file.seek(0, os.SEEK_END)
+            self._check()
 
-    def _check(self, length: int) -> None:
-        if length > self._most:
+    def _clear(self) -> None:
+        self.file.seek(0)
+        self.file.truncate()
+
+    def _check(self) -> None:
+        if self.received() > self._most:
             raise ManifestError(
                 f"{shown(self._request.url)}: larger than {self._most >> 20} MiB; this is no list of files",
                 remedy=Remedy.ABORT,

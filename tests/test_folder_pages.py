@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import http.server
+import io
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,8 +18,11 @@ import pytest
 
 from osp_fetch import Status, fetch_all
 from osp_fetch.demo.server import Exchange, Server
-from osp_fetch.model.errors import CredentialsError, ManifestError
+from osp_fetch.model.errors import CredentialsError, ManifestError, NetworkError
+from osp_fetch.pages import WebPages
 from osp_fetch.sources import autoindex
+from osp_fetch.sources.pages import document
+from osp_fetch.workers.reach import Reach
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Origin, noise, serving
@@ -240,6 +244,26 @@ async def test_headers_stay_at_the_origin_that_they_are_for(origin: Origin, tmp_
         assert [each.headers.get("x-key") for each in origin.seen] == ["secret"]
         assert (await fetch_all(url, tmp_path / "b", settings=quick())).ok
         assert tree(tmp_path / "b") == {"f.bin": b"f"}
+
+
+async def test_a_host_alone_is_its_root_folder(origin: Origin, tmp_path: Path) -> None:
+    origin.add("", index("f.bin", "http://other.test/x.bin"))
+    origin.add("f.bin", b"f")
+    report = await fetch_all(origin.url, tmp_path, settings=quick())
+    assert report.ok, report.failures
+    assert tree(tmp_path) == {"f.bin": b"f"}
+
+
+async def test_only_the_beginning_of_another_document_is_received(origin: Origin) -> None:
+    url = origin.add("d/", noise(4 << 20))
+    pages = WebPages(quick(), Reach())
+    with await asyncio.to_thread(pages.get, document(url), judge=autoindex.is_folder_page) as page:
+        assert 64 << 10 <= page.file.seek(0, io.SEEK_END) <= 1 << 20
+
+
+async def test_a_host_that_does_not_answer_is_said_soon(tmp_path: Path) -> None:
+    with pytest.raises(NetworkError, match=r"cannot be read .* run again later"):
+        await fetch_all("http://127.0.0.1:9/d/", tmp_path, settings=quick(retry={"attempts": 100}))
 
 
 async def test_a_page_of_a_hundred_thousand_files(origin: Origin, tmp_path: Path) -> None:

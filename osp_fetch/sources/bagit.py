@@ -23,6 +23,14 @@ def is_bag(folder: Path) -> bool:
     return (folder / FETCH).is_file() and (folder / "bagit.txt").is_file()
 
 
+def is_fetch_file(path: Path, head: str) -> bool:
+    """Return whether `path`, a file that begins with `head`, is the `fetch.txt` of a bag.
+
+    A table of links, widths and captions has the same form. So its name, or the bag around it, counts, too.
+    """
+    return looks_like(head) and (path.name == FETCH or (path.parent / "bagit.txt").is_file())
+
+
 def looks_like(head: str) -> bool:
     """Return whether a text that begins with `head` is a `fetch.txt`: URL, length or `-`, path."""
     whole, _, last = head.rpartition("\n")

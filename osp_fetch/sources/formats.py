@@ -16,20 +16,20 @@ Reader = Callable[[Iterable[str], str], Blocks]
 """Reads the rows of a list from its lines, and its name for messages."""
 
 
-def reader(head: str, folder: Path | None = None) -> Reader | None:
+def reader(head: str, path: Path | None = None) -> Reader | None:
     """Return the reader of a list, or None if it is none of the known ones.
 
     Args:
         head: the first 64 KiB of the list, decoded, without a byte order mark.
-        folder: the folder of the list, where the manifests of a bag lie; None if it has none.
+        path: the list, beside which the manifests of a bag lie; None for a pipe.
 
     Raises:
         ManifestError: the text is a checksum list, which has no links.
     """
     if tsvhttp.looks_like(head):
         return tsvhttp.rows
-    if folder is not None and bagit.looks_like(head):
-        return partial(bagit.rows, folder=folder)
+    if path is not None and bagit.is_fetch_file(path, head):
+        return partial(bagit.rows, folder=path.parent)
     if aria2.looks_like(head):
         return aria2.rows
     if curl_config.looks_like(head):
@@ -52,7 +52,7 @@ def rows(head: str, path: Path) -> Blocks | None:
     Raises:
         ManifestError: the file is a checksum list, which has no links.
     """
-    read = reader(head, path.parent)
+    read = reader(head, path)
     return read(_lines(path), path.name) if read else None
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Final, Protocol, Self
@@ -21,6 +21,8 @@ from .row_parser import broken
 HEAD: Final = 64 << 10  # bytes of a document by which its format is recognised
 DOCUMENT: Final = 64 << 20  # most bytes of a document that is read at once, or of a folder page
 LIST: Final = 1 << 30  # most bytes of a list that is read line by line
+Judge = Callable[[str], bool]
+"""Returns whether a document that begins with this text is what the caller is looking for."""
 _LINE: Final = 64 << 10  # characters of a line; no line of a list is longer
 
 
@@ -86,16 +88,24 @@ class Page:
 class Pages(Protocol):
     """A client that gets documents; its methods block, and must not be called in an event loop's thread."""
 
-    def get(self, request: Request, *, passing: Collection[int] = (), most: int = DOCUMENT) -> Page:
+    def get(
+        self,
+        request: Request,
+        *,
+        passing: Collection[int] = (),
+        judge: Judge | None = None,
+        most: int = DOCUMENT,
+    ) -> Page:
         """Get one document.
 
         Args:
             request: the request; its `name` and `sure` have the same meaning as for a file.
             passing: status codes that a retry may pass, in addition to those that always count as such.
+            judge: if it refuses the first 64 KiB, no more is received; a shorter document is not judged.
             most: largest number of bytes to receive.
 
         Returns:
-            The complete document.
+            The complete document, or its beginning if `judge` refuses it.
 
         Raises:
             FetchError: the document cannot be had, after all retries; StatusError has the status.
@@ -103,7 +113,7 @@ class Pages(Protocol):
         """
         ...
 
-    def get_all(self, requests: Sequence[Request]) -> list[Page | FetchError]:
+    def get_all(self, requests: Sequence[Request], *, judge: Judge | None = None) -> list[Page | FetchError]:
         """Get several documents over a few connections; an error stands in place of its document."""
         ...
 
@@ -111,11 +121,18 @@ class Pages(Protocol):
 class NoPages:
     """The `Pages` of a caller that has no network."""
 
-    def get(self, request: Request, *, passing: Collection[int] = (), most: int = DOCUMENT) -> Page:
+    def get(
+        self,
+        request: Request,
+        *,
+        passing: Collection[int] = (),
+        judge: Judge | None = None,
+        most: int = DOCUMENT,
+    ) -> Page:
         """Raise ManifestError."""
         raise broken(f"{shown(request.url)}: lists on servers cannot be read here; pass a local file")
 
-    def get_all(self, requests: Sequence[Request]) -> list[Page | FetchError]:
+    def get_all(self, requests: Sequence[Request], *, judge: Judge | None = None) -> list[Page | FetchError]:
         """Raise ManifestError."""
         return [self.get(request) for request in requests]
 

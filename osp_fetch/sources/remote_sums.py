@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from typing import Any, Final
+from urllib.parse import quote, unquote, urlsplit
 
 from ..model.errors import FetchError, ManifestError
 from ..model.urls import shown
@@ -17,6 +17,8 @@ from .blocks import grouped
 from .checksum_lines import Listed
 from .pages import LIST, Page, Pages, document, refused
 from .row_parser import Blocks, Numbered, broken, read_row
+
+_SAFE: Final = "/!$&'()*+,;=:@~"  # what a path may hold beside letters, digits and -._ (RFC 3986)
 
 
 def is_candidate(url: str) -> bool:
@@ -37,7 +39,7 @@ def files(url: str, pages: Pages) -> Blocks:
         NetworkError: the list cannot be read.
     """
     try:
-        page = pages.get(document(url), most=LIST)
+        page = pages.get(document(url), judge=checksum_lines.looks_like, most=LIST)
     except FetchError as error:
         raise refused(error, f"the checksum list {shown(url)}") from None
     with page:
@@ -48,38 +50,30 @@ def files(url: str, pages: Pages) -> Blocks:
 
 
 def _rows(url: str, page: Page) -> Iterator[Numbered]:
+    parts = urlsplit(url)
     name = _name(url)
+    folder = f"{parts.scheme}://{parts.netloc}{parts.path.rpartition('/')[0]}/"
+    # the query stays: it may hold the token that list and files need
+    query = f"?{parts.query}" if parts.query else ""
     try:
         # BSD's lists state one file on several lines, one for each algorithm
-        for _, same in groupby(checksum_lines.parsed(page.lines(), name), lambda each: each.name):
-            listed = list(same)
-            yield listed[0].line, _row(url, name, listed)
+        for path, same in groupby(checksum_lines.parsed(page.lines(), name), lambda each: each.name):
+            yield _row(name, path or checksum_lines.single_name(name), list(same), folder, query)
     except ManifestError:
         raise
     except ValueError as error:
         raise broken(f"{name}:{error}; this is no checksum list") from None
 
 
-def _row(url: str, name: str, listed: list[Listed]) -> Any:
+def _row(name: str, path: str | None, listed: list[Listed], folder: str, query: str) -> Numbered:
     line = listed[0].line
-    path = listed[0].name or checksum_lines.single_name(name)
     if path is None:
-        return ManifestError(
+        return line, ManifestError(
             f"{name}:{line}: a value without a name; pass the file's URL, and the list as --checksums"
         )
     values: dict[str, Any] = {each.digest.algorithm: each.digest.hex for each in listed}
-    return read_row({**values, "url": _beside(url, path), "path": path}, name, line)
-
-
-def _beside(url: str, path: str) -> str:
-    """Return the URL of `path`, relative to the folder of the list at `url`."""
-    parts = urlsplit(url)
-    folder = parts.path.rpartition("/")[0]
-    # the query stays: it may hold the token that both need
-    return urlunsplit((parts.scheme, parts.netloc, f"{folder}/{quote(path, safe=_SAFE)}", parts.query, ""))
-
-
-_SAFE = "/!$&'()*+,;=:@~"
+    values |= {"url": f"{folder}{quote(path, safe=_SAFE)}{query}", "path": path}
+    return line, read_row(values, name, line)
 
 
 def _name(url: str) -> str:

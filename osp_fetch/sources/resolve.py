@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MOMENT: Final = 2 << 20  # bytes; a manifest up to this size is read completely before fetching starts
 _BLOCK: Final = 256  # rows per block of an iterable
+_BARE_HOST: Final = re.compile(r"https?://[^/?#]+")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
 
@@ -141,6 +142,8 @@ def _blocks(source: object, options: Options, said: list[str]) -> tuple[str, Blo
 
 def _url(url: str, options: Options, said: list[str]) -> tuple[str, Blocks, bool]:
     """Return the rows of a URL: a folder page, a checksum list, or the file itself."""
+    if _BARE_HOST.fullmatch(url):
+        url += "/"
     if folder_pages.is_candidate(url):
         own = bool(options.headers)
         walked = folder_pages.files(url, options.pages, said, depth=options.depth, own_headers=own)
