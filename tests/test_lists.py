@@ -224,7 +224,7 @@ def test_names_of_checksum_lists() -> None:
 
 
 def test_a_local_checksum_list_as_source_has_no_links(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="has no links: pass the list's URL"):
+    with pytest.raises(ManifestError, match="SHA256SUMS: a checksum list has no links; pass the list's URL"):
         rows(write(tmp_path, "SHA256SUMS", f"{SHA}  a.tar\n{OTHER}  b.tar\n"))
     assert formats.reader("http://a.test/x?md5=" + MD5 + "\n") is None
 

@@ -35,9 +35,10 @@ def reader(head: str, path: Path | None = None) -> Reader | None:
     if curl_config.looks_like(head):
         return curl_config.rows
     if checksum_lines.looks_like(head):
+        name = path.name if path else "standard input"
         raise broken(
-            "a checksum list has no links: pass the list's URL, to fetch the files beside it, or a SOURCE "
-            "with the links, and the list as --checksums"
+            f"{name}: a checksum list has no links; pass the list's URL to "
+            "fetch the files beside it, or a SOURCE with the links and the list as --checksums"
         )
     return None
 

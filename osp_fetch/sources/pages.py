@@ -162,4 +162,6 @@ def refused(error: FetchError, what: str) -> FetchError:
         return broken(f"{what}: the server has no such page (HTTP {status}); check the URL")
     if error.remedy is Remedy.ABORT:
         return error
-    return NetworkError(f"{what}: cannot be read ({error}); run again later", remedy=Remedy.ABORT)
+    return NetworkError(
+        f"{what}: cannot be read ({error}); check the URL, or run again later", remedy=Remedy.ABORT
+    )
