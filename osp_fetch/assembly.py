@@ -53,7 +53,8 @@ def rows_of(manifest: AnyManifest, options: PlainOptions) -> Resolved:
         CredentialsError: a server refuses to list a source.
         NetworkError: a source cannot be listed.
     """
-    return resolve(_sources(manifest, options) or manifest, _row_options(options))
+    pages = _pages(options)
+    return resolve(_sources(manifest, options) or manifest, _row_options(options, pages))
 
 
 def _sources(manifest: AnyManifest, options: PlainOptions) -> list[str | Path]:
@@ -123,14 +124,14 @@ def renewal_of(
     )  # fmt: skip
 
 
-def _row_options(options: PlainOptions) -> Options:
+def _row_options(options: PlainOptions, pages: WebPages) -> Options:
     return Options(
         selection=_selection(options),
-        lists=_lists(options),
+        lists=_lists(options, pages),
         headers=_headers(options),
         shard=options.get("shard"),
         strict=options.get("strict", False),
-        pages=_pages(options),
+        pages=pages,
         depth=options.get("depth", DEPTH),
     )
 
@@ -147,12 +148,12 @@ def _headers(options: PlainOptions) -> tuple[tuple[str, str], ...]:
     return tuple(options.get("headers", {}).items())
 
 
-def _lists(options: PlainOptions) -> tuple[FileList, ...]:
+def _lists(options: PlainOptions, pages: WebPages) -> tuple[FileList, ...]:
     """Return the lists to join rows with. Raises ManifestError if a checksum list cannot be read."""
 
     def second(option: str, source: str, *, mirror: bool) -> SecondSource:
         def read() -> Iterable[Row]:
-            further = Options(pages=_pages(options), depth=options.get("depth", DEPTH))
+            further = Options(pages=pages, depth=options.get("depth", DEPTH))
             return cast("Iterable[Row]", resolve(source, further).rows)
 
         return SecondSource(f"{option} {shown(source)}", read, mirror=mirror)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
-from typing import IO, Final, cast
+from typing import IO, Any, Final, cast
 
 from .engine.retry import persist
 from .model.errors import (
@@ -50,6 +51,8 @@ class WebPages:
 
     def __init__(self, settings: Settings, reach: Reach, headers: Sequence[tuple[str, str]] = ()) -> None:
         self._settings, self._reach, self._headers = settings, reach, tuple(headers)
+        self._stopped = False
+        self._active: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
 
     def get(
         self,
@@ -60,14 +63,46 @@ class WebPages:
         most: int = DOCUMENT,
     ) -> Page:
         """Get one document; see `sources.pages.Pages`. Blocks."""
-        (page,) = asyncio.run(self._all([request], passing, judge, most))
+        (page,) = self._run(self._all([request], passing, judge, most))
         if isinstance(page, FetchError):
             raise page
         return page
 
     def get_all(self, requests: Sequence[Request], *, judge: Judge | None = None) -> list[Page | FetchError]:
         """Get several documents; see `sources.pages.Pages`. Blocks."""
-        return asyncio.run(self._all(requests, (), judge, DOCUMENT))
+        return self._run(self._all(requests, (), judge, DOCUMENT))
+
+    def stop(self) -> None:
+        """End every request that another thread waits for, and refuse further ones."""
+        self._stopped = True
+        for loop, task in list(self._active):
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(task.cancel)
+
+    def _run(self, work: Coroutine[Any, Any, list[Page | FetchError]]) -> list[Page | FetchError]:
+        """Run `work` in an event loop of this thread; raise TransferError if `stop` ends it."""
+        try:
+            return asyncio.run(self._until_stopped(work))
+        except asyncio.CancelledError:
+            if not self._stopped:
+                raise
+            raise TransferError(
+                "the run was stopped while a list was read; run the same command again"
+            ) from None
+
+    async def _until_stopped(
+        self, work: Coroutine[Any, Any, list[Page | FetchError]]
+    ) -> list[Page | FetchError]:
+        task = asyncio.current_task()
+        assert task is not None
+        active = asyncio.get_running_loop(), task
+        self._active.add(active)
+        try:
+            if self._stopped:
+                task.cancel()
+            return await work
+        finally:
+            self._active.discard(active)
 
     async def _all(
         self, requests: Sequence[Request], passing: Collection[int], judge: Judge | None, most: int
@@ -78,6 +113,7 @@ class WebPages:
         async def one(request: Request) -> Page | FetchError:
             async with slots:
                 document = _Document(transport, self._with_headers(request), passing, judge, most)
+                unused.callback(document.file.close)
                 try:
                     await persist(document.receive, self._settings.retry, document.received, _ignore)
                 except FetchError as error:
@@ -85,8 +121,11 @@ class WebPages:
                     return error
                 return document.page()
 
-        async with transport_of(self._settings, self._reach) as transport:
-            return await asyncio.gather(*map(one, requests))
+        with ExitStack() as unused:
+            async with transport_of(self._settings, self._reach) as transport:
+                pages = await asyncio.gather(*map(one, requests))
+            unused.pop_all()  # from here on the caller closes them
+            return pages
 
     def _with_headers(self, request: Request) -> Request:
         own = {name.lower() for name, _ in request.headers}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from osp_fetch import Status, fetch_all
+from osp_fetch import Status, StopToken, fetch_all
 from osp_fetch.demo.server import Exchange, Server
 from osp_fetch.model.errors import CredentialsError, ManifestError, NetworkError
 from osp_fetch.pages import WebPages
@@ -264,6 +264,23 @@ async def test_only_the_beginning_of_another_document_is_received(origin: Origin
 async def test_a_host_that_does_not_answer_is_said_soon(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match=r"cannot be read .* run again later"):
         await fetch_all("http://127.0.0.1:9/d/", tmp_path, settings=quick(retry={"attempts": 100}))
+
+
+async def test_a_stopped_run_waits_for_no_page(origin: Origin, tmp_path: Path) -> None:
+    stop, asked = StopToken(), asyncio.Event()
+
+    async def silent(exchange: Exchange, page: o.Page) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    url = origin.add("d/", b"", always=silent)
+    settings = quick(timeouts={"head": 3600})
+    run = asyncio.create_task(fetch_all(url, tmp_path, settings=settings, stop=stop))
+    await asked.wait()
+    stop.ask("enough")
+    assert (await run).stopped == "enough"
+    async with asyncio.timeout(60):  # no thread waits for the page any more
+        await asyncio.get_running_loop().shutdown_default_executor()
 
 
 async def test_a_page_of_a_hundred_thousand_files(origin: Origin, tmp_path: Path) -> None:

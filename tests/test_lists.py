@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
@@ -342,6 +345,32 @@ async def test_checksums_from_a_url_and_a_bare_value(origin: Origin, tmp_path: P
     bare = write(tmp_path, "value", f"{MD5}\n")
     report = await fetch_all(url, tmp_path / "c", settings=quick(), checksums=bare)
     assert report.counts[Status.FAILED] == 1
+
+
+async def test_verify_and_bench_read_lists_on_servers(
+    origin: Origin, tmp_path: Path, command: Callable[..., CompletedProcess[str]]
+) -> None:
+    data = noise(5000, 9)
+    origin.add("d/a.bin", data)
+    listed = origin.add("d/SHA256SUMS", sums(**{"a.bin": data}))
+    assert (await fetch_all(listed, tmp_path / "out", settings=quick())).ok
+    done = await asyncio.to_thread(command, "verify", "out", "--checksums", listed)
+    assert done.returncode == 0, done.stderr
+    (tmp_path / "out/a.bin").write_bytes(data[:-1] + b"x")
+    done = await asyncio.to_thread(command, "verify", "out", "--checksums", listed)
+    assert done.returncode == 1
+    done = await asyncio.to_thread(command, "bench", listed, "--bytes", "10KiB", "--time", "1s")
+    assert done.returncode == 0, done.stderr
+
+
+async def test_a_mirror_may_be_a_folder_page(origin: Origin, tmp_path: Path) -> None:
+    data = noise(5000, 10)
+    origin.add("m/", b'<title>Index of /m/</title><a href="../">../</a><a href="a.bin">a.bin</a>')
+    origin.add("m/a.bin", data)
+    url = origin.add("a.bin", b"", always=o.status(404))
+    report = await fetch_all(url, tmp_path, settings=quick(), mirror=f"{origin.url}/m/")
+    assert report.ok, report.failures
+    assert (tmp_path / "a.bin").read_bytes() == data
 
 
 async def test_a_bare_value_for_several_files_is_refused(origin: Origin, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from ..model.digest import Digest, stronger
 from ..model.entry import Entry
@@ -67,7 +68,7 @@ class Checksums:
         except FetchError as error:
             raise refused(error, f"the checksum list {where}") from None
         with page:
-            return cls.of(page.lines(), where.rpartition("/")[2] or where)
+            return cls.of(page.lines(), unquote(urlsplit(url).path.rpartition("/")[2]) or where)
 
     @classmethod
     def of(cls, lines: Iterable[str], name: str) -> Checksums:

@@ -117,6 +117,10 @@ class Pages(Protocol):
         """Get several documents over a few connections; an error stands in place of its document."""
         ...
 
+    def stop(self) -> None:
+        """End every request that another thread waits for, and refuse further ones."""
+        ...
+
 
 class NoPages:
     """The `Pages` of a caller that has no network."""
@@ -135,6 +139,9 @@ class NoPages:
     def get_all(self, requests: Sequence[Request], *, judge: Judge | None = None) -> list[Page | FetchError]:
         """Raise ManifestError."""
         return [self.get(request) for request in requests]
+
+    def stop(self) -> None:
+        """Do nothing."""
 
 
 def document(url: str) -> Request:

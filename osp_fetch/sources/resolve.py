@@ -60,6 +60,11 @@ class Resolved:
     rows: Manifest
     joins: tuple[RowJoin, ...] = ()
     said: list[str] = field(default_factory=list)
+    pages: Pages = field(default_factory=NoPages)
+
+    def close(self) -> None:
+        """End the requests for lists that a thread still waits for: no further row is wanted."""
+        self.pages.stop()
 
     def notes(self) -> list[str]:
         """Return the notes of the sources and of all joins; complete once all rows were read."""
@@ -88,7 +93,7 @@ def resolve(source: object, options: Options) -> Resolved:
     """
     joins = tuple(RowJoin(each, strict=options.strict) for each in options.lists)
     if isinstance(source, AsyncIterable):
-        return Resolved(_each(source, options, joins), joins)
+        return Resolved(_each(source, options, joins), joins, pages=options.pages)
     several = isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source)
     each_source = list(cast("list[str]", source)) if several else [source]
     said: list[str] = []
@@ -104,8 +109,8 @@ def resolve(source: object, options: Options) -> Resolved:
         chosen = join.over(chosen)
     taken = (_take(row, options) for row in chosen if not isinstance(row, Rival))
     if small:
-        return Resolved(list(_shard(_sorted(list(taken)), options)), joins, said)
-    return Resolved(_shard(taken, options), joins, said)
+        return Resolved(list(_shard(_sorted(list(taken)), options)), joins, said, options.pages)
+    return Resolved(_shard(taken, options), joins, said, options.pages)
 
 
 def _blocks(source: object, options: Options, said: list[str]) -> tuple[str, Blocks, bool]:
