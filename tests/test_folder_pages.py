@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import html
 import http.server
 import io
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from osp_fetch import Status, StopToken, fetch_all
+from osp_fetch import Entry, Status, StopToken, fetch_all
 from osp_fetch.demo.server import Exchange, Server
-from osp_fetch.model.errors import CredentialsError, ManifestError, NetworkError
+from osp_fetch.model.errors import CredentialsError, FetchError, ManifestError, NetworkError
+from osp_fetch.model.http import Request
 from osp_fetch.pages import WebPages
-from osp_fetch.sources import autoindex
-from osp_fetch.sources.pages import document
+from osp_fetch.sources import autoindex, folder_pages
+from osp_fetch.sources.pages import NoPages, Page, document
 from osp_fetch.workers.reach import Reach
 from tests import origin as o
 from tests.conftest import quick
@@ -184,6 +189,43 @@ async def test_hostile_links_are_not_followed(origin: Origin, tmp_path: Path) ->
     assert not (tmp_path / "secret.bin").exists()
 
 
+HREFS = st.one_of(
+    st.text(max_size=40),
+    st.lists(
+        st.sampled_from(
+            ["..", ".", "a", "%2e%2e", "%2F", "/", "//", "\\", "?", "#", "d/x/", "é", " ", "%00", ":"]
+        ),
+        max_size=8,
+    ).map("".join),
+)
+
+
+@given(HREFS)
+def test_no_link_leads_out_of_the_folder(href: str) -> None:
+    page = f'<title>Index of /d/x/</title><a href="{html.escape(href)}">x</a>'
+    found: list[object] = []
+
+    class Here(NoPages):
+        def get(self, *_: object, **__: object) -> Page:
+            return Page("http://h.test/d/x/", io.BytesIO(page.encode("utf-8", "replace")))
+
+        def get_all(self, requests: Sequence[Request], **_: object) -> list[Page | FetchError]:
+            found.extend(request.url for request in requests)
+            return [NetworkError("closed") for _ in requests]
+
+    for block in folder_pages.files("http://h.test/d/x/", Here(), []):
+        for _, row in block:
+            if isinstance(row, Entry):
+                found.extend(row.urls)
+                assert ".." not in row.path.split("/")
+                assert not row.path.startswith("/")
+    for url in found:
+        parts = urlsplit(str(url))
+        assert (parts.scheme, parts.netloc, parts.query) == ("http", "h.test", "")
+        assert parts.path.startswith("/d/x/")
+        assert ".." not in unquote(parts.path).split("/")
+
+
 async def test_a_tree_without_end_is_walked_to_its_depth(tmp_path: Path) -> None:
     async def handle(exchange: Exchange) -> None:
         body = index("loop/", "f.bin") if exchange.path.endswith("/") else b"f"
@@ -244,6 +286,15 @@ async def test_headers_stay_at_the_origin_that_they_are_for(origin: Origin, tmp_
         assert [each.headers.get("x-key") for each in origin.seen] == ["secret"]
         assert (await fetch_all(url, tmp_path / "b", settings=quick())).ok
         assert tree(tmp_path / "b") == {"f.bin": b"f"}
+
+
+async def test_a_url_with_blanks_and_letters_of_other_languages(origin: Origin, tmp_path: Path) -> None:
+    origin.add("two words/ü/", index("../", "f.bin", "/two words/ü/g.bin", "/two%20words/%C3%BC/h.bin"))
+    for name in "fgh":
+        origin.add(f"two words/ü/{name}.bin", name.encode())
+    report = await fetch_all(f"{origin.url}/two words/ü/", tmp_path, settings=quick())
+    assert report.ok, report.failures
+    assert tree(tmp_path) == {f"{name}.bin": name.encode() for name in "fgh"}
 
 
 async def test_a_host_alone_is_its_root_folder(origin: Origin, tmp_path: Path) -> None:

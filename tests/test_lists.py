@@ -214,9 +214,8 @@ def test_a_signed_list_is_read_without_its_signature() -> None:
 
 
 def test_names_of_checksum_lists() -> None:
-    lists = (
-        "SHA256SUMS MD5SUMS.txt a.tar.sha256 a.tar.md5 wiki-20260101-sha1sums.txt F-42-CHECKSUM sha512sum.txt"
-    )
+    lists = "SHA256SUMS MD5SUMS.txt a.tar.sha256 a.tar.md5 wiki-20260101-sha1sums.txt sha512sum.txt"
+    lists += " F-42-CHECKSUM CHECKSUM.SHA256-14.0"
     assert all(map(checksum_lines.is_list_name, lists.split()))
     assert not any(map(checksum_lines.is_list_name, ["a.tar", "readme.txt", "sasha1", "x.json", ""]))
     assert [*map(checksum_lines.single_name, ["a.tar.sha256", "SHA256SUMS", "w-md5sums.txt"])] == [
@@ -308,14 +307,15 @@ async def test_a_list_survives_busy_servers_and_cuts(origin: Origin, tmp_path: P
     for name, data in files.items():
         origin.add(f"d/{name}", data)
     others = "".join(f"{SHA}  other/{n}\n" for n in range(20_000)).encode()
-    faults = o.status(503), o.cut(200_000), o.cut(300_000)
+    again = o.status(429, **{"Retry-After": "0"})
+    faults = o.status(503), again, o.silent, o.cut(200_000), o.cut(300_000)
     url = origin.add("d/SHA256SUMS", others + sums(**files), *faults, headers={"ETag": '"one"'})
     report = await fetch_all(url, tmp_path, settings=quick(), include="w*")
     assert report.ok, report.failures
     assert report.counts[Status.FETCHED] == 20
     ranges = [each.headers.get("range") for each in origin.seen if each.path == "/d/SHA256SUMS"]
-    assert ranges[:2] == [None, None]
-    assert all(each is not None for each in ranges[2:])  # what was received is not fetched again
+    assert ranges[:4] == [None] * 4
+    assert all(each is not None for each in ranges[4:])  # what was received is not fetched again
 
 
 async def test_a_list_at_connect_to_with_a_header(origin: Origin, tmp_path: Path) -> None:
@@ -328,6 +328,17 @@ async def test_a_list_at_connect_to_with_a_header(origin: Origin, tmp_path: Path
     )
     assert report.ok, report.failures
     assert {each.headers.get("x-key") for each in origin.seen} == {"k"}
+
+
+async def test_a_list_through_a_proxy(origin: Origin, tmp_path: Path) -> None:
+    data = noise(5, 7)
+    origin.add("d/a b", data)
+    origin.add("d/SHA256SUMS-ü", sums(**{"a b": data}))
+    # a request that a proxy receives names the host in its first line; the origin ignores that
+    proxies = {"http": origin.url}
+    report = await fetch_all("http://lists.test/d/SHA256SUMS-ü", tmp_path, settings=quick(), proxies=proxies)
+    assert report.ok, report.failures
+    assert {each.target.partition("/d/")[0] for each in origin.seen} == {"http://lists.test"}
 
 
 # --checksums

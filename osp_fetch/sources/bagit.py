@@ -20,7 +20,9 @@ _ENCODED: Final = re.compile(r"%(0[Dd]|0[Aa]|25)")
 
 def is_bag(folder: Path) -> bool:
     """Return whether `folder` is a bag with files to fetch."""
-    return (folder / FETCH).is_file() and (folder / "bagit.txt").is_file()
+    if not (folder / FETCH).is_file():
+        return False
+    return (folder / "bagit.txt").is_file() or any(folder.glob("manifest-*.txt"))
 
 
 def is_fetch_file(path: Path, head: str) -> bool:

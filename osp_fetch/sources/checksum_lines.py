@@ -24,6 +24,7 @@ _LIST_NAME: Final = re.compile(
     r"(?:[._-]?(?:sums?|checksums?))?(?:\.(?:txt|asc|sig))?",
     re.IGNORECASE,
 )
+_LIST_PREFIX: Final = re.compile(r"(?:(?:md5|sha\d{1,3}|b2|sha)-?sums?|checksums?)[._-]", re.IGNORECASE)
 _CLEARSIGNED: Final = "-----BEGIN PGP SIGNED MESSAGE-----"
 _SIGNATURE: Final = "-----BEGIN PGP SIGNATURE-----"
 
@@ -44,7 +45,7 @@ class Listed(NamedTuple):
 
 def is_list_name(name: str) -> bool:
     """Return whether a file is named as checksum lists are: `SHA256SUMS`, `x.tar.md5`, `x-CHECKSUM`."""
-    return _LIST_NAME.fullmatch(name) is not None
+    return _LIST_NAME.fullmatch(name) is not None or _LIST_PREFIX.match(name) is not None
 
 
 def single_name(name: str) -> str | None:

@@ -7,14 +7,14 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Final
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 from ..model.errors import FetchError, ManifestError
 from ..model.protocols import Row
 from ..model.urls import origin, shown
 from . import autoindex
 from .blocks import grouped
-from .pages import Page, Pages, document, refused
+from .pages import Page, Pages, document, encoded, refused
 from .row_parser import Blocks, Numbered, broken, read_row
 
 DEPTH: Final = 10
@@ -22,7 +22,6 @@ DEPTH: Final = 10
 _BATCH: Final = 16  # folder pages that are asked for together
 # names that need no further check: most links of a page, at a tenth of the cost
 _PLAIN: Final = re.compile(r"\w[\w.~-]*/?", re.ASCII)
-_SAFE: Final = "!#$%&'()*+,/:;=?@[]~"  # what is encoded already stays
 
 
 def is_candidate(url: str) -> bool:
@@ -139,7 +138,7 @@ class _Walk:
         if _PLAIN.fullmatch(href) and page.startswith(self._root):
             return page[len(self._root) :] + href
         try:
-            target = _encoded(urljoin(page, href.strip()))
+            target = encoded(urljoin(page, href.strip()))
             parts = urlsplit(target)
         except ValueError:
             return None
@@ -185,10 +184,5 @@ def _is_hostile(name: str) -> bool:
 
 def _folder(page: str) -> str:
     """Return the URL of the folder that a page shows, with a slash at its end."""
-    parts = urlsplit(_encoded(page))
+    parts = urlsplit(encoded(page))
     return f"{parts.scheme}://{parts.netloc}{parts.path.rpartition('/')[0]}/"
-
-
-def _encoded(url: str) -> str:
-    """Return a URL with blanks and non-ASCII characters encoded; what is encoded already stays."""
-    return quote(url, safe=_SAFE)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Final, Protocol, Self
+from urllib.parse import quote
 
 from ..model.errors import CredentialsError, FetchError, NetworkError, Remedy, StatusError
 from ..model.http import Request
@@ -23,6 +25,8 @@ DOCUMENT: Final = 64 << 20  # most bytes of a document that is read at once, or 
 LIST: Final = 1 << 30  # most bytes of a list that is read line by line
 Judge = Callable[[str], bool]
 """Returns whether a document that begins with this text is what the caller is looking for."""
+_ROOT: Final = re.compile(r"[A-Za-z]+://[^/?#]*")
+_SAFE: Final = "!#$%&'()*+,/:;=?@[]~"
 _LINE: Final = 64 << 10  # characters of a line; no line of a list is longer
 
 
@@ -146,7 +150,14 @@ class NoPages:
 
 def document(url: str) -> Request:
     """Return the request for a document whose content decides what it is; an HTML page is one, too."""
-    return Request(url, name=shown(url), sure=True)
+    return Request(encoded(url), name=shown(url), sure=True)
+
+
+def encoded(url: str) -> str:
+    """Return a URL with blanks and non-ASCII characters of its path and query percent-encoded."""
+    match = _ROOT.match(url)
+    root = match[0] if match else ""
+    return root + quote(url[len(root) :], safe=_SAFE)
 
 
 def refused(error: FetchError, what: str) -> FetchError:

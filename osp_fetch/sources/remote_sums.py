@@ -15,7 +15,7 @@ from ..model.urls import shown
 from . import checksum_lines
 from .blocks import grouped
 from .checksum_lines import Listed
-from .pages import LIST, Page, Pages, document, refused
+from .pages import LIST, Page, Pages, document, encoded, refused
 from .row_parser import Blocks, Numbered, broken, read_row
 
 _SAFE: Final = "/!$&'()*+,;=:@~"  # what a path may hold beside letters, digits and -._ (RFC 3986)
@@ -50,7 +50,7 @@ def files(url: str, pages: Pages) -> Blocks:
 
 
 def _rows(url: str, page: Page) -> Iterator[Numbered]:
-    parts = urlsplit(url)
+    parts = urlsplit(encoded(url))
     name = _name(url)
     folder = f"{parts.scheme}://{parts.netloc}{parts.path.rpartition('/')[0]}/"
     # the query stays: it may hold the token that list and files need
