@@ -129,6 +129,7 @@ async def _fetch(
     report, board = Report(shard=options.get("shard")), Board()
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
+        stack.callback(resolved.close)
         lock = await _locked(stack, state)
         fresh = fresh and not state_folders(root)  # another run may have used it meanwhile
         log = EventLog(state / "events.jsonl")

@@ -21,7 +21,9 @@ from .model.protocols import Manifest, Renewal, Row
 from .model.settings import Settings
 from .model.urls import shown
 from .options import PlainOptions
+from .pages import WebPages
 from .sources.checksums import Checksums
+from .sources.folder_pages import DEPTH
 from .sources.join import FileList
 from .sources.link_files import LinkFileRenewal
 from .sources.names import Naming
@@ -53,7 +55,8 @@ def rows_of(manifest: AnyManifest, options: PlainOptions) -> Resolved:
         CredentialsError: a server refuses to list a source.
         NetworkError: a source cannot be listed.
     """
-    return resolve(_sources(manifest, options) or manifest, _row_options(options))
+    pages = _pages(options)
+    return resolve(_sources(manifest, options) or manifest, _row_options(options, pages))
 
 
 def _sources(manifest: AnyManifest, options: PlainOptions) -> list[str | Path]:
@@ -128,15 +131,17 @@ def renewal_of(
     )  # fmt: skip
 
 
-def _row_options(options: PlainOptions) -> Options:
+def _row_options(options: PlainOptions, pages: WebPages) -> Options:
     return Options(
         selection=_selection(options),
-        lists=_lists(options),
+        lists=_lists(options, pages),
         headers=_headers(options),
         shard=options.get("shard"),
         naming=_naming(options),
         columns=tuple(options.get("columns", {}).items()),
         strict=options.get("strict", False),
+        pages=pages,
+        depth=options.get("depth", DEPTH),
     )
 
 
@@ -148,6 +153,11 @@ def _naming(options: PlainOptions) -> Naming:
     )
 
 
+def _pages(options: PlainOptions) -> WebPages:
+    settings = options.get("settings") or Settings()
+    return WebPages(settings, reach_of(settings, options), _headers(options))
+
+
 def _selection(options: PlainOptions) -> Selection:
     return Selection(options.get("include", ()), options.get("exclude", ()))
 
@@ -156,23 +166,37 @@ def _headers(options: PlainOptions) -> tuple[tuple[str, str], ...]:
     return tuple(options.get("headers", {}).items())
 
 
-def _lists(options: PlainOptions) -> tuple[FileList, ...]:
+def _lists(options: PlainOptions, pages: WebPages) -> tuple[FileList, ...]:
     """Return the lists to join rows with. Raises ManifestError if a checksum list cannot be read."""
 
     def second(option: str, source: str, *, mirror: bool) -> SecondSource:
         def read() -> Iterable[Row]:
-            return cast("Iterable[Row]", resolve(source, Options()).rows)
+            further = Options(pages=pages, depth=options.get("depth", DEPTH))
+            return cast("Iterable[Row]", resolve(source, further).rows)
 
         return SecondSource(f"{option} {shown(source)}", read, mirror=mirror)
 
     found: list[FileList] = []
     if "checksums" in options:
-        found.append(Checksums.read(Path(options["checksums"])))
+        found.append(checksums_of(str(options["checksums"]), options))
     if "digests" in options:
         found.append(second("--digests", options["digests"], mirror=False))
     if "mirror" in options:
         found.append(second("--mirror", options["mirror"], mirror=True))
     return tuple(found)
+
+
+def checksums_of(place: str, options: PlainOptions) -> Checksums:
+    """Return the checksum list at `place`, the path of a file or a URL. Blocks.
+
+    Raises:
+        ManifestError: the list cannot be read, or is no checksum list.
+        CredentialsError: the server refuses to show the list.
+        NetworkError: the list cannot be read from its server.
+    """
+    if place.lower().startswith(("http://", "https://")):
+        return Checksums.fetch(place, _pages(options))
+    return Checksums.read(Path(place))
 
 
 async def build_context(

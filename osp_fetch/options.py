@@ -45,7 +45,9 @@ class FetchOptions(TypedDict, total=False):
         observer: called with every event, in the event loop's thread. It must not be async.
         include: globs of paths to fetch, or one as a string.
         exclude: globs of paths to leave out, or one as a string.
-        checksums: path of an md5sum or sha256sum list to join with the manifest.
+        checksums: path or URL of an md5sum or sha256sum list to join with the manifest.
+        depth: levels of folders to read below a SOURCE that is a folder of a web server;
+            1 reads its own page only.
         digests: a SOURCE that lists sizes and digests of the same files.
         mirror: a SOURCE whose links are mirrors of the same files, with their sizes and digests.
         headers: sent with every request to the links' own origins; a dict or pairs.
@@ -73,6 +75,7 @@ class FetchOptions(TypedDict, total=False):
     include: str | Sequence[str]
     exclude: str | Sequence[str]
     checksums: str | Path
+    depth: int
     digests: str
     mirror: str
     headers: Mapping[str, str] | Iterable[tuple[str, str]]
@@ -101,6 +104,7 @@ class PlainOptions(TypedDict, total=False):
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     checksums: str | Path
+    depth: int
     digests: str
     mirror: str
     headers: dict[str, str]
@@ -226,6 +230,12 @@ def _duration(value: object) -> float:
         raise TypeError(f"max_duration={value!r}: pass seconds, or a time such as '12h'") from None
 
 
+def _depth(value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    raise TypeError(f"depth={value!r}: pass a whole number of at least 1")
+
+
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "settings": _settings,
     "observer": _observer,
@@ -237,5 +247,6 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "fan_out": _fan_out,
     "headers": _headers,
     "shard": _shard,
+    "depth": _depth,
     "max_duration": _duration,
 }

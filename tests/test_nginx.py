@@ -30,6 +30,7 @@ class Nginx:
         self.files = folder / "files"
         self.files.mkdir(mode=0o755)
         self.process: asyncio.subprocess.Process
+        self.locations = ""  # further ones
 
     async def start(self) -> None:
         config = self.folder / "nginx.conf"
@@ -42,7 +43,8 @@ class Nginx:
               proxy_temp_path {self.folder}/p; fastcgi_temp_path {self.folder}/f;
               uwsgi_temp_path {self.folder}/u; scgi_temp_path {self.folder}/s;
               server {{ listen 127.0.0.1:{self.port}; root {self.files};
-                location /slow {{ alias {self.files}; limit_rate 2m; }} }}
+                location /slow {{ alias {self.files}; limit_rate 2m; }}
+                {self.locations} }}
             }}"""
         )
         assert NGINX is not None

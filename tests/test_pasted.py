@@ -13,7 +13,7 @@ from osp_fetch import Entry, ManifestError, Report, Status, entry, fetch_all
 from osp_fetch.assembly import rows_of
 from osp_fetch.model.protocols import Row
 from osp_fetch.options import plain
-from osp_fetch.sources.pasted import Pages, page_of
+from osp_fetch.sources.pasted import PageLinks, page_of
 from tests.conftest import quick
 from tests.origin import Origin, noise
 
@@ -93,7 +93,7 @@ def test_every_other_link_is_left_alone(link: str) -> None:
     ],
 )
 def test_a_page_as_source_is_taken_as_the_address_that_lists_it(page: str, source: str) -> None:
-    pages = Pages({})
+    pages = PageLinks({})
     assert pages.source(page) == source
     (note,) = pages.notes()
     assert note.endswith(f"it was taken as {source}")
@@ -102,7 +102,7 @@ def test_a_page_as_source_is_taken_as_the_address_that_lists_it(page: str, sourc
 
 
 def test_a_mirror_below_a_path_is_the_hub_only_there() -> None:
-    pages = Pages({"HF_ENDPOINT": "https://nexus.test/repository/hf/"})
+    pages = PageLinks({"HF_ENDPOINT": "https://nexus.test/repository/hf/"})
     base = "https://nexus.test/repository/hf"
     assert pages.source(f"{base}/datasets/O/N/tree/main") == "hf://datasets/O/N@main"
     assert pages.source("https://nexus.test/files/x.tar") == "https://nexus.test/files/x.tar"

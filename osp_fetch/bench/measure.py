@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterable, Callable
 from dataclasses import dataclass
@@ -99,9 +100,7 @@ async def measure(
     """
     settings = options.get("settings") or Settings()
     reach = reach_of(settings, options)
-    rows = rows_of(manifest, options).rows
-    assert not isinstance(rows, AsyncIterable)
-    entries = [row for row in islice(rows, _LOOKED_AT) if isinstance(row, Entry)]
+    entries = await asyncio.to_thread(_first_entries, manifest, options)
     if not entries:
         raise ManifestError("nothing to measure: the manifest has no row that names a file")
     host = urls.host(entries[0].urls[0])
@@ -125,6 +124,12 @@ async def measure(
         received=sweep.received,
         ended=sweep.ended,
     )
+
+
+def _first_entries(manifest: AnyManifest, options: PlainOptions) -> list[Entry]:
+    rows = rows_of(manifest, options).rows
+    assert not isinstance(rows, AsyncIterable)
+    return [row for row in islice(rows, _LOOKED_AT) if isinstance(row, Entry)]
 
 
 def _part_size(point: Point) -> int:

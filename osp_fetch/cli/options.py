@@ -77,7 +77,13 @@ _OPTIONS: Final = (
     ),
     _option("--include", multiple=True, metavar="GLOB", help="Fetch only matching paths (repeatable)."),
     _option("--exclude", multiple=True, metavar="GLOB", help="Skip matching paths (repeatable)."),
-    _option("--checksums", metavar="FILE", help="Verify against this md5sum or sha256sum file."),
+    _option("--checksums", metavar="FILE|URL", help="Verify against this md5sum or sha256sum list."),
+    _option(
+        "--depth",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Levels of folders to read below a folder page of a web server.  [default: 10]",
+    ),
     _option("--digests", metavar="SOURCE", help="Take sizes and checksums from this SOURCE, such as hf://…"),
     _option("--mirror", metavar="SOURCE", help="Another SOURCE of the same files: links, sizes, checksums."),
     _option(
@@ -274,6 +280,8 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
         made["cafile"] = flags["cacert"]
     if flags["checksums"]:
         made["checksums"] = flags["checksums"]
+    if flags["depth"]:
+        made["depth"] = flags["depth"]
     if flags["digests"]:
         made["digests"] = flags["digests"]
     if flags["mirror"]:

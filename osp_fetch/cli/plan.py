@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
 
 @click.command("plan", short_help="Show what get would do.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.option(
+    "--export",
+    nargs=2,
+    type=(click.Choice(["aria2", "metalink", "tsvhttp", "sha256sums"]), str),
+    metavar="FORMAT FILE",
+    help="Write the files as a list of FORMAT: aria2, metalink, tsvhttp or sha256sums. FILE may be -.",
+)
 @shared
 def command(sources: tuple[str, ...], **flags: Any) -> int:
     """Show what get would do with the same arguments: files, bytes, finished files, expiry of links."""
@@ -40,21 +49,31 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     Raises:
         ManifestError: The manifest cannot be read.
         SettingsError: A setting is invalid.
-        StorageError: A ledger cannot be read.
+        StorageError: A ledger cannot be read, or the file of --export cannot be written.
         click.UsageError: A flag is malformed.
     """
     from ..assembly import again_of, rows_of
+    from ..inspection.export import Export, opened
     from ..inspection.plan import make_plan
 
     made = options(flags)
     resolved = rows_of(list(sources), made)
     rows = cast("Iterable[Row]", resolved.rows)
-    plan = make_plan(rows, Path(flags["output"]), made.get("shard"), again_of(made))
-    plan.notes, plan.columns = resolved.notes(), resolved.reading.columns
+    stderr = False
+    with ExitStack() as stack:
+        export: Export | None = None
+        if flags.get("export"):
+            kind, place = flags["export"]
+            stderr = place == "-"  # the list is the data, and the plan is for people
+            export = Export(kind, stack.enter_context(opened(place, sys.stdout.buffer)))
+            rows = export.passing(rows)
+        plan = make_plan(rows, Path(flags["output"]), made.get("shard"), again_of(made))
+    plan.notes = [*resolved.notes(), *(export.notes() if export else ())]
+    plan.columns = resolved.reading.columns
     if flags["as_json"]:
-        click.echo(json.dumps(plan.row(), indent=2))
+        click.echo(json.dumps(plan.row(), indent=2), err=stderr)
     else:
-        _print(plan, made["settings"].limits.rate, sources)
+        _print(plan, made["settings"].limits.rate, sources, stderr=stderr)
     return exits.SOME_FAILED if plan.bad_rows else exits.OK
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("verify", short_help="Check finished files against their checksums.")
 @click.argument("folder", default=".", metavar="DIR")
-@click.option("--checksums", metavar="FILE", help="Check against this md5sum or sha256sum file instead.")
+@click.option("--checksums", metavar="FILE|URL", help="Check against this md5sum or sha256sum list instead.")
 @click.option(
     "--repair", is_flag=True, help="Prepare damaged files so that get fetches only their damaged bytes."
 )
@@ -27,16 +27,18 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, checksums: str | None, repair: bool, archives: bool, as_json: bool) -> int:
     """Hash every finished file in DIR on all cores and compare it with the checksum recorded by get."""
+    from urllib.request import getproxies
+
     from ..archives.extractor import any_marks, lost_members
+    from ..assembly import checksums_of
     from ..inspection.status import has_ledger
     from ..inspection.verify import verify_folder
     from ..model.errors import FetchError, StorageError
-    from ..sources.checksums import Checksums
 
     root = Path(folder)
     if not root.is_dir():
         raise StorageError(f"{folder}: there is no such folder")
-    listed = Checksums.read(Path(checksums)).digests if checksums else None
+    listed = checksums_of(checksums, {"proxies": getproxies()}).digests if checksums else None
     if listed is None and not (root / ".osp-fetch").is_dir():
         raise StorageError(f"{folder}: nothing was fetched into this folder; pass --checksums FILE")
     lost = dict(lost_members(root)) if listed is None else {}

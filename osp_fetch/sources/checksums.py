@@ -1,68 +1,119 @@
-"""Checksum lists in the format of md5sum and sha256sum, in the GNU and in the BSD form."""
+"""Checksum lists of the files of a manifest: digests by path; see `join.FileList`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from urllib.parse import unquote, urlsplit
 
 from ..model.digest import Digest, stronger
 from ..model.entry import Entry
-from ..model.errors import ManifestError
+from ..model.errors import FetchError, ManifestError
 from ..model.protocols import Row
+from ..model.urls import shown
+from .checksum_lines import Listed, parsed, single_name
+from .pages import LIST, Pages, document, refused
 from .row_parser import broken
-
-_GNU: Final = re.compile(r"([0-9a-fA-F]{32,128}) [ *](.+)")
-_BSD: Final = re.compile(r"([A-Za-z0-9]+) \((.+)\) = ([0-9a-fA-F]+)")
 
 
 class Checksums:
-    """A checksum list: digests by path; see `join.FileList`."""
+    """A checksum list; see `join.FileList`.
 
-    def __init__(self, digests: Mapping[str, Digest], name: str = "checksums") -> None:
+    Args:
+        digests: name → digest.
+        name: the list's name for messages.
+        alone: the digest of a list that is one value without a name.
+    """
+
+    def __init__(
+        self, digests: Mapping[str, Digest], name: str = "checksums", alone: Digest | None = None
+    ) -> None:
         self.digests = digests
         self.name = name
+        self._alone = alone
 
     @classmethod
     def read(cls, path: Path) -> Checksums:
-        """Read a checksum list.
-
-        A name that is listed with several algorithms keeps the strongest.
+        """Read a checksum list in a file.
 
         Args:
             path: the file to read, in UTF-8.
 
         Raises:
-            ManifestError: the file cannot be read, is empty or is not a checksum list, or it states two
-                values for one name; the message then gives both lines.
+            ManifestError: the file cannot be read, or as `of`.
         """
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            with path.open(encoding="utf-8-sig") as lines:
+                return cls.of(lines, path.name)
         except (OSError, UnicodeDecodeError) as error:
             raise broken(f"{path}: the checksum list cannot be read ({error})") from None
+
+    @classmethod
+    def fetch(cls, url: str, pages: Pages) -> Checksums:
+        """Read a checksum list on a server. Blocks.
+
+        Args:
+            url: its URL.
+            pages: gets the list.
+
+        Raises:
+            ManifestError: the server has no such list, or as `of`.
+            CredentialsError: the server refuses to show the list.
+            NetworkError: the list cannot be read.
+        """
+        where = shown(url)
+        try:
+            page = pages.get(document(url), most=LIST)
+        except FetchError as error:
+            raise refused(error, f"the checksum list {where}") from None
+        with page:
+            return cls.of(page.lines(), unquote(urlsplit(url).path.rpartition("/")[2]) or where)
+
+    @classmethod
+    def of(cls, lines: Iterable[str], name: str) -> Checksums:
+        """Return the checksum list that `lines` state.
+
+        A name that is listed with several algorithms keeps the strongest. A list that is a single value
+        without a name belongs to the file that it is named after, `x.tar` for `x.tar.sha256`, else to the
+        only file of the manifest.
+
+        Args:
+            lines: the lines, with or without their ends.
+            name: the list's name.
+
+        Raises:
+            ManifestError: the list is empty or is no checksum list, it states two values for one name (the
+                message then gives both lines), or it has several values without names.
+        """
         digests: dict[str, Digest] = {}
-        seen: dict[tuple[str, str], tuple[int, Digest]] = {}
-        for number, line in enumerate(lines, start=1):
-            if not line.strip() or line.startswith("#"):
-                continue
-            try:
-                name, digest = _parsed(line)
-            except ValueError as error:
-                raise broken(
-                    f"{path.name}:{number}: {error}; pass a list in the format of md5sum or sha256sum"
-                ) from None
-            before, earlier = seen.setdefault((name, digest.algorithm), (number, digest))
-            if earlier != digest:
-                raise broken(
-                    f"{path.name}:{before} and {path.name}:{number} state different {digest.algorithm} "
-                    f"values for {name}; find out which is right and remove the other"
-                )
-            digests[name] = stronger(digests.get(name), digest)
+        seen: dict[tuple[str, str], Listed] = {}
+        bare: Listed | None = None
+        try:
+            for each in parsed(lines, name):
+                if each.name is None or bare is not None:
+                    _check_single(bare or each, each, name, others=bool(digests or bare))
+                    bare = each
+                    continue
+                before = seen.setdefault((each.name, each.digest.algorithm), each)
+                if before.digest != each.digest:
+                    raise _contradiction(name, before, each)
+                digests[each.name] = stronger(digests.get(each.name), each.digest)
+        except UnicodeDecodeError:
+            raise
+        except ValueError as error:
+            raise broken(f"{name}:{error}; pass a list in the format of md5sum or sha256sum") from None
+        if bare is not None:
+            stem = single_name(name)
+            return cls({stem: bare.digest} if stem else {}, name, None if stem else bare.digest)
         if not digests:
-            raise broken(f"{path}: the checksum list is empty")
-        return cls(digests, path.name)
+            raise broken(f"{name}: the checksum list is empty")
+        return cls(digests, name)
+
+    @property
+    def alone(self) -> bool:
+        """Whether the list is one value, and belongs to the only file of the manifest."""
+        return self._alone is not None
 
     def paths(self) -> Iterable[str]:
         """Return the listed names."""
@@ -70,7 +121,7 @@ class Checksums:
 
     def combine(self, entry: Entry, path: str) -> Row:
         """Add the digest of the listed name `path` to `entry`; see `join.FileList`."""
-        listed = self.digests[path]
+        listed = self._alone or self.digests[path]
         if entry.digest is None:
             return replace(entry, digest=listed)
         if entry.digest.algorithm == listed.algorithm and entry.digest != listed:
@@ -81,12 +132,17 @@ class Checksums:
         return entry
 
 
-def _parsed(line: str) -> tuple[str, Digest]:
-    """Return the name and the digest of one line, or raise ValueError."""
-    if gnu := _GNU.fullmatch(line):
-        name, digest = gnu[2], Digest.parse(gnu[1])
-    elif bsd := _BSD.fullmatch(line):
-        name, digest = bsd[2], Digest.parse(bsd[3], bsd[1].lower())
-    else:
-        raise ValueError("not of the form 'HEX  NAME'")
-    return name.removeprefix("./"), digest
+def _contradiction(name: str, before: Listed, now: Listed) -> ManifestError:
+    return broken(
+        f"{name}:{before.line} and {name}:{now.line} state different {now.digest.algorithm} values for "
+        f"{now.name}; find out which is right and remove the other"
+    )
+
+
+def _check_single(bare: Listed, now: Listed, name: str, *, others: bool) -> None:
+    """Raise ManifestError if a value without a name is not the only line of its list."""
+    if others:
+        line = bare.line if bare.name is None else now.line
+        raise broken(
+            f"{name}:{line}: a value without a name, in a list of several; write its file's name after it"
+        )

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from ..model.urls import shown
-from . import sa1b, table
+from . import bagit, other_tools, sa1b, table
 from .dialect import Dialect, detect
 from .json_lines import is_json_lines, json_lines, json_values, url_list
-from .opening import ManifestFile, open_files, suffix_of
+from .opening import STDIN, ManifestFile, open_files, suffix_of
 from .reading import Reading
 from .row_parser import Blocks, broken
 from .select import Selection
@@ -23,6 +23,7 @@ from .select import Selection
 _PARQUET: Final = b"PAR1"
 # suffixes of the files of a folder that are read as parts of a manifest
 _PARTS: Final = frozenset(".parquet .csv .tsv .jsonl .ndjson .json .txt .psv .meta4 .metalink".split())
+_LINK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MARKUP: Final = re.compile(r"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 
 
@@ -33,6 +34,8 @@ def part_files(source: str | Path) -> list[str | Path]:
         ManifestError: the folder contains no table, or the glob matches nothing.
     """
     path = Path(source)
+    if bagit.is_bag(path):
+        return [path / bagit.FETCH]
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and suffix_of(p.name) in _PARTS)
         hidden = [p for p in files if any(part.startswith((".", "_")) for part in p.relative_to(path).parts)]
@@ -65,7 +68,9 @@ def rows_of_file(
     Raises:
         ManifestError: a file cannot be read, or is no manifest.
     """
-    return [(file, partial(_checked, file, _reader(file, selection, reading))) for file in open_files(source)]
+    place = None if source == STDIN else Path(source)
+    files = open_files(source)
+    return [(file, partial(_checked, file, _reader(file, place, selection, reading))) for file in files]
 
 
 def _checked(file: ManifestFile, read: Callable[[], Blocks]) -> Blocks:
@@ -80,7 +85,9 @@ def _checked(file: ManifestFile, read: Callable[[], Blocks]) -> Blocks:
         raise broken(f"{file.name}: cannot be read to its end ({error}); fetch the manifest again") from None
 
 
-def _reader(file: ManifestFile, selection: Selection, reading: Reading) -> Callable[[], Blocks]:
+def _reader(
+    file: ManifestFile, place: Path | None, selection: Selection, reading: Reading
+) -> Callable[[], Blocks]:
     with file.binary() as opened:
         magic = opened.read(512)
     if magic.startswith(_PARQUET) or file.suffix == ".parquet":
@@ -100,6 +107,9 @@ def _reader(file: ManifestFile, selection: Selection, reading: Reading) -> Calla
         raise broken(
             f"{file.name}: an HTML page, and no manifest; download the list itself, or name the page's URL"
         )
+    other = other_tools.reader(head.replace("\r\n", "\n"), place)
+    if other is not None:
+        return partial(_lines_read, file, other)
     text = head.lstrip("\ufeff \t\r\n")
     if (text.startswith("{") and is_json_lines(text)) or (
         file.suffix in (".jsonl", ".ndjson") and text[:1] != "["
@@ -110,4 +120,25 @@ def _reader(file: ManifestFile, selection: Selection, reading: Reading) -> Calla
     dialect = detect(head.lstrip("\ufeff"), file.suffix)
     if dialect is not None:
         return partial(table.delimited, file, dialect, reading)
+    _check_links(head, file.name)
     return partial(url_list, file)
+
+
+def _lines_read(file: ManifestFile, read: other_tools.Reader) -> Blocks:
+    with file.text() as lines:
+        yield from read(lines, file.name)
+
+
+def _check_links(head: str, name: str) -> None:
+    """Check that one of the first lines is a link.
+
+    Raises:
+        ManifestError: none is, so that a sentence for each line would say the same.
+    """
+    lines = [line.strip("\"'<> \t") for line in head.splitlines()]
+    given = [line for line in lines if line and not line.startswith("#")]
+    if given and not any(_LINK.match(line) for line in given):
+        raise broken(
+            f"{name}: neither a table with a column of links, nor a list with one http(s) link per line; its "
+            f"first line is {given[0][:60]!r}"
+        )

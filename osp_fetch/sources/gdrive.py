@@ -6,12 +6,9 @@ file. The second link expires within an hour; the first one is then requested ag
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any, Final
@@ -27,10 +24,13 @@ from ..model.errors import (
     QuotaExceededError,
     Remedy,
     StatusError,
+    TransferError,
 )
+from ..model.http import Request
 from ..model.protocols import Row
 from ..model.urls import shown
 from .extras import need
+from .pages import Pages
 from .row_parser import Blocks, broken
 
 _ADDRESS: Final = re.compile(r"gdrive://(?P<kind>folders|files)/(?P<id>[A-Za-z0-9_-]{10,})/?")
@@ -70,13 +70,14 @@ def check_client() -> None:
         need("gdown", "gdrive", "Google Drive")
 
 
-def listing(text: str) -> Blocks:
+def listing(text: str, pages: Pages) -> Blocks:
     """List the files of a public folder, or one file.
 
     Drive states sizes and digests only to a client with an API key. The key is read from GOOGLE_API_KEY.
 
     Args:
         text: a `gdrive://` address.
+        pages: gets the replies of Drive's API.
 
     Raises:
         ManifestError: `text` is not such an address, or gdown is needed and not installed.
@@ -85,7 +86,7 @@ def listing(text: str) -> Blocks:
     """
     kind, name = check_address(text)
     key = os.environ.get("GOOGLE_API_KEY")
-    files = _by_key(kind, name, key) if key else _by_gdown(kind, name)
+    files = _by_key(kind, name, key, pages) if key else _by_gdown(kind, name)
     block: list[tuple[int, Row]] = []
     for number, row in enumerate(files, 1):
         block.append((number, row))
@@ -135,10 +136,10 @@ def _translated(error: Exception, shown: str) -> FetchError:
 # with an API key: Drive API v3
 
 
-def _by_key(kind: str, name: str, key: str) -> Iterator[Row]:
+def _by_key(kind: str, name: str, key: str, pages: Pages) -> Iterator[Row]:
     fields = "id,name,mimeType,size,md5Checksum,sha256Checksum"
     if kind == "files":
-        yield _of_api("", _asked(f"{_API}/{name}", {"fields": fields}, key))
+        yield _of_api("", _asked(f"{_API}/{name}", {"fields": fields}, key, pages))
         return
     folders = [("", name)]
     while folders:
@@ -149,7 +150,7 @@ def _by_key(kind: str, name: str, key: str) -> Iterator[Row]:
             "pageSize": "1000",
         }
         while query is not None:
-            page = _asked(_API, query, key)
+            page = _asked(_API, query, key, pages)
             for file in page.get("files", []):
                 if file.get("mimeType") == _FOLDER:
                     folders.append((f"{prefix}{file['name']}/", file["id"]))
@@ -168,28 +169,28 @@ def _of_api(prefix: str, file: dict[str, Any]) -> Row:
     return _entry(prefix + str(file["name"]).replace("/", "_"), str(file["id"]), size, digest)
 
 
-def _asked(url: str, query: dict[str, str], key: str) -> dict[str, Any]:
-    request = urllib.request.Request(
-        f"{url}?{urlencode(query)}", headers={"X-Goog-Api-Key": key, "Accept": "application/json"}
+def _asked(url: str, query: dict[str, str], key: str, pages: Pages) -> dict[str, Any]:
+    request = Request(
+        f"{url}?{urlencode(query)}",
+        headers=(("X-Goog-Api-Key", key), ("Accept", "application/json")),
+        name="listing.json",  # an HTML page in place of it is refused, and asked for again
     )
     try:
-        with urllib.request.build_opener().open(request, timeout=60) as reply:
-            said = json.load(reply)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code in (400, 401, 403):
+        with pages.get(request) as reply:
+            return dict(reply.json())
+    except StatusError as error:
+        if error.status in (400, 401, 403):
             raise CredentialsError(
-                f"Drive refuses the API key, or the folder is not public (HTTP {error.code}); check "
+                f"Drive refuses the API key, or the folder is not public (HTTP {error.status}); check "
                 "GOOGLE_API_KEY"
             ) from None
         raise NetworkError(
-            f"Drive's API answered HTTP {error.code}; run again later", remedy=Remedy.ABORT
+            f"Drive's API answered HTTP {error.status}; run again later", remedy=Remedy.ABORT
         ) from None
-    except (OSError, ValueError) as error:
+    except (TransferError, ValueError) as error:
         raise NetworkError(
             f"Drive's API cannot be reached ({error}); run again later", remedy=Remedy.ABORT
         ) from None
-    return dict(said)
 
 
 # the page that Drive sends in place of a file

@@ -120,6 +120,11 @@ class FileList(Protocol):
 
     name: str
 
+    @property
+    def alone(self) -> bool:
+        """Whether the list has no names, and describes the only file of the manifest."""
+        ...
+
     def paths(self) -> Iterable[str]:
         """Return the path of every listed file. May block; called once."""
         ...
@@ -164,10 +169,13 @@ class RowJoin:
         """Add `row`, and return the rows that are decided now, joined.
 
         Raises:
-            ManifestError: a name is ambiguous, and the join is strict.
+            ManifestError: a name is ambiguous, and the join is strict; or the list has no names, and this is
+                the second file.
         """
         if not isinstance(row, (Entry, Rival)):
             return [row]
+        if self._source.alone and isinstance(row, Entry):
+            return [self._only(row)]
         if self._join is None:
             self._join = NameJoin(self._source.paths())
         return self._combined(self._join.add(row.path, row))
@@ -190,6 +198,18 @@ class RowJoin:
                 remedy=Remedy.ABORT,
             )
         return rows
+
+    def _only(self, entry: Entry) -> Row:
+        """Return `entry`, the only file of the manifest, joined with a list that has no names."""
+        self._wanted += 1
+        if self._wanted > 1:
+            raise ManifestError(
+                f"{self._source.name} states one value without a name, but the manifest has several files; "
+                "write the name of the file after the value",
+                remedy=Remedy.ABORT,
+            )
+        self._covered += 1
+        return self._source.combine(entry, "")
 
     def _combined(self, pairs: list[Pair[Entry | Rival]]) -> list[Row | Rival]:
         if self._strict and self._join is not None and self._join.reasons:

@@ -8,8 +8,9 @@ from itertools import islice
 from typing import Any, Final
 
 from ..model.errors import ManifestError
+from .blocks import grouped
 from .opening import ManifestFile
-from .reading import BLOCK, Objects, Reading, in_blocks
+from .reading import BLOCK, Objects, Reading
 from .row_parser import Blocks, broken, read_row
 
 _KEYS: Final = "path, url or urls, size, sha256, md5, digest, headers"
@@ -88,7 +89,7 @@ class _Utf8:
 
 def url_list(file: ManifestFile) -> Blocks:
     """Read one URL per line; skip blank lines and lines that begin with #."""
-    yield from in_blocks(
+    yield from grouped(
         (line, read_row({"url": text.strip("\"'<>")}, file.name, line))
         for line, text in _lines(file)
         if not text.startswith("#")

@@ -10,7 +10,14 @@ from .row_parser import Blocks, Numbered, broken, read_row
 
 _NAMESPACE: Final = "{urn:ietf:params:xml:ns:metalink}"
 _BLOCK: Final = 1000  # rows per block
-_BEST: Final = ("sha-512", "sha-256", "sha-1", "md5")  # strongest first; IANA names of hash functions
+_BEST: Final = (
+    "sha-512",
+    "sha-384",
+    "sha-256",
+    "sha-224",
+    "sha-1",
+    "md5",
+)  # strongest first; IANA names of hash functions
 
 
 def files(file: ManifestFile) -> Blocks:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
 
-from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
-
 from ..model.digest import Digest
 from ..model.entry import entry
-from ..model.errors import CredentialsError, FetchError, ManifestError, NetworkError, Remedy
+from ..model.errors import (
+    CredentialsError,
+    FetchError,
+    ManifestError,
+    NetworkError,
+    Remedy,
+    StatusError,
+    TransferError,
+)
+from ..model.http import Request
 from ..model.protocols import Row
 from ..model.urls import redact, shown
+from .pages import Pages
 from .row_parser import Blocks, broken
 from .select import matches
 
@@ -25,8 +30,7 @@ _ADDRESS: Final = re.compile(
     r"modelscope://datasets/(?P<repo>[^/@\s]+/[^/@\s]+)(?:@(?P<rev>[^/\s]+))?(?:/(?P<glob>.*))?"
 )
 _PAGE: Final = 200  # files per page
-_TRIES: Final = 6  # ModelScope sometimes answers 403 to a valid page; long listings meet that
-_TIMEOUT: Final = 60.0  # seconds per socket operation
+_SOMETIMES: Final = (403,)  # ModelScope sometimes answers this to a valid page; long listings meet that
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +63,14 @@ class ModelScopeAddress:
         return f"modelscope://datasets/{self.repo}@{self.revision}"
 
 
-def listing(text: str) -> Blocks:
+def listing(text: str, pages: Pages) -> Blocks:
     """List the files of a repository, with their sizes and, if ModelScope states it, their SHA-256.
 
     MODELSCOPE_ENDPOINT and MODELSCOPE_API_TOKEN are read from the environment.
 
     Args:
         text: a `modelscope://` address.
+        pages: gets the pages of the listing.
 
     Raises:
         ManifestError: `text` is not such an address, the dataset or revision does not exist, or the glob
@@ -82,7 +87,7 @@ def listing(text: str) -> Blocks:
     number = page = named = 0
     while True:
         page += 1
-        files = _page(address, endpoint, headers, page)
+        files = _page(address, pages, f"{endpoint}/api/v1/datasets/{address.repo}/repo/tree", headers, page)
         block: list[tuple[int, Row]] = []
         for file in files:
             number += 1
@@ -111,56 +116,42 @@ def _row(
 
 
 def _page(
-    address: ModelScopeAddress, endpoint: str, headers: dict[str, str], page: int
+    address: ModelScopeAddress, pages: Pages, url: str, headers: dict[str, str], page: int
 ) -> list[dict[str, Any]]:
     query = urlencode(
         {"Revision": address.revision, "Recursive": "True", "PageNumber": page, "PageSize": _PAGE}
     )
-    request = urllib.request.Request(
-        f"{endpoint}/api/v1/datasets/{address.repo}/repo/tree?{query}",
-        headers={"User-Agent": "osp-fetch", "Accept": "application/json", **headers},
-    )
-    attempts = Retrying(
-        stop=stop_after_attempt(_TRIES),
-        wait=wait_exponential(multiplier=0.5, max=8.0),
-        retry=retry_if_exception_type(_PassingFailure),
-        reraise=True,
+    request = Request(
+        f"{url}?{query}",
+        headers=tuple({"Accept": "application/json", **headers}.items()),
+        name="listing.json",  # an HTML page in place of it is refused, and asked for again
     )
     try:
-        return attempts(_read_page, address, request, page, attempts)
-    except _PassingFailure as failure:
-        raise failure.error from None
-
-
-class _PassingFailure(Exception):
-    """A failure of the listing that a retry may pass. `error` is raised after the last attempt."""
-
-    def __init__(self, error: FetchError) -> None:
-        super().__init__(str(error))
-        self.error = error
-
-
-def _read_page(
-    address: ModelScopeAddress, request: urllib.request.Request, page: int, attempts: Retrying
-) -> list[dict[str, Any]]:
-    try:
-        with urllib.request.build_opener().open(request, timeout=_TIMEOUT) as reply:
-            return _files(address, json.load(reply))
-    except urllib.error.HTTPError as error:
-        failure = _refused(address, error.code, page)
-        error.close()
-        if error.code not in (403, 408, 425, 429) and error.code < 500:
-            raise failure from None
-        if error.code == 403 and page == 1 and attempts.statistics["attempt_number"] > 1:
-            raise failure from None  # two refusals of the first page are final
-        raise _PassingFailure(failure) from None
-    except (OSError, ValueError) as error:
-        failure = NetworkError(
-            f"{address}: page {page} of the listing cannot be read ({redact(str(error))[:150]}); "
-            "run again later",
+        return _read_page(address, pages, request, page)
+    except TransferError as error:
+        if isinstance(error, StatusError):
+            raise _refused(address, error.status, page) from None
+        raise NetworkError(
+            f"{address}: page {page} of the listing cannot be read ({error}); run again later",
             remedy=Remedy.ABORT,
-        )
-        raise _PassingFailure(failure) from None
+        ) from None
+
+
+def _read_page(address: ModelScopeAddress, pages: Pages, request: Request, page: int) -> list[dict[str, Any]]:
+    if page == 1:  # two refusals of the first page are final: the dataset is private or does not exist
+        try:
+            reply = pages.get(request)
+        except StatusError as error:
+            if error.status not in _SOMETIMES:
+                raise
+            reply = pages.get(request)
+    else:
+        reply = pages.get(request, passing=_SOMETIMES)
+    with reply:
+        try:
+            return _files(address, reply.json())
+        except ValueError as error:
+            raise TransferError(f"the reply is not the JSON of a listing: {error}") from None
 
 
 def _files(address: ModelScopeAddress, said: Any) -> list[dict[str, Any]]:

@@ -129,7 +129,7 @@ def _dropbox_page(parts: SplitResult) -> Page | None:
 
 
 @dataclass(slots=True)
-class Pages:
+class PageLinks:
     """Rewrites links to pages, and counts them for the report.
 
     Args:

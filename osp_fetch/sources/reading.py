@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any, Final
 
 from ..model.errors import ManifestError
@@ -55,13 +54,6 @@ class Reading:
         for sentence in found.notes:
             self.note(sentence)
         return found
-
-
-def in_blocks(rows: Iterable[Numbered], size: int = BLOCK) -> Blocks:
-    """Yield `rows` in blocks of up to `size`."""
-    numbered = iter(rows)
-    while block := list(islice(numbered, size)):
-        yield block
 
 
 class Objects:

@@ -6,9 +6,8 @@ import asyncio
 import math
 import os
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -16,19 +15,19 @@ from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
-from . import gdrive, huggingface, select, table
+from . import folder_pages, select
 from .columns import ByHand
-from .formats import part_files, rows_of_file
+from .dispatch import Listing, Source, of_items, sources_of
 from .join import FileList, Rival, RowJoin
 from .names import NameIndex, Namer, Naming
-from .opening import STDIN
-from .pasted import Pages
+from .pages import NoPages, Pages
+from .pasted import PageLinks
 from .reading import Objects, Reading
-from .row_parser import Blocks, Numbered, RawRow, Unnamed, any_row, broken, read_row
+from .row_parser import Numbered, Unnamed, broken
 from .select import Selection
 
 if TYPE_CHECKING:
-    import pandas
+    pass
 
 _MOMENT: Final = 2 << 20  # bytes; a manifest up to this size is read completely before fetching starts
 # Bytes of a manifest that is read twice, to find which names are shared; about half a million rows.
@@ -49,6 +48,8 @@ class Options:
         shard: `(i, n)`: keep share i of n, counted from 0; None keeps all rows.
         naming: how rows without a path are named.
         columns: meaning → column of a table, as the user named them.
+        pages: gets the lists and pages of sources on servers.
+        depth: levels of folders that are read below a folder page.
         strict: a bad row, or an ambiguous name in a list, is an error of the run.
     """
 
@@ -58,6 +59,8 @@ class Options:
     shard: tuple[int, int] | None = None
     naming: Naming = Naming()
     columns: tuple[tuple[str, str], ...] = ()
+    pages: Pages = field(default_factory=NoPages)
+    depth: int = folder_pages.DEPTH
     strict: bool = False
 
 
@@ -68,27 +71,17 @@ class Resolved:
     rows: Manifest
     joins: tuple[RowJoin, ...] = ()
     reading: Reading = field(default_factory=Reading)
-    pages: Pages | None = None
+    links: PageLinks | None = None
+    pages: Pages = field(default_factory=NoPages)
+
+    def close(self) -> None:
+        """End the requests for lists that a thread still waits for: no further row is wanted."""
+        self.pages.stop()
 
     def notes(self) -> list[str]:
         """Return the notes for the user; complete once all rows were read."""
-        of_pages = self.pages.notes() if self.pages else []
+        of_pages = self.links.notes() if self.links else []
         return [*of_pages, *self.reading.notes, *(note for join in self.joins for note in join.notes())]
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """One source of rows.
-
-    Attributes:
-        name: its name for messages.
-        read: reads its rows; can be called again if `size` is known.
-        size: bytes as it is stored, None if it can be read only once or is a listing.
-    """
-
-    name: str
-    read: Callable[[], Blocks]
-    size: int | None = None
 
 
 def resolve(source: object, options: Options) -> Resolved:
@@ -111,14 +104,15 @@ def resolve(source: object, options: Options) -> Resolved:
         NetworkError: the source cannot be listed.
     """
     joins = tuple(RowJoin(each, strict=options.strict) for each in options.lists)
-    reading, pages = Reading(ByHand(dict(options.columns))), Pages(os.environ)
+    reading, links = Reading(ByHand(dict(options.columns))), PageLinks(os.environ)
     if isinstance(source, AsyncIterable):
-        return Resolved(_each(source, options, joins, reading, pages), joins, reading, pages)
+        return Resolved(_each(source, options, joins, reading, links), joins, reading, links, options.pages)
     several = isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source)
     each_source = list(cast("list[str]", source)) if several else [source]
-    found = [part for each in each_source for part in _sources_of(pages.source(each), options, reading)]
+    how = Listing(options.selection, options.pages, options.depth, own_headers=bool(options.headers))
+    found = [part for each in each_source for part in sources_of(links.source(each), how, reading)]
     small = all(each.size is not None and each.size <= _MOMENT for each in found)
-    blocks = _named(found, options.naming, pages, at_once=small)
+    blocks = _named(found, options.naming, links, at_once=small)
     chosen: Iterable[Row | Rival] = (
         row for block in select.distinct(_wanted(blocks, options.selection), reading.note) for row in block
     )
@@ -128,57 +122,23 @@ def resolve(source: object, options: Options) -> Resolved:
         chosen = join.over(chosen)
     taken = (_take(row, options) for row in chosen if not isinstance(row, Rival))
     if small:
-        return Resolved(list(_shard(_sorted(list(taken)), options)), joins, reading, pages)
-    return Resolved(_shard(taken, options), joins, reading, pages)
-
-
-def _sources_of(source: object, options: Options, reading: Reading) -> list[_Source]:
-    """Return the sources that a SOURCE names."""
-    if isinstance(source, str) and source.startswith("hf://"):
-        huggingface.HubAddress.parse(source)
-        return [_Source(source, lambda: huggingface.listing(source))]
-    if isinstance(source, str) and source.startswith("modelscope://"):
-        from . import modelscope
-
-        modelscope.ModelScopeAddress.parse(source)
-        return [_Source(source, lambda: modelscope.listing(source))]
-    if isinstance(source, str) and source.startswith("gdrive://"):
-        gdrive.check_address(source)
-        gdrive.check_client()
-        return [_Source(source, lambda: gdrive.listing(source))]
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
-        return [_Source("URL", lambda: iter([[(1, read_row({"url": source}, "URL", 1))]]), 0)]
-    if isinstance(source, str) and (scheme := _SCHEME.match(source)) and not Path(source).exists():
-        raise broken(_unsupported(scheme[1].lower(), source))
-    if isinstance(source, (str, Path)):
-        parts = [STDIN] if source == STDIN else part_files(source)
-        files = [file for part in parts for file in rows_of_file(part, options.selection, reading)]
-        return [_Source(file.name, read, file.size) for file, read in files]
-    if type(source).__name__ == "DataFrame":
-        data = cast("pandas.DataFrame", source)
-        return [_Source("DataFrame", lambda: table.frame(data, reading), len(data) * _ROW)]
-    if isinstance(source, Iterable):
-        rows = cast("Iterable[Row]", source)
-        known = len(source) * _ROW if isinstance(source, (list, tuple)) else None
-        return [_Source("manifest", lambda: _grouped(rows, reading), known)]
-    raise broken(
-        f"a {type(source).__name__} is not a manifest; pass a SOURCE, a DataFrame, or an iterable of Entry"
-    )
+        return Resolved(list(_shard(_sorted(list(taken)), options)), joins, reading, links, options.pages)
+    return Resolved(_shard(taken, options), joins, reading, links, options.pages)
 
 
 def _named(
-    sources: Sequence[_Source], naming: Naming, pages: Pages, *, at_once: bool
+    sources: Sequence[Source], naming: Naming, links: PageLinks, *, at_once: bool
 ) -> Iterator[tuple[str, list[tuple[int, Row]]]]:
     """Yield blocks of rows with a path for each; see `names`.
 
     Args:
         sources: the sources of the rows.
         naming: how rows without a path are named.
-        pages: rewrites links to pages.
+        links: rewrites links to pages.
         at_once: read all sources at once.
     """
     read: Iterator[tuple[str, Sequence[Numbered]]]
-    read = ((s.name, list(pages.block(s.name, block))) for s in sources for block in s.read())
+    read = ((s.name, list(links.block(s.name, block))) for s in sources for block in s.read())
     if at_once:
         found = list(read)
         index = NameIndex()
@@ -196,7 +156,7 @@ def _named(
         yield name, [(line, row) for (line, _), row in zip(block, named, strict=True)]
 
 
-def _namer(sources: Sequence[_Source], naming: Naming) -> tuple[Namer, NameIndex | None]:
+def _namer(sources: Sequence[Source], naming: Naming) -> tuple[Namer, NameIndex | None]:
     """Return what names rows that are read lazily, and an index to which the rows are added as they come.
 
     Sources that can be read again are read once more. Where they are too large for that, every name gets the
@@ -207,38 +167,11 @@ def _namer(sources: Sequence[_Source], naming: Naming) -> tuple[Namer, NameIndex
         return Namer(naming, index.shared), index
     if sum(source.size or 0 for source in sources) > _READ_TWICE:
         return Namer(naming, None), None
-    pages = Pages(os.environ)  # the links are counted when they are read again
+    links = PageLinks(os.environ)  # the links are counted when they are read again
     for source in sources:
         for block in source.read():
-            index.add([row for _, row in pages.block(source.name, block)])
+            index.add([row for _, row in links.block(source.name, block)])
     return Namer(naming, index.shared), None
-
-
-def _unsupported(scheme: str, source: str) -> str:
-    """Return the message for a SOURCE whose scheme is not supported."""
-    shown = urls.shown(source)
-    if scheme in ("http", "https"):
-        return f"{shown}: not a URL; write {scheme}:// with two slashes"
-    known = "http://, https://, hf://, modelscope:// and gdrive://"
-    return f"{shown}: the scheme {scheme}: is not supported; use {known}, a file or a dataset name"
-
-
-def _grouped(source: Iterable[object], reading: Reading) -> Blocks:
-    objects = Objects(reading, "manifest")
-    items = enumerate(source)
-    while block := list(islice(items, _BLOCK)):
-        yield _of_items(block, objects)
-
-
-def _of_items(block: list[tuple[int, object]], objects: Objects) -> list[Numbered]:
-    """Return the rows of items of an iterable: entries, URLs, or dicts."""
-    dicts = [(number, item) for number, item in block if _is_object(item)]
-    rows: dict[int, RawRow] = dict(objects.rows(dicts))
-    return [(number, rows[number] if number in rows else any_row(item, number)) for number, item in block]
-
-
-def _is_object(item: object) -> bool:
-    return isinstance(item, Mapping) and all(isinstance(key, str) for key in item)
 
 
 def _wanted(
@@ -343,11 +276,11 @@ async def _each(
     options: Options,
     joins: Sequence[RowJoin],
     reading: Reading,
-    pages: Pages,
+    links: PageLinks,
 ) -> AsyncIterator[Row]:
     index, total = options.shard or (0, 1)
     number, counts = 0, _Counts(options.selection)
-    named = _named_as_they_come(source, options.naming, reading, pages)
+    named = _named_as_they_come(source, options.naming, reading, links)
     async for row in _distinct(named, counts, reading):
         for joined in _passed([row], joins):
             if number % total == index:
@@ -362,14 +295,14 @@ async def _each(
 
 
 async def _named_as_they_come(
-    source: AsyncIterable[object], naming: Naming, reading: Reading, pages: Pages
+    source: AsyncIterable[object], naming: Naming, reading: Reading, links: PageLinks
 ) -> AsyncIterator[Row]:
     """Yield rows with a path for each. Which links share a name is known only for those that have come."""
     objects, number, index = Objects(reading, "manifest"), -1, NameIndex()
     namer = Namer(naming, index.shared)
     async for item in source:
         number += 1
-        ((_, row),) = pages.block("manifest", _of_items([(number, item)], objects))
+        ((_, row),) = links.block("manifest", of_items([(number, item)], objects))
         index.add([row])
         yield (await asyncio.to_thread(namer.rows, [row]))[0] if isinstance(row, Unnamed) else row
 

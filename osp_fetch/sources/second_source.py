@@ -28,6 +28,11 @@ class SecondSource:
         self._read, self._mirror = read, mirror
         self._entries: dict[str, Entry] = {}
 
+    @property
+    def alone(self) -> bool:
+        """Return False: every row has a path."""
+        return False
+
     def paths(self) -> Iterable[str]:
         """Read the source and return the path of each of its valid rows. Blocks.
 
