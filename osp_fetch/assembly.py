@@ -117,7 +117,7 @@ def renewal_of(
     selection = Options(
         selection=_selection(options),
         headers=_headers(options),
-        naming=_naming(options),
+        naming=_naming(options, _pages(options)),
         columns=tuple(options.get("columns", {}).items()),
     )
 
@@ -137,7 +137,7 @@ def _row_options(options: PlainOptions, pages: WebPages) -> Options:
         lists=_lists(options, pages),
         headers=_headers(options),
         shard=options.get("shard"),
-        naming=_naming(options),
+        naming=_naming(options, pages),
         columns=tuple(options.get("columns", {}).items()),
         strict=options.get("strict", False),
         pages=pages,
@@ -145,11 +145,12 @@ def _row_options(options: PlainOptions, pages: WebPages) -> Options:
     )
 
 
-def _naming(options: PlainOptions) -> Naming:
+def _naming(options: PlainOptions, pages: WebPages) -> Naming:
     return Naming(
         rule=options.get("names", "url"),
         fan_out=options.get("fan_out", 0),
         portable=options.get("portable_names", False),
+        ask=lambda rows: pages.names([(row.urls[0], row.headers) for row in rows]),
     )
 
 

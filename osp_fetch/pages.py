@@ -8,7 +8,7 @@ from collections.abc import Collection, Coroutine, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, TypeVar, cast
 
 from .engine.retry import persist
 from .model.errors import (
@@ -34,6 +34,9 @@ _READ: Final = 64 << 10  # bytes of one read
 _CONNECTIONS: Final = 4  # to one host, while a folder is walked; listings are small requests
 _UNREACHABLE: Final = 4  # attempts at a host that never answers; most often its name is misspelt
 _END: Final = 1 << 40  # past the end of every document
+
+
+T = TypeVar("T")
 
 
 class WebPages:
@@ -72,6 +75,42 @@ class WebPages:
         """Get several documents; see `sources.pages.Pages`. Blocks."""
         return self._run(self._all(requests, (), judge, DOCUMENT))
 
+    def names(self, links: Sequence[tuple[str, tuple[tuple[str, str], ...]]]) -> list[str | ManifestError]:
+        """Return the file name that the server of each link states, empty if it states none. Blocks.
+
+        Args:
+            links: pairs of a link and the headers of its row.
+
+        Returns:
+            A name per link, unchecked, or a ManifestError if the server cannot be asked.
+        """
+        return self._run(self._names(links))
+
+    async def _names(
+        self, links: Sequence[tuple[str, tuple[tuple[str, str], ...]]]
+    ) -> list[str | ManifestError]:
+        slots = asyncio.Semaphore(_CONNECTIONS)
+        async with transport_of(self._settings, self._reach) as transport:
+
+            async def one(link: str, headers: tuple[tuple[str, str], ...]) -> str | ManifestError:
+                request = Request(link, ByteRange(0, 1), headers=headers, name=shown(link))
+                found: list[str] = []
+
+                async def ask() -> None:
+                    found.append(await transport.name_of(self._with_headers(request)))
+
+                async with slots:
+                    try:
+                        await persist(ask, self._settings.retry, lambda: 0, _ignore)
+                    except FetchError as error:
+                        return ManifestError(
+                            f"the link has no file name, and its server cannot be asked ({error}); give the "
+                            "row a path, or run again"
+                        )
+                return found[0]
+
+            return await asyncio.gather(*(one(link, headers) for link, headers in links))
+
     def stop(self) -> None:
         """End every request that another thread waits for, and refuse further ones."""
         self._stopped = True
@@ -79,7 +118,7 @@ class WebPages:
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(task.cancel)
 
-    def _run(self, work: Coroutine[Any, Any, list[Page | FetchError]]) -> list[Page | FetchError]:
+    def _run(self, work: Coroutine[Any, Any, list[T]]) -> list[T]:
         """Run `work` in an event loop of this thread; raise TransferError if `stop` ends it."""
         try:
             return asyncio.run(self._until_stopped(work))
@@ -90,9 +129,7 @@ class WebPages:
                 "the run was stopped while a list was read; run the same command again"
             ) from None
 
-    async def _until_stopped(
-        self, work: Coroutine[Any, Any, list[Page | FetchError]]
-    ) -> list[Page | FetchError]:
+    async def _until_stopped(self, work: Coroutine[Any, Any, list[T]]) -> list[T]:
         task = asyncio.current_task()
         assert task is not None
         active = asyncio.get_running_loop(), task

@@ -14,14 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osp_fetch import Entry, fetch_all
+from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.model.entry import portability, relative_path
 from osp_fetch.model.errors import ManifestError
 from osp_fetch.model.protocols import Row
 from osp_fetch.sources import resolve as resolving
 from osp_fetch.sources.names import NAMES, Naming, last_name, spread
 from osp_fetch.sources.resolve import Options, resolve
+from tests import origin as o
 from tests.conftest import quick
-from tests.origin import Origin
+from tests.origin import Origin, Page, noise
 
 SAME = ["http://h/a/1.jpg", "http://h/b/1.jpg", "http://i/a/1.JPG", "http://h/one/2.jpg", "http://h/x.php?id=1",
         "http://h/x.php?id=2", "http://h/get/?file=3", "http://h/get/?file=4", "http://h/?x=1"]  # fmt: skip
@@ -240,3 +242,90 @@ def test_the_flags(command: Callable[..., subprocess.CompletedProcess[str]], tmp
         done = command("plan", "urls.txt", *words)
         assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert command("plan", "urls.txt", "--names", "hash", "--fan-out", "8").returncode == 0
+
+
+# names that the server states
+
+
+def disposition(value: str) -> o.Fault:
+    async def answer(exchange: Exchange, page: Page) -> None:
+        await exchange.serve(Blob(page.data), {"Content-Disposition": value})
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [("attachment; filename=report.tar", "report.tar"), ('attachment; filename="a b.tar"', "a b.tar"),
+     ("attachment; filename*=UTF-8''%e4%ba%8b.tar; filename=x.tar", "事.tar"),
+     ('attachment; filename="../../evil.tar"', "evil.tar"),
+     ('attachment; filename="C:\\\\x\\\\evil.tar"', "evil.tar"),
+     ('attachment; filename="/etc/passwd"', "passwd"), ("inline; filename=\"a\tb.bin\"", "a_b.bin")],
+)  # fmt: skip
+async def test_a_link_without_a_name_is_named_by_its_server(
+    origin: Origin, tmp_path: Path, value: str, name: str
+) -> None:
+    origin.add("get/", noise(1000), always=disposition(value))
+    (tmp_path / "urls.txt").write_text(f"{origin.url}/get/?file=3\n")
+    for _ in range(2):
+        report = await fetch_all(tmp_path / "urls.txt", tmp_path / "out", settings=quick())
+        assert report.ok, report.failures
+        assert (tmp_path / "out" / name).read_bytes() == noise(1000)
+    assert not (tmp_path / "evil.tar").exists()
+    assert not (tmp_path.parent / "evil.tar").exists()
+
+
+async def test_the_last_link_of_redirects_names_the_file(origin: Origin, tmp_path: Path) -> None:
+    origin.add("files/report.tar", noise(1000))
+    origin.add("get/", b"", always=o.redirect("/files/report.tar"))
+    (tmp_path / "urls.txt").write_text(f"{origin.url}/get/?file=3\n")
+    report = await fetch_all(tmp_path / "urls.txt", tmp_path / "out", settings=quick())
+    assert report.ok, report.failures
+    assert (tmp_path / "out/report.tar").read_bytes() == noise(1000)
+
+
+@pytest.mark.parametrize("form", ["file", "stream"])
+async def test_two_links_whose_servers_state_one_name_are_two_files(
+    origin: Origin, tmp_path: Path, form: str
+) -> None:
+    for number in (1, 2):
+        origin.add(f"{number}/", noise(1000, number), always=disposition("attachment; filename=data.bin"))
+    links = [f"{origin.url}/{number}/?x" for number in (1, 2)]
+    (tmp_path / "urls.txt").write_text("\n".join(links))
+
+    async def stream() -> AsyncIterator[object]:
+        for link in links:
+            yield {"url": link}
+
+    source: object = stream() if form == "stream" else tmp_path / "urls.txt"
+    report = await fetch_all(source, tmp_path / "out", settings=quick())  # type: ignore[arg-type]
+    assert report.ok, report.failures
+    found = sorted((tmp_path / "out").glob("data*.bin"))
+    assert sorted(place.read_bytes() for place in found) == sorted(noise(1000, n) for n in (1, 2))
+
+
+async def test_names_server_asks_for_every_row(origin: Origin, tmp_path: Path) -> None:
+    origin.add("download.php", noise(1000), always=disposition("attachment; filename=photo.jpg"))
+    (tmp_path / "urls.txt").write_text(f"{origin.url}/download.php?id=1\n")
+    report = await fetch_all(tmp_path / "urls.txt", tmp_path / "out", settings=quick(), names="server")
+    assert report.ok, report.failures
+    assert (tmp_path / "out/photo.jpg").exists()
+
+
+async def test_a_server_that_states_no_name_leaves_it_to_the_link(origin: Origin, tmp_path: Path) -> None:
+    origin.add("get/", noise(1000))
+    (tmp_path / "urls.txt").write_text(f"{origin.url}/get/?file=3\n")
+    report = await fetch_all(tmp_path / "urls.txt", tmp_path / "out", settings=quick())
+    assert report.ok, report.failures
+    (place,) = (tmp_path / "out").glob("get-*")
+    assert place.read_bytes() == noise(1000)
+
+
+async def test_a_name_that_cannot_be_asked_for_fails_its_row_alone(origin: Origin, tmp_path: Path) -> None:
+    origin.add("get/", b"", always=o.status(404))
+    (tmp_path / "urls.txt").write_text(f"{origin.url}/get/?file=3\n{origin.add('a.bin', noise(10))}\n")
+    report = await fetch_all(tmp_path / "urls.txt", tmp_path / "out", settings=quick())
+    (failure,) = report.failures
+    assert "urls.txt:1" in str(failure.error)
+    assert "give the row a path" in str(failure.error)
+    assert (tmp_path / "out/a.bin").exists()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from typing import Final
+from urllib.parse import unquote
 
 from yarl import URL
 
@@ -18,6 +19,8 @@ from .connection import PlainReply
 from .fallback import Response
 
 _LONGEST: Final = 1 << 60  # bytes; a length above this is an error of the server: no file system holds it
+_EXTENDED_NAME: Final = re.compile(r"filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]+)", re.IGNORECASE)
+_NAME: Final = re.compile(r'filename\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;]+))', re.IGNORECASE)
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
@@ -54,6 +57,23 @@ def redirected(url: str, location: str, *, downgrade: bool) -> str:
             remedy=Remedy.FAIL,
         )
     return str(target.with_fragment(None)) if "#" in location else str(target)
+
+
+def stated_name(disposition: str) -> str:
+    """Return the file name that a Content-Disposition field states (RFC 6266), empty if it states none.
+
+    Args:
+        disposition: The value of the field. `filename*` comes before `filename`.
+    """
+    if extended := _EXTENDED_NAME.search(disposition):
+        try:
+            return unquote(extended[2], encoding=extended[1] or "utf-8", errors="replace")
+        except LookupError:
+            return unquote(extended[2], errors="replace")
+    match = _NAME.search(disposition)
+    if match is None:
+        return ""
+    return re.sub(r"\\(.)", r"\1", match[1]) if match[1] is not None else match[2].strip()
 
 
 def validator(response: Response | PlainReply) -> Validator:

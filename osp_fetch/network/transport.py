@@ -11,8 +11,9 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Self
+from urllib.parse import unquote
 
 import aiohttp
 from yarl import URL
@@ -33,12 +34,13 @@ from ..version import __version__
 from . import internals, refusals
 from .adapted import DecodedBody, TrimmedBody
 from .body import Body, Landed, reason
+from .chain import Chain
 from .connection import PlainReply
 from .connector import Connector, ConnectTo, NoCookies
 from .cookies import Cookies
 from .credentials import Credentials
 from .fallback import Response, Wire
-from .head import extent, redirected, validator
+from .head import extent, redirected, stated_name, validator
 from .proxies import Proxies, is_socks
 
 _CROWDED: Final = frozenset({429, 503})  # statuses of a server that has too many connections or requests
@@ -51,25 +53,6 @@ _HEAD_BYTES: Final = 64 << 10  # most bytes of one line of a reply's head
 # the bytes of one receive. Large bodies bypass the stream (`receiver`).
 _STREAM: Final = 64 << 10
 _PAGE_BYTES: Final = 1 << 20  # bytes of a page that are searched for the link to the file
-
-
-@dataclass(slots=True)
-class Chain:
-    """A request and the redirects that it was led through.
-
-    Attributes:
-        url: The last URL.
-        response: Its response.
-        pauses: (host, seconds) of each host whose quota is used up.
-        headers_sent: Whether every request carried the entry's own headers.
-        by_cookie: Whether the last request carried a cookie that a redirect had set.
-    """
-
-    url: str
-    response: Response | PlainReply = field(init=False)
-    pauses: tuple[tuple[str, float], ...] = ()
-    headers_sent: bool = True
-    by_cookie: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +178,29 @@ class HttpTransport:
             TransferError: A page in place of the file leads to no file; see `model.protocols.Leads`.
         """
         return OpenReply(self, request)
+
+    async def name_of(self, request: Request) -> str:
+        """Return the file name that the server states for a link, by a header or by its redirects.
+
+        Args:
+            request: A request for the first byte of the file.
+
+        Returns:
+            The name as the server states it, unchecked; empty if it states none.
+
+        Raises:
+            TransferError: As in `send`.
+        """
+        chain = await self._follow(request)
+        response = chain.response
+        try:
+            if not isinstance(response, PlainReply) and response.status not in (200, 206):
+                raise await self._refusal(request, response, borrowed=False)
+            if name := stated_name(response.headers.get("Content-Disposition", "")):
+                return name
+            return "" if chain.url == request.url else unquote(URL(chain.url, encoded=True).raw_name)
+        finally:
+            response.close()
 
     async def answer(self, request: Request, exchange: OpenReply) -> AnyBody:
         """Return the reply to a request.

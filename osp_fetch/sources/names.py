@@ -30,8 +30,8 @@ _HASH: Final = 8  # hexadecimal digits of a link's hash in a name
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,10}(?:\.(?:gz|bz2|xz|zst))?$|\.tar\.[a-z0-9]{2,4}$")
 _MEANINGLESS: Final = re.compile(r"\.+|\s*")
 
-AskNames = Callable[[Sequence[Unnamed]], list[str | ManifestError | None]]
-"""Asks the servers for the names of files. Returns a name, None if the server states none, or an error."""
+AskNames = Callable[[Sequence[Unnamed]], list[str | ManifestError]]
+"""Asks the servers for the names of files; returns a name, empty if the server states none, or an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,28 +80,16 @@ class Namer:
     def rows(self, rows: Sequence[RawRow]) -> list[Row]:
         """Return `rows` with a path for each, or a ManifestError in place of a row that cannot have one."""
         numbers = [next(self._numbers) for _ in rows]
-        asked = self._asked(rows)
         named = [
-            self._named(row, number, asked) if isinstance(row, Unnamed) else row
+            self._named(row, number) if isinstance(row, Unnamed) else row
             for row, number in zip(rows, numbers, strict=True)
         ]
         if not (self._naming.fan_out or self._naming.portable):
             return named
         return [self._placed(row) if isinstance(row, Entry) else row for row in named]
 
-    def _asked(self, rows: Sequence[RawRow]) -> dict[int, str | ManifestError | None]:
-        """Return the names that servers state, by the identity of the row."""
-        if self._naming.ask is None or self._naming.rule not in ("url", "server"):
-            return {}
-        every = self._naming.rule == "server"
-        wanted = [row for row in rows if isinstance(row, Unnamed) and (every or not last_name(row.urls[0]))]
-        return dict(zip(map(id, wanted), self._naming.ask(wanted), strict=True)) if wanted else {}
-
-    def _named(self, row: Unnamed, number: int, asked: dict[int, str | ManifestError | None]) -> Row:
+    def _named(self, row: Unnamed, number: int) -> Row:
         url = row.urls[0]
-        stated = asked.get(id(row))
-        if isinstance(stated, ManifestError):
-            return ManifestError(f"{row.where}: {stated}")
         match self._naming.rule:
             case "host":
                 return row.named(_by_host(url))
@@ -109,7 +97,7 @@ class Namer:
                 return row.named(self._hash(url, 32) + suffix_of(last_name(url)))
             case "index":
                 return row.named(f"{number:09}{suffix_of(last_name(url))}")
-        name = clean_name(stated) if stated else last_name(url)
+        name = own_name(row)
         if name and self._shared is not None and not self._shared.name(name):
             return row.named(shortened(name))
         return row.named(hashed(name or _fallback(url), self._hash(url, _HASH)))
@@ -127,6 +115,30 @@ class Namer:
         if self._naming.fan_out and "/" not in row.path:
             return replace(row, path=relative_path(spread(row.path, self._naming.fan_out)))
         return row
+
+
+def with_stated_names(rows: Sequence[RawRow], naming: Naming) -> Sequence[RawRow]:
+    """Return `rows` with the names that servers state for links without a name, or for all. Blocks.
+
+    A row whose server cannot be asked becomes a ManifestError: with another name it would be fetched twice.
+    """
+    if naming.ask is None or naming.rule not in ("url", "server"):
+        return rows
+    every = naming.rule == "server"
+    wanted = [
+        n for n, row in enumerate(rows)
+        if isinstance(row, Unnamed) and (every or not last_name(row.urls[0]))
+    ]  # fmt: skip
+    if not wanted:
+        return rows
+    asked: list[RawRow] = list(rows)
+    unnamed = [row for n in wanted if isinstance(row := rows[n], Unnamed)]
+    for n, row, stated in zip(wanted, unnamed, naming.ask(unnamed), strict=True):
+        if isinstance(stated, ManifestError):
+            asked[n] = ManifestError(f"{row.where}: {stated}")
+        else:
+            asked[n] = replace(row, stated=clean_name(stated.replace("\\", "/")))
+    return asked
 
 
 class NameIndex:
@@ -148,7 +160,7 @@ class NameIndex:
         """Add rows; a stated path counts as a name that is taken."""
         named = {
             (row.urls[0] if isinstance(row, Unnamed) else row.path): (
-                last_name(row.urls[0]) if isinstance(row, Unnamed) else row.path
+                own_name(row) if isinstance(row, Unnamed) else row.path
             ).casefold()
             for row in rows
             if isinstance(row, (Unnamed, Entry))
@@ -174,6 +186,11 @@ def last_name(url: str) -> str:
     name = clean_name(unquote(urlsplit(url).path.rsplit("/", 1)[-1]))
     # a name such as `x&apikey=…` would be printed and logged
     return name if redact(name) == name else ""
+
+
+def own_name(row: Unnamed) -> str:
+    """Return the name of a row before others are considered: what the server states, or the link suggests."""
+    return row.stated or last_name(row.urls[0])
 
 
 def clean_name(text: str) -> str:

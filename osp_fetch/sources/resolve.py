@@ -19,7 +19,7 @@ from . import folder_pages, select
 from .columns import ByHand
 from .dispatch import Listing, Source, of_items, sources_of
 from .join import FileList, Rival, RowJoin
-from .names import NameIndex, Namer, Naming
+from .names import NameIndex, Namer, Naming, with_stated_names
 from .pages import NoPages, Pages
 from .pasted import PageLinks
 from .reading import Objects, Reading
@@ -140,13 +140,14 @@ def _named(
     read: Iterator[tuple[str, Sequence[Numbered]]]
     read = ((s.name, list(links.block(s.name, block))) for s in sources for block in s.read())
     if at_once:
-        found = list(read)
+        found = [(name, _stated(block, naming)) for name, block in read]
         index = NameIndex()
         index.add([row for _, block in found for _, row in block])
         namer, read = Namer(naming, index.shared), iter(found)
     else:
         namer, index = None, None
-    for name, block in read:
+    for name, numbered in read:
+        block = numbered if at_once else _stated(numbered, naming)
         rows = [row for _, row in block]
         if namer is None and any(isinstance(row, Unnamed) for row in rows):
             namer, index = _namer(sources, naming)
@@ -154,6 +155,12 @@ def _named(
             index.add(rows)
         named = namer.rows(rows) if namer else cast("list[Row]", rows)
         yield name, [(line, row) for (line, _), row in zip(block, named, strict=True)]
+
+
+def _stated(block: Sequence[Numbered], naming: Naming) -> list[Numbered]:
+    """Return `block` with the names that servers state; see `names.with_stated_names`."""
+    rows = with_stated_names([row for _, row in block], naming)
+    return [(line, row) for (line, _), row in zip(block, rows, strict=True)]
 
 
 def _namer(sources: Sequence[Source], naming: Naming) -> tuple[Namer, NameIndex | None]:
@@ -303,8 +310,10 @@ async def _named_as_they_come(
     async for item in source:
         number += 1
         ((_, row),) = links.block("manifest", of_items([(number, item)], objects))
+        if isinstance(row, Unnamed):
+            (row,) = await asyncio.to_thread(with_stated_names, [row], naming)
         index.add([row])
-        yield (await asyncio.to_thread(namer.rows, [row]))[0] if isinstance(row, Unnamed) else row
+        yield namer.rows([row])[0]
 
 
 async def _distinct(

@@ -27,6 +27,7 @@ class Unnamed:
         digest: digest of the file, if known.
         headers: request headers by name.
         where: the row's place for messages, such as `list.csv:12`.
+        stated: the file name that the server states, empty if it was not asked or states none.
     """
 
     urls: tuple[str, ...]
@@ -34,6 +35,7 @@ class Unnamed:
     digest: Digest | None
     headers: tuple[tuple[str, str], ...]
     where: str
+    stated: str = ""
 
     def named(self, path: str) -> Row:
         """Return the entry with this path, or a ManifestError that names the row."""
