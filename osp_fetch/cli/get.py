@@ -231,16 +231,18 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
 
 
 class _Signals:
-    """Signal handlers: Ctrl-C, SIGTERM and SIGUSR1 save and stop; a second Ctrl-C exits at once."""
+    """Signal handlers: Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and stop; a second Ctrl-C exits at once."""
 
     def __init__(self, stop: StopToken) -> None:
         self.interrupted = False
         self._stop = stop
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        # batch systems send these before a job's time limit
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
+        # batch systems send the first two before a job's time limit, a closing terminal sends SIGHUP
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            # nohup and daemons ignore SIGHUP so that the command outlives the terminal
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
 
     def _interrupt(self) -> None:
         if self.interrupted:
