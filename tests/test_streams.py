@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import json
 import os
@@ -13,6 +12,7 @@ import signal
 import subprocess
 import sys
 import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -99,10 +99,8 @@ class Terminal:
 
     def read(self) -> None:
         """Read what was written, as a terminal does, so that a writer never waits."""
-        try:
+        with suppress(OSError):  # EIO: no process has the other end open
             self.said += os.read(self._ours, 1 << 16)
-        except OSError as error:
-            assert error.errno == errno.EIO
 
     def close(self) -> None:
         asyncio.get_running_loop().remove_reader(self._ours)
@@ -120,7 +118,7 @@ class Terminal:
             stdin=self.theirs,
             stdout=self.theirs,
             stderr=self.theirs,
-            preexec_fn=take,  # noqa: PLW1509
+            preexec_fn=take,
             env={**os.environ, "TERM": "xterm"},
         )
         os.close(self.theirs)

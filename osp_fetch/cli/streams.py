@@ -1,4 +1,4 @@
-"""Standard streams whose loss costs nothing: a closed pipe, a closed terminal, a daemon without descriptors."""
+"""Standard streams whose loss costs nothing: a closed pipe or terminal, a daemon without descriptors."""
 
 from __future__ import annotations
 
