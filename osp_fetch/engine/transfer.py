@@ -29,7 +29,7 @@ from .body_writer import BodyWriter
 from .checkpoint import Checkpoint
 from .context import Context
 from .lanes import Lanes
-from .retry import persist
+from .retry import Pace, persist
 from .state import FileState, PartRequest
 
 _HEDGE_LOOK: Final = 0.1  # seconds between two checks whether a part has become slow enough for a hedge
@@ -178,8 +178,9 @@ class PartedTransfer:
 
         while True:
             try:
-                retry = self._context.settings.retry
-                await persist(parts, retry, lambda: len(self._state.held), self._retrying)
+                retry, timeouts = self._context.settings.retry, self._context.settings.timeouts
+                pace = Pace(timeouts.slowest, timeouts.slow_for)
+                await persist(parts, retry, lambda: len(self._state.held), self._retrying, pace)
                 return
             except TransferError as error:
                 if lane.link is None or error.remedy is Remedy.RESTART or not self._state.forsake(lane.link):

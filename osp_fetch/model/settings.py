@@ -162,7 +162,8 @@ class Retry:
     """How long a failure is retried.
 
     Attributes:
-        attempts: consecutive attempts without progress after which a file fails. Progress resets the count.
+        attempts: consecutive attempts without progress after which a file fails. Progress resets the count,
+            unless it is slower than `timeouts.slowest` over `timeouts.slow_for` and the pauses.
         initial: first pause before a retry, in seconds. The pause doubles with each attempt, with full
             jitter.
         longest: upper bound of that pause, in seconds. It also limits how long a host is probed that has
