@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from .assembly import again_of, build_context, reach_of, renewal_of, rows_of
+from .assembly import again_of, build_context, failed_file_of, reach_of, renewal_of, rows_of
 from .concurrency import stop as stop_tasks
 from .engine.run import Run
 from .model import events
@@ -124,6 +124,7 @@ async def _fetch(
     settings = options.get("settings") or Settings()
     resolved = await asyncio.to_thread(rows_of, manifest, options)
     state = state_folder(root, options.get("shard"))
+    failed = await asyncio.to_thread(failed_file_of, manifest, options, state)
     fresh = await asyncio.to_thread(_is_empty, root)  # before the lock creates the state folder in it
     report, board = Report(shard=options.get("shard")), Board()
     begun = time.monotonic()
@@ -132,7 +133,7 @@ async def _fetch(
         fresh = fresh and not state_folders(root)  # another run may have used it meanwhile
         log = EventLog(state / "events.jsonl")
         stack.callback(log.close)
-        own: list[events.Observer] = [board, log]
+        own: list[events.Observer] = [board, log, *([failed] if failed else [])]
         observe = Fanout([*own, options["observer"]] if "observer" in options else own)
         metadata = stack.enter_context(ThreadPoolExecutor(1, "osp-metadata"))
         noted = DownloadMetadata(root)
@@ -167,6 +168,7 @@ async def _fetch(
         finally:
             unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
             report.notes += [*resolved.notes(), *unmatched, *_kept_notes(board), *observe.failures]
+            report.notes += failed.close() if failed else []
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report

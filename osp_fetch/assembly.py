@@ -5,6 +5,7 @@ Only this module and `workers.worker` know the concrete classes behind the proto
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack
@@ -16,6 +17,7 @@ from .connections.pool import ConnectionPool
 from .datasets.catalogue import expand_all
 from .engine.context import Context
 from .model import events
+from .model.errors import SettingsError
 from .model.protocols import Manifest, Renewal, Row
 from .model.settings import Settings
 from .model.urls import shown
@@ -29,6 +31,7 @@ from .sources.select import Selection
 from .storage.folder.run_lock import state_folders
 from .storage.folder.store import FolderStore
 from .storage.ledger.sqlite import SqliteLedger
+from .views.failed_file import FailedFile
 from .workers.reach import Reach, transport_of
 
 if TYPE_CHECKING:
@@ -88,6 +91,32 @@ class Again:
 def again_of(options: PlainOptions) -> Again:
     """Return the paths that have to be fetched again although they are finished."""
     return Again(options.get("again", ()))
+
+
+def failed_file_of(manifest: AnyManifest, options: PlainOptions, state: Path) -> FailedFile | None:
+    """Return the observer of the option `failed`, None without it.
+
+    Args:
+        manifest: as in `rows_of`.
+        options: the options of the run.
+        state: the state folder of this run or shard.
+
+    Raises:
+        SettingsError: the file cannot be written, or is a SOURCE: a run that is stopped would replace it by
+            the few rows that had failed.
+    """
+    place = options.get("failed")
+    if place is None:
+        return None
+    if not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
+        raise SettingsError(f"failed: {place} cannot be written; its folder must exist and be writable")
+    if place.exists():
+        if not place.is_file():
+            raise SettingsError(f"failed: {place} is not a regular file; name a file to write")
+        sources = (Path(s) for s in _sources(manifest, options) if "://" not in str(s))
+        if any(source.exists() and source.samefile(place) for source in sources):
+            raise SettingsError(f"failed: {place} is also a SOURCE of this run; name another file")
+    return FailedFile(place.absolute(), state / "failed.jsonl", _headers(options))
 
 
 def renewal_of(

@@ -58,6 +58,8 @@ class FetchOptions(TypedDict, total=False):
         profiles: `host:port` → the host's profile as `bench` measured it; `-j auto` starts from it.
         recheck: hash finished files again, instead of comparing only size and modification time.
         again: globs of files to fetch again even if they are finished, or were unpacked and deleted.
+        failed: file to which the rows that failed or are parked are written, as a manifest of JSON lines. It
+            is replaced when the run ends, also by an empty one.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -79,6 +81,7 @@ class FetchOptions(TypedDict, total=False):
     profiles: Mapping[str, Profile]
     recheck: bool
     again: str | Sequence[str]
+    failed: str | Path
 
 
 class PlainOptions(TypedDict, total=False):
@@ -103,6 +106,7 @@ class PlainOptions(TypedDict, total=False):
     profiles: Mapping[str, Profile]
     recheck: bool
     again: tuple[str, ...]
+    failed: Path
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:
@@ -167,6 +171,12 @@ def _headers(value: object) -> dict[str, str]:
         raise TypeError('headers: pass a dict or pairs, such as {"Authorization": "Bearer …"}') from None
 
 
+def _path(value: object) -> Path:
+    if isinstance(value, (str, Path)) and str(value):
+        return Path(value)
+    raise TypeError(f"failed={value!r}: pass the path of a file")
+
+
 def _shard(value: object) -> tuple[int, int]:
     parts = value.split("/") if isinstance(value, str) else value
     if isinstance(parts, Sequence) and len(parts) == 2 and all(str(part).strip().isdigit() for part in parts):
@@ -192,4 +202,5 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "headers": _headers,
     "shard": _shard,
     "max_duration": _duration,
+    "failed": _path,
 }

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="Stop after TIME with exit code 75.",
 )
+@click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
 @click.option(
@@ -62,6 +63,8 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     limit = duration(flags["max_duration"])
     made = options(flags)
     made["recheck"] = flags["recheck"]
+    if flags["failed"]:
+        made["failed"] = Path(flags["failed"])
     if limit is not None:
         made["max_duration"] = limit
     _raise_descriptor_limit()

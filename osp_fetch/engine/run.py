@@ -74,10 +74,12 @@ class Run:
         """
         total = self._context.pool.total
         files = total + min(_FINISHING, 2 * total)
-        await at_most(files, self._all_wanted(manifest), self._settle)
-        for job in self._parked:
-            if job.error is not None:
-                self._end(job, Status.PARKED, job.error)
+        try:
+            await at_most(files, self._all_wanted(manifest), self._settle)
+        finally:
+            for job in self._parked:  # also if the run is stopped, so that each of them has its outcome
+                if job.error is not None:
+                    self._end(job, Status.PARKED, job.error)
 
     async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[Job]:
         """Yield the jobs of the manifest, and parked jobs again when fresh links are available.
