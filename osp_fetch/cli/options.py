@@ -84,6 +84,7 @@ _OPTIONS: Final = (
         help="Fetch matching files again, even finished ones (repeatable).",
     ),
     _option("--overwrite", is_flag=True, help="Replace your own files instead of moving them aside."),
+    _option("--no-mtime", is_flag=True, help="Do not set files' times to the server's Last-Modified."),
     _option("--strict", is_flag=True, help="Stop at the first bad row of the manifest."),
     _option(
         "--header",
@@ -140,6 +141,8 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
             found.append((f"--{flag.replace('_', '-')}", {section: {key: flags[flag]}}))
     if flags.get("overwrite"):
         found.append(("--overwrite", {"storage": {"existing": "overwrite"}}))
+    if flags.get("no_mtime"):
+        found.append(("--no-mtime", {"storage": {"mtime": "local"}}))
     for text in flags.get("settings", ()):
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")

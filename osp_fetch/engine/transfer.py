@@ -141,11 +141,12 @@ class PartedTransfer:
             raise
         self._name_dropped(self._state.mirrors.suspect)
         await self._checkpoint.done()
+        complete = self._state.record(self._state.held, digests, checksums)
         if length > self._context.claim_size:
             # after a kill between the rename and the last record, this one proves that the file is right
             await self._partial.sync()
-            await self._context.ledger.put(self._state.record(self._state.held, digests, checksums))
-        placed = await self._partial.publish(length)
+            await self._context.ledger.put(complete)
+        placed = await self._partial.publish(length, self._context.mtime_of(complete.validator))
         if placed.kept is not None:
             self._context.observe(events.SetAside(self._entry.path, placed.kept))
         self._record = self._state.record(self._state.held, digests, checksums, placed.published)

@@ -213,6 +213,7 @@ class Storage:
             system, and a power loss may cost files.
         existing: what happens to a file under a final name that no run of osp-fetch wrote.
         disk_patience: seconds to wait for free space on a full disk.
+        mtime: "server" sets the modification time of a file to the server's Last-Modified; "local" leaves it.
     """
 
     min_free: int = _setting(1 << 30, size)
@@ -220,6 +221,8 @@ class Storage:
     # "keep" moves the file to .osp-fetch/replaced/; "overwrite" replaces it.
     existing: str = _setting("keep", _one_of("keep", "overwrite"))
     disk_patience: float = _setting(600.0, seconds)
+    # As wget does. Builds, rsync and people see which files are new at the source.
+    mtime: str = _setting("server", _one_of("server", "local"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ import errno
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from ...model.errors import FetchError, StorageError
@@ -30,6 +33,7 @@ class ReadyFile:
         final: final path.
         length: length in bytes.
         recorded: how files of that name looked that earlier runs of osp-fetch published.
+        modified: the Last-Modified of the server, which becomes the modification time; None to leave it.
     """
 
     remote = False
@@ -41,9 +45,11 @@ class ReadyFile:
         final: str,
         length: int,
         recorded: tuple[Published | None, ...] = (),
+        modified: str | None = None,
     ) -> None:
         self._fd = fd
         self.place, self.final, self.length, self.recorded = place, final, length, recorded
+        self.modified = modified
 
     def open(self) -> int:
         """Return the file descriptor. The publisher owns it and closes it in every case.
@@ -62,6 +68,25 @@ class ReadyFile:
 
     def over(self, *, published: bool) -> None:
         """Release resources after the file was published, or could not be. Called on the event loop."""
+
+
+def modification_time(text: str, now: float) -> int | None:
+    """Return the time that a Last-Modified header states (RFC 9110 section 8.8.2), in Unix nanoseconds.
+
+    Args:
+        text: the value of the header.
+        now: current time in Unix seconds.
+
+    Returns:
+        The time; None if the text is no date, or a date that cannot be true: after `now`, or not after 1970,
+        which servers send for files whose time they do not know.
+    """
+    try:
+        stated = parsedate_to_datetime(text)
+        seconds = (stated if stated.tzinfo else stated.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+    return int(seconds) * 1_000_000_000 if 86_400 <= seconds <= now else None
 
 
 class _Waits:
@@ -192,6 +217,9 @@ class BatchPublisher:
             fd = finished.open()
             try:
                 opened = time.monotonic()
+                if finished.modified and (when := modification_time(finished.modified, time.time())):
+                    with suppress(OSError):  # EPERM: the partial belongs to another user of the group
+                        self.disk.set_modified(fd, when)
                 if self._durable:
                     self.disk.sync(fd)
                 waits.add(time.monotonic() - opened, opened - begun)
