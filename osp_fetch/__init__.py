@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         ManifestError,
         NetworkError,
         NotThePayloadError,
+        NotUpdatedError,
         QuotaExceededError,
         RangeNotSatisfiableError,
         Remedy,
@@ -94,8 +95,9 @@ _HOMES: Final = {
     "model.errors": (
         "BorrowedLinkSpentError ChangedError CredentialsError DiskFullError FetchError FolderBusyError "
         "HostDownError IntegrityError LinkExpiredError ManifestError NetworkError NotThePayloadError "
-        "QuotaExceededError RangeNotSatisfiableError Remedy SettingsError SourceGivenUpError StatusError "
-        "StorageError TooLongError TransferError UnreachableError UntrustedServerError YieldedError "
+        "NotUpdatedError QuotaExceededError RangeNotSatisfiableError Remedy SettingsError SourceGivenUpError "
+        "StatusError StorageError TooLongError TransferError UnreachableError UntrustedServerError "
+        "YieldedError "
     ),
     "model.events": (
         "Adopted Closed Cooling DiskWaiting Event FileBegun Finished HostBack HostDown LimitChanged "
@@ -139,6 +141,7 @@ __all__ = [
     "MirrorDropped",
     "NetworkError",
     "NotThePayloadError",
+    "NotUpdatedError",
     "Observer",
     "Opened",
     "Outcome",

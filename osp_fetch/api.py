@@ -162,7 +162,7 @@ async def _fetch(
             renewal = renewal_of(manifest, options, settings, observe)
             run = Run(
                 context, finish, renewal, fetch_one=fetch_one, recheck=recheck, fresh=fresh,
-                again=again,
+                again=again, update=options.get("update", False),
             )  # fmt: skip
             await _until_stopped(run.fetch(resolved.rows), report, options, observe)
         finally:

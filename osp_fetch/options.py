@@ -58,6 +58,8 @@ class FetchOptions(TypedDict, total=False):
         profiles: `host:port` → the host's profile as `bench` measured it; `-j auto` starts from it.
         recheck: hash finished files again, instead of comparing only size and modification time.
         again: globs of files to fetch again even if they are finished, or were unpacked and deleted.
+        update: fetch finished files again if their source has changed, which a conditional request shows.
+            Files with a digest in the manifest are not asked for.
         failed: file to which the rows that failed or are parked are written, as a manifest of JSON lines. It
             is replaced when the run ends, also by an empty one.
     """
@@ -81,6 +83,7 @@ class FetchOptions(TypedDict, total=False):
     profiles: Mapping[str, Profile]
     recheck: bool
     again: str | Sequence[str]
+    update: bool
     failed: str | Path
 
 
@@ -106,6 +109,7 @@ class PlainOptions(TypedDict, total=False):
     profiles: Mapping[str, Profile]
     recheck: bool
     again: tuple[str, ...]
+    update: bool
     failed: Path
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @click.option(
     "--recheck", is_flag=True, envvar=PREFIX + "RECHECK", help="Check finished files against their checksums."
 )
+@click.option("--update", is_flag=True, help="Fetch finished files again if their source has changed.")
 @click.option(
     "--max-duration",
     envvar=PREFIX + "MAX_DURATION",
@@ -62,7 +63,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         return show(sources, flags)
     limit = duration(flags["max_duration"])
     made = options(flags)
-    made["recheck"] = flags["recheck"]
+    made["recheck"], made["update"] = flags["recheck"], flags["update"]
     if flags["failed"]:
         made["failed"] = Path(flags["failed"])
     if limit is not None:

@@ -200,6 +200,19 @@ class ChangedError(TransferError):
     cause = "changed"
 
 
+class NotUpdatedError(TransferError):
+    """A finished file could not be updated; it is kept as it is.
+
+    Args:
+        error: Why the source could not be asked, or the new file not be fetched.
+        path: The file.
+    """
+
+    def __init__(self, error: FetchError, path: str) -> None:
+        super().__init__(f"{error}; {path} is kept as an earlier run fetched it", remedy=error.remedy)
+        self.cause = error.cause
+
+
 class SourceGivenUpError(TransferError):
     """The source of a file without a digest failed for good; another source has to start at byte 0."""
 

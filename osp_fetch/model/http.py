@@ -20,6 +20,11 @@ class Validator:
         """The entity tag if it is strong, else None: only equal strong tags mean equal bytes."""
         return self.etag if self.etag and not self.etag.startswith("W/") else None
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is any validator, also a weak entity tag, which a condition may use."""
+        return bool(self.etag or self.last_modified)
+
     def __bool__(self) -> bool:
         return bool(self.strong or self.last_modified)
 
@@ -76,6 +81,8 @@ class Request:
         sure: whether a digest will verify the bytes.
         size: bytes of the complete file, as the manifest states them.
         landing: memory for the reply if it is small.
+        unless: the validator of the file that is here already. A server that still has this file answers 304
+            (RFC 9110 section 13.1).
     """
 
     url: str
@@ -87,3 +94,4 @@ class Request:
     sure: bool = False
     size: int | None = None
     landing: Landing | None = field(default=None, compare=False, repr=False)
+    unless: Validator | None = None

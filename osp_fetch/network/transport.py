@@ -239,6 +239,12 @@ class HttpTransport:
             sent["Range"] = f"bytes={request.range.start}-{request.range.stop - 1}"
             if request.if_range:
                 sent["If-Range"] = request.if_range
+        if request.unless is not None:
+            # a server that knows both looks at If-None-Match alone (RFC 9110 section 13.2.2)
+            if request.unless.etag:
+                sent["If-None-Match"] = request.unless.etag
+            if request.unless.last_modified:
+                sent["If-Modified-Since"] = request.unless.last_modified
         try:
             if self._direct and (known := self._connector.route(url)):
                 return await self._wire.get(*known, sent, request.landing)
