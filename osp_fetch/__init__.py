@@ -43,9 +43,11 @@ if TYPE_CHECKING:
         RangeNotSatisfiableError,
         Remedy,
         SettingsError,
+        SizeLimitError,
         SourceGivenUpError,
         StatusError,
         StorageError,
+        TimeLimitError,
         TooLongError,
         TransferError,
         UnreachableError,
@@ -95,9 +97,9 @@ _HOMES: Final = {
     "model.errors": (
         "BorrowedLinkSpentError ChangedError CredentialsError DiskFullError FetchError FolderBusyError "
         "HostDownError IntegrityError LinkExpiredError ManifestError NetworkError NotThePayloadError "
-        "NotUpdatedError QuotaExceededError RangeNotSatisfiableError Remedy SettingsError SourceGivenUpError "
-        "StatusError StorageError TooLongError TransferError UnreachableError UntrustedServerError "
-        "YieldedError "
+        "NotUpdatedError QuotaExceededError RangeNotSatisfiableError Remedy SettingsError SizeLimitError "
+        "SourceGivenUpError StatusError StorageError TimeLimitError TooLongError TransferError "
+        "UnreachableError UntrustedServerError YieldedError "
     ),
     "model.events": (
         "Adopted Closed Cooling DiskWaiting Event FileBegun Finished HostBack HostDown LimitChanged "
@@ -159,12 +161,14 @@ __all__ = [
     "SetAside",
     "Settings",
     "SettingsError",
+    "SizeLimitError",
     "SourceGivenUpError",
     "Status",
     "StatusError",
     "StopToken",
     "Stopping",
     "StorageError",
+    "TimeLimitError",
     "TooLongError",
     "TransferError",
     "UnpackOptions",

@@ -17,8 +17,10 @@ from ..model.errors import (
     IntegrityError,
     RangeNotSatisfiableError,
     Remedy,
+    SizeLimitError,
     SourceGivenUpError,
     StorageError,
+    TimeLimitError,
     TransferError,
     UnreachableError,
 )
@@ -90,6 +92,8 @@ class PartedTransfer:
         self._lanes = Lanes(lambda: state.complete)
         self._complete = asyncio.Event()
         self._minting = asyncio.Lock()
+        self._until: float | None = None  # loop time at which `limits.file_time` ends
+        self._clock: asyncio.Timeout | None = None
         self._connections = 0
         self._checkpoint = Checkpoint(context.ledger, self._partial, state, context.claim_size)
 
@@ -110,7 +114,7 @@ class PartedTransfer:
                 except FetchError as error:
                     held = len(self._state.held)
                     if error.remedy is not Remedy.RESTART or not self._state.restart(error):
-                        await self._drop_wrong_bytes(error)
+                        await self._drop_useless_bytes(error)
                         raise
                     self._context.observe(events.Lost(self._entry.path, held))
                     dropped, self._state.dropped = self._state.dropped, None
@@ -158,7 +162,29 @@ class PartedTransfer:
     async def _parts(self) -> None:
         self._begun = False
         self._complete.clear()
-        await self._lanes.run(self._lane)
+        if limit := self._context.settings.limits.file_time:
+            await self._parts_within(limit)
+        else:
+            await self._lanes.run(self._lane)
+
+    async def _parts_within(self, limit: float) -> None:
+        """Run the lanes for at most `limit` seconds after the first connection, over all restarts."""
+        try:
+            async with asyncio.timeout_at(self._until) as self._clock:
+                await self._lanes.run(self._lane)
+        except TimeoutError:
+            raise TimeLimitError(
+                f"{self._entry.path}: it took longer than limits.file_time ({limit:g} s); what is held is "
+                "kept, and the same command continues it"
+            ) from None
+        finally:
+            self._clock = None
+
+    def _start_clock(self) -> None:
+        """Begin to count `limits.file_time`: the file has its first connection."""
+        if self._clock is not None and self._until is None:
+            self._until = asyncio.get_running_loop().time() + self._context.settings.limits.file_time
+            self._clock.reschedule(self._until)
 
     def _call_more(self) -> None:
         """Keep one lane waiting for a slot while parts are unassigned.
@@ -223,6 +249,7 @@ class PartedTransfer:
         first, self._first = self._first, None
         opening = first.exchange if first else self._context.exchange(host, self._order, self._entry.path)
         async with opening as exchange:
+            self._start_clock()
             if link not in self._state.mirrors:
                 return True  # the mirror was given up while this lane waited for a slot
             part = self._next_part(link, host, first)
@@ -347,9 +374,9 @@ class PartedTransfer:
             remedy=Remedy.FAIL,
         )
 
-    async def _drop_wrong_bytes(self, error: FetchError) -> None:
-        """Discard a complete file whose digest was still wrong after the last restart."""
-        if error.remedy is Remedy.RESTART:
+    async def _drop_useless_bytes(self, error: FetchError) -> None:
+        """Discard a complete file whose digest was wrong after the last restart, or one without an end."""
+        if error.remedy is Remedy.RESTART or isinstance(error, SizeLimitError):
             self._state.parts.empty()
             await self._checkpoint.forget()
 

@@ -193,6 +193,18 @@ class NotThePayloadError(TransferError):
     cause = "not the payload"
 
 
+class SizeLimitError(TransferError):
+    """A file of unknown length is longer than `limits.file_size`."""
+
+    cause = "size limit"
+
+
+class TimeLimitError(TransferError):
+    """A file has taken longer than `limits.file_time`. Its held bytes are kept."""
+
+    cause = "time limit"
+
+
 class ChangedError(TransferError):
     """The file on the server changed after its transfer began."""
 

@@ -137,6 +137,8 @@ class Limits:
         memory: bytes that the buffers of all connections may use together.
         redirects: maximum number of redirects that one request follows.
         processes: number of processes with an event loop.
+        file_size: maximum bytes of a file whose length neither the server nor the manifest states.
+        file_time: maximum seconds for one file, from its first connection; 0 for no limit.
     """
 
     # "auto": the controller of each host finds its concurrency limit by measured goodput, up to 128
@@ -155,6 +157,9 @@ class Limits:
     # One is enough until small files, or more than about 500 MB/s, keep a core busy. "auto": one for every
     # two cores, up to four.
     processes: int | Auto = _setting(1, _or_auto(count))
+    # "auto": what is free on the disk beside `storage.min_free`. A body without a length may never end.
+    file_size: int | Auto = _setting("auto", _or_auto(size))
+    file_time: float = _setting(0.0, seconds)
 
 
 @dataclass(frozen=True, slots=True)
