@@ -62,6 +62,7 @@ if TYPE_CHECKING:
         Event,
         FileBegun,
         Finished,
+        FolderWaiting,
         HostBack,
         HostDown,
         LimitChanged,
@@ -102,9 +103,9 @@ _HOMES: Final = {
         "UnreachableError UntrustedServerError YieldedError "
     ),
     "model.events": (
-        "Adopted Closed Cooling DiskWaiting Event FileBegun Finished HostBack HostDown LimitChanged "
-        "LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened Parked Progress "
-        "Retrying RowsRead RunEnded RunStarted SetAside Stopping Wrote "
+        "Adopted Closed Cooling DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
+        "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened "
+        "Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Stopping Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -129,6 +130,7 @@ __all__ = [
     "FileBegun",
     "Finished",
     "FolderBusyError",
+    "FolderWaiting",
     "HostBack",
     "HostDown",
     "HostDownError",

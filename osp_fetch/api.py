@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _RUN_NAME: Final = "osp-fetch run"
 _WINDING_UP: Final = 10.0  # seconds to wait until a cancelled run of this process releases its folder
+# Seconds between two looks at a folder that a run of this process, or another one, still owns.
+_OWN_LOOK: Final = 0.05
+_LOCK_LOOK: Final = 0.5
 
 
 async def fetch_all(
@@ -129,7 +132,11 @@ async def _fetch(
     report, board = Report(shard=options.get("shard")), Board()
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
-        lock = await _locked(stack, state)
+        stop = _stop_of(stack, options)
+        lock = await _locked(stack, state, options, stop)
+        if lock is None:
+            report.stopped, report.seconds = stop.why, time.monotonic() - begun
+            return report
         fresh = fresh and not state_folders(root)  # another run may have used it meanwhile
         log = EventLog(state / "events.jsonl")
         stack.callback(log.close)
@@ -164,7 +171,7 @@ async def _fetch(
                 context, finish, renewal, fetch_one=fetch_one, recheck=recheck, fresh=fresh,
                 again=again, update=options.get("update", False),
             )  # fmt: skip
-            await _until_stopped(run.fetch(resolved.rows), report, options, observe)
+            await _until_stopped(run.fetch(resolved.rows), report, stop, observe)
         finally:
             unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
             report.notes += [*resolved.notes(), *unmatched, *_kept_notes(board), *observe.failures]
@@ -174,24 +181,57 @@ async def _fetch(
     return report
 
 
-async def _locked(stack: AsyncExitStack, state: Path) -> RunLock:
-    """Take the lock of the output folder. Raises FolderBusyError if another run holds it.
+def _stop_of(stack: AsyncExitStack, options: PlainOptions) -> StopToken:
+    """Return the token of the run, which `max_duration` asks to stop, too."""
+    stop = options.get("stop") or StopToken()
+    if limit := options.get("max_duration"):
+        timer = asyncio.get_running_loop().call_later(limit, stop.ask, "--max-duration")
+        stack.callback(timer.cancel)
+    return stop
 
-    If the holder is a run of this process that is being cancelled, wait for it: a caller that left a
-    `fetch_iter` loop may start the next run at once.
+
+async def _locked(
+    stack: AsyncExitStack, state: Path, options: PlainOptions, stop: StopToken
+) -> RunLock | None:
+    """Take the lock of the output folder; return None if the run is asked to stop before.
+
+    If another run holds it, wait for `wait_lock` seconds. A run of this process that is being cancelled is
+    always waited for: a caller that left a `fetch_iter` loop may start the next run at once.
+
+    Raises:
+        FolderBusyError: another run still holds the lock.
     """
-    until = time.monotonic() + _WINDING_UP
+    begun, waits = time.monotonic(), False
     while True:
         lock = RunLock(state)
         try:
-            await asyncio.to_thread(lock.__enter__)
+            await _entered(lock)
         except FolderBusyError as error:
-            if error.pid != os.getpid() or not _is_winding_up() or time.monotonic() > until:
+            waited = time.monotonic() - begun
+            own = error.pid == os.getpid() and waited <= _WINDING_UP and _is_winding_up()
+            if not own and waited >= options.get("wait_lock", 0.0):
                 raise
-            await asyncio.sleep(0.05)
+            if not (own or waits) and "observer" in options:
+                Fanout([options["observer"]])(events.FolderWaiting(str(error)))
+                waits = True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _OWN_LOOK if own else _LOCK_LOOK)
+                return None
         else:
             stack.push(lock)
             return lock
+
+
+async def _entered(lock: RunLock) -> None:
+    """Enter `lock` in a thread. If this is cancelled, the lock is not held."""
+    entering = asyncio.ensure_future(asyncio.to_thread(lock.__enter__))
+    try:
+        await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        await asyncio.wait({entering})
+        if not entering.cancelled() and entering.exception() is None:
+            lock.__exit__()
+        raise
 
 
 def _is_winding_up() -> bool:
@@ -218,12 +258,8 @@ def _is_empty(root: Path) -> bool:
         return False  # the first write there reports the error
 
 
-async def _until_stopped(work: Any, report: Report, options: PlainOptions, observe: events.Observer) -> None:
+async def _until_stopped(work: Any, report: Report, stop: StopToken, observe: events.Observer) -> None:
     """Await `work`, or cancel it when the run is asked to stop and wait until it has ended."""
-    stop = options.get("stop") or StopToken()
-    loop = asyncio.get_running_loop()
-    limit = options.get("max_duration")
-    timer = loop.call_later(limit, stop.ask, "--max-duration") if limit else None
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
@@ -232,8 +268,6 @@ async def _until_stopped(work: Any, report: Report, options: PlainOptions, obser
             report.stopped = stop.why
             observe(events.Stopping(stop.why or ""))
     finally:
-        if timer:
-            timer.cancel()
         await stop_tasks({working, stopping})
     if report.stopped is None or not working.cancelled():
         working.result()

@@ -60,6 +60,7 @@ class FetchOptions(TypedDict, total=False):
         again: globs of files to fetch again even if they are finished, or were unpacked and deleted.
         update: fetch finished files again if their source has changed, which a conditional request shows.
             Files with a digest in the manifest are not asked for.
+        wait_lock: seconds to wait for a folder in which another run works, or a text such as `"1h"`.
         failed: file to which the rows that failed or are parked are written, as a manifest of JSON lines. It
             is replaced when the run ends, also by an empty one.
     """
@@ -84,6 +85,7 @@ class FetchOptions(TypedDict, total=False):
     recheck: bool
     again: str | Sequence[str]
     update: bool
+    wait_lock: float | str
     failed: str | Path
 
 
@@ -110,6 +112,7 @@ class PlainOptions(TypedDict, total=False):
     recheck: bool
     again: tuple[str, ...]
     update: bool
+    wait_lock: float
     failed: Path
 
 
@@ -190,11 +193,14 @@ def _shard(value: object) -> tuple[int, int]:
     raise TypeError(f"shard={value!r}: pass (i, n) or 'i/n' with 0 <= i < n")
 
 
-def _duration(value: object) -> float:
-    try:
-        return settings.seconds(value)
-    except ValueError:
-        raise TypeError(f"max_duration={value!r}: pass seconds, or a time such as '12h'") from None
+def _duration(name: str) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        try:
+            return settings.seconds(value)
+        except ValueError:
+            raise TypeError(f"{name}={value!r}: pass seconds, or a time such as '12h'") from None
+
+    return read
 
 
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {
@@ -205,6 +211,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "again": _globs("again"),
     "headers": _headers,
     "shard": _shard,
-    "max_duration": _duration,
+    "max_duration": _duration("max_duration"),
+    "wait_lock": _duration("wait_lock"),
     "failed": _path,
 }

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     metavar="TIME",
     help="Stop after TIME with exit code 75.",
 )
+@click.option("--wait-lock", metavar="TIME", help="Wait up to TIME while another run uses the folder.")
 @click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
@@ -64,6 +65,8 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     limit = duration(flags["max_duration"])
     made = options(flags)
     made["recheck"], made["update"] = flags["recheck"], flags["update"]
+    if (patience := duration(flags["wait_lock"])) is not None:
+        made["wait_lock"] = patience
     if flags["failed"]:
         made["failed"] = Path(flags["failed"])
     if limit is not None:
