@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,7 +19,8 @@ from .connections.pool import ConnectionPool
 from .datasets.catalogue import expand_all
 from .engine.context import Context
 from .model import events
-from .model.errors import SettingsError
+from .model.entry import Entry, is_link, relative_path
+from .model.errors import ManifestError, Remedy, SettingsError
 from .model.protocols import Manifest, Renewal, Row
 from .model.settings import Settings
 from .model.urls import shown
@@ -54,7 +57,34 @@ def rows_of(manifest: AnyManifest, options: PlainOptions) -> Resolved:
         CredentialsError: a server refuses to list a source.
         NetworkError: a source cannot be listed.
     """
-    return resolve(_sources(manifest, options) or manifest, _row_options(options))
+    resolved = resolve(_sources(manifest, options) or manifest, _row_options(options))
+    name = options.get("name")
+    return _renamed(resolved, manifest, name, options) if name else resolved
+
+
+def _renamed(resolved: Resolved, manifest: AnyManifest, name: str, options: PlainOptions) -> Resolved:
+    """Return the only row of `resolved` with the path `name`.
+
+    The row is renamed last, so that checksum lists and globs refer to the name that the link suggests. A link
+    that suggests none is no bad row here.
+
+    Raises:
+        ManifestError: there is not exactly one file, or `name` is no valid path.
+    """
+    path = relative_path(name)
+    rows = [] if isinstance(resolved.rows, AsyncIterable) else list(islice(resolved.rows, 2))
+    if len(rows) != 1:
+        raise ManifestError(
+            f"{name}: only a single file can have this name, and the manifest is not one row; give a folder "
+            f"(-o {name}/ for one of that name)",
+            remedy=Remedy.ABORT,
+        )
+    (row,), links = rows, _sources(manifest, options)
+    if isinstance(row, Entry):
+        row = replace(row, path=path)
+    elif len(links) == 1 and is_link(str(links[0])):
+        row = Entry(path, (str(links[0]),), headers=_headers(options))
+    return replace(resolved, rows=[row])
 
 
 def _sources(manifest: AnyManifest, options: PlainOptions) -> list[str | Path]:

@@ -61,6 +61,7 @@ class FetchOptions(TypedDict, total=False):
         update: fetch finished files again if their source has changed, which a conditional request shows.
             Files with a digest in the manifest are not asked for.
         wait_lock: seconds to wait for a folder in which another run works, or a text such as `"1h"`.
+        name: path of the only file of the manifest, in place of the one that its link suggests.
         failed: file to which the rows that failed or are parked are written, as a manifest of JSON lines. It
             is replaced when the run ends, also by an empty one.
     """
@@ -86,6 +87,7 @@ class FetchOptions(TypedDict, total=False):
     again: str | Sequence[str]
     update: bool
     wait_lock: float | str
+    name: str
     failed: str | Path
 
 
@@ -114,6 +116,7 @@ class PlainOptions(TypedDict, total=False):
     update: bool
     wait_lock: float
     failed: Path
+    name: str
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:

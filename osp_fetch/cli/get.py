@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from . import exits
-from .options import PREFIX, duration, options, shared
+from .options import PREFIX, duration, options, shared, with_folder
 from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, line_of
 
@@ -62,6 +62,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         from .plan import show
 
         return show(sources, flags)
+    flags = with_folder(sources, flags)
     limit = duration(flags["max_duration"])
     made = options(flags)
     made["recheck"], made["update"] = flags["recheck"], flags["update"]

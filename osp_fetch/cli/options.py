@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -36,6 +36,11 @@ _SETTING_FLAGS: Final = {
 }
 
 
+# Suffixes of files that people give as --output; folders do not have them.
+_FILES: Final = frozenset(
+    ".safetensors .gguf .bin .pt .pth .ckpt .onnx .h5 .npz .parquet .arrow .tar .tgz .gz .bz2 .xz .zst .zip "
+    ".7z .mp4 .mkv .webm .mov .jpg .jpeg .png .webp .wav .mp3 .flac .pdf .csv .tsv .json .jsonl .txt".split()
+)
 _variables: Final = {
     PREFIX + name for name in ("RECHECK", "MAX_DURATION", "QUIET", "VERBOSE")
 }  # flags of `get`
@@ -49,7 +54,13 @@ def _option(*names: str, **more: Any) -> Callable[[F], F]:
 
 
 _OPTIONS: Final = (
-    _option("-o", "--output", default=".", metavar="DIR", help="Folder to write to.  [default: .]"),
+    _option(
+        "-o",
+        "--output",
+        default=".",
+        metavar="DIR",
+        help="Folder to write to; for one link, also a file.  [default: .]",
+    ),
     _option("--links", metavar="FILE", help="Link file, for a dataset that needs one (sam-11m)."),
     _option("-j", "--connections", metavar="N|auto", help="Largest total number of connections."),
     _option("-x", "--per-host", metavar="N|auto", help="Largest number of connections to one host."),
@@ -245,6 +256,8 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
         if not Path(flags["cacert"]).is_file():
             raise click.UsageError(f"--cacert: {flags['cacert']} is not a file")
         made["cafile"] = flags["cacert"]
+    if flags.get("output_name"):
+        made["name"] = flags["output_name"]
     if flags["checksums"]:
         made["checksums"] = flags["checksums"]
     if flags["digests"]:
@@ -256,6 +269,37 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
     if flags["shard"]:
         made["shard"] = shard(flags["shard"], os.environ)
     return made
+
+
+def with_folder(sources: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags with `output` as a folder.
+
+    `-o model.safetensors` is the name of the file if SOURCE is one link and no such folder exists. The folder
+    is then its parent, and `output_name` is the name.
+
+    Args:
+        sources: The SOURCE arguments.
+        flags: Flags by parameter name.
+
+    Raises:
+        click.UsageError: The output is, or looks like, a file, and SOURCE is not one link.
+    """
+    output = str(flags["output"])
+    place, suffix = Path(output), Path(output).suffix.lower()
+    if "://" in output or output.endswith("/") or place.is_dir():
+        return dict(flags)
+    one = len(sources) == 1 and sources[0].lower().startswith(("http://", "https://"))
+    # a number is part of a folder's name, such as Open-Sora-Plan-v1.1.0
+    if one and (place.exists() or not suffix[1:].isdigit()) and (suffix or place.exists()):
+        return {**flags, "output": str(place.parent), "output_name": place.name}
+    if place.exists():
+        raise click.UsageError(f"--output: {output} is a file; give a folder, or one link as SOURCE")
+    if not one and suffix in _FILES:
+        raise click.UsageError(
+            f"--output: {output} looks like the name of a file, and SOURCE is not one link; give a folder, "
+            f"or write {output}/ if that is its name"
+        )
+    return dict(flags)
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from . import exits
-from .options import options, shared
+from .options import options, shared, with_folder
 
 if TYPE_CHECKING:
     from ..inspection.plan import Plan
@@ -46,6 +46,7 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     from ..assembly import again_of, rows_of
     from ..inspection.plan import make_plan
 
+    flags = with_folder(sources, flags)
     made = options(flags)
     resolved = rows_of(list(sources), made)
     rows = cast("Iterable[Row]", resolved.rows)
