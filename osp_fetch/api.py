@@ -21,6 +21,7 @@ from .model.settings import Settings
 from .options import FetchOptions, PlainOptions, StopToken, plain
 from .sources.huggingface import DownloadMetadata
 from .storage.folder.disk import Disk
+from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
@@ -132,13 +133,14 @@ async def _fetch(
     report, board = Report(shard=options.get("shard")), Board()
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
-        stop = _stop_of(stack, options)
+        stop, permissions = _stop_of(stack, options), Permissions(settings.storage.mode)
+        stack.enter_context(permissions.applied())
         lock = await _locked(stack, state, options, stop)
         if lock is None:
             report.stopped, report.seconds = stop.why, time.monotonic() - begun
             return report
         fresh = fresh and not state_folders(root)  # another run may have used it meanwhile
-        log = EventLog(state / "events.jsonl")
+        log = EventLog(state / "events.jsonl", permissions)
         stack.callback(log.close)
         own: list[events.Observer] = [board, log, *([failed] if failed else [])]
         observe = Fanout([*own, options["observer"]] if "observer" in options else own)
@@ -202,8 +204,9 @@ async def _locked(
         FolderBusyError: another run still holds the lock.
     """
     begun, waits = time.monotonic(), False
+    permissions = Permissions((options.get("settings") or Settings()).storage.mode)
     while True:
-        lock = RunLock(state)
+        lock = RunLock(state, permissions=permissions)
         try:
             await _entered(lock)
         except FolderBusyError as error:

@@ -31,6 +31,7 @@ from .sources.link_files import LinkFileRenewal
 from .sources.resolve import Options, Resolved, resolve
 from .sources.second_source import SecondSource
 from .sources.select import Selection
+from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
 from .storage.folder.store import FolderStore
 from .storage.ledger.sqlite import SqliteLedger
@@ -246,7 +247,9 @@ async def build_context(
     )
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
-    ledger = SqliteLedger(place, others, durable=settings.storage.durability == "full")
+    permissions = Permissions(settings.storage.mode)
+    durable = settings.storage.durability == "full"
+    ledger = SqliteLedger(place, others, durable=durable, permissions=permissions)
     transport = transport_of(settings, reach_of(options))
     return Context(
         transport=await stack.enter_async_context(transport),

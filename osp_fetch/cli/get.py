@@ -75,7 +75,10 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     _raise_descriptor_limit()
     import uvloop
 
-    return uvloop.run(_get(list(sources), flags, made))
+    from ..storage.folder.permissions import Permissions
+
+    with Permissions(made["settings"].storage.mode).applied():  # also for the unpacking after the run
+        return uvloop.run(_get(list(sources), flags, made))
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> int:

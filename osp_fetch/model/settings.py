@@ -114,6 +114,19 @@ def _one_of(*words: str) -> Callable[[object], str]:
     return read
 
 
+def _mode(value: object) -> str:
+    """Parse the mode of a file: "umask", or octal digits such as "0664", which may come as the number 664."""
+    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if text == "umask":
+        return text
+    if re.fullmatch(r"0?6[046][046]", text):
+        return text.rjust(4, "0")
+    raise ValueError(
+        f'{value!r} is not "umask" or the octal mode of files that their owner can read and write, such as '
+        '"0664"'
+    )
+
+
 def _part(value: object) -> int:
     if (read := size(value)) < 64 << 10:
         raise ValueError(f"{value!r} is too small for a part; the minimum is 64KiB")
@@ -218,6 +231,8 @@ class Storage:
             system, and a power loss may cost files.
         existing: what happens to a file under a final name that no run of osp-fetch wrote.
         disk_patience: seconds to wait for free space on a full disk.
+        mode: permissions of files, such as "0664", which lets the group share the folder; "umask" for those
+            of the process. Folders can be searched by those who may read.
         mtime: "server" sets the modification time of a file to the server's Last-Modified; "local" leaves it.
     """
 
@@ -226,6 +241,7 @@ class Storage:
     # "keep" moves the file to .osp-fetch/replaced/; "overwrite" replaces it.
     existing: str = _setting("keep", _one_of("keep", "overwrite"))
     disk_patience: float = _setting(600.0, seconds)
+    mode: str = _setting("umask", _mode)
     # As wget does. Builds, rsync and people see which files are new at the source.
     mtime: str = _setting("server", _one_of("server", "local"))
 
