@@ -11,7 +11,15 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from .assembly import again_of, build_context, failed_file_of, reach_of, renewal_of, rows_of
+from .assembly import (
+    again_of,
+    build_context,
+    failed_file_of,
+    forget_failed,
+    reach_of,
+    renewal_of,
+    rows_of,
+)
 from .concurrency import stop as stop_tasks
 from .engine.run import Run
 from .model import events
@@ -140,6 +148,7 @@ async def _fetch(
             report.stopped, report.seconds = stop.why, time.monotonic() - begun
             return report
         fresh = fresh and not state_folders(root)  # another run may have used it meanwhile
+        forget_failed(state)
         log = EventLog(state / "events.jsonl", permissions)
         stack.callback(log.close)
         own: list[events.Observer] = [board, log, *([failed] if failed else [])]

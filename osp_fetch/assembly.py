@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import AsyncIterable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     AnyManifest = str | Path | Sequence[str] | pandas.DataFrame | Manifest
 
+_FAILED = "failed.jsonl"  # name of the file in the state folder that collects rows for the option `failed`
 _OWN_DESCRIPTORS = 64  # file descriptors for the interpreter, the ledger, logs and pipes
 
 
@@ -147,7 +148,13 @@ def failed_file_of(manifest: AnyManifest, options: PlainOptions, state: Path) ->
         sources = (Path(s) for s in _sources(manifest, options) if "://" not in str(s))
         if any(source.exists() and source.samefile(place) for source in sources):
             raise SettingsError(f"failed: {place} is also a SOURCE of this run; name another file")
-    return FailedFile(place.absolute(), state / "failed.jsonl", _headers(options))
+    return FailedFile(place.absolute(), state / _FAILED, _headers(options))
+
+
+def forget_failed(state: Path) -> None:
+    """Remove what a killed run collected for the option `failed`: it may contain signed links."""
+    with suppress(OSError):
+        (state / _FAILED).unlink()
 
 
 def renewal_of(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,30 @@ async def test_the_old_file_stays_until_the_new_one_is_whole(origin: Origin, tmp
     assert place.read_bytes() == new
     assert not (state / "replaced").exists()
     assert (await get("verify", "out", cwd=tmp_path))[0] == 0
+
+
+async def test_kills_at_any_time_leave_the_old_file_or_the_new_one(origin: Origin, tmp_path: Path) -> None:
+    versions = [noise(2 << 20, n) for n in range(5)]
+    for n, data in enumerate(versions):
+        # the same time and length: only the tag shows that the file has changed
+        headers = {"ETag": f'"{n}"', "Last-Modified": OLD_DATE}
+        url = origin.add("f.bin", data, always=o.slow(8 << 20), headers=headers)
+        words = ["get", url, "-o", "out", "--update", *QUICK]
+        if n:
+            process = await start(*words, cwd=tmp_path)
+            asked = origin.requests.total()
+            while origin.requests.total() == asked:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1 * n)
+            with suppress(ProcessLookupError):  # it was faster
+                process.kill()
+            await process.communicate()
+            assert (tmp_path / "out/f.bin").read_bytes() in versions[n - 1 : n + 1]
+        assert (await get(*words, cwd=tmp_path))[0] == 0
+        assert (tmp_path / "out/f.bin").read_bytes() == data
+        code, _, said = await get("verify", "out", cwd=tmp_path)
+        assert code == 0, said
+    assert not (tmp_path / "out/.osp-fetch/replaced").exists()
 
 
 async def test_a_file_that_the_user_changed_is_kept_elsewhere(origin: Origin, tmp_path: Path) -> None:

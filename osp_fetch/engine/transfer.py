@@ -79,7 +79,7 @@ class PartedTransfer:
         replaces: Published | None = None,
     ) -> None:
         self._context, self._entry, self._state, self._order = context, entry, state, order
-        self._first = first
+        self._first, self._replaces = first, replaces
         wanted = {entry.digest.algorithm} if entry.digest else set[str]()
         algorithms = frozenset({"sha256", *wanted})
         self._resumed = bool(state.held)
@@ -146,8 +146,9 @@ class PartedTransfer:
         self._name_dropped(self._state.mirrors.suspect)
         await self._checkpoint.done()
         complete = self._state.record(self._state.held, digests, checksums)
-        if length > self._context.claim_size:
-            # after a kill between the rename and the last record, this one proves that the file is right
+        if length > self._context.claim_size or self._replaces is not None:
+            # after a kill between the rename and the last record, this one proves that the file is right, and
+            # the record of the file that is replaced does not stand for the new one
             await self._partial.sync()
             await self._context.ledger.put(complete)
         placed = await self._partial.publish(length, self._context.mtime_of(complete.validator))
