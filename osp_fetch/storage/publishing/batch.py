@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Final
 
 from ...model.errors import FetchError, StorageError
 from ...model.record import Placed, Published
@@ -22,6 +24,15 @@ from ..folder.disk import Disk, Existing, storage_error
 from ..folder.executors import Sharers
 from ..folder.layout import Layout
 from ..folder.ownership import Decision
+
+# The form of dates that servers should send (IMF-fixdate, RFC 9110 section 5.6.7).
+_USUAL_DATE: Final = re.compile(
+    r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII
+)
+_MONTHS: Final = {
+    name: number
+    for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), start=1)
+}
 
 
 class ReadyFile:
@@ -81,10 +92,15 @@ def modification_time(text: str, now: float) -> int | None:
         The time; None if the text is no date, or a date that cannot be true: after `now`, or not after 1970,
         which servers send for files whose time they do not know.
     """
+    usual = _USUAL_DATE.fullmatch(text)
     try:
-        stated = parsedate_to_datetime(text)
+        if usual:  # 4× faster, once for each small file
+            day, year, hour, minute, second = map(int, usual.group(1, 3, 4, 5, 6))
+            stated = datetime(year, _MONTHS[usual[2]], day, hour, minute, second, tzinfo=UTC)
+        else:
+            stated = parsedate_to_datetime(text)
         seconds = (stated if stated.tzinfo else stated.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError, TypeError, IndexError):
+    except (ValueError, OverflowError, TypeError, IndexError, KeyError):
         return None
     return int(seconds) * 1_000_000_000 if 86_400 <= seconds <= now else None
 
