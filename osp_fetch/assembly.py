@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
     AnyManifest = str | Path | Sequence[str] | pandas.DataFrame | Manifest
 
+# Suffixes by which a manifest is no text, whatever it contains.
+_NO_LINES = frozenset({".parquet", ".meta4", ".metalink", ".gz", ".bz2", ".xz", ".zst", ".zip"})
 _FAILED = "failed.jsonl"  # name of the file in the state folder that collects rows for the option `failed`
 _OWN_DESCRIPTORS = 64  # file descriptors for the interpreter, the ledger, logs and pipes
 
@@ -134,14 +136,16 @@ def failed_file_of(manifest: AnyManifest, options: PlainOptions, state: Path) ->
         state: the state folder of this run or shard.
 
     Raises:
-        SettingsError: the file cannot be written, or is a SOURCE: a run that is stopped would replace it by
-            the few rows that had failed.
+        SettingsError: the file cannot be written, is no text by its name, or is a SOURCE. A run that is
+            stopped would replace a SOURCE by the few rows that had failed.
     """
     place = options.get("failed")
     if place is None:
         return None
     if not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
         raise SettingsError(f"failed: {place} cannot be written; its folder must exist and be writable")
+    if place.suffix.lower() in _NO_LINES:
+        raise SettingsError(f"failed: {place} is written as JSON lines; name it {place.stem}.jsonl")
     if place.exists():
         if not place.is_file():
             raise SettingsError(f"failed: {place} is not a regular file; name a file to write")

@@ -120,7 +120,12 @@ def test_all_failures_are_written_however_many(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "said"),
-    [("absent/f", "its folder must exist"), ("folder", "not a regular file"), ("m.jsonl", "also a SOURCE")],
+    [
+        ("absent/f", "its folder must exist"),
+        ("folder", "not a regular file"),
+        ("m.jsonl", "also a SOURCE"),
+        ("f.parquet", "name it f.jsonl"),
+    ],
 )
 async def test_a_file_that_cannot_be_written_is_refused_before_anything_is_asked(
     origin: Origin, tmp_path: Path, place: str, said: str

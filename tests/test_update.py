@@ -229,6 +229,22 @@ async def test_after_a_change_of_the_link_its_validator_is_not_used(origin: Orig
     assert not any("if-none-match" in exchange.headers for exchange in origin.seen)
 
 
+@pytest.mark.parametrize("changed", [False, True])
+async def test_the_mirror_that_the_bytes_came_from_is_asked(
+    origin: Origin, tmp_path: Path, changed: bool
+) -> None:
+    good = origin.add("good", noise(300_000), always=conditional, headers={"ETag": '"1"'})
+    row = entry("f", [f"{origin.url}/absent", good])
+    assert (await update(row, tmp_path)).counts[Status.FETCHED] == 1
+    if changed:
+        origin.add("good", noise(300_000, 1), always=conditional, headers={"ETag": '"2"'})
+    origin.requests.clear()
+    report = await update(row, tmp_path)
+    assert report.counts[Status.FETCHED if changed else Status.PRESENT] == 1
+    assert changed or origin.requests == {"/good": 1}
+    assert (tmp_path / "f").read_bytes() == noise(300_000, int(changed))
+
+
 @pytest.mark.parametrize(
     ("known", "found", "length", "expected"),
     [

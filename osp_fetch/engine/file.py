@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..model import events, urls
 from ..model.entry import Entry
@@ -16,7 +16,7 @@ from .context import Context
 from .small import SmallTransfer
 from .state import FileState
 from .transfer import First, PartedTransfer
-from .update import Update
+from .update import Update, recorded_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ class FileFetcher:
         The file stays under its name until the new one is whole. Until the first bytes of the new one are
         recorded, the ledger states the old one.
         """
+        job = replace(job, entry=recorded_first(job.entry, record))
         try:
             first = await self._update.changed(job.entry, record, job.order)
             if first is None:

@@ -33,7 +33,7 @@ class Update:
         """Ask the first link of `entry` for its file, unless that is still the recorded one.
 
         Args:
-            entry: The manifest entry.
+            entry: The manifest entry, as `recorded_first` returns it.
             record: The record of the finished file.
             order: Position in the manifest. Smaller numbers get slots first.
 
@@ -73,6 +73,17 @@ class Update:
                 return None
             stack.pop_all()
             return First(exchange, part_size)
+
+
+def recorded_first(entry: Entry, record: Record) -> Entry:
+    """Return `entry` with the link first that the recorded bytes came from: its server knows the validator.
+
+    Args:
+        entry: The manifest entry.
+        record: The record of the finished file.
+    """
+    known = [url for url in entry.urls if entry.leads_to(url, record.source_key)]
+    return replace(entry, urls=(*known, *(url for url in entry.urls if url not in known)))
 
 
 def is_same(known: Validator, length: int | None, found: Representation) -> bool:
