@@ -48,9 +48,18 @@ def check_whole(folder: Path, size: int = 1000) -> None:
 
 
 @pytest.mark.parametrize(
-    "streams", ["2>&-", ">&-", "<&-", ">&- 2>&-", "<&- >&- 2>&-", "2>&1 | :", "2> >(:) | :", "2> /dev/full"]
+    ("streams", "more"),
+    [
+        ("2>&-", ()),
+        (">&-", ("--json",)),
+        ("<&-", ("--processes", "2")),
+        ("<&- >&- 2>&-", ()),
+        ("<&- >&- 2>&-", ("--processes", "2", "--json")),
+        ("2>&1 | :", ()),
+        ("2> >(:) | :", ("--json",)),
+        ("2> /dev/full", ()),
+    ],
 )
-@pytest.mark.parametrize("more", [(), ("--json",), ("--processes", "2")])
 async def test_closed_streams_cost_nothing(
     origin: Origin, tmp_path: Path, streams: str, more: tuple[str, ...]
 ) -> None:
