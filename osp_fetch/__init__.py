@@ -38,13 +38,16 @@ if TYPE_CHECKING:
         ManifestError,
         NetworkError,
         NotThePayloadError,
+        NotUpdatedError,
         QuotaExceededError,
         RangeNotSatisfiableError,
         Remedy,
         SettingsError,
+        SizeLimitError,
         SourceGivenUpError,
         StatusError,
         StorageError,
+        TimeLimitError,
         TooLongError,
         TransferError,
         UnreachableError,
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
         Event,
         FileBegun,
         Finished,
+        FolderWaiting,
         HostBack,
         HostDown,
         LimitChanged,
@@ -96,13 +100,14 @@ _HOMES: Final = {
     "model.errors": (
         "BorrowedLinkSpentError ChangedError CredentialsError DiskFullError FetchError FolderBusyError "
         "HostDownError IntegrityError LinkExpiredError ManifestError NetworkError NotThePayloadError "
-        "QuotaExceededError RangeNotSatisfiableError Remedy SettingsError SourceGivenUpError StatusError "
-        "StorageError TooLongError TransferError UnreachableError UntrustedServerError YieldedError "
+        "NotUpdatedError QuotaExceededError RangeNotSatisfiableError Remedy SettingsError SizeLimitError "
+        "SourceGivenUpError StatusError StorageError TimeLimitError TooLongError TransferError "
+        "UnreachableError UntrustedServerError YieldedError "
     ),
     "model.events": (
-        "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished HostBack HostDown LimitChanged "
-        "LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened Parked Progress "
-        "Retrying RowsRead RunEnded RunStarted SetAside Stopping WidthLearned Wrote "
+        "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
+        "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened "
+        "Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Stopping WidthLearned Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -128,6 +133,7 @@ __all__ = [
     "FileBegun",
     "Finished",
     "FolderBusyError",
+    "FolderWaiting",
     "HostBack",
     "HostDown",
     "HostDownError",
@@ -142,6 +148,7 @@ __all__ = [
     "MirrorDropped",
     "NetworkError",
     "NotThePayloadError",
+    "NotUpdatedError",
     "Observer",
     "Opened",
     "Outcome",
@@ -159,12 +166,14 @@ __all__ = [
     "SetAside",
     "Settings",
     "SettingsError",
+    "SizeLimitError",
     "SourceGivenUpError",
     "Status",
     "StatusError",
     "StopToken",
     "Stopping",
     "StorageError",
+    "TimeLimitError",
     "TooLongError",
     "TransferError",
     "UnpackOptions",

@@ -11,7 +11,15 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Unpack
 
-from .assembly import again_of, build_context, reach_of, renewal_of, rows_of
+from .assembly import (
+    again_of,
+    build_context,
+    failed_file_of,
+    forget_failed,
+    reach_of,
+    renewal_of,
+    rows_of,
+)
 from .concurrency import stop as stop_tasks
 from .engine.run import Run
 from .model import events
@@ -21,6 +29,7 @@ from .model.settings import Settings
 from .options import FetchOptions, PlainOptions, StopToken, plain
 from .sources.huggingface import DownloadMetadata
 from .storage.folder.disk import Disk
+from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
@@ -28,9 +37,15 @@ from .views.fanout import Fanout, ProgressTicker, Ticking
 
 if TYPE_CHECKING:
     from .assembly import AnyManifest
+    from .engine.context import Context
+    from .engine.file import FetchOne
+    from .workers.reach import Reach
 
 _RUN_NAME: Final = "osp-fetch run"
 _WINDING_UP: Final = 10.0  # seconds to wait until a cancelled run of this process releases its folder
+# Seconds between two looks at a folder that a run of this process, or another one, still owns.
+_OWN_LOOK: Final = 0.05
+_LOCK_LOOK: Final = 0.5
 
 
 async def fetch_all(
@@ -125,16 +140,23 @@ async def _fetch(
     reach = await asyncio.to_thread(reach_of, settings, options)
     resolved = await asyncio.to_thread(rows_of, manifest, options)
     state = state_folder(root, options.get("shard"))
+    failed = await asyncio.to_thread(failed_file_of, manifest, options, state)
     fresh = await asyncio.to_thread(_is_empty, root)  # before the lock creates the state folder in it
     report, board = Report(shard=options.get("shard")), Board()
     begun = time.monotonic()
     async with AsyncExitStack() as stack:
         stack.callback(resolved.close)
-        lock = await _locked(stack, state)
+        stop, permissions = _stop_of(stack, options), Permissions(settings.storage.mode)
+        stack.enter_context(permissions.applied())
+        lock = await _locked(stack, state, options, stop)
+        if lock is None:
+            report.stopped, report.seconds = stop.why, time.monotonic() - begun
+            return report
         fresh = fresh and not state_folders(root)  # another run may have used it meanwhile
-        log = EventLog(state / "events.jsonl")
+        forget_failed(state)
+        log = EventLog(state / "events.jsonl", permissions)
         stack.callback(log.close)
-        own: list[events.Observer] = [board, log]
+        own: list[events.Observer] = [board, log, *([failed] if failed else [])]
         observe = Fanout([*own, options["observer"]] if "observer" in options else own)
         metadata = stack.enter_context(ThreadPoolExecutor(1, "osp-metadata"))
         noted = DownloadMetadata(root)
@@ -146,13 +168,7 @@ async def _fetch(
             deliver(outcome)
 
         context = await build_context(stack, root, state, settings, options, reach, observe, lock.descriptor)
-        profiles = dict(options.get("profiles") or {})
-        fetch_one = None
-        if settings.limits.processes != 1:
-            from .workers.make import worker_pool  # most runs use one process and do not need this import
-
-            if workers := worker_pool(context, root, state, reach, profiles, lock.descriptor):
-                fetch_one = (await stack.enter_async_context(workers)).fetch
+        fetch_one = await _workers(stack, context, root, state, reach, options, lock.descriptor)
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
         if "observer" in options:
             await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
@@ -163,42 +179,89 @@ async def _fetch(
             renewal = renewal_of(manifest, options, settings, observe)
             run = Run(
                 context, finish, renewal, fetch_one=fetch_one, recheck=recheck, fresh=fresh,
-                again=again,
+                again=again, update=options.get("update", False),
             )  # fmt: skip
-            await _until_stopped(run.fetch(resolved.rows), report, options, observe)
+            await _until_stopped(run.fetch(resolved.rows), report, stop, observe)
         finally:
             unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
-            report.notes += [
-                *reach.notes,
-                *resolved.notes(),
-                *unmatched,
-                *_kept_notes(board),
-                *_decoded_notes(board),
-                *observe.failures,
-            ]
+            seen = [*_kept_notes(board), *_decoded_notes(board), *observe.failures]
+            report.notes += [*reach.notes, *resolved.notes(), *unmatched, *seen]
+            report.notes += failed.close() if failed else []
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report
 
 
-async def _locked(stack: AsyncExitStack, state: Path) -> RunLock:
-    """Take the lock of the output folder. Raises FolderBusyError if another run holds it.
+async def _workers(
+    stack: AsyncExitStack,
+    context: Context,
+    root: Path,
+    state: Path,
+    reach: Reach,
+    options: PlainOptions,
+    lock: int,
+) -> FetchOne | None:
+    """Start the worker processes, if the settings ask for them; return what fetches a file with them."""
+    if context.settings.limits.processes == 1:
+        return None
+    from .workers.make import worker_pool  # most runs use one process and do not need this import
 
-    If the holder is a run of this process that is being cancelled, wait for it: a caller that left a
-    `fetch_iter` loop may start the next run at once.
+    workers = worker_pool(context, root, state, reach, dict(options.get("profiles") or {}), lock)
+    return (await stack.enter_async_context(workers)).fetch if workers else None
+
+
+def _stop_of(stack: AsyncExitStack, options: PlainOptions) -> StopToken:
+    """Return the token of the run, which `max_duration` asks to stop, too."""
+    stop = options.get("stop") or StopToken()
+    if limit := options.get("max_duration"):
+        timer = asyncio.get_running_loop().call_later(limit, stop.ask, "--max-duration")
+        stack.callback(timer.cancel)
+    return stop
+
+
+async def _locked(
+    stack: AsyncExitStack, state: Path, options: PlainOptions, stop: StopToken
+) -> RunLock | None:
+    """Take the lock of the output folder; return None if the run is asked to stop before.
+
+    If another run holds it, wait for `wait_lock` seconds. A run of this process that is being cancelled is
+    always waited for: a caller that left a `fetch_iter` loop may start the next run at once.
+
+    Raises:
+        FolderBusyError: another run still holds the lock.
     """
-    until = time.monotonic() + _WINDING_UP
+    begun, waits = time.monotonic(), False
+    permissions = Permissions((options.get("settings") or Settings()).storage.mode)
     while True:
-        lock = RunLock(state)
+        lock = RunLock(state, permissions=permissions)
         try:
-            await asyncio.to_thread(lock.__enter__)
+            await _entered(lock)
         except FolderBusyError as error:
-            if error.pid != os.getpid() or not _is_winding_up() or time.monotonic() > until:
+            waited = time.monotonic() - begun
+            own = error.pid == os.getpid() and waited <= _WINDING_UP and _is_winding_up()
+            if not own and waited >= options.get("wait_lock", 0.0):
                 raise
-            await asyncio.sleep(0.05)
+            if not (own or waits) and "observer" in options:
+                Fanout([options["observer"]])(events.FolderWaiting(str(error)))
+                waits = True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _OWN_LOOK if own else _LOCK_LOOK)
+                return None
         else:
             stack.push(lock)
             return lock
+
+
+async def _entered(lock: RunLock) -> None:
+    """Enter `lock` in a thread. If this is cancelled, the lock is not held."""
+    entering = asyncio.ensure_future(asyncio.to_thread(lock.__enter__))
+    try:
+        await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        await asyncio.wait({entering})
+        if not entering.cancelled() and entering.exception() is None:
+            lock.__exit__()
+        raise
 
 
 def _is_winding_up() -> bool:
@@ -236,12 +299,8 @@ def _is_empty(root: Path) -> bool:
         return False  # the first write there reports the error
 
 
-async def _until_stopped(work: Any, report: Report, options: PlainOptions, observe: events.Observer) -> None:
+async def _until_stopped(work: Any, report: Report, stop: StopToken, observe: events.Observer) -> None:
     """Await `work`, or cancel it when the run is asked to stop and wait until it has ended."""
-    stop = options.get("stop") or StopToken()
-    loop = asyncio.get_running_loop()
-    limit = options.get("max_duration")
-    timer = loop.call_later(limit, stop.ask, "--max-duration") if limit else None
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
@@ -250,8 +309,6 @@ async def _until_stopped(work: Any, report: Report, options: PlainOptions, obser
             report.stopped = stop.why
             observe(events.Stopping(stop.why or ""))
     finally:
-        if timer:
-            timer.cancel()
         await stop_tasks({working, stopping})
     if report.stopped is None or not working.cancelled():
         working.result()

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterable, Iterable, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +19,8 @@ from .connections.pool import ConnectionPool
 from .datasets.catalogue import expand_all
 from .engine.context import Context
 from .model import events
+from .model.entry import Entry, is_link, relative_path
+from .model.errors import ManifestError, Remedy, SettingsError
 from .model.protocols import Manifest, Renewal, Row
 from .model.settings import Settings
 from .model.urls import shown
@@ -30,9 +34,11 @@ from .sources.names import Naming
 from .sources.resolve import Options, Resolved, resolve
 from .sources.second_source import SecondSource
 from .sources.select import Selection
+from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
 from .storage.folder.store import FolderStore
 from .storage.ledger.sqlite import SqliteLedger
+from .views.failed_file import FailedFile
 from .workers.reach import Reach, checked_reach, transport_of
 
 if TYPE_CHECKING:
@@ -40,6 +46,9 @@ if TYPE_CHECKING:
 
     AnyManifest = str | Path | Sequence[str] | pandas.DataFrame | Manifest
 
+# Suffixes by which a manifest is no text, whatever it contains.
+_NO_LINES = frozenset({".parquet", ".meta4", ".metalink", ".gz", ".bz2", ".xz", ".zst", ".zip"})
+_FAILED = "failed.jsonl"  # name of the file in the state folder that collects rows for the option `failed`
 _OWN_DESCRIPTORS = 64  # file descriptors for the interpreter, the ledger, logs and pipes
 
 
@@ -56,7 +65,34 @@ def rows_of(manifest: AnyManifest, options: PlainOptions) -> Resolved:
         NetworkError: a source cannot be listed.
     """
     pages = _pages(options)
-    return resolve(_sources(manifest, options) or manifest, _row_options(options, pages))
+    resolved = resolve(_sources(manifest, options) or manifest, _row_options(options, pages))
+    name = options.get("name")
+    return _renamed(resolved, manifest, name, options) if name else resolved
+
+
+def _renamed(resolved: Resolved, manifest: AnyManifest, name: str, options: PlainOptions) -> Resolved:
+    """Return the only row of `resolved` with the path `name`.
+
+    The row is renamed last, so that checksum lists and globs refer to the name that the link suggests. A link
+    that suggests none is no bad row here.
+
+    Raises:
+        ManifestError: there is not exactly one file, or `name` is no valid path.
+    """
+    path = relative_path(name)
+    rows = [] if isinstance(resolved.rows, AsyncIterable) else list(islice(resolved.rows, 2))
+    if len(rows) != 1:
+        raise ManifestError(
+            f"{name}: only a single file can have this name, and the manifest is not one row; give a folder "
+            f"(-o {name}/ for one of that name)",
+            remedy=Remedy.ABORT,
+        )
+    (row,), links = rows, _sources(manifest, options)
+    if isinstance(row, Entry):
+        row = replace(row, path=path)
+    elif len(links) == 1 and is_link(str(links[0])):
+        row = Entry(path, (str(links[0]),), headers=_headers(options))
+    return replace(resolved, rows=[row])
 
 
 def _sources(manifest: AnyManifest, options: PlainOptions) -> list[str | Path]:
@@ -93,6 +129,40 @@ class Again:
 def again_of(options: PlainOptions) -> Again:
     """Return the paths that have to be fetched again although they are finished."""
     return Again(options.get("again", ()))
+
+
+def failed_file_of(manifest: AnyManifest, options: PlainOptions, state: Path) -> FailedFile | None:
+    """Return the observer of the option `failed`, None without it.
+
+    Args:
+        manifest: as in `rows_of`.
+        options: the options of the run.
+        state: the state folder of this run or shard.
+
+    Raises:
+        SettingsError: the file cannot be written, is no text by its name, or is a SOURCE. A run that is
+            stopped would replace a SOURCE by the few rows that had failed.
+    """
+    place = options.get("failed")
+    if place is None:
+        return None
+    if not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
+        raise SettingsError(f"failed: {place} cannot be written; its folder must exist and be writable")
+    if place.suffix.lower() in _NO_LINES:
+        raise SettingsError(f"failed: {place} is written as JSON lines; name it {place.stem}.jsonl")
+    if place.exists():
+        if not place.is_file():
+            raise SettingsError(f"failed: {place} is not a regular file; name a file to write")
+        sources = (Path(s) for s in _sources(manifest, options) if "://" not in str(s))
+        if any(source.exists() and source.samefile(place) for source in sources):
+            raise SettingsError(f"failed: {place} is also a SOURCE of this run; name another file")
+    return FailedFile(place.absolute(), state / _FAILED, _headers(options))
+
+
+def forget_failed(state: Path) -> None:
+    """Remove what a killed run collected for the option `failed`: it may contain signed links."""
+    with suppress(OSError):
+        (state / _FAILED).unlink()
 
 
 def renewal_of(
@@ -230,7 +300,9 @@ async def build_context(
     )
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
-    ledger = SqliteLedger(place, others, durable=settings.storage.durability == "full")
+    permissions = Permissions(settings.storage.mode)
+    durable = settings.storage.durability == "full"
+    ledger = SqliteLedger(place, others, durable=durable, permissions=permissions)
     transport = transport_of(settings, reach)
     return Context(
         transport=await stack.enter_async_context(transport),

@@ -68,6 +68,12 @@ class FetchOptions(TypedDict, total=False):
         names: how rows without a path are named: `url` (default), `host`, `hash`, `index` or `server`.
         portable_names: refuse names that Windows forbids.
         fan_out: number of subfolders over which files without a folder in their path are spread.
+        update: fetch finished files again if their source has changed, which a conditional request shows.
+            Files with a digest in the manifest are not asked for.
+        wait_lock: seconds to wait for a folder in which another run works, or a text such as `"1h"`.
+        name: path of the only file of the manifest, in place of the one that its link suggests.
+        failed: file to which the rows that failed or are parked are written, as a manifest of JSON lines. It
+            is replaced when the run ends, also by an empty one.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -94,6 +100,10 @@ class FetchOptions(TypedDict, total=False):
     names: str
     portable_names: bool
     fan_out: int
+    update: bool
+    wait_lock: float | str
+    name: str
+    failed: str | Path
 
 
 class PlainOptions(TypedDict, total=False):
@@ -123,6 +133,10 @@ class PlainOptions(TypedDict, total=False):
     names: str
     portable_names: bool
     fan_out: int
+    update: bool
+    wait_lock: float
+    failed: Path
+    name: str
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:
@@ -214,6 +228,12 @@ def _fan_out(value: object) -> int:
     return int(text)
 
 
+def _path(value: object) -> Path:
+    if isinstance(value, (str, Path)) and str(value):
+        return Path(value)
+    raise TypeError(f"failed={value!r}: pass the path of a file")
+
+
 def _shard(value: object) -> tuple[int, int]:
     parts = value.split("/") if isinstance(value, str) else value
     if isinstance(parts, Sequence) and len(parts) == 2 and all(str(part).strip().isdigit() for part in parts):
@@ -223,11 +243,14 @@ def _shard(value: object) -> tuple[int, int]:
     raise TypeError(f"shard={value!r}: pass (i, n) or 'i/n' with 0 <= i < n")
 
 
-def _duration(value: object) -> float:
-    try:
-        return settings.seconds(value)
-    except ValueError:
-        raise TypeError(f"max_duration={value!r}: pass seconds, or a time such as '12h'") from None
+def _duration(name: str) -> Callable[[object], float]:
+    def read(value: object) -> float:
+        try:
+            return settings.seconds(value)
+        except ValueError:
+            raise TypeError(f"{name}={value!r}: pass seconds, or a time such as '12h'") from None
+
+    return read
 
 
 def _depth(value: object) -> int:
@@ -248,5 +271,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "headers": _headers,
     "shard": _shard,
     "depth": _depth,
-    "max_duration": _duration,
+    "max_duration": _duration("max_duration"),
+    "wait_lock": _duration("wait_lock"),
+    "failed": _path,
 }

@@ -119,6 +119,9 @@ class SimulatedDisk(Disk):
 
     sync_data = sync
 
+    def set_modified(self, fd: int, mtime_ns: int) -> None:
+        self._open[fd].mtime = mtime_ns
+
     def stat(self, fd: int) -> Published:
         inode = self._open[fd]
         return Published(len(inode.data), inode.mtime)

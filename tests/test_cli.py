@@ -160,7 +160,8 @@ async def test_a_folder_in_use_is_6_and_names_the_owner(origin: Origin, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+    ("number", "code"),
+    [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGHUP, 75)],
 )
 async def test_signals_save_and_stop(
     origin: Origin, tmp_path: Path, number: signal.Signals, code: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -111,3 +112,31 @@ async def test_the_server_dies_in_mid_run_and_comes_back(nginx: Nginx, tmp_path:
     await restarted[0]
     assert report.counts[Status.FETCHED] == 1, report.failures
     assert (tmp_path / "out/f").read_bytes() == data
+
+
+async def test_update_asks_a_real_server_and_takes_its_times(nginx: Nginx, tmp_path: Path) -> None:
+    rows = []
+    for name, size in (("small", 1000), ("large", 3_000_000)):
+        (nginx.files / name).write_bytes(noise(size))
+        os.utime(nginx.files / name, (1e9, 1e9))
+        rows.append(entry(name, nginx.url(name)))
+
+    async def update() -> dict[Status, int]:
+        report = await fetch_all(rows, tmp_path / "out", settings=quick(), update=True)
+        return {status: count for status, count in report.counts.items() if count}
+
+    assert await update() == {Status.FETCHED: 2}
+    assert {(tmp_path / "out" / row.path).stat().st_mtime for row in rows} == {1e9}
+    assert await update() == {Status.PRESENT: 2}
+    assert [line.split()[8] for line in log(nginx)[-2:]] == ["304", "304"]
+    (nginx.files / "large").write_bytes(noise(3_000_000, 1))
+    assert await update() == {Status.FETCHED: 1, Status.PRESENT: 1}
+    assert (tmp_path / "out/large").read_bytes() == noise(3_000_000, 1)
+    (nginx.files / "small").unlink()
+    assert await update() == {Status.FAILED: 1, Status.PRESENT: 1}
+    assert (tmp_path / "out/small").read_bytes() == noise(1000)
+
+
+def log(nginx: Nginx) -> list[str]:
+    """Return the lines of the access log."""
+    return (nginx.folder / "access.log").read_text().splitlines()

@@ -69,6 +69,9 @@ def main() -> None:
     # the time of small files.
     gc.set_threshold(50_000, 20, 50)
     from ..model.errors import FetchError
+    from .streams import make_safe
+
+    make_safe()
 
     try:
         code = group.main(standalone_mode=False)
@@ -82,9 +85,6 @@ def main() -> None:
 
         click.echo(f"osp-fetch: {error}", err=True)
         code = code_of(error)
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 1
     # Without this, the interpreter scans all objects again at exit, which takes 10 % of the start-up time.
     gc.freeze()
     sys.exit(code)

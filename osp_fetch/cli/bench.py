@@ -11,7 +11,8 @@ import click
 from ..model.errors import SettingsError
 from ..model.settings import size
 from . import exits
-from .options import duration, options, profiles_place, shared, usage
+from .flags import shared
+from .options import duration, options, profiles_place, usage
 
 if TYPE_CHECKING:
     from ..bench.measure import Bench

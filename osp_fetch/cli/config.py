@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from ..model.settings import Settings
-from .options import PREFIX, layers
+from .flags import PREFIX
+from .options import layers
 
 
 @click.group("config")

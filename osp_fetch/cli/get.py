@@ -17,7 +17,8 @@ import click
 
 from ..model.errors import FetchError
 from . import exits
-from .options import PREFIX, duration, options, profiles_place, shared
+from .flags import PREFIX, shared
+from .options import duration, options, profiles_place, with_folder
 from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, line_of
 
@@ -38,12 +39,15 @@ if TYPE_CHECKING:
 @click.option(
     "--recheck", is_flag=True, envvar=PREFIX + "RECHECK", help="Check finished files against their checksums."
 )
+@click.option("--update", is_flag=True, help="Fetch finished files again if their source has changed.")
 @click.option(
     "--max-duration",
     envvar=PREFIX + "MAX_DURATION",
     metavar="TIME",
     help="Stop after TIME with exit code 75.",
 )
+@click.option("--wait-lock", metavar="TIME", help="Wait up to TIME while another run uses the folder.")
+@click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
 @click.option(
@@ -60,15 +64,23 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         from .plan import show
 
         return show(sources, flags)
+    flags = with_folder(sources, flags)
     limit = duration(flags["max_duration"])
     made = options(flags)
-    made["recheck"] = flags["recheck"]
+    made["recheck"], made["update"] = flags["recheck"], flags["update"]
+    if (patience := duration(flags["wait_lock"])) is not None:
+        made["wait_lock"] = patience
+    if flags["failed"]:
+        made["failed"] = Path(flags["failed"])
     if limit is not None:
         made["max_duration"] = limit
     _raise_descriptor_limit()
     import uvloop
 
-    return uvloop.run(_get(list(sources), flags, made))
+    from ..storage.folder.permissions import Permissions
+
+    with Permissions(made["settings"].storage.mode).applied():  # also for the unpacking after the run
+        return uvloop.run(_get(list(sources), flags, made))
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> int:
@@ -252,16 +264,18 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
 
 
 class _Signals:
-    """Signal handlers: Ctrl-C, SIGTERM and SIGUSR1 save and stop; a second Ctrl-C exits at once."""
+    """Signal handlers: Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and stop; a second Ctrl-C exits at once."""
 
     def __init__(self, stop: StopToken) -> None:
         self.interrupted = False
         self._stop = stop
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        # batch systems send these before a job's time limit
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
+        # batch systems send the first two before a job's time limit, a closing terminal sends SIGHUP
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+            # nohup and daemons ignore SIGHUP so that the command outlives the terminal
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
 
     def _interrupt(self) -> None:
         if self.interrupted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,14 +15,13 @@ from ..model.errors import SettingsError
 from ..model.settings import Layer, Settings, seconds
 from ..model.urls import shown
 from ..options import plain
+from .flags import PREFIX, VARIABLES
 
 if TYPE_CHECKING:
     from ..model.profile import Profile
     from ..options import PlainOptions
 
-F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
-PREFIX: Final = "OSP_FETCH_"
 
 # flags that set one setting: flag → (section, key)
 _SETTING_FLAGS: Final = {
@@ -37,111 +36,11 @@ _SETTING_FLAGS: Final = {
 }
 
 
-_variables: Final = {
-    PREFIX + name for name in ("RECHECK", "MAX_DURATION", "QUIET", "VERBOSE")
-}  # flags of `get`
-
-
-def _option(*names: str, **more: Any) -> Callable[[F], F]:
-    long = next(name for name in names if name.startswith("--"))
-    env = PREFIX + long.strip("-").split("/")[0].replace("-", "_").upper()
-    _variables.add(env)
-    return click.option(*names, envvar=env, show_envvar=False, **more)
-
-
-class _Line(click.types.StringParamType):
-    """Text of which a variable holds one value per line: a header contains blanks."""
-
-    def split_envvar_value(self, rv: str) -> list[str]:
-        return [line for line in rv.splitlines() if line.strip()]
-
-
-_OPTIONS: Final = (
-    _option("-o", "--output", default=".", metavar="DIR", help="Folder to write to.  [default: .]"),
-    _option("--links", metavar="FILE", help="Link file, for a dataset that needs one (sam-11m)."),
-    _option("-j", "--connections", metavar="N|auto", help="Largest total number of connections."),
-    _option("-x", "--per-host", metavar="N|auto", help="Largest number of connections to one host."),
-    _option("-k", "--part-size", metavar="SIZE|auto", help="Bytes per range request."),
-    _option("--limit-rate", metavar="SIZE", help="Limit the total rate to SIZE bytes per second."),
-    _option("--processes", metavar="N|auto", help="Number of worker processes."),
-    _option("--min-free", metavar="SIZE", help="Keep at least this much disk space free."),
-    _option(
-        "--on-expired",
-        metavar="wait|exit",
-        help="When links expire: wait for a fresh link file, or exit with code 4.",
-    ),
-    _option(
-        "--links-command",
-        metavar="CMD",
-        help="Command that provides fresh links: it prints or replaces the link file.",
-    ),
-    _option("--include", multiple=True, metavar="GLOB", help="Fetch only matching paths (repeatable)."),
-    _option("--exclude", multiple=True, metavar="GLOB", help="Skip matching paths (repeatable)."),
-    _option("--checksums", metavar="FILE|URL", help="Verify against this md5sum or sha256sum list."),
-    _option(
-        "--depth",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Levels of folders to read below a folder page of a web server.  [default: 10]",
-    ),
-    _option("--digests", metavar="SOURCE", help="Take sizes and checksums from this SOURCE, such as hf://…"),
-    _option("--mirror", metavar="SOURCE", help="Another SOURCE of the same files: links, sizes, checksums."),
-    _option(
-        "--shard",
-        metavar="I/N|auto",
-        help="Fetch only shard I of N, counted from 0. auto: take it from the Slurm array or Kubernetes job.",
-    ),
-    _option(
-        "--again",
-        multiple=True,
-        metavar="GLOB",
-        help="Fetch matching files again, even finished ones (repeatable).",
-    ),
-    _option(
-        "--columns",
-        metavar="MEANING=COLUMN,…",
-        help="Columns of a table by hand, such as url=contentUrl,size=bytes,md5=OriginalMD5.",
-    ),
-    _option(
-        "--names",
-        metavar="url|host|hash|index|server",
-        help="How rows without a path are named.  [default: url]",
-    ),
-    _option(
-        "--fan-out", type=int, metavar="N", help="Spread files without a folder over N subfolders by name."
-    ),
-    _option("--portable-names", is_flag=True, help="Refuse names that Windows forbids."),
-    _option("--accept-pages", is_flag=True, help="Save HTML pages, too, whatever the file is called."),
-    _option("--overwrite", is_flag=True, help="Replace your own files instead of moving them aside."),
-    _option("--strict", is_flag=True, help="Stop at the first bad row of the manifest."),
-    _option(
-        "--header",
-        type=_Line(),
-        multiple=True,
-        metavar="'NAME: VALUE'",
-        help="Header to send with every request (repeatable).",
-    ),
-    _option(
-        "--connect-to",
-        multiple=True,
-        metavar="HOST:PORT:HOST:PORT",
-        help="Connect to the second HOST:PORT instead of the first, as in curl (repeatable).",
-    ),
-    _option("--cacert", metavar="FILE", help="Also trust the CA certificates in FILE (PEM)."),
-    _option(
-        "--profiles", metavar="FILE|none", help="File with the results of bench --save; none to ignore it."
-    ),
-    _option("-c", "--config", metavar="FILE", help="TOML file with settings; for examples see configs/."),
-    _option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting (repeatable)."),
-    _option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),
+# Suffixes of files that people give as --output; folders do not have them.
+_FILES: Final = frozenset(
+    ".safetensors .gguf .bin .pt .pth .ckpt .onnx .h5 .npz .parquet .arrow .tar .tgz .gz .bz2 .xz .zst .zip "
+    ".7z .mp4 .mkv .webm .mov .jpg .jpeg .png .webp .wav .mp3 .flac .pdf .csv .tsv .json .jsonl .txt".split()
 )
-
-
-def shared(command: F) -> F:
-    """Add the flags of `get` and `plan` to a command."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
@@ -172,6 +71,8 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
         found.append(("--accept-pages", {"network": {"pages": "accept"}}))
     if flags.get("overwrite"):
         found.append(("--overwrite", {"storage": {"existing": "overwrite"}}))
+    if flags.get("no_mtime"):
+        found.append(("--no-mtime", {"storage": {"mtime": "local"}}))
     for text in flags.get("settings", ()):
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")
@@ -225,9 +126,9 @@ def _from_environment() -> list[tuple[str, Layer]]:
         if name in settings:
             section, key = settings[name]
             found.append((name, {section: {key: _plain(os.environ[name])}}))
-        elif name.startswith(PREFIX) and name not in _variables:
+        elif name.startswith(PREFIX) and name not in VARIABLES:
             # without this warning, a misspelt rate limit would be ignored, and a run would saturate the link
-            near = difflib.get_close_matches(name, [*settings, *_variables], 1)
+            near = difflib.get_close_matches(name, [*settings, *VARIABLES], 1)
             meant = f"; did you mean {near[0]}?" if near else ""
             click.echo(f"osp-fetch: {name} is ignored: it is not a setting or flag{meant}", err=True)
     return found
@@ -278,6 +179,8 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
         if not Path(flags["cacert"]).is_file():
             raise click.UsageError(f"--cacert: {flags['cacert']} is not a file")
         made["cafile"] = flags["cacert"]
+    if flags.get("output_name"):
+        made["name"] = flags["output_name"]
     if flags["checksums"]:
         made["checksums"] = flags["checksums"]
     if flags["depth"]:
@@ -327,6 +230,37 @@ def _trust_environment() -> None:
 
     check_certificates(name, place)
     os.environ["SSL_CERT_FILE"] = place
+
+
+def with_folder(sources: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the flags with `output` as a folder.
+
+    `-o model.safetensors` is the name of the file if SOURCE is one link and no such folder exists. The folder
+    is then its parent, and `output_name` is the name.
+
+    Args:
+        sources: The SOURCE arguments.
+        flags: Flags by parameter name.
+
+    Raises:
+        click.UsageError: The output is, or looks like, a file, and SOURCE is not one link.
+    """
+    output = str(flags["output"])
+    place, suffix = Path(output), Path(output).suffix.lower()
+    if "://" in output or output.endswith("/") or place.is_dir():
+        return dict(flags)
+    one = len(sources) == 1 and sources[0].lower().startswith(("http://", "https://"))
+    # a number is part of a folder's name, such as Open-Sora-Plan-v1.1.0
+    if one and (place.exists() or not suffix[1:].isdigit()) and (suffix or place.exists()):
+        return {**flags, "output": str(place.parent), "output_name": place.name}
+    if place.exists():
+        raise click.UsageError(f"--output: {output} is a file; give a folder, or one link as SOURCE")
+    if not one and suffix in _FILES:
+        raise click.UsageError(
+            f"--output: {output} looks like the name of a file, and SOURCE is not one link; give a folder, "
+            f"or write {output}/ if that is its name"
+        )
+    return dict(flags)
 
 
 def _header(text: str) -> tuple[str, str]:

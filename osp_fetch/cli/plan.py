@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from . import exits
-from .options import options, shared
+from .flags import shared
+from .options import options, with_folder
 
 if TYPE_CHECKING:
     from ..inspection.plan import Plan
@@ -56,6 +57,7 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     from ..inspection.export import Export, opened
     from ..inspection.plan import make_plan
 
+    flags = with_folder(sources, flags)
     made = options(flags)
     resolved = rows_of(list(sources), made)
     rows = cast("Iterable[Row]", resolved.rows)

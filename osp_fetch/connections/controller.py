@@ -130,6 +130,14 @@ class Controller:
         self._begin(now)
         return self._moved(why, now)
 
+    def skip(self, now: float) -> None:
+        """Begin another window: what was measured in this one says nothing about the host.
+
+        Args:
+            now: Current time in seconds.
+        """
+        self._begin(now)
+
     def refused(self, now: float, others: int, *, streaming: bool) -> str | None:
         """Record that the host refused a connection.
 

@@ -247,8 +247,11 @@ class Exchange:
         self._pool.throughput(self.host).measured(count, seconds)
 
     def lagging(self, pace: float) -> bool:
-        """Return whether `pace` (bytes per second) is less than a tenth of the host's median throughput."""
-        return self._pool.throughput(self.host).lagging(pace)
+        """Return whether `pace` (bytes per second) is less than a tenth of the host's median throughput.
+
+        While the byte rate delays the connections, none of them lags.
+        """
+        return not self._pool.rate.slows() and self._pool.throughput(self.host).lagging(pace)
 
     def _answered(self) -> None:
         self._pool.answered(self.host, time.monotonic() - self._asked)

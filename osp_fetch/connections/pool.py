@@ -217,7 +217,7 @@ class ConnectionPool:
         """
         state = self._host(host)
         state.limit.value, state.assigned = connections, number
-        if shed:
+        if shed and not self.rate.slows():
             state.streams.shed(state.open - connections)
         self._admit()
 
@@ -243,9 +243,11 @@ class ConnectionPool:
     def _look(self) -> None:
         """Evaluate the limit of every host that has open connections, and schedule the next evaluation."""
         self._timer = None
-        now = asyncio.get_running_loop().time()
+        now, slowed = asyncio.get_running_loop().time(), self.rate.slows()
         for host, state in self._hosts.items():
-            if state.open:
+            if slowed:
+                state.controller.skip(now)
+            elif state.open:
                 self._changed(host, state, state.controller.look(now, state.open, len(state.streams)))
         if self._open:
             self._look_later(now)
@@ -319,7 +321,9 @@ class ConnectionPool:
         return self._host(host).controller.worth
 
     def idle(self, host: str) -> bool:
-        """Return whether a slot of `host` is free and no request waits for one."""
+        """Return whether a slot of `host` is free, no request waits for one, and it would add to the rate."""
+        if self.rate.slows():
+            return False
         now = asyncio.get_running_loop().time()
         if self._open >= self.total or self._next(now) is not None:
             return False

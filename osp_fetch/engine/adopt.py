@@ -70,6 +70,10 @@ class Adoption:
             if found.digests[known.algorithm] != known.hex:
                 return None
             proof = known.algorithm
+        elif record is not None and record.held and not record.published:
+            # the file was begun: what is under its name is the version that is being replaced, and samples
+            # could miss what has changed
+            return None
         else:
             sampled = await self._sampled(entry, seen.size, order)
             if sampled is None:

@@ -9,11 +9,12 @@ from typing import Final
 from ..concurrency import completed
 from ..connections.exchange import Exchange
 from ..model import events
-from ..model.errors import NetworkError, TooLongError
+from ..model.errors import NetworkError, SizeLimitError, TooLongError
 from ..model.protocols import Partial
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from .checkpoint import Checkpoint
 from .context import Context
+from .parts import OPEN_END
 from .state import FileState, PartRequest
 
 # First and longest interval in seconds after which received bytes are written even if the buffer is not full.
@@ -58,6 +59,7 @@ class BodyWriter:
         Raises:
             TooLongError: The server sent more bytes than requested. It is unknown which range they belong
                 to, so no byte of this body is kept.
+            SizeLimitError: The file has no stated length, and is longer than `limits.file_size`.
             NetworkError: The connection was cut or stalled, or it was far slower than others to the host.
             ChangedError: The overlap sample differs from the bytes held.
             StorageError: The partial cannot be written or read.
@@ -83,7 +85,7 @@ class BodyWriter:
             await self._compare(part, exchange)
         buffers, pool = self._context.buffers, self._context.pool
         buffer = buffers.take(len(span), pool.open)
-        filled = 0
+        filled, most = 0, self._most()
         try:
             # after the last byte of the span, receive into a spare byte: surplus must not overwrite the span
             while count := await exchange.readinto(
@@ -93,6 +95,12 @@ class BodyWriter:
                 if at + filled > span.stop:
                     filled = 0
                     raise TooLongError(f"{self._path}: the server sent more bytes than were requested")
+                if at + filled > most:
+                    raise SizeLimitError(
+                        f"{self._path}: neither the server nor the manifest states its length, and more than "
+                        f"limits.file_size ({most} bytes) has come; state its size in the manifest, or raise "
+                        "the limit"
+                    )
                 if filled == len(buffer) or clock() - written > pause:
                     count, filled, pause = filled, 0, min(2 * pause, _WRITE_SECONDS[1])
                     at, written = await self._write(at, buffer[:count], exchange), clock()
@@ -110,6 +118,11 @@ class BodyWriter:
                 at = await self._write(at, buffer[:filled], exchange)
             buffers.give(buffer, pool.open)
             exchange.measured(at - span.start, clock() - begun)
+
+    def _most(self) -> int:
+        """Return the length in bytes that the file may have, as far as the settings bound it."""
+        most = self._context.settings.limits.file_size
+        return most if self._state.length is None and most != "auto" else OPEN_END
 
     async def _compare(self, part: PartRequest, exchange: Exchange) -> None:
         """Receive the overlap sample and compare it with the bytes held."""

@@ -8,6 +8,7 @@ from ..connections.buffers import Buffers
 from ..connections.exchange import Exchange
 from ..connections.pool import ConnectionPool
 from ..model import events
+from ..model.http import Validator
 from ..model.protocols import Ledger, Store, Transport
 from ..model.settings import Settings
 
@@ -36,6 +37,10 @@ class Context:
     settings: Settings
     observe: events.Observer
     claim_size: int = 4 << 20
+
+    def mtime_of(self, validator: Validator) -> str | None:
+        """Return the Last-Modified that becomes a file's modification time, None to keep the local time."""
+        return validator.last_modified if self.settings.storage.mtime == "server" else None
 
     def exchange(self, host: str, order: int, path: str) -> Exchange:
         """Return an exchange for one file. Entering it waits for a slot.

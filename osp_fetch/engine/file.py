@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..model import events, urls
 from ..model.entry import Entry
-from ..model.errors import DiskFullError, FetchError
+from ..model.errors import DiskFullError, FetchError, NotUpdatedError, Remedy
 from ..model.record import Published, Record
 from ..model.report import Status
 from .adopt import Adoption
@@ -16,6 +16,7 @@ from .context import Context
 from .small import SmallTransfer
 from .state import FileState
 from .transfer import First, PartedTransfer
+from .update import Update, recorded_first
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Job:
         seen: State of the file under its final name, None if there is no file.
         order: Position in the manifest. Smaller numbers get slots first.
         error: Why the job is parked, None if it is not.
+        update: Whether the file is finished and is fetched only if its source has changed. If it has not,
+            the file is examined if `seen` is given.
     """
 
     entry: Entry
@@ -35,6 +38,7 @@ class Job:
     seen: Published | None
     order: int
     error: FetchError | None = None
+    update: bool = False
 
 
 FetchOne = Callable[[Job], Awaitable[tuple[Status, Record]]]
@@ -46,7 +50,7 @@ class FileFetcher:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._adoption = Adoption(context)
+        self._adoption, self._update = Adoption(context), Update(context)
         self._full_since: float | None = (
             None  # loop time since which the disk is full and no file was finished
         )
@@ -65,12 +69,35 @@ class FileFetcher:
             DiskFullError: The destination has had no free space for `storage.disk_patience` seconds.
         """
         with self._context.store.expect():
+            if job.update and job.record and job.record.published:
+                if record := await self._updated(job, job.record):
+                    return Status.FETCHED, record
+                if job.seen is None:
+                    return Status.PRESENT, job.record
             if record := await self._adoption.finished(job.entry, job.record, job.seen, job.order):
                 return Status.PRESENT, record  # left by another downloader, or by a run whose ledger is lost
             known = await self._adoption.aside(job.entry, job.record, job.order) or job.record
             if known is not None or not SmallTransfer.is_likely(self._context, job.entry):
                 return Status.FETCHED, await self._fetch_in_parts(job, known)
             return Status.FETCHED, await self._fetch_new(job)
+
+    async def _updated(self, job: Job, record: Record) -> Record | None:
+        """Fetch a finished file again if its source has changed. Return its record, None if it has not.
+
+        The file stays under its name until the new one is whole. Until the first bytes of the new one are
+        recorded, the ledger states the old one.
+        """
+        job = replace(job, entry=recorded_first(job.entry, record))
+        try:
+            first = await self._update.changed(job.entry, record, job.order)
+            if first is None:
+                return None
+            async with first.exchange:
+                return await self._fetch_in_parts(job, None, first)
+        except FetchError as error:
+            if error.remedy is Remedy.ABORT:
+                raise
+            raise NotUpdatedError(error, job.entry.path) from None
 
     async def _fetch_new(self, job: Job) -> Record:
         """Fetch a file of which nothing is held.

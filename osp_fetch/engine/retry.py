@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from ..model.errors import FetchError, NotThePayloadError, Remedy, TransferError
@@ -15,17 +16,42 @@ if TYPE_CHECKING:
 _PAGES: Final = 3  # replies with a web page instead of the file after which retries end
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The least progress that resets the count of failed attempts; with the defaults, any progress does.
+
+    Args:
+        slowest: Progress per second, such as the bytes per second of `timeouts.slowest`.
+        seconds: Seconds for which an attempt stands at least, such as `timeouts.slow_for`. A connection that
+            is slower than `slowest` is closed after this time, so that an attempt which ended earlier must
+            not count for less.
+    """
+
+    slowest: int = 0
+    seconds: float = 0.0
+
+    def least(self, waited: float) -> float:
+        """Return the progress that is no standstill, after pauses of `waited` seconds in all."""
+        return max(1.0, self.slowest * max(self.seconds, waited)) if self.seconds else 1.0
+
+
 class Patience:
-    """The count of failed attempts without progress. Any progress resets it.
+    """The count of failed attempts without progress. Sufficient progress resets it.
+
+    Progress adds up over attempts. Within an attempt the transport closes a connection that is too slow. Here
+    the pauses between attempts count, too: a server that sends 1,000 bytes in each attempt would otherwise be
+    asked for years.
 
     Args:
         settings: Number of attempts and waiting times.
         progress: Returns how far the work has come, in any unit that grows.
+        pace: The progress that suffices.
     """
 
-    def __init__(self, settings: Retry, progress: Callable[[], int]) -> None:
-        self._settings, self._progress = settings, progress
+    def __init__(self, settings: Retry, progress: Callable[[], int], pace: Pace = Pace()) -> None:
+        self._settings, self._progress, self._pace = settings, progress, pace
         self._best = progress()
+        self._waited = 0.0  # seconds of all pauses since the count was reset
         self._failures = 0
         self._pages = 0
         self._excused = False
@@ -37,8 +63,8 @@ class Patience:
         if self._excused:
             return
         now = self._progress()
-        if now > self._best:
-            self._best, self._failures, self._pages = now, 0, 0
+        if now - self._best >= self._pace.least(self._waited):
+            self._best, self._waited, self._failures, self._pages = now, 0.0, 0, 0
         self._failures += 1
         self._pages += isinstance(error, NotThePayloadError)
 
@@ -61,7 +87,9 @@ class Patience:
         ceiling = min(self._settings.longest, self._settings.initial * 2.0 ** min(self._failures - 1, 30))
         jitter = random.uniform(0, ceiling)
         # all connections received the same Retry-After: the jitter spreads their next requests
-        return jitter if asked is None else asked + min(jitter, 1.0)
+        pause = jitter if asked is None else asked + min(jitter, 1.0)
+        self._waited += pause
+        return pause
 
 
 async def persist(
@@ -69,6 +97,7 @@ async def persist(
     settings: Retry,
     progress: Callable[[], int],
     observe: Callable[[FetchError, float], None],
+    pace: Pace = Pace(),
 ) -> None:
     """Repeat `work()` until it succeeds, its error does not allow a retry, or attempts are used up.
 
@@ -77,6 +106,7 @@ async def persist(
         settings: Number of attempts without progress, and waiting times.
         progress: Returns how far the work has come, in any unit that grows.
         observe: Called before each pause with the error and the seconds to wait.
+        pace: The progress that makes an attempt count as the first one again.
 
     Raises:
         FetchError: The error of the last attempt, unchanged.
@@ -92,7 +122,7 @@ async def persist(
         failed: FetchError | None = error
     from tenacity import AsyncRetrying, retry_if_exception
 
-    patience = Patience(settings, progress)
+    patience = Patience(settings, progress, pace)
 
     def before_sleep(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

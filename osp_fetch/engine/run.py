@@ -36,6 +36,7 @@ class Run:
         recheck: Read finished files again instead of identifying them by size and modification time.
         fresh: The destination is known to be empty, so ledger and disk are not queried for each row.
         again: Returns whether the file of a path is fetched again although it is finished.
+        update: Fetch finished files again if their source has changed, unless the manifest states a digest.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Run:
         recheck: bool = False,
         fresh: bool = False,
         again: Callable[[RelativePath], bool] = lambda _: False,
+        update: bool = False,
     ) -> None:
-        self._again = again
+        self._again, self._update = again, update
         self._context = context
         self._deliver = deliver
         self._renewal = renewal
@@ -74,10 +76,12 @@ class Run:
         """
         total = self._context.pool.total
         files = total + min(_FINISHING, 2 * total)
-        await at_most(files, self._all_wanted(manifest), self._settle)
-        for job in self._parked:
-            if job.error is not None:
-                self._end(job, Status.PARKED, job.error)
+        try:
+            await at_most(files, self._all_wanted(manifest), self._settle)
+        finally:
+            for job in self._parked:  # also if the run is stopped, so that each of them has its outcome
+                if job.error is not None:
+                    self._end(job, Status.PARKED, job.error)
 
     async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[Job]:
         """Yield the jobs of the manifest, and parked jobs again when fresh links are available.
@@ -138,12 +142,16 @@ class Run:
                 if self._context.store.folds and self._collides(entry):
                     continue
                 again = self._again(entry.path)
-                doubted = again or (self._recheck and stat is not None)
-                if record and not doubted and is_present(record, entry, stat, tombstone):
+                present = not again and record is not None and is_present(record, entry, stat, tombstone)
+                # a digest in the manifest says what the file is, and an unpacked archive is not fetched again
+                update = present and self._update and entry.digest is None and stat is not None
+                recheck = self._recheck and stat is not None
+                if record and present and not (update or recheck):
                     self._finish(_present(entry, record))
                     continue
                 self._order += 1
-                yield Job(entry, record, None if again else stat, self._order)
+                looked = None if again or (update and not recheck) else stat
+                yield Job(entry, record, looked, self._order, update=update)
         self._context.pool.last_files = True
 
     async def _known(

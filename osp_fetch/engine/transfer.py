@@ -18,8 +18,10 @@ from ..model.errors import (
     NotThePayloadError,
     RangeNotSatisfiableError,
     Remedy,
+    SizeLimitError,
     SourceGivenUpError,
     StorageError,
+    TimeLimitError,
     TransferError,
     UnreachableError,
 )
@@ -31,7 +33,7 @@ from .body_writer import BodyWriter
 from .checkpoint import Checkpoint
 from .context import Context
 from .lanes import Lanes
-from .retry import persist
+from .retry import Pace, persist
 from .state import FileState, PartRequest
 
 _HEDGE_LOOK: Final = 0.1  # seconds between two checks whether a part has become slow enough for a hedge
@@ -79,7 +81,7 @@ class PartedTransfer:
         replaces: Published | None = None,
     ) -> None:
         self._context, self._entry, self._state, self._order = context, entry, state, order
-        self._first = first
+        self._first, self._replaces = first, replaces
         wanted = {entry.digest.algorithm} if entry.digest else set[str]()
         algorithms = frozenset({"sha256", *wanted})
         self._resumed = bool(state.held)
@@ -94,6 +96,8 @@ class PartedTransfer:
         self._lanes = Lanes(lambda: state.complete)
         self._complete = asyncio.Event()
         self._minting = asyncio.Lock()
+        self._until: float | None = None  # loop time at which `limits.file_time` ends
+        self._clock: asyncio.Timeout | None = None
         self._connections = 0
         self._checkpoint = Checkpoint(context.ledger, self._partial, state, context.claim_size)
 
@@ -114,7 +118,7 @@ class PartedTransfer:
                 except FetchError as error:
                     held = len(self._state.held)
                     if error.remedy is not Remedy.RESTART or not self._state.restart(error):
-                        await self._drop_wrong_bytes(error)
+                        await self._drop_useless_bytes(error)
                         raise
                     self._context.observe(events.Lost(self._entry.path, held))
                     dropped, self._state.dropped = self._state.dropped, None
@@ -151,11 +155,13 @@ class PartedTransfer:
             raise
         self._name_dropped(self._state.mirrors.suspect)
         await self._checkpoint.done()
-        if length > self._context.claim_size:
-            # after a kill between the rename and the last record, this one proves that the file is right
+        complete = self._state.record(self._state.held, digests, checksums)
+        if length > self._context.claim_size or self._replaces is not None:
+            # after a kill between the rename and the last record, this one proves that the file is right, and
+            # the record of the file that is replaced does not stand for the new one
             await self._partial.sync()
-            await self._context.ledger.put(self._state.record(self._state.held, digests, checksums))
-        placed = await self._partial.publish(length)
+            await self._context.ledger.put(complete)
+        placed = await self._partial.publish(length, self._context.mtime_of(complete.validator))
         if placed.kept is not None:
             self._context.observe(events.SetAside(self._entry.path, placed.kept))
         self._record = self._state.record(self._state.held, digests, checksums, placed.published)
@@ -167,7 +173,29 @@ class PartedTransfer:
     async def _parts(self) -> None:
         self._begun = False
         self._complete.clear()
-        await self._lanes.run(self._lane)
+        if limit := self._context.settings.limits.file_time:
+            await self._parts_within(limit)
+        else:
+            await self._lanes.run(self._lane)
+
+    async def _parts_within(self, limit: float) -> None:
+        """Run the lanes for at most `limit` seconds after the first connection, over all restarts."""
+        try:
+            async with asyncio.timeout_at(self._until) as self._clock:
+                await self._lanes.run(self._lane)
+        except TimeoutError:
+            raise TimeLimitError(
+                f"{self._entry.path}: it took longer than limits.file_time ({limit:g} s); what is held is "
+                "kept, and the same command continues it"
+            ) from None
+        finally:
+            self._clock = None
+
+    def _start_clock(self) -> None:
+        """Begin to count `limits.file_time`: the file has its first connection."""
+        if self._clock is not None and self._until is None:
+            self._until = asyncio.get_running_loop().time() + self._context.settings.limits.file_time
+            self._clock.reschedule(self._until)
 
     def _call_more(self) -> None:
         """Keep one lane waiting for a slot while parts are unassigned.
@@ -188,8 +216,9 @@ class PartedTransfer:
 
         while True:
             try:
-                retry = self._context.settings.retry
-                await persist(parts, retry, lambda: len(self._state.held), self._retrying)
+                retry, timeouts = self._context.settings.retry, self._context.settings.timeouts
+                pace = Pace(timeouts.slowest, timeouts.slow_for)
+                await persist(parts, retry, lambda: len(self._state.held), self._retrying, pace)
                 return
             except TransferError as error:
                 if lane.link is None or error.remedy is Remedy.RESTART or not self._state.forsake(lane.link):
@@ -231,6 +260,7 @@ class PartedTransfer:
         first, self._first = self._first, None
         opening = first.exchange if first else self._context.exchange(host, self._order, self._entry.path)
         async with opening as exchange:
+            self._start_clock()
             if link not in self._state.mirrors:
                 return True  # the mirror was given up while this lane waited for a slot
             part = self._next_part(link, host, first)
@@ -359,9 +389,9 @@ class PartedTransfer:
             remedy=Remedy.FAIL,
         )
 
-    async def _drop_wrong_bytes(self, error: FetchError) -> None:
-        """Discard a complete file whose digest was still wrong after the last restart."""
-        if error.remedy is Remedy.RESTART:
+    async def _drop_useless_bytes(self, error: FetchError) -> None:
+        """Discard a complete file whose digest was wrong after the last restart, or one without an end."""
+        if error.remedy is Remedy.RESTART or isinstance(error, SizeLimitError):
             self._state.parts.empty()
             await self._checkpoint.forget()
 

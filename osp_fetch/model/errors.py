@@ -198,11 +198,36 @@ class NotThePayloadError(TransferError):
     cause = "not the payload"
 
 
+class SizeLimitError(TransferError):
+    """A file of unknown length is longer than `limits.file_size`."""
+
+    cause = "size limit"
+
+
+class TimeLimitError(TransferError):
+    """A file has taken longer than `limits.file_time`. Its held bytes are kept."""
+
+    cause = "time limit"
+
+
 class ChangedError(TransferError):
     """The file on the server changed after its transfer began."""
 
     remedy = Remedy.RESTART
     cause = "changed"
+
+
+class NotUpdatedError(TransferError):
+    """A finished file could not be updated; it is kept as it is.
+
+    Args:
+        error: Why the source could not be asked, or the new file not be fetched.
+        path: The file.
+    """
+
+    def __init__(self, error: FetchError, path: str) -> None:
+        super().__init__(f"{error}; {path} is kept as an earlier run fetched it", remedy=error.remedy)
+        self.cause = error.cause
 
 
 class SourceGivenUpError(TransferError):

@@ -257,6 +257,13 @@ class DiskWaiting:
 
 
 @dataclass(frozen=True, slots=True)
+class FolderWaiting:
+    """Another run owns the folder, and this one waits for it. It is sent once, before `RunStarted`."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """A row has its final outcome."""
 
@@ -301,6 +308,7 @@ Event = (
     | LinksRenewed
     | LinksCommandFailed
     | DiskWaiting
+    | FolderWaiting
     | Finished
     | Stopping
     | RunEnded

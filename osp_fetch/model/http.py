@@ -21,6 +21,11 @@ class Validator:
         """The entity tag if it is strong, else None: only equal strong tags mean equal bytes."""
         return self.etag if self.etag and not self.etag.startswith("W/") else None
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is any validator, also a weak entity tag, which a condition may use."""
+        return bool(self.etag or self.last_modified)
+
     def __bool__(self) -> bool:
         return bool(self.strong or self.last_modified)
 
@@ -89,6 +94,8 @@ class Request:
         coding: what to do if the server codes the file although it was asked not to; None keeps the coding if
             the size is that of the coded bytes, and removes it otherwise.
         landing: memory for the reply if it is small.
+        unless: the validator of the file that is here already. A server that still has this file answers 304
+            (RFC 9110 section 13.1).
     """
 
     url: str
@@ -102,3 +109,4 @@ class Request:
     coding: Coding | None = None
     landing: Landing | None = field(default=None, compare=False, repr=False)
     at_home: bool = True
+    unless: Validator | None = None

@@ -143,8 +143,11 @@ class Partial(PartialContent, Protocol):
 
     hashing: Hashing
 
-    async def publish(self, length: int) -> Placed:
-        """Give the file of `length` bytes its final name. When this returns, it survives a power loss."""
+    async def publish(self, length: int, modified: str | None = None) -> Placed:
+        """Give the file of `length` bytes its final name. When this returns, it survives a power loss.
+
+        A store that keeps times of files sets the time of the file to `modified`, a Last-Modified header.
+        """
         ...
 
     async def set_aside(self) -> str:
@@ -204,8 +207,11 @@ class SmallFiles(Protocol):
         length: int,
         algorithms: frozenset[str],
         wanted: Digest | None,
+        modified: str | None = None,
     ) -> tuple[Placed, dict[str, str]]:
         """Publish the first `length` bytes of `memory`, and return algorithm → hexadecimal digest.
+
+        `modified` is as in `Partial.publish`.
 
         The store owns the memory from now on. If this raises, its view is a copy that stays valid.
 

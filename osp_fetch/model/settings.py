@@ -114,6 +114,19 @@ def _one_of(*words: str) -> Callable[[object], str]:
     return read
 
 
+def _mode(value: object) -> str:
+    """Parse the mode of a file: "umask", or octal digits such as "0664", which may come as the number 664."""
+    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+    if text == "umask":
+        return text
+    if re.fullmatch(r"0?6[046][046]", text):
+        return text.rjust(4, "0")
+    raise ValueError(
+        f'{value!r} is not "umask" or the octal mode of files that their owner can read and write, such as '
+        '"0664"'
+    )
+
+
 def _part(value: object) -> int:
     if (read := size(value)) < 64 << 10:
         raise ValueError(f"{value!r} is too small for a part; the minimum is 64KiB")
@@ -137,6 +150,8 @@ class Limits:
         memory: bytes that the buffers of all connections may use together.
         redirects: maximum number of redirects that one request follows.
         processes: number of processes with an event loop.
+        file_size: maximum bytes of a file whose length neither the server nor the manifest states.
+        file_time: maximum seconds for one file, from its first connection; 0 for no limit.
     """
 
     # "auto": the controller of each host finds its concurrency limit by measured goodput, up to 128
@@ -155,6 +170,9 @@ class Limits:
     # One is enough until small files, or more than about 500 MB/s, keep a core busy. "auto": one for every
     # two cores, up to four.
     processes: int | Auto = _setting(1, _or_auto(count))
+    # "auto": what is free on the disk beside `storage.min_free`. A body without a length may never end.
+    file_size: int | Auto = _setting("auto", _or_auto(size))
+    file_time: float = _setting(0.0, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +180,8 @@ class Retry:
     """How long a failure is retried.
 
     Attributes:
-        attempts: consecutive attempts without progress after which a file fails. Progress resets the count.
+        attempts: consecutive attempts without progress after which a file fails. Progress resets the count,
+            unless it is slower than `timeouts.slowest` over `timeouts.slow_for` and the pauses.
         initial: first pause before a retry, in seconds. The pause doubles with each attempt, with full
             jitter.
         longest: upper bound of that pause, in seconds. It also limits how long a host is probed that has
@@ -212,6 +231,9 @@ class Storage:
             system, and a power loss may cost files.
         existing: what happens to a file under a final name that no run of osp-fetch wrote.
         disk_patience: seconds to wait for free space on a full disk.
+        mode: permissions of files, such as "0664", which lets the group share the folder; "umask" for those
+            of the process. Folders can be searched by those who may read.
+        mtime: "server" sets the modification time of a file to the server's Last-Modified; "local" leaves it.
     """
 
     min_free: int = _setting(1 << 30, size)
@@ -219,6 +241,9 @@ class Storage:
     # "keep" moves the file to .osp-fetch/replaced/; "overwrite" replaces it.
     existing: str = _setting("keep", _one_of("keep", "overwrite"))
     disk_patience: float = _setting(600.0, seconds)
+    mode: str = _setting("umask", _mode)
+    # As wget does. Builds, rsync and people see which files are new at the source.
+    mtime: str = _setting("server", _one_of("server", "local"))
 
 
 @dataclass(frozen=True, slots=True)

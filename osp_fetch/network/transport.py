@@ -41,6 +41,7 @@ from .cookies import Cookies
 from .credentials import Credentials
 from .fallback import Response, Wire
 from .head import extent, redirected, stated_name, validator
+from .open_reply import AnyBody, OpenReply
 from .proxies import Proxies, is_socks
 
 _CROWDED: Final = frozenset({429, 503})  # statuses of a server that has too many connections or requests
@@ -177,7 +178,7 @@ class HttpTransport:
             NotThePayloadError: The server sent a page, or an encoded file.
             TransferError: A page in place of the file leads to no file; see `model.protocols.Leads`.
         """
-        return OpenReply(self, request)
+        return OpenReply(self.answer, request)
 
     async def name_of(self, request: Request) -> str:
         """Return the file name that the server states for a link, by a header or by its redirects.
@@ -341,6 +342,12 @@ class HttpTransport:
             sent["Range"] = f"bytes={request.range.start}-{request.range.stop - 1}"
             if request.if_range:
                 sent["If-Range"] = request.if_range
+        if request.unless is not None:
+            # a server that knows both looks at If-None-Match alone (RFC 9110 section 13.2.2)
+            if request.unless.etag:
+                sent["If-None-Match"] = request.unless.etag
+            if request.unless.last_modified:
+                sent["If-Modified-Since"] = request.unless.last_modified
         proxy = self._proxies.of(url)
         socks = proxy is not None and is_socks(proxy)
         way = self._ways[proxy if proxy is not None and socks else ""]
@@ -415,38 +422,3 @@ class HttpTransport:
 def _host(url: str) -> str | None:
     """Return the host of `url`, for error messages."""
     return URL(url, encoded=url.isascii()).host
-
-
-AnyBody = Body | Landed | DecodedBody | TrimmedBody
-
-
-class OpenReply:
-    """One request and its reply, open as long as this context manager.
-
-    Args:
-        transport: The transport that sends the request.
-        request: The request to send when the context is entered.
-    """
-
-    __slots__ = ("_request", "_transport", "body", "response")
-
-    def __init__(self, transport: HttpTransport, request: Request) -> None:
-        self._transport, self._request = transport, request
-        self.response: Response | PlainReply | None = None
-        self.body: AnyBody | None = None
-
-    async def __aenter__(self) -> AnyBody:
-        try:
-            return await self._transport.answer(self._request, self)
-        except BaseException:
-            self._close()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        if self.body is not None:
-            self.body.close()
-        if self.response is not None:
-            self.response.close()  # no effect after the end of a body: the connection is kept

@@ -12,6 +12,7 @@ from typing import Any, Final, TextIO
 from ..model import events
 from ..model.report import JSON_VERSION, Status
 from ..storage.folder.disk import FolderIdentity, replace_text
+from ..storage.folder.permissions import Permissions
 from .board import Board
 
 _encode: Final = json.JSONEncoder().encode
@@ -20,10 +21,11 @@ _encode: Final = json.JSONEncoder().encode
 class EventLog:
     """Appends the notable events of a run to `events.jsonl`, one JSON object per line.
 
-    The file is created with mode 0600: only its owner can read it.
+    The file is created with mode 0600, so that only its owner can read it, unless `permissions` differ.
 
     Args:
         place: The file. It is created if absent.
+        permissions: Of the file.
 
     Raises:
         OSError: The file cannot be opened.
@@ -33,8 +35,10 @@ class EventLog:
         {events.Wrote, events.Opened, events.Closed, events.RowsRead, events.Progress}
     )
 
-    def __init__(self, place: Path) -> None:
+    def __init__(self, place: Path, permissions: Permissions | None = None) -> None:
         fd = os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if permissions is not None:
+            permissions.grant(fd)
         self._file: TextIO | None = os.fdopen(fd, "a", encoding="utf-8")
 
     def __call__(self, event: events.Event) -> None:

@@ -71,10 +71,10 @@ def advice(report: Report) -> list[str]:
             names = [o.path or str(o.error).partition(": ")[0] for o in outcomes[1:4]]
             names += ["…"] * (len(outcomes) > 4)
             said.append(f"    … and {len(outcomes) - 1} more with this cause: {', '.join(names)}")
-    if report.counts[Status.PARKED]:
-        said.append("Everything fetched so far is kept.")
-    elif report.stopped:
+    if report.stopped:
         said.append(f"Stopped by {report.stopped}. Run the same command again to continue.")
+    elif report.counts[Status.PARKED]:
+        said.append("Everything fetched so far is kept.")
     elif said:
         said.append("Run the same command again to retry these; finished files are not fetched again.")
     return said

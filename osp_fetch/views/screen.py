@@ -100,6 +100,8 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return f"fresh links found: {files} files continue"
         case events.LinksCommandFailed(why):
             return why
+        case events.FolderWaiting(why):
+            return f"waiting: {why}"
         case events.DiskWaiting(why):
             return f"waiting for disk space: {why}"
         case events.HostDown(host, seconds):

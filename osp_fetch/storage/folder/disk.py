@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 import stat
+import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -138,6 +139,13 @@ class OpenFiles:
     def sync(self, fd: int) -> None:
         """Make the bytes, the length and the times of a file survive a power loss (fsync)."""
         os.fsync(fd)
+
+    def set_modified(self, fd: int, mtime_ns: int) -> None:
+        """Set the modification time of an open file, in Unix nanoseconds.
+
+        The access time is set to now: clusters remove files from scratch disks by their access time.
+        """
+        os.utime(fd, ns=(time.time_ns(), mtime_ns))
 
     def stat(self, fd: int) -> Published:
         """Return the size in bytes and the mtime in Unix nanoseconds of an open file."""

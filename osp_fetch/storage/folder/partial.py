@@ -205,11 +205,12 @@ class FilePartial:
         if not job.cancelled():
             job.exception()  # marks it as retrieved: the caller may have been cancelled
 
-    async def publish(self, length: int) -> Placed:
+    async def publish(self, length: int, modified: str | None = None) -> Placed:
         """Give the file its final name. When this returns, it survives a power loss.
 
         Args:
             length: length of the file in bytes.
+            modified: Last-Modified of the server, to become the file's modification time.
 
         Returns:
             The state of the published file, and the path of a file of the user that was moved out of the way.
@@ -223,7 +224,8 @@ class FilePartial:
         fd = self._descriptor.take()
         assert fd is not None
         known = await self._call(self._recorded, "published")
-        placed = await self._folder.publisher.publish(ReadyFile(fd, self.place, self.final, length, known))
+        ready = ReadyFile(fd, self.place, self.final, length, known, modified)
+        placed = await self._folder.publisher.publish(ready)
         if any(known):
             await self._call(lambda: self._folder.superseded.remove(self._path), "published")
         return placed

@@ -17,6 +17,7 @@ from typing import Final
 from ...model.entry import STATE_FOLDER
 from ...model.errors import FolderBusyError
 from .disk import Disk, storage_error
+from .permissions import Permissions
 
 # Seconds between two heartbeats of the run that holds the lock.
 _BEAT: Final = 2.0
@@ -54,6 +55,7 @@ class RunLock:
     Args:
         state: the state folder; it is created if it does not exist.
         beat: seconds between two heartbeats.
+        permissions: of the state folder and the lock file.
 
     Raises:
         FolderBusyError: on entering, another run owns the folder. The message states its process, host and
@@ -62,16 +64,18 @@ class RunLock:
             full.
     """
 
-    def __init__(self, state: Path, beat: float = _BEAT) -> None:
+    def __init__(self, state: Path, beat: float = _BEAT, permissions: Permissions | None = None) -> None:
         self._state, self._place, self._beat = state, state / "lock", beat
+        self._permissions = permissions or Permissions()
         self._fd = -1
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._live, name="osp-lock", daemon=True)
 
     def __enter__(self) -> RunLock:
         try:
-            _make(self._state)
+            _make(self._state, self._permissions)
             self._fd = os.open(self._place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._permissions.grant(self._fd)
         except OSError as error:
             raise storage_error(error, f"{self._state} cannot be used as an output folder") from None
         try:
@@ -155,15 +159,15 @@ class RunLock:
         os.close(self._fd)
 
 
-def _make(state: Path) -> None:
-    """Create a state folder that only its owner can read: it may name private files and hosts."""
-    if state.is_dir():
-        return
-    if state.name == STATE_FOLDER:
-        Disk().make_folder(state.parent, durable=True)
-    else:
-        _make(state.parent)
-    state.mkdir(mode=0o700, exist_ok=True)
+def _make(state: Path, permissions: Permissions) -> None:
+    """Create a state folder. By default only its owner can read it: it may name private files and hosts."""
+    if not state.is_dir():
+        if state.name == STATE_FOLDER:
+            Disk().make_folder(state.parent, durable=True)
+        else:
+            _make(state.parent, permissions)
+        state.mkdir(mode=0o700, exist_ok=True)
+    permissions.grant(state)
 
 
 def _runs(pid: object) -> bool:

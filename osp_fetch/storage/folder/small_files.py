@@ -80,6 +80,7 @@ class FolderSmallFiles:
         length: int,
         algorithms: frozenset[str],
         wanted: Digest | None,
+        modified: str | None = None,
     ) -> tuple[Placed, dict[str, str]]:
         """Publish a complete small file. When this returns, it survives a power loss.
 
@@ -90,6 +91,7 @@ class FolderSmallFiles:
             length: length of the file in bytes, from the start of `memory`.
             algorithms: names of the digests to compute.
             wanted: digest that the file must have, None if unknown.
+            modified: Last-Modified of the server, to become the file's modification time.
 
         Returns:
             The state of the published file, and algorithm → hexadecimal digest.
@@ -99,7 +101,9 @@ class FolderSmallFiles:
             StorageError: the file cannot be published.
         """
         assert isinstance(memory, SharedBuffer)
-        small = SmallFile(self._folder.layout, self._folder.space, path, memory, length, algorithms, wanted)
+        small = SmallFile(
+            self._folder.layout, self._folder.space, path, memory, length, algorithms, wanted, modified
+        )
         placed = await self._folder.publisher.publish(small)
         return placed, small.digests
 

@@ -21,6 +21,7 @@ from ...model.errors import DiskFullError, Remedy, StorageError
 from ...model.record import Record
 from ..folder.disk import storage_error
 from ..folder.executors import in_thread
+from ..folder.permissions import Permissions
 from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, look, row_of
 from .sidecars import Sidecars
 
@@ -42,6 +43,7 @@ class SqliteLedger:
         others: ledgers of other runs over the same output folder. Files that they record as published count
             as published.
         durable: whether `put` returns only when the record survives a power loss.
+        permissions: of the database file; SQLite gives its other files the same.
 
     Raises:
         DiskFullError: on entering, the disk is full.
@@ -49,8 +51,16 @@ class SqliteLedger:
             version of osp-fetch.
     """
 
-    def __init__(self, place: Path, others: Sequence[Path] = (), *, durable: bool = True) -> None:
+    def __init__(
+        self,
+        place: Path,
+        others: Sequence[Path] = (),
+        *,
+        durable: bool = True,
+        permissions: Permissions | None = None,
+    ) -> None:
         self._place, self._others, self._durable = place, others, durable
+        self._permissions = permissions or Permissions()
         self._thread = ThreadPoolExecutor(1, "osp-ledger")
         self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
@@ -129,6 +139,9 @@ class SqliteLedger:
             return self._connected(alone=True)
 
     def _connected(self, *, alone: bool = False) -> sqlite3.Connection:
+        if self._permissions.are_given:
+            self._place.touch()  # SQLite creates it with mode 0644 at most
+            self._permissions.grant(self._place)
         db = sqlite3.connect(self._place, isolation_level=None, timeout=PATIENCE)
         try:
             if alone:

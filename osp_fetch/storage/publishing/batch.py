@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Final
 
 from ...model.errors import FetchError, StorageError
 from ...model.record import Placed, Published
@@ -19,6 +24,15 @@ from ..folder.disk import Disk, Existing, storage_error
 from ..folder.executors import Sharers
 from ..folder.layout import Layout
 from ..folder.ownership import Decision
+
+# The form of dates that servers should send (IMF-fixdate, RFC 9110 section 5.6.7).
+_USUAL_DATE: Final = re.compile(
+    r"[A-Z][a-z]{2}, (\d\d) ([A-Z][a-z]{2}) (\d{4}) (\d\d):(\d\d):(\d\d) GMT", re.ASCII
+)
+_MONTHS: Final = {
+    name: number
+    for number, name in enumerate("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), start=1)
+}
 
 
 class ReadyFile:
@@ -30,6 +44,7 @@ class ReadyFile:
         final: final path.
         length: length in bytes.
         recorded: how files of that name looked that earlier runs of osp-fetch published.
+        modified: the Last-Modified of the server, which becomes the modification time; None to leave it.
     """
 
     remote = False
@@ -41,9 +56,11 @@ class ReadyFile:
         final: str,
         length: int,
         recorded: tuple[Published | None, ...] = (),
+        modified: str | None = None,
     ) -> None:
         self._fd = fd
         self.place, self.final, self.length, self.recorded = place, final, length, recorded
+        self.modified = modified
 
     def open(self) -> int:
         """Return the file descriptor. The publisher owns it and closes it in every case.
@@ -62,6 +79,30 @@ class ReadyFile:
 
     def over(self, *, published: bool) -> None:
         """Release resources after the file was published, or could not be. Called on the event loop."""
+
+
+def modification_time(text: str, now: float) -> int | None:
+    """Return the time that a Last-Modified header states (RFC 9110 section 8.8.2), in Unix nanoseconds.
+
+    Args:
+        text: the value of the header.
+        now: current time in Unix seconds.
+
+    Returns:
+        The time; None if the text is no date, or a date that cannot be true: after `now`, or not after 1970,
+        which servers send for files whose time they do not know.
+    """
+    usual = _USUAL_DATE.fullmatch(text)
+    try:
+        if usual:  # 4× faster, once for each small file
+            day, year, hour, minute, second = map(int, usual.group(1, 3, 4, 5, 6))
+            stated = datetime(year, _MONTHS[usual[2]], day, hour, minute, second, tzinfo=UTC)
+        else:
+            stated = parsedate_to_datetime(text)
+        seconds = (stated if stated.tzinfo else stated.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError, TypeError, IndexError, KeyError):
+        return None
+    return int(seconds) * 1_000_000_000 if 86_400 <= seconds <= now else None
 
 
 class _Waits:
@@ -192,6 +233,9 @@ class BatchPublisher:
             fd = finished.open()
             try:
                 opened = time.monotonic()
+                if finished.modified and (when := modification_time(finished.modified, time.time())):
+                    with suppress(OSError):  # EPERM: the partial belongs to another user of the group
+                        self.disk.set_modified(fd, when)
                 if self._durable:
                     self.disk.sync(fd)
                 waits.add(time.monotonic() - opened, opened - begun)

@@ -194,8 +194,9 @@ def main() -> None:
                 count,
                 algorithms,
                 wanted,
+                modified,
             )
-            for path, at, count, algorithms, wanted in described
+            for path, at, count, algorithms, wanted, modified in described
         ]
         results = placer.publish_all(batch)
         answer = [

@@ -12,8 +12,9 @@ from ..folder.space import Space
 from .batch import ReadyFile
 from .shared_memory import SharedBuffer
 
-# Path, offset in the SharedPool (bytes), length (bytes), algorithms to compute, digest to verify.
-Described = tuple[RelativePath, int, int, frozenset[str], Digest | None]
+# Path, offset in the SharedPool (bytes), length (bytes), algorithms to compute, digest to verify,
+# Last-Modified of the server.
+Described = tuple[RelativePath, int, int, frozenset[str], Digest | None, str | None]
 
 
 class SmallFile(ReadyFile):
@@ -27,6 +28,7 @@ class SmallFile(ReadyFile):
         length: length of the file in bytes.
         algorithms: digests to compute.
         wanted: digest that the file must have, if known; its algorithm must be in `algorithms`.
+        modified: as in `ReadyFile`.
 
     Attributes:
         digests: algorithm → hexadecimal digest; empty until `open` has returned.
@@ -41,8 +43,9 @@ class SmallFile(ReadyFile):
         length: int,
         algorithms: frozenset[str],
         wanted: Digest | None,
+        modified: str | None = None,
     ) -> None:
-        super().__init__(-1, places.partial(path), places.final(path), length)
+        super().__init__(-1, places.partial(path), places.final(path), length, modified=modified)
         self._places, self._space, self._path, self._memory = places, space, path, memory
         self._algorithms, self._wanted = algorithms, wanted
         self.remote = memory.offset is not None
@@ -85,4 +88,5 @@ class SmallFile(ReadyFile):
     def described(self) -> Described:
         """Return what a process that shares the SharedPool needs to publish this file."""
         assert self._memory.offset is not None
-        return self._path, self._memory.offset, self.length, self._algorithms, self._wanted
+        offset = self._memory.offset
+        return self._path, offset, self.length, self._algorithms, self._wanted, self.modified
