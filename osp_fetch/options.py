@@ -205,8 +205,10 @@ def _columns(value: object) -> dict[str, str]:
     pairs = value
     if isinstance(value, str):
         pairs = dict(pair.split("=", 1) for pair in value.split(",") if "=" in pair)
-        if len(pairs) != len(value.split(",")):
-            raise TypeError(f"columns={value!r}: write MEANING=COLUMN, such as url=contentUrl,size=bytes")
+        if len(pairs) != len(value.split(",")):  # a pair without "=", or a meaning twice
+            raise TypeError(
+                f"columns={value!r}: write MEANING=COLUMN, each meaning once, such as url=contentUrl,size=b"
+            )
     if not isinstance(pairs, Mapping):
         raise TypeError(f'columns={value!r}: pass a dict, such as {{"url": "contentUrl", "size": "bytes"}}')
     named = {str(meaning).strip().lower().replace("-", ""): str(name) for meaning, name in pairs.items()}

@@ -25,7 +25,7 @@ from .model.http import Representation, Request
 from .model.protocols import Reply, Transport
 from .model.ranges import ByteRange
 from .model.settings import Settings
-from .model.urls import shown
+from .model.urls import host, shown
 from .sources.pages import DOCUMENT, HEAD, Judge, Page
 from .workers.reach import Reach, transport_of
 
@@ -33,6 +33,8 @@ _IN_MEMORY: Final = 1 << 20  # bytes of a document that are held in memory; the 
 _READ: Final = 64 << 10  # bytes of one read
 _CONNECTIONS: Final = 4  # to one host, while a folder is walked; listings are small requests
 _UNREACHABLE: Final = 4  # attempts at a host that never answers; most often its name is misspelt
+_ASKED: Final = 16  # links whose names are asked for at the same time
+_SILENT: Final = 2  # attempts at a host that does not answer when asked for a name
 _END: Final = 1 << 40  # past the end of every document
 
 
@@ -89,15 +91,23 @@ class WebPages:
     async def _names(
         self, links: Sequence[tuple[str, tuple[tuple[str, str], ...]]]
     ) -> list[str | ManifestError]:
-        slots = asyncio.Semaphore(_CONNECTIONS)
+        slots = asyncio.Semaphore(_ASKED)
         async with transport_of(self._settings, self._reach) as transport:
 
             async def one(link: str, headers: tuple[tuple[str, str], ...]) -> str | ManifestError:
-                request = Request(link, ByteRange(0, 1), headers=headers, name=shown(link))
+                request = Request(link, ByteRange(0, 1), headers=headers, name=host(link))
                 found: list[str] = []
+                silent = 0
 
                 async def ask() -> None:
-                    found.append(await transport.name_of(self._with_headers(request)))
+                    nonlocal silent
+                    try:
+                        found.append(await transport.name_of(self._with_headers(request)))
+                    except UnreachableError as error:
+                        silent += 1
+                        if silent == _SILENT:
+                            raise TransferError(str(error)) from None
+                        raise
 
                 async with slots:
                     try:

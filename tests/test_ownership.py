@@ -476,7 +476,14 @@ def captions(tmp_path: Path, paths: list[str]) -> None:
 
 
 async def test_coverage_takes_no_path_that_get_would_refuse(tmp_path: Path) -> None:
-    hostile = ["../../outside", "x\ndatasets/mixkit/forged.mp4", "\x1b[2Jclear", "y" * 5000, "a\0b", "a\\b"]
+    hostile = [
+        "../../outside",
+        "x\ndatasets/mixkit/forged.mp4",
+        "\x1b[2Jclear",
+        "y" * 5000,
+        "a\0b",
+        "a/../../b",
+    ]
     captions(tmp_path, ["a.mp4", *hostile])
     code, out, said = await get("coverage", ".", "--missing", "missing.txt", "--json", cwd=tmp_path)
     (found,) = json.loads(out)

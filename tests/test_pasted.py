@@ -157,7 +157,8 @@ def test_rows_of_every_form_are_rewritten_and_the_note_counts_them(
     key = found["a.zip"].source_key(found["a.zip"].urls[0])
     assert key == "github.com/O/R/raw/main/a.zip"
     assert notes == [
-        "2 links of GitHub pages and 1 link of Dropbox pages were rewritten to the files' addresses"
+        "2 links of GitHub pages and 1 link of Dropbox pages were rewritten to the files' addresses, such as "
+        "https://github.com/O/R/raw/main/a.zip"
     ]
 
 
@@ -169,7 +170,9 @@ async def test_rows_of_an_async_iterable_are_rewritten_too() -> None:
     (row,) = [row async for row in resolved.rows]  # type: ignore[union-attr]
     assert isinstance(row, Entry)
     assert row.urls == ("https://github.com/O/R/raw/main/a.zip",)
-    assert resolved.notes() == ["1 link of GitHub pages was rewritten to the file's address"]
+    assert resolved.notes() == [
+        "1 link of GitHub pages was rewritten to the file's address: https://github.com/O/R/raw/main/a.zip"
+    ]
 
 
 def test_a_row_that_leads_to_a_folder_is_a_bad_row(tmp_path: Path) -> None:
@@ -194,7 +197,10 @@ async def test_a_pasted_page_of_the_hubs_mirror_is_fetched_and_said_once(
     )
     assert report.counts[Status.FETCHED] == 1, report.failures
     assert (tmp_path / "out" / "x.bin").read_bytes() == data
-    assert report.notes == ["1 link of Hugging Face pages was rewritten to the file's address"]
+    (note,) = report.notes
+    assert note.startswith(
+        "1 link of Hugging Face pages was rewritten to the file's address: http://127.0.0.1:"
+    )
 
 
 def test_the_command_says_it(

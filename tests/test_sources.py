@@ -138,7 +138,8 @@ def test_several_sources_are_one_manifest(tmp_path: Path) -> None:
 
 
 def test_bad_rows_name_file_line_and_remedy_and_stop_no_others(tmp_path: Path) -> None:
-    content = "path,url,size,md5\na,http://h/a,1,\n../b,http://h/b,,\nc,ftp://h/c,,\nd,http://h/d,x,\ne,http://h/e,,12\n"
+    content = f"path,url,size,md5\na,http://h/a,1,{MD5}\n../b,http://h/b,,\nc,ftp://h/c,,\nd,http://h/d,x,\n"
+    content += "e,http://h/e,,12\n"
     content += "f,http://h/f,1,,,extra\ng,,,\na,http://h/other,1,\nh,http://h/h,5,\n"
     found = rows(text(tmp_path, "m.csv", content))
     assert [row.path for row in found if isinstance(row, Entry)] == ["a", "h"]

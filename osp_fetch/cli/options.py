@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -203,7 +204,8 @@ def _add_names(made: PlainOptions, flags: Mapping[str, Any]) -> None:
     try:
         made.update(plain(given))
     except TypeError as error:
-        raise click.UsageError(f"--{str(error).replace('_', '-', 1)}") from None
+        name, mark, rest = re.split(r"([=:])", str(error), maxsplit=1)
+        raise click.UsageError(f"--{name.replace('_', '-')}{mark}{rest}") from None
     made["portable_names"] = flags["portable_names"]
 
 

@@ -289,8 +289,10 @@ class Exchange:
 
     def _is_too_wide(self, error: StatusError) -> bool:
         """Return whether `error` may mean that the requested range is too wide."""
-        if isinstance(error, RangeNotSatisfiableError):  # the file does have the first byte of the range
-            return bool(self._range and error.length and error.length > self._range.start)
+        if isinstance(error, RangeNotSatisfiableError):
+            # the file has the first byte of the range, as far as the server says
+            start = self._range.start if self._range else 0
+            return error.length > start if error.length is not None else start == 0
         return error.status in _TOO_WIDE
 
     def _cool(self, host: str, seconds: float, why: str) -> None:

@@ -7,6 +7,7 @@ marked there as second-hand are second-hand here, too.
 from __future__ import annotations
 
 import difflib
+import glob
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -223,7 +224,8 @@ def expand(source: str, links: str | Path | None = None) -> str | Path:
                 remedy=Remedy.ABORT,
             )
         return Path(links)
-    if source != "-" and "/" not in source and "." not in source and not Path(source).exists():
+    is_word = "/" not in source and "." not in source and not glob.has_magic(source)
+    if source != "-" and is_word and not Path(source).exists():
         names = [*(dataset.name for dataset in OFFERED), ALL]
         near = difflib.get_close_matches(source, names, n=1)
         raise ManifestError(

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
 
 from ..model import urls
 
 Origin = tuple[str, str, int | None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Cookie:
+    """A cookie, the path below which it applies, and whether it goes over TLS only."""
+
+    value: str
+    path: str
+    secure: bool
 
 
 class Cookies:
@@ -17,7 +28,7 @@ class Cookies:
     """
 
     def __init__(self) -> None:
-        self._by_origin: dict[Origin, dict[str, str]] = {}
+        self._by_origin: dict[Origin, dict[str, _Cookie]] = {}
 
     def take(self, url: str, lines: Iterable[str]) -> None:
         """Keep the cookies of a reply.
@@ -35,18 +46,32 @@ class Cookies:
             for name, morsel in parsed.items():
                 if morsel["max-age"] == "0":
                     kept.pop(name, None)
-                else:
-                    kept[name] = morsel.coded_value
+                    continue
+                # without a path it applies to the folder of the link (RFC 6265 section 5.1.4)
+                path = morsel["path"] if morsel["path"].startswith("/") else _path(url).rpartition("/")[0]
+                kept[name] = _Cookie(morsel.coded_value, path.rstrip("/"), bool(morsel["secure"]))
 
     def apply_to(self, url: str) -> bool:
         """Return whether a cookie goes to `url`."""
-        return bool(self._by_origin.get(urls.origin(url)))
+        return bool(self._by_origin and self._for(url))
+
+    def _for(self, url: str) -> dict[str, str]:
+        path, is_safe = _path(url), url.startswith("https:")
+        return {
+            name: cookie.value
+            for name, cookie in self._by_origin.get(urls.origin(url), {}).items()
+            if (path == cookie.path or path.startswith(cookie.path + "/")) and (is_safe or not cookie.secure)
+        }
 
     def added(self, headers: Mapping[str, str], url: str) -> dict[str, str]:
         """Return `headers` with the cookies for `url`; a Cookie field of the user keeps its own."""
-        kept = self._by_origin.get(urls.origin(url)) if self._by_origin else None
+        kept = self._for(url) if self._by_origin else None
         if not kept:
             return dict(headers)
         own = next((value for name, value in headers.items() if name.lower() == "cookie"), "")
         text = "; ".join([*([own] if own else []), *(f"{name}={value}" for name, value in kept.items())])
         return {**{n: v for n, v in headers.items() if n.lower() != "cookie"}, "Cookie": text}
+
+
+def _path(url: str) -> str:
+    return urlsplit(url).path or "/"

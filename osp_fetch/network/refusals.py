@@ -112,7 +112,7 @@ def _is_page(suffix: str, kind: str, head: bytes, length: int | None) -> bool:
     """Return whether bytes of no known format stand in place of a file with this suffix."""
     if sniffing.is_markup(head) or (kind == "application/problem+json" and suffix != "json"):
         return True
-    if suffix not in _BINARY_NAMES or kind not in _TEXT_KINDS:
+    if suffix not in _BINARY_NAMES or not (kind in _TEXT_KINDS or sniffing.is_json(head)):
         return False  # text with a name that promises nothing else is data
     small = length is None or length <= _LONGEST_MESSAGE
     return small and sniffing.is_text(head) and (bool(head) or kind in _PAGE_KINDS)

@@ -41,6 +41,7 @@ _LETTERS: Final = (
     b"wOF",
     b"ORC",
 )
+_JSON: Final = re.compile(rb"[\t\n\r ]*(?:\[[\t\n\r ]*)?\{[\t\n\r ]*(?:\"|\})")
 _RIFF: Final = (b"WEBP", b"AVI ", b"WAVE")
 _TAR: Final = (257, b"ustar")
 
@@ -53,6 +54,11 @@ def is_markup(head: bytes) -> bool:
 def is_text(head: bytes) -> bool:
     """Return whether a browser would take the bytes for text."""
     return head.startswith(_TEXT_MARK) or not _BINARY.search(head)
+
+
+def is_json(head: bytes) -> bool:
+    """Return whether the bytes begin as a JSON object, or an array of objects, does."""
+    return _JSON.match(head) is not None
 
 
 def is_known_format(head: bytes) -> bool:

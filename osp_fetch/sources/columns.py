@@ -7,6 +7,7 @@ digest, and a `name` that holds captions is no path. Columns with another meanin
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ _SECONDARY: Final = re.compile(r"thumb|page|landing|licen[sc]e|profile|author|ho
 _NEAR: Final = 0.82  # difflib ratio from which one name counts as a misspelling of the other
 _SAMPLE: Final = 200  # rows by whose values a column is judged
 _LINK: Final = re.compile(r"\s*https?://\S", re.IGNORECASE)
-_FILE_NAME: Final = re.compile(r"[^\n]*\.[A-Za-z0-9]{1,10}")
+_FILE_NAME: Final = re.compile(r"(?![+-]?[\d.]+$)[^\n]*\.[A-Za-z0-9]{1,10}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,8 @@ def choose(
     sample = _Sample(columns, rows[:_SAMPLE])
     given = by_hand.places(columns, where) if by_hand else {}
     places = {meaning: place for meaning, place in given.items() if place is not None}
+    if "url" in given and given["url"] is None:
+        raise broken(f"{where}: --columns url= names no column; a list needs its column of links")
     if "url" not in given:
         places["url"] = _link_column(sample, where)
     notes: list[str] = []
@@ -240,14 +243,23 @@ def _is_size(value: Any) -> bool:
 
 
 def _are_headers(values: list[Any]) -> bool:
-    return _share(values, lambda v: isinstance(v, Mapping) or str(v).lstrip().startswith("{")) >= 0.5
+    return _share(values, _is_object) >= 0.5
+
+
+def _is_object(value: Any) -> bool:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return False
+    return isinstance(value, Mapping)
 
 
 def _digest_columns(sample: _Sample, where: str, notes: list[str]) -> dict[str, int]:
     """Return the columns of digests, and add a note for each that looks like one and is not used."""
     found: dict[str, int] = {}
     for place, column in enumerate(sample.columns):
-        meaning, sure = _named_digest(column)
+        meaning = _named_digest(column)
         values = sample.values(place)
         if meaning is None:
             if why := _unused(column):
@@ -255,7 +267,7 @@ def _digest_columns(sample: _Sample, where: str, notes: list[str]) -> dict[str, 
             continue
         fitting = sum(_is_digest(value, None if meaning == "digest" else meaning) for value in values)
         why = None
-        if fitting * 2 < len(values) and not sure:
+        if fitting * 2 < len(values):
             why = "its values are no digests; name the right column with --columns"
         elif meaning in found:
             why = f"{sample.columns[found[meaning]]!r} holds {meaning} digests, too"
@@ -278,17 +290,17 @@ def _is_digest(value: Any, algorithm: str | None) -> bool:
     return True
 
 
-def _named_digest(column: str) -> tuple[str | None, bool]:
-    """Return which digests a column's name promises, and whether it names nothing but the algorithm."""
+def _named_digest(column: str) -> str | None:
+    """Return which digests a column's name promises: an algorithm, `digest` for any, or None."""
     joined = "".join(re.findall(r"[A-Z]?[a-z]+[0-9]*[a-z]*|[A-Z]+[0-9]*[a-z]?|[0-9]+", column)).lower()
     for algorithm in ALGORITHMS:
         before, found, after = joined.partition(algorithm)
         if found and _DIGEST_WORDS.fullmatch(before) and _DIGEST_WORDS.fullmatch(after):
-            return algorithm, not before and after in ("", "sum", "hash")
+            return algorithm
     if _GENERIC.fullmatch(joined):
-        return "digest", False
+        return "digest"
     near = difflib.get_close_matches(joined, ALGORITHMS, n=1, cutoff=_NEAR)
-    return (near[0], False) if near and not _NOT_COMPUTED.match(joined) else (None, False)
+    return near[0] if near and not _NOT_COMPUTED.match(joined) else None
 
 
 def _unused(column: str) -> str | None:

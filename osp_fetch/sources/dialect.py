@@ -86,7 +86,11 @@ def _has_quotes(lines: list[str], separator: str) -> bool:
 def _quality(lines: list[str], dialect: Dialect, suffix: str) -> float:
     """Return how well a dialect fits, 0 if the lines are no table in it."""
     rows = [
-        row for row in csv.reader(lines, delimiter=dialect.separator, quoting=dialect.quoting) if any(row)
+        row
+        for row in csv.reader(
+            lines, delimiter=dialect.separator, quoting=dialect.quoting, skipinitialspace=True
+        )
+        if any(row)
     ]
     width = len(rows[0])
     if width < 2:

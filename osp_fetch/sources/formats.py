@@ -15,14 +15,14 @@ from ..model.urls import shown
 from . import bagit, other_tools, sa1b, table
 from .dialect import Dialect, detect
 from .json_lines import is_json_lines, json_lines, json_values, url_list
-from .opening import STDIN, ManifestFile, open_files, suffix_of
+from .opening import STDIN, TABLES, ManifestFile, open_files, suffix_of
 from .reading import Reading
 from .row_parser import Blocks, broken
 from .select import Selection
 
 _PARQUET: Final = b"PAR1"
 # suffixes of the files of a folder that are read as parts of a manifest
-_PARTS: Final = frozenset(".parquet .csv .tsv .jsonl .ndjson .json .txt .psv .meta4 .metalink".split())
+_PARTS: Final = TABLES | {".txt"}
 _LINK: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _MARKUP: Final = re.compile(r"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 

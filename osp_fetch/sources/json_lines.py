@@ -13,6 +13,7 @@ from .opening import ManifestFile
 from .reading import BLOCK, Objects, Reading
 from .row_parser import Blocks, broken, read_row
 
+_AT_ONCE: Final = 4 << 20  # bytes of an array that is read at once
 _KEYS: Final = "path, url or urls, size, sha256, md5, digest, headers"
 
 
@@ -54,7 +55,7 @@ def _lines_of_json(file: ManifestFile) -> Iterator[tuple[int, Any]]:
     for line, text in _lines(file):
         try:
             row = decode(text)
-            if not isinstance(row, dict):
+            if not isinstance(row, (dict, str)):
                 raise ValueError("not an object")
         except ValueError as error:
             row = ManifestError(f"{file.name}:{line}: not a JSON object ({error}); keys are {_KEYS}")
@@ -64,6 +65,9 @@ def _lines_of_json(file: ManifestFile) -> Iterator[tuple[int, Any]]:
 def _values_of_json(file: ManifestFile) -> Iterator[tuple[int, Any]]:
     import ijson
 
+    if file.size <= _AT_ONCE and (values := _whole_array(file)) is not None:
+        yield from enumerate(values, start=1)
+        return
     head = file.head().lstrip("\ufeff \t\r\n")
     prefix = "item" if head.startswith("[") else ""
     with file.text() as text:
@@ -73,6 +77,19 @@ def _values_of_json(file: ManifestFile) -> Iterator[tuple[int, Any]]:
             yield from enumerate(found, start=1)
         except ijson.JSONError as error:
             raise broken(f"{file.name}: cannot be read as JSON ({error}); correct the file") from None
+
+
+def _whole_array(file: ManifestFile) -> list[Any] | None:
+    """Return the items of a small JSON array, None if it is something else.
+
+    Python's parser takes the NaN that pandas writes; the one that streams does not.
+    """
+    with file.text() as text:
+        try:
+            value = json.load(text)
+        except ValueError:
+            return None
+    return value if isinstance(value, list) else None
 
 
 class _Utf8:

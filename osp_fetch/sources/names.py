@@ -28,6 +28,7 @@ NAMES: Final = ("url", "host", "hash", "index", "server")
 _LONGEST: Final = 255  # bytes of a name that file systems take
 _HASH: Final = 8  # hexadecimal digits of a link's hash in a name
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,10}(?:\.(?:gz|bz2|xz|zst))?$|\.tar\.[a-z0-9]{2,4}$")
+_DERIVED: Final = re.compile(r"(.+)-[0-9a-f]{8}(\.[^/]*)?")  # a name that looks as if it had the hash
 _MEANINGLESS: Final = re.compile(r"\.+|\s*")
 
 AskNames = Callable[[Sequence[Unnamed]], list[str | ManifestError]]
@@ -98,9 +99,16 @@ class Namer:
             case "index":
                 return row.named(f"{number:09}{suffix_of(last_name(url))}")
         name = own_name(row)
-        if name and self._shared is not None and not self._shared.name(name):
+        if name and not self._is_taken(name):
             return row.named(shortened(name))
         return row.named(hashed(name or _fallback(url), self._hash(url, _HASH)))
+
+    def _is_taken(self, name: str) -> bool:
+        """Return whether another link may get `name`, as it is or with its hash."""
+        if self._shared is None or self._shared.name(name):
+            return True
+        derived = _DERIVED.fullmatch(name)
+        return derived is not None and self._shared.name(derived[1] + (derived[2] or ""))
 
     def _hash(self, url: str, digits: int) -> str:
         exact = self._shared is not None and self._shared.link(url)

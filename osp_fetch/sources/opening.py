@@ -24,6 +24,8 @@ STDIN: Final = "-"
 HEAD: Final = 64 << 10  # bytes by which the format of a file is recognised
 _SPOOLED: Final = 32 << 20  # bytes of a pipe that are kept in memory; the rest goes to a temporary file
 _ODD_BYTES: Final = "osp_fetch.windows_1252"
+TABLES: Final = frozenset(".parquet .csv .tsv .tab .psv .jsonl .ndjson .json .meta4 .metalink".split())
+"""Suffixes of the files that are read as tables where others lie beside them."""
 _PACKED_NAMES: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
 
 
@@ -89,6 +91,10 @@ def open_files(source: Path | str) -> list[ManifestFile]:
             "manifest file, a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
         ) from None
     except (EOFError, lzma.LZMAError, ValueError) as error:
+        raise broken(f"{name}: cannot be decompressed ({error}); fetch the manifest again") from None
+    except Exception as error:
+        if type(error).__name__ != "ZstdError":  # of a package that may not be installed
+            raise
         raise broken(f"{name}: cannot be decompressed ({error}); fetch the manifest again") from None
     return [ManifestFile(name, suffix_of(name), size, opened, _encoding(head))]
 
@@ -218,7 +224,10 @@ def _members(name: str, stored: Callable[[], IO[bytes]], size: int) -> list[Mani
             members = [info for info in archive.infolist() if not info.is_dir() and info.file_size]
     except zipfile.BadZipFile as error:
         raise broken(f"{name}: cannot be decompressed ({error}); fetch the manifest again") from None
-    members = [m for m in members if not m.filename.startswith("__MACOSX/")]
+    # what is beside the tables: a licence, a description, folders of macOS
+    members = [
+        m for m in members if suffix_of(m.filename) in TABLES and "__MACOSX" not in m.filename
+    ] or members
     if not members:
         raise broken(
             f"{name}: the archive contains no file; a manifest in a zip archive is one or more tables"

@@ -139,6 +139,7 @@ class PageLinks:
     environment: Mapping[str, str]
     _hubs: Mapping[str, str] = field(init=False)
     _rewritten: Counter[str] = field(init=False, default_factory=Counter)  # links by service
+    _example: str = field(init=False, default="")  # the first link that was rewritten
     _sources: list[str] = field(init=False, default_factory=list)  # sentences
 
     def __post_init__(self) -> None:
@@ -198,6 +199,9 @@ class PageLinks:
         if not services:
             return row
         self._rewritten.update(services)
+        self._example = self._example or next(
+            new for new, old in zip(links, row.urls, strict=True) if new != old
+        )
         return replace(row, urls=tuple(links))
 
     def notes(self) -> list[str]:
@@ -210,4 +214,7 @@ class PageLinks:
             return self._sources
         were = "was" if self._rewritten.total() == 1 else "were"
         file = "file's address" if were == "was" else "files' addresses"
-        return [*self._sources, f"{' and '.join(counts)} {were} rewritten to the {file}"]
+        # the value of dl tells nothing secret, unlike the rest of a query
+        example = shown(self._example) + (" with dl=1" if "dl=1" in self._example else "")
+        said = f"{' and '.join(counts)} {were} rewritten to the {file}"
+        return [*self._sources, f"{said}: {example}" if were == "was" else f"{said}, such as {example}"]

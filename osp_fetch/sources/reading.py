@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..model.errors import ManifestError
 from .columns import ByHand, Columns, choose
-from .row_parser import Blocks, Numbered, RawRow, read_row
+from .row_parser import Blocks, Numbered, RawRow, broken, read_row
 
 BLOCK: Final = 1000  # rows per block
 _NOTES: Final = 50  # notes that are kept
@@ -68,6 +68,7 @@ class Objects:
 
     def __init__(self, reading: Reading, manifest: str) -> None:
         self._reading, self._manifest = reading, manifest
+        self._checked = False
         self._known: dict[tuple[str, ...], dict[str, str] | ManifestError] = {}  # names → meaning → name
 
     def rows(self, block: Sequence[tuple[int, Any]]) -> list[Numbered]:
@@ -81,7 +82,20 @@ class Objects:
                     if isinstance(other, dict) and [*other] == [*item]
                 ]
                 self._known[tuple(item)] = self._meanings(list(item), alike, line)
+        self._check(block)
         return [(line, self._row(line, item)) for line, item in flat]
+
+    def _check(self, block: Sequence[tuple[int, Any]]) -> None:
+        """Check that some object of the first block has a link, so that one sentence says it for all."""
+        other = [item for _, item in block if not isinstance(item, (str, Mapping, ManifestError))]
+        if not self._checked and len(other) == len(block) > 1:
+            raise broken(
+                f"{self._manifest}: holds no objects with links, but {type(other[0]).__name__} values"
+            )
+        errors = [error for error in self._known.values() if isinstance(error, ManifestError)]
+        if not self._checked and errors and len(errors) == len(self._known) and len(block) > 1:
+            raise broken(str(errors[0]))
+        self._checked = True
 
     def _meanings(self, names: list[str], rows: list[list[Any]], line: int) -> dict[str, str] | ManifestError:
         try:
@@ -93,6 +107,8 @@ class Objects:
     def _row(self, line: int, item: Any) -> RawRow:
         if isinstance(item, ManifestError):
             return item
+        if isinstance(item, str):
+            return read_row({"url": item}, self._manifest, line)
         if not isinstance(item, dict):
             kind = type(item).__name__
             return ManifestError(

@@ -14,6 +14,9 @@ from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Row
 from ..model.urls import encoded, shown
 
+_NO_PATH: Final = frozenset(
+    {"None", "none", "null", "NULL", "nan", "NaN"}
+)  # how tables write a missing value
 _UNKNOWN: Final = frozenset({"", "nan", "none", "null", "na", "n/a", "-1", "-", "<na>"})  # sizes not given
 
 
@@ -120,7 +123,7 @@ def _entry(values: Mapping[str, Any], where: str, line: int) -> RawRow:
     path = values.get("path")
     if isinstance(path, bytes):
         path = path.decode("utf-8", "surrogateescape")
-    if not is_given(path):
+    if not is_given(path) or path in _NO_PATH:
         for url in urls:
             if not is_link(url):
                 raise ManifestError(f"{shown(url)[:100]!r} is not an http(s) URL")
@@ -154,7 +157,10 @@ def links_of(value: Any) -> tuple[str, ...]:
 
 def _headers(value: Any) -> tuple[tuple[str, str], ...]:
     if isinstance(value, str) and value.strip().startswith("{"):
-        value = json.loads(value)
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ManifestError("headers must be an object of names and values") from None
     if not value or not is_given(value):
         return ()
     if not isinstance(value, Mapping):

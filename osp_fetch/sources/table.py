@@ -110,7 +110,7 @@ class _Records:
             return [line.rstrip("\r\n").split(separator) for line in lines]
         if not any('"' in line for line in lines):
             return [line.rstrip("\r\n").split(separator) for line in lines]
-        rows = list(csv.reader(lines, delimiter=separator))
+        rows = list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
         return rows if len(rows) == len(lines) and lines[-1].count('"') % 2 == 0 else []
 
     def _careful(self, numbers: list[int], lines: list[str]) -> list[tuple[int, Any]]:
