@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from osp_fetch.demo import media
 from osp_fetch.model import events
 from osp_fetch.model.errors import Remedy, StatusError
 from osp_fetch.model.report import Outcome, Report, Status
@@ -106,6 +107,26 @@ async def test_status_of_a_run_at_work_follows_its_schema(origin: Origin, tmp_pa
         await process.communicate()
     check("status", json.loads(out))
     assert json.loads(out)["owner"]
+
+
+async def test_the_documents_about_datasets_and_settings_follow_their_schemas(tmp_path: Path) -> None:
+    (tmp_path / "anno_jsons").mkdir()
+    captions = tmp_path / "anno_jsons" / "video_mixkit_65f_54735.json"
+    captions.write_text('[{"path": "a.mp4", "cap": "x"}, {"path": "b.mp4", "cap": "y"}]')
+    (tmp_path / "datasets" / "mixkit").mkdir(parents=True)
+    (tmp_path / "datasets" / "mixkit" / "a.mp4").write_bytes(b"x")
+    (tmp_path / "a.tar").write_bytes(media.sa1b_tar(1, 10_000))
+    words = {
+        "datasets": ["datasets"], "coverage": ["coverage", "."], "layout": ["layout", "."],
+        "config": ["config", "show"], "unpack": ["unpack", ".", "--include", "a.tar"],
+    }  # fmt: skip
+    for name, command in words.items():
+        _, out, said = await get(*command, "--json", cwd=tmp_path)
+        document = json.loads(out)
+        assert document, said
+        check(name, document)
+        first = document[0] if isinstance(document, list) else document
+        assert first["version"] == 1
 
 
 def test_every_line_of_the_event_log_follows_its_schema(tmp_path: Path) -> None:

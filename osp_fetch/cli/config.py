@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from ..model.report import JSON_VERSION
 from ..model.settings import Settings
 from .flags import PREFIX
 from .options import layers
@@ -34,7 +35,7 @@ def show(as_json: bool, **flags: Any) -> int:
     made = Settings.load(*given)
     origins = {(s, k): name for name, layer in given for s, values in layer.items() for k in values}
     if as_json:
-        document: dict[str, dict[str, Any]] = {}
+        document: dict[str, Any] = {"version": JSON_VERSION}
         for section, key, value in made.items():
             origin = origins.get((section, key), "default")
             document.setdefault(section, {})[key] = {"value": value, "from": origin}

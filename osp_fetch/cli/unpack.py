@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from ..model.report import JSON_VERSION
 from . import exits
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str,
     if not as_json and all(each.already for each in done):
         click.echo(f"nothing to do: all {len(done)} archives are already unpacked", err=True)
     if as_json:
-        click.echo(json.dumps([each.row() for each in done], indent=2))
+        click.echo(json.dumps([{"version": JSON_VERSION, **each.row()} for each in done], indent=2))
     return exits.SOME_FAILED if any(each.broken for each in done) else exits.OK
 
 

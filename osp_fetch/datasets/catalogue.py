@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..model.errors import ManifestError, Remedy
+from ..model.report import JSON_VERSION
 
 REPOSITORY: Final = "hf://datasets/LanguageBind/Open-Sora-Plan-v1.1.0"
 _BY_LINKS: Final = "links"
@@ -81,7 +82,7 @@ class Dataset:
         """Return the dataset as plain values, for `--json`."""
         plain = {name: getattr(self, name) for name in self.__slots__ if name != "captions"}
         captions = [{n: getattr(c, n) for n in c.__slots__} for c in self.captions]
-        return {**plain, "pairs": self.pairs, "captions": captions}
+        return {"version": JSON_VERSION, **plain, "pairs": self.pairs, "captions": captions}
 
 
 _GB: Final = 10**9

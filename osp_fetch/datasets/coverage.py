@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, TextIO
 
 from ..model.entry import relative_path
 from ..model.errors import ManifestError, Remedy
+from ..model.report import JSON_VERSION
 from ..model.text import printable
 from ..sources.select import Seen
 from .catalogue import DATASETS, Captions, Dataset
@@ -64,7 +65,7 @@ class Coverage:
 
     def row(self) -> dict[str, Any]:
         """Return the coverage as plain values, for `--json`."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {"version": JSON_VERSION, **{name: getattr(self, name) for name in self.__slots__}}
 
 
 @dataclass(frozen=True, slots=True)

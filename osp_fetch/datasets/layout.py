@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..model.entry import STATE_FOLDER
+from ..model.report import JSON_VERSION
 from ..storage.folder import ownership
 from ..storage.folder.disk import Disk, replace_text, storage_error
 from ..storage.folder.ownership import Decision
@@ -43,7 +44,13 @@ class Laid:
 
     def row(self) -> dict[str, Any]:
         """Return the result as plain values, for `--json`."""
-        return {"lists": self.lists, "links": self.links, "lacking": self.missing, "kept": self.kept}
+        return {
+            "version": JSON_VERSION,
+            "lists": self.lists,
+            "links": self.links,
+            "lacking": self.missing,
+            "kept": self.kept,
+        }
 
 
 def lay_out(root: Path, *, relative: bool = False) -> Laid:
