@@ -316,3 +316,22 @@ async def test_a_name_of_a_repository_alone_is_refused_with_its_address(tmp_path
     with pytest.raises(ManifestError, match=f"there is no such file.*write hf://datasets/{text}$"):
         await ours(tmp_path / "out", text)
     assert not (tmp_path / "out").exists()
+
+
+async def test_a_repository_that_holds_somebodys_cache_is_fetched_completely(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """People upload the folder of `hf download --local-dir` with its `.cache/`."""
+    cached = ".cache/huggingface/download/all_mixkit/beach.tar.metadata"
+    git = {
+        cached: b"of another machine\n",
+        ".cache/huggingface/.gitignore": b"*\n",
+        ".cache/x.bin": noise(900),
+    }
+    hub = Hub({REPO: HubRepo(REPO, lfs={"all_mixkit/beach.tar": noise(200_000)}, git=git)}, token=TOKEN)
+    async with running(monkeypatch, hub):
+        for _ in range(2):
+            report = await fetch_all(f"hf://datasets/{REPO}", tmp_path, settings=quick())
+            assert report.ok, report.failures
+            assert all((tmp_path / name).read_bytes() == data for name, data in git.items())
+    assert (tmp_path / "all_mixkit/beach.tar").read_bytes() == noise(200_000)

@@ -26,6 +26,7 @@ _ADDRESS: Final = re.compile(
     r"hf://(?:(?P<kind>datasets|models)/)?(?P<repo>(?!datasets/|models/|spaces/)[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@(?P<rev>refs/convert/[^/\s]+|refs/pr/\d+|[^/\s]+))?(?:/(?P<glob>.*))?"
 )
 _REPO: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+_METADATA: Final = ".cache/huggingface"  # below the output folder
 _RESOLVED: Final = re.compile(r"/(?:datasets/)?[^/]+/[^/]+/resolve/(?P<commit>[0-9a-f]{40})/")
 
 
@@ -211,6 +212,15 @@ def _translated(error: Exception, address: HubAddress) -> Exception:
             )
 
 
+def _is_metadata(place: Path) -> bool:
+    """Return whether a file has the form of `DownloadMetadata`: commit, ETag and time, one per line."""
+    try:
+        lines = place.read_bytes()[:400].decode("ascii").split()
+    except (OSError, UnicodeDecodeError):
+        return False
+    return len(lines) == 3 and re.fullmatch(r"[0-9a-f]{40}", lines[0]) is not None
+
+
 class DownloadMetadata:
     """Writes the metadata that makes `hf download --local-dir` accept the files as downloaded.
 
@@ -222,12 +232,13 @@ class DownloadMetadata:
     """
 
     def __init__(self, root: Path) -> None:
-        self._folder = root / ".cache" / "huggingface" / "download"
+        self._folder = root / _METADATA / "download"
 
     def concerns(self, outcome: Outcome) -> bool:
         """Return whether `outcome` is a finished file whose link is that of a hub."""
         here = outcome.status in (Status.FETCHED, Status.PRESENT)
-        return here and outcome.entry is not None and "/resolve/" in outcome.entry.urls[0]
+        own = outcome.path.startswith(f"{_METADATA}/")  # of a repository that holds somebody's cache
+        return here and not own and outcome.entry is not None and "/resolve/" in outcome.entry.urls[0]
 
     def note(self, outcome: Outcome) -> None:
         """Write the metadata of `outcome`, for which `concerns` is True. Blocks: call it in a thread.
@@ -241,7 +252,7 @@ class DownloadMetadata:
         if commit is None or digest is None:
             return
         place = self._folder / f"{outcome.path}.metadata"
-        if outcome.status is Status.PRESENT and place.is_file():
-            return
+        if place.is_file() and (outcome.status is Status.PRESENT or not _is_metadata(place)):
+            return  # a repository may hold a file of this name, which is one of its files
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(f"{commit['commit']}\n{digest.hex}\n{time.time()}\n", encoding="utf-8")
