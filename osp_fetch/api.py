@@ -187,6 +187,7 @@ async def _fetch(
             seen = [*_kept_notes(board), *_decoded_notes(board), *observe.failures]
             report.notes += [*reach.notes, *resolved.notes(), *unmatched, *seen]
             report.notes += failed.close() if failed else []
+            report.widths = board.widths
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report

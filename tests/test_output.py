@@ -76,7 +76,6 @@ async def test_a_file_of_the_user_is_kept_and_named(origin: Origin, tmp_path: Pa
         (["one", "one"], "clip.mp4", "SOURCE is not one link"),
         (["hf://datasets/a/b"], "all.tar", "give a folder"),
         (["two"], "mine", "mine is a file; give a folder, or one link as SOURCE"),
-        (["one"], "aux.txt", "is a device name"),
     ],
 )
 async def test_a_file_where_a_folder_is_needed_is_refused_in_one_sentence(

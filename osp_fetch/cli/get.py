@@ -105,9 +105,15 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
     signals = _Signals(stop)
     made["stop"] = stop
 
-    widths: dict[str, int] = {}  # host → the widest range that it takes
-    views = [board, screen] if screen else []
-    made["observer"] = _observer(widths, [*views, unpacker] if unpacker else views)
+    def observe(event: Any) -> None:
+        board(event)
+        if screen:
+            screen(event)
+        if unpacker:
+            unpacker(event)
+
+    if screen or unpacker:
+        made["observer"] = observe
     try:
         if screen is None:
             report = await fetch_all(sources, flags["output"], **made)
@@ -120,7 +126,7 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
         if unpacker and (stop.why or sys.exc_info()[0]):
             end_workers()
     _tell(report, flags)
-    _keep_widths(flags, widths)
+    _keep_widths(flags, report.widths)
     lost = await asyncio.to_thread(_lost, Path(flags["output"])) if flags["recheck"] and not unpacker else []
     for line in lost:
         click.echo(line, err=True)
@@ -134,19 +140,6 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
     if flags["layout"] and not stop.why:
         _lay_out(flags)
     return code
-
-
-def _observer(widths: dict[str, int], views: list[Any]) -> Callable[[Any], None]:
-    """Return an observer that passes events to `views` and keeps the widths that hosts show in `widths`."""
-    from ..model.events import WidthLearned
-
-    def observe(event: Any) -> None:
-        for view in views:
-            view(event)
-        if isinstance(event, WidthLearned):
-            widths[event.host] = event.bytes
-
-    return observe
 
 
 def _keep_widths(flags: dict[str, Any], widths: dict[str, int]) -> None:

@@ -87,6 +87,7 @@ class Report:
         credentials: whether a server or a source rejected the credentials of at least one file.
         shard: (index, count), index from 0, if this run fetched one shard of the manifest.
         notes: further remarks for the user, one sentence each.
+        widths: `host:port` → widest range in bytes that the host takes, for hosts that refused wider ones.
     """
 
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
@@ -98,6 +99,7 @@ class Report:
     credentials: bool = False
     shard: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)
+    widths: dict[str, int] = field(default_factory=dict, repr=False)
 
     def add(self, outcome: Outcome) -> None:
         """Count `outcome`, and keep it while its list is not full."""

@@ -86,6 +86,7 @@ class Board:
     set_aside_count: int = 0
     decoded: list[events.Decoded] = field(default_factory=list)
     decoded_count: int = 0
+    widths: dict[str, int] = field(default_factory=dict)
     last_trouble: str = ""
     stopping: str = ""
     report: Report | None = None
@@ -136,6 +137,8 @@ class Board:
                 self.set_aside_count += 1
                 if len(self.set_aside) < _SET_ASIDE_KEPT:
                     self.set_aside.append(event)
+            case events.WidthLearned(host, width):
+                self.widths[host] = width
             case events.Decoded():
                 self.decoded_count += 1
                 if len(self.decoded) < _SET_ASIDE_KEPT:
