@@ -38,7 +38,7 @@ from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
 from .storage.folder.store import FolderStore
 from .storage.ledger.sqlite import SqliteLedger
-from .views.failed_file import FailedFile
+from .views.failed_file import FailedFile, is_failed_file
 from .workers.reach import Reach, checked_reach, transport_of
 
 if TYPE_CHECKING:
@@ -140,22 +140,34 @@ def failed_file_of(manifest: AnyManifest, options: PlainOptions, state: Path) ->
         state: the state folder of this run or shard.
 
     Raises:
-        SettingsError: the file cannot be written, is no text by its name, or is a SOURCE. A run that is
-            stopped would replace a SOURCE by the few rows that had failed.
+        SettingsError: the file cannot be written, is no text by its name, holds something else, or is a
+            SOURCE. A run that is stopped would replace a SOURCE by the few rows that had failed.
     """
     place = options.get("failed")
     if place is None:
         return None
     if not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
-        raise SettingsError(f"failed: {place} cannot be written; its folder must exist and be writable")
+        raise SettingsError(
+            f"the file for failures, {place}, cannot be written; its folder must exist and be writable"
+        )
     if place.suffix.lower() in _NO_LINES:
-        raise SettingsError(f"failed: {place} is written as JSON lines; name it {place.stem}.jsonl")
+        raise SettingsError(
+            f"the file for failures, {place}, is written as JSON lines; name it {place.stem}.jsonl"
+        )
     if place.exists():
         if not place.is_file():
-            raise SettingsError(f"failed: {place} is not a regular file; name a file to write")
+            raise SettingsError(
+                f"the file for failures, {place}, is not a regular file; name a file to write"
+            )
         sources = (Path(s) for s in _sources(manifest, options) if "://" not in str(s))
         if any(source.exists() and source.samefile(place) for source in sources):
-            raise SettingsError(f"failed: {place} is also a SOURCE of this run; name another file")
+            raise SettingsError(
+                f"the file for failures, {place}, is also a SOURCE of this run; name another file"
+            )
+        if not is_failed_file(place):
+            raise SettingsError(
+                f"the file for failures, {place}, holds something else than an earlier list; name another"
+            )
     return FailedFile(place.absolute(), state / _FAILED, _headers(options))
 
 
@@ -220,6 +232,7 @@ def _naming(options: PlainOptions, pages: WebPages) -> Naming:
         rule=options.get("names", "url"),
         fan_out=options.get("fan_out", 0),
         portable=options.get("portable_names", False),
+        strict="shard" in options,
         ask=lambda rows: pages.names([(row.urls[0], row.headers) for row in rows]),
     )
 

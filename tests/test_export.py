@@ -126,13 +126,16 @@ def test_rows_pass_one_by_one(kind: str) -> None:
 def test_a_file_appears_when_it_is_complete_and_an_error_leaves_the_old_one(tmp_path: Path) -> None:
     place = tmp_path / "list"
     place.write_text("old")
-    with opened(str(place), io.BytesIO()) as file:
+    with pytest.raises(StorageError, match="exists"), opened(str(place), io.BytesIO()):
+        pass
+    assert place.read_text() == "old"
+    with opened(str(place), io.BytesIO(), overwrite=True) as file:
         file.write(b"new")
         file.flush()
         assert place.read_text() == "old"
     assert place.read_text() == "new"
     assert stat.S_IMODE(place.stat().st_mode) == 0o666 & ~_umask()
-    with suppress(ManifestError), opened(str(place), io.BytesIO()) as file:
+    with suppress(ManifestError), opened(str(place), io.BytesIO(), overwrite=True) as file:
         file.write(b"half")
         raise ManifestError("the manifest ends here")
     assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("list", "new")]

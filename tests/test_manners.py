@@ -20,20 +20,38 @@ from tests.test_cli import QUICK, get
 DATA = noise(900_000)
 
 
-def test_ranges_are_made_narrower_until_one_is_taken() -> None:
+def test_ranges_of_a_file_are_made_narrower_until_one_is_taken() -> None:
     manners = Manners()
     widths = []
     width = 8 << 20
-    while width > 1 << 20 and manners.narrow(width):
-        assert manners.widest is not None
-        width = manners.widest
+    while width > 1 << 20 and manners.narrow(7, width):
+        width = manners.width(7) or 0
         widths.append(width)
     assert widths == [2 << 20, 512 << 10]
-    assert manners.took(512 << 10)
-    assert not manners.took(512 << 10)
-    assert not Manners().narrow(64 << 10)
-    assert not manners.narrow(512 << 10)  # taken before: the width is not the reason
-    assert manners.widest == 512 << 10
+    assert (manners.width(8), manners.took(8, 8 << 20)) == (None, False)  # other files are not concerned
+    assert manners.took(7, 512 << 10)
+    assert (manners.widest, manners.width(8)) == (512 << 10, 512 << 10)
+    assert not manners.took(7, 512 << 10)
+
+
+def test_a_file_that_is_refused_at_any_width_is_refused_for_another_reason() -> None:
+    manners, width = Manners(), 8 << 20
+    tries = 0
+    while manners.narrow(7, width):
+        tries += 1
+        width = (manners.width(7) or 0) + 4096  # a sample for comparison makes a request wider
+    assert (tries <= 6, manners.widest, manners.width(7)) == (True, None, None)
+
+
+def test_a_403_of_a_file_is_its_own_where_others_are_served_meanwhile() -> None:
+    manners = Manners()
+    assert manners.forbade(1, 10.0) == (False, False)  # the host has served nothing
+    manners.served(11.0)
+    assert manners.forbade(1, 12.0) == (True, False)
+    assert manners.forbade(1, 13.0) == (True, True)  # nothing was served since: a limit
+    manners.served(14.0)
+    assert manners.forbade(1, 15.0) == (False, False)
+    assert manners.forbade(2, 80.0) == (False, False)  # it has served nothing for a minute
 
 
 @pytest.mark.parametrize("status", [400, 413, 416, 501])

@@ -112,7 +112,7 @@ async def test_the_same_link_twice_is_one_file_and_no_failure(origin: Origin, tm
     for _ in range(2):
         report = await fetch_all(manifest, tmp_path / "out", settings=quick())
         assert (report.ok, len(report.outcomes)) == (True, 2)
-        assert any("repeat an earlier row" in note for note in report.notes)
+        assert any("repeats an earlier one" in note for note in report.notes)
     assert origin.requests["/a/1.bin"] == 1
 
 

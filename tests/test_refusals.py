@@ -51,6 +51,11 @@ LOGIN = b"<!DOCTYPE html><title>Login</title>"
         ("a.txt", "text/html", b"<html>", True),
         ("README", "text/html", b"<html>", True),
         ("a.tar", "text/html", b"", True),
+        *(
+            ("a.csv", "text/html", tag, True)
+            for tag in (b"<meta charset", b"<center>", b"<form a", b"<link ")
+        ),
+        ("a.nc", "text/html", b"Access denied", True),
         # what the bytes are decides, not the label
         ("a.jpg", "text/html", JPEG, False),
         ("a.png", "text/plain", JPEG, False),
@@ -91,21 +96,21 @@ def test_the_right_size_is_better_proof_than_a_guess() -> None:
 @pytest.mark.parametrize(
     ("name", "headers", "coded"),
     [
-        ("a.csv", {"Content-Encoding": "gzip"}, True),
-        ("a.csv", {"Content-Encoding": "x-gzip"}, True),
-        ("a.csv", {"Content-Encoding": "deflate"}, True),
-        ("a.tar.gz", {"Content-Encoding": "gzip"}, False),
-        ("a.TGZ", {"Content-Encoding": "x-gzip"}, False),
-        ("a.tar.zst", {"Content-Encoding": "zstd"}, False),
-        ("a.csv", {"Content-Encoding": "none"}, False),
-        ("a.csv", {"Content-Encoding": "identity", "Transfer-Encoding": "chunked"}, False),
-        ("a.csv", {"Content-Encoding": "UTF-8"}, False),
-        ("a.csv", {"Content-Encoding": "aws-chunked"}, False),
-        ("a.csv", {"Content-Encoding": ""}, False),
+        ("a.csv", {"Content-Encoding": "gzip"}, "gzip"),
+        ("a.csv", {"Content-Encoding": "x-gzip"}, "gzip"),
+        ("a.csv", {"Content-Encoding": "deflate"}, "deflate"),
+        ("a.tar.gz", {"Content-Encoding": "gzip"}, ""),
+        ("a.TGZ", {"Content-Encoding": "x-gzip"}, ""),
+        ("a.tar.zst", {"Content-Encoding": "zstd"}, ""),
+        ("a.csv", {"Content-Encoding": "none"}, ""),
+        ("a.csv", {"Content-Encoding": "identity", "Transfer-Encoding": "chunked"}, ""),
+        ("a.csv", {"Content-Encoding": "UTF-8"}, ""),
+        ("a.csv", {"Content-Encoding": "aws-chunked"}, ""),
+        ("a.csv", {"Content-Encoding": ""}, ""),
     ],
 )
 def test_codings_that_are_none_and_those_that_can_be_removed(
-    name: str, headers: dict[str, str], coded: bool
+    name: str, headers: dict[str, str], coded: str
 ) -> None:
     assert refusals.content_coding(Request(PLAIN, name=name), headers) == coded
 

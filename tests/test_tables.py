@@ -381,7 +381,7 @@ def test_a_near_miss_matters_only_where_a_column_is_missing(tmp_path: Path) -> N
 def test_digests_are_recognised_by_their_values() -> None:
     hashes = [["http://h/1", "-4372918374918273"], ["http://h/2", "918273645"]]
     found = choose(["url", "hash"], hashes, "m")
-    assert (found.places, len(found.notes)) == ({"url": 0}, 1)
+    assert (found.places, found.notes) == ({"url": 0}, ())
     assert choose(["url", "hash"], [["http://h/1", SHA]], "m").places == {"url": 0, "digest": 1}
 
 

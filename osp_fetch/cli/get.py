@@ -56,8 +56,9 @@ if TYPE_CHECKING:
 def command(sources: tuple[str, ...], **flags: Any) -> int:
     """Download every file that SOURCE names into a folder. Run the same command again to resume.
 
-    SOURCE is a dataset name (see osp-fetch datasets; "all" for every one), a manifest file (.tsv .csv
-    .jsonl .parquet .meta4 .txt), a URL, hf://datasets/OWNER/NAME[@REV][/GLOB],
+    SOURCE is a dataset name (see osp-fetch datasets; "all" for every one), a list (a table, JSON, Parquet,
+    links, a list of another tool, also compressed; a folder or glob of these, or - for standard input), a
+    URL of a file, a folder page or a checksum list, hf://datasets/OWNER/NAME[@REV][/GLOB],
     modelscope://datasets/OWNER/NAME[@REV][/GLOB], gdrive://folders/ID or gdrive://files/ID.
     """
     if flags["dry_run"]:

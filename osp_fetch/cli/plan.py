@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ..model.text import printable
 from . import exits
 from .flags import shared
 from .options import options, with_folder
@@ -67,7 +68,9 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
         if flags.get("export"):
             kind, place = flags["export"]
             stderr = place == "-"  # the list is the data, and the plan is for people
-            export = Export(kind, stack.enter_context(opened(place, sys.stdout.buffer)))
+            export = Export(
+                kind, stack.enter_context(opened(place, sys.stdout.buffer, overwrite=flags["overwrite"]))
+            )
             rows = export.passing(rows)
         plan = make_plan(rows, Path(flags["output"]), made.get("shard"), again_of(made))
     plan.notes = [*resolved.notes(), *(export.notes() if export else ())]
@@ -131,7 +134,7 @@ def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = Fals
     if plan.foreign_count:
         names = ", ".join(plan.foreign[:3]) + (", …" if plan.foreign_count > 3 else "")
         console.print(
-            f"{plan.foreign_count} files exist that osp-fetch did not write ({names}); get keeps those with "
+            f"{plan.foreign_count:,} existing files are not by osp-fetch ({names}); get keeps those with "
             "correct content and moves the others to .osp-fetch/replaced/",
             markup=False,
         )
@@ -142,17 +145,26 @@ def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = Fals
 def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
     from ..views import formatting
 
-    unsized = f", and {plan.unsized} files of unknown size" if plan.unsized else ""
+    unsized = formatting.count(plan.unsized, "file") + " of unknown size" if plan.unsized else ""
     left = plan.files - plan.present
+    missing = formatting.size(plan.missing_bytes) if plan.missing_bytes or not unsized else ""
     rows = [
         ("files", f"{plan.files}, {plan.digests} of them with a checksum"),
-        ("bytes", f"{formatting.size(plan.bytes)}{unsized}"),
-        ("already here", f"{plan.present} files, {formatting.size(plan.present_bytes)}"),
-        ("begun", f"{plan.begun} files, {formatting.size(plan.held_bytes)} held"),
-        ("to fetch", f"{left} files, {formatting.size(plan.missing_bytes)}{unsized if left else ''}"),
+        ("such as", _examples(plan)),
+        (
+            "bytes",
+            " and ".join(filter(None, (formatting.size(plan.bytes) if plan.bytes else "", unsized))) or "0 B",
+        ),
+        ("already here", f"{formatting.count(plan.present, 'file')}, {formatting.size(plan.present_bytes)}"),
+        ("begun", f"{formatting.count(plan.begun, 'file')}, {formatting.size(plan.held_bytes)} held"),
+        (
+            "to fetch",
+            ", ".join(filter(None, (formatting.count(left, "file"), missing, unsized if left else ""))),
+        ),
         ("free on disk", formatting.size(plan.free)),
         ("from", ", ".join(f"{host} ({n})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
     ]
+    rows = [row for row in rows if row[1]]
     rows += [("columns", text) for text in _columns(plan)]
     pace = rate or plan.bytes_per_second
     if pace and plan.missing_bytes:
@@ -179,6 +191,12 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
     if plan.expires_first is not None:
         rows.append(("links", _links(plan, rate)))
     return rows
+
+
+def _examples(plan: Plan) -> str:
+    """Return the first paths, so that the effect of names and globs is seen before anything is fetched."""
+    short = [path if len(path) <= 60 else f"{path[:28]}…{path[-28:]}" for path in plan.paths[:3]]
+    return ", ".join(printable(path) for path in short) + (", …" if plan.files > 3 else "")
 
 
 def _columns(plan: Plan) -> list[str]:

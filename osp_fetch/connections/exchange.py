@@ -59,8 +59,8 @@ class Exchange:
     """
 
     __slots__ = (
-        "_asked", "_connection", "_failure", "_is_open", "_landed", "_observe", "_over", "_path", "_pool",
-        "_range", "_reply", "_sent", "_transport", "_unread", "_was_entered", "host",
+        "_asked", "_connection", "_failure", "_is_open", "_landed", "_observe", "_order", "_over", "_path",
+        "_pool", "_range", "_reply", "_sent", "_transport", "_unread", "_was_entered", "host",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +82,7 @@ class Exchange:
         self._unread = _NOTHING
         self._asked = 0.0
         self._range: ByteRange | None = None
+        self._order = order
         self._is_open = self._over = self._was_entered = False
 
     async def __aenter__(self) -> Self:
@@ -239,7 +240,7 @@ class Exchange:
     def progressed(self) -> None:
         """Report that bytes of the body were written, which proves that the host answers."""
         self._pool.answered(self.host)
-        if self._range and self._connection.manners.took(len(self._range)):
+        if self._range and self._connection.manners.took(self._order, len(self._range)):
             self._observe(events.WidthLearned(self.host, self._connection.manners.widest or 0))
 
     def measured(self, count: int, seconds: float) -> None:
@@ -277,11 +278,13 @@ class Exchange:
         manners = self._connection.manners
         if error.status in _CROWDED:
             self._pool.refused(self.host)
-        elif error.unexplained and (times := manners.forbade(time.monotonic())):
-            error.remedy = Remedy.RETRY  # it serves other files, so this is probably a limit of requests
-            if times > 1:
+        elif error.unexplained:
+            may_pass, is_limit = manners.forbade(self._order, time.monotonic())
+            if may_pass:
+                error.remedy = Remedy.RETRY
+            if is_limit:
                 self._pool.refused(self.host)
-        elif self._is_too_wide(error) and self._range and manners.narrow(len(self._range)):
+        elif self._is_too_wide(error) and self._range and manners.narrow(self._order, len(self._range)):
             narrower = StatusError(str(error), status=error.status, remedy=Remedy.RETRY)
             narrower.excused = True
             return narrower

@@ -7,57 +7,69 @@ from typing import Final
 
 _SERVES: Final = 60.0  # seconds after its last byte in which a host is taken to serve files
 _NARROWEST: Final = 64 << 10  # bytes of a range that every server takes
+_TRIES: Final = 6  # narrower ranges that are tried for one file
+_FILES: Final = 10_000  # files that are remembered, so that memory stays bounded
 
 
 class Manners:
-    """The refusals of one host.
+    """The refusals of one host. Files are told apart by their order in the manifest.
 
     Attributes:
-        widest: largest range in bytes that is requested, None for any.
-        is_learnt: whether a range of that width was answered after wider ones were refused.
+        widest: largest range in bytes that is requested, None for any. It is learnt when a file that refused
+            a wider range answers a narrower one.
     """
 
     def __init__(self) -> None:
         self.widest: int | None = None
-        self.is_learnt = False
-        self._served = -math.inf
-        self._forbidden = 0
-        self._taken = 0  # the widest range that was answered
+        self._served_at = -math.inf
+        self._served = 0  # reads that brought bytes
+        self._forbidden: dict[int, int] = {}  # file → `_served` when it was last forbidden
+        self._trying: dict[int, tuple[int, int]] = {}  # file → the range to try, and the tries so far
 
     def served(self, now: float) -> None:
         """Record that the host sent bytes of a file at `now`, in seconds on the event loop's clock."""
-        self._served, self._forbidden = now, 0
+        self._served_at = now
+        self._served += 1
 
-    def forbade(self, now: float) -> int:
-        """Record that the host answered 403 without a reason at `now`.
+    def forbade(self, file: int, now: float) -> tuple[bool, bool]:
+        """Record that the host answered 403 without a reason.
 
-        Returns:
-            How often it has done so since it last served a file; 0 if that is more than a minute ago, so that
-            it probably does not mean that there are too many requests.
-        """
-        if now - self._served > _SERVES:
-            return 0
-        self._forbidden += 1
-        return self._forbidden
-
-    def narrow(self, width: int) -> bool:
-        """Record that the host refused a range of `width` bytes, and request smaller ones.
+        Args:
+            file: the file that was requested.
+            now: the time in seconds on the event loop's clock.
 
         Returns:
-            Whether a smaller range may be tried. If the host has taken a range as wide as this one, or
-            refuses even the narrowest, the width is not the reason.
+            Whether the host probably limits requests, so that another attempt may succeed: it has served
+            files in the last minute, and not only others since this file was last forbidden. And whether it
+            has served nothing since then.
         """
-        if width <= max(self._taken, _NARROWEST):
-            if not self.is_learnt:
-                self.widest = None
+        before = self._forbidden.pop(file, None)
+        if now - self._served_at > _SERVES or (before is not None and before < self._served):
+            return False, False
+        if len(self._forbidden) < _FILES:
+            self._forbidden[file] = self._served
+        return True, before is not None
+
+    def width(self, file: int) -> int | None:
+        """Return the largest range in bytes to request for a file, None for any."""
+        return self._trying[file][0] if file in self._trying else self.widest
+
+    def narrow(self, file: int, width: int) -> bool:
+        """Record that the host refused a range of `width` bytes of a file, and try smaller ones.
+
+        Returns:
+            Whether a smaller range may be tried. A range that is refused although it is narrow, or again and
+            again, is refused for another reason.
+        """
+        now, tries = self._trying.pop(file, (width, 0))
+        if width <= _NARROWEST or now <= _NARROWEST or tries == _TRIES or len(self._trying) == _FILES:
             return False
-        if self.widest is None or width <= self.widest:
-            self.widest, self.is_learnt = max(_NARROWEST, 1 << (width.bit_length() - 3)), False
+        self._trying[file] = max(_NARROWEST, 1 << (min(width, now).bit_length() - 3)), tries + 1
         return True
 
-    def took(self, width: int) -> bool:
+    def took(self, file: int, width: int) -> bool:
         """Record that the host answered a range of `width` bytes; return whether that shows its limit."""
-        self._taken = max(self._taken, width)
-        fresh = self.widest is not None and not self.is_learnt and width > self.widest // 4
-        self.is_learnt = self.is_learnt or fresh
-        return fresh
+        if file not in self._trying or width < _NARROWEST // 2:
+            return False
+        self.widest, _ = self._trying.pop(file)
+        return True

@@ -339,7 +339,7 @@ class ConnectionPool:
             order: Position of the file in the manifest.
         """
         state = self._hosts.get(host)
-        widest = state.manners.widest if state else None
+        widest = state.manners.width(order) if state else None
         if widest is None and host in self._profiles:
             widest = self._profiles[host].widest
         return min(self._part_size(host, free, order), widest or sys.maxsize)

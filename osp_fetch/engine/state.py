@@ -235,6 +235,8 @@ class FileState:
     def _whole(self, part: PartRequest, reply: Reply) -> ByteRange | None:
         """Accept a reply of status 200, whose body is the file from its first byte whatever was requested."""
         found = reply.representation
+        if reply.doubt is not None and self.held:
+            raise reply.doubt  # it may be a page, which must not cost the held bytes
         self._check_length(found)
         if not self.parts.alone:
             self.parts.single = True  # other parts are being written; the next request goes alone

@@ -61,21 +61,26 @@ class Export:
 
 
 @contextmanager
-def opened(place: str, stdout: IO[bytes]) -> Iterator[IO[bytes]]:
+def opened(place: str, stdout: IO[bytes], *, overwrite: bool = False) -> Iterator[IO[bytes]]:
     """Open the file of an export; a regular file appears under its name when it is complete.
 
     Args:
         place: its path, or `-` for the standard output.
         stdout: the standard output.
+        overwrite: whether an existing file is replaced.
 
     Raises:
-        StorageError: the file cannot be written.
+        StorageError: the file exists, or cannot be written.
     """
     if place == "-":
         yield stdout
         stdout.flush()
         return
     target = Path(place)
+    if target.is_file() and not overwrite:
+        raise StorageError(
+            f"--export: {place} exists; name another file after the format, or pass --overwrite"
+        )
     try:
         if target.exists() and not target.is_file():  # a pipe or a device
             with target.open("wb") as file:

@@ -31,6 +31,9 @@ _PAGE = 1000
 # Bad rows and foreign files that a plan names, to bound memory.
 _BAD_SHOWN = 100
 
+# Paths that a plan names.
+_PATHS_SHOWN = 5
+
 
 @dataclass(slots=True)
 class Plan:
@@ -61,6 +64,7 @@ class Plan:
         changed: Files that are recorded as finished but have changed since.
         notes: Sentences about rows that a checksum list or second source does not cover, about columns that
             are not used, and about repeated rows.
+        paths: The first paths, as examples of how files are named.
         columns: Manifest → meaning → the column of the table that was taken for it.
     """
 
@@ -87,6 +91,7 @@ class Plan:
     gone: int = 0
     changed: int = 0
     notes: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
@@ -186,6 +191,8 @@ class _Held:
 
 def _count(made: Plan, entry: Entry, record: Record | None) -> None:
     made.files += 1
+    if len(made.paths) < _PATHS_SHOWN:
+        made.paths.append(entry.path)
     made.digests += entry.digest is not None
     made.hosts[urls.host(entry.urls[0]).removesuffix(":443").removesuffix(":80")] += 1
     length = entry.size if entry.size is not None else record.length if record else None

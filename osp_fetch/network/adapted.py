@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from ..model.errors import NetworkError, NotThePayloadError
 from ..model.http import Coding, Validator
@@ -24,20 +24,22 @@ class DecodedBody:
     Args:
         body: The coded reply, complete and unread.
         name: The file's name, for error messages.
+        coding: `gzip` or `deflate`.
     """
 
-    framed = True  # a coded stream marks its own end
     coding = Coding.DECODED
     range: ByteRange | None = None
 
-    def __init__(self, body: Body, name: str) -> None:
-        self._body, self._name = body, name
+    def __init__(self, body: Body, name: str, coding: str) -> None:
+        self._body, self._name, self._coding = body, name, coding
+        self.framed = body.framed  # the end of a gzip member may be the end of the file, or a cut
+        self._coded_length = body.representation.length
         self.representation = replace(body.representation, length=None, validator=Validator())
         self.borrowed, self.headers_sent, self.pauses = body.borrowed, body.headers_sent, body.pauses
         self.doubt: NotThePayloadError | None = None
         self._coded, self._buffer = memoryview(b""), memoryview(bytearray(_READ))
-        self._decoder = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
-        self._first = True
+        self._decoder = self._new_decoder()
+        self._first = True  # no byte was decoded yet
         self._chunk = memoryview(b"")
 
     async def readinto(self, view: memoryview) -> int:
@@ -61,6 +63,9 @@ class DecodedBody:
         self._chunk = memoryview(head)
         return head[:PEEK]
 
+    def _new_decoder(self) -> Any:
+        return zlib.decompressobj(wbits=31 if self._coding == "gzip" else 15)  # with the header of its format
+
     def close(self) -> None:
         """Close the coded reply."""
         self._body.close()
@@ -74,18 +79,18 @@ class DecodedBody:
                     break
                 self._coded = self._buffer[:count]
             if self._decoder.eof:  # several gzip members are one stream (RFC 1952 section 2.2)
-                self._decoder = zlib.decompressobj(wbits=47)
+                self._decoder = self._new_decoder()
             if data := self._decompress(most):
                 return data
-        if self._decoder.eof or self._first:
+        if self._decoder.eof or self._coded_length == 0:
             return b""
         raise NetworkError(f"{self._name}: the compressed body ended early")
 
     def _decompress(self, most: int) -> bytes:
         try:
-            data = self._decoder.decompress(self._coded, most)
+            data: bytes = self._decoder.decompress(self._coded, most)
         except zlib.error as error:
-            if not self._first:
+            if not self._first or self._coding != "deflate":
                 raise NetworkError(f"{self._name}: the compressed body is not valid ({error})") from None
             # `deflate` without the header of zlib, which some servers send (RFC 9110 section 8.4.1.2)
             self._first, self._decoder = False, zlib.decompressobj(wbits=-15)

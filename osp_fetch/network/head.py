@@ -19,6 +19,7 @@ from .connection import PlainReply
 from .fallback import Response
 
 _LONGEST: Final = 1 << 60  # bytes; a length above this is an error of the server: no file system holds it
+_OVERLAP: Final = 1 << 20  # bytes by which a range may begin too early; they are received in vain
 _EXTENDED_NAME: Final = re.compile(r"filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]+)", re.IGNORECASE)
 _NAME: Final = re.compile(r'filename\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;]+))', re.IGNORECASE)
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
@@ -118,7 +119,8 @@ def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange
         return None, carried
     name = request.name
     match = _CONTENT_RANGE.fullmatch(stated[0].strip()) if len(stated) == 1 else None
-    if request.range is None and match and (int(match[1]), int(match[2]) + 1) == (0, carried):
+    whole = (0, carried, str(carried))
+    if request.range is None and match and (int(match[1]), int(match[2]) + 1, match[3]) == whole:
         return None, carried  # an unrequested range that is the complete file
     if request.range is None or match is None:
         raise NetworkError(f"{name}: the partial reply does not have exactly one valid Content-Range")
@@ -128,9 +130,9 @@ def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange
         return None, carried
     if start >= stop or (total is not None and not stop <= total <= _LONGEST):
         raise NetworkError(f"{name}: the server sent an impossible Content-Range {stated[0]!r}")
-    if not start <= request.range.start < stop or (
-        start == request.range.start and stop > request.range.stop
-    ):
+    early = request.range.start - start  # bytes by which the range begins too early; the rest is cut off
+    overlaps = 0 < early <= _OVERLAP and request.range.start < stop
+    if not overlaps and (early or stop > request.range.stop):
         raise NetworkError(f"{name}: asked for bytes {request.range}, received {start}-{stop}")
     if carried is not None and carried != stop - start:
         raise NetworkError(f"{name}: Content-Length {carried} contradicts Content-Range {stated[0]!r}")

@@ -45,7 +45,9 @@ _MARKUP_NAMES: Final = frozenset(
 _BINARY_NAMES: Final = frozenset(
     "tar gz tgz bz2 tbz xz txz zst lz4 zip 7z rar jpg jpeg png gif webp bmp tif tiff avif heic mp4 m4v mkv "
     "webm mov avi mp3 wav flac ogg opus m4a npy npz parquet arrow feather safetensors gguf pt pth ckpt h5 "
-    "hdf5 onnx tfrecord pkl mdb bin pdf".split()
+    "hdf5 onnx tfrecord tfrecords pkl pickle mdb bin pdf nc fits fit iso img dmg exe msi deb rpm apk whl jar "
+    "egg mat rds las laz dcm nii tflite pb db sqlite woff woff2 ttf otf ico psd jp2 jxl aac wma wmv flv mpg "
+    "mpeg doc docx xls xlsx ppt pptx epub".split()
 )
 
 
@@ -110,7 +112,8 @@ def check_page(
 
 def _is_page(suffix: str, kind: str, head: bytes, length: int | None) -> bool:
     """Return whether bytes of no known format stand in place of a file with this suffix."""
-    if sniffing.is_markup(head) or (kind == "application/problem+json" and suffix != "json"):
+    is_tag = kind in _PAGE_KINDS and sniffing.is_tag(head)
+    if is_tag or sniffing.is_markup(head) or (kind == "application/problem+json" and suffix != "json"):
         return True
     if suffix not in _BINARY_NAMES or not (kind in _TEXT_KINDS or sniffing.is_json(head)):
         return False  # text with a name that promises nothing else is data
@@ -118,8 +121,8 @@ def _is_page(suffix: str, kind: str, head: bytes, length: int | None) -> bool:
     return small and sniffing.is_text(head) and (bool(head) or kind in _PAGE_KINDS)
 
 
-def content_coding(request: Request, headers: Mapping[str, str]) -> bool:
-    """Return whether the body of a reply is coded in a way that can be removed.
+def content_coding(request: Request, headers: Mapping[str, str]) -> str:
+    """Return the coding of a reply's body that can be removed, `gzip` or `deflate`; empty for none.
 
     A coding that the file's own name states, such as gzip for `a.tar.gz`, is no coding: the server has
     labelled the file's format with it.
@@ -139,13 +142,13 @@ def content_coding(request: Request, headers: Mapping[str, str]) -> bool:
     if content and content[-1] in _OWN_FORMATS.get(_suffix(request.name), ()):
         content.pop()
     if not foreign and len(content) == 1 and content[0] in ("gzip", "x-gzip", "deflate"):
-        return True
+        return content[0].removeprefix("x-")
     if foreign or content:
         raise NotThePayloadError(
             f"{_shown(request)} sent the file encoded ({', '.join(foreign + content)}), although the request "
             "accepts only the unencoded file; check whether a proxy on the way does this"
         )
-    return False
+    return ""
 
 
 def _words(headers: Mapping[str, str], name: str) -> list[str]:

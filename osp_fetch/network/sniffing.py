@@ -15,6 +15,7 @@ _MARKUP: Final = re.compile(
     rb"style|title|b|body|br|p|error)[ >\t\n\x0c\r/]|!--|\?xml)",
     re.IGNORECASE,
 )
+_TAG: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\t\n\x0c\r ]*<[a-z!/?]", re.IGNORECASE)
 # Section 3: a byte that is in no text. UTF-16 and UTF-32 have a byte order mark.
 _BINARY: Final = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 _TEXT_MARK: Final = (b"\xfe\xff", b"\xff\xfe", b"\xef\xbb\xbf")
@@ -49,6 +50,11 @@ _TAR: Final = (257, b"ustar")
 def is_markup(head: bytes) -> bool:
     """Return whether a browser would take the bytes for HTML or XML."""
     return _MARKUP.match(head) is not None
+
+
+def is_tag(head: bytes) -> bool:
+    """Return whether the bytes begin with a tag of any name; with the label of a page they are one."""
+    return _TAG.match(head) is not None
 
 
 def is_text(head: bytes) -> bool:

@@ -221,11 +221,11 @@ class HttpTransport:
         if not isinstance(response, PlainReply) and response.status not in (200, 206):
             borrowed = request.borrowed or chain.url != request.url
             raise await self._refusal(request, response, borrowed=borrowed)
-        is_coded = refusals.content_coding(request, response.headers)
-        if is_coded and response.status == 206 and request.range is not None:
+        coding = refusals.content_coding(request, response.headers)
+        if coding and response.status == 206 and request.range is not None:
             response.close()  # a range of the coded bytes is no use: the whole file is decoded
             return await self.answer(replace(request, range=None, if_range=None), exchange)
-        body = exchange.body = self._body(request, chain, is_coded=is_coded)
+        body = exchange.body = self._body(request, chain, coding)
         kind = response.headers.get("Content-Type", "")
         first = body.range is None or body.range.start == 0
         body.doubt = self._doubt(
@@ -233,7 +233,7 @@ class HttpTransport:
         )
         return body
 
-    def _body(self, request: Request, chain: Chain, *, is_coded: bool) -> AnyBody:
+    def _body(self, request: Request, chain: Chain, coding: str) -> AnyBody:
         """Return the reply with its body unread: as it comes, decoded, or trimmed to the requested range."""
         response = chain.response
         span, length = extent(request, response)
@@ -251,12 +251,12 @@ class HttpTransport:
             name=request.name, timeouts=self._timeouts, borrowed=borrowed, headers_sent=chain.headers_sent,
             pauses=chain.pauses, direct=self._direct,
         )  # fmt: skip
-        if is_coded:
+        if coding:
             by_size = request.size is not None and request.size == response.content_length
             if request.coding is Coding.KEPT or (request.coding is None and by_size):
                 body.coding = Coding.KEPT
                 return body
-            return DecodedBody(body, f"{request.name}: {response.host}")
+            return DecodedBody(body, f"{request.name}: {response.host}", coding)
         if span and request.range and span.start < request.range.start:
             return TrimmedBody(body, request.range)
         return body
@@ -270,7 +270,8 @@ class HttpTransport:
         try:
             refusals.check_page(request.name, kind, head, length, request.size)
         except NotThePayloadError as error:
-            if request.sure and (None in (request.size, length) or request.size == length):
+            begins = request.range is None or request.range.start == 0  # no byte is held that it could cost
+            if request.sure and begins and (None in (request.size, length) or request.size == length):
                 return error.with_traceback(None)
             raise
         return None

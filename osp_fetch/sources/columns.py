@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -25,8 +25,8 @@ LINKS: Final = (
     "contenturl", "originalurl", "fileurl", "mediaurl", "sourceurl", "src", "href", "uri", "cocourl",
     "flickrurl",
 )  # fmt: skip
-PATHS: Final = ("path", "filepath", "filename", "relativepath", "relpath", "output", "out", "outputpath")
-NAMES: Final = ("name", "file")  # often captions or labels
+PATHS: Final = ("path", "filepath", "filename", "relativepath", "relpath", "outputpath")
+NAMES: Final = ("output", "out", "name", "file")  # often captions, labels or answers
 SIZES: Final = (
     "size", "bytes", "filesize", "contentlength", "originalsize", "sizebytes", "sizeinbytes", "bytesize",
     "nbytes", "numbytes", "length",
@@ -49,6 +49,7 @@ _SECONDARY: Final = re.compile(r"thumb|page|landing|licen[sc]e|profile|author|ho
 _NEAR: Final = 0.82  # difflib ratio from which one name counts as a misspelling of the other
 _SAMPLE: Final = 200  # rows by whose values a column is judged
 _LINK: Final = re.compile(r"\s*https?://\S", re.IGNORECASE)
+_MAY_BE_DIGEST: Final = re.compile(r"(?=.*[A-Za-z+/=])[A-Za-z0-9+/=_-]{16,}")
 _FILE_NAME: Final = re.compile(r"(?![+-]?[\d.]+$)[^\n]*\.[A-Za-z0-9]{1,10}")
 
 
@@ -99,7 +100,10 @@ def _place_of(name: str, columns: Sequence[str], where: str) -> int | None:
         return folded.index(_squashed(name))
     if name.isdigit() and 0 < int(name) <= len(columns):
         return int(name) - 1
-    raise broken(f"{where}: --columns: there is no column {name!r}; the columns are {_listed(columns)}")
+    known = (
+        f"the columns are {_listed(columns)}" if any(columns) else f"columns count from 1 to {len(columns)}"
+    )
+    raise broken(f"{where}: --columns: there is no column {name!r}; {known}")
 
 
 def is_link_name(column: str) -> bool:
@@ -136,7 +140,8 @@ def choose(
     if "headers" not in given and (headers := sample.named(("headers",), _are_headers)) is not None:
         places["headers"] = headers
     taken = set(places.values())
-    digests = _digest_columns(sample, where, notes).items()
+    by_hand_places = {place for place in given.values() if place is not None}
+    digests = _digest_columns(sample, where, notes, by_hand_places).items()
     places |= {m: place for m, place in digests if m not in given and place not in taken}
     return Columns(places, tuple(notes))
 
@@ -211,13 +216,15 @@ def _may_be_path(value: Any) -> bool:
 
 
 def _are_paths(values: list[Any]) -> bool:
-    """Return whether the values are names of files: with a suffix or a folder, or distinct words."""
+    """Return whether the values are names of files: with a suffix, or a folder."""
     if not values or not all(isinstance(value, str) for value in values):
         return False
-    if _share(values, lambda v: bool(_FILE_NAME.fullmatch(v)) and not _is_link(v)) >= 0.8:
-        return _share(values, lambda v: len(v.encode("utf-8", "replace")) < 200) >= 0.8
-    words = all(not re.search(r"\s", value) and not _is_link(value) for value in values)
-    return words and len(set(values)) == len(values) and not all(v.isdigit() for v in values)
+    return _share(values, _is_file_name) >= 0.8
+
+
+def _is_file_name(value: str) -> bool:
+    fits = _FILE_NAME.fullmatch(value) is not None or re.fullmatch(r"[^\s/]+(?:/[^\s/]+)+", value) is not None
+    return fits and not _is_link(value) and len(value.encode("utf-8", "replace")) < 1000
 
 
 def _size_column(sample: _Sample) -> int | None:
@@ -255,10 +262,14 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-def _digest_columns(sample: _Sample, where: str, notes: list[str]) -> dict[str, int]:
+def _digest_columns(
+    sample: _Sample, where: str, notes: list[str], by_hand: Collection[int]
+) -> dict[str, int]:
     """Return the columns of digests, and add a note for each that looks like one and is not used."""
     found: dict[str, int] = {}
     for place, column in enumerate(sample.columns):
+        if place in by_hand:
+            continue
         meaning = _named_digest(column)
         values = sample.values(place)
         if meaning is None:
@@ -268,6 +279,8 @@ def _digest_columns(sample: _Sample, where: str, notes: list[str]) -> dict[str, 
         fitting = sum(_is_digest(value, None if meaning == "digest" else meaning) for value in values)
         why = None
         if fitting * 2 < len(values):
+            if meaning == "digest" and not any(_MAY_BE_DIGEST.fullmatch(str(value)) for value in values):
+                continue  # such as LAION's integers
             why = "its values are no digests; name the right column with --columns"
         elif meaning in found:
             why = f"{sample.columns[found[meaning]]!r} holds {meaning} digests, too"

@@ -15,7 +15,7 @@ _NO_SEPARATOR: Final = "\x1f"  # the ASCII unit separator, for a table of one co
 _LINES: Final = 200  # lines by which a dialect is recognised
 _CONSISTENT: Final = 0.7  # share of rows that must have as many fields as the first one
 _LINK: Final = re.compile(r"https?://[^\s\"<>]+", re.IGNORECASE)
-_FILE_LINK: Final = re.compile(r".*/[^/?]+\.[A-Za-z0-9]{1,8}(?:\?.*)?", re.IGNORECASE)
+_FILE_LINK: Final = re.compile(r"[^?]*/[^/?]+\.[A-Za-z0-9]{1,8}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,8 @@ def _are_columns(rows: list[list[str]], link: int, separator: str, suffix: str) 
     """Return whether lines without a header are rows of a table, and not links that contain the separator."""
     if link or separator == "\t" or suffix in _BY_SUFFIX:
         return True
+    if any("?" in row[0] for row in rows):
+        return False  # the separator belongs to the query
     others = [cell for row in rows for cell in row[1:]]
     if sum(" " in cell for cell in others) * 2 >= len(rows):
         return True  # captions

@@ -119,6 +119,7 @@ def _url(url: str, how: Listing, reading: Reading) -> Source:
             lambda: folder_pages.files(url, how.pages, notes, depth=depth, own_headers=own),
         )
     if remote_sums.is_candidate(url):
+        reading.note(f"{urls.shown(url)} is read as a checksum list: the files beside it, with their digests")
         return Source(urls.shown(url), lambda: remote_sums.files(url, how.pages))
     return Source("URL", lambda: iter([[(1, read_row({"url": url}, "URL", 1))]]), 0)
 

@@ -61,6 +61,7 @@ def files(
                 f"{what} leads to {shown(page.url)}, another origin, which does not receive the headers; "
                 "pass that URL instead"
             )
+        notes.append(f"{what} is read: the files in it and below, to a depth of {depth}")
         walk = _Walk(page.url, pages, depth)
         yield from walk.files_of(page)
     yield from walk.folders_below()

@@ -76,7 +76,14 @@ def _values_of_json(file: ManifestFile) -> Iterator[tuple[int, Any]]:
             found = ijson.items(encoded, prefix, multiple_values=True, use_float=True)
             yield from enumerate(found, start=1)
         except ijson.JSONError as error:
-            raise broken(f"{file.name}: cannot be read as JSON ({error}); correct the file") from None
+            raise broken(
+                f"{file.name}: cannot be read as JSON ({_first_line(error)}); correct the file"
+            ) from None
+
+
+def _first_line(error: Exception) -> str:
+    """Return the message of the parser without its picture of the place."""
+    return " ".join(str(error).split("\n")[0].replace("\\n", "\n").split("\n")[0].split())
 
 
 def _whole_array(file: ManifestFile) -> list[Any] | None:

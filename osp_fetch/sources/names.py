@@ -1,8 +1,8 @@
 """Names for rows that state no path: the same in every run, whatever the order of the rows.
 
 A row gets the last component of its link, percent-decoded. Where several different links of a manifest end in
-the same name, each of them gets a hash of its own link before the suffix: `large-1f0c9a2b.jpg`. In a manifest
-that is too large to be read before fetching begins, every row gets the hash.
+the same name, each of them gets a hash of its own link before the suffix: `large-1f0c9a2b3c4d5e6f.jpg`. In a
+manifest that is too large to be read before fetching begins, every row gets the hash.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..model.errors import ManifestError
 from ..model.protocols import Row
 from ..model.text import CONTROLS
 from ..model.urls import redact, source_key
-from .row_parser import RawRow, Unnamed
+from .row_parser import RawRow, Unnamed, broken
 from .select import Seen
 
 NAMES: Final = ("url", "host", "hash", "index", "server")
 _LONGEST: Final = 255  # bytes of a name that file systems take
-_HASH: Final = 8  # hexadecimal digits of a link's hash in a name
+_HASH: Final = 16  # hexadecimal digits of a link's hash in a name
 _SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,10}(?:\.(?:gz|bz2|xz|zst))?$|\.tar\.[a-z0-9]{2,4}$")
-_DERIVED: Final = re.compile(r"(.+)-[0-9a-f]{8}(\.[^/]*)?")  # a name that looks as if it had the hash
+_DERIVED: Final = re.compile(r"(.+)-[0-9a-f]{16}(\.[^/]*)?")  # a name that looks as if it had the hash
 _MEANINGLESS: Final = re.compile(r"\.+|\s*")
 
 AskNames = Callable[[Sequence[Unnamed]], list[str | ManifestError]]
@@ -44,12 +44,14 @@ class Naming:
             of the link, `index` is the number of the row, `server` is the name that the server states.
         fan_out: number of subfolders over which names without a folder are spread; 0 for none.
         portable: refuse names that Windows forbids.
+        strict: a server that cannot be asked for a name ends the run, because shards have to agree on names.
         ask: asks the servers for names; None leaves links without a name to the rule.
     """
 
     rule: str = "url"
     fan_out: int = 0
     portable: bool = False
+    strict: bool = False
     ask: AskNames | None = field(default=None, compare=False)
 
 
@@ -74,8 +76,8 @@ class Namer:
         shared: what rows have in common; None if it is not known, so that every name gets the hash.
     """
 
-    def __init__(self, naming: Naming, shared: Shared | None) -> None:
-        self._naming, self._shared = naming, shared
+    def __init__(self, naming: Naming, shared: Shared | None, *, lazily: bool = False) -> None:
+        self._naming, self._shared, self._lazily = naming, shared, lazily
         self._numbers = count()
 
     def rows(self, rows: Sequence[RawRow]) -> list[Row]:
@@ -93,13 +95,13 @@ class Namer:
         url = row.urls[0]
         match self._naming.rule:
             case "host":
-                return row.named(_by_host(url))
+                return row.named(_by_host(url, self._hash(url, _HASH)))
             case "hash":
                 return row.named(self._hash(url, 32) + suffix_of(last_name(url)))
             case "index":
                 return row.named(f"{number:09}{suffix_of(last_name(url))}")
         name = own_name(row)
-        if name and not self._is_taken(name):
+        if name and not self._is_taken(name) and not (row.stated and self._lazily):
             return row.named(shortened(name))
         return row.named(hashed(name or _fallback(url), self._hash(url, _HASH)))
 
@@ -143,7 +145,10 @@ def with_stated_names(rows: Sequence[RawRow], naming: Naming) -> Sequence[RawRow
     unnamed = [row for n in wanted if isinstance(row := rows[n], Unnamed)]
     for n, row, stated in zip(wanted, unnamed, naming.ask(unnamed), strict=True):
         if isinstance(stated, ManifestError):
-            asked[n] = ManifestError(f"{row.where}: {stated}")
+            said = f"{row.where}: {stated}"
+            if naming.strict:
+                raise broken(f"{said}; with --shard all shards have to know all names")
+            asked[n] = ManifestError(said)
         else:
             asked[n] = replace(row, stated=clean_name(stated.replace("\\", "/")))
     return asked
@@ -219,7 +224,7 @@ def suffix_of(name: str) -> str:
 
 
 def hashed(name: str, digits: str) -> str:
-    """Return `name` with the digits of a hash before its suffix: `large-1f0c9a2b.jpg`."""
+    """Return `name` with the digits of a hash before its suffix: `large-1f0c9a2b3c4d5e6f.jpg`."""
     suffix = suffix_of(name)
     return _fitted(name.removesuffix(suffix), f"-{digits}{suffix}")
 
@@ -254,15 +259,16 @@ def spread(path: str, folders: int) -> RelativePath:
     return RelativePath(f"{number:0{len(str(folders - 1))}}/{path}")
 
 
-def _by_host(url: str) -> str:
-    """Return host and path of a link, and a hash of its query if it has one."""
+def _by_host(url: str, digits: str) -> str:
+    """Return host and path of a link, and a hash of it where these do not tell it from every other link."""
     parts = urlsplit(url)
     host = (parts.hostname or "host") + (f"_{parts.port}" if parts.port else "")
     folders = [clean_name(unquote(part).replace("/", "_")) for part in parts.path.split("/")[:-1]]
-    name = last_name(url) or "index"
-    kept = source_key(url)
-    name = hashed(name, link_hash(url, _HASH)) if "?" in kept else shortened(name)
-    return "/".join([host, *(shortened(folder) for folder in folders if folder), name])
+    name = last_name(url)
+    path = "/".join([*(folder for folder in folders if folder), name])
+    is_whole = name and "?" not in url and "/" + path == unquote(parts.path)
+    last = shortened(name) if is_whole else hashed(name or "index", digits)
+    return "/".join([host, *(shortened(folder) for folder in folders if folder), last])
 
 
 def _fallback(url: str) -> str:

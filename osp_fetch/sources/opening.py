@@ -6,6 +6,7 @@ import bz2
 import codecs
 import io
 import lzma
+import re
 import shutil
 import sys
 import tempfile
@@ -20,6 +21,8 @@ from . import huggingface
 from .extras import need
 from .row_parser import broken
 
+# what people type for a link without its scheme: a name with a dot and a port or a path, or localhost
+_HOST: Final = re.compile(r"(?:localhost|www\.[\w.-]+|[\w-]+(?:\.[\w-]+)+(?=:\d))(?::\d+)?/")
 STDIN: Final = "-"
 HEAD: Final = 64 << 10  # bytes by which the format of a file is recognised
 _SPOOLED: Final = 32 << 20  # bytes of a pipe that are kept in memory; the rest goes to a temporary file
@@ -81,6 +84,10 @@ def open_files(source: Path | str) -> list[ManifestFile]:
         with opened() as file:
             head = file.read(HEAD)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and _HOST.match(str(source)):
+            raise broken(
+                f"{shown(str(source))}: there is no such file; for a link write http://{shown(str(source))}"
+            ) from None
         if isinstance(error, FileNotFoundError) and huggingface.is_repo(str(source)):
             raise broken(
                 f"{source}: there is no such file; for the dataset of that name on the Hugging Face Hub "

@@ -11,6 +11,7 @@ from .columns import ByHand, Columns, choose
 from .row_parser import Blocks, Numbered, RawRow, broken, read_row
 
 BLOCK: Final = 1000  # rows per block
+_KNOWN: Final = 1000  # different sets of names that are remembered
 _NOTES: Final = 50  # notes that are kept
 Values = dict[str, Any]
 
@@ -64,24 +65,25 @@ class Objects:
     Args:
         reading: shared by all readers.
         manifest: the manifest's name for messages.
+        one_by_one: objects come one at a time, so that each is judged by its own values.
     """
 
-    def __init__(self, reading: Reading, manifest: str) -> None:
-        self._reading, self._manifest = reading, manifest
+    def __init__(self, reading: Reading, manifest: str, *, one_by_one: bool = False) -> None:
+        self._reading, self._manifest, self._one_by_one = reading, manifest, one_by_one
         self._checked = False
         self._known: dict[tuple[str, ...], dict[str, str] | ManifestError] = {}  # names → meaning → name
 
     def rows(self, block: Sequence[tuple[int, Any]]) -> list[Numbered]:
         """Return the rows of `block`: pairs of a line and an object, or a ManifestError that is passed on."""
         flat = [(line, _flat(item) if isinstance(item, Mapping) else item) for line, item in block]
+        if self._one_by_one or len(self._known) > _KNOWN:
+            self._known.clear()
+        alike: dict[tuple[str, ...], list[tuple[int, list[Any]]]] = {}
         for line, item in flat:
             if isinstance(item, dict) and tuple(item) not in self._known:
-                alike = [
-                    list(other.values())
-                    for _, other in flat
-                    if isinstance(other, dict) and [*other] == [*item]
-                ]
-                self._known[tuple(item)] = self._meanings(list(item), alike, line)
+                alike.setdefault(tuple(item), []).append((line, list(item.values())))
+        for names, rows in alike.items():
+            self._known[names] = self._meanings(list(names), [values for _, values in rows], rows[0][0])
         self._check(block)
         return [(line, self._row(line, item)) for line, item in flat]
 

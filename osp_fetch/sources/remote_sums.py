@@ -6,7 +6,6 @@ PhysioNet, Wikimedia and the distributions publish `SHA256SUMS` beside their fil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import groupby
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlsplit
 
@@ -57,8 +56,11 @@ def _rows(url: str, page: Page) -> Iterator[Numbered]:
     query = f"?{parts.query}" if parts.query else ""
     try:
         # BSD's lists state one file on several lines, one for each algorithm
-        for path, same in groupby(checksum_lines.parsed(page.lines(), name), lambda each: each.name):
-            yield _row(name, path or checksum_lines.single_name(name), list(same), folder, query)
+        by_path: dict[str | None, list[Listed]] = {}
+        for each in checksum_lines.parsed(page.lines(), name):
+            by_path.setdefault(each.name, []).append(each)
+        for path, same in by_path.items():
+            yield _row(name, path or checksum_lines.single_name(name), same, folder, query)
     except ManifestError:
         raise
     except ValueError as error:

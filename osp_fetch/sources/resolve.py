@@ -81,6 +81,8 @@ class Resolved:
     def notes(self) -> list[str]:
         """Return the notes for the user; complete once all rows were read."""
         of_pages = self.links.notes() if self.links else []
+        if self.reading.by_hand.names and not self.reading.columns:
+            of_pages = [*of_pages, "--columns has no effect: the list has no columns"]
         return [*of_pages, *self.reading.notes, *(note for join in self.joins for note in join.notes())]
 
 
@@ -171,14 +173,14 @@ def _namer(sources: Sequence[Source], naming: Naming) -> tuple[Namer, NameIndex 
     """
     index = NameIndex()
     if any(source.size is None for source in sources):
-        return Namer(naming, index.shared), index
+        return Namer(naming, index.shared, lazily=True), index
     if sum(source.size or 0 for source in sources) > _READ_TWICE:
         return Namer(naming, None), None
     links = PageLinks(os.environ)  # the links are counted when they are read again
     for source in sources:
         for block in source.read():
             index.add([row for _, row in links.block(source.name, block)])
-    return Namer(naming, index.shared), None
+    return Namer(naming, index.shared, lazily=True), None
 
 
 def _wanted(
@@ -305,7 +307,7 @@ async def _named_as_they_come(
     source: AsyncIterable[object], naming: Naming, reading: Reading, links: PageLinks
 ) -> AsyncIterator[Row]:
     """Yield rows with a path for each. Which links share a name is known only for those that have come."""
-    objects, number, index = Objects(reading, "manifest"), -1, NameIndex()
+    objects, number, index = Objects(reading, "manifest", one_by_one=True), -1, NameIndex()
     namer = Namer(naming, index.shared)
     async for item in source:
         number += 1
@@ -328,6 +330,7 @@ async def _distinct(
             continue
         for kept in distinct.rows("manifest", [(line, row)]):
             yield kept
+    distinct.end()
 
 
 def _passed(given: Sequence[Row | Rival], joins: Sequence[RowJoin]) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,6 +18,10 @@ from ..model.urls import encoded, shown
 _NO_PATH: Final = frozenset(
     {"None", "none", "null", "NULL", "nan", "NaN"}
 )  # how tables write a missing value
+_DIGESTS: Final = frozenset({*STRENGTH, "digest"})
+_THOUSANDS: Final = re.compile(
+    r"\d{1,3}(?:\.\d{3})+"
+)  # `20.000` is 20, or 20,000 as some spreadsheets write it
 _UNKNOWN: Final = frozenset({"", "nan", "none", "null", "na", "n/a", "-1", "-", "<na>"})  # sizes not given
 
 
@@ -141,6 +146,9 @@ def links_of(value: Any) -> tuple[str, ...]:
     Raises:
         ManifestError: the value holds something else than text.
     """
+    if type(value) is str:  # the common case
+        link = encoded(value)
+        return (link,) if link else ()
     if isinstance(value, (str, bytes)):
         value = [value]
     if value is None or isinstance(value, (int, float)):
@@ -176,8 +184,12 @@ def read_size(value: Any) -> int | None:
     Raises:
         ManifestError: the value is not a whole number of bytes.
     """
+    if type(value) is str and value.isdigit():  # the common case
+        return int(value)
     if value is None or (isinstance(value, str) and value.strip().lower() in _UNKNOWN):
         return None
+    if isinstance(value, str) and _THOUSANDS.fullmatch(value.strip()):
+        raise ManifestError(f"the size {value!r} is not a whole number of bytes, or has a mark of thousands")
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
     try:
@@ -198,10 +210,12 @@ def read_size(value: Any) -> int | None:
 
 
 def _digest(values: Mapping[str, Any]) -> Digest | None:
+    if values.keys().isdisjoint(_DIGESTS):
+        return None
     for algorithm in STRENGTH:
         value = values.get(algorithm)
-        if is_given(value):
-            return _parsed(value, algorithm)
+        if is_given(value) and (found := _parsed(value, algorithm)):
+            return found
     stated = values.get("digest")
     if isinstance(stated, Mapping):  # {"sha256": "…", …}
         known = [_parsed(value, str(name)) for name, value in stated.items() if value]

@@ -105,12 +105,16 @@ class Distinct:
 
     Args:
         note: receives a sentence for the user once a row is repeated.
+
+    Attributes:
+        repeated: rows that were left out.
     """
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._paths, self._rows = Seen(), Seen()
         self._note = note
-        self._said = False
+        self.repeated = 0
+        self._first = ""
 
     def rows(self, where: str, block: Sequence[tuple[int, Row | Rival]]) -> list[Row | Rival]:
         """Return the rows of `block` that are not repeated.
@@ -121,26 +125,31 @@ class Distinct:
         """
         entries = [(line, row) for line, row in block if isinstance(row, Entry)]
         taken = self._paths.repeats([row.path for _, row in entries])
-        whole = [f"{row.path}\0{row.urls[0]}\0{row.size}\0{row.digest}" for _, row in entries]
+        whole = [f"{row.path}\0{row.urls}\0{row.size}\0{row.digest}\0{row.headers}" for _, row in entries]
         same = self._rows.repeats(whole)
         judged = {id(row): (path, row_) for (_, row), path, row_ in zip(entries, taken, same, strict=True)}
         kept: list[Row | Rival] = []
         for line, row in block:
             path_taken, repeated = judged.get(id(row), (False, False))
             if repeated:
-                self._say(f"{where}: rows that repeat an earlier row are left out, the first is row {line}")
+                self.repeated += 1
+                self._first = self._first or f"{where}:{line}"
             elif path_taken:
                 assert isinstance(row, Entry)
-                said = f"{row.path} is listed twice, with another link, size or digest"
+                said = f"{row.path} is listed twice, with other links, headers, size or digest"
                 kept.append(ManifestError(f"{where}:{line}: {said}; rename or remove this row"))
             else:
                 kept.append(row)
         return kept
 
-    def _say(self, sentence: str) -> None:
-        if not self._said:
-            self._said = True
-            self._note(sentence)
+    def end(self) -> None:
+        """Tell the user how many rows were repeated."""
+        if self.repeated == 1:
+            self._note(f"1 row repeats an earlier one and is left out: {self._first}")
+        elif self.repeated:
+            self._note(
+                f"{self.repeated} rows repeat an earlier one and are left out; the first is {self._first}"
+            )
 
 
 def distinct(
@@ -158,6 +167,7 @@ def distinct(
     kept = Distinct(note)
     for where, block in blocks:
         yield kept.rows(where, block)
+    kept.end()
 
 
 def shard(rows: Iterable[Row], index: int, total: int) -> Iterator[Row]:

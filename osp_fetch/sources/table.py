@@ -7,8 +7,9 @@ digest `1e10` is no number.
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, count, islice
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -110,8 +111,11 @@ class _Records:
             return [line.rstrip("\r\n").split(separator) for line in lines]
         if not any('"' in line for line in lines):
             return [line.rstrip("\r\n").split(separator) for line in lines]
-        rows = list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
+        rows = list(self._reader(lines))
         return rows if len(rows) == len(lines) and lines[-1].count('"') % 2 == 0 else []
+
+    def _reader(self, lines: Iterable[str], *, strict: bool = False) -> Iterator[list[str]]:
+        return csv.reader(lines, delimiter=self._dialect.separator, skipinitialspace=True, strict=strict)
 
     def _careful(self, numbers: list[int], lines: list[str]) -> list[tuple[int, Any]]:
         """Return records and errors, joining lines only where a quoted field really spans them."""
@@ -157,13 +161,11 @@ class _Records:
         if not self._dialect.quoted:
             return text.rstrip("\r\n").split(self._dialect.separator)
         try:
-            rows = list(
-                csv.reader(text.splitlines(keepends=True), delimiter=self._dialect.separator, strict=True)
-            )
+            rows = list(self._reader(io.StringIO(text, newline=""), strict=True))
         except csv.Error as error:
             if "end of data" in str(error):
                 return None
-            rows = list(csv.reader(text.splitlines(keepends=True), delimiter=self._dialect.separator))
+            rows = list(self._reader(io.StringIO(text, newline="")))
         return rows[0] if len(rows) == 1 else [] if not rows else None
 
     def _checked(self, line: int, cells: Any) -> Any:

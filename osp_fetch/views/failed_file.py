@@ -21,6 +21,17 @@ from ..model.urls import redact
 _SECRET: Final = re.compile(r"auth|cookie|token|secret|session|signature|credential|key|pass", re.IGNORECASE)
 
 
+def is_failed_file(place: Path) -> bool:
+    """Return whether a file may be replaced by a list of failures: it is one, or empty."""
+    try:
+        with place.open("rb") as file:
+            first = file.readline(1 << 20)
+        row = json.loads(first) if first.strip() else {"path": "", "url": ""}
+    except (OSError, ValueError):
+        return False
+    return isinstance(row, dict) and "path" in row and ("url" in row or "urls" in row)
+
+
 class FailedFile:
     """Collects the rows that failed or are parked, and writes them to a file when the run ends.
 

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
+from typing import Final
 
 from ..model.report import Outcome, Report, Status
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 file` or `2 files`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def size(count: float) -> str:
@@ -54,6 +61,27 @@ def summary(report: Report) -> str:
     return f"{', '.join(parts)}{share}; {size(report.bytes)} in {duration(report.seconds)} ({size(rate)}/s)"
 
 
+# causes of failures that the same command would meet again
+_LASTING: Final = frozenset(
+    {
+        "manifest",
+        "integrity",
+        "not the payload",
+        *(f"status {code}" for code in (400, 401, 404, 405, 410, 451)),
+    }
+)
+
+
+def _remedy(causes: Iterable[str]) -> str:
+    """Return what to do about failures with these causes."""
+    if all(cause in _LASTING for cause in causes):
+        return (
+            "The same command would fail for these again: correct the list, or write them to a file with "
+            "--failed FILE. Finished files are not fetched again."
+        )
+    return "Run the same command again to retry these; finished files are not fetched again."
+
+
 def advice(report: Report) -> list[str]:
     """Return the failures of a run, grouped by cause, and what to do next.
 
@@ -76,5 +104,5 @@ def advice(report: Report) -> list[str]:
     elif report.counts[Status.PARKED]:
         said.append("Everything fetched so far is kept.")
     elif said:
-        said.append("Run the same command again to retry these; finished files are not fetched again.")
+        said.append(_remedy(by_cause))
     return said
