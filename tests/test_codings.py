@@ -228,3 +228,65 @@ async def test_a_portal_page_costs_no_held_byte(origin: Origin, tmp_path: Path) 
     assert report.ok, [outcome for outcome in report.failures if isinstance(outcome, Outcome)]
     assert (tmp_path / "a.tar").read_bytes() == data
     assert not lost
+
+
+# replies that end without a sign
+
+
+def closing(head: str, body: bytes) -> o.Fault:
+    """Answer without a length, and close the connection after `body`."""
+
+    async def answer(exchange: Exchange, page: Page) -> None:
+        exchange.writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\nConnection: close\r\n\r\n".encode() + body)
+        await exchange.writer.drain()
+        raise Cut
+
+    return answer
+
+
+@pytest.mark.parametrize("kept", ["nothing", "one member"])
+async def test_a_coded_reply_without_a_length_is_confirmed_by_a_second_one(
+    origin: Origin, tmp_path: Path, kept: str
+) -> None:
+    first = gzip.compress(b"first,")
+    packed = first + gzip.compress(b"second")
+    part = b"" if kept == "nothing" else first
+    whole = closing("Content-Encoding: gzip", packed)
+    url = origin.add("a.csv", b"", closing("Content-Encoding: gzip", part), always=whole)
+    report = await fetch_all([entry("a.csv", url)], tmp_path, settings=quick())
+    assert report.ok, report.failures
+    assert (tmp_path / "a.csv").read_bytes() == b"first,second"
+
+
+async def test_plain_bytes_with_the_label_gzip_are_never_decoded_as_something_else(
+    origin: Origin, tmp_path: Path
+) -> None:
+    report, place = await get(origin, tmp_path, "a.csv", coded(b"\x03\x00"))  # valid as raw deflate: empty
+    assert not report.ok
+    assert not place.exists()
+
+
+async def test_a_206_without_a_range_request_is_the_file_only_if_it_is_complete(
+    origin: Origin, tmp_path: Path
+) -> None:
+    async def part(exchange: Exchange, page: Page) -> None:
+        await exchange.answer(206, page.data[:100], {"Content-Range": f"bytes 0-99/{len(page.data)}"})
+
+    row = entry("a.bin", origin.add("a.bin", noise(1000), always=part), size=None)
+    report = await fetch_all([row], tmp_path, settings=quick())
+    assert not report.ok
+    assert not (tmp_path / "a.bin").exists()
+
+
+async def test_a_page_without_a_length_costs_no_held_byte(origin: Origin, tmp_path: Path) -> None:
+    data, lost = noise(900_000), list[object]()
+    login = closing("Content-Type: text/html", LOGIN)
+    url = origin.add("a.tar", data, o.polite, o.cut(40_000), login, login)
+
+    def observe(event: events.Event) -> None:
+        lost.extend([event] if isinstance(event, events.Lost) else [])
+
+    row = entry("a.tar", url, digest=sha256(data))
+    report = await fetch_all([row], tmp_path, settings=quick(), observer=observe)
+    assert report.ok, report.failures
+    assert not lost

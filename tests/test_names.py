@@ -329,3 +329,24 @@ async def test_a_name_that_cannot_be_asked_for_fails_its_row_alone(origin: Origi
     assert "urls.txt:1" in str(failure.error)
     assert "give the row a path" in str(failure.error)
     assert (tmp_path / "out/a.bin").exists()
+
+
+def test_names_that_servers_state_are_told_apart_in_a_manifest_that_is_streamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resolving, "_MOMENT", 10)
+    naming = Naming(rule="server", ask=lambda rows: ["image.jpg"] * len(rows))
+    found = paths(listed(tmp_path, [f"http://h/get?{n}" for n in range(3000)]), naming)
+    assert len(set(found.values())) == 3000
+
+
+def test_shards_end_where_a_name_cannot_be_asked_for(tmp_path: Path) -> None:
+    naming = Naming(strict=True, ask=lambda rows: [ManifestError("no answer")] * len(rows))
+    with pytest.raises(ManifestError, match="all shards have to know all names"):
+        rows(listed(tmp_path, ["http://h/get/?1", "http://h/a.bin"]), naming=naming, shard=(0, 2))
+
+
+def test_host_names_tell_odd_paths_apart(tmp_path: Path) -> None:
+    links = ["http://h/x/a%2Fb", "http://h/x/b", "http://h//d/e", "http://h/d/e", "http://h/f?token=A",
+             "http://h/f?token=B", "http://h/f"]  # fmt: skip
+    assert len(set(paths(listed(tmp_path, links), Naming(rule="host")).values())) == len(links)

@@ -458,3 +458,53 @@ async def test_odd_links_go_out_encoded(origin: Origin, tmp_path: Path) -> None:
     assert {seen.target for seen in origin.seen} == {
         "/a%20b.jpg", "/%EC%82%AC/%ED%95%98.jpg", "/p%20q/100%25.jpg", "/semi;colon,comma.jpg"
     }  # fmt: skip
+
+
+# what a reviewer found
+
+
+@pytest.mark.parametrize("mark", [",", ";", "|"])
+def test_links_with_separators_in_their_queries_are_no_table(tmp_path: Path, mark: str) -> None:
+    links = [f"http://h/{n}.jpg?crop={mark.join(str(n + k) for k in range(4))}" for n in range(5)]
+    assert [e.urls[0] for e in good(file(tmp_path, "urls.txt", "\n".join(links)))] == links
+
+
+@pytest.mark.parametrize("missing", ["NA", "null", "-", "nan", ""])
+def test_a_missing_digest_leaves_the_weaker_one(tmp_path: Path, missing: str) -> None:
+    content = f"url,sha256,md5\nhttp://h/1,{missing},{HEX}\nhttp://h/2,{SHA},{HEX}\n"
+    first, second = good(file(tmp_path, "m.csv", content))
+    assert (str(first.digest), str(second.digest)) == (f"md5:{HEX}", f"sha256:{SHA}")
+
+
+def test_a_row_of_several_lines_changes_no_other_row(tmp_path: Path) -> None:
+    lines = [f'http://h/{n}, "p/{n}.jpg", "a caption"' for n in range(5)]
+    plain = good(file(tmp_path, "m.csv", "\n".join(["url, path, caption", *lines])))
+    more = [*lines, 'http://h/9, "p/9.jpg", "two\nlines and\u2028more"']
+    found = good(file(tmp_path, "n.csv", "\n".join(["url, path, caption", *more])))
+    assert [e.path for e in found] == [*(e.path for e in plain), "p/9.jpg"]
+
+
+def test_answers_and_labels_are_no_paths(tmp_path: Path) -> None:
+    content = "image_url,instruction,output\n" + "".join(f"http://h/{n}.jpg,what?,Yes.\n" for n in range(9))
+    assert [e.path for e in good(file(tmp_path, "m.csv", content))] == [f"{n}.jpg" for n in range(9)]
+    labels = "url,name\n" + "".join(f"http://h/{n}.jpg,label{n % 300}\n" for n in range(600))
+    assert len(good(file(tmp_path, "l.csv", labels))) == 600
+
+
+async def test_rows_that_come_one_by_one_are_judged_by_their_own_values(
+    origin: Origin, tmp_path: Path
+) -> None:
+    async def come():  # type: ignore[no-untyped-def]
+        yield {"url": origin.add("0.bin", b"0"), "sha256": "pending", "name": "cat"}
+        yield {"url": origin.add("1.bin", b"1"), "sha256": "0" * 64, "name": "a dog on a mat"}
+
+    report = await fetch_all(come(), tmp_path, settings=quick())  # type: ignore[no-untyped-call]
+    assert [failure.path for failure in report.failures] == ["1.bin"]
+    assert (tmp_path / "0.bin").exists()
+
+
+def test_json_lines_with_names_of_their_own_take_bounded_memory(tmp_path: Path) -> None:
+    lines = [json.dumps({"url": f"http://h/{n}.jpg", "exif": {f"tag{n}": n}}) for n in range(5000)]
+    rows, resolved = read(file(tmp_path, "m.jsonl", "\n".join(lines)))
+    assert (len(rows), bad(rows)) == (5000, [])
+    assert len(resolved.reading.columns["m.jsonl"]) == 1
