@@ -74,7 +74,8 @@ async def test_a_stop_writes_what_had_failed_or_was_parked(origin: Origin, tmp_p
     origin.pages["/gone"].always = o.status(404)
     origin.pages["/slow"].always = o.silent
     (tmp_path / "m.txt").write_text("\n".join(links))
-    (tmp_path / "f.jsonl").write_text("old\n")
+    old = '{"path": "a", "url": "http://h/a"}\n'
+    (tmp_path / "f.jsonl").write_text(old)
     words = ["m.txt", "-o", "out", "--failed", "f.jsonl", "--on-expired", "wait", *QUICK]
     process = await start("get", *words, cwd=tmp_path)
     while origin.requests.total() < 3:
@@ -83,12 +84,21 @@ async def test_a_stop_writes_what_had_failed_or_was_parked(origin: Origin, tmp_p
     while not log.exists():
         await asyncio.sleep(0.01)
     await asyncio.sleep(0)
-    assert (tmp_path / "f.jsonl").read_text() == "old\n"
+    assert (tmp_path / "f.jsonl").read_text() == old
     process.send_signal(signal.SIGTERM)
     _, said = await process.communicate()
     assert process.returncode == 75, said
     assert b"Run the same command again" in said
     assert {row["path"] for row in lines(tmp_path / "f.jsonl")} == {"dead", "gone"}
+
+
+@pytest.mark.parametrize("content", ["my notes\n", '{"a": 1}\n', "x,y\n"])
+async def test_a_file_of_the_user_is_never_replaced(origin: Origin, tmp_path: Path, content: str) -> None:
+    (tmp_path / "notes.txt").write_text(content)
+    (tmp_path / "m.txt").write_text(origin.add("a", b"x"))
+    code, _, said = await get("get", "m.txt", "-o", "out", "--failed", "notes.txt", *QUICK, cwd=tmp_path)
+    assert (code, (tmp_path / "notes.txt").read_text()) == (2, content), said
+    assert "holds something else" in said
 
 
 async def test_secrets_of_headers_are_left_out_and_the_others_are_kept(
