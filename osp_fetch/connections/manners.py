@@ -26,6 +26,11 @@ class Manners:
         self._forbidden: dict[int, int] = {}  # file → `_served` when it was last forbidden
         self._trying: dict[int, tuple[int, int]] = {}  # file → the range to try, and the tries so far
 
+    @property
+    def limits(self) -> bool:
+        """Whether ranges of some file are limited."""
+        return self.widest is not None or bool(self._trying)
+
     def served(self, now: float) -> None:
         """Record that the host sent bytes of a file at `now`, in seconds on the event loop's clock."""
         self._served_at = now

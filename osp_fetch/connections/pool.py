@@ -338,11 +338,14 @@ class ConnectionPool:
             free: Bytes of the file that no request has taken yet, None if not known.
             order: Position of the file in the manifest.
         """
+        size = self._part_size(host, free, order)
         state = self._hosts.get(host)
+        if state is not None and not state.manners.limits and not self._profiles:
+            return size  # most hosts take any range
         widest = state.manners.width(order) if state else None
         if widest is None and host in self._profiles:
             widest = self._profiles[host].widest
-        return min(self._part_size(host, free, order), widest or sys.maxsize)
+        return min(size, widest or sys.maxsize)
 
     def _part_size(self, host: str, free: int | None, order: int) -> int:
         if self._limits.part_size != "auto":

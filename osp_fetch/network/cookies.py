@@ -27,22 +27,22 @@ class Cookies:
     Some servers set a cookie in a redirect to the same link, and check it there.
     """
 
-    def __init__(self) -> None:
-        self._by_origin: dict[Origin, dict[str, _Cookie]] = {}
+    def __init__(self, by_origin: Mapping[Origin, Mapping[str, _Cookie]] | None = None) -> None:
+        self._by_origin = by_origin or {}
 
-    def take(self, url: str, lines: Iterable[str]) -> None:
-        """Keep the cookies of a reply.
+    def with_lines(self, url: str, lines: Iterable[str]) -> Cookies:
+        """Return these cookies and those of a reply.
 
         Args:
             url: The URL that was requested.
             lines: The values of its Set-Cookie fields; those that are not valid are ignored.
         """
+        kept = dict(self._by_origin.get(urls.origin(url), {}))
         for line in lines:
             try:
                 parsed = SimpleCookie(line)
             except CookieError:
                 continue
-            kept = self._by_origin.setdefault(urls.origin(url), {})
             for name, morsel in parsed.items():
                 if morsel["max-age"] == "0":
                     kept.pop(name, None)
@@ -50,6 +50,7 @@ class Cookies:
                 # without a path it applies to the folder of the link (RFC 6265 section 5.1.4)
                 path = morsel["path"] if morsel["path"].startswith("/") else _path(url).rpartition("/")[0]
                 kept[name] = _Cookie(morsel.coded_value, path.rstrip("/"), bool(morsel["secure"]))
+        return Cookies({**self._by_origin, urls.origin(url): kept})
 
     def apply_to(self, url: str) -> bool:
         """Return whether a cookie goes to `url`."""
@@ -63,11 +64,10 @@ class Cookies:
             if (path == cookie.path or path.startswith(cookie.path + "/")) and (is_safe or not cookie.secure)
         }
 
-    def added(self, headers: Mapping[str, str], url: str) -> dict[str, str]:
+    def added(self, headers: dict[str, str], url: str) -> dict[str, str]:
         """Return `headers` with the cookies for `url`; a Cookie field of the user keeps its own."""
-        kept = self._for(url) if self._by_origin else None
-        if not kept:
-            return dict(headers)
+        if not self._by_origin or not (kept := self._for(url)):
+            return headers
         own = next((value for name, value in headers.items() if name.lower() == "cookie"), "")
         text = "; ".join([*([own] if own else []), *(f"{name}={value}" for name, value in kept.items())])
         return {**{n: v for n, v in headers.items() if n.lower() != "cookie"}, "Cookie": text}

@@ -98,7 +98,7 @@ def check_page(
     if head is None or suffix in _MARKUP_NAMES or (size is not None and size == length):
         return
     kind = content_type.partition(";")[0].strip().lower()
-    if sniffing.is_known_format(head) or not _is_page(suffix, kind, head, length):
+    if not _is_page(suffix, kind, head, length) or sniffing.is_known_format(head):
         return
     title = re.search(rb"<title>([^<]{1,80})", head, re.IGNORECASE)
     said = title[1] if title else head[:80]

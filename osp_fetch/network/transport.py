@@ -53,6 +53,7 @@ _HEAD_BYTES: Final = 64 << 10  # most bytes of one line of a reply's head
 # Bytes that aiohttp's stream of one connection holds unread before it pauses. It may hold twice as many, and
 # the bytes of one receive. Large bodies bypass the stream (`receiver`).
 _STREAM: Final = 64 << 10
+_NO_COOKIES: Final = Cookies()
 _PAGE_BYTES: Final = 1 << 20  # bytes of a page that are searched for the link to the file
 
 
@@ -218,10 +219,11 @@ class HttpTransport:
         """
         chain = await self._follow(request)
         response = exchange.response = chain.response
-        if not isinstance(response, PlainReply) and response.status not in (200, 206):
+        if response.status not in (200, 206) and not isinstance(response, PlainReply):
             borrowed = request.borrowed or chain.url != request.url
             raise await self._refusal(request, response, borrowed=borrowed)
-        coding = refusals.content_coding(request, response.headers)
+        plain = isinstance(response, PlainReply)  # has neither a content coding nor a transfer coding
+        coding = "" if plain else refusals.content_coding(request, response.headers)
         if coding and response.status == 206 and request.range is not None:
             response.close()  # a range of the coded bytes is no use: the whole file is decoded
             return await self.answer(replace(request, range=None, if_range=None), exchange)
@@ -279,10 +281,10 @@ class HttpTransport:
     async def _follow(self, request: Request) -> Chain:
         """Send a request and follow its redirects."""
         url, headers, chain = request.url, dict(request.headers), Chain(request.url)
-        cookies, home = Cookies(), request.at_home
+        cookies, home = _NO_COOKIES, request.at_home
         for _ in range(self._limits.redirects + 1):
-            sent = cookies.added(self._authorized(url, headers, home=home), url)
-            response = await self._send(url, sent, request)
+            sent = self._authorized(url, headers, home=home) if self._credentials else headers
+            response = await self._send(url, cookies.added(sent, url), request)
             chain.response, chain.url = response, url
             if (pause := refusals.quota_pause(response.headers)) is not None:
                 chain.pauses += ((urls.host(url), min(pause, self._retry.retry_after)),)
@@ -294,7 +296,8 @@ class HttpTransport:
                 return chain
             else:
                 location = response.headers.get("Location", "")
-            cookies.take(url, response.headers.getall("Set-Cookie", ()))
+            if "Set-Cookie" in response.headers:
+                cookies = cookies.with_lines(url, response.headers.getall("Set-Cookie"))
             await self._read_some(response)
             response.close()
             target = redirected(url, location, downgrade=self._downgrade)
@@ -350,8 +353,8 @@ class HttpTransport:
             if request.unless.last_modified:
                 sent["If-Modified-Since"] = request.unless.last_modified
         proxy = self._proxies.of(url)
-        socks = proxy is not None and is_socks(proxy)
-        way = self._ways[proxy if proxy is not None and socks else ""]
+        socks = proxy if proxy is not None and is_socks(proxy) else ""
+        way = self._ways[socks]
         try:
             if self._direct and (known := way.connector.route(url)):
                 return await way.wire.get(*known, sent, request.landing)
