@@ -276,6 +276,11 @@ def _kept_notes(board: Board) -> list[str]:
         return []
     shown = ", ".join(f"{each.path} is now {each.kept}" for each in board.set_aside[:3])
     more = ", …" if board.set_aside_count > 3 else ""
+    if board.set_aside_count == 1:
+        return [
+            "1 existing file, not written by osp-fetch, had the name of a fetched file and was renamed: "
+            f"{shown} (--overwrite replaces it instead)"
+        ]
     return [
         f"{board.set_aside_count} existing files, not written by osp-fetch, had the names of fetched files "
         f"and were renamed: {shown}{more} (--overwrite replaces them instead)"
@@ -287,9 +292,12 @@ def _decoded_notes(board: Board) -> list[str]:
     if not board.decoded_count:
         return []
     shown = ", ".join(each.path for each in board.decoded[:3]) + (", …" if board.decoded_count > 3 else "")
+    files, are = (
+        ("1 file was", "is") if board.decoded_count == 1 else (f"{board.decoded_count} files were", "are")
+    )
     return [
-        f"{board.decoded_count} files were sent compressed by {board.decoded[0].host} although the request "
-        f"forbade it, and are saved decompressed: {shown}"
+        f"{files} sent compressed by {board.decoded[0].host} although the request forbade it, and {are} "
+        f"saved decompressed: {shown}"
     ]
 
 

@@ -76,6 +76,8 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     if limit is not None:
         made["max_duration"] = limit
     _raise_descriptor_limit()
+    if "-" in sources and sys.stdin is not None and sys.stdin.isatty():
+        click.echo("Reading the list from the terminal; end it with Ctrl-D on a line of its own.", err=True)
     import uvloop
 
     from ..storage.folder.permissions import Permissions
