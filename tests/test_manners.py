@@ -43,15 +43,27 @@ def test_a_file_that_is_refused_at_any_width_is_refused_for_another_reason() -> 
     assert (tries <= 6, manners.widest, manners.width(7)) == (True, None, None)
 
 
-def test_a_403_of_a_file_is_its_own_where_others_are_served_meanwhile() -> None:
+def test_a_403_is_a_limit_where_files_are_served_after_it() -> None:
     manners = Manners()
     assert manners.forbade(1, 10.0) == (False, False)  # the host has served nothing
-    manners.served(11.0)
+    manners.served(9, 11.0)
     assert manners.forbade(1, 12.0) == (True, False)
-    assert manners.forbade(1, 13.0) == (True, True)  # nothing was served since: a limit
-    manners.served(14.0)
-    assert manners.forbade(1, 15.0) == (False, False)
-    assert manners.forbade(2, 80.0) == (False, False)  # it has served nothing for a minute
+    assert manners.forbade(2, 12.1) == (True, True)  # nothing was served since
+    manners.served(1, 13.0)
+    for number in range(20):
+        assert manners.forbade(2, 14.0 + number)[0]  # with full patience, which the retry counts
+    assert manners.forbade(2, 120.0) == (False, False)  # it has served nothing for a minute
+
+
+def test_a_403_that_never_passes_costs_few_attempts() -> None:
+    manners, asked = Manners(), []
+    manners.served(0, 10.0)
+    for file in range(1, 30):
+        asked.append(1)
+        while manners.forbade(file, 11.0)[0]:
+            manners.served(0, 11.0)
+            asked[-1] += 1
+    assert asked == [4] * 10 + [2] * 19
 
 
 @pytest.mark.parametrize("status", [400, 413, 416, 501])

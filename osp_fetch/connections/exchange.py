@@ -203,7 +203,7 @@ class Exchange:
             raise self._judged(error) from None
         if count:
             self._pool.received(self.host, count)
-            self._connection.manners.served(self._asked)
+            self._connection.manners.served(self._order, self._asked)
         return count
 
     def unread(self, data: memoryview, *, last: bool = False) -> None:
@@ -222,7 +222,7 @@ class Exchange:
     def take_landed(self, length: int) -> None:
         """Count the `length` bytes of a body that was received into the landing, and end the body."""
         self._pool.received(self.host, length)
-        self._connection.manners.served(self._asked)
+        self._connection.manners.served(self._order, self._asked)
         self._over = True
 
     def streaming(self) -> Stream:
@@ -279,7 +279,8 @@ class Exchange:
         if error.status in _CROWDED:
             self._pool.refused(self.host)
         elif error.unexplained:
-            may_pass, is_limit = manners.forbade(self._order, time.monotonic())
+            others = self._connection.has_others
+            may_pass, is_limit = manners.forbade(self._order, time.monotonic(), others=others)
             if may_pass:
                 error.remedy = Remedy.RETRY
             if is_limit:

@@ -82,6 +82,11 @@ class Connection:
         """What the host has shown of which requests it refuses."""
         return self._host.manners
 
+    @property
+    def has_others(self) -> bool:
+        """Whether other slots of the host are held."""
+        return self._host.open > 1
+
     async def __aenter__(self) -> None:
         if not self._held:
             await self._enter(self._host, self._order)

@@ -173,7 +173,7 @@ def _namer(sources: Sequence[Source], naming: Naming) -> tuple[Namer, NameIndex 
     """
     index = NameIndex()
     if any(source.size is None for source in sources):
-        return Namer(naming, index.shared, lazily=True), index
+        return Namer(naming, index.shared), index
     if sum(source.size or 0 for source in sources) > _READ_TWICE:
         return Namer(naming, None), None
     links = PageLinks(os.environ)  # the links are counted when they are read again
