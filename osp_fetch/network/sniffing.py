@@ -1,7 +1,7 @@
 """What bytes are, by their first bytes: markup, text, or a known binary format.
 
 The rules for markup and text are those of browsers (WHATWG MIME Sniffing Standard, sections 3 and 7.1),
-because a label says what a server was told, and the bytes are what is there.
+because the Content-Type may be wrong, and the bytes cannot be.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -24,8 +23,6 @@ DOCUMENT: Final = 64 << 20  # most bytes of a document that is read at once, or 
 LIST: Final = 1 << 30  # most bytes of a list that is read line by line
 Judge = Callable[[str], bool]
 """Returns whether a document that begins with this text is what the caller is looking for."""
-_ROOT: Final = re.compile(r"[A-Za-z]+://[^/?#]*")
-_SAFE: Final = "!#$%&'()*+,/:;=?@[]~"
 _LINE: Final = 64 << 10  # characters of a line; no line of a list is longer
 
 
