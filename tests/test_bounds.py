@@ -1,4 +1,4 @@
-"""Tests of the limits of one file: its size where nobody states it, and its time."""
+"""Tests of the limits of one file: its size when no source states it, and its time."""
 
 from __future__ import annotations
 

@@ -177,13 +177,13 @@ async def test_an_unrequested_reply_is_never_taken_for_the_next_file(
 ) -> None:
     """A forged reply follows a correct one on a kept connection: at once, or 50 ms later."""
     forge = o.trailing(noise(size, 66), pause)
-    told = asyncio.Semaphore(0)
+    sent = asyncio.Semaphore(0)
 
     async def forging(exchange: Exchange, page: o.Page) -> None:
         try:
             await forge(exchange, page)
         finally:
-            told.release()
+            sent.release()
 
     rows = []
     for n in range(8):
@@ -193,7 +193,7 @@ async def test_an_unrequested_reply_is_never_taken_for_the_next_file(
     async def slowly() -> AsyncIterator[Entry]:
         for row in rows:
             yield row
-            await told.acquire()  # forged bytes after the next request cannot be distinguished from its reply
+            await sent.acquire()  # forged bytes after the next request cannot be distinguished from its reply
             await asyncio.sleep(0.05)
 
     one_request_each = quick(limits={"per_host": 1, "part_size": "2MiB"})

@@ -214,7 +214,7 @@ _BUNDLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
 def _trust_environment() -> None:
-    """Make the CA certificates that requests and curl are told to trust those of this process, too.
+    """Make the CA certificates that are configured for requests and curl those of this process, too.
 
     Every TLS client of this process and its workers uses OpenSSL's variables, also huggingface_hub.
 

@@ -16,7 +16,7 @@ _UNSERVED: Final = 64  # replies of status 403 before the first file, while othe
 
 
 class Manners:
-    """The refusals of one host. Files are told apart by their order in the manifest.
+    """The refusals of one host. Files are identified by their order in the manifest.
 
     Attributes:
         widest: largest range in bytes that is requested, None for any. It is learnt when a file that refused

@@ -74,6 +74,8 @@ class Namer:
     Args:
         naming: the rules.
         shared: what rows have in common; None if it is not known, so that every name gets the hash.
+        lazily: the rows are read block by block. A name that a server states gets the hash, because the
+            server may state the same name for a row of a later block.
     """
 
     def __init__(self, naming: Naming, shared: Shared | None, *, lazily: bool = False) -> None:
