@@ -287,10 +287,16 @@ def aiohttp_script(rows: Sequence[Row], folder: Path) -> list[str]:
     return [PYTHON, "-c", _SCRIPT]
 
 
-def curl(rows: Sequence[Row], folder: Path) -> list[str]:
+def curl(rows: Sequence[Row], folder: Path, *flags: str) -> list[str]:
+    """Return the command of curl -Z. It waits for the first connection to a host before it makes a second."""
     lines = (f'url = "{row.url}"\noutput = "out/{row.name}"' for row in rows)
     (folder / "list").write_text("\n".join(lines))
-    return ["curl", "-sfZ", "--parallel-max", "128", "--connect-timeout", "10", "-K", "list"]
+    return ["curl", "-sfZ", "--parallel-max", "128", "--connect-timeout", "10", *flags, "-K", "list"]
+
+
+def curl_immediate(rows: Sequence[Row], folder: Path) -> list[str]:
+    """Return the command of curl -Z that makes each connection at once."""
+    return curl(rows, folder, "--parallel-immediate")
 
 
 def aria2(rows: Sequence[Row], folder: Path) -> list[str]:
@@ -304,9 +310,10 @@ CLIENTS: dict[str, Client] = {
     "osp-fetch": ours,
     "aiohttp script": aiohttp_script,
     "curl": curl,
+    "curl --parallel-immediate": curl_immediate,
     "aria2": aria2,
 }
-_NEEDS = {"curl": "curl", "aria2": "aria2c"}
+_NEEDS = {"curl": "curl", "curl --parallel-immediate": "curl", "aria2": "aria2c"}
 
 
 # -- one run --------------------------------------------------------------------------------------------
