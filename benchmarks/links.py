@@ -30,7 +30,20 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from clients import MIB, PYTHON, Measured, Work, aria2, digest, installed, origin, ours, unverified
+from clients import (
+    MIB,
+    PYTHON,
+    Measured,
+    Work,
+    aria2,
+    digest,
+    in_rounds,
+    installed,
+    origin,
+    ours,
+    per_gb,
+    unverified,
+)
 
 MB = 1e6
 
@@ -266,7 +279,8 @@ def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> d
         peers: Whether to run other programs as well.
 
     Returns:
-        Median seconds by client, peak memory in MiB, and the ratios of osp-fetch's time to the others'.
+        Median seconds and CPU seconds per GB by client, peak memory in MiB, and the ratios of osp-fetch's
+        time to the others'.
     """
     clients: dict[str, Callable[[Work], Measured]] = {"osp-fetch": ours}
     if peers and scenario.aria2 and installed("aria2"):
@@ -280,6 +294,9 @@ def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> d
     found: dict[str, list[Measured]] = {name: [] for name in clients}
     with origin([scenario.size], place) as (address, _):
         port = address.rsplit(":", 1)[1]
+        with tempfile.TemporaryDirectory(dir=place) as folder:
+            warm = Work([f"{address}/{scenario.size}/f0"], digest(scenario.size), Path(folder))
+            in_rounds(clients, warm, 0)
         for _ in range(rounds):
             for name, client in clients.items():
                 link = replace(scenario.link, slow=0) if name == "without slow ones" else scenario.link
@@ -289,6 +306,9 @@ def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> d
     result: dict[str, Any] = {
         "scenario": scenario.name,
         "seconds": {name: round(each, 2) for name, each in middle.items()},
+        "cpu_seconds_per_gb": {
+            name: per_gb(runs, scenario.files * scenario.size) for name, runs in found.items()
+        },
         "peak_mib": round(max(each.peak for each in found["osp-fetch"]) / MIB),
         "rounds": {name: [round(each.seconds, 2) for each in runs] for name, runs in found.items()},
     }

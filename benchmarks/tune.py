@@ -14,7 +14,7 @@ import itertools
 import statistics
 from pathlib import Path
 
-from clients import MIB, Measured, Work, ours, own_origin
+from clients import MIB, Measured, Work, ours, own_origin, per_gb
 from links import SCENARIOS, fetch
 
 CONNECTIONS = ["4", "8", "12", "16", "24", "32", "48", "64"]
@@ -31,7 +31,7 @@ def measure(name: str, sizes: tuple[int, int], rounds: int, place: str) -> list[
         place: The folder for the files.
 
     Returns:
-        One row per pair, with the MB/s of the median run.
+        One row per pair, with the MB/s of the median run and the CPU seconds per GB.
     """
     scenario = next(each for each in SCENARIOS if name in each.name)
     count, size = sizes
@@ -43,12 +43,12 @@ def measure(name: str, sizes: tuple[int, int], rounds: int, place: str) -> list[
             def client(work: Work, j: str = connections, k: str = part) -> Measured:
                 return ours(work, "-j", j, "-k", k)
 
-            seconds = statistics.median(
-                fetch(scenario.link, port, count, size, place, client).seconds for _ in range(rounds)
-            )
+            runs = [fetch(scenario.link, port, count, size, place, client) for _ in range(rounds)]
+            seconds = statistics.median(each.seconds for each in runs)
             row: dict[str, str | float] = {
                 "connections": connections, "part": part, "seconds": round(seconds, 2),
                 "mb_per_second": round(count * size / seconds / 1e6, 1),
+                "cpu_seconds_per_gb": per_gb(runs, count * size),
             }  # fmt: skip
             rows.append(row)
             print(row, flush=True)
