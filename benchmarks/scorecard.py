@@ -1,8 +1,10 @@
 """Measure osp-fetch against its goals: `python benchmarks/scorecard.py [--rounds 5] [--only NAME]`.
 
-One session runs each workload in alternated rounds with the clients that it is compared with. The output
-holds medians, ratios, CPU seconds per GB, peak memory, and whether the goal is reached. Every client verifies
-every file; osp-fetch publishes with full durability. The results of the last run are kept in
+One session runs each workload in alternated rounds with the clients that it is compared with. Where several
+are installed, the best one counts: the fastest for the time, the one with the least CPU seconds for those.
+The output holds medians, ratios, CPU seconds per GB, peak memory, and whether the goal is reached. Every
+client verifies every file, except over many hosts, whose lists have no digests; there the script compares
+every byte. osp-fetch publishes with full durability. The results of the last run are kept in
 `benchmarks/results/`, with a plot.
 """
 
@@ -22,11 +24,29 @@ from pathlib import Path
 from typing import Any
 
 import again
+import hosts
 import links
-from clients import MIB, Measured, Work, aria2, curl, digest, installed, origin, ours, unverified
+from clients import (
+    CLIENTS,
+    MIB,
+    PYTHON,
+    Measured,
+    Work,
+    compile_ours,
+    digest,
+    in_rounds,
+    origin,
+    per_gb,
+    run,
+    skipped,
+    unverified,
+)
 
 RESULTS = Path(__file__).with_name("results")
 Client = Callable[[Work], Measured]
+
+
+RIVALS = ("rclone", "aria2-next", "curl", "hf_transfer", "axel")
 
 
 @dataclass(frozen=True)
@@ -37,21 +57,29 @@ class Workload:
         name: The name in the results.
         files: The number of files.
         size: Bytes of each file.
-        against: By name, the client and the ratio of osp-fetch's time to its time that is the goal.
+        time: The goal for osp-fetch's time divided by that of the fastest rival.
+        cpu: The goal for its CPU seconds divided by the least of a rival; 0 for none.
+        unverified: The goal for its time divided by that of osp-fetch without hashing; 0 for none.
+        rivals: The clients, of which those that are installed run.
         tls: Whether to serve over TLS.
     """
 
     name: str
     files: int
     size: int
-    against: dict[str, tuple[Client, float]]
+    time: float
+    cpu: float = 0.0
+    unverified: float = 0.0
+    rivals: tuple[str, ...] = RIVALS
     tls: bool = False
 
 
 WORKLOADS = (
-    Workload("4 x 512 MiB", 4, 512 * MIB, {"aria2": (aria2, 0.75), "unverified": (unverified, 1.10)}),
-    Workload("4 x 512 MiB over TLS", 4, 512 * MIB, {"aria2": (aria2, 0.80)}, tls=True),
-    Workload("5000 x 50 kB", 5000, 50_000, {"aria2": (aria2, 0.9), "curl": (curl, 1.5)}),
+    Workload("4 x 512 MiB", 4, 512 * MIB, time=0.95, cpu=1.05, unverified=1.10),
+    Workload("400 x 4 MiB", 400, 4 * MIB, time=0.95, cpu=1.1),
+    Workload("4 x 512 MiB over TLS", 4, 512 * MIB, time=0.95, tls=True),
+    Workload("5000 x 50 kB", 5000, 50_000, time=1.2, rivals=("curl",)),
+    Workload("25000 x 50 kB", 25_000, 50_000, time=0.95, rivals=("curl",)),
 )
 # By scenario of links.py: the ratio in its results, and the value of that ratio that is the goal.
 LINKS = {
@@ -63,6 +91,10 @@ LINKS = {
     "one in twenty 50 times slower": ("of without slow ones's time", 1.15),
 }
 AGAIN = "again over 100,000 finished files"
+START = "start, one file of 50 kB"
+# Shorter than the workloads of hosts.py: a fifth of the rows and of the hosts.
+HOSTS = hosts.Sizes(files=4_000, hosts=400, flat=20_000)
+HOSTS_LIMIT = 150.0  # seconds after which a run over many hosts is interrupted
 
 
 def row(workload: str, what: str, found: float, goal: float, **more: Any) -> dict[str, Any]:
@@ -74,33 +106,117 @@ def row(workload: str, what: str, found: float, goal: float, **more: Any) -> dic
 
 
 def files(workload: Workload, rounds: int, place: str) -> list[dict[str, Any]]:
-    """Run a workload of plain files, and return a line for each client that it is compared with."""
-    clients: dict[str, Client] = {"osp-fetch": ours}
-    clients |= {name: client for name, (client, _) in workload.against.items() if _here(name)}
-    found: dict[str, list[Measured]] = {name: [] for name in clients}
-    sha256 = digest(workload.size)
-    with origin([workload.size], place, tls=workload.tls) as (address, ca):
+    """Run a workload of plain files, and return a line for each of its goals."""
+    able = [name for name in workload.rivals if not skipped(name, workload.files, tls=workload.tls)]
+    clients: dict[str, Client] = {name: CLIENTS[name] for name in ("osp-fetch", *able)}
+    if workload.unverified:
+        clients["unverified"] = unverified
+    with (
+        origin([workload.size], place, tls=workload.tls) as (address, ca),
+        tempfile.TemporaryDirectory(dir=place) as folder,
+    ):
         urls = [f"{address}/{workload.size}/f{number}" for number in range(workload.files)]
-        for _ in range(rounds):
-            for name, client in clients.items():
-                with tempfile.TemporaryDirectory(dir=place) as folder:
-                    found[name].append(client(Work(urls, sha256, Path(folder), ca)))
-    mine = found["osp-fetch"]
-    seconds = statistics.median(each.seconds for each in mine)
-    cpu = statistics.median(each.cpu for each in mine)
+        found = in_rounds(clients, Work(urls, digest(workload.size), Path(folder), ca), rounds)
+    return lines(workload, found)
+
+
+def lines(workload: Workload, found: dict[str, list[Measured]]) -> list[dict[str, Any]]:
+    """Return the lines of a workload from the runs of osp-fetch and of the other clients."""
+    size = workload.files * workload.size
+    time = {name: statistics.median(each.seconds for each in runs) for name, runs in found.items()}
+    cpu = {name: statistics.median(each.cpu for each in runs) for name, runs in found.items()}
     more = {
-        "cpu_seconds_per_gb": round(cpu / (workload.files * workload.size / 1e9), 2),
-        "cpu_us_per_file": round(cpu / workload.files * 1e6),
-        "peak_mib": round(max(each.peak for each in mine) / MIB),
+        "cpu_seconds_per_gb": {name: per_gb(runs, size) for name, runs in found.items()},
+        "cpu_us_per_file": round(cpu["osp-fetch"] / workload.files * 1e6),
+        "peak_mib": round(max(each.peak for each in found["osp-fetch"]) / MIB),
         "seconds": {n: [round(each.seconds, 2) for each in runs] for n, runs in found.items()},
     }
+    made = []
+    if rivals := [name for name in found if name in workload.rivals]:
+        fastest, least = min(rivals, key=time.__getitem__), min(rivals, key=cpu.__getitem__)
+        made.append((f"{fastest}, the fastest", time["osp-fetch"] / time[fastest], workload.time))
+        made.append((f"{least}'s CPU time, the least", cpu["osp-fetch"] / cpu[least], workload.cpu))
+    if "unverified" in found:
+        made.append(("unverified", time["osp-fetch"] / time["unverified"], workload.unverified))
+    return [row(workload.name, what, ratio, goal, **more) for what, ratio, goal in made if goal]
+
+
+def start(rounds: int, place: str) -> list[dict[str, Any]]:
+    """Fetch one small URL, and return the line. The goal is 200 ms more than curl."""
+    if skipped("curl", 1):
+        return []
+    compile_ours()
+    with origin([50_000], place) as (address, _), tempfile.TemporaryDirectory(dir=place) as folder:
+        work = Work([f"{address}/50000/f0"], digest(50_000), Path(folder))
+        fixed = ["-o", "out", "-q", "--min-free", "0", "--profiles", "none"]
+        commands = {
+            "osp-fetch": [PYTHON, "-m", "osp_fetch", "get", work.urls[0], *fixed],
+            "curl": ["curl", "-sSfo", "f0", work.urls[0]],
+        }
+        clients = {name: partial(_once, command) for name, command in commands.items()}
+        found = in_rounds(clients, work, max(rounds, 5))
     middle = {name: statistics.median(each.seconds for each in runs) for name, runs in found.items()}
-    goals = {name: goal for name, (_, goal) in workload.against.items() if name in found}
-    return [row(workload.name, n, seconds / middle[n], goal, **more) for n, goal in goals.items()]
+    more = {"seconds": {name: [round(each.seconds, 3) for each in runs] for name, runs in found.items()}}
+    return [row(START, "200 ms more than curl", (middle["osp-fetch"] - middle["curl"]) / 0.2, 1.0, **more)]
 
 
-def _here(name: str) -> bool:
-    return name == "unverified" or installed(name)
+def _once(command: list[str], work: Work) -> Measured:
+    return run([command], work.folder)
+
+
+def many_hosts(rounds: int, place: str) -> list[dict[str, Any]]:
+    """Run a part of the workload of many hosts, and return its lines."""
+    name = f"{HOSTS.files} files on {HOSTS.hosts} hosts"
+    found = _of_hosts(lambda ports: hosts.hosts(ports, HOSTS, ["osp-fetch", "aiohttp script"]), rounds, place)
+    mine, its = found["osp-fetch"], found["aiohttp script"]
+    more = _measured(found)
+    return [
+        row(name, "right files: good rows", mine["good"] / max(mine["right"], 1), 1.0, **more),
+        row(name, "aiohttp script, to the last good file", mine["last_good"] / its["last_good"], 0.7, **more),
+        row(name, "aiohttp script's CPU time", mine["cpu_seconds"] / its["cpu_seconds"], 1.5, **more),
+    ]
+
+
+def dead_names(rounds: int, place: str) -> list[dict[str, Any]]:
+    """Run rows whose hosts have no name among good rows, and return the lines. The run's goal is 30 s."""
+    name = f"{HOSTS.dead} dead names among {HOSTS.good} good rows"
+    found = _of_hosts(lambda ports: hosts.dead_names(ports, HOSTS), rounds, place)
+    mine, alone = found["with dead names"], found["good rows alone"]
+    more = _measured(found)
+    return [
+        row(name, "right files: good rows", mine["good"] / max(mine["right"], 1), 1.0, **more),
+        row(
+            name, "the good rows alone, to the last one", mine["last_good"] / alone["last_good"], 2.0, **more
+        ),
+        row(name, "30 s", mine["seconds"] / 30, 1.0, **more),
+    ]
+
+
+def flat(rounds: int, place: str) -> list[dict[str, Any]]:
+    """Fetch one file from each of many hosts, and the same number from one; return the line."""
+    found = _of_hosts(lambda ports: hosts.flat(ports, HOSTS), rounds, place)
+    many, one = found.values()
+    ratio = many["cpu_us_per_good_file"] / one["cpu_us_per_good_file"]
+    name = f"{HOSTS.flat} hosts with 1 file"
+    return [row(name, "one host's CPU time per file", ratio, 1.3, **_measured(found))]
+
+
+def _of_hosts(make: Callable[[hosts.Ports], list[hosts.Entry]], rounds: int, place: str) -> dict[str, Any]:
+    with hosts.served() as ports:
+        runs: dict[str, Any] = hosts.compare(make(ports), rounds, place, HOSTS_LIMIT)["runs"]
+    return runs
+
+
+def _measured(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what a line over many hosts holds besides its ratio. The first run is that of osp-fetch."""
+    return {
+        "cpu_seconds_per_gb": {name: each["cpu_seconds_per_gb"] for name, each in found.items()},
+        "peak_mib": next(iter(found.values()))["peak_mib"],
+        "seconds": {name: [run["seconds"] for run in each["rounds"]] for name, each in found.items()},
+        "seconds to the last good file": {
+            name: [run["last_good"] for run in each["rounds"]] for name, each in found.items()
+        },
+    }
 
 
 def shaped(scenario: links.Scenario, rounds: int, place: str) -> list[dict[str, Any]]:
@@ -109,7 +225,11 @@ def shaped(scenario: links.Scenario, rounds: int, place: str) -> list[dict[str, 
     found = links.run(scenario, rounds, place, peers="aria2" in what)
     if what not in found:
         return []
-    more = {"peak_mib": found["peak_mib"], "seconds": found["rounds"]}
+    more = {
+        "cpu_seconds_per_gb": found["cpu_seconds_per_gb"],
+        "peak_mib": found["peak_mib"],
+        "seconds": found["rounds"],
+    }
     return [row(scenario.name, what.removeprefix("of ").removesuffix("'s time"), found[what], goal, **more)]
 
 
@@ -156,14 +276,22 @@ def main() -> None:
         for each in links.SCENARIOS
         if each.name in LINKS
     }
-    work = {**plain, **over_links, AGAIN: partial(finished, given.rounds)}
+    work = {
+        **plain,
+        START: partial(start, given.rounds, given.place),
+        "hosts": partial(many_hosts, given.rounds, given.place),
+        "hosts, dead names": partial(dead_names, given.rounds, given.place),
+        "hosts, flat": partial(flat, given.rounds, given.place),
+        **over_links,
+        AGAIN: partial(finished, given.rounds),
+    }
     card: list[dict[str, Any]] = []
     for name, measure in work.items():
         if given.only not in name:
             continue
         for line in measure():
             card.append(line)
-            shown = {k: v for k, v in line.items() if k != "seconds"}
+            shown = {k: v for k, v in line.items() if not k.startswith("seconds")}
             print(json.dumps(shown), flush=True)
     given.results.mkdir(exist_ok=True)
     document = {
