@@ -181,6 +181,11 @@ def _fill(port: int) -> list[socket.socket]:
     raise SystemExit("this system accepts connections beyond the backlog: no host can be silent")
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM raise SystemExit, so that the server and the client end, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 @contextmanager
 def served() -> Iterator[Ports]:
     """Start the server as a process, and yield its ports."""
@@ -385,9 +390,14 @@ def _wait(process: subprocess.Popen[bytes], limit: float) -> tuple[bool, int]:
         timer.daemon = True
         timer.start()
     begun = time.monotonic()
-    _, status, usage = os.wait4(process.pid, 0)
-    for timer in timers:
-        timer.cancel()
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # the client has a session of its own: it would stay
+        raise
+    finally:
+        for timer in timers:
+            timer.cancel()
     process.returncode = os.waitstatus_to_exitcode(status)
     peak = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return time.monotonic() - begun < limit, peak
@@ -527,6 +537,7 @@ def main() -> None:
     if sys.argv[1:] == ["--serve"]:
         uvloop.run(serve())
         return
+    end_on_sigterm()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", choices=("hosts", "names", "flat"), help="run one workload")
     parser.add_argument("--rounds", type=int, default=3)

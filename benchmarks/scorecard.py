@@ -306,4 +306,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hosts.end_on_sigterm()
     main()
