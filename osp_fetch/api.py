@@ -19,6 +19,7 @@ from .assembly import (
     reach_of,
     renewal_of,
     rows_of,
+    spill_of,
 )
 from .concurrency import stop as stop_tasks
 from .engine.run import Run
@@ -172,20 +173,19 @@ async def _fetch(
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
         if "observer" in options:
             await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
-        observe(events.RunStarted(str(root)))
         again = again_of(options)
+        renewal = renewal_of(manifest, options, settings, observe)
+        run = Run(
+            context, finish, renewal, fetch_one=fetch_one, recheck=options.get("recheck", False), fresh=fresh,
+            again=again, update=options.get("update", False), spill=spill_of(stack, state),
+        )  # fmt: skip
+        observe(events.RunStarted(str(root)))
         try:
-            recheck = options.get("recheck", False)
-            renewal = renewal_of(manifest, options, settings, observe)
-            run = Run(
-                context, finish, renewal, fetch_one=fetch_one, recheck=recheck, fresh=fresh,
-                again=again, update=options.get("update", False),
-            )  # fmt: skip
             await _until_stopped(run.fetch(resolved.rows), report, stop, observe)
         finally:
             unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
             seen = [*_kept_notes(board), *_decoded_notes(board), *observe.failures]
-            report.notes += [*reach.notes, *resolved.notes(), *unmatched, *seen]
+            report.notes += [*reach.notes, *resolved.notes(), *unmatched, *seen, *run.notes()]
             report.notes += failed.close() if failed else []
             report.widths = board.widths
             report.bytes, report.seconds = board.received, time.monotonic() - begun

@@ -14,10 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from .concurrency import Places
 from .connections.buffers import Buffers
 from .connections.pool import ConnectionPool
 from .datasets.catalogue import expand_all
-from .engine.context import Context
+from .engine.context import Context, files_in_progress
 from .model import events
 from .model.entry import Entry, is_link, relative_path
 from .model.errors import ManifestError, Remedy, SettingsError
@@ -37,6 +38,7 @@ from .sources.select import Selection
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
 from .storage.folder.store import FolderStore
+from .storage.ledger.spill import DiskSpill
 from .storage.ledger.sqlite import SqliteLedger
 from .views.failed_file import FailedFile, is_failed_file
 from .workers.reach import Reach, checked_reach, transport_of
@@ -308,9 +310,7 @@ async def build_context(
     Raises:
         StorageError: the folder or the ledger cannot be opened.
     """
-    pool = ConnectionPool(
-        settings.limits, settings.retry, observe, options.get("profiles"), most=_most_connections()
-    )
+    pool = ConnectionPool(settings.limits, observe, options.get("profiles"), most=_most_connections())
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
     permissions = Permissions(settings.storage.mode)
@@ -325,7 +325,15 @@ async def build_context(
         buffers=Buffers(settings.limits),
         settings=settings,
         observe=observe,
+        places=Places(files_in_progress(pool.total)),
     )
+
+
+def spill_of(stack: AsyncExitStack, state: Path) -> DiskSpill:
+    """Return where rows wait on disk for their hosts; `stack` removes it at the end of the run."""
+    spill = DiskSpill(state / "waiting.sqlite3")
+    stack.callback(spill.close)
+    return spill
 
 
 def reach_of(settings: Settings, options: PlainOptions) -> Reach:

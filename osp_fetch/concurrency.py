@@ -3,22 +3,54 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-async def at_most(
-    limit: int, items: AsyncIterable[T], work: Callable[[T], Coroutine[Any, Any, None]]
-) -> None:
-    """Run `work` on every item, with at most `limit` items in progress.
+class Places:
+    """The number of items that `at_most` may have in progress.
 
-    While `limit` items are in progress, no further item is requested from `items`.
+    An item that only waits can step aside: others are begun in its place, and it goes on beside them.
 
     Args:
-        limit: Largest number of concurrent calls of `work`.
+        limit: Largest number of items in progress that have not stepped aside.
+        most_aside: Largest number of items that may step aside. Further ones keep their places.
+    """
+
+    def __init__(self, limit: int, most_aside: int = 1000) -> None:
+        self.limit = limit
+        self._most_aside, self._aside = most_aside, 0
+        self.changed: Callable[[], None] = lambda: None
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Give up the place of one item while the context is open."""
+        counts = self._aside < self._most_aside
+        self._move(counts)
+        try:
+            yield
+        finally:
+            self._move(-counts)
+
+    def _move(self, count: int) -> None:
+        self._aside += count
+        self.limit += count
+        if count > 0:
+            self.changed()
+
+
+async def at_most(
+    places: Places, items: AsyncIterable[T], work: Callable[[T], Coroutine[Any, Any, None]]
+) -> None:
+    """Run `work` on every item, with at most `places.limit` items in progress.
+
+    While that number of items is in progress, no further item is requested from `items`.
+
+    Args:
+        places: The number of concurrent calls of `work`. It may change meanwhile.
         items: The items. They are consumed lazily.
         work: The coroutine function to run on each item.
 
@@ -27,15 +59,18 @@ async def at_most(
             are cancelled and awaited.
     """
     running: set[asyncio.Task[None]] = set()
-    room: asyncio.Future[None] | None = None  # set while `limit` items are in progress
+    room: asyncio.Future[None] | None = None  # set while all places are taken
     failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def wake() -> None:
+        if room is not None and not room.done():
+            room.set_result(None)
 
     def ended(task: asyncio.Task[None]) -> None:
         running.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is None:
-            if room is not None and not room.done():
-                room.set_result(None)
+            wake()
         elif not failed.done():
             failed.set_exception(error)
 
@@ -45,13 +80,14 @@ async def at_most(
             task = asyncio.create_task(work(item))
             running.add(task)
             task.add_done_callback(ended)
-            while len(running) >= limit:
+            while len(running) >= places.limit:
                 room = asyncio.get_running_loop().create_future()
                 await room
         while running:
             await asyncio.wait(running)
             await asyncio.sleep(0)  # gives the `ended` callbacks a chance to run
 
+    places.changed = wake
     feeding = asyncio.create_task(feed())
     try:
         await asyncio.wait({feeding, failed}, return_when=asyncio.FIRST_COMPLETED)

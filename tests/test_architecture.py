@@ -41,6 +41,7 @@ KNOWS_ONLY = {
     "engine": {"model", "concurrency", "connections", "engine"},
 }
 DOORS = {
+    "aiodns": {"network/resolver.py"},
     "aiohttp": {"network/"},
     "aiohttp_socks": {"network/socks.py"},
     "python_socks": {"network/socks.py"},

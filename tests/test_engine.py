@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 
 import pytest
 
-from osp_fetch.concurrency import Scope, at_most, completed
+from osp_fetch.concurrency import Places, Scope, at_most, completed
 from osp_fetch.connections.pool import ConnectionPool
 from osp_fetch.engine.lanes import Lanes
 from osp_fetch.engine.retry import persist
-from osp_fetch.model.errors import FetchError, NetworkError, Remedy, StatusError
+from osp_fetch.model.errors import (
+    FetchError,
+    HostDownError,
+    NetworkError,
+    Remedy,
+    StatusError,
+    UnreachableError,
+)
 from osp_fetch.model.settings import Limits, Retry, Settings
 
 
@@ -33,7 +41,7 @@ async def test_at_most_does_all_and_never_more_at_once() -> None:
         running -= 1
         done.append(number)
 
-    await at_most(3, numbers(20), work)
+    await at_most(Places(3), numbers(20), work)
     assert (sorted(done), most) == (list(range(20)), 3)
 
 
@@ -73,7 +81,7 @@ async def test_items_are_asked_for_only_as_slots_come_free() -> None:
     async def work(_: int) -> None:
         await pool.wait()
 
-    task = asyncio.create_task(at_most(4, items(), work))
+    task = asyncio.create_task(at_most(Places(4), items(), work))
     for _ in range(20):
         await asyncio.sleep(0)
     assert asked == 4
@@ -95,7 +103,7 @@ async def test_the_first_failure_ends_the_rest_and_waits_for_them() -> None:
             ended.append(number)
 
     with pytest.raises(ValueError, match="two"):
-        await at_most(5, numbers(10), work)
+        await at_most(Places(5), numbers(10), work)
     assert sorted(ended) == [0, 1, 3, 4]
 
 
@@ -108,7 +116,7 @@ async def test_a_failing_source_is_raised() -> None:
         await asyncio.sleep(60)
 
     with pytest.raises(ValueError, match="source"):
-        await at_most(5, broken(), work)
+        await at_most(Places(5), broken(), work)
 
 
 FAST = Settings.load(("t", {"retry": {"initial": 0.001, "longest": 0.002, "attempts": 3}})).retry
@@ -160,6 +168,8 @@ def limits(**values: object) -> Limits:
 
 async def test_the_connection_pool_keeps_both_limits() -> None:
     pool = ConnectionPool(limits(connections=5, per_host=3))
+    for host in "ab":
+        pool.answered(host)
     open_now: dict[str, int] = {"a": 0, "b": 0}
     most: dict[str, int] = {"a": 0, "b": 0, "all": 0}
 
@@ -244,49 +254,95 @@ async def test_a_cooling_host_gets_nothing_and_others_do() -> None:
 async def test_part_size_follows_the_measured_pace() -> None:
     pool = ConnectionPool(limits())
     assert pool.part_size("h") == 8 << 20
-    pool.throughput("h").measured(100 << 20, 1.0)
+    pool.host("h").throughput.measured(100 << 20, 1.0)
     assert pool.part_size("h") == 64 << 20
     for _ in range(20):
-        pool.throughput("h").measured(1 << 20, 1.0)
+        pool.host("h").throughput.measured(1 << 20, 1.0)
     assert pool.part_size("h") == 4 << 20
     assert ConnectionPool(limits(part_size="1MiB")).part_size("h") == 1 << 20
 
 
-async def test_a_silent_host_is_probed_by_one_and_excused_until_it_answers() -> None:
-    retry = Settings.load(
-        ("t", {"retry": {"initial": 0.01, "longest": 0.02, "outage": 5, "attempts": 2}})
-    ).retry
-    pool = ConnectionPool(limits(connections=8), retry)
+async def test_a_host_that_is_down_is_probed_by_one_and_others_are_sent_away() -> None:
+    pool = ConnectionPool(limits(connections=8))
     pool.answered("h")
-    assert [pool.silent("h") for _ in range(3)] == [False, False, True]
+    silent = UnreachableError("no answer", host="h")
+    found = [pool.silent("h", silent) for _ in range(3)]
+    assert [error is not None for error in found] == [False, False, True]
     inside = 0
 
-    async def probe() -> None:
+    async def probe(order: int) -> None:
         nonlocal inside
-        async with pool.connection("h", 0):
+        async with pool.connection("h", order):
             inside += 1
             await asyncio.sleep(3600)
 
-    probes = [asyncio.create_task(probe()) for _ in range(4)]
-    await asyncio.sleep(0.2)
+    probing = asyncio.create_task(probe(0))
+    await asyncio.sleep(0)
+    with pytest.raises(HostDownError) as raised:
+        await probe(1)
+    assert raised.value.remedy is Remedy.WAIT
     assert inside == 1
     pool.answered("h")
+    others = [asyncio.create_task(probe(order)) for order in (2, 3)]
     await asyncio.sleep(0.01)
-    assert inside == 4
-    for task in probes:
+    assert inside == 3
+    for task in (probing, *others):
         task.cancel()
-    await asyncio.wait(probes)
+    await asyncio.wait([probing, *others])
 
 
-async def test_a_host_that_never_answers_is_given_up_soon() -> None:
-    retry = Settings.load(("t", {"retry": {"initial": 0.001, "longest": 0.01, "attempts": 3}})).retry
-    pool = ConnectionPool(limits(), retry)
-    for _ in range(50):
-        pool.silent("h")
-        if pool.dead("h"):
-            return
-        await asyncio.sleep(0.002)
-    raise AssertionError("it was never given up")
+async def test_requests_that_wait_for_a_slot_are_sent_away_when_the_host_goes_down() -> None:
+    pool = ConnectionPool(limits(connections=1))
+    pool.answered("h")
+    async with pool.connection("h", 0):
+        waiting = asyncio.ensure_future(pool.connection("h", 1).__aenter__())
+        await asyncio.sleep(0)
+        for _ in range(3):
+            pool.silent("h", UnreachableError("no answer", host="h"))
+        with pytest.raises(HostDownError):
+            await waiting
+    assert pool.open == 0
+
+
+async def test_connections_to_new_hosts_do_not_take_the_slots_of_those_that_answer() -> None:
+    pool = ConnectionPool(Limits(memory=6 << 20))  # four connections
+    async with AsyncExitStack() as held:
+        for n in range(4):
+            await held.enter_async_context(pool.connection(f"dead{n}", n))
+        pool.answered("good")
+        async with asyncio.timeout(1):
+            for n in range(4):
+                await held.enter_async_context(pool.connection("good", 10 + n))
+        assert pool.open == 8
+    assert pool.open == 0
+
+
+async def test_a_chosen_number_of_connections_holds_for_new_hosts_too() -> None:
+    pool = ConnectionPool(limits(connections=4))
+    async with AsyncExitStack() as held:
+        for n in range(3):
+            await held.enter_async_context(pool.connection(f"dead{n}", n))
+        waiting = asyncio.ensure_future(pool.connection("dead3", 3).__aenter__())
+        await asyncio.sleep(0)
+        assert not waiting.done(), "a quarter of them is kept for hosts that answer"
+        pool.answered("good")
+        async with asyncio.timeout(1):
+            await held.enter_async_context(pool.connection("good", 10))
+        assert pool.open == 4
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def test_the_state_of_hosts_is_small_and_forgotten_when_they_are_idle() -> None:
+    pool = ConnectionPool(Limits())
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for n in range(20_000):
+        async with pool.connection(f"h{n}:80", n):
+            pool.answered(f"h{n}:80", 0.01)
+    used = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert used < 1000 * 2500 + 20_000 * 200, "state of 1,000 idle hosts, and names of the others"
 
 
 async def test_requests_to_one_host_keep_their_distance_and_other_hosts_do_not_wait() -> None:
@@ -318,7 +374,7 @@ async def test_the_byte_rate_is_not_exceeded() -> None:
 
 async def test_parts_shrink_towards_the_end_of_a_file() -> None:
     pool = ConnectionPool(limits(connections=4))
-    pool.throughput("h").measured(16 << 20, 1.0)
+    pool.host("h").throughput.measured(16 << 20, 1.0)
     assert pool.part_size("h", 10_000 << 20) == 64 << 20
     assert pool.part_size("h", 80 << 20) == 10 << 20
     assert pool.part_size("h", 8 << 20) == 8 << 20  # half a second of transfer; less is not worth a request

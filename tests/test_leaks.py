@@ -100,7 +100,7 @@ async def run(
             if count[0] == at:
                 raise Injected
 
-    pool = ConnectionPool(SETTINGS.limits, SETTINGS.retry)
+    pool = ConnectionPool(SETTINGS.limits)
     async with (
         FolderStore(folder, state, SETTINGS.storage) as store,
         HttpTransport(SETTINGS.limits, SETTINGS.retry, SETTINGS.timeouts) as transport,
@@ -137,9 +137,8 @@ async def test_no_slot_part_or_descriptor_leaks(
             (folder / "f0").write_bytes(data)
         _, pool, outcomes = await asyncio.wait_for(run(rows, folder, at, observer=observer), 20)
         assert pool.open == 0, at
-        assert all(host.open == 0 and not host.streams and not host.queue for host in pool._hosts.values()), (
-            at
-        )
+        assert all(host.open == 0 and not host.streams and not host.queue for host in pool._hosts.all()), at
+        assert not pool._hosts.in_use, at
         assert await settled(origin, before) <= before, at
         assert own_tasks() == 0, at
         for outcome in outcomes:

@@ -328,8 +328,8 @@ async def test_what_a_socks_proxy_refuses_is_said_with_its_reason(origin: Origin
     said: list[str] = []
 
     def observe(event: Event) -> None:
-        if isinstance(event, events.Retrying):
-            said.append(event.message)
+        if isinstance(event, events.HostDown):
+            said.append(event.why)
 
     async with socks_serving(SocksProxy(refuse=True)) as proxy:
         proxies = {"all": f"socks5://127.0.0.1:{proxy.port}"}

@@ -137,7 +137,7 @@ class World:
                 transport=Server(self.resources, self.chance, cuts),
                 store=store,
                 ledger=ledger,
-                pool=ConnectionPool(SETTINGS.limits, SETTINGS.retry),
+                pool=ConnectionPool(SETTINGS.limits),
                 buffers=Buffers(SETTINGS.limits, most=20_000),
                 settings=SETTINGS,
                 observe=lambda _: None,

@@ -26,7 +26,7 @@ from osp_fetch.concurrency import stop
 from osp_fetch.connections.controller import LOOK, HostReport
 from osp_fetch.engine.context import Context
 from osp_fetch.engine.file import Job
-from osp_fetch.model import events
+from osp_fetch.model import events, urls
 from osp_fetch.model.entry import Entry, entry
 from osp_fetch.model.errors import (
     FetchError,
@@ -59,6 +59,10 @@ TWO = Settings.load(
 
 def rows(origin: Origin, count: int, size: int) -> list[Entry]:
     return [entry(f"d/f{n}", origin.add(f"f{n}", noise(size, n))) for n in range(count)]
+
+
+def job(row: Entry, order: int) -> Job:
+    return Job(row, None, None, order, urls.host(row.urls[0]))
 
 
 def workers_of(parent: int) -> list[int]:
@@ -238,7 +242,7 @@ async def test_what_is_dealt_before_the_next_process_is_there_is_given_back(tmp_
         assert (worker.there, worker.began) == (False, 2)
         async with asyncio.timeout(20):
             with pytest.raises(WorkerDiedError):
-                await worker.fetch(Job(entry("f", "http://127.0.0.1:9/f"), None, None, 1))
+                await worker.fetch(job(entry("f", "http://127.0.0.1:9/f"), 1))
         assert (worker.there, worker.began) == (True, 2)
         await worker.end()
 
@@ -292,12 +296,12 @@ async def test_an_answer_to_a_dead_worker_is_not_taken_by_the_next(origin: Origi
     ledger, budget = HeldLedger(), OneBudget()
     first, second = rows(origin, 2, 1000)
     async with one_worker(tmp_path, ledger, budget) as worker:
-        lost = asyncio.ensure_future(worker.fetch(Job(first, None, None, 1)))
+        lost = asyncio.ensure_future(worker.fetch(job(first, 1)))
         await until(lambda: ledger.puts and budget.heard)
         os.kill(min(workers_of(os.getpid())), signal.SIGKILL)
         with pytest.raises(WorkerDiedError):
             await lost
-        bringing = asyncio.ensure_future(worker.fetch(Job(second, None, None, 2)))
+        bringing = asyncio.ensure_future(worker.fetch(job(second, 2)))
         await until(lambda: len(ledger.puts) == 2)
         ledger.let.set()  # confirms the record of the dead worker
         _, still = await asyncio.wait({bringing}, timeout=0.5)
@@ -316,14 +320,14 @@ async def test_a_defect_of_the_ledger_costs_the_file(origin: Origin, tmp_path: P
     (row,) = rows(origin, 1, 1000)
     async with one_worker(tmp_path, DefectLedger(), OneBudget()) as worker, asyncio.timeout(20):
         with pytest.raises(StorageError, match="a defect"):
-            await worker.fetch(Job(row, None, None, 1))
+            await worker.fetch(job(row, 1))
 
 
 async def test_a_worker_that_ends_by_a_defect_is_replaced(origin: Origin, tmp_path: Path) -> None:
     row = entry("f", origin.add("f", noise(100_000), always=slow(1000)))
     async with one_worker(tmp_path, HeldLedger(), OneBudget()) as worker, asyncio.timeout(20):
         before = workers_of(os.getpid())
-        bringing = asyncio.ensure_future(worker.fetch(Job(row, None, None, 1)))
+        bringing = asyncio.ensure_future(worker.fetch(job(row, 1)))
         await until(lambda: origin.open)
         worker.send("no message of ours")
         with pytest.raises(WorkerDiedError):

@@ -86,6 +86,12 @@ class Exchange:
         self._is_open = self._over = self._was_entered = False
 
     async def __aenter__(self) -> Self:
+        """Wait for a slot.
+
+        Raises:
+            HostDownError: The host is down, and another connection probes it.
+            HostPausedError: The host asked for a pause that is not over soon.
+        """
         if self._was_entered:
             return self  # the caller has already entered it and passed it on
         self._was_entered = True
@@ -124,11 +130,9 @@ class Exchange:
             request: The request.
 
         Raises:
-            TransferError: The reply is not the payload, or the host has been given up for this run.
-            HostDownError: The host does not answer and is known to be down.
+            TransferError: The reply is not the payload.
+            HostDownError: The host does not answer.
         """
-        if self._pool.dead(self.host):
-            raise TransferError(f"{self._path}: {self.host} does not answer; try again later")
         if self._pool.rate.is_limited:
             await self._pool.rate.wait()
         self._asked, self._range = time.monotonic(), request.range
@@ -231,7 +235,7 @@ class Exchange:
         Raises:
             YieldedError: On exit, if the pool closed this connection because goodput had collapsed.
         """
-        return self._pool.streams(self.host).stream(
+        return self._pool.host(self.host).streams.stream(
             lambda: f"{self._path}: {self.host} is faster with fewer connections"
         )
 
@@ -245,14 +249,14 @@ class Exchange:
 
     def measured(self, count: int, seconds: float) -> None:
         """Report that `count` bytes of the body took `seconds` seconds."""
-        self._pool.throughput(self.host).measured(count, seconds)
+        self._pool.host(self.host).throughput.measured(count, seconds)
 
     def lagging(self, pace: float) -> bool:
         """Return whether `pace` (bytes per second) is less than a tenth of the host's median throughput.
 
         While the byte rate delays the connections, none of them lags.
         """
-        return not self._pool.rate.slows() and self._pool.throughput(self.host).lagging(pace)
+        return not self._pool.rate.slows() and self._pool.host(self.host).throughput.lagging(pace)
 
     def _answered(self) -> None:
         self._pool.answered(self.host, time.monotonic() - self._asked)
@@ -265,9 +269,13 @@ class Exchange:
             silent = error.host or self.host
             if silent != self.host:
                 self._pool.answered(self.host)  # this host answered with a redirect to the silent one
-            if self._pool.silent(silent):
-                return HostDownError(str(error), host=silent, is_own=silent == self.host)
-        elif isinstance(error, TransferError):
+            down = self._pool.silent(silent, error)
+            if down is None:
+                return error
+            if silent == self.host:
+                return down
+            return HostDownError(error, host=silent, is_own=False, heard=down.heard)
+        if isinstance(error, TransferError):
             self._pool.answered(self.host)
             if isinstance(error, StatusError):
                 return self._judged_status(error)
@@ -320,11 +328,11 @@ class _SmallReply(Landing):
         if exchange is not None and not self.is_coming:
             self.is_coming = True
             exchange._answered()
-            exchange._pool.streams(exchange.host).brief += 1
+            exchange._pool.host(exchange.host).streams.brief += 1
 
     def detach(self) -> None:
         """Drop the memory and stop counting the connection as streaming."""
         self.view, self.body = memoryview(b""), None
         exchange, self._exchange = self._exchange, None
         if exchange is not None and self.is_coming:
-            exchange._pool.streams(exchange.host).brief -= 1
+            exchange._pool.host(exchange.host).streams.brief -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -14,48 +15,73 @@ from .throughput import Throughput
 from .wait_queue import WaitQueue
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Host:
     """The connection pool's state for one host.
 
     Attributes:
+        name: `host:port`.
         controller: Controller of the host's concurrency limit.
+        has_own_limit: Whether its limit was measured or set, so that it need not share with other hosts.
+        interval: Least seconds between two requests; 0 for no limit.
         breaker: Circuit breaker of the host.
         open: Slots that are held.
+        connecting: Those of them that were granted before the host had answered, or while it is down.
         streams: Connections that are transferring a body.
         refused: Connections that the host refused since the last report.
         assigned: Sequence number of the last assignment (see HostReport).
         quiet_until: Time in seconds, on the event loop's clock, before which no new slot is granted.
+        paused_until: The same time, as far as the host asked for the pause.
         throughput: Measured throughput of a single connection.
         queue: Requests that wait for a slot.
         manners: What the host has shown of which requests it refuses.
-        probing: Whether one connection is testing if the host answers again.
+        probe: Order of the file whose connection tests if the host answers again, None if there is none.
+        line: The HostLine that the host was put in last.
+        listed: The place by which it stands in the line, None if it does not.
+        back: Completed when the host answers again; None if nobody waits for that.
     """
 
+    name: str
     controller: Controller
-    breaker: CircuitBreaker
+    has_own_limit: bool = False
+    interval: float = 0.0
+    breaker: CircuitBreaker = field(default_factory=CircuitBreaker)
     open: int = 0
+    connecting: int = 0
     streams: Streams = field(default_factory=Streams)
     refused: int = 0
     assigned: int = 0
     quiet_until: float = 0.0
+    paused_until: float = 0.0
     throughput: Throughput = field(default_factory=Throughput)
     queue: WaitQueue = field(default_factory=WaitQueue)
     manners: Manners = field(default_factory=Manners)
-    probing: bool = False
+    probe: int | None = None
+    line: object = None
+    listed: tuple[int, int] | None = None
+    back: asyncio.Future[None] | None = None
 
     @property
     def limit(self) -> ConcurrencyLimit:
         """The concurrency limit of the host."""
         return self.controller.limit
 
-    def may(self, now: float) -> bool:
+    @property
+    def is_new(self) -> bool:
+        """Whether the host has not answered yet, or is down. A connection to it may bring nothing."""
+        return not self.breaker.heard or self.breaker.down
+
+    def may(self, now: float, share: int) -> bool:
         """Return whether the host may get another slot.
 
         Args:
             now: Current time in seconds on the event loop's clock.
+            share: Connections that a host may have while many hosts are in use.
         """
-        return self.open < self.controller.limit.value and not self.probing and self.quiet_until <= now
+        if self.breaker.down:
+            return self.probe is None
+        most = self.controller.limit.value if self.has_own_limit else min(self.controller.limit.value, share)
+        return self.open < most and self.quiet_until <= now
 
 
 class Connection:

@@ -11,25 +11,33 @@ import asyncio
 import itertools
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 from ..model import events
+from ..model.errors import HostDownError, HostPausedError, Unreachable, UnreachableError
 from ..model.events import Observer
 from ..model.profile import Profile
-from ..model.settings import Limits, Retry
-from .breaker import CircuitBreaker
+from ..model.settings import Limits
 from .byte_rate import ByteRate
-from .controller import LOOK, Controller, HostReport
+from .controller import LOOK, HostReport
 from .host import Connection, Host
-from .limit import START, ConcurrencyLimit
-from .streams import Streams
-from .throughput import FIRST_PART, Throughput
+from .host_line import HostLine
+from .hosts import Hosts
+from .limit import START
+from .throughput import FIRST_PART
 from .wait_queue import Turn
 
 # Upper bound of the total number of connections when `limits.connections` is "auto".
 _AUTO: Final = 128
 # Bytes that one connection may hold at full speed, in this process and in the libraries below.
 _MEMORY: Final = 3 << 19
+# Connections to hosts that have not answered yet, beside the total when `limits.connections` is "auto".
+_CONNECTING: Final = 128
+# Connections that each host may have, however many hosts are in use.
+_LEAST_SHARE: Final = 4
+# Seconds of a pause after which the requests of a host give back their places.
+_LONG_PAUSE: Final = 1.0
 
 
 def most_connections(limits: Limits) -> int:
@@ -50,10 +58,12 @@ def _nobody(_: events.Event) -> None:
 class ConnectionPool:
     """Grants slots: a budget for all connections, a concurrency limit per host, and pauses per host.
 
+    Connections to hosts that have not answered yet have a budget of their own, because they may bring
+    nothing for as long as a timeout lasts.
+
     Args:
         limits: Limits on connections, memory (bytes), byte rate and requests per second.
-        retry: Delays of the circuit breakers.
-        observe: Receives LimitChanged, HostDown and HostBack events.
+        observe: Receives LimitChanged events.
         profiles: `host:port` → measured settings of the host, from `bench --save`.
         share: Initial connections per host if this process is one of several workers. The parent then
             sets each host's limit with `assign`; this process does not measure.
@@ -70,7 +80,6 @@ class ConnectionPool:
     def __init__(
         self,
         limits: Limits,
-        retry: Retry | None = None,
         observe: Observer = _nobody,
         profiles: Mapping[str, Profile] | None = None,
         share: int | None = None,
@@ -80,14 +89,19 @@ class ConnectionPool:
     ) -> None:
         self.total = min(most_connections(limits), most or sys.maxsize)
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
-        self._share, self._yields = share, yields
+        self._yields = yields
         self._controls = limits.connections == "auto" and share is None  # otherwise the limits are fixed
+        # a number of connections that the user chose holds for all; a quarter is kept for hosts that answer
+        self._is_fixed = limits.connections != "auto"
+        self._most_connecting = (
+            self.total - self.total // 4 if self._is_fixed else min(_CONNECTING, self.total)
+        )
         self._timer: asyncio.TimerHandle | None = None
-        self._limits, self._profiles = limits, profiles or {}
-        self._retry = retry or Retry()
+        self._limits = limits
         self._observe = observe
-        self._hosts: dict[str, Host] = {}
-        self._open = 0
+        self._hosts = Hosts(limits, profiles or {}, self.per_host, share)
+        self._known_line, self._new_line = HostLine(), HostLine()
+        self._open = self._connecting = 0
         self._numbers = itertools.count()
         self.rate = ByteRate(limits.rate)
         self.last_files = False
@@ -95,7 +109,7 @@ class ConnectionPool:
     @property
     def open(self) -> int:
         """Number of slots that are held now."""
-        return self._open
+        return self._open + self._connecting
 
     def connection(self, host: str, order: int) -> Connection:
         """Return a context that holds one slot for `host`.
@@ -104,7 +118,7 @@ class ConnectionPool:
             host: `host:port`.
             order: Position of the file in the manifest. Among waiting requests the smallest goes first.
         """
-        return Connection(self._enter, self._leave, self._host(host), order)
+        return Connection(self._enter, self._leave, self.host(host), order)
 
     async def _enter(self, state: Host, order: int) -> None:
         """Wait for a slot of the host `state` and take it.
@@ -112,55 +126,100 @@ class ConnectionPool:
         Args:
             state: State of the host.
             order: Position of the file in the manifest.
+
+        Raises:
+            HostDownError: The host is down, and another connection probes it.
+            HostPausedError: The host asked for a pause that is not over soon.
         """
         now = asyncio.get_running_loop().time()
-        if state.queue.first is None and self._open < self.total and state.may(now):
+        if state.breaker.down and state.probe is not None:
+            raise self._down(state)
+        if state.paused_until - now > _LONG_PAUSE:
+            raise self._paused(state)
+        if state.queue.first is None and self._has_room(state) and state.may(now, self._fair_share):
             state.queue.pass_by(order)
-            self._opened(state, now)
+            self._opened(state, order, now)
             return
         ticket = state.queue.join(order, next(self._numbers))
-        self._admit()
-        if ticket.done():
+        self._wake(state)
+        if ticket.done() and not ticket.exception():
             return
         try:
             await ticket
         except asyncio.CancelledError:
-            if ticket.done() and not ticket.cancelled():
+            if ticket.done() and not ticket.cancelled() and not ticket.exception():
                 self._leave(state, order)
             raise
 
     def _leave(self, state: Host, order: int) -> None:
         """Release a slot that `_enter` took, with the same arguments."""
-        probed, state.probing = state.probing, False
+        if state.probe == order:
+            state.probe = None
         state.open -= 1
+        if state.connecting:
+            state.connecting -= 1
+            self._connecting -= 1
+        else:
+            self._open -= 1
         state.queue.left(order)
-        self._open -= 1
-        self._admit(sys.maxsize if probed else 1)
+        if not state.open:
+            self._hosts.rest(state)
+        self._wake(state)
 
-    def _admit(self, most: int = sys.maxsize) -> None:
-        """Grant slots to waiting requests as far as the limits allow, but at most `most` slots."""
-        most = min(most, self.total - self._open)
-        now = asyncio.get_running_loop().time() if most > 0 else 0.0
-        while most > 0 and (state := self._next(now)) is not None:
-            state.queue.admit(self._turn(state))
-            self._opened(state, now)
-            most -= 1
+    def _wake(self, state: Host) -> None:
+        """Grant slots after something has changed for `state`."""
+        self._put_in_line(state)
+        self._admit()
 
-    def _next(self, now: float) -> Host | None:
-        """Return the host that gets the next slot: the one with the earliest waiting request."""
-        found: tuple[tuple[int, int], Host] | None = None
-        for state in self._hosts.values():
-            if state.may(now) and (place := state.queue.first) and (found is None or place < found[0]):
-                found = place, state
-        return found[1] if found else None
+    def _put_in_line(self, state: Host) -> None:
+        (self._new_line if state.is_new else self._known_line).add(state)
 
-    def _opened(self, state: Host, now: float) -> None:
+    def _admit(self) -> None:
+        """Grant slots to waiting requests as far as the limits allow."""
+        now = asyncio.get_running_loop().time()
+        for line in (self._known_line, self._new_line):
+            while (state := self._next(line, now)) is not None and self._has_room(state):
+                self._opened(state, state.queue.admit(self._turn(state)), now)
+                self._put_in_line(state)
+
+    def _next(self, line: HostLine, now: float) -> Host | None:
+        """Return the host of `line` that gets the next slot: the one with the earliest waiting request."""
+        return line.first(now, self._fair_share)
+
+    @property
+    def _fair_share(self) -> int:
+        """Connections that one host may have, so that the hosts in use share the total."""
+        return max(_LEAST_SHARE, self.total // (len(self._hosts.in_use) or 1))
+
+    def _has_room(self, state: Host) -> bool:
+        """Return whether one more connection to a host is within the budget."""
+        if state.is_new and self._hosts.others_in_use(state):  # other hosts are in use
+            if self._connecting >= self._most_connecting:
+                return False
+            if not self._is_fixed:
+                return True
+        return self._open + (self._connecting if self._is_fixed or state.is_new else 0) < self.total
+
+    def _opened(self, state: Host, order: int, now: float) -> None:
         state.open += 1
-        state.probing = state.breaker.down
+        if state.is_new:
+            state.connecting += 1
+            self._connecting += 1
+        else:
+            self._open += 1
+        if state.breaker.down:
+            state.probe = order
+        self._hosts.use(state)
         self._look_later(now)
-        self._open += 1
-        if self._limits.requests_per_second:
-            self._quiet(state, now + 1 / self._limits.requests_per_second)
+        if state.interval:
+            self._quiet(state, now + state.interval)
+
+    def _down(self, state: Host) -> HostDownError:
+        assert state.breaker.error is not None
+        return HostDownError(state.breaker.error, host=state.name, is_own=True, heard=state.breaker.heard)
+
+    def _paused(self, state: Host) -> HostPausedError:
+        return HostPausedError(f"{state.name} asked for a pause", host=state.name)
 
     def _turn(self, state: Host) -> Turn:
         if state.breaker.down:
@@ -169,34 +228,20 @@ class ConnectionPool:
         # let the last files end together.
         return Turn.FEWEST if self.last_files else Turn.EARLIEST
 
-    def _host(self, host: str) -> Host:
-        if host not in self._hosts:
-            known = self._measured(host) if self._controls else None
-            start = known.connections if known else START if self._controls else self._share or self.per_host
-            controller = Controller(ConcurrencyLimit(self.per_host, start, known=known is not None))
-            self._hosts[host] = Host(controller, CircuitBreaker(self._retry))
-            self._hosts[host].manners.widest = self._profiles[host].widest if host in self._profiles else None
-        return self._hosts[host]
-
-    def _measured(self, host: str) -> Profile | None:
-        """Return the profile that `bench` made of `host`; a run alone learns only which ranges it takes."""
-        profile = self._profiles.get(host)
-        return profile if profile and profile.bytes_per_second else None
+    def host(self, name: str) -> Host:
+        """Return the state of the host `name`, `host:port`."""
+        return self._hosts.get(name)
 
     # ---- measuring, and the concurrency limit of a host
 
-    def streams(self, host: str) -> Streams:
-        """Return the connections to `host` that are transferring a body."""
-        return self._host(host).streams
-
     def received(self, host: str, count: int) -> None:
         """Record that a connection to `host` received `count` bytes."""
-        self._host(host).controller.received += count
+        self.host(host).controller.received += count
         self.rate.charge(count)
 
     def refused(self, host: str) -> None:
         """Record that `host` refused a connection, and lower its limit if this process controls it."""
-        state = self._host(host)
+        state = self.host(host)
         state.refused += 1
         if self._controls:
             now = asyncio.get_running_loop().time()
@@ -215,21 +260,21 @@ class ConnectionPool:
             shed: Close the connections above the limit at once.
             number: Sequence number of the assignment, to be reported back.
         """
-        state = self._host(host)
+        state = self.host(host)
         state.limit.value, state.assigned = connections, number
         if shed and not self.rate.slows():
             state.streams.shed(state.open - connections)
-        self._admit()
+        self._wake(state)
 
     def report(self) -> list[HostReport]:
-        """Return the state of every host and reset the counters of received bytes and refusals."""
+        """Return the state of every host in use and reset the counters of received bytes and refusals."""
         reports = []
-        for host, state in self._hosts.items():
+        for state in self._hosts.all():
             waiting = len(state.queue)
             controller = state.controller
             reports.append(
                 HostReport(
-                    host, state.open, len(state.streams), waiting, controller.received, state.refused,
+                    state.name, state.open, len(state.streams), waiting, controller.received, state.refused,
                     state.limit.value, controller.latency, state.assigned,
                 )
             )  # fmt: skip
@@ -244,12 +289,13 @@ class ConnectionPool:
         """Evaluate the limit of every host that has open connections, and schedule the next evaluation."""
         self._timer = None
         now, slowed = asyncio.get_running_loop().time(), self.rate.slows()
-        for host, state in self._hosts.items():
+        for state in list(self._hosts.in_use):
             if slowed:
                 state.controller.skip(now)
-            elif state.open:
-                self._changed(host, state, state.controller.look(now, state.open, len(state.streams)))
-        if self._open:
+            else:
+                why = state.controller.look(now, state.open, len(state.streams))
+                self._changed(state.name, state, why)
+        if self._hosts.in_use:
             self._look_later(now)
 
     def _changed(self, host: str, state: Host, why: str | None) -> None:
@@ -257,7 +303,7 @@ class ConnectionPool:
             self._observe(events.LimitChanged(host, state.limit.value, why))
             if state.limit.shed:
                 state.streams.shed(state.open - state.limit.value)
-            self._admit()
+            self._wake(state)
 
     def answered(self, host: str, after: float | None = None) -> None:
         """Record that `host` has sent the head of a reply.
@@ -266,68 +312,96 @@ class ConnectionPool:
             host: `host:port`.
             after: Seconds between the request and the head of its reply, None if not measured.
         """
-        state = self._host(host)
+        state = self.host(host)
         if after is not None:
             state.controller.answered(asyncio.get_running_loop().time(), after)
-        state.probing = False
+        self._settle(state)
         if state.breaker.answered():
-            state.quiet_until = 0.0
-            self._observe(events.HostBack(host))
-            self._admit()
+            if state.back is not None:
+                state.back.set_result(None)
+                state.back = None
+                self._observe(events.HostBack(host))
+            self._wake(state)
 
-    def silent(self, host: str) -> bool:
+    def _settle(self, state: Host) -> None:
+        """Count the connections to a host that has answered as connections that bring bytes."""
+        if state.connecting:
+            self._open += state.connecting
+            self._connecting -= state.connecting
+            state.connecting = 0
+
+    def silent(self, host: str, error: UnreachableError) -> HostDownError | None:
         """Record that `host` did not answer a connection.
 
         Args:
             host: `host:port`.
+            error: Why it did not.
 
         Returns:
-            True during an outage. Failed attempts do not count against a file then.
+            The error to raise if the host is down now; None if the attempt counts against the file.
         """
-        now = asyncio.get_running_loop().time()
-        state = self._host(host)
-        if state.streams and not state.breaker.down:
+        state = self.host(host)
+        if state.streams and not state.breaker.down and error.why is not Unreachable.CERTIFICATE:
             self.refused(host)  # the host serves other connections, so this one exceeded its limit
-            return False
-        pause = state.breaker.silent(now, paused=state.quiet_until > now)
-        if state.breaker.dead:
-            state.quiet_until = 0.0
-            self._admit()
-        elif pause is not None:
-            self._observe(events.HostDown(host, pause))
-            self._quiet(state, now + pause)
-        return state.breaker.down
+            return None
+        if not state.breaker.silent(error):
+            return None
+        state.queue.send_away(lambda: self._down(state))
+        return self._down(state)
 
-    def dead(self, host: str) -> bool:
-        """Return whether `host` has not answered for so long that no further request is sent to it."""
-        return host in self._hosts and self._hosts[host].breaker.dead
+    async def until_back(self, host: str, seconds: float) -> None:
+        """Wait until `host` answers again, and until a pause that it asked for is over.
+
+        Args:
+            host: `host:port`.
+            seconds: Most seconds to wait for an answer.
+        """
+        state, loop = self.host(host), asyncio.get_running_loop()
+        if state.breaker.down:
+            state.back = state.back or loop.create_future()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await asyncio.shield(state.back)
+        if (left := state.paused_until - loop.time()) > 0:
+            await asyncio.sleep(left)
+
+    def limit(self, host: str) -> int:
+        """Return the number of connections that `host` may have now."""
+        state = self._hosts.known(host)
+        return state.limit.value if state is not None else min(START, self.per_host)
+
+    def pause(self, host: str) -> float:
+        """Return the seconds for which `host` asked for a pause from now on, 0 for none."""
+        state = self._hosts.known(host)
+        if state is None or not state.paused_until:
+            return 0.0
+        return max(0.0, state.paused_until - asyncio.get_running_loop().time())
 
     def cool(self, host: str, seconds: float) -> None:
-        """Grant no slot for `host` for `seconds` seconds. Open connections continue."""
-        state = self._host(host)
-        self._quiet(state, asyncio.get_running_loop().time() + seconds)
+        """Grant no slot for `host` for `seconds` seconds. Open connections continue.
+
+        Requests that wait for a slot raise HostPausedError if the pause is long.
+        """
+        state = self.host(host)
+        now = asyncio.get_running_loop().time()
+        state.paused_until = max(state.paused_until, now + seconds)
+        self._quiet(state, now + seconds)
+        if seconds > _LONG_PAUSE:
+            state.queue.send_away(lambda: self._paused(state))
 
     def _quiet(self, state: Host, until: float) -> None:
         if until > state.quiet_until:
             state.quiet_until = until
-            asyncio.get_running_loop().call_at(until + 0.001, self._admit)
-
-    def throughput(self, host: str) -> Throughput:
-        """Return the throughput of single connections to `host`."""
-        return self._host(host).throughput
-
-    def worth(self, host: str) -> float:
-        """Return the seconds of transfer that justify a further request to `host` at the end of a run."""
-        return self._host(host).controller.worth
+            asyncio.get_running_loop().call_at(until + 0.001, self._wake, state)
 
     def idle(self, host: str) -> bool:
         """Return whether a slot of `host` is free, no request waits for one, and it would add to the rate."""
         if self.rate.slows():
             return False
         now = asyncio.get_running_loop().time()
-        if self._open >= self.total or self._next(now) is not None:
+        if self.open >= self.total or self._next(self._known_line, now) is not None:
             return False
-        state = self._host(host)
+        state = self.host(host)
         return state.open < state.limit.value and state.quiet_until <= now and state.queue.first is None
 
     def part_size(self, host: str, free: int | None = None, order: int = 0) -> int:
@@ -338,20 +412,15 @@ class ConnectionPool:
             free: Bytes of the file that no request has taken yet, None if not known.
             order: Position of the file in the manifest.
         """
-        size = self._part_size(host, free, order)
-        state = self._hosts.get(host)
-        if state is not None and not state.manners.limits and not self._profiles:
-            return size  # most hosts take any range
-        widest = state.manners.width(order) if state else None
-        if widest is None and host in self._profiles:
-            widest = self._profiles[host].widest
-        return min(size, widest or sys.maxsize)
+        state = self._hosts.known(host)
+        widest = state.manners.width(order) if state else self._hosts.widest(host)
+        return min(self._part_size(state, host, free, order), widest or sys.maxsize)
 
-    def _part_size(self, host: str, free: int | None, order: int) -> int:
+    def _part_size(self, state: Host | None, host: str, free: int | None, order: int) -> int:
         if self._limits.part_size != "auto":
             return self._limits.part_size
-        state, known = self._hosts.get(host), self._measured(host)
         if state is None or state.throughput.value is None:
+            known = self._hosts.measured(host)
             return known.part_size if known else FIRST_PART
         others = not self.last_files and state.queue.has_others(order)
         return state.throughput.part_size(

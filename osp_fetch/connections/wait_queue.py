@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import random
+from collections.abc import Callable
 from enum import Enum
 
 _Place = tuple[int, int, asyncio.Future[None]]
@@ -24,6 +25,8 @@ class WaitQueue:
     Places are sorted by `order`, the position of the file in the manifest, and then by `number`, a counter
     that all hosts share.
     """
+
+    __slots__ = ("_files", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: list[_Place] = []  # a heap
@@ -57,11 +60,24 @@ class WaitQueue:
         """Return whether a request for a file other than `order` waits."""
         return any(other != order for other, _, _ in self._waiting)
 
-    def admit(self, turn: Turn) -> None:
-        """Grant a slot to one waiting request, chosen by the rule `turn`. The queue must not be empty."""
+    def admit(self, turn: Turn) -> int:
+        """Grant a slot to one waiting request, chosen by the rule `turn`. The queue must not be empty.
+
+        Returns:
+            The position of its file in the manifest.
+        """
         order, _, ticket = self._next(turn)
         self.pass_by(order)
         ticket.set_result(None)
+        return order
+
+    def send_away(self, error: Callable[[], Exception]) -> None:
+        """Make every waiting request raise an exception of its own, made by `error`."""
+        waiting, self._waiting = self._waiting, []
+        for _, _, ticket in waiting:
+            if not ticket.done():
+                ticket.set_exception(error())
+                ticket.exception()  # marks it as retrieved: the waiting task may have been cancelled
 
     def pass_by(self, order: int) -> None:
         """Count a slot that the file `order` gets without waiting."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
 
+from ..concurrency import Places
 from ..connections.buffers import Buffers
 from ..connections.exchange import Exchange
 from ..connections.pool import ConnectionPool
@@ -11,6 +14,16 @@ from ..model import events
 from ..model.http import Validator
 from ..model.protocols import Ledger, Store, Transport
 from ..model.settings import Settings
+
+# Most files that are hashed, synced and recorded while others use the slots.
+_FINISHING: Final = 64
+# Seconds of a pause during which other files may begin.
+_LONG_SLEEP: Final = 1.0
+
+
+def files_in_progress(connections: int) -> int:
+    """Return the number of files that may be in progress with a number of connections."""
+    return connections + min(_FINISHING, 2 * connections)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +38,7 @@ class Context:
         buffers: Memory that bodies are received into.
         settings: The settings of the run.
         observe: Receives every event.
+        places: The number of files that may be in progress.
         claim_size: Unrecorded bytes per connection after which a checkpoint is taken. It bounds what a kill
             costs.
     """
@@ -36,11 +50,20 @@ class Context:
     buffers: Buffers
     settings: Settings
     observe: events.Observer
+    places: Places = field(default_factory=lambda: Places(files_in_progress(128)))
     claim_size: int = 4 << 20
 
     def mtime_of(self, validator: Validator) -> str | None:
         """Return the Last-Modified that becomes a file's modification time, None to keep the local time."""
         return validator.last_modified if self.settings.storage.mtime == "server" else None
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleep, and let other files begin meanwhile if it takes long."""
+        if seconds < _LONG_SLEEP:
+            await asyncio.sleep(seconds)
+            return
+        with self.places.aside():
+            await asyncio.sleep(seconds)
 
     def exchange(self, host: str, order: int, path: str) -> Exchange:
         """Return an exchange for one file. Entering it waits for a slot.

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from ..model import events, urls
+from ..model import events
 from ..model.entry import Entry
 from ..model.errors import DiskFullError, FetchError, NotUpdatedError, Remedy
 from ..model.record import Published, Record
@@ -28,6 +28,7 @@ class Job:
         record: Its record in the ledger, None if there is none.
         seen: State of the file under its final name, None if there is no file.
         order: Position in the manifest. Smaller numbers get slots first.
+        host: `host:port` of its first link.
         error: Why the job is parked, None if it is not.
         update: Whether the file is finished and is fetched only if its source has changed. If it has not,
             the file is examined if `seen` is given.
@@ -37,6 +38,7 @@ class Job:
     record: Record | None
     seen: Published | None
     order: int
+    host: str
     error: FetchError | None = None
     update: bool = False
 
@@ -95,7 +97,7 @@ class FileFetcher:
             async with first.exchange:
                 return await self._fetch_in_parts(job, None, first)
         except FetchError as error:
-            if error.remedy is Remedy.ABORT:
+            if error.remedy in (Remedy.ABORT, Remedy.WAIT):
                 raise
             raise NotUpdatedError(error, job.entry.path) from None
 
@@ -105,9 +107,8 @@ class FileFetcher:
         No HEAD request is sent: the first reply shows whether the file is small or needs parts.
         """
         entry, pool = job.entry, self._context.pool
-        host = urls.host(entry.urls[0])
-        async with self._context.exchange(host, job.order, entry.path) as exchange:
-            part_size = pool.part_size(host, entry.size, job.order)
+        async with self._context.exchange(job.host, job.order, entry.path) as exchange:
+            part_size = pool.part_size(job.host, entry.size, job.order)
             small = SmallTransfer(self._context, entry)
             if await small.receive(exchange, part_size):
                 await exchange.aclose()  # the slot is free while the file is published

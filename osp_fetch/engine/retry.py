@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -81,7 +82,7 @@ class Patience:
         failure. A Retry-After is obeyed, plus up to one second.
         """
         if self._excused:
-            return 0.0  # the connection pool delays the request until the host may be probed
+            return 0.0
         error = state.outcome.exception() if state.outcome else None
         asked = error.retry_after if isinstance(error, FetchError) else None
         ceiling = min(self._settings.longest, self._settings.initial * 2.0 ** min(self._failures - 1, 30))
@@ -98,6 +99,7 @@ async def persist(
     progress: Callable[[], int],
     observe: Callable[[FetchError, float], None],
     pace: Pace = Pace(),
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Repeat `work()` until it succeeds, its error does not allow a retry, or attempts are used up.
 
@@ -107,6 +109,7 @@ async def persist(
         progress: Returns how far the work has come, in any unit that grows.
         observe: Called before each pause with the error and the seconds to wait.
         pace: The progress that makes an attempt count as the first one again.
+        sleep: Waits for a number of seconds.
 
     Raises:
         FetchError: The error of the last attempt, unchanged.
@@ -135,6 +138,7 @@ async def persist(
         stop=patience.stop,
         wait=patience.wait,
         before_sleep=before_sleep,
+        sleep=sleep,
         reraise=True,
     )
     async for attempt in retrying:

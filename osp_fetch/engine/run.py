@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from ..concurrency import at_most
+from ..concurrency import at_most, stop
 from ..model import events, urls
 from ..model.entry import Entry, RelativePath, folded
-from ..model.errors import FetchError, ManifestError, Remedy
-from ..model.protocols import Manifest, Renewal, Row
+from ..model.errors import (
+    FetchError,
+    HostDownError,
+    HostPausedError,
+    ManifestError,
+    Remedy,
+    TransferError,
+    UnreachableError,
+)
+from ..model.protocols import Manifest, Renewal, Row, Spill
 from ..model.record import Published, Record
 from ..model.report import Outcome, Status
 from .adopt import same_source
 from .context import Context
 from .file import FetchOne, FileFetcher, Job
+from .host_queues import HostQueues
 
 _PAGE = 500  # rows whose records are read from the ledger in one query
-_FINISHING = 64  # most files that are hashed, synced and recorded while others use the slots
+_LOOK = 1.0  # seconds after which fresh links are noticed
 
 
 class Run:
@@ -37,6 +46,7 @@ class Run:
         fresh: The destination is known to be empty, so ledger and disk are not queried for each row.
         again: Returns whether the file of a path is fetched again although it is finished.
         update: Fetch finished files again if their source has changed, unless the manifest states a digest.
+        spill: Keeps rows on disk that wait for their hosts where there are too many for memory.
     """
 
     def __init__(
@@ -50,17 +60,24 @@ class Run:
         fresh: bool = False,
         again: Callable[[RelativePath], bool] = lambda _: False,
         update: bool = False,
+        spill: Spill | None = None,
     ) -> None:
         self._again, self._update = again, update
         self._context = context
         self._deliver = deliver
         self._renewal = renewal
         self._fetch_one = fetch_one or FileFetcher(context).fetch
+        pool, loop = context.pool, asyncio.get_running_loop()
+        # the workers of a run divide its connections; only they know the limit of a host
+        most = (lambda _: pool.total) if fetch_one else pool.limit
+        self._queues = HostQueues(context.settings.retry, spill, context.observe, loop.time, pool.pause, most)
         self._recheck, self._fresh = recheck, fresh
-        self._in_hand: set[str] = set()
+        self._in_hand: dict[str, int] = {}  # path → order of the job that fetches it, or waits to
         self._folded: dict[str, str] = {}  # if the disk ignores case: case-folded path → path
         self._parked: list[Job] = []
-        self._something_ended = asyncio.Event()
+        self._page: deque[Job] = deque()  # jobs that were read and not looked at yet
+        self._has_ended = False  # all rows are read
+        self._woken: asyncio.Future[None] | None = None
         self._order = 0
         self._out = 0  # jobs that were started and have not ended
         self._progressed = True  # whether a file was finished since links were last renewed
@@ -74,37 +91,66 @@ class Run:
         Raises:
             FetchError: The run cannot continue; the remedy is ABORT. Other errors end up in outcomes.
         """
-        total = self._context.pool.total
-        files = total + min(_FINISHING, 2 * total)
         try:
-            await at_most(files, self._all_wanted(manifest), self._settle)
+            await at_most(self._context.places, self._jobs(manifest), self._settle)
         finally:
             for job in self._parked:  # also if the run is stopped, so that each of them has its outcome
                 if job.error is not None:
                     self._end(job, Status.PARKED, job.error)
 
-    async def _all_wanted(self, manifest: Manifest) -> AsyncIterator[Job]:
-        """Yield the jobs of the manifest, and parked jobs again when fresh links are available.
+    def notes(self) -> list[str]:
+        """Return a sentence for each kind of hosts that were given up."""
+        return self._queues.notes()
+
+    async def _jobs(self, manifest: Manifest) -> AsyncIterator[Job]:
+        """Yield the jobs of the manifest, and those to repeat, each when its host may be asked.
 
         Each job is counted in `_out` before its task begins.
         """
-        async for job in self._wanted(manifest):
-            if self._parked and self._renewal and self._renewal.changed():
-                for renewed in await self._renewed(self._renewal):
+        pages = self._pages(manifest)
+        reading: asyncio.Future[list[Job] | None] | None = None
+        try:
+            while True:
+                while (job := self._startable()) is not None:
                     self._out += 1
-                    yield renewed
-            self._out += 1
-            yield job
-        while self._renewal and (self._parked or self._out):
-            if self._parked and (self._renewal.changed() or not self._out):
-                if not await self._renewal.wait(progressed=self._progressed):
+                    yield job
+                for job, error in self._queues.failed():
+                    self._end(job, Status.FAILED, error)
+                if reading is not None and reading.done():
+                    jobs, reading = reading.result(), None
+                    self._page.extend(jobs or ())
+                    self._has_ended = jobs is None
+                elif self._parked and self._renewal and self._renewal.changed():
+                    self._page.extend(await self._renewed(self._renewal))
+                elif not self._has_ended and reading is None and not self._queues.is_full:
+                    reading = asyncio.ensure_future(anext(pages, None))
+                    reading.add_done_callback(lambda _: self._wake())
+                elif not self._has_ended or self._out or self._queues:
+                    await self._until_something_happens()
+                elif not await self._parked_again():
                     break
-                self._progressed = False
-                for renewed in await self._renewed(self._renewal):
-                    self._out += 1
-                    yield renewed
-            else:
-                await self._until_something_ends()
+        finally:
+            await stop({reading} if reading is not None else ())
+
+    def _startable(self) -> Job | None:
+        """Return a job that may start now, None if there is none."""
+        if (job := self._queues.ready()) is not None:
+            return job
+        while self._page:
+            job = self._page.popleft()
+            if self._queues.admit(job):
+                return job
+        return None
+
+    async def _parked_again(self) -> bool:
+        """Wait for fresh links of the parked jobs at the end of the run; return whether to go on."""
+        if not self._renewal or not self._parked:
+            return False
+        if not await self._renewal.wait(progressed=self._progressed):
+            return False
+        self._progressed = False
+        self._page.extend(await self._renewed(self._renewal))
+        return True
 
     async def _renewed(self, renewal: Renewal) -> list[Job]:
         """Return the parked jobs that have fresh links. The others stay parked."""
@@ -116,20 +162,36 @@ class Run:
                 self._parked.append(job)
                 continue
             (record,) = await self._context.ledger.get([entry.path])
-            ready.append(replace(job, entry=entry, record=record, error=None))
+            host = urls.host(entry.urls[0])
+            ready.append(replace(job, entry=entry, record=record, host=host, error=None))
         if ready:
             self._context.observe(events.LinksRenewed(len(ready)))
         return ready
 
-    async def _until_something_ends(self) -> None:
-        """Wait until a job has ended, but at most a second, so that fresh links are noticed."""
-        self._something_ended.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await self._something_ended.wait()
+    async def _until_something_happens(self) -> None:
+        """Wait until a job ends, rows are read, or a host may be asked again; at most a second.
 
-    async def _wanted(self, manifest: Manifest) -> AsyncIterator[Job]:
-        """Yield jobs for the rows that are not present. Deliver the outcomes of present and invalid rows."""
+        Fresh links are noticed within that second.
+        """
+        if self._has_ended and not self._out:
+            self._queues.give_last_chances()
+        self._context.pool.last_files = self._has_ended and not self._queues.is_busy
+        loop = asyncio.get_running_loop()
+        due = self._queues.due()
+        self._woken = loop.create_future()
+        timer = loop.call_later(_LOOK if due is None else min(_LOOK, due), self._wake)
+        try:
+            await self._woken
+        finally:
+            timer.cancel()
+            self._woken = None
+
+    def _wake(self) -> None:
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    async def _pages(self, manifest: Manifest) -> AsyncIterator[list[Job]]:
+        """Yield the jobs of each page of rows. Deliver the outcomes of present and invalid rows."""
         async for rows, last in pages(manifest):
             entries = [row for row in rows if isinstance(row, Entry)]
             self._read(rows, entries)
@@ -138,21 +200,26 @@ class Run:
             records, seen, deleted = await self._known([entry.path for entry in entries])
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
-            for entry, record, stat, tombstone in zip(entries, records, seen, deleted, strict=True):
-                if self._context.store.folds and self._collides(entry):
-                    continue
-                again = self._again(entry.path)
-                present = not again and record is not None and is_present(record, entry, stat, tombstone)
-                # a digest in the manifest says what the file is, and an unpacked archive is not fetched again
-                update = present and self._update and entry.digest is None and stat is not None
-                recheck = self._recheck and stat is not None
-                if record and present and not (update or recheck):
-                    self._finish(_present(entry, record))
-                    continue
-                self._order += 1
-                looked = None if again or (update and not recheck) else stat
-                yield Job(entry, record, looked, self._order, update=update)
-        self._context.pool.last_files = True
+            known = zip(entries, records, seen, deleted, strict=True)
+            yield [job for each in known if (job := self._job(*each)) is not None]
+
+    def _job(
+        self, entry: Entry, record: Record | None, seen: Published | None, tombstone: Published | None
+    ) -> Job | None:
+        """Return the job of a row. If its file is present, deliver its outcome and return None."""
+        if self._context.store.folds and self._collides(entry):
+            return None
+        again = self._again(entry.path)
+        present = not again and record is not None and is_present(record, entry, seen, tombstone)
+        # a digest in the manifest says what the file is, and an unpacked archive is not fetched again
+        update = present and self._update and entry.digest is None and seen is not None
+        recheck = self._recheck and seen is not None
+        if record and present and not (update or recheck):
+            self._finish(_present(entry, record))
+            return None
+        self._order += 1
+        looked = None if again or (update and not recheck) else seen
+        return Job(entry, record, looked, self._order, urls.host(entry.urls[0]), update=update)
 
     async def _known(
         self, paths: list[RelativePath]
@@ -190,38 +257,40 @@ class Run:
         self._deliver(outcome)
 
     async def _settle(self, job: Job) -> None:
-        """Fetch one job until its outcome is known, or park it."""
+        """Fetch one job until its outcome is known, it is parked, or it waits for its host."""
         try:
             await self._fetch_job(job)
         finally:
             self._out -= 1
-            self._something_ended.set()
+            self._wake()
 
     async def _fetch_job(self, job: Job) -> None:
         entry = job.entry
         clock = asyncio.get_running_loop().time
         begun = clock()
-        if entry.path in self._in_hand:
-            twice = ManifestError(
-                f"{entry.path}: two rows of the manifest have this path; remove or rename one"
-            )
-            self._finish(Outcome(entry.path, Status.FAILED, entry, error=twice))
-            return
-        self._in_hand.add(entry.path)
+        answered, waiting = False, False
+        other = self._in_hand.setdefault(entry.path, job.order)
         try:
+            if other != job.order:
+                raise ManifestError(
+                    f"{entry.path}: two rows of the manifest have this path; remove or rename one"
+                )
             status, record = await self._fetch_one(job)
+            answered = status is Status.FETCHED
             digest = _digest(entry, record)
             self._progressed = True
             self._finish(Outcome(entry.path, status, entry, record.length, digest, clock() - begun))
         except FetchError as error:
             if error.remedy is Remedy.ABORT:
                 raise
-            _bare(error)
-            if error.remedy is Remedy.PARK and self._renewal is not None:
-                self._parked.append(replace(job, error=error))
-                self._context.observe(events.Parked(len(self._parked)))
-            else:
-                self._end(job, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
+            if isinstance(error, (HostDownError, HostPausedError)) and error.remedy is Remedy.WAIT:
+                _bare(error)
+                (known,) = await self._context.ledger.get([entry.path])
+                self._queues.put_back(replace(job, record=known), error)
+                waiting = True
+                return
+            answered = isinstance(error, TransferError) and not isinstance(error, UnreachableError)
+            self._failed(job, error)
         except Exception as error:
             # a bug in osp-fetch must cost this file and not a run of several days
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -229,7 +298,19 @@ class Run:
             defect = FetchError(f"{entry.path}: a bug in osp-fetch, please report it ({what})")
             self._end(job, Status.FAILED, defect)
         finally:
-            self._in_hand.discard(entry.path)
+            if not waiting:
+                self._queues.ended(job, answered=answered)
+                if other == job.order:
+                    del self._in_hand[entry.path]
+
+    def _failed(self, job: Job, error: FetchError) -> None:
+        """Park a job that needs fresh links, or deliver its failure."""
+        _bare(error)
+        if error.remedy is Remedy.PARK and self._renewal is not None:
+            self._parked.append(replace(job, error=error))
+            self._context.observe(events.Parked(len(self._parked)))
+        else:
+            self._end(job, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
 
     def _end(self, job: Job, status: Status, error: FetchError) -> None:
         entry = job.entry

@@ -14,6 +14,7 @@ from ..model.errors import (
     BorrowedLinkSpentError,
     FetchError,
     HostDownError,
+    HostPausedError,
     IntegrityError,
     NotThePayloadError,
     RangeNotSatisfiableError,
@@ -32,6 +33,7 @@ from ..model.record import Published, Record
 from .body_writer import BodyWriter
 from .checkpoint import Checkpoint
 from .context import Context
+from .host_wait import HostWait
 from .lanes import Lanes
 from .retry import Pace, persist
 from .state import FileState, PartRequest
@@ -99,6 +101,7 @@ class PartedTransfer:
         self._until: float | None = None  # loop time at which `limits.file_time` ends
         self._clock: asyncio.Timeout | None = None
         self._connections = 0
+        self._host_wait = HostWait(context)
         self._checkpoint = Checkpoint(context.ledger, self._partial, state, context.claim_size)
 
     async def fetch(self) -> Record:
@@ -217,10 +220,13 @@ class PartedTransfer:
         while True:
             try:
                 retry, timeouts = self._context.settings.retry, self._context.settings.timeouts
-                pace = Pace(timeouts.slowest, timeouts.slow_for)
-                await persist(parts, retry, lambda: len(self._state.held), self._retrying, pace)
+                pace, sleep = Pace(timeouts.slowest, timeouts.slow_for), self._context.sleep
+                await persist(parts, retry, lambda: len(self._state.held), self._retrying, pace, sleep)
                 return
             except TransferError as error:
+                if isinstance(error, (HostDownError, HostPausedError)) and error.remedy is Remedy.WAIT:
+                    await self._host_wait.outlast(error, len(self._state.held), streams=self._connections > 0)
+                    continue
                 if lane.link is None or error.remedy is Remedy.RESTART or not self._state.forsake(lane.link):
                     raise
                 self._retrying(error, 0.0)
@@ -259,26 +265,33 @@ class PartedTransfer:
             return False
         first, self._first = self._first, None
         opening = first.exchange if first else self._context.exchange(host, self._order, self._entry.path)
-        async with opening as exchange:
-            self._start_clock()
-            if link not in self._state.mirrors:
-                return True  # the mirror was given up while this lane waited for a slot
-            part = self._next_part(link, host, first)
-            if part is None:
-                return False
-            lane.link = part.url
-            try:
-                self._connections += 1
-                self._call_more()
-                await self._ask(part, exchange, is_sent=first is not None)
-            except HostDownError as error:
-                raise self._without_host(error, part.url) from None
-            finally:
-                self._state.parts.release(part.claim)
-                self._connections -= 1
-                if self._state.complete:
-                    self._complete.set()
-                    self._lanes.enough()
+        try:
+            async with opening as exchange:
+                return await self._part_over(exchange, lane, link, host, first)
+        except HostDownError as error:
+            raise self._without_host(error, link) from None
+
+    async def _part_over(
+        self, exchange: Exchange, lane: _Lane, link: str, host: str, first: First | None
+    ) -> bool:
+        """Fetch a part over an open exchange; return whether there was one."""
+        self._start_clock()
+        if link not in self._state.mirrors:
+            return True  # the mirror was given up while this lane waited for a slot
+        part = self._next_part(link, host, first)
+        if part is None:
+            return False
+        lane.link = part.url
+        try:
+            self._connections += 1
+            self._call_more()
+            await self._ask(part, exchange, is_sent=first is not None)
+        finally:
+            self._state.parts.release(part.claim)
+            self._connections -= 1
+            if self._state.complete:
+                self._complete.set()
+                self._lanes.enough()
         return True
 
     def _next_part(self, link: str, host: str, first: First | None) -> PartRequest | None:
@@ -286,7 +299,9 @@ class PartedTransfer:
         pool, now = self._context.pool, asyncio.get_running_loop().time()
         size = first.part_size if first else pool.part_size(host, self._state.parts.free, self._order)
         part = self._state.part(link, size, now)
-        return part or self._state.hedge(link, now, pool.worth(host), pool.throughput(host).value)
+        return part or self._state.hedge(
+            link, now, pool.host(host).controller.worth, pool.host(host).throughput.value
+        )
 
     def _without_host(self, error: HostDownError, link: str) -> FetchError:
         """Give up the mirror of a host that is down. Return the error to raise: a retry if others remain."""
@@ -294,7 +309,7 @@ class PartedTransfer:
             return error
         self._state.forsake(link)
         self._check_source(error)
-        return UnreachableError(str(error), host=error.host)
+        return UnreachableError(str(error), host=error.host, why=error.why, reason=error.reason)
 
     async def _ask(self, part: PartRequest, exchange: Exchange, *, is_sent: bool) -> None:
         # a redirect is resolved once for all lanes: each resolution counts against the hub's quota

@@ -18,6 +18,7 @@ class Remedy(Enum):
     RETRY = "retry"  # request the same part again after a delay
     RESTART = "restart"  # discard the held bytes and fetch the file from byte 0
     PARK = "park"  # set the file aside until fresh links or free space are available
+    WAIT = "wait"  # queue the file until its host answers, or until the host's pause has passed
     FAIL = "fail"  # report the file as failed; the run continues
     ABORT = "abort"  # end the run
 
@@ -107,38 +108,74 @@ class YieldedError(NetworkError):
     excused = True
 
 
+class Unreachable(Enum):
+    """Why a host gave no reply."""
+
+    NO_NAME = "no such name"  # the name service states that the name does not exist
+    REFUSED = "refused"  # the connection was refused
+    CERTIFICATE = "certificate"  # the certificate is not valid
+    SILENT = "no answer"  # anything else: a timeout, a reset, a name service that does not answer
+
+    @property
+    def is_definite(self) -> bool:
+        """Whether the next attempt most likely has the same result, unless the host has answered before."""
+        return self is not Unreachable.SILENT
+
+
 class UnreachableError(NetworkError):
     """No byte of a reply was received.
 
     Attributes:
         host: the `host:port` that did not answer; empty if it is the host of the link.
+        why: the kind of the failure.
+        reason: the failure in words, without the file and the host.
     """
 
     cause = "no answer"
 
-    def __init__(self, message: str, *, host: str = "") -> None:
+    def __init__(
+        self, message: str, *, host: str = "", why: Unreachable = Unreachable.SILENT, reason: str = ""
+    ) -> None:
         super().__init__(message)
-        self.host = host
+        self.host, self.why, self.reason = host, why, reason
+
+
+class UntrustedServerError(UnreachableError):
+    """The server's certificate is not valid."""
+
+    cause = "certificate"
 
 
 class HostDownError(UnreachableError):
     """The circuit breaker of a host is open.
 
     Args:
-        message: as in FetchError.
+        error: the error of the connection that opened it, or of the last one.
         host: the `host:port` that does not answer.
-        is_own: whether it is the host of the link. The attempt is then excused.
+        is_own: whether it is the host of the link. The file then waits until the host answers.
+        heard: whether the host has answered before in this run.
     """
 
-    def __init__(self, message: str, *, host: str, is_own: bool) -> None:
-        super().__init__(message, host=host)
-        self.excused = is_own
+    def __init__(self, error: UnreachableError, *, host: str, is_own: bool, heard: bool) -> None:
+        super().__init__(str(error), host=host, why=error.why, reason=error.reason)
+        self.cause, self.heard, self.is_own = error.cause, heard, is_own
+        if is_own:
+            self.remedy = Remedy.WAIT
 
 
-class UntrustedServerError(TransferError):
-    """The server's certificate is not valid; a retry cannot succeed."""
+class HostPausedError(TransferError):
+    """A host asked for a pause, and the file waits until it has passed.
 
-    cause = "certificate"
+    Attributes:
+        host: the `host:port` that asked for it.
+    """
+
+    remedy = Remedy.WAIT
+    cause = "pause"
+
+    def __init__(self, message: str, *, host: str) -> None:
+        super().__init__(message)
+        self.host = host
 
 
 class StatusError(TransferError):

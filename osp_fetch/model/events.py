@@ -207,14 +207,18 @@ class WidthLearned:
 
 @dataclass(frozen=True, slots=True)
 class HostDown:
-    """A host does not answer. The circuit breaker probes it with one connection; its files wait.
+    """A host does not answer. It is probed with one connection at a time; its files wait.
 
     Attributes:
-        probed_in: seconds until the next probe.
+        probed_in: seconds until the next probe; None if there is none before the end of the run, or no more.
+        why: the failure of the last connection in words.
+        heard: whether the host has answered before in this run.
     """
 
     host: str
-    probed_in: float
+    probed_in: float | None
+    why: str = ""
+    heard: bool = True
 
 
 @dataclass(frozen=True, slots=True)

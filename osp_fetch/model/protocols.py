@@ -303,6 +303,22 @@ class Store(Protocol):
         ...
 
 
+class Spill(Protocol):
+    """Rows that wait on disk for a host, while too many wait for memory. They end with the run."""
+
+    def put(self, key: str, row: bytes) -> None:
+        """Add a row at the end of the queue `key`.
+
+        Raises:
+            StorageError: the disk cannot be written.
+        """
+        ...
+
+    def take(self, key: str, most: int) -> list[bytes]:
+        """Remove and return the first rows of the queue `key`, at most `most`."""
+        ...
+
+
 class Ledger(Protocol):
     """The records of files that are held or published."""
 

@@ -10,6 +10,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_address
 from typing import Any, Final, Literal
 
 from .errors import SettingsError
@@ -133,6 +134,25 @@ def _part(value: object) -> int:
     return read
 
 
+def _servers(value: object) -> str:
+    """Parse addresses of name servers: a list, or text with commas between them. Return such text."""
+    each = [s.strip() for s in value.split(",") if s.strip()] if isinstance(value, str) else value
+    if not isinstance(each, (list, tuple)):
+        raise ValueError(f"{value!r} is not a list of addresses")
+    for server in each:
+        try:
+            address, _, port = server.rpartition(":") if server.count(":") == 1 else (server, "", "")
+            ip_address(address.strip("[]") if not server.startswith("[") else server[1:].partition("]")[0])
+            if port and not 0 < int(port) < 1 << 16:
+                raise ValueError
+        except (ValueError, AttributeError):
+            raise ValueError(
+                f'{server!r} is not the address of a name server; write an IP address such as "9.9.9.9", or '
+                'one with a port such as "127.0.0.1:5353"'
+            ) from None
+    return ",".join(each)
+
+
 def _setting(default: Any, read: Callable[[object], Any]) -> Any:
     return field(default=default, metadata={"read": read})
 
@@ -184,8 +204,8 @@ class Retry:
             unless it is slower than `timeouts.slowest` over `timeouts.slow_for` and the pauses.
         initial: first pause before a retry, in seconds. The pause doubles with each attempt, with full
             jitter.
-        longest: upper bound of that pause, in seconds. It also limits how long a host is probed that has
-            never answered.
+        longest: upper bound of that pause, in seconds. A host that has never answered is probed for a
+            quarter of it; then its files are set back to the end of the run, where it is probed once more.
         retry_after: longest pause that a server may request, in seconds.
         outage: how long the circuit breaker probes a host that answered earlier, in seconds.
     """
@@ -274,11 +294,13 @@ class Network:
             has any; "ignore" does not read the file.
         pages: what happens to an HTML or XML page, or a short text, in place of a file whose name promises
             something else and that no size and no digest identifies.
+        dns_servers: name servers, `IP` or `IP:PORT`, comma-separated; empty for those of the system.
     """
 
     netrc: str = _setting("use", _one_of("use", "ignore"))
     # "refuse" fails the file after three pages; "accept" saves what the server sends.
     pages: str = _setting("refuse", _one_of("refuse", "accept"))
+    dns_servers: str = _setting("", _servers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,7 +150,9 @@ class Connector(aiohttp.TCPConnector):
         """
         where = req.url
         key = f"{where.scheme}://{where.raw_authority}"
-        if req.proxy is None and key not in self._routes and len(self._routes) < _ROUTES:
+        if req.proxy is None and key not in self._routes:
+            if len(self._routes) >= _ROUTES:
+                del self._routes[next(iter(self._routes))]  # the oldest
             limited = aiohttp.ClientTimeout(
                 total=None, connect=self._patience, sock_connect=timeout.sock_connect
             )
@@ -177,7 +179,7 @@ class Connector(aiohttp.TCPConnector):
         Returns:
             The usable connection that was used last; None where there is none.
         """
-        lines = self._lines[key]
+        lines = self._lines.get(key)
         while lines:
             line = lines.pop()
             if line.usable and time.monotonic() - line.since <= self._idle:
@@ -188,15 +190,18 @@ class Connector(aiohttp.TCPConnector):
     def _end_idle(self) -> None:
         """Close the connections that were idle for `idle` seconds."""
         now, self._timer = time.monotonic(), None
-        for lines in self._lines.values():
+        for key, lines in list(self._lines.items()):
             kept = []
             for line in lines:
                 if line.usable and now - line.since < self._idle:
                     kept.append(line)
                 else:
                     line.close()
-            lines[:] = kept
-        if any(self._lines.values()):
+            if kept:
+                self._lines[key] = kept
+            else:
+                del self._lines[key]
+        if self._lines:
             self._timer = asyncio.get_running_loop().call_later(self._idle / 2, self._end_idle)
 
     def end(self) -> None:

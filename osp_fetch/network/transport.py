@@ -12,6 +12,7 @@ import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, Final, Self
 from urllib.parse import unquote
 
@@ -24,8 +25,6 @@ from ..model.errors import (
     Remedy,
     StatusError,
     TransferError,
-    UnreachableError,
-    UntrustedServerError,
 )
 from ..model.http import Coding, Representation, Request
 from ..model.protocols import Leads
@@ -39,10 +38,12 @@ from .connection import PlainReply
 from .connector import Connector, ConnectTo, NoCookies
 from .cookies import Cookies
 from .credentials import Credentials
+from .failures import unreachable
 from .fallback import Response, Wire
 from .head import extent, redirected, stated_name, validator
 from .open_reply import AnyBody, OpenReply
 from .proxies import Proxies, is_socks
+from .resolver import Resolver
 
 _CROWDED: Final = frozenset({429, 503})  # statuses of a server that has too many connections or requests
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -80,6 +81,7 @@ class HttpTransport:
         downgrade: Whether a redirect may lead from https to http.
         leads: Finds the link to the file in HTML pages that a server sends in its place.
         pages: Whether pages are accepted as files.
+        dns_servers: Name servers, `IP` or `IP:PORT`; none for those of the system.
         direct: Whether to use the fast ways past aiohttp's session; by default if `internals` finds what
             they need.
 
@@ -100,13 +102,14 @@ class HttpTransport:
         downgrade: bool = False,
         leads: Leads | None = None,
         pages: bool = False,
+        dns_servers: Sequence[str] = (),
         direct: bool | None = None,
     ) -> None:
         self._direct = not internals.missing() if direct is None else direct
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
         self._connect_to = connect_to
         self._downgrade, self._leads, self._pages = downgrade, leads, pages
-        self._cafile = cafile
+        self._cafile, self._dns_servers = cafile, dns_servers
         self._proxies = Proxies(proxies or {})
         self._credentials = credentials or Credentials()
         self._ways: dict[str, Way] = {}  # by the URL of a SOCKS proxy, "" for none
@@ -127,7 +130,7 @@ class HttpTransport:
 
     def _way(self, socks: str, context: ssl.SSLContext | bool) -> Way:
         """Return a pool of connections, and the two ways to send requests over them."""
-        patience = self._timeouts.connect + self._timeouts.head
+        patience = self._timeouts.connect
         # no limit: the connection pool has it, and a second one would only hide waiting inside aiohttp
         options: dict[str, Any] = {"limit": 0, "ssl": context}
         if socks:
@@ -135,7 +138,7 @@ class HttpTransport:
 
             connector: Connector = SocksConnector(socks, patience, _IDLE, self._connect_to, **options)
         else:
-            resolver = aiohttp.ThreadedResolver()
+            resolver = Resolver(self._dns_servers)
             connector = Connector(patience, _IDLE, self._connect_to, resolver=resolver, **options)
         headers = {
             # Wikimedia and Zenodo ask for a page that says what a client is
@@ -153,6 +156,7 @@ class HttpTransport:
             max_line_size=_HEAD_BYTES,
             max_field_size=_HEAD_BYTES,
             requote_redirect_url=False,
+            trace_configs=[_on_connected()],
         )
         return Way(connector, wire, session)
 
@@ -358,27 +362,18 @@ class HttpTransport:
         try:
             if self._direct and (known := way.connector.route(url)):
                 return await way.wire.get(*known, sent, request.landing)
-            async with asyncio.timeout(self._timeouts.connect + self._timeouts.head):
+            async with asyncio.timeout(self._timeouts.connect) as clock:
                 return await way.session.get(
                     self._target(url, request),
                     headers=sent,
                     allow_redirects=False,
                     proxy=None if socks else proxy,
                     read_bufsize=_STREAM,
+                    trace_request_ctx=(clock, self._timeouts.head),
                 )
-        except TimeoutError:
-            raise UnreachableError(
-                f"{request.name}: {_host(url)} did not answer within {self._timeouts.head:g} s",
-                host=urls.host(url),
-            ) from None
-        except aiohttp.ClientConnectorCertificateError as error:
-            raise UntrustedServerError(
-                f"{request.name}: {_host(url)}: the server's certificate is not valid "
-                f"({reason(error.certificate_error)}); to add a certificate authority, pass --cacert"
-            ) from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise UnreachableError(
-                f"{request.name}: {_host(url)} does not answer ({reason(error)})", host=urls.host(url)
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
+            raise unreachable(
+                request.name, url, error, self._timeouts.head, proxied=proxy is not None
             ) from None
 
     @staticmethod
@@ -421,6 +416,22 @@ class HttpTransport:
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass  # the status alone determines the error
         return body[:most]
+
+
+def _on_connected() -> aiohttp.TraceConfig:
+    """Return hooks that restart the clock of a request when its connection is made and it is sent.
+
+    Connecting has a time limit of its own, so that a host that answers slowly is not taken for one that does
+    not exist.
+    """
+
+    async def sent(_: object, context: SimpleNamespace, __: object) -> None:
+        clock, seconds = context.trace_request_ctx
+        clock.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    hooks = aiohttp.TraceConfig()
+    hooks.on_request_headers_sent.append(sent)
+    return hooks
 
 
 def _host(url: str) -> str | None:

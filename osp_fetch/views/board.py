@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ..model import events
 from ..model.report import JSON_VERSION, Report, Status
+from . import formatting
 
 # Seconds over which the displayed rate is averaged.
 _WINDOW: Final = 15.0
@@ -145,8 +146,8 @@ class Board:
                     self.decoded.append(event)
             case events.Cooling(host, seconds, why):
                 self.last_trouble = f"no new connections to {host} for {seconds:.0f} s: {why}"
-            case events.HostDown(host, seconds):
-                self.last_trouble = f"{host} does not answer; next attempt in {seconds:.1f} s"
+            case events.HostDown():
+                self.last_trouble = formatting.host_down(event)
             case events.HostBack(host):
                 self.last_trouble = f"{host} answers again"
             case events.Parked(files):

@@ -108,8 +108,9 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "cooling", "host": host, "seconds": seconds, "why": why}
         case events.LimitChanged(host, connections, why):
             return {"event": "limit changed", "host": host, "connections": connections, "why": why}
-        case events.HostDown(host, seconds):
-            return {"event": "host down", "host": host, "probed_in": round(seconds, 1)}
+        case events.HostDown(host, seconds, why, heard):
+            probed_in = None if seconds is None else round(seconds, 3)
+            return {"event": "host down", "host": host, "probed_in": probed_in, "why": why, "heard": heard}
         case events.HostBack(host):
             return {"event": "host back", "host": host}
         case events.DiskWaiting(why):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from ..model import events
 from ..model.report import Outcome, Report, Status
 
 
@@ -106,3 +107,11 @@ def advice(report: Report) -> list[str]:
     elif said:
         said.append(_remedy(by_cause))
     return said
+
+
+def host_down(event: events.HostDown) -> str:
+    """Return a line about a host that does not answer."""
+    why = f" ({event.why})" if event.why else ""
+    if event.probed_in is None:
+        return f"{event.host} does not answer{why}"
+    return f"{event.host} does not answer{why}; next attempt in {event.probed_in:.1f} s"

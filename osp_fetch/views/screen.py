@@ -104,8 +104,8 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return f"waiting: {why}"
         case events.DiskWaiting(why):
             return f"waiting for disk space: {why}"
-        case events.HostDown(host, seconds):
-            return f"{host} does not answer; next attempt in {seconds:.1f} s"
+        case events.HostDown() if event.heard or verbose:
+            return formatting.host_down(event)
         case events.HostBack(host):
             return f"{host} answers again"
         case events.LimitChanged(host, connections, why) if verbose:

@@ -91,4 +91,5 @@ def transport_of(settings: Settings, reach: Reach) -> HttpTransport:
         downgrade=settings.links.downgrade == "allow",
         leads=DriveLeads(),
         pages=settings.network.pages == "accept",
+        dns_servers=[server for server in settings.network.dns_servers.split(",") if server],
     )

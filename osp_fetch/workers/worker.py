@@ -130,9 +130,7 @@ async def serve(end: socket.socket) -> None:
 
     async with AsyncExitStack() as stack:
         settings = first.settings
-        pool = ConnectionPool(
-            settings.limits, settings.retry, tell, first.profiles, first.share, yields=first.yields
-        )
+        pool = ConnectionPool(settings.limits, tell, first.profiles, first.share, yields=first.yields)
         transport = transport_of(settings, first.reach)
         context = Context(
             transport=await stack.enter_async_context(transport),

@@ -1,0 +1,47 @@
+"""Host line: the hosts that have waiting requests and may get a slot, the earliest request first."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+
+from .host import Host
+
+
+class HostLine:
+    """The hosts whose requests wait, in the order of their earliest request.
+
+    A host that may not open another connection leaves the line. `add` puts it back when something has
+    changed for it, so that no decision walks over all hosts.
+    """
+
+    def __init__(self) -> None:
+        self._line: list[tuple[tuple[int, int], int, Host]] = []  # a heap; entries that are out of date stay
+        self._numbers = itertools.count()
+
+    def add(self, state: Host) -> None:
+        """Put a host in the line if a request waits for it. A host that is in the line moves if it has to."""
+        place = state.queue.first
+        if place is None or (state.line is self and state.listed is not None and state.listed <= place):
+            return
+        state.line, state.listed = self, place
+        heapq.heappush(self._line, (place, next(self._numbers), state))
+
+    def first(self, now: float, share: int) -> Host | None:
+        """Return the host with the earliest request of those that may get a slot.
+
+        Args:
+            now: Current time in seconds on the event loop's clock.
+            share: Connections that a host may have while many hosts are in use.
+        """
+        while self._line:
+            place, _, state = self._line[0]
+            is_current = state.line is self and state.listed == place
+            if is_current and state.queue.first == place and state.may(now, share):
+                return state
+            heapq.heappop(self._line)
+            if is_current:
+                state.listed = None
+                if state.queue.first != place:
+                    self.add(state)
+        return None

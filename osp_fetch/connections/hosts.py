@@ -1,0 +1,110 @@
+"""The table of hosts: makes the state of a host when it is needed, and forgets hosts that are idle."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from ..model.profile import Profile
+from ..model.settings import Limits
+from .controller import Controller
+from .host import Host
+from .limit import START, ConcurrencyLimit
+
+# Idle hosts whose state is kept, at about 2 KB each.
+_IDLE_KEPT: Final = 1000
+# Forgotten hosts of which it is remembered that they have answered, at about 100 bytes each.
+_HEARD_KEPT: Final = 100_000
+
+
+class Hosts:
+    """The states of the hosts of a connection pool.
+
+    Args:
+        limits: `connections` and `requests_per_second` apply here.
+        profiles: `host:port` → measured settings of the host, from `bench --save`.
+        per_host: Largest number of connections to one host.
+        share: Initial connections per host in a worker, None in the process of a run.
+
+    Attributes:
+        in_use: Hosts with open connections.
+    """
+
+    def __init__(
+        self, limits: Limits, profiles: Mapping[str, Profile], per_host: int, share: int | None
+    ) -> None:
+        self._profiles, self._per_host, self._share = profiles, per_host, share
+        self._controls = limits.connections == "auto" and share is None
+        self._interval = 1 / limits.requests_per_second if limits.requests_per_second else 0.0
+        self._states: dict[str, Host] = {}
+        self.in_use: dict[Host, None] = {}
+        self._idle: dict[str, Host] = {}  # hosts without connections, the one used last at the end
+        self._heard: dict[str, None] = {}  # forgotten hosts that had answered
+
+    def get(self, name: str) -> Host:
+        """Return the state of the host `name`, `host:port`."""
+        state = self._states.get(name)
+        if state is None:
+            state = self._states[name] = self._idle[name] = self._made(name)
+            if len(self._idle) > _IDLE_KEPT:
+                self._forget_one()
+        return state
+
+    def known(self, name: str) -> Host | None:
+        """Return the state of a host, None if there is none."""
+        return self._states.get(name)
+
+    def all(self) -> Iterable[Host]:
+        """Return the states of all hosts."""
+        return self._states.values()
+
+    def measured(self, name: str) -> Profile | None:
+        """Return the profile that `bench` made of a host; a run alone learns only which ranges it takes."""
+        profile = self._profiles.get(name)
+        return profile if profile and profile.bytes_per_second else None
+
+    def widest(self, name: str) -> int | None:
+        """Return the largest range in bytes that a host takes by its profile, None for any."""
+        return self._profiles[name].widest if name in self._profiles else None
+
+    def use(self, state: Host) -> None:
+        """Record that a host has open connections."""
+        self._states[state.name] = state  # it may have been forgotten since the caller asked for it
+        self._idle.pop(state.name, None)
+        self.in_use[state] = None
+
+    def rest(self, state: Host) -> None:
+        """Record that a host has no open connections any more."""
+        del self.in_use[state]
+        self._idle[state.name] = state
+        if len(self._idle) > _IDLE_KEPT:
+            self._forget_one()
+
+    def others_in_use(self, state: Host) -> bool:
+        """Return whether another host than `state` has open connections."""
+        return len(self.in_use) > (state in self.in_use)
+
+    def _made(self, name: str) -> Host:
+        known = self.measured(name) if self._controls else None
+        first = known.connections if known else START
+        start = first if self._controls else self._share or self._per_host
+        controller = Controller(ConcurrencyLimit(self._per_host, start, known=known is not None))
+        state = Host(name, controller, not self._controls or known is not None, self._interval)
+        state.breaker.heard = name in self._heard
+        state.manners.widest = self.widest(name)
+        return state
+
+    def _forget_one(self) -> None:
+        """Forget the host that was not used for longest, unless it is down, or requests to it wait."""
+        name = next(iter(self._idle))
+        state = self._idle.pop(name)
+        waits = state.queue.first is not None or state.quiet_until > asyncio.get_running_loop().time()
+        if waits or state.breaker.down:
+            self._idle[name] = state
+            return
+        del self._states[name]
+        if state.breaker.heard:
+            self._heard[name] = None
+            if len(self._heard) > _HEARD_KEPT:
+                del self._heard[next(iter(self._heard))]

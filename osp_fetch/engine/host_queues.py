@@ -1,0 +1,359 @@
+"""Host queues: the jobs that wait for a host. A job that waits holds no slot, no place and no task."""
+
+from __future__ import annotations
+
+import heapq
+import pickle
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from ..model import events
+from ..model.errors import (
+    FetchError,
+    HostDownError,
+    HostPausedError,
+    NotUpdatedError,
+    Remedy,
+    Unreachable,
+    UnreachableError,
+    UntrustedServerError,
+)
+from ..model.protocols import Spill
+from ..model.settings import Retry
+from .file import Job
+from .outage import Outage, Stage
+
+# Jobs that wait in memory, about 1 KB each. Further jobs of hosts that are down are spilled to disk.
+_IN_MEMORY: Final = 10_000
+# Jobs that are read from the disk at once.
+_PAGE: Final = 100
+# Jobs in progress whose hosts have not answered yet, divided among these hosts. Each host gets one at least.
+_CONTACTED: Final = 64
+# Jobs of one host that are in progress beside its connections: they are hashed, synced and recorded.
+_FINISHING: Final = 64
+# Seconds of a pause from which on the jobs of a host wait in its queue.
+_LONG_PAUSE: Final = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class _Queue:
+    """The jobs of one host: those in progress, and those that wait."""
+
+    host: str
+    out: int = 0
+    heard: bool = False  # a job of the host has ended with an answer
+    jobs: deque[Job] = field(default_factory=deque)
+    spilled: int = 0
+    outage: Outage | None = None
+    probe: int | None = None  # order of the job that probes the host
+    probed_by: int | None = None  # order of the last one
+    is_listed: bool = False  # whether it is among those that may have a job to start
+
+    def __len__(self) -> int:
+        return len(self.jobs) + self.spilled
+
+
+class HostQueues:
+    """Decides which job may start, and keeps the others in a queue for each host.
+
+    Args:
+        settings: Waiting times.
+        spill: Keeps jobs on disk where too many wait; None to keep all in memory.
+        observe: Receives HostDown and HostBack events.
+        clock: Returns the time in seconds.
+        pause: Returns the seconds for which a host asked for a pause.
+        most: Returns how many connections a host may have.
+    """
+
+    def __init__(
+        self,
+        settings: Retry,
+        spill: Spill | None,
+        observe: events.Observer,
+        clock: Callable[[], float],
+        pause: Callable[[str], float],
+        most: Callable[[str], int],
+    ) -> None:
+        self._settings, self._spill, self._observe = settings, spill, observe
+        self._clock, self._pause, self._most = clock, pause, most
+        self._queues: dict[str, _Queue] = {}
+        self._listed: deque[_Queue] = deque()
+        self._timers: list[tuple[float, str]] = []  # a heap of times at which a host has to be looked at
+        self._set_back: dict[str, None] = {}
+        self._over: dict[_Queue, None] = {}  # queues whose jobs fail
+        self._count = self._in_memory = 0  # jobs that wait, and those of them that are not spilled
+        self._busy = 0  # jobs in memory that wait for hosts that are not down
+        self._new = 0  # hosts with jobs in progress that have not answered yet
+        self._used = 0  # hosts with jobs in progress
+        self._given_up: dict[Unreachable, Counter[str]] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so many jobs wait that no further row should be read."""
+        return self._busy >= _IN_MEMORY
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job waits for a host that is not down."""
+        return self._busy > 0
+
+    def __bool__(self) -> bool:
+        """Return whether any job waits."""
+        return self._count > 0
+
+    # ---- jobs come and go
+
+    def admit(self, job: Job) -> bool:
+        """Return whether `job` may start now. If not, it is queued, and `ready` returns it later.
+
+        A job for which something is on disk starts at once: its file may need no host.
+        """
+        queue = self._queue(job.host)
+        local = job.record is not None or job.seen is not None or len(job.entry.urls) > 1
+        if not queue and (self._may_start(queue) or (local and queue.outage is not None)):
+            self._start(queue, job)
+            return True
+        self._push(queue, job)
+        return False
+
+    def ended(self, job: Job, *, answered: bool) -> None:
+        """Record that a job has ended.
+
+        Args:
+            job: The job.
+            answered: Whether its host has answered.
+        """
+        queue = self._queues[job.host]
+        self._leave(queue, job)
+        if answered:
+            if not queue.heard:
+                self._new -= queue.out > 0
+                queue.heard = True
+            self._end_outage(queue)
+        self._list(queue)
+        self._tidy(queue)
+
+    def put_back(self, job: Job, error: HostDownError | HostPausedError) -> None:
+        """Queue a job that has ended because its host is down or asked for a pause.
+
+        Args:
+            job: The job.
+            error: Why it has ended.
+        """
+        self._leave(self._queues[job.host], job)
+        if error.host != job.host:  # it has several mirrors
+            self._tidy(self._queues[job.host])
+            job = replace(job, host=error.host)
+        queue = self._queue(job.host)
+        if isinstance(error, HostDownError):
+            self._failed(queue, job, error)
+        self._push(queue, job, first=True)
+        self._list(queue)
+
+    def _failed(self, queue: _Queue, job: Job, error: HostDownError) -> None:
+        if queue.outage is None:
+            queue.outage = Outage(self._settings, error, self._clock())
+            self._busy -= len(queue.jobs)
+        elif queue.probed_by == job.order:
+            queue.outage.failed(error, self._clock())
+        else:
+            return  # it was started before the outage was known
+        queue.probed_by = None
+        self._report(queue)
+
+    def ready(self) -> Job | None:
+        """Return a job that may start now, None if there is none."""
+        now = self._clock()
+        while self._timers and self._timers[0][0] <= now:
+            _, host = heapq.heappop(self._timers)
+            if host in self._queues:
+                self._list(self._queues[host])
+        while self._listed:
+            queue = self._listed[0]
+            if queue and self._may_start(queue):
+                job = self._pop(queue)
+                self._start(queue, job)
+                return job
+            self._listed.popleft()
+            queue.is_listed = False
+            self._tidy(queue)
+        return None
+
+    def due(self) -> float | None:
+        """Return the seconds until `ready` may have a job although none has ended, None if it never has."""
+        return max(0.0, self._timers[0][0] - self._clock()) if self._timers else None
+
+    def failed(self) -> Iterator[tuple[Job, FetchError]]:
+        """Yield the jobs whose hosts are given up, and the error of each."""
+        while self._over:
+            queue, _ = self._over.popitem()
+            assert queue.outage is not None
+            count = self._given_up.setdefault(queue.outage.error.why, Counter())
+            while queue:
+                job = self._pop(queue)
+                count[queue.host] += 1
+                yield job, error_of(job, queue.outage.error)
+
+    def give_last_chances(self) -> bool:
+        """Probe the hosts that were set back: the run is at its end. Return whether there are any."""
+        found, now = bool(self._set_back), self._clock()
+        for host in self._set_back:
+            queue = self._queues[host]
+            if queue.outage is not None:
+                queue.outage.revive(now)
+                self._look_at(queue.outage.due, host)
+        self._set_back.clear()
+        return found
+
+    def notes(self) -> list[str]:
+        """Return a sentence for each kind of failure of the hosts that were given up."""
+        return [_note(why, count) for why, count in self._given_up.items()]
+
+    # ---- one queue
+
+    def _queue(self, host: str) -> _Queue:
+        if host not in self._queues:
+            self._queues[host] = _Queue(host)
+        return self._queues[host]
+
+    def _may_start(self, queue: _Queue) -> bool:
+        if queue.outage is not None:
+            return self._may_probe(queue, queue.outage)
+        if (pause := self._pause(queue.host)) > _LONG_PAUSE:
+            self._look_at(self._clock() + pause, queue.host)
+            return False
+        if not queue.heard:
+            return queue.out < max(1, _CONTACTED // (self._new + (queue.out == 0)))
+        most = self._most(queue.host)
+        return queue.out < most + max(most, _FINISHING // (self._used or 1))
+
+    def _may_probe(self, queue: _Queue, outage: Outage) -> bool:
+        if outage.stage not in (Stage.PROBED, Stage.LAST) or queue.probe is not None:
+            return False
+        return outage.due <= self._clock()
+
+    def _start(self, queue: _Queue, job: Job) -> None:
+        if not queue.out:
+            self._used += 1
+            self._new += not queue.heard
+        queue.out += 1
+        if queue.outage is not None and self._may_probe(queue, queue.outage):
+            queue.probe = queue.probed_by = job.order
+
+    def _leave(self, queue: _Queue, job: Job) -> None:
+        queue.out -= 1
+        if not queue.out:
+            self._used -= 1
+            self._new -= not queue.heard
+        if queue.probe == job.order:
+            queue.probe = None
+
+    def _push(self, queue: _Queue, job: Job, *, first: bool = False) -> None:
+        self._count += 1
+        is_down = queue.outage is not None
+        waits = is_down or self._pause(queue.host) > _LONG_PAUSE
+        if waits and not first and self._in_memory >= _IN_MEMORY and self._spill is not None:
+            self._spill.put(queue.host, pickle.dumps(job, pickle.HIGHEST_PROTOCOL))
+            queue.spilled += 1
+        else:
+            self._in_memory += 1
+            self._busy += not is_down
+            queue.jobs.insert(0 if first else len(queue.jobs), job)
+        if queue.outage is not None and queue.outage.stage is Stage.OVER:
+            self._over[queue] = None
+
+    def _pop(self, queue: _Queue) -> Job:
+        is_down = queue.outage is not None
+        if not queue.jobs and self._spill is not None:
+            queue.jobs.extend(pickle.loads(row) for row in self._spill.take(queue.host, _PAGE))
+            queue.spilled -= len(queue.jobs)
+            self._in_memory += len(queue.jobs)
+            self._busy += 0 if is_down else len(queue.jobs)
+        self._count -= 1
+        self._in_memory -= 1
+        self._busy -= not is_down
+        return queue.jobs.popleft()
+
+    def _report(self, queue: _Queue) -> None:
+        """Report the outage, and make sure that it is looked at in time."""
+        assert queue.outage is not None
+        outage = queue.outage
+        wait = outage.due - self._clock() if outage.stage in (Stage.PROBED, Stage.LAST) else None
+        self._observe(events.HostDown(queue.host, wait, outage.error.reason, heard=outage.error.heard))
+        if wait is not None:
+            self._look_at(outage.due, queue.host)
+        elif outage.stage is Stage.SET_BACK:
+            self._set_back[queue.host] = None
+        else:
+            self._over[queue] = None
+
+    def _end_outage(self, queue: _Queue) -> None:
+        if queue.outage is None:
+            return
+        self._observe(events.HostBack(queue.host))
+        self._set_back.pop(queue.host, None)
+        self._over.pop(queue, None)
+        queue.outage = None
+        self._busy += len(queue.jobs)
+
+    def _look_at(self, when: float, host: str) -> None:
+        heapq.heappush(self._timers, (when, host))
+
+    def _list(self, queue: _Queue) -> None:
+        if queue and not queue.is_listed:
+            queue.is_listed = True
+            self._listed.append(queue)
+
+    def _tidy(self, queue: _Queue) -> None:
+        """Forget a queue that is of no use any more."""
+        if not (queue or queue.out or queue.is_listed or queue.outage):
+            self._queues.pop(queue.host, None)
+
+
+def error_of(job: Job, error: HostDownError) -> FetchError:
+    """Return the error of a file whose host is given up.
+
+    Args:
+        job: The job of the file.
+        error: The error of the last attempt at the host.
+    """
+    path, name = job.entry.path, error.host.rpartition(":")[0]
+    made: FetchError
+    match error.why:
+        case Unreachable.NO_NAME:
+            made = UnreachableError(
+                f"{path}: {name} does not exist ({error.reason}); correct the link, or remove the row",
+                host=error.host, why=error.why,
+            )  # fmt: skip
+            made.cause = error.why.value
+        case Unreachable.CERTIFICATE:
+            made = UntrustedServerError(
+                f"{path}: {name}: the server's certificate is not valid ({error.reason}); to add a "
+                "certificate authority, pass --cacert",
+                host=error.host, why=error.why,
+            )  # fmt: skip
+        case _:
+            made = UnreachableError(
+                f"{path}: {name} does not answer ({error.reason}); try again later",
+                host=error.host, why=error.why,
+            )  # fmt: skip
+    made.remedy = Remedy.FAIL
+    return NotUpdatedError(made, path) if job.update else made
+
+
+_WHAT: Final = {
+    Unreachable.NO_NAME: ("does not exist", "do not exist"),
+    Unreachable.REFUSED: ("refuses connections", "refuse connections"),
+    Unreachable.CERTIFICATE: ("has no valid certificate", "have no valid certificate"),
+    Unreachable.SILENT: ("does not answer", "do not answer"),
+}
+
+
+def _note(why: Unreachable, count: Counter[str]) -> str:
+    """Return a sentence on the hosts that were given up for the reason `why`; `count` has their files."""
+    files = count.total()
+    hosts = f"{len(count):,} host{'s' * (len(count) != 1)} with {files:,} file{'s' * (files != 1)}"
+    some = ", ".join(host.rpartition(":")[0] for host, _ in count.most_common(3))
+    return f"{hosts} {_WHAT[why][len(count) != 1]}: {some}{', …' if len(count) > 3 else ''}"

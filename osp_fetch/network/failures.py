@@ -1,0 +1,55 @@
+"""The error for a request that got no reply, from the exceptions of aiohttp, asyncio and the system."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from typing import Final
+
+import aiohttp
+
+from ..model import urls
+from ..model.errors import Unreachable, UnreachableError, UntrustedServerError
+from .body import reason
+
+_NO_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+
+
+def unreachable(
+    name: str, url: str, error: BaseException, seconds: float, *, proxied: bool = False
+) -> UnreachableError:
+    """Return the error for a request that got no reply.
+
+    Args:
+        name: The path of the file, for the message.
+        url: The URL that was requested.
+        error: What was raised instead of a reply.
+        seconds: The seconds after which a TimeoutError was raised.
+        proxied: Whether the request went through a proxy. The failure may then be the proxy's.
+
+    Returns:
+        The error, with the kind of the failure and with the host.
+    """
+    host = urls.host(url)
+    shown = host.rpartition(":")[0].strip("[]")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        why = reason(error.certificate_error)
+        return UntrustedServerError(
+            f"{name}: {shown}: the server's certificate is not valid ({why}); to add a certificate "
+            "authority, pass --cacert",
+            host=host, why=Unreachable.CERTIFICATE, reason=why,
+        )  # fmt: skip
+    if isinstance(error, TimeoutError):
+        why = f"no answer within {seconds:g} s"
+        return UnreachableError(f"{name}: {shown} did not answer within {seconds:g} s", host=host, reason=why)
+    kind = Unreachable.SILENT if proxied else _kind(error)
+    why = "no such name" if kind is Unreachable.NO_NAME else reason(error)
+    return UnreachableError(f"{name}: {shown} does not answer ({why})", host=host, why=kind, reason=why)
+
+
+def _kind(error: BaseException) -> Unreachable:
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, socket.gaierror):
+        return Unreachable.NO_NAME if cause.errno in _NO_NAME else Unreachable.SILENT
+    refused = isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED
+    return Unreachable.REFUSED if refused else Unreachable.SILENT

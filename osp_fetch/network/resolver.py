@@ -1,0 +1,167 @@
+"""Name resolution without a thread for each name: by c-ares, or by the system where only it knows a name."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+if TYPE_CHECKING:
+    import aiodns
+
+# Status codes of c-ares (ares.h): the name service has answered that there is no such name, or no address.
+_NO_DATA, _NOT_FOUND = 1, 4
+# Seconds until one server is asked again, and how often it is asked. c-ares starts with less where the server
+# answers fast, and doubles the seconds each time. Servers that limit the rate of queries drop some.
+_SECONDS, _TRIES = 1.0, 6
+# Names that are looked up at once. After some seconds, one that still has no answer is not counted any more.
+_AT_ONCE, _COUNTED = 32, 1.0
+# Seconds for which it is remembered that a name does not exist, and names of which it is remembered.
+_ABSENT, _ABSENT_KEPT = 5.0, 10_000
+# Services of nsswitch.conf that c-ares has itself, or that answer for no name that it would not find.
+_ORDINARY: Final = frozenset({"files", "dns", "resolve", "myhostname", "mymachines", "systemd"})
+_NSSWITCH, _RESOLV_CONF = Path("/etc/nsswitch.conf"), Path("/etc/resolv.conf")
+
+
+class Resolver(AbstractResolver):
+    """The resolver of one transport.
+
+    Names are looked up by c-ares, which keeps many queries under way at once, and keeps answers and failures
+    for the time that the name service states. Names that the system may know from elsewhere (without a dot,
+    in `.local`, or with further services in /etc/nsswitch.conf) are looked up by the system, in a thread.
+
+    Args:
+        servers: Addresses of name servers, `IP` or `IP:PORT`; none for those of the system.
+    """
+
+    def __init__(self, servers: Sequence[str] = ()) -> None:
+        self._servers = list(servers)
+        self._channels: list[aiodns.DNSResolver] = []  # the last one is used; earlier ones end their queries
+        self._changed, self._is_stale = 0.0, False
+        self._at_once = asyncio.Semaphore(_AT_ONCE)
+        self._absent: dict[str, float] = {}  # name → until when it is not asked for again
+        self._system = aiohttp.ThreadedResolver()
+        self._asks_system = not servers and _has_further_services(_NSSWITCH)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of a name.
+
+        Args:
+            host: The name.
+            port: The port to put into the results.
+            family: AF_INET, AF_INET6, or AF_UNSPEC for both.
+
+        Raises:
+            socket.gaierror: EAI_NONAME if the name does not exist; EAI_AGAIN if the name service does not
+                answer.
+        """
+        if self._is_of_system(host):
+            return await self._system.resolve(host, port, family)
+        if self._absent.get(host, 0.0) > time.monotonic():
+            raise _no_name()
+        async with self._counted():
+            return await self._look_up(host, port, family)
+
+    async def _look_up(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+        from aiodns.error import DNSError  # most runs that copy within a machine need no name
+
+        try:
+            found = await self._channel().getaddrinfo(
+                host, port=port, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG
+            )
+        except DNSError as error:
+            code, text = (*error.args, "")[:2]
+            if code in (_NO_DATA, _NOT_FOUND):
+                self._remember_absent(host)
+                raise _no_name() from None
+            self._check_servers()
+            raise socket.gaierror(socket.EAI_AGAIN, f"the name service does not answer: {text}") from None
+        return [
+            ResolveResult(
+                hostname=host, host=node.addr[0].decode("ascii"), port=port, family=node.family, proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for node in found.nodes
+        ]  # fmt: skip
+
+    @asynccontextmanager
+    async def _counted(self) -> AsyncIterator[None]:
+        """Wait until fewer than 32 names are looked up that have not waited for a second."""
+        await self._at_once.acquire()
+        given_back = False
+
+        def give_back() -> None:
+            nonlocal given_back
+            if not given_back:
+                given_back = True
+                self._at_once.release()
+
+        timer = asyncio.get_running_loop().call_later(_COUNTED, give_back)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            give_back()
+
+    def _remember_absent(self, host: str) -> None:
+        if len(self._absent) >= _ABSENT_KEPT:
+            self._absent.clear()
+        self._absent[host] = time.monotonic() + _ABSENT
+
+    def _is_of_system(self, host: str) -> bool:
+        return not self._servers and (
+            self._asks_system or "." not in host.rstrip(".") or host.rstrip(".").endswith(".local")
+        )
+
+    def _channel(self) -> aiodns.DNSResolver:
+        if not self._channels or self._is_stale:
+            self._is_stale, self._changed = False, _changed(_RESOLV_CONF)
+            import aiodns
+
+            self._channels.append(aiodns.DNSResolver(self._servers or None, timeout=_SECONDS, tries=_TRIES))
+        return self._channels[-1]
+
+    def _check_servers(self) -> None:
+        """After a failure, read the system's name servers again if the machine has changed its network."""
+        self._is_stale = not self._servers and _changed(_RESOLV_CONF) != self._changed
+
+    async def close(self) -> None:
+        """Release the sockets."""
+        for dns in self._channels:
+            await dns.close()
+        self._channels.clear()
+        await self._system.close()
+
+
+def _no_name() -> socket.gaierror:
+    return socket.gaierror(socket.EAI_NONAME, "no such name")
+
+
+def _changed(place: Path) -> float:
+    """Return the time of the last change of a file, 0 if it does not exist."""
+    try:
+        return place.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _has_further_services(place: Path) -> bool:
+    """Return whether nsswitch.conf names services by which the system knows further names."""
+    try:
+        lines = place.read_text().splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        name, _, services = line.partition("#")[0].partition(":")
+        if name.strip() == "hosts":
+            return any(s not in _ORDINARY and not s.startswith(("[", "mdns")) for s in services.split())
+    return False

@@ -1,0 +1,248 @@
+"""Tests of the queues of jobs that wait for their hosts, in simulated time and on disk."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import random
+import stat
+import tracemalloc
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from osp_fetch.engine.file import Job
+from osp_fetch.engine.host_queues import HostQueues
+from osp_fetch.engine.outage import Outage, Stage
+from osp_fetch.model import events
+from osp_fetch.model.entry import Entry, RelativePath
+from osp_fetch.model.errors import HostDownError, HostPausedError, Unreachable, UnreachableError
+from osp_fetch.model.settings import Retry
+from osp_fetch.storage.ledger.spill import DiskSpill
+
+RETRY = Retry()
+
+
+def job(number: int, host: str) -> Job:
+    entry = Entry(RelativePath(f"images/{number:09}.jpg"), (f"http://{host}/photos/{number:09}.jpg",))
+    return Job(entry, None, None, number, host)
+
+
+def down(host: str, why: Unreachable, *, heard: bool = False) -> HostDownError:
+    return HostDownError(UnreachableError("no", host=host, why=why), host=host, is_own=True, heard=heard)
+
+
+class World:
+    """Hosts in simulated time, and a run over them that never has more than `places` jobs in progress.
+
+    Args:
+        fates: Host → the kind of its failure and the time at which it begins to answer, None for never.
+        spill: As in `HostQueues`.
+        places: Most jobs in progress.
+    """
+
+    def __init__(
+        self, fates: dict[str, tuple[Unreachable, float | None]], spill: DiskSpill | None, places: int = 64
+    ) -> None:
+        self.fates, self.places, self.now = fates, places, 0.0
+        self.heard: set[str] = set()
+        self.pauses: dict[str, float] = {}
+        self.events: list[events.Event] = []
+        self.attempts: Counter[str] = Counter()
+        self.done: dict[int, float] = {}
+        self.failed: dict[int, float] = {}
+        self._numbers = itertools.count()
+        self._running: list[tuple[float, int, Job, HostDownError | HostPausedError | None]] = []
+        self.queues = HostQueues(
+            RETRY, spill, self.events.append, lambda: self.now,
+            lambda host: max(0.0, self.pauses.get(host, 0.0) - self.now), lambda _: 8,
+        )  # fmt: skip
+
+    def run(self, jobs: Iterator[Job]) -> None:
+        """Run all jobs to their ends."""
+        has_ended = False
+        while True:
+            while len(self._running) < self.places:
+                ready = self.queues.ready()
+                if ready is None and not has_ended and not self.queues.is_full:
+                    found = next(jobs, None)
+                    has_ended = found is None
+                    if found is not None and self.queues.admit(found):
+                        ready = found
+                    elif found is not None:
+                        continue
+                if ready is None:
+                    break
+                self._begin(ready)
+            for each, _ in self.queues.failed():
+                self.failed[each.order] = self.now
+            if not self._running and has_ended:
+                if not self.queues:
+                    return
+                self.queues.give_last_chances()
+            self._advance()
+
+    def _begin(self, each: Job) -> None:
+        self.attempts[each.host] += 1
+        error: HostDownError | HostPausedError | None
+        why, from_then = self.fates.get(each.host, (Unreachable.SILENT, 0.0))
+        if (pause := self.pauses.get(each.host, 0.0)) > self.now:
+            took, error = 0.0, HostPausedError(f"until {pause}", host=each.host)
+        elif from_then is None or self.now < from_then:
+            took = 20.0 if why is Unreachable.SILENT else 0.01
+            error = down(each.host, why, heard=each.host in self.heard)
+        else:
+            took, error = 0.1, None
+            self.heard.add(each.host)
+        heapq.heappush(self._running, (self.now + took, next(self._numbers), each, error))
+
+    def _advance(self) -> None:
+        due = self.queues.due() if len(self._running) < self.places else None
+        times = [self._running[0][0]] if self._running else []
+        times += [self.now + due + 1e-6] if due is not None else []
+        assert times, "nothing would ever happen again"
+        self.now = max(self.now, min(times))
+        while self._running and self._running[0][0] <= self.now:
+            _, _, each, error = heapq.heappop(self._running)
+            if error is not None:
+                self.queues.put_back(each, error)
+            else:
+                self.queues.ended(each, answered=True)
+                self.done[each.order] = self.now
+
+
+@contextmanager
+def spill_in(folder: Path) -> Iterator[DiskSpill]:
+    spill = DiskSpill(folder / "waiting.sqlite3")
+    try:
+        yield spill
+    finally:
+        spill.close()
+
+
+FATES = st.tuples(st.sampled_from(Unreachable), st.one_of(st.none(), st.floats(0, 100)))
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), FATES), st.integers(0, 1 << 32), st.integers(1, 80))
+def test_every_job_ends_once_whatever_the_hosts_do(
+    fates: dict[str, tuple[Unreachable, float | None]], seed: int, places: int
+) -> None:
+    chance = random.Random(seed)
+    hosts = [chance.choice("abcdef") for _ in range(chance.randint(0, 300))]
+    world = World(fates, None, places)
+    world.run(job(n, host) for n, host in enumerate(hosts))
+    assert world.done.keys() | world.failed.keys() == set(range(len(hosts)))
+    assert not world.done.keys() & world.failed.keys()
+    for number, host in enumerate(hosts):
+        _, from_then = fates.get(host, (None, 0.0))
+        assert number not in world.failed or from_then is None or from_then > 0
+
+
+def test_good_files_do_not_wait_for_hosts_that_do_not_answer() -> None:
+    kinds = list(Unreachable)
+    fates: dict[str, tuple[Unreachable, float | None]] = {
+        f"dead{n}": (kinds[n % 4], None) for n in range(300)
+    }
+    chance = random.Random(1)
+    hosts = [f"dead{chance.randrange(300)}" if chance.random() < 0.2 else f"h{chance.randrange(2000)}"
+             for _ in range(20_000)]  # fmt: skip
+    world = World(fates, None, places=192)
+    world.run(job(n, host) for n, host in enumerate(hosts))
+    good = [world.done[n] for n, host in enumerate(hosts) if host.startswith("h")]
+    ideal = len(good) * 0.1 / 192
+    assert max(good) < 6 * ideal, "a silent host takes a place for 20 s, but only one"
+    assert all(world.attempts[host] <= 6 for host in fates), "a few attempts at each dead host"
+    assert len(world.failed) == 20_000 - len(good)
+    assert world.now < 80, "two timeouts of 20 s, and the first attempts one after the other"
+    notes = "\n".join(world.queues.notes())
+    assert "75 hosts with" in notes
+    assert "do not exist" in notes
+    assert "refuse connections" in notes
+
+
+def test_a_host_that_comes_late_gets_its_chance_at_the_end_of_the_run() -> None:
+    world = World({"late": (Unreachable.REFUSED, 50.0)}, None)
+    rows = ["late"] * 10 + ["good"] * 100_000
+    world.run(job(n, host) for n, host in enumerate(rows))
+    assert not world.failed
+    assert len(world.done) == len(rows)
+
+
+def test_a_host_that_has_answered_is_waited_for() -> None:
+    outage = Outage(RETRY, down("h", Unreachable.REFUSED, heard=True), 0.0)
+    now = 0.0
+    while outage.stage is Stage.PROBED:
+        assert outage.due <= now + RETRY.longest
+        now = outage.due
+        outage.failed(down("h", Unreachable.REFUSED, heard=True), now)
+    assert outage.stage is Stage.OVER
+    assert RETRY.outage < now <= RETRY.outage + 2 * RETRY.longest
+
+
+@pytest.mark.parametrize("why", [Unreachable.NO_NAME, Unreachable.REFUSED, Unreachable.CERTIFICATE])
+def test_a_definite_failure_is_set_back_within_seconds(why: Unreachable) -> None:
+    outage = Outage(RETRY, down("h", why), 0.0)
+    tries, now = 1, 0.0
+    while outage.stage is Stage.PROBED:
+        now = outage.due
+        outage.failed(down("h", why), now)
+        tries += 1
+    assert (outage.stage, tries) == (Stage.SET_BACK, 3)
+    assert 1 < now < 5
+    outage.revive(now)
+    assert now < outage.due < now + 10
+    outage.failed(down("h", why), outage.due)
+    assert outage.stage is Stage.OVER
+
+
+def test_the_jobs_of_a_host_that_asked_for_a_pause_let_others_go_first() -> None:
+    world = World({}, None, places=8)
+    world.pauses["paused"] = 100.0
+    rows = ["paused"] * 1000 + ["good"] * 1000
+    world.run(job(n, host) for n, host in enumerate(rows))
+    assert max(world.done[n] for n in range(1000, 2000)) < 50
+    assert min(world.done[n] for n in range(1000)) >= 100
+    assert world.attempts["paused"] < 1100
+
+
+def test_waiting_rows_take_little_memory_and_the_manifest_is_read_on(tmp_path: Path) -> None:
+    with spill_in(tmp_path) as spill:
+        queues = HostQueues(RETRY, spill, lambda _: None, lambda: 0.0, lambda _: 0.0, lambda _: 8)
+        first = job(0, "dead")
+        assert queues.admit(first)
+        queues.put_back(first, down("dead", Unreachable.SILENT))
+        tracemalloc.start()
+        for n in range(1, 100_000):
+            assert not queues.admit(job(n, "dead"))
+            assert not queues.is_full
+        # 10,000 rows are in memory, the others on disk: a million take no more
+        assert tracemalloc.get_traced_memory()[0] < 30e6
+        tracemalloc.stop()
+
+
+def test_spilled_rows_come_back_in_order_and_nothing_is_left_on_disk(tmp_path: Path) -> None:
+    with spill_in(tmp_path) as spill:
+        for n in range(2600):
+            spill.put("ab"[n % 2], str(n).encode())
+        place = tmp_path / "waiting.sqlite3"
+        assert stat.S_IMODE(place.stat().st_mode) == 0o600, "rows may contain signed links"
+        taken: list[bytes] = []
+        while rows := spill.take("a", 100):
+            taken += rows
+        assert [int(row) for row in taken] == list(range(0, 2600, 2))
+        assert len(spill.take("b", 5000)) == 1300
+        assert spill.take("b", 1) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_wait_in_memory_while_the_disk_cannot_be_written(tmp_path: Path) -> None:
+    with spill_in(tmp_path / "missing") as spill:
+        for n in range(1200):
+            spill.put("a", str(n).encode())
+        (tmp_path / "missing").mkdir()
+        assert [int(row) for row in spill.take("a", 2000)] == list(range(1200))
