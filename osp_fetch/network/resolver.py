@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +30,10 @@ _ORDINARY: Final = frozenset({"files", "dns", "resolve", "myhostname", "mymachin
 _NSSWITCH, _RESOLV_CONF = Path("/etc/nsswitch.conf"), Path("/etc/resolv.conf")
 
 
+class _NoAddressError(socket.gaierror):
+    """The name exists, and has no IPv4 address."""
+
+
 class Resolver(AbstractResolver):
     """The resolver of one transport.
 
@@ -45,6 +49,7 @@ class Resolver(AbstractResolver):
         self._servers = list(servers)
         self._channels: list[aiodns.DNSResolver] = []  # the last one is used; earlier ones end their queries
         self._changed, self._is_stale = 0.0, False
+        self._has_ipv6 = _has_ipv6()
         self._at_once = asyncio.Semaphore(_AT_ONCE)
         self._absent: dict[str, float] = {}  # name → until when it is not asked for again
         self._system = aiohttp.ThreadedResolver()
@@ -69,6 +74,10 @@ class Resolver(AbstractResolver):
         if self._absent.get(host, 0.0) > time.monotonic():
             raise _no_name()
         async with self._counted():
+            if family is socket.AF_UNSPEC and not self._has_ipv6:
+                # a second query for each of thousands of names, whose answer could not be used
+                with suppress(_NoAddressError):
+                    return await self._look_up(host, port, socket.AF_INET)
             return await self._look_up(host, port, family)
 
     async def _look_up(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
@@ -80,6 +89,8 @@ class Resolver(AbstractResolver):
             )
         except DNSError as error:
             code, text = (*error.args, "")[:2]
+            if code == _NO_DATA and family is socket.AF_INET:
+                raise _NoAddressError(socket.EAI_NONAME, "no such name") from None
             if code in (_NO_DATA, _NOT_FOUND):
                 self._remember_absent(host)
                 raise _no_name() from None
@@ -140,6 +151,16 @@ class Resolver(AbstractResolver):
             await dns.close()
         self._channels.clear()
         await self._system.close()
+
+
+def _has_ipv6() -> bool:
+    """Return whether this machine has a route to IPv6 addresses outside of it. Nothing is sent."""
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+            probe.connect(("2001:db8::1", 53))
+    except OSError:
+        return False
+    return True
 
 
 def _no_name() -> socket.gaierror:

@@ -382,7 +382,7 @@ class HttpTransport:
         # a signed query must be sent byte for byte, so that only a URL that is not ASCII is encoded
         try:
             target = URL(url, encoded=url.isascii())
-            _ = target.host, target.port
+            _ = target.raw_host, target.port
         except ValueError as error:
             raise StatusError(
                 f"{request.name}: its URL is not valid ({reason(error)}); correct it in the manifest",
