@@ -310,7 +310,9 @@ async def build_context(
     Raises:
         StorageError: the folder or the ledger cannot be opened.
     """
-    pool = ConnectionPool(settings.limits, observe, options.get("profiles"), most=_most_connections())
+    pool = ConnectionPool(
+        settings.limits, observe, options.get("profiles"), most=_most_connections(), hosts=settings.hosts
+    )
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
     permissions = Permissions(settings.storage.mode)

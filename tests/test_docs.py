@@ -217,13 +217,22 @@ def test_every_command_and_flag_that_a_page_names_exists(page: Path) -> None:
 # settings, events, exit codes, public names
 
 
+def settings_in(text: str) -> dict[str, Any]:
+    """Return the keys in a table of settings, with their defaults."""
+    made: dict[str, Any] = {}
+    for key, default, *meaning in rows(text):
+        assert meaning
+        assert meaning[0].endswith(".")
+        made[key.strip("`")] = tomllib.loads(f"x = {default.strip('`')}")["x"]
+    return made
+
+
 def test_the_reference_has_each_setting_with_its_default() -> None:
     made: dict[str, dict[str, Any]] = {}
-    for name in [field.name for field in dataclasses.fields(Settings)]:
-        for key, default, *meaning in rows(section(REFERENCE, f"[{name}]")):
-            assert meaning
-            assert meaning[0].endswith(".")
-            made.setdefault(name, {})[key.strip("`")] = tomllib.loads(f"x = {default.strip('`')}")["x"]
+    for name in [field.name for field in dataclasses.fields(Settings) if field.name != "hosts"]:
+        made[name] = settings_in(section(REFERENCE, f"[{name}]"))
+    own = settings_in(section(REFERENCE, '[hosts."NAME"]'))
+    assert own == {f.name: getattr(HostLimits(), f.name) for f in dataclasses.fields(HostLimits)}
     assert [(section, key) for section, keys in made.items() for key in keys] == [
         (section, key) for section, key, _ in Settings().items()
     ]
@@ -448,6 +457,7 @@ _SAMPLES: Mapping[str, Any] = {
     "int": 1,
     "int | None": 1,
     "float": 1.0,
+    "bool": True,
     "float | None": 1.0,
     "str": "x",
     "Outcome": Outcome("a", Status.FAILED, entry("a", "http://h/a"), 1, None, 1.0, NetworkError("no answer")),

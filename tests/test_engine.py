@@ -22,7 +22,7 @@ from osp_fetch.model.errors import (
     StatusError,
     UnreachableError,
 )
-from osp_fetch.model.settings import Limits, Retry, Settings
+from osp_fetch.model.settings import HostLimits, Limits, Retry, Settings
 
 
 async def numbers(count: int) -> AsyncIterator[int]:
@@ -289,6 +289,35 @@ async def test_a_host_that_is_down_is_probed_by_one_and_others_are_sent_away() -
     for task in (probing, *others):
         task.cancel()
     await asyncio.wait([probing, *others])
+
+
+async def test_a_host_can_have_limits_of_its_own() -> None:
+    own = {"few.example": HostLimits(connections=2)}
+    pool = ConnectionPool(limits(connections=8), hosts=own)
+    assert [pool.host(f"{name}:443").limit.value for name in ("few.example", "other.example")] == [2, 8]
+    assert pool.host("upload.wikimedia.org:443").limit.value == 2, "what its operator states"
+    chosen = ConnectionPool(limits(connections=8, per_host=6), hosts=own)
+    assert [chosen.host(f"{name}:80").limit.value for name in ("few.example", "upload.wikimedia.org")] == [
+        2,
+        6,
+    ]
+    slow = ConnectionPool(Limits(requests_per_second=50.0), hosts={"slow": HostLimits(requests_per_second=5)})
+    assert [slow.host(f"{name}:80").interval for name in ("slow", "fast", "www.sec.gov")] == [0.2, 0.02, 0.02]
+    assert ConnectionPool(Limits()).host("www.sec.gov:443").interval == 0.1
+
+
+async def test_many_hosts_share_the_connections() -> None:
+    pool = ConnectionPool(Limits(memory=48 << 20))  # 32 connections
+    async with AsyncExitStack() as held:
+        for n in range(16):
+            pool.answered(f"h{n}")
+            await held.enter_async_context(pool.connection(f"h{n}", n))
+        more = [asyncio.ensure_future(pool.connection("h0", 100 + n).__aenter__()) for n in range(8)]
+        await asyncio.sleep(0)
+        assert sum(each.done() for each in more) == 3, "four to one host, however many hosts there are"
+        for each in more:
+            each.cancel()
+        await asyncio.wait(more)
 
 
 async def test_requests_that_wait_for_a_slot_are_sent_away_when_the_host_goes_down() -> None:

@@ -178,3 +178,17 @@ def test_proxies_are_chosen_by_scheme_and_not_for_hosts_that_need_none() -> None
     assert proxies.of("http://h/x") is None
     assert proxies.of("https://inside.example/x") is None
     assert Proxies({}).of("https://h/x") is None
+
+
+def test_limits_of_one_host_are_layered_like_other_settings() -> None:
+    made = Settings.load(
+        ("a.toml", {"hosts": {"Images.Example.org": {"connections": 4}, "b": {"requests_per_second": 2}}}),
+        ("--set", {"hosts": {"images.example.org": {"requests_per_second": "5"}}}),
+    )
+    limits = made.hosts["images.example.org"]
+    assert (limits.connections, limits.requests_per_second) == (4, 5.0)
+    assert ('hosts."b"', "requests_per_second", 2.0) in made.items()
+    with pytest.raises(SettingsError, match=r'unknown key hosts\."b"\.conections; did you mean connections'):
+        Settings.load(("x", {"hosts": {"b": {"conections": 4}}}))
+    with pytest.raises(SettingsError, match=r"\[hosts\.\"b\"\] must be a table"):
+        Settings.load(("x", {"hosts": {"b": 4}}))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from ..model.report import JSON_VERSION
-from ..model.settings import Settings
+from ..model.settings import Layer, Settings
 from .flags import PREFIX
 from .options import layers
 
@@ -33,7 +34,7 @@ def show(as_json: bool, **flags: Any) -> int:
     """Print every setting as TOML, with its value and where the value comes from."""
     given = layers(flags)
     made = Settings.load(*given)
-    origins = {(s, k): name for name, layer in given for s, values in layer.items() for k in values}
+    origins = {place: name for name, layer in given for place in _places(layer)}
     if as_json:
         document: dict[str, Any] = {"version": JSON_VERSION}
         for section, key, value in made.items():
@@ -49,3 +50,13 @@ def show(as_json: bool, **flags: Any) -> int:
         origin = origins.get((section, key), "default")
         click.echo(f"{key} = {json.dumps(value)}  # {origin}")
     return 0
+
+
+def _places(layer: Layer) -> Iterator[tuple[str, str]]:
+    """Yield the section and key of each setting of a layer, as `Settings.items` names them."""
+    for section, values in layer.items():
+        for key, value in values.items():
+            if section == "hosts":
+                yield from ((f'hosts."{key.lower()}"', each) for each in value)
+            else:
+                yield section, key

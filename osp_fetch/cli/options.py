@@ -79,6 +79,10 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
         section, dot, key = name.strip().partition(".")
         if not (equals and dot):
             raise SettingsError(f"--set {text}: expected SECTION.KEY=VALUE, such as limits.per_host=8")
+        if section == "hosts":  # a name of a host has dots of its own
+            host, dot, key = key.rpartition(".")
+            found.append(("--set", {section: {host.strip('"'): {key: _plain(value.strip())}}}))
+            continue
         found.append(("--set", {section: {key: _plain(value.strip())}}))
     return found
 

@@ -249,14 +249,25 @@ class Exchange:
 
     def measured(self, count: int, seconds: float) -> None:
         """Report that `count` bytes of the body took `seconds` seconds."""
-        self._pool.host(self.host).throughput.measured(count, seconds)
+        state = self._pool.host(self.host)
+        state.throughput.measured(count, seconds, len(state.streams))
 
     def lagging(self, pace: float) -> bool:
-        """Return whether `pace` (bytes per second) is less than a tenth of the host's median throughput.
+        """Return whether a fresh connection should take the place of this one.
 
         While the byte rate delays the connections, none of them lags.
+
+        Args:
+            pace: Bytes per second of this connection over the last seconds.
         """
-        return not self._pool.rate.slows() and self._pool.host(self.host).throughput.lagging(pace)
+        if self._pool.rate.slows():
+            return False
+        state = self._pool.host(self.host)
+        return state.throughput.lagging(pace, len(state.streams), time.monotonic())
+
+    def replaced(self) -> None:
+        """Report that this connection lagged and is closed."""
+        self._pool.host(self.host).throughput.replaced(time.monotonic())
 
     def _answered(self) -> None:
         self._pool.answered(self.host, time.monotonic() - self._asked)

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from ..model.profile import Profile
-from ..model.settings import Limits
+from ..model.settings import HostLimits, Limits
+from ..model.well_known import WELL_KNOWN
 from .controller import Controller
 from .host import Host
 from .limit import START, ConcurrencyLimit
@@ -26,17 +27,23 @@ class Hosts:
         profiles: `host:port` → measured settings of the host, from `bench --save`.
         per_host: Largest number of connections to one host.
         share: Initial connections per host in a worker, None in the process of a run.
+        own: Name of a host → limits of its own.
 
     Attributes:
         in_use: Hosts with open connections.
     """
 
     def __init__(
-        self, limits: Limits, profiles: Mapping[str, Profile], per_host: int, share: int | None
+        self,
+        limits: Limits,
+        profiles: Mapping[str, Profile],
+        per_host: int,
+        share: int | None,
+        own: Mapping[str, HostLimits],
     ) -> None:
+        self._limits, self._own = limits, own
         self._profiles, self._per_host, self._share = profiles, per_host, share
         self._controls = limits.connections == "auto" and share is None
-        self._interval = 1 / limits.requests_per_second if limits.requests_per_second else 0.0
         self._states: dict[str, Host] = {}
         self.in_use: dict[Host, None] = {}
         self._idle: dict[str, Host] = {}  # hosts without connections, the one used last at the end
@@ -86,11 +93,14 @@ class Hosts:
         return len(self.in_use) > (state in self.in_use)
 
     def _made(self, name: str) -> Host:
+        own = limits_of(name, self._limits, self._own)
+        most = self._per_host if own.connections == "auto" else min(self._per_host, own.connections)
         known = self.measured(name) if self._controls else None
         first = known.connections if known else START
-        start = first if self._controls else self._share or self._per_host
-        controller = Controller(ConcurrencyLimit(self._per_host, start, known=known is not None))
-        state = Host(name, controller, not self._controls or known is not None, self._interval)
+        start = first if self._controls else self._share or most
+        controller = Controller(ConcurrencyLimit(most, start, known=known is not None))
+        interval = 1 / own.requests_per_second if own.requests_per_second else 0.0
+        state = Host(name, controller, not self._controls or known is not None, interval)
         state.breaker.heard = name in self._heard
         state.manners.widest = self.widest(name)
         return state
@@ -108,3 +118,23 @@ class Hosts:
             self._heard[name] = None
             if len(self._heard) > _HEARD_KEPT:
                 del self._heard[next(iter(self._heard))]
+
+
+def limits_of(name: str, limits: Limits, own: Mapping[str, HostLimits]) -> HostLimits:
+    """Return the limits that apply to one host.
+
+    Args:
+        name: `host:port`.
+        limits: The limits of all hosts. Where the user has set them, they replace those of well-known hosts.
+        own: Name of a host → limits that the user has set for it.
+    """
+    host = name.rpartition(":")[0]
+    if host in own:
+        found = own[host]
+        rate = found.requests_per_second or limits.requests_per_second
+        return HostLimits(found.connections, rate)
+    known = WELL_KNOWN.get(host, HostLimits())
+    return HostLimits(
+        known.connections if limits.per_host == "auto" else "auto",
+        limits.requests_per_second or known.requests_per_second,
+    )

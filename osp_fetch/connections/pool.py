@@ -18,7 +18,7 @@ from ..model import events
 from ..model.errors import HostDownError, HostPausedError, Unreachable, UnreachableError
 from ..model.events import Observer
 from ..model.profile import Profile
-from ..model.settings import Limits
+from ..model.settings import HostLimits, Limits
 from .byte_rate import ByteRate
 from .controller import LOOK, HostReport
 from .host import Connection, Host
@@ -69,6 +69,7 @@ class ConnectionPool:
             sets each host's limit with `assign`; this process does not measure.
         most: Upper bound of open connections, in addition to `limits`.
         yields: Lower a host's limit after a refusal, until the next `assign`. Only used with `share`.
+        hosts: Name of a host → limits of its own.
 
     Attributes:
         total: Largest number of open connections.
@@ -86,6 +87,7 @@ class ConnectionPool:
         most: int | None = None,
         *,
         yields: bool = False,
+        hosts: Mapping[str, HostLimits] | None = None,
     ) -> None:
         self.total = min(most_connections(limits), most or sys.maxsize)
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
@@ -99,7 +101,7 @@ class ConnectionPool:
         self._timer: asyncio.TimerHandle | None = None
         self._limits = limits
         self._observe = observe
-        self._hosts = Hosts(limits, profiles or {}, self.per_host, share)
+        self._hosts = Hosts(limits, profiles or {}, self.per_host, share, hosts or {})
         self._known_line, self._new_line = HostLine(), HostLine()
         self._open = self._connecting = 0
         self._numbers = itertools.count()

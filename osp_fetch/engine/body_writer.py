@@ -9,7 +9,7 @@ from typing import Final
 from ..concurrency import completed
 from ..connections.exchange import Exchange
 from ..model import events
-from ..model.errors import NetworkError, SizeLimitError, TooLongError
+from ..model.errors import LaggingError, SizeLimitError, TooLongError
 from ..model.protocols import Partial
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from .checkpoint import Checkpoint
@@ -60,7 +60,8 @@ class BodyWriter:
             TooLongError: The server sent more bytes than requested. It is unknown which range they belong
                 to, so no byte of this body is kept.
             SizeLimitError: The file has no stated length, and is longer than `limits.file_size`.
-            NetworkError: The connection was cut or stalled, or it was far slower than others to the host.
+            NetworkError: The connection was cut or stalled.
+            LaggingError: It was far slower than others to the same host.
             ChangedError: The overlap sample differs from the bytes held.
             StorageError: The partial cannot be written or read.
             DiskFullError: The destination is full.
@@ -85,7 +86,7 @@ class BodyWriter:
             await self._compare(part, exchange)
         buffers, pool = self._context.buffers, self._context.pool
         buffer = buffers.take(len(span), pool.open)
-        filled, most = 0, self._most()
+        filled, most, lags = 0, self._most(), False
         try:
             # after the last byte of the span, receive into a spare byte: surplus must not overwrite the span
             while count := await exchange.readinto(
@@ -108,16 +109,18 @@ class BodyWriter:
                     if at < span.stop and not self._state.parts.missing_in(span):
                         break  # another connection has delivered the rest
                 if clock() - looked > _LAG_SECONDS:
-                    if exchange.lagging((at - looked_at) / (clock() - looked)):
-                        raise NetworkError(
-                            f"{self._path}: this connection was far slower than others to the same host"
-                        )
+                    lags = exchange.lagging((at - looked_at) / (clock() - looked))
+                    if lags:
+                        break
                     looked, looked_at = clock(), at
         finally:
             if filled and self._state.parts.missing_in(ByteRange(at, at + filled)):
                 at = await self._write(at, buffer[:filled], exchange)
             buffers.give(buffer, pool.open)
             exchange.measured(at - span.start, clock() - begun)
+        if lags:
+            exchange.replaced()
+            raise LaggingError(f"{self._path}: this connection was far slower than others to the same host")
 
     def _most(self) -> int:
         """Return the length in bytes that the file may have, as far as the settings bound it."""

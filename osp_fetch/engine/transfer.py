@@ -16,6 +16,7 @@ from ..model.errors import (
     HostDownError,
     HostPausedError,
     IntegrityError,
+    LaggingError,
     NotThePayloadError,
     RangeNotSatisfiableError,
     Remedy,
@@ -25,6 +26,7 @@ from ..model.errors import (
     TimeLimitError,
     TransferError,
     UnreachableError,
+    YieldedError,
 )
 from ..model.http import Coding
 from ..model.protocols import Partial
@@ -238,6 +240,8 @@ class PartedTransfer:
             raise SourceGivenUpError(f"{error}; the file restarts from another mirror") from None
 
     def _retrying(self, error: FetchError, delay: float) -> None:
+        if isinstance(error, (YieldedError, LaggingError)):
+            return  # this process has closed the connection; nothing failed
         self._context.observe(events.Retrying(self._entry.path, error.cause, delay, str(error)))
 
     # ---- a part fetches bytes

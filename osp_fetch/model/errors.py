@@ -122,6 +122,13 @@ class Unreachable(Enum):
         return self is not Unreachable.SILENT
 
 
+class LaggingError(NetworkError):
+    """The connection was closed, because it was far slower than others to the same host."""
+
+    cause = "slow connection"
+    excused = True
+
+
 class UnreachableError(NetworkError):
     """No byte of a reply was received.
 

@@ -304,8 +304,25 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class HostLimits:
+    """Limits for one host, as `[hosts."NAME"]` states them. They apply in place of those of `Limits`.
+
+    Attributes:
+        connections: maximum number of connections to the host.
+        requests_per_second: maximum number of requests to it each second; 0 for no limit.
+    """
+
+    connections: int | Auto = _setting("auto", _or_auto(count))
+    requests_per_second: float = _setting(0.0, lambda v: _quantity(v, {"": 1.0}, "a rate"))
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings, in the sections of the TOML files under `configs/`."""
+    """All settings, in the sections of the TOML files under `configs/`.
+
+    Attributes:
+        hosts: name of a host → its limits.
+    """
 
     limits: Limits = field(default_factory=Limits)
     retry: Retry = field(default_factory=Retry)
@@ -313,6 +330,7 @@ class Settings:
     storage: Storage = field(default_factory=Storage)
     links: Links = field(default_factory=Links)
     network: Network = field(default_factory=Network)
+    hosts: Mapping[str, HostLimits] = field(default_factory=dict)
 
     @classmethod
     def load(cls, *layers: tuple[str, Layer]) -> Settings:
@@ -337,26 +355,38 @@ class Settings:
             raise SettingsError(f"{layer}: unknown section [{section}]{_nearest(section, known)}")
         if not isinstance(values, Mapping):
             raise SettingsError(f"{layer}: [{section}] must be a table of keys, not {values!r}")
-        room = getattr(self, section)
-        readers = {f.name: f.metadata["read"] for f in fields(room)}
-        read: dict[str, Any] = {}
-        for key, value in values.items():
-            if key not in readers:
-                near = _nearest(key, list(readers))
-                raise SettingsError(f"{layer}: unknown key {section}.{key}{near}")
-            try:
-                read[key] = readers[key](value)
-            except ValueError as error:
-                raise SettingsError(f"{layer}: {section}.{key}: {error}") from None
-        return replace(self, **{section: replace(room, **read)})
+        if section != "hosts":
+            return replace(self, **{section: _changed(getattr(self, section), layer, section, values)})
+        hosts = dict(self.hosts)
+        for host, table in values.items():
+            if not isinstance(table, Mapping):
+                raise SettingsError(f'{layer}: [hosts."{host}"] must be a table of keys, not {table!r}')
+            known_limits = hosts.get(host.lower(), HostLimits())
+            hosts[host.lower()] = _changed(known_limits, layer, f'hosts."{host}"', table)
+        return replace(self, hosts=hosts)
 
     def items(self) -> list[tuple[str, str, Any]]:
         """Return every setting as (section, key, value), in the order of definition."""
+        sections = [(f.name, getattr(self, f.name)) for f in fields(self) if f.name != "hosts"]
+        sections += [(f'hosts."{host}"', limits) for host, limits in self.hosts.items()]
         return [
-            (section.name, key.name, getattr(getattr(self, section.name), key.name))
-            for section in fields(self)
-            for key in fields(getattr(self, section.name))
+            (name, key.name, getattr(table, key.name)) for name, table in sections for key in fields(table)
         ]
+
+
+def _changed(table: Any, layer: str, section: str, values: Mapping[str, Any]) -> Any:
+    """Return `table`, one section of the settings, with `values` read and applied."""
+    readers = {f.name: f.metadata["read"] for f in fields(table)}
+    read: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in readers:
+            near = _nearest(key, list(readers))
+            raise SettingsError(f"{layer}: unknown key {section}.{key}{near}")
+        try:
+            read[key] = readers[key](value)
+        except ValueError as error:
+            raise SettingsError(f"{layer}: {section}.{key}: {error}") from None
+    return replace(table, **read)
 
 
 def _nearest(word: str, known: list[str]) -> str:

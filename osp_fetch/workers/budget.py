@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..connections.controller import Controller, HostReport
 from ..connections.limit import START, ConcurrencyLimit
 from ..model import events
 from ..model.profile import Profile
+from ..model.settings import Auto
 from .messages import Assign
 
 
@@ -35,6 +36,7 @@ class Budget:
         observe: Receives a `LimitChanged` event whenever the limit of a host changes.
         profiles: `host:port` → what an earlier run learned of the host.
         steers: Whether a controller finds the limit of each host; otherwise it is `per_host`.
+        own: Returns the most connections to one host, "auto" if it has no limit of its own.
     """
 
     def __init__(
@@ -46,10 +48,12 @@ class Budget:
         profiles: Mapping[str, Profile],
         *,
         steers: bool,
+        own: Callable[[str], int | Auto] = lambda _: "auto",
     ) -> None:
         self._workers, self._total, self._per_host, self._controls = workers, total, per_host, steers
-        self._observe, self._profiles = observe, profiles
+        self._observe, self._profiles, self._own = observe, profiles, own
         self._hosts: dict[str, _Host] = {}
+        self._named: list[set[str]] = [set() for _ in range(workers)]  # the hosts of its last report
 
     @property
     def first_share(self) -> int:
@@ -65,7 +69,7 @@ class Budget:
             now: Seconds of a monotonic clock.
         """
         named = {report.host: report for report in reports}
-        for host in {*self._hosts, *named}:
+        for host in self._named[worker] | named.keys():
             state, report = self._host(host), named.get(host)
             if report is None:
                 state.open[worker] = state.demand[worker] = state.streaming[worker] = 0
@@ -84,6 +88,7 @@ class Budget:
                 # the refused connections are closed by now, and none was opened in their place
                 why = state.controller.refused(now, sum(state.open), streaming=any(state.streaming))
                 self._changed(host, state, why)
+        self._named[worker] = set(named)
 
     def gone(self, worker: int) -> None:
         """Take the connections and the shares of a worker that has died.
@@ -148,8 +153,10 @@ class Budget:
     def _host(self, host: str) -> _Host:
         if host not in self._hosts:
             known = self._profiles.get(host) if self._controls else None
-            start = known.connections if known else START if self._controls else self._per_host
-            controller = Controller(ConcurrencyLimit(self._per_host, start, known=known is not None))
+            own = self._own(host)
+            most = self._per_host if own == "auto" else min(self._per_host, own)
+            start = known.connections if known else START if self._controls else most
+            controller = Controller(ConcurrencyLimit(most, start, known=known is not None))
             none = [0] * self._workers
             first = [self.first_share] * self._workers
             self._hosts[host] = _Host(controller, first, [*first], [*none], [*none], [*none], [*none])

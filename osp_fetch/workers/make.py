@@ -7,9 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ..connections.hosts import limits_of
 from ..engine.context import Context
 from ..model import events
 from ..model.profile import Profile
+from ..model.settings import HostLimits
+from ..model.well_known import WELL_KNOWN
 from .budget import Budget
 from .messages import Setup
 from .pool import WorkerPool
@@ -41,7 +44,11 @@ def worker_pool(
     count = min(count, pool.per_host)  # each worker starts with at least one connection
     if count == 1:
         return None
-    budget = Budget(count, pool.total, pool.per_host, _guarded(context.observe), profiles, steers=steers)
+    own = context.settings.hosts
+    budget = Budget(
+        count, pool.total, pool.per_host, _guarded(context.observe), profiles, steers=steers,
+        own=lambda host: limits_of(host, limits, own).connections,
+    )  # fmt: skip
     share = replace(
         limits,
         memory=limits.memory // count,
@@ -51,9 +58,18 @@ def worker_pool(
         # the budget assigns for one host
         connections=pool.total if steers else pool.total // count,
     )
-    settings = replace(context.settings, limits=share)
+    hosts = {
+        name: _part(limits_of(f"{name}:", limits, own), count) for name in {*WELL_KNOWN, *own}
+    }  # with limits of its own, a host has those of all hosts only where it states none
+    settings = replace(context.settings, limits=share, hosts=hosts)
     setup = Setup(root, state, settings, reach, profiles, budget.first_share, steers)
     return WorkerPool([setup] * count, context, budget, lock)
+
+
+def _part(limits: HostLimits, count: int) -> HostLimits:
+    """Return what each of `count` workers may use of a host's limits until the budget assigns more."""
+    most = limits.connections
+    return HostLimits(most if most == "auto" else max(1, most // count), limits.requests_per_second / count)
 
 
 def _guarded(observe: events.Observer) -> events.Observer:

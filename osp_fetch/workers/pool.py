@@ -115,7 +115,8 @@ class WorkerPool:
                     worker.say_last()
 
     def _cool(self, by: int, event: events.Cooling) -> None:
-        """Forward a host's request to wait from worker `by` to all others."""
+        """Forward a host's request to wait from worker `by` to all others, and to the queues of the run."""
+        self._context.pool.cool(event.host, event.seconds)
         for worker in self._workers:
             if worker.number != by:
                 worker.send(messages.CoolHost(event.host, event.seconds))

@@ -130,7 +130,9 @@ async def serve(end: socket.socket) -> None:
 
     async with AsyncExitStack() as stack:
         settings = first.settings
-        pool = ConnectionPool(settings.limits, tell, first.profiles, first.share, yields=first.yields)
+        pool = ConnectionPool(
+            settings.limits, tell, first.profiles, first.share, yields=first.yields, hosts=settings.hosts
+        )
         transport = transport_of(settings, first.reach)
         context = Context(
             transport=await stack.enter_async_context(transport),
