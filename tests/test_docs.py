@@ -24,6 +24,7 @@ from osp_fetch import Event, Outcome, Report, Settings, Status, entry
 from osp_fetch.cli import exits, group
 from osp_fetch.demo import media
 from osp_fetch.model.errors import NetworkError
+from osp_fetch.model.settings import HostLimits
 from osp_fetch.views.event_log import described
 from tests import origin as o
 from tests.origin import Origin, noise

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from osp_fetch import fetch_all
 from osp_fetch.model import events
 from osp_fetch.model.entry import entry
-from osp_fetch.model.errors import FetchError
+from osp_fetch.model.errors import FetchError, UnreachableError
 from osp_fetch.model.report import Outcome, Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.views.board import Board
@@ -82,3 +82,21 @@ def test_a_line_of_the_log_states_all_of_an_outcome(
         line = json.loads(place.read_text())
     assert abs(line.pop("time") - time.time()) < 60
     assert line == {"event": "finished", **outcome.row()}
+
+
+def test_failures_with_one_cause_get_five_lines_and_hosts_that_never_answered_none() -> None:
+    out = io.StringIO()
+    view = Plain(Board(), out)
+    for n in range(300):
+        error = UnreachableError(f"f{n}: nowhere.test does not exist")
+        view(events.HostDown(f"h{n}.test:80", 1.0, "no such name", heard=False))
+        view(events.HostBack(f"h{n}.test:80"))
+        view(events.Finished(Outcome(f"f{n}", Status.FAILED, error=error)))
+    lines = out.getvalue().splitlines()
+    assert len(lines) == 6
+    assert "--failed lists them" in lines[-1]
+    view(events.HostDown("known.test:80", 1.0, "reset"))
+    view(events.HostBack("known.test:80"))
+    assert out.getvalue().splitlines()[6:] == [
+        "known.test:80 does not answer (reset); next attempt in 1.0 s", "known.test:80 answers again"
+    ]  # fmt: skip

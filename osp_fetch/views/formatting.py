@@ -68,6 +68,8 @@ _LASTING: Final = frozenset(
         "manifest",
         "integrity",
         "not the payload",
+        "no such name",
+        "certificate",
         *(f"status {code}" for code in (400, 401, 404, 405, 410, 451)),
     }
 )

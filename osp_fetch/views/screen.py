@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Final, TextIO
 
 from ..model import events
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 # Files that the panel shows. `rich.Progress` with hundreds of bars starves the event loop.
 _FILES: Final = 8
+# Failures with one cause that get a line each.
+_FAILURES: Final = 5
 
 
 class Plain:
@@ -35,11 +38,12 @@ class Plain:
     closed = False
 
     def __init__(self, board: Board, out: TextIO | None = None, *, verbose: bool = False) -> None:
-        self._board, self._out, self._verbose = board, out or sys.stderr, verbose
+        self._board, self._out = board, out or sys.stderr
+        self._details = Details(verbose=verbose)
 
     def __call__(self, event: events.Event) -> None:
         """Print the event if it is worth a line."""
-        if (line := detail(event, verbose=self._verbose)) is not None:
+        if (line := self._details.line(event)) is not None:
             self.say(line)
 
     def say(self, text: str) -> None:
@@ -84,6 +88,43 @@ def amount(board: Board) -> str:
     if board.total is None:
         return formatting.size(board.done)
     return f"{formatting.size(board.done)} of {'' if board.exact else 'about '}{formatting.size(board.total)}"
+
+
+class Details:
+    """Chooses the events of a run that are worth a line.
+
+    Of failures with one cause the first five are. A list of links over many hosts has thousands of them.
+
+    Args:
+        verbose: Whether to include events of single files and hosts.
+    """
+
+    def __init__(self, *, verbose: bool) -> None:
+        self._verbose = verbose
+        self._failures: Counter[str] = Counter()
+        self._down: set[str] = set()  # hosts of which a line said that they do not answer
+
+    def line(self, event: events.Event) -> str | None:
+        """Return an event as a line of text, None if it is not worth a line."""
+        line = detail(event, verbose=self._verbose)
+        match event:
+            case events.HostDown(host) if line is not None:
+                self._down.add(host)
+            case events.HostBack(host):
+                if host not in self._down:
+                    return None
+                self._down.discard(host)
+            case events.Finished(outcome) if outcome.error is not None and not self._verbose:
+                return self._failed(outcome.error.cause, line)
+        return line
+
+    def _failed(self, cause: str, line: str | None) -> str | None:
+        self._failures[cause] += line is not None
+        if line is None or self._failures[cause] <= _FAILURES:
+            return line
+        if self._failures[cause] > _FAILURES + 1:
+            return None
+        return f"further files failed with this cause ({cause}); the summary counts them, --failed lists them"
 
 
 def detail(event: events.Event, *, verbose: bool) -> str | None:
@@ -144,14 +185,14 @@ class Live:
         from rich.console import Console
         from rich.live import Live as RichLive
 
-        self._board, self._verbose = board, verbose
+        self._board, self._details = board, Details(verbose=verbose)
         console = Console(stderr=True)
         self._live = RichLive(console=console, auto_refresh=False, transient=True)
         self._live.start()
 
     def __call__(self, event: events.Event) -> None:
         """Print the event above the panel if it is worth a line."""
-        if (line := detail(event, verbose=self._verbose)) is not None:
+        if (line := self._details.line(event)) is not None:
             style = "red" if line.startswith("failed") else "dim"
             self._live.console.print(line, markup=False, highlight=False, style=style)
 
