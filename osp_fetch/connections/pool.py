@@ -351,6 +351,8 @@ class ConnectionPool:
         if self._limits.part_size != "auto":
             return self._limits.part_size
         state, known = self._hosts.get(host), self._measured(host)
+        if known and known.keeps_parts:
+            return known.part_size
         if state is None or state.throughput.value is None:
             return known.part_size if known else FIRST_PART
         others = not self.last_files and state.queue.has_others(order)
