@@ -19,6 +19,8 @@ _STEP: Final = 4
 # could be saved.
 _CLOSE_ABOVE: Final = 1.1
 _CLOSE_BELOW: Final = 1.5
+# Factor by which a fixed part size must raise goodput to be worth a search of its own.
+_PART_PAYS: Final = 1.1
 # Parts for each connection that the files must have, so that a fixed part size is worth a look: with fewer, a
 # run would end with idle connections.
 _PARTS_EACH: Final = 4
@@ -72,7 +74,7 @@ def _better_part(points: Sequence[Point], base: Point) -> int | None:
     """Return the part size that is best with the connections of `base`, None if automatic parts are."""
     same = [point for point in points if point.level.connections == base.level.connections]
     top = max(same, key=lambda point: point.goodput)
-    return top.level.part_size if top.goodput >= base.goodput * PAYS else None
+    return top.level.part_size if top.goodput >= base.goodput * _PART_PAYS else None
 
 
 def _with_part(points: Sequence[Point], part: int | None) -> list[Point]:
@@ -138,19 +140,18 @@ def _between(low: int, high: int) -> int:
 
 
 def finalists(points: Sequence[Point], most: int) -> list[Level]:
-    """Return the levels that take part in the confirmation: the best one first, then its neighbours.
+    """Return the levels that take part in the confirmation: the best one first, then its rivals.
 
-    Neighbours have fewer or more connections with the same parts, automatic parts, or the part size that came
-    closest.
+    Rivals are the best level with automatic parts, levels with fewer or more connections and the same parts,
+    and other part sizes, those that came closest first.
 
     Args:
         points: The measurements so far, of fixed numbers of connections.
         most: Largest number of connections to try.
     """
     top = best(points)
-    found = [top.level, *_fewer_and_more(points, top.level, most)]
-    if top.level.part_size is not None:
-        found.append(replace(top.level, part_size=None))
+    auto = _with_part([point for point in points if point.level.processes is None], None)
+    found = [top.level, best(auto).level, *_fewer_and_more(points, top.level, most)]
     others = [p for p in points if p.level.part_size != top.level.part_size and not p.is_refused]
     found += [point.level for point in sorted(others, key=lambda point: -point.goodput)]
     return list(dict.fromkeys(found))[:_FINALISTS]

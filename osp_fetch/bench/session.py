@@ -15,10 +15,12 @@ from .levels import AUTO, Level, Look, Point, best, points_of
 from .pipeline import Budget, Pipeline
 from .search import next_level
 
-# Shortest and longest window in seconds. Within these bounds a window is 1/200 of the time allowed, so that
-# about forty looks fit into it. It becomes shorter if the bytes allowed would not last for as many.
+# Shortest and longest window in seconds, and its part of the time allowed. The longest is the usual one: two
+# windows then last as long as the longest time between two writes of a connection.
 _WINDOW: Final = (0.2, 0.5)
-_WINDOWS: Final = 200
+_WINDOWS: Final = 100
+# Windows of the highest rate for which the bytes allowed should last. Otherwise windows become shorter.
+_WINDOWS_OF_BYTES: Final = 200
 # Windows after which a look ends although its rate is not steady. Nothing is fixed at the level AUTO, so that
 # it needs time to find its number of connections.
 _LONGEST: Final = 10
@@ -108,7 +110,7 @@ class Session:
 
     def _window(self, goodput: float) -> float:
         """Return the longest window with which the bytes allowed last for as many looks as the time does."""
-        return max(self.size / (_WINDOWS * goodput), _WINDOW[0]) if goodput else _WINDOW[1]
+        return max(self.size / (_WINDOWS_OF_BYTES * goodput), _WINDOW[0]) if goodput else _WINDOW[1]
 
     async def search(self, most: int, total: Callable[[], int | None], cores: int) -> None:
         """Look at levels until the best one is found, or the search's share of the budget is used up.
