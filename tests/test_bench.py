@@ -89,10 +89,20 @@ def test_parts_of_which_the_files_have_too_few_are_not_tried() -> None:
     assert sizes.isdisjoint({16 * MIB, 64 * MIB})
 
 
+def test_files_with_too_few_automatic_parts_lead_to_smaller_ones() -> None:
+    def host(n: int, k: int | None) -> float:
+        return min(n, 16 if k is None or k > MIB else 64) * MB
+
+    points = found(host, most=64, total=128 * MIB)
+    assert best(points).level.part_size == MIB
+    assert (best(points).level.connections or 0) >= 56
+
+
 def test_more_processes_are_tried_where_a_core_is_the_limit() -> None:
     level = Level(4)
     known = [point(Level(n), min(n, 4) * 100 * MB, busy=0.95) for n in (1, 3, 4, 5, 16)]
     known += [point(Level(3, k * MIB), 300 * MB, busy=0.95) for k in (1, 4, 16, 64)]
+    known.append(point(Level(5, MIB), 400 * MB, busy=0.95))
     assert next_level(known, 128, cores=1) is None
     assert next_level(known, 128, cores=4) == replace(level, processes=2)
     assert best([*known, point(replace(level, processes=2), 420 * MB)]).level == level

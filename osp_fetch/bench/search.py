@@ -36,9 +36,11 @@ def next_level(
     """Return the level to measure next, None if the best level is found.
 
     Connections come first, with automatic parts. Then fixed part sizes are compared, at a number of
-    connections that leaves the host capacity: at the best number, its limit would hide the difference. If a
-    part size is better, the number of connections is sought again with it: a host that begins each reply with
-    a burst serves small parts over few connections best. More processes are tried where a core is the limit.
+    connections that leaves the host capacity: at the best number, its limit would hide the difference. The
+    smallest parts are also compared where more connections brought nothing: the files may have had too few
+    parts for them. If a part size is better, the number of connections is sought again with it: a host that
+    begins each reply with a burst serves small parts over few connections best. More processes are tried
+    where a core is the limit.
 
     Args:
         points: The measurements so far, of fixed numbers of connections.
@@ -54,7 +56,10 @@ def next_level(
     level = _next_part(single, base.level, _PARTS, total)
     if level is not None:
         return level
-    part = _better_part(single, base)
+    wide = _plateau(auto)
+    if wide is not None and (smallest := replace(wide.level, part_size=_PARTS[0])) not in _levels(single):
+        return smallest
+    part = _better_part(single, [base, *([wide] if wide else [])])
     if part is not None:
         with_part = _with_part(single, part)
         if (number := next_number(with_part, most)) is not None:
@@ -70,11 +75,33 @@ def _unsaturated(auto: Sequence[Point]) -> Point:
     return max(below, key=lambda point: point.level.connections or 0, default=top)
 
 
-def _better_part(points: Sequence[Point], base: Point) -> int | None:
-    """Return the part size that is best with the connections of `base`, None if automatic parts are."""
-    same = [point for point in points if point.level.connections == base.level.connections]
-    top = max(same, key=lambda point: point.goodput)
-    return top.level.part_size if top.goodput >= base.goodput * _PART_PAYS else None
+def _plateau(auto: Sequence[Point]) -> Point | None:
+    """Return the measurement next above the best number of connections, None if it is refused or worse."""
+    top = best(auto).level.connections or 0
+    above = [point for point in auto if (point.level.connections or 0) > top]
+    found = min(above, key=lambda point: point.level.connections or 0, default=None)
+    return None if found is None or _is_worse(auto, found.level.connections or 0) else found
+
+
+def _levels(points: Sequence[Point]) -> set[Level]:
+    return {point.level for point in points}
+
+
+def _better_part(points: Sequence[Point], bases: Sequence[Point]) -> int | None:
+    """Return the part size that gains most over automatic parts, with the connections of one of `bases`.
+
+    Return None if none of them gains enough.
+    """
+    gains = [
+        (point.goodput / base.goodput, point.level.part_size or 0)
+        for base in bases
+        for point in points
+        if point.level.connections == base.level.connections and base.goodput and not point.is_refused
+    ]
+    most = max((gain for gain, _ in gains), default=0.0)
+    if most < _PART_PAYS:
+        return None
+    return min(part for gain, part in gains if gain * PAYS >= most and part)
 
 
 def _with_part(points: Sequence[Point], part: int | None) -> list[Point]:
@@ -89,7 +116,7 @@ def _next_part(
     known = {point.level.part_size for point in points}
     widest = _PARTS[-1] if total is None else total // (_PARTS_EACH * level.connections)
     for part in parts:
-        if part not in known and _PARTS[0] <= part <= widest:
+        if part not in known and _PARTS[0] <= part <= max(widest, _PARTS[0]):
             return replace(level, part_size=part)
     return None
 
