@@ -21,6 +21,8 @@ _CLOSE_ABOVE: Final = 1.1
 _CLOSE_BELOW: Final = 1.5
 # Factor by which a fixed part size must raise goodput to be worth a search of its own.
 _PART_PAYS: Final = 1.1
+# Ratio of the gains of two part sizes below which the smaller one is preferred: it ends a run sooner.
+_ALIKE: Final = 1.02
 # Parts for each connection that the files must have, so that a fixed part size is worth a look: with fewer, a
 # run would end with idle connections.
 _PARTS_EACH: Final = 4
@@ -37,7 +39,7 @@ def next_level(
 
     Connections come first, with automatic parts. Then fixed part sizes are compared, at a number of
     connections that leaves the host capacity: at the best number, its limit would hide the difference. The
-    smallest parts are also compared where more connections brought nothing: the files may have had too few
+    two smallest are also compared where more connections brought nothing: the files may have had too few
     parts for them. If a part size is better, the number of connections is sought again with it: a host that
     begins each reply with a burst serves small parts over few connections best. More processes are tried
     where a core is the limit.
@@ -57,14 +59,16 @@ def next_level(
     if level is not None:
         return level
     wide = _plateau(auto)
-    if wide is not None and (smallest := replace(wide.level, part_size=_PARTS[0])) not in _levels(single):
-        return smallest
-    part = _better_part(single, [base, *([wide] if wide else [])])
-    if part is not None:
-        with_part = _with_part(single, part)
+    small = [replace(wide.level, part_size=part) for part in _PARTS[:2]] if wide else []
+    for each in small:
+        if each not in _levels(single):
+            return each
+    better = _better_part(single, [base, *([wide] if wide else [])])
+    if better is not None:
+        with_part = _with_part(single, better)
         if (number := next_number(with_part, most)) is not None:
-            return Level(number, part)
-        level = _next_part(single, best(with_part).level, (part // 2, part * 2), total)
+            return Level(number, better)
+        level = _next_part(single, best(with_part).level, (better // 2, better * 2), total)
     return level or _more_processes(points, cores)
 
 
@@ -101,7 +105,7 @@ def _better_part(points: Sequence[Point], bases: Sequence[Point]) -> int | None:
     most = max((gain for gain, _ in gains), default=0.0)
     if most < _PART_PAYS:
         return None
-    return min(part for gain, part in gains if gain * PAYS >= most and part)
+    return min(part for gain, part in gains if gain * _ALIKE >= most and part)
 
 
 def _with_part(points: Sequence[Point], part: int | None) -> list[Point]:

@@ -22,13 +22,14 @@ _WINDOWS: Final = 100
 # Windows of the highest rate for which the bytes allowed should last. Otherwise windows become shorter.
 _WINDOWS_OF_BYTES: Final = 200
 # Windows after which a look ends although its rate is not steady. Nothing is fixed at the level AUTO, so that
-# it needs time to find its number of connections.
+# it needs time to find its number of connections: it may use 1/12 of the time allowed, within these bounds.
 _LONGEST: Final = 10
-_LONGEST_AUTO: Final = 30
+_LONGEST_AUTO: Final = (10, 30)
+_AUTO: Final = 12
 # One look may use 1/24 of the bytes allowed.
 _SHARE: Final = 24
 # Share of the time and bytes allowed that the search may use. The rest is for the confirmation.
-_SEARCH: Final = 0.6
+_SEARCH: Final = 0.5
 # Fewest and most rounds of the confirmation, in each of which every finalist is measured once.
 ROUNDS: Final = (3, 6)
 # Rounds from which the confirmation counts.
@@ -97,7 +98,7 @@ class Session:
         left = self.size - self.pipeline.received
         budget = Budget(left, self.begun + self.seconds, max(1, self.size // _SHARE))
         try:
-            look = await self.pipeline.look(level, budget, _LONGEST_AUTO if level == AUTO else _LONGEST)
+            look = await self.pipeline.look(level, budget, self._longest_auto if level == AUTO else _LONGEST)
         except FetchError as error:
             if not self.looks:
                 raise
@@ -107,6 +108,11 @@ class Session:
         self.pipeline.window = min(self.pipeline.window, self._window(look.goodput))
         self.tell(Point(level, (look,)))
         return True
+
+    @property
+    def _longest_auto(self) -> int:
+        windows = int(self.seconds / _AUTO / self.pipeline.window)
+        return min(max(windows, _LONGEST_AUTO[0]), _LONGEST_AUTO[1])
 
     def _window(self, goodput: float) -> float:
         """Return the longest window with which the bytes allowed last for as many looks as the time does."""
