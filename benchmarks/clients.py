@@ -392,7 +392,7 @@ http {{
     client_body_temp_path {folder}/t; proxy_temp_path {folder}/t; fastcgi_temp_path {folder}/t;
     uwsgi_temp_path {folder}/t; scgi_temp_path {folder}/t;
     server {{
-        listen 127.0.0.1:{port}{tls}; root {folder};
+        listen 127.0.0.1:{port}{tls}; root {folder}; {more}
         location ~ ^/([0-9]+)/ {{ try_files /$1.bin =404; }}
     }}
 }}
@@ -400,8 +400,27 @@ http {{
 
 
 @contextmanager
-def _nginx_origin(sizes: Sequence[int], place: str, *, tls: bool) -> Iterator[tuple[str, Path | None]]:
-    """Start nginx with one worker process. The arguments and what it yields are those of `origin`."""
+def nginx_origin(
+    sizes: Sequence[int], place: str, *, tls: bool = False, more: str = ""
+) -> Iterator[tuple[str, Path | None]]:
+    """Start nginx with one worker process.
+
+    nginx takes less of the two cores than `own_origin`, so that the figures compare clients, not servers.
+
+    Args:
+        sizes: The sizes of the files, in bytes.
+        place: The folder for the files.
+        tls: Whether to serve over TLS.
+        more: Further directives of the server, such as `limit_rate 4m;`.
+
+    Yields:
+        The URL, and with TLS the certificate of the authority.
+
+    Raises:
+        SystemExit: nginx did not listen within four seconds.
+    """
+    import socket
+
     with tempfile.TemporaryDirectory(dir=place) as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)
@@ -422,7 +441,7 @@ def _nginx_origin(sizes: Sequence[int], place: str, *, tls: bool) -> Iterator[tu
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, port=port, tls=extra))
+        (folder / "nginx.conf").write_text(_NGINX.format(folder=folder, port=port, tls=extra, more=more))
         server = subprocess.Popen(["nginx", "-c", str(folder / "nginx.conf"), "-e", "stderr"])
         stack.callback(server.wait)
         stack.callback(server.terminate)
@@ -458,7 +477,7 @@ def origin(sizes: Sequence[int], place: str, *, tls: bool = False) -> Iterator[t
             did not listen within four seconds.
     """
     if shutil.which("nginx"):
-        with _nginx_origin(sizes, place, tls=tls) as found:
+        with nginx_origin(sizes, place, tls=tls) as found:
             yield found
     elif tls:
         raise SystemExit("the TLS workload needs nginx: install it")

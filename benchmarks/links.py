@@ -59,6 +59,8 @@ class Link:
         refuse_above: The number of connections above which the link refuses with 503.
         collapse_above: The number of connections above which the total falls to a tenth.
         slow: Of each `slow` connections, one is 50 times slower.
+        edges: Of each `edges` connections, only one has the whole rate; the others have an eighth of it, like
+            connections to the busy edges of a content delivery network.
         stalls: Mean seconds between two pauses of a connection. A pause takes 0.3 s, the largest cost of a
             lost packet.
     """
@@ -70,6 +72,13 @@ class Link:
     collapse_above: int = 0
     slow: int = 0
     stalls: float = 0.0
+    edges: int = 0
+
+    def rate(self, number: int) -> float:
+        """Return the bytes per second of connection `number`, counted from 1; 0 for no limit."""
+        if self.edges and number % self.edges != 1:
+            return self.per_connection / 8
+        return self.per_connection / (50 if self.slow and number % self.slow == 0 else 1)
 
 
 @dataclass(frozen=True)
@@ -137,8 +146,7 @@ class Proxy:
                 if self.link.refuse_above and self.open > self.link.refuse_above:
                     await self._refuse(client)
                 else:
-                    slow = bool(self.link.slow) and self.count % self.link.slow == 0
-                    await self._pass(client, self.link.per_connection / (50 if slow else 1))
+                    await self._pass(client, self.link.rate(self.count))
             finally:
                 self.open -= 1
 
@@ -242,6 +250,25 @@ async def serve(link: Link, port: int) -> None:
             task.add_done_callback(tasks.discard)
 
 
+@contextmanager
+def shaped(link: Link, port: str) -> Iterator[int]:
+    """Start a proxy that shapes connections to the origin at `port`, and yield its port.
+
+    Args:
+        link: The shape of the link.
+        port: The port of the origin.
+    """
+    words = [PYTHON, __file__, "--serve", json.dumps(asdict(link)), port]
+    proxy = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert proxy.stdout is not None
+    try:
+        yield int(proxy.stdout.readline())
+    finally:
+        proxy.terminate()
+        proxy.wait()
+        proxy.stdout.close()
+
+
 def fetch(
     link: Link, port: str, files: int, size: int, place: str, client: Callable[[Work], Measured]
 ) -> Measured:
@@ -255,18 +282,9 @@ def fetch(
         place: The folder for the files.
         client: The client to run.
     """
-    words = [PYTHON, __file__, "--serve", json.dumps(asdict(link)), port]
-    proxy = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    assert proxy.stdout is not None
-    try:
-        shaped = int(proxy.stdout.readline())
-        urls = [f"http://127.0.0.1:{shaped}/{size}/f{n}" for n in range(files)]
-        with tempfile.TemporaryDirectory(dir=place) as folder:
-            return client(Work(urls, digest(size), Path(folder)))
-    finally:
-        proxy.terminate()
-        proxy.wait()
-        proxy.stdout.close()
+    with shaped(link, port) as own, tempfile.TemporaryDirectory(dir=place) as folder:
+        urls = [f"http://127.0.0.1:{own}/{size}/f{n}" for n in range(files)]
+        return client(Work(urls, digest(size), Path(folder)))
 
 
 def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> dict[str, Any]:

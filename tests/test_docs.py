@@ -450,7 +450,7 @@ async def test_the_json_of_the_other_commands_is_as_the_reference_says(
     compare("datasets --json", await osp_fetch_json("datasets", cwd=tmp_path))
     compare("config show --json", await osp_fetch_json("config", "show", cwd=tmp_path))
     url = origin.add("f", noise(2_000_000), always=o.slow(2e6))
-    words = ("bench", url, "--bytes", "8MiB", "--time", "3s", "--per-host", "2", "--min-free", "0")
+    words = ("bench", url, "--disk", "--time", "14s", "--per-host", "1", "--min-free", "0")
     compare("bench --json", await osp_fetch_json(*words, cwd=tmp_path))
 
 

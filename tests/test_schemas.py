@@ -93,6 +93,8 @@ async def test_the_documents_of_the_commands_follow_their_schemas(origin: Origin
     code, out, said = await get("bench", origin.add("large", noise(4 << 20)), *flags, cwd=tmp_path)
     assert code == 0, said
     check("bench", json.loads(out))
+    _, out, said = await get("bench", "--disk", "--json", cwd=tmp_path)
+    check("bench", json.loads(out))
 
 
 async def test_status_of_a_run_at_work_follows_its_schema(origin: Origin, tmp_path: Path) -> None:

@@ -1,39 +1,31 @@
-"""Measure a real host: find the number of connections and the part size that suit it best."""
+"""Measure a host: find the settings that suit it best, confirm them, and say what is the limit."""
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from pathlib import Path
+from typing import Any, Final
 
-from ..assembly import reach_of, rows_of
-from ..connections.pool import most_connections
-from ..model import urls
-from ..model.entry import Entry
-from ..model.errors import ManifestError, TransferError
 from ..model.profile import Profile
 from ..model.report import JSON_VERSION
 from ..model.settings import Settings
 from ..options import PlainOptions
-from ..workers.reach import transport_of
-from .sweep import Point, Sweep, best
+from .disk import DiskRates
+from .host_files import HostFiles
+from .levels import AUTO, CONFIRMED_PAYS, PAYS, Level, Point, best, points_of
+from .pipeline import Pipeline, scratch_folder
+from .search import finalists, next_number
+from .session import CONFIRMED, ROUNDS, Session, Tell, cores_of, most_of, window_of
 
-if TYPE_CHECKING:
-    from ..assembly import AnyManifest
-
-# Files that are fetched from, in turn.
-_ENTRIES: Final = 64
-# Rows of the manifest that are read to find them.
-_LOOKED_AT: Final = 10_000
-# Smallest and largest part size that is recommended, in bytes.
+# Difference of the rates of one level, early and late, from which the host counts as changed.
+_DRIFT: Final = 0.25
+# Smallest and largest size in bytes of the first parts of a run whose profile fixes no part size, and the
+# seconds that such a part should take.
 _PART: Final = (4 << 20, 64 << 20)
-# Seconds that a part should take.
 _PART_SECONDS: Final = 4.0
-# Latencies that a part should last, so that the time of its request is negligible.
-_ROUND_TRIPS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +34,56 @@ class Bench:
 
     Attributes:
         host: `host:port`.
-        points: The measurements, sorted by connections.
-        best: The best of them.
-        part_size: Recommended part size in bytes.
+        points: The measurements of fixed levels, sorted by part size and connections.
+        best: The recommended one.
+        auto: The measurement with nothing fixed, None if it was not made.
+        confirmed: Whether `best` was measured again, in turns with `auto` and its neighbours.
+        drift: Rate of the best level in the confirmation divided by its rate in the search; 1 without both.
         received: Bytes that were fetched for the measurement.
-        ended: Why it ended before the best number was found, empty if the number was found.
+        ended: Why it ended before the best level was found or confirmed, empty if it did not.
+        writes: Whether the bytes were written to the destination's disk.
+        network: Measurements with discarded bytes, sorted by connections; only with `disk`.
+        disk: What the destination's disk and this processor can do, None if that was not measured.
     """
 
     host: str
     points: tuple[Point, ...]
     best: Point
-    part_size: int
+    auto: Point | None
+    confirmed: bool
+    drift: float
     received: int
     ended: str
+    writes: bool
+    network: tuple[Point, ...] = ()
+    disk: DiskRates | None = None
+
+    @property
+    def gain(self) -> float | None:
+        """Goodput of the best level divided by that of auto, None if auto was not measured."""
+        return self.best.goodput / self.auto.goodput if self.auto and self.auto.goodput else None
+
+    @property
+    def helps(self) -> bool:
+        """Whether the best level is better than auto in the mean and in every round."""
+        if self.auto is None or self.gain is None:
+            return True
+        turns = zip(self.best.looks, self.auto.looks, strict=False)
+        return self.gain >= PAYS and all(mine.goodput > other.goodput for mine, other in turns)
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the host has changed during the measurement."""
+        return abs(self.drift - 1) > _DRIFT
 
     @property
     def profile(self) -> Profile:
         """The profile to save for later runs."""
-        return Profile(self.best.connections, self.part_size, round(self.best.goodput), time.time())
+        level = self.best.level
+        pace = int(self.best.goodput / (level.connections or 1) * _PART_SECONDS)
+        size = level.part_size or min(max(pace, _PART[0]), _PART[1]) >> 20 << 20
+        fixed = level.part_size is not None
+        return Profile(level.connections or 1, size, round(self.best.goodput), time.time(), keeps_parts=fixed)
 
     def row(self) -> dict[str, Any]:
         """Return the result as a JSON-serializable dict, for `--json`."""
@@ -67,73 +91,144 @@ class Bench:
             "version": JSON_VERSION,
             "host": self.host,
             "best": self.best.row(),
-            "part_size": self.part_size,
+            "flags": self.best.level.flags,
+            "confirmed": self.confirmed,
+            "auto": self.auto.row() if self.auto else None,
+            "gain": round(self.gain, 3) if self.gain is not None else None,
+            "auto_suffices": not self.helps,
+            "drift": round(self.drift, 3),
+            "part_size": self.best.level.part_size,
             "points": [point.row() for point in self.points],
+            "network": [point.row() for point in self.network],
+            "disk": self.disk.row() if self.disk else None,
             "bytes_received": self.received,
             "ended": self.ended or None,
         }
 
 
 async def measure(
-    manifest: AnyManifest,
+    host: HostFiles,
     options: PlainOptions,
     *,
     size: int,
     seconds: float,
-    tell: Callable[[Point], None] = lambda _: None,
+    output: Path | None = None,
+    tell: Tell = lambda _: None,
+    levels: Sequence[Level] = (),
+    rounds: int = ROUNDS[0],
 ) -> Bench:
-    """Find the best number of connections to the host of the manifest's first files.
+    """Find the settings with which a host serves best.
 
-    The fetched bytes are discarded.
+    Each look is a part of a real run. Its files are written to a scratch folder, which is deleted afterwards.
 
     Args:
-        manifest: A SOURCE, a list of them, or entries.
+        host: The files to fetch; see `host_files`.
         options: Options as for `fetch_all`.
         size: Bytes to fetch at most, approximately.
         seconds: Seconds to take at most, approximately.
-        tell: Called with each point as soon as it is measured.
+        output: The destination, on whose disk the scratch folder is made. None to discard the bytes.
+        tell: Called with each look, as a point, as soon as it was made.
+        levels: Levels to compare, each in every round, instead of searching for the best one.
+        rounds: Rounds of that comparison.
 
     Raises:
-        ManifestError: The manifest has no row that names a file.
         SettingsError: An option is invalid.
+        StorageError: The scratch folder cannot be written.
         TransferError: The host sends no bytes.
     """
-    settings = options.get("settings") or Settings()
-    reach = reach_of(settings, options)
-    entries = await asyncio.to_thread(_first_entries, manifest, options)
-    if not entries:
-        raise ManifestError("nothing to measure: the manifest has no row that names a file")
-    host = urls.host(entries[0].urls[0])
-    same = [entry for entry in entries if urls.host(entry.urls[0]) == host]
-    # large files first: with small files, the cost of requests would be measured instead of the bandwidth
-    chosen = sorted(same, key=lambda entry: -(entry.size or 0))[:_ENTRIES]
-    limits = settings.limits
-    most = most_connections(limits)
-    most = most if limits.per_host == "auto" else min(most, limits.per_host)
-    async with transport_of(settings, reach) as transport:
-        sweep = Sweep(transport, chosen, most=most, size=size, seconds=seconds, limits=limits, tell=tell)
-        points = await sweep.run()
-    if not sweep.received:
-        raise TransferError(f"{sweep.host} has sent no byte: run bench with a larger file from this host")
-    top = best(points)
-    return Bench(
-        host=sweep.host,
-        points=tuple(sorted(points, key=lambda point: point.connections)),
-        best=top,
-        part_size=_part_size(top),
-        received=sweep.received,
-        ended=sweep.ended,
+    limits = (options.get("settings") or Settings()).limits
+    async with _session(host, options, output, size, seconds, tell) as session:
+        if levels:
+            done = await session.rounds([*levels, AUTO], rounds, rounds)
+            return _compared(session, done, writes=output is not None)
+        most = most_of(limits)
+        cores = cores_of(limits)
+        await session.search(most, lambda: host.total(session.pipeline.lengths), cores)
+        searched = len(session.looks)
+        contenders = finalists(session.points, most)[: session.affordable]
+        done = await session.rounds([*contenders, AUTO])
+        return _confirmed(session, searched, contenders, done, writes=output is not None)
+
+
+@asynccontextmanager
+async def _session(
+    host: HostFiles, options: PlainOptions, output: Path | None, size: int, seconds: float, tell: Tell
+) -> AsyncIterator[Session]:
+    window = window_of(seconds)
+
+    def session(folder: Path | None) -> Session:
+        pipeline = Pipeline(host.chosen, host.count, options, folder, window)
+        return Session(pipeline, size, time.monotonic(), seconds, tell)
+
+    if output is None:
+        yield session(None)
+        return
+    async with scratch_folder(output) as folder:
+        yield session(folder)
+
+
+def _confirmed(
+    session: Session, searched: int, contenders: Sequence[Level], done: int, *, writes: bool
+) -> Bench:
+    """Return the result of a search and of `done` rounds in which `contenders` were measured again."""
+    before, again = points_of(session.looks[:searched]), points_of(session.looks[searched:])
+    ranked = [point for point in again if point.level in contenders]
+    confirmed = done >= CONFIRMED
+    top = best(ranked, CONFIRMED_PAYS) if confirmed else best(before)
+    early = next((point.goodput for point in before if point.level == top.level), 0.0)
+    kept = {point.level: point for point in [*before, *again]}
+    return _bench(
+        session, list(kept.values()), top, confirmed, top.goodput / early if early else 1.0, writes=writes
     )
 
 
-def _first_entries(manifest: AnyManifest, options: PlainOptions) -> list[Entry]:
-    rows = rows_of(manifest, options).rows
-    assert not isinstance(rows, AsyncIterable)
-    return [row for row in islice(rows, _LOOKED_AT) if isinstance(row, Entry)]
+def _compared(session: Session, done: int, *, writes: bool) -> Bench:
+    points = points_of(session.looks)
+    top = best([point for point in points if point.level != AUTO])
+    first, last = top.looks[0].goodput, top.looks[-1].goodput
+    return _bench(session, points, top, done >= CONFIRMED, last / first if first else 1.0, writes=writes)
 
 
-def _part_size(point: Point) -> int:
-    """Return the part size in bytes that lasts four seconds or 50 latencies, whichever is longer."""
-    pace = point.goodput / point.connections
-    lasts = max(_PART_SECONDS, _ROUND_TRIPS * point.latency)
-    return int(min(max(pace * lasts, _PART[0]), _PART[1])) >> 20 << 20
+def _bench(
+    session: Session, points: Sequence[Point], top: Point, confirmed: bool, drift: float, *, writes: bool
+) -> Bench:
+    fixed = [point for point in points if point.level != AUTO]
+    return Bench(
+        host=session.pipeline.host,
+        points=tuple(sorted(fixed, key=_place)),
+        best=top,
+        auto=next((point for point in points if point.level == AUTO), None),
+        confirmed=confirmed,
+        drift=drift,
+        received=session.pipeline.received,
+        ended=session.cut if confirmed else session.ended,
+        writes=writes,
+    )
+
+
+def _place(point: Point) -> tuple[int, int, int]:
+    level = point.level
+    return level.processes or 0, level.part_size or 0, level.connections or 0
+
+
+async def measure_network(
+    host: HostFiles, options: PlainOptions, *, size: int, seconds: float, tell: Tell = lambda _: None
+) -> tuple[tuple[Point, ...], int]:
+    """Measure the rate of the network alone by number of connections. The bytes are discarded.
+
+    Args:
+        host: As in `measure`.
+        options: As in `measure`.
+        size: As in `measure`.
+        seconds: As in `measure`.
+        tell: As in `measure`.
+
+    Returns:
+        The measurements, sorted by connections, and the bytes that were fetched for them.
+    """
+    most = most_of((options.get("settings") or Settings()).limits)
+    async with _session(host, options, None, size, seconds, tell) as session:
+        while (number := next_number(session.points, most)) is not None:
+            if not await session.visit(Level(number)):
+                break
+        return tuple(sorted(session.points, key=_place)), session.pipeline.received

@@ -421,8 +421,10 @@ class ConnectionPool:
     def _part_size(self, state: Host | None, host: str, free: int | None, order: int) -> int:
         if self._limits.part_size != "auto":
             return self._limits.part_size
+        known = self._hosts.measured(host)
+        if known and known.keeps_parts:
+            return known.part_size
         if state is None or state.throughput.value is None:
-            known = self._hosts.measured(host)
             return known.part_size if known else FIRST_PART
         others = not self.last_files and state.queue.has_others(order)
         return state.throughput.part_size(

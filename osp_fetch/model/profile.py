@@ -16,6 +16,8 @@ class Profile:
             measured, and the profile states only `widest`.
         measured: time of the measurement, in Unix seconds.
         widest: largest range in bytes that the host takes, None if it takes any.
+        keeps_parts: whether every part has the size `part_size`, because automatic sizes were slower.
+            Otherwise only the first parts of a run have it.
 
     Raises:
         ValueError: `connections` or `part_size` is less than 1.
@@ -26,6 +28,7 @@ class Profile:
     bytes_per_second: int
     measured: float
     widest: int | None = None
+    keeps_parts: bool = False
 
     def __post_init__(self) -> None:
         if self.connections < 1 or self.part_size < 1:
