@@ -43,6 +43,7 @@ class _Queue:
 
     host: str
     out: int = 0
+    began: float = 0.0  # time at which the first of those in progress was started
     heard: bool = False  # a job of the host has ended with an answer
     jobs: deque[Job] = field(default_factory=deque)
     spilled: int = 0
@@ -154,7 +155,7 @@ class HostQueues:
 
     def _failed(self, queue: _Queue, job: Job, error: HostDownError) -> None:
         if queue.outage is None:
-            queue.outage = Outage(self._settings, error, self._clock())
+            queue.outage = Outage(self._settings, error, queue.began or self._clock(), self._clock())
             self._busy -= len(queue.jobs)
         elif queue.probed_by == job.order:
             queue.outage.failed(error, self._clock())
@@ -238,6 +239,7 @@ class HostQueues:
         if not queue.out:
             self._used += 1
             self._new += not queue.heard
+            queue.began = self._clock()
         queue.out += 1
         if queue.outage is not None and self._may_probe(queue, queue.outage):
             queue.probe = queue.probed_by = job.order

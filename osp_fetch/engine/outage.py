@@ -36,6 +36,7 @@ class Outage:
     Args:
         settings: Waiting times.
         error: The error with which it began.
+        since: Time at which the attempt began that failed first.
         now: Current time.
 
     Attributes:
@@ -44,11 +45,12 @@ class Outage:
         due: Time of the next probe. It has a meaning in the stages PROBED and LAST.
     """
 
-    def __init__(self, settings: Retry, error: HostDownError, now: float) -> None:
+    def __init__(self, settings: Retry, error: HostDownError, since: float, now: float) -> None:
         self._settings = settings
         self.stage = Stage.PROBED
         self.error = error
-        self.due = self._since = self._failed_at = now
+        self.due = self._failed_at = now
+        self._since = since
         self._tries = 0
         self.failed(error, now)
 
