@@ -187,8 +187,8 @@ class Limits:
     # 128 MiB: `connections = "auto"` takes a connection for each 1.5 MiB.
     memory: int = _setting(128 << 20, size)
     redirects: int = _setting(20, count)
-    # One is enough until small files, or more than about 500 MB/s, keep a core busy. "auto": one for every
-    # two cores, up to four.
+    # One uses two cores: small files are hashed and written by a helper process. "auto": one for every four
+    # cores, up to four.
     processes: int | Auto = _setting(1, _or_auto(count))
     # "auto": what is free on the disk beside `storage.min_free`. A body without a length may never end.
     file_size: int | Auto = _setting("auto", _or_auto(size))
