@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import ssl
 from typing import Final
 
 import aiohttp
@@ -13,6 +15,8 @@ from ..model.errors import Unreachable, UnreachableError, UntrustedServerError
 from .body import reason
 
 _NO_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
+
+_WORDS: Final = {Unreachable.NO_NAME: "no such name", Unreachable.REFUSED: "connection refused"}
 
 
 def unreachable(
@@ -43,8 +47,16 @@ def unreachable(
         why = f"no answer within {seconds:g} s"
         return UnreachableError(f"{name}: {shown} did not answer within {seconds:g} s", host=host, reason=why)
     kind = Unreachable.SILENT if proxied else _kind(error)
-    why = "no such name" if kind is Unreachable.NO_NAME else reason(error)
+    why = _WORDS.get(kind) or _reason(error)
     return UnreachableError(f"{name}: {shown} does not answer ({why})", host=host, why=kind, reason=why)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the message of an error, without what aiohttp adds to that of the system."""
+    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(cause, OSError) and cause.errno and not isinstance(cause, (socket.gaierror, ssl.SSLError)):
+        return os.strerror(cause.errno).lower()
+    return reason(error)
 
 
 def _kind(error: BaseException) -> Unreachable:

@@ -19,9 +19,10 @@ from .pool import WorkerPool
 from .process import say
 from .reach import Reach
 
-# `limits.processes = "auto"`: one process for each number of cores, and the most of them. With two cores, two
-# processes made 10,000 small files twice as slow: the first one shares the second core with its helper process.
-_CORES, _MOST = 4, 4
+# `limits.processes = "auto"`: the cores for each process, and the most processes. With two cores, two processes
+# made 10,000 small files twice as slow: the first one uses the second core for its helper process.
+_CORES: Final = 4
+_MOST: Final = 4
 
 
 def worker_pool(
