@@ -53,6 +53,7 @@ async def test_files_get_the_time_of_the_server(
 @pytest.mark.parametrize(
     "stamp",
     [None, "yesterday", formatdate(time.time() + 86_400, usegmt=True), "Thu, 01 Jan 1970 00:00:00 GMT", "0"],
+    ids=["none", "a word", "tomorrow", "1970", "a number"],
 )
 async def test_a_date_that_cannot_be_true_is_ignored(
     origin: Origin, tmp_path: Path, stamp: str | None

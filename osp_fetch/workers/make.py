@@ -19,8 +19,8 @@ from .pool import WorkerPool
 from .process import say
 from .reach import Reach
 
-# `limits.processes = "auto"`: the cores for each process, and the most processes. With two cores, two processes
-# made 10,000 small files twice as slow: the first one uses the second core for its helper process.
+# `limits.processes = "auto"`: the cores for each process, and the most processes. With two cores, two of them
+# made 10,000 small files twice as slow: one alone uses the second core for its helper process.
 _CORES: Final = 4
 _MOST: Final = 4
 
