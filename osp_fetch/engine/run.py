@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -92,7 +93,8 @@ class Run:
             FetchError: The run cannot continue; the remedy is ABORT. Other errors end up in outcomes.
         """
         try:
-            await at_most(self._context.places, self._jobs(manifest), self._settle)
+            async with aclosing(self._jobs(manifest)) as jobs:
+                await at_most(self._context.places, jobs, self._settle)
         finally:
             for job in self._parked:  # also if the run is stopped, so that each of them has its outcome
                 if job.error is not None:
@@ -102,7 +104,7 @@ class Run:
         """Return a sentence for each kind of hosts that were given up."""
         return self._queues.notes()
 
-    async def _jobs(self, manifest: Manifest) -> AsyncIterator[Job]:
+    async def _jobs(self, manifest: Manifest) -> AsyncGenerator[Job, None]:
         """Yield the jobs of the manifest, and those to repeat, each when its host may be asked.
 
         Each job is counted in `_out` before its task begins.
