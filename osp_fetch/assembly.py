@@ -351,7 +351,8 @@ def reach_of(settings: Settings, options: PlainOptions) -> Reach:
 def _most_connections() -> int:
     """Return the number of connections for which this process has enough file descriptors.
 
-    Each connection needs four: a socket, its partial, and two files that are being finished.
+    Each connection needs five: a socket, its partial, two files that are being finished, and the socket of a
+    connection to a host that has not answered yet.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (soft - _OWN_DESCRIPTORS) // 4)
+    return max(1, (soft - _OWN_DESCRIPTORS) // 5)
