@@ -24,6 +24,7 @@ from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import FolderBusyError, Remedy, StorageError
 from osp_fetch.model.report import Outcome
 from osp_fetch.network.transport import HttpTransport
+from osp_fetch.storage.folder.disk import Disk
 from osp_fetch.storage.folder.run_lock import RunLock
 from osp_fetch.storage.folder.store import FolderStore
 from tests.conftest import quick
@@ -234,3 +235,29 @@ async def test_what_two_connections_wrote_at_one_place_is_hashed_as_it_lies_on_t
         await partial.publish(len(ours))
         await partial.close()
     assert digests["sha256"] == hashlib.sha256((tmp_path / "f").read_bytes()).hexdigest()
+
+
+class _CountedDisk(Disk):
+    """The real disk, which counts the bytes that are read from files."""
+
+    count = 0
+
+    def read(self, fd: int, block: memoryview, offset: int) -> int:
+        found = super().read(fd, block, offset)
+        self.count += found
+        return found
+
+
+async def test_bytes_written_in_order_are_hashed_without_being_read_again(tmp_path: Path) -> None:
+    data, disk = noise(3 << 20, 1), _CountedDisk()
+    (tmp_path / ".osp-fetch").mkdir()
+    async with FolderStore(tmp_path, tmp_path / ".osp-fetch", QUICK.storage, disk) as store:
+        partial = store.partial(RelativePath("f"), frozenset({"sha256"}), fresh=True)
+        for at in range(0, len(data), 1 << 20):
+            await partial.write(at, memoryview(data)[at : at + (1 << 20)], len(data))
+            partial.hashing.advance(at + (1 << 20), len(data))
+        digests, _ = await partial.hashing.digests(len(data))
+        await partial.publish(len(data))
+        await partial.close()
+    assert digests["sha256"] == hashlib.sha256(data).hexdigest()
+    assert disk.count == 0

@@ -432,6 +432,24 @@ def test_the_rest_of_a_far_slower_part_is_shared_by_all_idle_connections() -> No
     assert again.range.stop == 8 << 20
 
 
+def test_no_hedge_takes_bytes_that_are_being_written() -> None:
+    parts, (_, slow) = halves(0.0)
+    assert parts.begin_write(slow, 7 << 20), "no other part fetches them"
+    twin = parts.hedge(2.0, 0.5, pace=None)
+    assert twin is not None
+    assert twin.range.start >= 7 << 20
+    assert not parts.begin_write(slow, 8 << 20), "the other part may write them again"
+    assert not parts.begin_write(twin, twin.range.stop)
+    parts.release(twin)
+    assert not parts.begin_write(slow, 8 << 20), "what the hedge has written is written again"
+
+
+def test_a_part_whose_last_bytes_are_being_written_is_not_hedged() -> None:
+    parts, (_, slow) = halves(0.0)
+    assert parts.begin_write(slow, 8 << 20)
+    assert parts.hedge(2.0, 0.5) is None
+
+
 def test_of_what_is_fetched_twice_nothing_is_settled_until_both_have_let_go() -> None:
     """The bytes of two hedged parts may differ, and only those count that are on the disk at the end."""
     parts, claims = halves(0.0)

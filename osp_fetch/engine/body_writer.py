@@ -104,7 +104,7 @@ class BodyWriter:
                     )
                 if filled == len(buffer) or clock() - written > pause:
                     count, filled, pause = filled, 0, min(2 * pause, _WRITE_SECONDS[1])
-                    at, written = await self._write(at, buffer[:count], exchange), clock()
+                    at, written = await self._write(part, at, buffer[:count], exchange), clock()
                     buffer = buffers.fitted(buffer, pool.open)
                     if at < span.stop and not self._state.parts.missing_in(span):
                         break  # another connection has delivered the rest
@@ -115,7 +115,7 @@ class BodyWriter:
                     looked, looked_at = clock(), at
         finally:
             if filled and self._state.parts.missing_in(ByteRange(at, at + filled)):
-                at = await self._write(at, buffer[:filled], exchange)
+                at = await self._write(part, at, buffer[:filled], exchange)
             buffers.give(buffer, pool.open)
             exchange.measured(at - span.start, clock() - begun)
         if lags:
@@ -137,10 +137,11 @@ class BodyWriter:
             before = ByteRange(part.range.start - part.sample, part.range.start)
             self._state.trust.alike(sample == await self._partial.read(before))
 
-    async def _write(self, at: int, data: memoryview, exchange: Exchange) -> int:
-        span = ByteRange(at, at + len(data))
+    async def _write(self, part: PartRequest, at: int, data: memoryview, exchange: Exchange) -> int:
+        span, parts = ByteRange(at, at + len(data)), self._state.parts
+        length = self._state.length if parts.begin_write(part.claim, span.stop) else None
         try:
-            await completed(self._partial.write(at, data))
+            await completed(self._partial.write(at, data, length))
         except asyncio.CancelledError:
             self._wrote(span, exchange)  # `completed` has waited for the write, so the bytes are written
             raise

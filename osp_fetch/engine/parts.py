@@ -51,6 +51,7 @@ class Parts:
         self._claimed: RangeSet = NOTHING
         # ranges that two parts fetch, with the numbers of both parts; the second one hedges the first
         self._doubled: list[tuple[ByteRange, set[int]]] = []
+        self._writing: dict[int, int] = {}  # number of a part → end of its bytes that no hedge may take
         self._number = 0
 
     @property
@@ -163,6 +164,19 @@ class Parts:
         self._doubled.append((span, {slowest.number, twin.number}))
         return twin
 
+    def begin_write(self, part: Part, stop: int) -> bool:
+        """Exclude the bytes of `part` before `stop` from later hedges, because they are being written.
+
+        Args:
+            part: A part that `next` or `hedge` returned.
+            stop: Offset in the file.
+
+        Returns:
+            Whether these bytes are not written again: no other part fetches any byte of `part`.
+        """
+        self._writing[part.number] = stop
+        return not any(part.number in numbers for _, numbers in self._doubled)
+
     def _wait(self, claim: Part, now: float, after: float) -> tuple[float, Part, ByteRange] | None:
         """Return the seconds that `claim` still needs, the part, and its last range that no hedge fetches.
 
@@ -171,7 +185,10 @@ class Parts:
         age = now - claim.since
         if age < after:
             return None
-        missing = RangeSet((claim.range,)) - self.held
+        start = max(claim.range.start, self._writing.get(claim.number, 0))
+        if start >= claim.range.stop:
+            return None
+        missing = RangeSet((ByteRange(start, claim.range.stop),)) - self.held
         came = len(claim.range) - len(missing)
         live = {each.number for each in self._claims}
         for span, numbers in self._doubled:
@@ -195,6 +212,7 @@ class Parts:
         """
         self._claims = [each for each in self._claims if each.number != claim.number]
         self._claimed = RangeSet.of(each.range for each in self._claims)
+        self._writing.pop(claim.number, None)
         if self._doubled:
             live = {each.number for each in self._claims}
             self._doubled = [double for double in self._doubled if double[1] & live]

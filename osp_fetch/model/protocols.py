@@ -109,8 +109,15 @@ class Hashing(Protocol):
 class PartialContent(Protocol):
     """The bytes of an unfinished file. Writes may come in any order and at the same time."""
 
-    async def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Write `data` at `offset`."""
+    async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
+        """Write `data` at `offset`.
+
+        Args:
+            offset: position in the file, in bytes.
+            data: the bytes. The caller must not change them before this returns.
+            length: length of the file in bytes if `data` is not written again. The digests may then be
+                computed from `data`. None if its bytes may be overwritten, or the length is unknown.
+        """
         ...
 
     async def reserve(self, count: int) -> None:

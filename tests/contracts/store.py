@@ -80,6 +80,34 @@ class StoreContract:
         assert digests["sha256"] == hashlib.sha256(DATA).hexdigest()
         await partial.close()
 
+    @pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1)])
+    async def test_digests_are_right_in_whatever_order_bytes_are_written_that_no_other_write_replaces(
+        self, store: Store, order: tuple[int, ...]
+    ) -> None:
+        partial = store.partial(PATH, SHA256, fresh=True)
+        third = len(DATA) // 3
+        for number in order:
+            part = memoryview(DATA)[number * third : (number + 1) * third]
+            await partial.write(number * third, part, len(DATA))
+        digests, _ = await partial.hashing.digests(len(DATA))
+        await partial.close()
+        assert digests["sha256"] == hashlib.sha256(DATA).hexdigest()
+
+    async def test_bytes_hashed_from_memory_are_forgotten_when_the_hashes_are_reset(
+        self, store: Store
+    ) -> None:
+        partial = store.partial(PATH, SHA256, fresh=True)
+        await partial.write(0, bytes(len(DATA)), len(DATA))
+        await partial.hashing.reset()
+        await partial.write(0, DATA)
+        digests, _ = await partial.hashing.digests(len(DATA))
+        await partial.clear()
+        await partial.write(0, DATA[:HALF], HALF)
+        halves, _ = await partial.hashing.digests(HALF)
+        await partial.close()
+        assert digests["sha256"] == hashlib.sha256(DATA).hexdigest()
+        assert halves["sha256"] == hashlib.sha256(DATA[:HALF]).hexdigest()
+
     async def test_a_cleared_partial_has_no_byte(self, store: Store) -> None:
         partial = await written(store)
         await partial.clear()

@@ -1,15 +1,19 @@
 """Background hashing: computes the digests of a partial while it grows.
 
-Bytes are hashed in order, up to the frontier, which is the first byte that is not held yet.
+Bytes are hashed in order, up to the frontier, which is the first byte that is not held yet. The thread that
+writes the next bytes hashes them from memory. Bytes that were written out of order are read again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from ...model.errors import FetchError
 from .disk import storage_error
 from .executors import in_thread
 from .hashing import Read, Tally
@@ -35,6 +39,7 @@ class BackgroundHashing:
     ) -> None:
         self._hashers, self._read, self._place = hashers, read, place
         self._tally = Tally(algorithms)
+        self._turn = threading.Lock()  # held by the thread that uses the tally
         self._goal = 0
         self._job: asyncio.Task[None] | None = None
 
@@ -49,6 +54,22 @@ class BackgroundHashing:
         idle = self._job is None or self._job.done()
         if length is not None and idle and self._goal - self._tally.position >= _FROM:
             self._job = asyncio.create_task(self._hash(length))
+
+    def take(self, offset: int, data: bytes | memoryview, length: int) -> None:
+        """Hash `data` if it follows the bytes hashed so far and no other thread is hashing. Blocks.
+
+        Args:
+            offset: position of `data` in the file, in bytes.
+            data: bytes that are in the file and are not written again.
+            length: length of the file in bytes.
+        """
+        if self._turn.acquire(blocking=False):
+            try:
+                if offset == self._tally.position:
+                    with suppress(FetchError):  # a missing library, which `digests` reports
+                        self._tally.take(memoryview(data), length)
+            finally:
+                self._turn.release()
 
     async def digests(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
         """Hash the rest of the file and return the result.
@@ -71,7 +92,8 @@ class BackgroundHashing:
     async def reset(self) -> None:
         """Discard the hashes, so that `digests` reads the complete file again."""
         await self.stop()
-        self._tally.reset()
+        with self._turn:  # at most the time to hash one write, which is milliseconds
+            self._tally.reset()
 
     async def stop(self) -> None:
         """Stop after the block in progress, because a thread cannot be interrupted."""
@@ -81,10 +103,13 @@ class BackgroundHashing:
             self._job = None
 
     async def _hash(self, length: int) -> None:
-        # at most one such job per file: `Tally.advance` is not safe for two threads
         while self._tally.position < self._goal:
             upto = min(self._goal, self._tally.position + _STEP)
             try:
-                await in_thread(self._hashers, partial(self._tally.advance, self._read, upto, length))
+                await in_thread(self._hashers, partial(self._advance, upto, length))
             except OSError as error:
                 raise storage_error(error, f"{self._place} cannot be read") from None
+
+    def _advance(self, upto: int, length: int) -> None:
+        with self._turn:
+            self._tally.advance(self._read, upto, length)

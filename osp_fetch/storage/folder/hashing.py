@@ -123,6 +123,22 @@ class Tally:
                 )
             self._add(block[:count])
 
+    def take(self, data: memoryview, length: int) -> None:
+        """Process `data`, the bytes that follow `position`.
+
+        Args:
+            data: bytes that are in the file already.
+            length: length of the complete file in bytes.
+
+        Raises:
+            FetchError: a digest needs a library that is not installed.
+        """
+        self._begin(length)
+        while data:
+            count = CHECKSUM_SPAN - self.position % CHECKSUM_SPAN
+            self._add(data[:count])
+            data = data[count:]
+
     def _begin(self, length: int) -> None:
         if self._hashers is None:
             self._hashers = {name: hasher(name, length) for name in sorted(self._algorithms)}

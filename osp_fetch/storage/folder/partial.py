@@ -101,7 +101,7 @@ class FilePartial:
         self._hashing = BackgroundHashing(folder.hashers, self._descriptor.read, algorithms, self.place)
         self.hashing: Hashing = self._hashing
 
-    async def write(self, offset: int, data: bytes | memoryview) -> None:
+    async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         """Write `data` at `offset`.
 
         If this is cancelled, the write may still be in progress and reads `data`; `close` waits for it.
@@ -109,6 +109,8 @@ class FilePartial:
         Args:
             offset: position in the file, in bytes.
             data: the bytes. The caller must not change them before this returns.
+            length: length of the file in bytes if `data` is not written again, so that it can be hashed from
+                memory. None if its bytes may be overwritten, or the length is unknown.
 
         Raises:
             DiskFullError: the disk is full.
@@ -116,13 +118,15 @@ class FilePartial:
         """
         self._use(len(data))
         try:
-            await self._writes.make(partial(self._write, offset, data))
+            await self._writes.make(partial(self._write, offset, data, length))
         except OSError as error:
             raise self._explained(error, "written") from None
 
-    def _write(self, offset: int, data: bytes | memoryview) -> None:
+    def _write(self, offset: int, data: bytes | memoryview, length: int | None) -> None:
         self._folder.space.take(len(data))
         self._disk.write(self._descriptor.get(), offset, data)
+        if length is not None:
+            self._hashing.take(offset, data, length)
 
     async def reserve(self, count: int) -> None:
         """Reserve disk space for the rest of the file.
