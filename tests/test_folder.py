@@ -26,6 +26,7 @@ from osp_fetch.model.report import Outcome
 from osp_fetch.network.transport import HttpTransport
 from osp_fetch.storage.folder.disk import Disk
 from osp_fetch.storage.folder.run_lock import RunLock
+from osp_fetch.storage.folder.space import Space
 from osp_fetch.storage.folder.store import FolderStore
 from tests.conftest import quick
 from tests.origin import Origin, noise
@@ -246,6 +247,33 @@ class _CountedDisk(Disk):
         found = super().read(fd, block, offset)
         self.count += found
         return found
+
+
+class _FullDisk(Disk):
+    """The real disk, with `left` bytes free; it counts how often it is asked."""
+
+    def __init__(self, left: int) -> None:
+        super().__init__()
+        self.left, self.asked = left, 0
+
+    def free(self, folder: Path) -> int:
+        self.asked += 1
+        return self.left
+
+
+async def test_space_is_reserved_from_a_recent_answer_and_refused_only_after_a_new_one(
+    tmp_path: Path,
+) -> None:
+    disk = _FullDisk(10 << 20)
+    space = Space(disk, tmp_path, 0)
+    assert not space.surely(1), "the disk was not asked yet"
+    space.take(1 << 20)
+    assert space.surely(9 << 20)
+    assert not space.surely((9 << 20) + 1), "what is written is not free"
+    space.reserved = 5 << 20
+    assert space.surely(4 << 20)
+    assert not space.surely(5 << 20), "what is reserved is not free"
+    assert disk.asked == 1
 
 
 async def test_bytes_written_in_order_are_hashed_without_being_read_again(tmp_path: Path) -> None:

@@ -138,9 +138,10 @@ class FilePartial:
             DiskFullError: the disk does not have that much unreserved space.
         """
         # without reservations, partials would fill a nearly full disk and no file would be finished
-        if await self._folder.room() < count - self._reserved:
-            raise self._folder.space.full(count)
-        self._folder.space.reserved += count - self._reserved
+        space, more = self._folder.space, count - self._reserved
+        if not space.surely(more) and await self._folder.room() < more:
+            raise space.full(count)
+        space.reserved += more
         self._reserved = count
 
     def _use(self, count: int) -> None:
@@ -227,7 +228,9 @@ class FilePartial:
             await self._call(self._descriptor.get, "opened")
         fd = self._descriptor.take()
         assert fd is not None
-        known = await self._call(self._recorded, "published")
+        known: tuple[Published | None, ...] = ()
+        if self._replaces is not None or self._folder.may_supersede:
+            known = await self._call(self._recorded, "published")
         ready = ReadyFile(fd, self.place, self.final, length, known, modified)
         placed = await self._folder.publisher.publish(ready)
         if any(known):
@@ -236,8 +239,6 @@ class FilePartial:
 
     def _recorded(self) -> tuple[Published | None, ...]:
         """Return the states of files of earlier runs that may exist under the final name."""
-        if self._replaces is None and not self._folder.may_supersede:
-            return ()
         return self._replaces, self._folder.superseded.get(self._path)
 
     async def set_aside(self) -> str:

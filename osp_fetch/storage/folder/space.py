@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Final
 
 from ...model.errors import DiskFullError, StorageError
 from .disk import Disk
+
+_FRESH: Final = 0.5  # seconds for which the answer of the file system is used again
 
 
 class Space:
@@ -38,7 +41,7 @@ class Space:
     def take(self, count: int) -> None:
         """Account for a write of `count` bytes; refuse it if less than `min_free` would stay free.
 
-        The file system is queried at most twice a second while the space is sufficient.
+        While the space is sufficient, the file system is queried once in `_FRESH` seconds.
 
         Raises:
             DiskFullError: the free space is not sufficient.
@@ -46,11 +49,18 @@ class Space:
             OSError: the file system cannot be queried.
         """
         now = time.monotonic()
-        if now - self._read > 0.5 or self._room < count:
+        if now - self._read > _FRESH or self._room < count:
             self._room, self._read = self.free(), now
         self._room -= count
         if self._room < 0:
             raise self.full(count)
+
+    def surely(self, count: int) -> bool:
+        """Return whether `count` unreserved bytes were free a moment ago. Does not block.
+
+        False also where that is not known, because nothing was written within the last `_FRESH` seconds.
+        """
+        return time.monotonic() - self._read <= _FRESH and self._room - self.reserved >= count
 
     def full(self, needed: int) -> StorageError:
         """Return the error for a write of `needed` bytes that does not fit.
