@@ -27,6 +27,7 @@ from .model.settings import Settings
 from .model.urls import shown
 from .options import PlainOptions
 from .pages import WebPages
+from .processor import processor_times
 from .sources.checksums import Checksums
 from .sources.folder_pages import DEPTH
 from .sources.join import FileList
@@ -311,8 +312,9 @@ async def build_context(
         StorageError: the folder or the ledger cannot be opened.
     """
     pool = ConnectionPool(
-        settings.limits, observe, options.get("profiles"), most=_most_connections(), hosts=settings.hosts
-    )
+        settings.limits, observe, options.get("profiles"), most=_most_connections(), hosts=settings.hosts,
+        times=processor_times,
+    )  # fmt: skip
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
     permissions = Permissions(settings.storage.mode)

@@ -26,6 +26,7 @@ FLOORS = {
     "demo": 4,
     "archives": 5,
     "pages": 5,
+    "processor": 5,
     "inspection": 6,
     "options": 2,
     "assembly": 6,

@@ -38,7 +38,7 @@ class _DiscardingPartial:
     def __init__(self) -> None:
         self.hashing: Hashing = _NoHashing()
 
-    async def write(self, offset: int, data: bytes | memoryview) -> None:
+    async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         """Discard `data`."""
 
     async def reserve(self, count: int) -> None:

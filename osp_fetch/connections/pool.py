@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -25,6 +25,7 @@ from .host import Connection, Host
 from .host_line import HostLine
 from .hosts import Hosts
 from .limit import START
+from .processor import Processor, Times
 from .throughput import FIRST_PART
 from .wait_queue import Turn
 
@@ -70,6 +71,7 @@ class ConnectionPool:
         most: Upper bound of open connections, in addition to `limits`.
         yields: Lower a host's limit after a refusal, until the next `assign`. Only used with `share`.
         hosts: Name of a host → limits of its own.
+        times: Returns the processor times. Where the processor is the limit, no host gets more connections.
 
     Attributes:
         total: Largest number of open connections.
@@ -88,6 +90,7 @@ class ConnectionPool:
         *,
         yields: bool = False,
         hosts: Mapping[str, HostLimits] | None = None,
+        times: Callable[[], Times] | None = None,
     ) -> None:
         self.total = min(most_connections(limits), most or sys.maxsize)
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
@@ -104,6 +107,7 @@ class ConnectionPool:
         self._hosts = Hosts(limits, profiles or {}, self.per_host, share, hosts or {})
         self._known_line, self._new_line = HostLine(), HostLine()
         self._open = self._connecting = 0
+        self._times, self._processor = times, Processor()
         self._numbers = itertools.count()
         self.rate = ByteRate(limits.rate)
         self.last_files = False
@@ -290,7 +294,8 @@ class ConnectionPool:
     def _look(self) -> None:
         """Evaluate the limit of every host that has open connections, and schedule the next evaluation."""
         self._timer = None
-        now, slowed = asyncio.get_running_loop().time(), self.rate.slows()
+        now = asyncio.get_running_loop().time()
+        slowed = self.rate.slows() or (self._times is not None and self._processor.is_limit(self._times()))
         for state in list(self._hosts.in_use):
             if slowed:
                 state.controller.skip(now)
