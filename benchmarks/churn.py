@@ -4,8 +4,8 @@ Each host has its own address in 127.0.0.0/8. A quarter of the hosts is down at 
 are reset. Every 20 seconds it is another quarter. The list is longer than the run, which ends after the given
 time and is then continued over hosts that are all up.
 
-The output holds the memory and the descriptors of osp-fetch in the first and in the last quarter of the run,
-the number of right, wrong and missing files after the second run, and how many outages were reported.
+The output holds the memory and the descriptors of osp-fetch in each tenth of the run, the number of
+right, wrong and missing files after the second run, and how many outages were reported.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ def watch(command: list[str], folder: Path) -> tuple[list[int], list[int]]:
     return memory, descriptors
 
 
-def quarters(values: list[int]) -> dict[str, int]:
-    """Return the medians of the first and of the last quarter."""
-    count = max(1, len(values) // 4)
-    return {"first": int(statistics.median(values[:count])), "last": int(statistics.median(values[-count:]))}
+def tenths(values: list[int]) -> list[int]:
+    """Return the median of each tenth."""
+    size = max(1, len(values) // 10)
+    return [int(statistics.median(values[at : at + size])) for at in range(0, size * 10, size)]
 
 
 def main() -> None:
@@ -120,7 +120,7 @@ def main() -> None:
             server.wait()
     found = {
         "minutes": given.minutes, "hosts": given.hosts, "files": files,
-        "memory": quarters(memory), "descriptors": quarters(descriptors), "peak": max(memory),
+        "memory": tenths(memory), "descriptors": tenths(descriptors), "peak": max(memory),
         "outages": log.count('"host down"'), "exit of the second run": ended,
         "right": right, "wrong": wrong, "missing": files - right - wrong,
     }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Final
 _SPAN: Final = 0.1
 # Share of one core that the thread of the event loop uses when it is the limit.
 _LOOP: Final = 0.95
-# Cores that this process uses at least, and the idle share of all cores at most, when the processor limits it.
+# Cores that this process uses at least, and the idle share of all cores at most, when it is limited by them.
 _OWN, _IDLE = 0.6, 0.08
 
 
