@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from .breaker import CircuitBreaker
-from .controller import Controller
+from .controller import Controller, HostReport
 from .limit import ConcurrencyLimit
 from .manners import Manners
 from .streams import Streams
@@ -30,6 +30,7 @@ class Host:
         streams: Connections that are transferring a body.
         refused: Connections that the host refused since the last report.
         assigned: Sequence number of the last assignment (see HostReport).
+        reported: The last report, with the counters at 0.
         quiet_until: Time in seconds, on the event loop's clock, before which no new slot is granted.
         paused_until: The same time, as far as the host asked for the pause.
         throughput: Measured throughput of a single connection.
@@ -51,6 +52,7 @@ class Host:
     streams: Streams = field(default_factory=Streams)
     refused: int = 0
     assigned: int = 0
+    reported: HostReport | None = None
     quiet_until: float = 0.0
     paused_until: float = 0.0
     throughput: Throughput = field(default_factory=Throughput)

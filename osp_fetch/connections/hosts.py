@@ -106,7 +106,12 @@ class Hosts:
         return state
 
     def _forget_one(self) -> None:
-        """Forget the host that was not used for longest, unless it is down, or requests to it wait."""
+        """Forget the host that was not used for longest, unless it is down, or requests to it wait.
+
+        A worker forgets none, because the parent process has assigned a share of each host to it.
+        """
+        if self._share is not None:
+            return
         name = next(iter(self._idle))
         state = self._idle.pop(name)
         waits = state.queue.first is not None or state.quiet_until > asyncio.get_running_loop().time()

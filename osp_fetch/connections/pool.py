@@ -12,6 +12,7 @@ import itertools
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from ..model import events
@@ -273,18 +274,18 @@ class ConnectionPool:
         self._wake(state)
 
     def report(self) -> list[HostReport]:
-        """Return the state of every host in use and reset the counters of received bytes and refusals."""
+        """Return the state of each host that has changed since the last report, and reset its counters."""
         reports = []
         for state in self._hosts.all():
-            waiting = len(state.queue)
             controller = state.controller
-            reports.append(
-                HostReport(
-                    state.name, state.open, len(state.streams), waiting, controller.received, state.refused,
-                    state.limit.value, controller.latency, state.assigned,
-                )
+            found = HostReport(
+                state.name, state.open, len(state.streams), len(state.queue), controller.received,
+                state.refused, state.limit.value, controller.latency, state.assigned,
             )  # fmt: skip
-            controller.received = state.refused = 0
+            if found != state.reported:
+                reports.append(found)
+                controller.received = state.refused = 0
+                state.reported = replace(found, received=0, refused=0)
         return reports
 
     def _look_later(self, now: float) -> None:

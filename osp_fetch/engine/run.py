@@ -117,6 +117,8 @@ class Run:
                     self._out += 1
                     yield job
                 for job, error in self._queues.failed():
+                    if self._in_hand.get(job.entry.path) == job.order:
+                        del self._in_hand[job.entry.path]
                     self._end(job, Status.FAILED, error)
                 if reading is not None and reading.done():
                     jobs, reading = reading.result(), None

@@ -53,7 +53,6 @@ class Budget:
         self._workers, self._total, self._per_host, self._controls = workers, total, per_host, steers
         self._observe, self._profiles, self._own = observe, profiles, own
         self._hosts: dict[str, _Host] = {}
-        self._named: list[set[str]] = [set() for _ in range(workers)]  # the hosts of its last report
 
     @property
     def first_share(self) -> int:
@@ -65,15 +64,11 @@ class Budget:
 
         Args:
             worker: The worker's number, from 0.
-            reports: One report for each host that the worker uses; it uses no other host.
+            reports: One report for each host of which something has changed since the worker's last one.
             now: Seconds of a monotonic clock.
         """
-        named = {report.host: report for report in reports}
-        for host in self._named[worker] | named.keys():
-            state, report = self._host(host), named.get(host)
-            if report is None:
-                state.open[worker] = state.demand[worker] = state.streaming[worker] = 0
-                continue
+        for report in reports:
+            host, state = report.host, self._host(report.host)
             state.open[worker], state.streaming[worker] = report.open, report.streaming
             state.demand[worker] = report.open + report.waiting
             # the worker may yet use an assignment that it has not received
@@ -88,7 +83,6 @@ class Budget:
                 # the refused connections are closed by now, and none was opened in their place
                 why = state.controller.refused(now, sum(state.open), streaming=any(state.streaming))
                 self._changed(host, state, why)
-        self._named[worker] = set(named)
 
     def gone(self, worker: int) -> None:
         """Take the connections and the shares of a worker that has died.
