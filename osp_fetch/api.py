@@ -179,6 +179,7 @@ async def _fetch(
             context, finish, renewal, fetch_one=fetch_one, recheck=options.get("recheck", False), fresh=fresh,
             again=again, update=options.get("update", False), spill=spill_of(stack, state),
         )  # fmt: skip
+        observe.add(run.observe)
         observe(events.RunStarted(str(root)))
         try:
             await _until_stopped(run.fetch(resolved.rows), report, stop, observe)

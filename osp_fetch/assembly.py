@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 # Suffixes by which a manifest is no text, whatever it contains.
 _NO_LINES = frozenset({".parquet", ".meta4", ".metalink", ".gz", ".bz2", ".xz", ".zst", ".zip"})
 _FAILED = "failed.jsonl"  # name of the file in the state folder that collects rows for the option `failed`
+_CONNECTING = 4  # one descriptor in four is kept for connections to hosts that have not answered, 256 at most
 _OWN_DESCRIPTORS = 64  # file descriptors for the interpreter, the ledger, logs and pipes
 
 
@@ -312,8 +313,8 @@ async def build_context(
         StorageError: the folder or the ledger cannot be opened.
     """
     pool = ConnectionPool(
-        settings.limits, observe, options.get("profiles"), most=_most_connections(), hosts=settings.hosts,
-        times=processor_times,
+        settings.limits, observe, options.get("profiles"), hosts=settings.hosts, times=processor_times,
+        most=_most_connections(), connecting=_descriptors() // _CONNECTING,
     )  # fmt: skip
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
@@ -350,11 +351,17 @@ def reach_of(settings: Settings, options: PlainOptions) -> Reach:
     return checked_reach(settings, rules, options.get("cafile"), proxies, os.environ)
 
 
+def _descriptors() -> int:
+    """Return the number of file descriptors that this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft
+
+
 def _most_connections() -> int:
     """Return the number of connections for which this process has enough file descriptors.
 
-    Each connection needs five: a socket, its partial, two files that are being finished, and the socket of a
-    connection to a host that has not answered yet.
+    Each connection needs four: a socket, its partial, and two files that are being finished. A quarter of all
+    is kept for connections to hosts that have not answered yet.
     """
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (soft - _OWN_DESCRIPTORS) // 5)
+    count = _descriptors()
+    return max(1, (count - _OWN_DESCRIPTORS - min(256, count // _CONNECTING)) // 4)

@@ -18,12 +18,20 @@ class Places:
     Args:
         limit: Largest number of items in progress that have not stepped aside.
         most_aside: Largest number of items that may step aside. Further ones keep their places.
+
+    Attributes:
+        extra: Returns the number of items in progress that do not count.
     """
 
     def __init__(self, limit: int, most_aside: int = 1000) -> None:
         self.limit = limit
         self._most_aside, self._aside = most_aside, 0
         self.changed: Callable[[], None] = lambda: None
+        self.extra: Callable[[], int] = lambda: 0
+
+    def are_taken(self, running: int) -> bool:
+        """Return whether no further item may begin beside `running` items."""
+        return running >= self.limit + self.extra()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -80,7 +88,7 @@ async def at_most(
             task = asyncio.create_task(work(item))
             running.add(task)
             task.add_done_callback(ended)
-            while len(running) >= places.limit:
+            while places.are_taken(len(running)):
                 room = asyncio.get_running_loop().create_future()
                 await room
         while running:

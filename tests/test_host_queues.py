@@ -13,6 +13,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from osp_fetch.engine.outage import Outage, Stage
 from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, RelativePath
 from osp_fetch.model.errors import HostDownError, HostPausedError, Unreachable, UnreachableError
+from osp_fetch.model.record import Published
 from osp_fetch.model.settings import Retry
 from osp_fetch.storage.ledger.spill import DiskSpill
 from tests.conftest import quick
@@ -82,6 +84,7 @@ class World:
                         ready = found
                     elif found is not None:
                         continue
+                ready = ready or self.queues.probe()
                 if ready is None:
                     break
                 self._begin(ready)
@@ -272,3 +275,54 @@ async def test_a_stopped_run_reads_no_more_rows(origin: Origin, tmp_path: Path) 
     assert await asyncio.to_thread(read.wait, 5)
     await asyncio.sleep(0.1)
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+def test_a_pause_during_an_outage_is_waited_for() -> None:
+    """A server restarts, and answers the first request with 503 and Retry-After."""
+    world = World({"h": (Unreachable.REFUSED, 30.0)}, None)
+    world.heard.add("h")
+    world.pauses["h"] = 60.0
+    world.run(job(n, "h") for n in range(50))
+    assert len(world.done) == 50
+    assert world.attempts["h"] < 300
+
+
+def test_the_file_that_failed_is_not_the_next_probe() -> None:
+    now = 0.0
+    queues = HostQueues(RETRY, None, lambda _: None, lambda: now, lambda _: 0.0, lambda _: 8)
+    jobs = [job(n, "h") for n in range(3)]
+    assert [queues.admit(each) for each in jobs] == [True] * 3
+    for each in jobs:
+        queues.put_back(each, down("h", Unreachable.SILENT))
+    probed = []
+    for _ in range(3):
+        now += 5.0
+        assert queues.ready() is None
+        probe = queues.probe()
+        assert probe is not None
+        assert queues.probe() is None, "one at a time"
+        probed.append(probe.order)
+        queues.put_back(probe, down("h", Unreachable.SILENT, heard=True))
+    assert sorted(probed) == [0, 1, 2]
+
+
+def test_a_returned_host_is_served_before_the_probe_has_ended() -> None:
+    now = 0.0
+    queues = HostQueues(RETRY, None, lambda _: None, lambda: now, lambda _: 0.0, lambda _: 8)
+    assert queues.admit(job(0, "h"))
+    queues.put_back(job(0, "h"), down("h", Unreachable.SILENT, heard=True))
+    assert not any(queues.admit(job(n, "h")) for n in range(1, 20))
+    now = 5.0
+    assert queues.probe() is not None
+    assert queues.ready() is None
+    queues.back("h")
+    assert queues.ready() is not None
+
+
+def test_files_that_are_on_disk_do_not_wait_for_a_dead_host() -> None:
+    queues = HostQueues(RETRY, None, lambda _: None, lambda: 0.0, lambda _: 0.0, lambda _: 8)
+    first = job(0, "dead")
+    assert queues.admit(first)
+    queues.put_back(first, down("dead", Unreachable.REFUSED))
+    assert not queues.admit(job(1, "dead"))
+    assert queues.admit(replace(job(2, "dead"), seen=Published(1, 2)))

@@ -14,7 +14,7 @@ class CircuitBreaker:
     """The circuit breaker of one host.
 
     A host that stops answering is one outage, not one failure for each of ten thousand files. During an
-    outage, one connection at a time probes the host; `engine.waiting` decides when, and for how long.
+    outage, one connection at a time probes the host; `engine.host_queues` decides when, and for how long.
 
     Attributes:
         heard: The host has answered in this run.
@@ -57,5 +57,7 @@ class CircuitBreaker:
         """
         self._silences += 1
         if self.down or not self.heard or self._silences >= _SILENCES:
-            self.error = error
+            # without its traceback, whose frames would keep the objects of a file in memory
+            self.error = error.with_traceback(None)
+            self.error.__cause__ = self.error.__context__ = None
         return self.down

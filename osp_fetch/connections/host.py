@@ -60,7 +60,7 @@ class Host:
     manners: Manners = field(default_factory=Manners)
     probe: int | None = None
     line: object = None
-    listed: tuple[int, int] | None = None
+    listed: tuple[int, int, int] | None = None
     back: asyncio.Future[None] | None = None
 
     @property

@@ -16,12 +16,14 @@ class HostLine:
     """
 
     def __init__(self) -> None:
-        self._line: list[tuple[tuple[int, int], int, Host]] = []  # a heap; entries that are out of date stay
+        self._line: list[
+            tuple[tuple[int, int, int], int, Host]
+        ] = []  # a heap; entries that are out of date stay
         self._numbers = itertools.count()
 
     def add(self, state: Host) -> None:
         """Put a host in the line if a request waits for it. A host that is in the line moves if it has to."""
-        place = state.queue.first
+        place = _place(state)
         if place is None or (state.line is self and state.listed is not None and state.listed <= place):
             return
         state.line, state.listed = self, place
@@ -37,11 +39,17 @@ class HostLine:
         while self._line:
             place, _, state = self._line[0]
             is_current = state.line is self and state.listed == place
-            if is_current and state.queue.first == place and state.may(now, share):
+            if is_current and _place(state) == place and state.may(now, share):
                 return state
             heapq.heappop(self._line)
             if is_current:
                 state.listed = None
-                if state.queue.first != place:
+                if _place(state) != place:
                     self.add(state)
         return None
+
+
+def _place(state: Host) -> tuple[int, int, int] | None:
+    """Return the place of a host: hosts that are down come last. None if no request waits."""
+    first = state.queue.first
+    return None if first is None else (state.breaker.down, *first)

@@ -31,6 +31,7 @@ class Hosts:
 
     Attributes:
         in_use: Hosts with open connections.
+        serving: Those of them that have answered, and share the connections that bring bytes.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Hosts:
         self._controls = limits.connections == "auto" and share is None
         self._states: dict[str, Host] = {}
         self.in_use: dict[Host, None] = {}
+        self.serving: set[Host] = set()
         self._idle: dict[str, Host] = {}  # hosts without connections, the one used last at the end
         self._heard: dict[str, None] = {}  # forgotten hosts that had answered
 
@@ -80,13 +82,22 @@ class Hosts:
         self._states[state.name] = state  # it may have been forgotten since the caller asked for it
         self._idle.pop(state.name, None)
         self.in_use[state] = None
+        self.settle(state)
 
     def rest(self, state: Host) -> None:
         """Record that a host has no open connections any more."""
         del self.in_use[state]
+        self.serving.discard(state)
         self._idle[state.name] = state
         if len(self._idle) > _IDLE_KEPT:
             self._forget_one()
+
+    def settle(self, state: Host) -> None:
+        """Record that a host in use has answered, or that it is down."""
+        if state.is_new:
+            self.serving.discard(state)
+        elif state in self.in_use:
+            self.serving.add(state)
 
     def others_in_use(self, state: Host) -> bool:
         """Return whether another host than `state` has open connections."""
@@ -106,7 +117,7 @@ class Hosts:
         return state
 
     def _forget_one(self) -> None:
-        """Forget the host that was not used for longest, unless it is down, or requests to it wait.
+        """Forget the host that was not used for longest, unless requests to it wait.
 
         A worker forgets none, because the parent process has assigned a share of each host to it.
         """
@@ -114,8 +125,7 @@ class Hosts:
             return
         name = next(iter(self._idle))
         state = self._idle.pop(name)
-        waits = state.queue.first is not None or state.quiet_until > asyncio.get_running_loop().time()
-        if waits or state.breaker.down:
+        if state.queue.first is not None or state.quiet_until > asyncio.get_running_loop().time():
             self._idle[name] = state
             return
         del self._states[name]

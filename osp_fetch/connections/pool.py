@@ -35,7 +35,7 @@ _AUTO: Final = 128
 # Bytes that one connection may hold at full speed, in this process and in the libraries below.
 _MEMORY: Final = 3 << 19
 # Connections to hosts that have not answered yet, beside the total when `limits.connections` is "auto".
-_CONNECTING: Final = 128
+_CONNECTING: Final = 256
 # Connections that each host may have, however many hosts are in use.
 _LEAST_SHARE: Final = 4
 # Seconds of a pause after which the requests of a host give back their places.
@@ -72,6 +72,7 @@ class ConnectionPool:
         most: Upper bound of open connections, in addition to `limits`.
         yields: Lower a host's limit after a refusal, until the next `assign`. Only used with `share`.
         hosts: Name of a host → limits of its own.
+        connecting: Upper bound of connections to hosts that have not answered, in addition to `limits`.
         times: Returns the processor times. Where the processor is the limit, no host gets more connections.
 
     Attributes:
@@ -92,6 +93,7 @@ class ConnectionPool:
         yields: bool = False,
         hosts: Mapping[str, HostLimits] | None = None,
         times: Callable[[], Times] | None = None,
+        connecting: int | None = None,
     ) -> None:
         self.total = min(most_connections(limits), most or sys.maxsize)
         self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
@@ -100,7 +102,7 @@ class ConnectionPool:
         # a number of connections that the user chose holds for all; a quarter is kept for hosts that answer
         self._is_fixed = limits.connections != "auto"
         self._most_connecting = (
-            self.total - self.total // 4 if self._is_fixed else min(_CONNECTING, self.total)
+            self.total - self.total // 4 if self._is_fixed else min(_CONNECTING, connecting or _CONNECTING)
         )
         self._timer: asyncio.TimerHandle | None = None
         self._limits = limits
@@ -185,18 +187,14 @@ class ConnectionPool:
         """Grant slots to waiting requests as far as the limits allow."""
         now = asyncio.get_running_loop().time()
         for line in (self._known_line, self._new_line):
-            while (state := self._next(line, now)) is not None and self._has_room(state):
+            while (state := line.first(now, self._fair_share)) is not None and self._has_room(state):
                 self._opened(state, state.queue.admit(self._turn(state)), now)
                 self._put_in_line(state)
-
-    def _next(self, line: HostLine, now: float) -> Host | None:
-        """Return the host of `line` that gets the next slot: the one with the earliest waiting request."""
-        return line.first(now, self._fair_share)
 
     @property
     def _fair_share(self) -> int:
         """Connections that one host may have, so that the hosts in use share the total."""
-        return max(_LEAST_SHARE, self.total // (len(self._hosts.in_use) or 1))
+        return max(_LEAST_SHARE, self.total // (len(self._hosts.serving) or 1))
 
     def _has_room(self, state: Host) -> bool:
         """Return whether one more connection to a host is within the budget."""
@@ -323,20 +321,22 @@ class ConnectionPool:
         state = self.host(host)
         if after is not None:
             state.controller.answered(asyncio.get_running_loop().time(), after)
-        self._settle(state)
+        was_new = state.is_new
         if state.breaker.answered():
+            self._observe(events.HostBack(host))
             if state.back is not None:
                 state.back.set_result(None)
                 state.back = None
-                self._observe(events.HostBack(host))
-            self._wake(state)
+        if was_new:
+            self._settle(state)
 
     def _settle(self, state: Host) -> None:
         """Count the connections to a host that has answered as connections that bring bytes."""
-        if state.connecting:
-            self._open += state.connecting
-            self._connecting -= state.connecting
-            state.connecting = 0
+        self._open += state.connecting
+        self._connecting -= state.connecting
+        state.connecting = 0
+        self._hosts.settle(state)
+        self._wake(state)
 
     def silent(self, host: str, error: UnreachableError) -> HostDownError | None:
         """Record that `host` did not answer a connection.
@@ -354,6 +354,7 @@ class ConnectionPool:
             return None
         if not state.breaker.silent(error):
             return None
+        self._hosts.settle(state)
         state.queue.send_away(lambda: self._down(state))
         return self._down(state)
 
@@ -407,7 +408,7 @@ class ConnectionPool:
         if self.rate.slows():
             return False
         now = asyncio.get_running_loop().time()
-        if self.open >= self.total or self._next(self._known_line, now) is not None:
+        if self.open >= self.total or self._known_line.first(now, self._fair_share) is not None:
             return False
         state = self.host(host)
         return state.open < state.limit.value and state.quiet_until <= now and state.queue.first is None

@@ -6,9 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from ..model import events
+from ..model import events, urls
 from ..model.entry import Entry
-from ..model.errors import DiskFullError, FetchError, NotUpdatedError, Remedy
+from ..model.errors import (
+    DiskFullError,
+    FetchError,
+    HostDownError,
+    HostPausedError,
+    NotUpdatedError,
+    Remedy,
+)
 from ..model.record import Published, Record
 from ..model.report import Status
 from .adopt import Adoption
@@ -106,16 +113,24 @@ class FileFetcher:
 
         No HEAD request is sent: the first reply shows whether the file is small or needs parts.
         """
-        entry, pool = job.entry, self._context.pool
-        async with self._context.exchange(job.host, job.order, entry.path) as exchange:
-            part_size = pool.part_size(job.host, entry.size, job.order)
-            small = SmallTransfer(self._context, entry)
-            if await small.receive(exchange, part_size):
-                await exchange.aclose()  # the slot is free while the file is published
-                if record := await small.publish(exchange):
-                    self._full_since = None
-                    return record
-            return await self._fetch_in_parts(job, None, First(exchange, part_size))
+        entry, first = job.entry, None
+        # not `job.host`, for which a file with several mirrors may have waited
+        host = urls.host(entry.urls[0])
+        try:
+            async with self._context.exchange(host, job.order, entry.path) as exchange:
+                part_size = self._context.pool.part_size(host, entry.size, job.order)
+                small = SmallTransfer(self._context, entry)
+                if await small.receive(exchange, part_size):
+                    await exchange.aclose()  # the slot is free while the file is published
+                    if record := await small.publish(exchange):
+                        self._full_since = None
+                        return record
+                first = First(exchange, part_size)
+                return await self._fetch_in_parts(job, None, first)
+        except (HostDownError, HostPausedError):
+            if first is not None or len(entry.urls) == 1:
+                raise
+        return await self._fetch_in_parts(job, None)  # from another mirror
 
     async def _fetch_in_parts(self, job: Job, record: Record | None, first: First | None = None) -> Record:
         """Fetch the missing bytes of a file in parts. On a full disk, wait for free space and continue."""

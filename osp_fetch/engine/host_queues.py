@@ -31,8 +31,12 @@ _IN_MEMORY: Final = 10_000
 _PAGE: Final = 100
 # Jobs in progress whose hosts have not answered yet, divided among these hosts. Each host gets one at least.
 _CONTACTED: Final = 64
+# Jobs in progress that only connect, and do not count.
+_MOST_CONNECTING: Final = 256
 # Jobs of one host that are in progress beside its connections: they are hashed, synced and recorded.
 _FINISHING: Final = 64
+# Hosts of which it is remembered that they have answered, at about 100 bytes each.
+_HEARD_KEPT: Final = 100_000
 # Seconds of a pause from which on the jobs of a host wait in its queue.
 _LONG_PAUSE: Final = 1.0
 
@@ -47,10 +51,11 @@ class _Queue:
     heard: bool = False  # a job of the host has ended with an answer
     jobs: deque[Job] = field(default_factory=deque)
     spilled: int = 0
+    busy: int = 0  # those of `jobs` that were queued while the host was neither down nor paused
     outage: Outage | None = None
     probe: int | None = None  # order of the job that probes the host
     probed_by: int | None = None  # order of the last one
-    is_listed: bool = False  # whether it is among those that may have a job to start
+    listed_in: deque[_Queue] | None = None  # the list of queues that may have a job to start, if it is in one
 
     def __len__(self) -> int:
         return len(self.jobs) + self.spilled
@@ -80,14 +85,17 @@ class HostQueues:
         self._settings, self._spill, self._observe = settings, spill, observe
         self._clock, self._pause, self._most = clock, pause, most
         self._queues: dict[str, _Queue] = {}
+        self._heard: dict[str, None] = {}  # hosts that have answered
         self._listed: deque[_Queue] = deque()
+        self._probed: deque[_Queue] = deque()  # the same of hosts that are down
         self._timers: list[tuple[float, str]] = []  # a heap of times at which a host has to be looked at
         self._set_back: dict[str, None] = {}
         self._over: dict[_Queue, None] = {}  # queues whose jobs fail
         self._count = self._in_memory = 0  # jobs that wait, and those of them that are not spilled
-        self._busy = 0  # jobs in memory that wait for hosts that are not down
+        self._busy = 0  # jobs in memory that were queued for hosts that were neither down nor paused
         self._new = 0  # hosts with jobs in progress that have not answered yet
         self._used = 0  # hosts with jobs in progress
+        self._unheard = 0  # jobs in progress whose hosts have not answered yet
         self._given_up: dict[Unreachable, Counter[str]] = {}
 
     @property
@@ -97,7 +105,7 @@ class HostQueues:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a job waits for a host that is not down."""
+        """Whether a job waits for a host that is neither down nor paused."""
         return self._busy > 0
 
     def __bool__(self) -> bool:
@@ -106,14 +114,20 @@ class HostQueues:
 
     # ---- jobs come and go
 
-    def admit(self, job: Job) -> bool:
-        """Return whether `job` may start now. If not, it is queued, and `ready` returns it later.
+    def connecting(self) -> int:
+        """Return the number of jobs in progress whose hosts have not answered yet, at most 256."""
+        return min(self._unheard, _MOST_CONNECTING)
 
-        A job for which something is on disk starts at once: its file may need no host.
+    def admit(self, job: Job) -> bool:
+        """Return whether `job` may start now. If not, it is queued, and `ready` or `probe` returns it later.
+
+        A job for which something is on disk starts at once: its file may need no host. One with several
+        mirrors starts although its first host does not answer.
         """
         queue = self._queue(job.host)
-        local = job.record is not None or job.seen is not None or len(job.entry.urls) > 1
-        if not queue and (self._may_start(queue) or (local and queue.outage is not None)):
+        is_local = job.record is not None or job.seen is not None
+        has_others = len(job.entry.urls) > 1 and (queue.outage is not None or self._is_paused(queue))
+        if is_local or has_others or (not queue and self._may_start(queue)):
             self._start(queue, job)
             return True
         self._push(queue, job)
@@ -129,8 +143,10 @@ class HostQueues:
         queue = self._queues[job.host]
         self._leave(queue, job)
         if answered:
+            self._remember(job.host)
             if not queue.heard:
                 self._new -= queue.out > 0
+                self._unheard -= queue.out
                 queue.heard = True
             self._end_outage(queue)
         self._list(queue)
@@ -149,14 +165,27 @@ class HostQueues:
             job = replace(job, host=error.host)
         queue = self._queue(job.host)
         if isinstance(error, HostDownError):
+            error.heard = error.heard or job.host in self._heard  # by another worker
             self._failed(queue, job, error)
-        self._push(queue, job, first=True)
+            # at the end of the queue: the file itself may be the reason that the host does not answer
+            self._push(queue, job)
+        else:
+            self._end_outage(queue)  # the host has asked for the pause
+            self._push(queue, job, first=True)
         self._list(queue)
+
+    def back(self, host: str) -> None:
+        """Record that a host which did not answer has answered."""
+        if (queue := self._queues.get(host)) is not None:
+            queue.probe = None
+            self._end_outage(queue)
+            self._list(queue)
 
     def _failed(self, queue: _Queue, job: Job, error: HostDownError) -> None:
         if queue.outage is None:
             queue.outage = Outage(self._settings, error, queue.began or self._clock(), self._clock())
-            self._busy -= len(queue.jobs)
+            self._busy -= queue.busy
+            queue.busy = 0
         elif queue.probed_by == job.order:
             queue.outage.failed(error, self._clock())
         else:
@@ -165,21 +194,29 @@ class HostQueues:
         self._report(queue)
 
     def ready(self) -> Job | None:
-        """Return a job that may start now, None if there is none."""
+        """Return a job that may start now and whose host is not down, None if there is none."""
         now = self._clock()
         while self._timers and self._timers[0][0] <= now:
             _, host = heapq.heappop(self._timers)
             if host in self._queues:
                 self._list(self._queues[host])
-        while self._listed:
-            queue = self._listed[0]
-            if queue and self._may_start(queue):
+        return self._first(self._listed)
+
+    def probe(self) -> Job | None:
+        """Return a job that probes a host which is down, None if none is due."""
+        return self._first(self._probed)
+
+    def _first(self, listed: deque[_Queue]) -> Job | None:
+        while listed:
+            queue = listed[0]
+            if queue and queue.listed_in is listed and self._may_start(queue):
                 job = self._pop(queue)
                 self._start(queue, job)
                 return job
-            self._listed.popleft()
-            queue.is_listed = False
-            self._tidy(queue)
+            listed.popleft()
+            if queue.listed_in is listed:
+                queue.listed_in = None
+                self._tidy(queue)
         return None
 
     def due(self) -> float | None:
@@ -220,15 +257,18 @@ class HostQueues:
         return self._queues[host]
 
     def _may_start(self, queue: _Queue) -> bool:
+        if self._is_paused(queue):
+            self._look_at(self._clock() + self._pause(queue.host), queue.host)
+            return False
         if queue.outage is not None:
             return self._may_probe(queue, queue.outage)
-        if (pause := self._pause(queue.host)) > _LONG_PAUSE:
-            self._look_at(self._clock() + pause, queue.host)
-            return False
         if not queue.heard:
             return queue.out < max(1, _CONTACTED // (self._new + (queue.out == 0)))
         most = self._most(queue.host)
         return queue.out < most + max(most, _FINISHING // (self._used or 1))
+
+    def _is_paused(self, queue: _Queue) -> bool:
+        return self._pause(queue.host) > _LONG_PAUSE
 
     def _may_probe(self, queue: _Queue, outage: Outage) -> bool:
         if outage.stage not in (Stage.PROBED, Stage.LAST) or queue.probe is not None:
@@ -241,11 +281,13 @@ class HostQueues:
             self._new += not queue.heard
             queue.began = self._clock()
         queue.out += 1
+        self._unheard += not queue.heard
         if queue.outage is not None and self._may_probe(queue, queue.outage):
             queue.probe = queue.probed_by = job.order
 
     def _leave(self, queue: _Queue, job: Job) -> None:
         queue.out -= 1
+        self._unheard -= not queue.heard
         if not queue.out:
             self._used -= 1
             self._new -= not queue.heard
@@ -255,27 +297,28 @@ class HostQueues:
     def _push(self, queue: _Queue, job: Job, *, first: bool = False) -> None:
         self._count += 1
         is_down = queue.outage is not None
-        waits = is_down or self._pause(queue.host) > _LONG_PAUSE
+        waits = is_down or self._is_paused(queue)
         if waits and not first and self._in_memory >= _IN_MEMORY and self._spill is not None:
             self._spill.put(queue.host, pickle.dumps(job, pickle.HIGHEST_PROTOCOL))
             queue.spilled += 1
         else:
             self._in_memory += 1
-            self._busy += not is_down
+            queue.busy += not waits
+            self._busy += not waits
             queue.jobs.insert(0 if first else len(queue.jobs), job)
         if queue.outage is not None and queue.outage.stage is Stage.OVER:
             self._over[queue] = None
 
     def _pop(self, queue: _Queue) -> Job:
-        is_down = queue.outage is not None
         if not queue.jobs and self._spill is not None:
             queue.jobs.extend(pickle.loads(row) for row in self._spill.take(queue.host, _PAGE))
             queue.spilled -= len(queue.jobs)
             self._in_memory += len(queue.jobs)
-            self._busy += 0 if is_down else len(queue.jobs)
         self._count -= 1
         self._in_memory -= 1
-        self._busy -= not is_down
+        if queue.busy:
+            queue.busy -= 1
+            self._busy -= 1
         return queue.jobs.popleft()
 
     def _report(self, queue: _Queue) -> None:
@@ -298,19 +341,24 @@ class HostQueues:
         self._set_back.pop(queue.host, None)
         self._over.pop(queue, None)
         queue.outage = None
-        self._busy += len(queue.jobs)
+
+    def _remember(self, host: str) -> None:
+        self._heard[host] = None
+        if len(self._heard) > _HEARD_KEPT:
+            del self._heard[next(iter(self._heard))]
 
     def _look_at(self, when: float, host: str) -> None:
         heapq.heappush(self._timers, (when, host))
 
     def _list(self, queue: _Queue) -> None:
-        if queue and not queue.is_listed:
-            queue.is_listed = True
-            self._listed.append(queue)
+        place = self._listed if queue.outage is None else self._probed
+        if queue and queue.listed_in is not place:
+            queue.listed_in = place
+            place.append(queue)
 
     def _tidy(self, queue: _Queue) -> None:
         """Forget a queue that is of no use any more."""
-        if not (queue or queue.out or queue.is_listed or queue.outage):
+        if not (queue or queue.out or queue.listed_in is not None or queue.outage):
             self._queues.pop(queue.host, None)
 
 

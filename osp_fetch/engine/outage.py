@@ -12,7 +12,7 @@ from ..model.settings import Retry
 _TRIES: Final = 3
 # Fraction of `retry.longest` for which a host that never answered is probed: before its files are set back,
 # and again at the end of the run.
-_FRACTION: Final = 4
+_FRACTION: Final = 8
 # Pauses of a definite failure, in multiples of `retry.initial`: between its attempts, and before the last.
 _DEFINITE_PAUSE, _LAST_PAUSE = 2, 8
 

@@ -32,6 +32,7 @@ from .file import FetchOne, FileFetcher, Job
 from .host_queues import HostQueues
 
 _PAGE = 500  # rows whose records are read from the ledger in one query
+_PROBES = 8  # while there are other jobs, every eighth that starts may probe a host that does not answer
 _LOOK = 1.0  # seconds after which fresh links are noticed
 
 
@@ -78,6 +79,7 @@ class Run:
         self._parked: list[Job] = []
         self._page: deque[Job] = deque()  # jobs that were read and not looked at yet
         self._has_ended = False  # all rows are read
+        self._turns = 0
         self._woken: asyncio.Future[None] | None = None
         self._order = 0
         self._out = 0  # jobs that were started and have not ended
@@ -93,12 +95,19 @@ class Run:
             FetchError: The run cannot continue; the remedy is ABORT. Other errors end up in outcomes.
         """
         try:
+            self._context.places.extra = self._queues.connecting
             async with aclosing(self._jobs(manifest)) as jobs:
                 await at_most(self._context.places, jobs, self._settle)
         finally:
             for job in self._parked:  # also if the run is stopped, so that each of them has its outcome
                 if job.error is not None:
                     self._end(job, Status.PARKED, job.error)
+
+    def observe(self, event: events.Event) -> None:
+        """Start the queued jobs of a host that has answered again: an observer of the run's events."""
+        if isinstance(event, events.HostBack):
+            self._queues.back(event.host)
+            self._wake()
 
     def notes(self) -> list[str]:
         """Return a sentence for each kind of hosts that were given up."""
@@ -116,10 +125,10 @@ class Run:
                 while (job := self._startable()) is not None:
                     self._out += 1
                     yield job
-                for job, error in self._queues.failed():
-                    if self._in_hand.get(job.entry.path) == job.order:
-                        del self._in_hand[job.entry.path]
-                    self._end(job, Status.FAILED, error)
+                for number, (job, error) in enumerate(self._queues.failed()):
+                    self._give_up(job, error)
+                    if number % _PAGE == _PAGE - 1:
+                        await asyncio.sleep(0)  # there may be a million of them
                 if reading is not None and reading.done():
                     jobs, reading = reading.result(), None
                     self._page.extend(jobs or ())
@@ -138,13 +147,16 @@ class Run:
 
     def _startable(self) -> Job | None:
         """Return a job that may start now, None if there is none."""
+        self._turns += 1
+        if self._turns % _PROBES == 0 and (job := self._queues.probe()) is not None:
+            return job
         if (job := self._queues.ready()) is not None:
             return job
         while self._page:
             job = self._page.popleft()
             if self._queues.admit(job):
                 return job
-        return None
+        return self._queues.probe()
 
     async def _parked_again(self) -> bool:
         """Wait for fresh links of the parked jobs at the end of the run; return whether to go on."""
@@ -280,7 +292,7 @@ class Run:
                     f"{entry.path}: two rows of the manifest have this path; remove or rename one"
                 )
             status, record = await self._fetch_one(job)
-            answered = status is Status.FETCHED
+            answered = status is Status.FETCHED and len(entry.urls) == 1  # else by any of its mirrors
             digest = _digest(entry, record)
             self._progressed = True
             self._finish(Outcome(entry.path, status, entry, record.length, digest, clock() - begun))
@@ -293,7 +305,8 @@ class Run:
                 self._queues.put_back(replace(job, record=known), error)
                 waiting = True
                 return
-            answered = isinstance(error, TransferError) and not isinstance(error, UnreachableError)
+            by_server = isinstance(error, TransferError) and not isinstance(error, UnreachableError)
+            answered = by_server and len(entry.urls) == 1
             self._failed(job, error)
         except Exception as error:
             # a bug in osp-fetch must cost this file and not a run of several days
@@ -315,6 +328,12 @@ class Run:
             self._context.observe(events.Parked(len(self._parked)))
         else:
             self._end(job, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
+
+    def _give_up(self, job: Job, error: FetchError) -> None:
+        """Deliver the failure of a job whose host is given up."""
+        if self._in_hand.get(job.entry.path) == job.order:
+            del self._in_hand[job.entry.path]
+        self._end(job, Status.FAILED, error)
 
     def _end(self, job: Job, status: Status, error: FetchError) -> None:
         entry = job.entry

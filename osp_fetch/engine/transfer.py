@@ -17,6 +17,7 @@ from ..model.errors import (
     HostPausedError,
     IntegrityError,
     LaggingError,
+    NetworkError,
     NotThePayloadError,
     RangeNotSatisfiableError,
     Remedy,
@@ -25,7 +26,6 @@ from ..model.errors import (
     StorageError,
     TimeLimitError,
     TransferError,
-    UnreachableError,
     YieldedError,
 )
 from ..model.http import Coding
@@ -272,7 +272,7 @@ class PartedTransfer:
         try:
             async with opening as exchange:
                 return await self._part_over(exchange, lane, link, host, first)
-        except HostDownError as error:
+        except (HostDownError, HostPausedError) as error:
             raise self._without_host(error, link) from None
 
     async def _part_over(
@@ -307,13 +307,20 @@ class PartedTransfer:
             link, now, pool.host(host).controller.worth, pool.host(host).throughput.value
         )
 
-    def _without_host(self, error: HostDownError, link: str) -> FetchError:
-        """Give up the mirror of a host that is down. Return the error to raise: a retry if others remain."""
-        if len(self._state.mirrors) < 2:
+    def _without_host(self, error: HostDownError | HostPausedError, link: str) -> FetchError:
+        """Give up the mirror of a host that is down or paused, if others remain.
+
+        Without a digest, a file that holds bytes waits for a pause, because other mirrors begin at byte 0.
+
+        Returns:
+            The error to raise: a retry if others remain.
+        """
+        waits = isinstance(error, HostPausedError) and self._entry.digest is None and self._state.held
+        if len(self._state.mirrors) < 2 or waits:
             return error
         self._state.forsake(link)
         self._check_source(error)
-        return UnreachableError(str(error), host=error.host, why=error.why, reason=error.reason)
+        return NetworkError(str(error))
 
     async def _ask(self, part: PartRequest, exchange: Exchange, *, is_sent: bool) -> None:
         # a redirect is resolved once for all lanes: each resolution counts against the hub's quota

@@ -204,8 +204,8 @@ class Retry:
             unless it is slower than `timeouts.slowest` over `timeouts.slow_for` and the pauses.
         initial: first pause before a retry, in seconds. The pause doubles with each attempt, with full
             jitter.
-        longest: upper bound of that pause, in seconds. A host that has never answered is probed for a
-            quarter of it; then its files are set back to the end of the run, where it is probed once more.
+        longest: upper bound of that pause, in seconds. A host that has never answered is probed for an
+            eighth of it; then its files are set back to the end of the run, where it is probed once more.
         retry_after: longest pause that a server may request, in seconds.
         outage: how long the circuit breaker probes a host that answered earlier, in seconds.
     """

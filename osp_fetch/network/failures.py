@@ -19,17 +19,14 @@ _NO_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", so
 _WORDS: Final = {Unreachable.NO_NAME: "no such name", Unreachable.REFUSED: "connection refused"}
 
 
-def unreachable(
-    name: str, url: str, error: BaseException, seconds: float, *, proxied: bool = False
-) -> UnreachableError:
+def unreachable(name: str, url: str, error: BaseException, *, proxy: str | None = None) -> UnreachableError:
     """Return the error for a request that got no reply.
 
     Args:
         name: The path of the file, for the message.
         url: The URL that was requested.
         error: What was raised instead of a reply.
-        seconds: The seconds after which a TimeoutError was raised.
-        proxied: Whether the request went through a proxy. The failure may then be the proxy's.
+        proxy: The URL of the proxy that the request went through. The failure may be that of the proxy.
 
     Returns:
         The error, with the kind of the failure and with the host.
@@ -43,11 +40,15 @@ def unreachable(
             "authority, pass --cacert",
             host=host, why=Unreachable.CERTIFICATE, reason=why,
         )  # fmt: skip
-    if isinstance(error, TimeoutError):
-        why = f"no answer within {seconds:g} s"
-        return UnreachableError(f"{name}: {shown} did not answer within {seconds:g} s", host=host, reason=why)
-    kind = Unreachable.SILENT if proxied else _kind(error)
-    why = _WORDS.get(kind) or _reason(error)
+    if proxy is not None and isinstance(error, aiohttp.ClientProxyConnectionError):
+        why = f"the proxy {urls.host(proxy)}: {_reason(error)}"
+        return UnreachableError(
+            f"{name}: the proxy {urls.host(proxy)} does not answer ({_reason(error)}); check the variables "
+            "http_proxy, https_proxy and all_proxy",
+            host=host, reason=why,
+        )  # fmt: skip
+    kind = Unreachable.SILENT if proxy is not None else _kind(error)
+    why = "no answer in time" if isinstance(error, TimeoutError) else _WORDS.get(kind) or _reason(error)
     return UnreachableError(f"{name}: {shown} does not answer ({why})", host=host, why=kind, reason=why)
 
 

@@ -23,8 +23,8 @@ _NO_DATA, _NOT_FOUND = 1, 4
 _SECONDS, _TRIES = 1.0, 6
 # Names that are looked up at once. After some seconds, one that still has no answer is not counted any more.
 _AT_ONCE, _COUNTED = 32, 1.0
-# Seconds for which it is remembered that a name does not exist, and names of which it is remembered.
-_ABSENT, _ABSENT_KEPT = 5.0, 10_000
+# Seconds for which it is remembered that a name was not found, and names of which it is remembered.
+_FAILED_SECONDS, _FAILED_KEPT = 5.0, 10_000
 # Services of nsswitch.conf that c-ares has itself, or that answer for no name that it would not find.
 _ORDINARY: Final = frozenset({"files", "dns", "resolve", "myhostname", "mymachines", "systemd"})
 _NSSWITCH, _RESOLV_CONF = Path("/etc/nsswitch.conf"), Path("/etc/resolv.conf")
@@ -51,7 +51,9 @@ class Resolver(AbstractResolver):
         self._changed, self._is_stale = 0.0, False
         self._has_ipv6 = _has_ipv6()
         self._at_once = asyncio.Semaphore(_AT_ONCE)
-        self._absent: dict[str, float] = {}  # name → until when it is not asked for again
+        self._failed: dict[
+            str, tuple[float, int]
+        ] = {}  # name → until when it is not asked for again, and why
         self._system = aiohttp.ThreadedResolver()
         self._asks_system = not servers and _has_further_services(_NSSWITCH)
 
@@ -71,8 +73,9 @@ class Resolver(AbstractResolver):
         """
         if self._is_of_system(host):
             return await self._system.resolve(host, port, family)
-        if self._absent.get(host, 0.0) > time.monotonic():
-            raise _no_name()
+        until, code = self._failed.get(host, (0.0, 0))
+        if until > time.monotonic():
+            raise _error(code)
         async with self._counted():
             if family is socket.AF_UNSPEC and not self._has_ipv6:
                 # a second query for each of thousands of names, whose answer could not be used
@@ -88,14 +91,13 @@ class Resolver(AbstractResolver):
                 host, port=port, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG
             )
         except DNSError as error:
-            code, text = (*error.args, "")[:2]
+            code = error.args[0]
             if code == _NO_DATA and family is socket.AF_INET:
                 raise _NoAddressError(socket.EAI_NONAME, "no such name") from None
             if code in (_NO_DATA, _NOT_FOUND):
-                self._remember_absent(host)
-                raise _no_name() from None
+                raise self._remember(host, socket.EAI_NONAME) from None
             self._check_servers()
-            raise socket.gaierror(socket.EAI_AGAIN, f"the name service does not answer: {text}") from None
+            raise self._remember(host, socket.EAI_AGAIN) from None
         return [
             ResolveResult(
                 hostname=host, host=node.addr[0].decode("ascii"), port=port, family=node.family, proto=0,
@@ -123,10 +125,11 @@ class Resolver(AbstractResolver):
             timer.cancel()
             give_back()
 
-    def _remember_absent(self, host: str) -> None:
-        if len(self._absent) >= _ABSENT_KEPT:
-            self._absent.clear()
-        self._absent[host] = time.monotonic() + _ABSENT
+    def _remember(self, host: str, code: int) -> socket.gaierror:
+        if len(self._failed) >= _FAILED_KEPT:
+            self._failed.clear()
+        self._failed[host] = time.monotonic() + _FAILED_SECONDS, code
+        return _error(code)
 
     def _is_of_system(self, host: str) -> bool:
         return not self._servers and (
@@ -163,8 +166,9 @@ def _has_ipv6() -> bool:
     return True
 
 
-def _no_name() -> socket.gaierror:
-    return socket.gaierror(socket.EAI_NONAME, "no such name")
+def _error(code: int) -> socket.gaierror:
+    is_absent = code == socket.EAI_NONAME
+    return socket.gaierror(code, "no such name" if is_absent else "the name service does not answer")
 
 
 def _changed(place: Path) -> float:

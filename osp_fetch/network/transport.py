@@ -362,7 +362,7 @@ class HttpTransport:
         try:
             if self._direct and (known := way.connector.route(url)):
                 return await way.wire.get(*known, sent, request.landing)
-            async with asyncio.timeout(self._timeouts.connect) as clock:
+            async with asyncio.timeout(way.connector.first_patience(url)) as clock:
                 return await way.session.get(
                     self._target(url, request),
                     headers=sent,
@@ -372,9 +372,7 @@ class HttpTransport:
                     trace_request_ctx=(clock, self._timeouts.head),
                 )
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise unreachable(
-                request.name, url, error, self._timeouts.head, proxied=proxy is not None
-            ) from None
+            raise unreachable(request.name, url, error, proxy=proxy) from None
 
     @staticmethod
     def _target(url: str, request: Request) -> URL:

@@ -31,6 +31,11 @@ class Fanout:
         self._by_type: dict[type[events.Event], list[events.Observer]] = {}
         self.failures: list[str] = []
 
+    def add(self, observer: events.Observer) -> None:
+        """Forward further events to `observer`, too."""
+        self._observers.append(observer)
+        self._by_type.clear()
+
     def __call__(self, event: events.Event) -> None:
         """Forward one event. This never raises, except for exceptions that are not `Exception`."""
         kind = type(event)
