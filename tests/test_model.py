@@ -192,3 +192,22 @@ def test_limits_of_one_host_are_layered_like_other_settings() -> None:
         Settings.load(("x", {"hosts": {"b": {"conections": 4}}}))
     with pytest.raises(SettingsError, match=r"\[hosts\.\"b\"\] must be a table"):
         Settings.load(("x", {"hosts": {"b": 4}}))
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("[::1]", "::1"),
+        ("::1", "::1"),
+        ("B\u00fccher.example", "xn--bcher-kva.example"),
+        ("127.0.0.1", "127.0.0.1"),
+    ],
+)
+def test_hosts_are_named_as_links_name_them(given: str, name: str) -> None:
+    assert list(Settings.load(("x", {"hosts": {given: {"connections": 4}}})).hosts) == [name]
+
+
+@pytest.mark.parametrize("wrong", ["https://example.org", "example.org:8080", "example.org/x", ""])
+def test_what_is_no_host_is_refused(wrong: str) -> None:
+    with pytest.raises(SettingsError, match="without scheme, port and path"):
+        Settings.load(("x", {"hosts": {wrong: {"connections": 4}}}))

@@ -40,7 +40,7 @@ from osp_fetch.model.record import Record
 from osp_fetch.model.report import Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.storage.folder.run_lock import RunLock
-from osp_fetch.workers.budget import Budget, shared
+from osp_fetch.workers.budget import Budget, part_of, shared
 from osp_fetch.workers.channel import Channel
 from osp_fetch.workers.messages import EventSent, RecordKept, Setup
 from osp_fetch.workers.process import Process, WorkerDiedError
@@ -568,3 +568,8 @@ async def test_a_callers_own_row_travels_as_it_travels_anywhere(origin: Origin) 
     assert isinstance(came, MadeOtherwise)
     assert came.path == row.path
     assert came.urls == row.urls
+
+
+@pytest.mark.parametrize(("most", "workers"), [(1, 2), (2, 2), (3, 2), (7, 4)])
+def test_the_first_parts_of_a_hosts_own_limit_add_up(most: int, workers: int) -> None:
+    assert sum(part_of(most, worker, workers) for worker in range(workers)) == most

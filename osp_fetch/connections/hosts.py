@@ -143,7 +143,7 @@ def limits_of(name: str, limits: Limits, own: Mapping[str, HostLimits]) -> HostL
         limits: The limits of all hosts. Where the user has set them, they replace those of well-known hosts.
         own: Name of a host → limits that the user has set for it.
     """
-    host = name.rpartition(":")[0]
+    host = name.rpartition(":")[0].strip("[]")
     if host in own:
         found = own[host]
         rate = found.requests_per_second or limits.requests_per_second

@@ -134,6 +134,18 @@ def _part(value: object) -> int:
     return read
 
 
+def _host_name(text: str) -> str:
+    """Return the name of a host, or an IP address, as URLs have it; raise ValueError for anything else."""
+    name = text.strip("[]").lower()
+    try:
+        return str(ip_address(name))
+    except ValueError:
+        pass
+    if not re.fullmatch(r"[^\s:/?#@\[\]]+", name):
+        raise ValueError("not the name of a host; write it without scheme, port and path")
+    return name if name.isascii() else name.encode("idna").decode()
+
+
 def _servers(value: object) -> str:
     """Parse addresses of name servers: a list, or text with commas between them. Return such text."""
     each = [s.strip() for s in value.split(",") if s.strip()] if isinstance(value, str) else value
@@ -361,8 +373,11 @@ class Settings:
         for host, table in values.items():
             if not isinstance(table, Mapping):
                 raise SettingsError(f'{layer}: [hosts."{host}"] must be a table of keys, not {table!r}')
-            known_limits = hosts.get(host.lower(), HostLimits())
-            hosts[host.lower()] = _changed(known_limits, layer, f'hosts."{host}"', table)
+            try:
+                name = _host_name(host)
+            except ValueError as error:
+                raise SettingsError(f'{layer}: [hosts."{host}"]: {error}') from None
+            hosts[name] = _changed(hosts.get(name, HostLimits()), layer, f'hosts."{host}"', table)
         return replace(self, hosts=hosts)
 
     def items(self) -> list[tuple[str, str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ..connections.controller import Controller, HostReport
 from ..connections.limit import START, ConcurrencyLimit
@@ -11,6 +12,14 @@ from ..model import events
 from ..model.profile import Profile
 from ..model.settings import Auto
 from .messages import Assign
+
+# Connections of all workers to one host at least, however many hosts are in use.
+_LEAST_SHARE: Final = 4
+
+
+def part_of(number: int, worker: int, workers: int) -> int:
+    """Return the part of one worker if a number of connections is divided among `workers` of them."""
+    return number // workers + (worker < number % workers)
 
 
 @dataclass(slots=True)
@@ -123,7 +132,7 @@ class Budget:
         used = [state for state in self._hosts.values() if any(state.demand)]
         # where many hosts are in use, the total is smaller than the sum of their limits: divide it evenly
         crowded = sum(state.controller.limit.value for state in used) > self._total
-        most = max(1, self._total // len(used)) if crowded else self._total
+        most = max(_LEAST_SHARE, self._total // len(used)) if crowded else self._total
         for host, state in self._hosts.items():
             if self._controls and any(state.open):
                 self._changed(
@@ -153,6 +162,9 @@ class Budget:
             controller = Controller(ConcurrencyLimit(most, start, known=known is not None))
             none = [0] * self._workers
             first = [self.first_share] * self._workers
+            if own != "auto":
+                parts = (part_of(own, worker, self._workers) for worker in range(self._workers))
+                first = [min(self.first_share, part) for part in parts]
             self._hosts[host] = _Host(controller, first, [*first], [*none], [*none], [*none], [*none])
         return self._hosts[host]
 

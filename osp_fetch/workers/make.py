@@ -13,7 +13,7 @@ from ..model import events
 from ..model.profile import Profile
 from ..model.settings import HostLimits
 from ..model.well_known import WELL_KNOWN
-from .budget import Budget
+from .budget import Budget, part_of
 from .messages import Setup
 from .pool import WorkerPool
 from .process import say
@@ -61,18 +61,22 @@ def worker_pool(
         # the budget assigns for one host
         connections=pool.total if steers else pool.total // count,
     )
-    hosts = {
-        name: _part(limits_of(f"{name}:", limits, own), count) for name in {*WELL_KNOWN, *own}
-    }  # with limits of its own, a host has those of all hosts only where it states none
-    settings = replace(context.settings, limits=share, hosts=hosts)
-    setup = Setup(root, state, settings, reach, profiles, budget.first_share, steers)
-    return WorkerPool([setup] * count, context, budget, lock)
+    setups = []
+    for worker in range(count):
+        # with limits of its own, a host has those of all hosts only where it states none
+        hosts = {
+            name: _part(limits_of(f"{name}:", limits, own), worker, count) for name in {*WELL_KNOWN, *own}
+        }
+        settings = replace(context.settings, limits=share, hosts=hosts)
+        setups.append(Setup(root, state, settings, reach, profiles, budget.first_share, steers))
+    return WorkerPool(setups, context, budget, lock)
 
 
-def _part(limits: HostLimits, count: int) -> HostLimits:
-    """Return what each of `count` workers may use of a host's limits until the budget assigns more."""
+def _part(limits: HostLimits, worker: int, count: int) -> HostLimits:
+    """Return what one of `count` workers may use of a host until the budget assigns another share."""
     most = limits.connections
-    return HostLimits(most if most == "auto" else max(1, most // count), limits.requests_per_second / count)
+    part = most if most == "auto" else part_of(most, worker, count)
+    return HostLimits(part, limits.requests_per_second / count)
 
 
 def _guarded(observe: events.Observer) -> events.Observer:
