@@ -42,7 +42,8 @@ def job(number: int, host: str) -> Job:
 
 
 def down(host: str, why: Unreachable, *, heard: bool = False) -> HostDownError:
-    return HostDownError(UnreachableError("no", host=host, why=why), host=host, is_own=True, heard=heard)
+    error = UnreachableError("no", host=host, why=why)
+    return HostDownError(error, host=host, is_own=True, heard=heard, tried=True)
 
 
 class World:
@@ -153,7 +154,7 @@ def test_every_job_ends_once_whatever_the_hosts_do(
 
 
 def test_good_files_do_not_wait_for_hosts_that_do_not_answer() -> None:
-    kinds = list(Unreachable)
+    kinds = [each for each in Unreachable if each is not Unreachable.DROPPED]
     fates: dict[str, tuple[Unreachable, float | None]] = {
         f"dead{n}": (kinds[n % 4], None) for n in range(300)
     }
@@ -326,3 +327,18 @@ def test_files_that_are_on_disk_do_not_wait_for_a_dead_host() -> None:
     queues.put_back(first, down("dead", Unreachable.REFUSED))
     assert not queues.admit(job(1, "dead"))
     assert queues.admit(replace(job(2, "dead"), seen=Published(1, 2)))
+
+
+@pytest.mark.parametrize(("tried", "why", "least", "most"), [
+    (True, Unreachable.DROPPED, 60, 200),
+    (False, Unreachable.DROPPED, 3600, 3800),
+    (True, Unreachable.SILENT, 3600, 3800),
+])  # fmt: skip
+def test_files_that_a_host_drops_do_not_wait_for_an_hour(
+    tried: bool, why: Unreachable, least: float, most: float
+) -> None:
+    outage, now = Outage(RETRY, down("h", why, heard=True), 0.0, 0.0), 0.0
+    while outage.stage is Stage.PROBED:
+        now = outage.due
+        outage.failed(down("h", why, heard=True), now, tried=tried)
+    assert least < now < most

@@ -219,9 +219,10 @@ class ConnectionPool:
         if state.interval:
             self._quiet(state, now + state.interval)
 
-    def _down(self, state: Host) -> HostDownError:
-        assert state.breaker.error is not None
-        return HostDownError(state.breaker.error, host=state.name, is_own=True, heard=state.breaker.heard)
+    def _down(self, state: Host, *, tried: bool = False) -> HostDownError:
+        error, heard = state.breaker.error, state.breaker.heard
+        assert error is not None
+        return HostDownError(error, host=state.name, is_own=True, heard=heard, tried=tried)
 
     def _paused(self, state: Host) -> HostPausedError:
         return HostPausedError(f"{state.name} asked for a pause", host=state.name)
@@ -356,7 +357,7 @@ class ConnectionPool:
             return None
         self._hosts.settle(state)
         state.queue.send_away(lambda: self._down(state))
-        return self._down(state)
+        return self._down(state, tried=True)
 
     async def until_back(self, host: str, seconds: float) -> None:
         """Wait until `host` answers again, and until a pause that it asked for is over.

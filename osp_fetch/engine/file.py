@@ -37,6 +37,7 @@ class Job:
         order: Position in the manifest. Smaller numbers get slots first.
         host: `host:port` of its first link.
         error: Why the job is parked, None if it is not.
+        tries: Connections for the file that got no answer from its host.
         update: Whether the file is finished and is fetched only if its source has changed. If it has not,
             the file is examined if `seen` is given.
     """
@@ -48,6 +49,7 @@ class Job:
     host: str
     error: FetchError | None = None
     update: bool = False
+    tries: int = 0
 
 
 FetchOne = Callable[[Job], Awaitable[tuple[Status, Record]]]

@@ -166,9 +166,10 @@ class HostQueues:
         queue = self._queue(job.host)
         if isinstance(error, HostDownError):
             error.heard = error.heard or job.host in self._heard  # by another worker
+            job = replace(job, tries=job.tries + error.tried)
             self._failed(queue, job, error)
-            # at the end of the queue: the file itself may be the reason that the host does not answer
-            self._push(queue, job)
+            # one that was tried goes to the end: it may itself be the reason that the host does not answer
+            self._push(queue, job, first=not error.tried)
         else:
             self._end_outage(queue)  # the host has asked for the pause
             self._push(queue, job, first=True)
@@ -187,7 +188,7 @@ class HostQueues:
             self._busy -= queue.busy
             queue.busy = 0
         elif queue.probed_by == job.order:
-            queue.outage.failed(error, self._clock())
+            queue.outage.failed(error, self._clock(), tried=self._are_tried(queue))
         else:
             return  # it was started before the outage was known
         queue.probed_by = None
@@ -347,6 +348,10 @@ class HostQueues:
         if len(self._heard) > _HEARD_KEPT:
             del self._heard[next(iter(self._heard))]
 
+    def _are_tried(self, queue: _Queue) -> bool:
+        """Return whether a connection for each job that waits got no answer."""
+        return not queue.spilled and all(job.tries for job in queue.jobs)
+
     def _look_at(self, when: float, host: str) -> None:
         heapq.heappush(self._timers, (when, host))
 
@@ -397,6 +402,7 @@ _WHAT: Final = {
     Unreachable.NO_NAME: ("does not exist", "do not exist"),
     Unreachable.REFUSED: ("refuses connections", "refuse connections"),
     Unreachable.CERTIFICATE: ("has no valid certificate", "have no valid certificate"),
+    Unreachable.DROPPED: ("closes connections without a reply", "close connections without a reply"),
     Unreachable.SILENT: ("does not answer", "do not answer"),
 }
 

@@ -54,19 +54,23 @@ class Outage:
         self._tries = 0
         self.failed(error, now)
 
-    def failed(self, error: HostDownError, now: float) -> None:
+    def failed(self, error: HostDownError, now: float, *, tried: bool = False) -> None:
         """Record an attempt at the host that failed.
 
         Args:
             error: The error.
             now: Current time.
+            tried: Whether a connection for each file that waits got no answer. If the host drops them without
+                a reply, it is most likely about these files.
         """
         self.error, self._failed_at = error, now
         self._tries += 1
         if error.why is Unreachable.CERTIFICATE or (error.why.is_definite and not error.heard):
             self._failed_definitely()
         elif error.heard:
-            over = now - self._since > self._settings.outage and self._tries >= self._settings.attempts
+            is_about_files = tried and error.why is Unreachable.DROPPED
+            patience = self._settings.longest if is_about_files else self._settings.outage
+            over = now - self._since > patience and self._tries >= self._settings.attempts
             self._go_on(Stage.OVER if over else None)
         else:
             next_stage = Stage.OVER if self.stage is Stage.LAST else Stage.SET_BACK

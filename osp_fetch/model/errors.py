@@ -114,12 +114,13 @@ class Unreachable(Enum):
     NO_NAME = "no such name"  # the name service states that the name does not exist
     REFUSED = "refused"  # the connection was refused
     CERTIFICATE = "certificate"  # the certificate is not valid
+    DROPPED = "dropped"  # the connection was made, and closed without a reply
     SILENT = "no answer"  # anything else: a timeout, a reset, a name service that does not answer
 
     @property
     def is_definite(self) -> bool:
         """Whether the next attempt most likely has the same result, unless the host has answered before."""
-        return self is not Unreachable.SILENT
+        return self not in (Unreachable.SILENT, Unreachable.DROPPED)
 
 
 class LaggingError(NetworkError):
@@ -161,11 +162,15 @@ class HostDownError(UnreachableError):
         host: the `host:port` that does not answer.
         is_own: whether it is the host of the link. The file then waits until the host answers.
         heard: whether the host has answered before in this run.
+        tried: whether it was a connection for this file that got no answer. Otherwise another one probes the
+            host.
     """
 
-    def __init__(self, error: UnreachableError, *, host: str, is_own: bool, heard: bool) -> None:
+    def __init__(
+        self, error: UnreachableError, *, host: str, is_own: bool, heard: bool, tried: bool = False
+    ) -> None:
         super().__init__(str(error), host=host, why=error.why, reason=error.reason)
-        self.cause, self.heard, self.is_own = error.cause, heard, is_own
+        self.cause, self.heard, self.is_own, self.tried = error.cause, heard, is_own, tried
         if is_own:
             self.remedy = Remedy.WAIT
 

@@ -64,5 +64,10 @@ def _kind(error: BaseException) -> Unreachable:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, socket.gaierror):
         return Unreachable.NO_NAME if cause.errno in _NO_NAME else Unreachable.SILENT
-    refused = isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED
-    return Unreachable.REFUSED if refused else Unreachable.SILENT
+    if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
+        return Unreachable.REFUSED
+    is_made = isinstance(
+        error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+    )
+    is_made = is_made and not isinstance(error, aiohttp.ClientConnectorError)
+    return Unreachable.DROPPED if is_made else Unreachable.SILENT
