@@ -89,7 +89,10 @@ class Outage:
             self.stage = stage
             return
         pause = factor * self._settings.initial * 2.0 ** min(self._tries - 1, 30)
-        self.due = self._failed_at + min(self._settings.longest, pause)
+        longest = self._settings.longest
+        if self.error.why is Unreachable.DROPPED:
+            longest /= _FRACTION  # the host is there: the next file may be answered
+        self.due = self._failed_at + min(longest, pause)
 
     def revive(self, now: float) -> None:
         """Begin the last chance of a host that was set back.
