@@ -37,7 +37,8 @@ class Job:
         order: Position in the manifest. Smaller numbers get slots first.
         host: `host:port` of its first link.
         error: Why the job is parked, None if it is not.
-        tries: Connections for the file that got no answer from its host.
+        tries: Connections for the file that got no answer in the present outage of its host.
+        outage: Number of the outage to which `tries` refers.
         update: Whether the file is finished and is fetched only if its source has changed. If it has not,
             the file is examined if `seen` is given.
     """
@@ -50,6 +51,7 @@ class Job:
     error: FetchError | None = None
     update: bool = False
     tries: int = 0
+    outage: int = 0
 
 
 FetchOne = Callable[[Job], Awaitable[tuple[Status, Record]]]

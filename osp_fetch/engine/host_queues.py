@@ -27,6 +27,8 @@ from .outage import Outage, Stage
 
 # Jobs that wait in memory, about 1 KB each. Further jobs of hosts that are down are spilled to disk.
 _IN_MEMORY: Final = 10_000
+# Jobs of a single host that are read ahead.
+_READ_AHEAD: Final = 500
 # Jobs that are read from the disk at once.
 _PAGE: Final = 100
 # Jobs in progress whose hosts have not answered yet, divided among these hosts. Each host gets one at least.
@@ -35,6 +37,8 @@ _CONTACTED: Final = 64
 _MOST_CONNECTING: Final = 256
 # Jobs of one host that are in progress beside its connections: they are hashed, synced and recorded.
 _FINISHING: Final = 64
+# Connections without an answer after which a file is taken for the reason of an outage.
+_SUSPECT: Final = 2
 # Hosts of which it is remembered that they have answered, at about 100 bytes each.
 _HEARD_KEPT: Final = 100_000
 # Seconds of a pause from which on the jobs of a host wait in its queue.
@@ -53,6 +57,7 @@ class _Queue:
     spilled: int = 0
     busy: int = 0  # those of `jobs` that were queued while the host was neither down nor paused
     outage: Outage | None = None
+    outages: int = 0  # outages so far
     probe: int | None = None  # order of the job that probes the host
     probed_by: int | None = None  # order of the last one
     listed_in: deque[_Queue] | None = None  # the list of queues that may have a job to start, if it is in one
@@ -100,8 +105,11 @@ class HostQueues:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many jobs wait that no further row should be read."""
-        return self._busy >= _IN_MEMORY
+        """Whether so many jobs wait that no further row should be read.
+
+        Where all are of one host, further rows most likely are, too.
+        """
+        return self._busy >= (_IN_MEMORY if len(self._queues) > 1 else _READ_AHEAD)
 
     @property
     def is_busy(self) -> bool:
@@ -166,8 +174,9 @@ class HostQueues:
         queue = self._queue(job.host)
         if isinstance(error, HostDownError):
             error.heard = error.heard or job.host in self._heard  # by another worker
-            job = replace(job, tries=job.tries + error.tried)
             self._failed(queue, job, error)
+            before = job.tries if job.outage == queue.outages else 0
+            job = replace(job, tries=before + error.tried, outage=queue.outages)
             # one that was tried goes to the end: it may itself be the reason that the host does not answer
             self._push(queue, job, first=not error.tried)
         else:
@@ -184,6 +193,7 @@ class HostQueues:
 
     def _failed(self, queue: _Queue, job: Job, error: HostDownError) -> None:
         if queue.outage is None:
+            queue.outages += 1
             queue.outage = Outage(self._settings, error, queue.began or self._clock(), self._clock())
             self._busy -= queue.busy
             queue.busy = 0
@@ -349,8 +359,9 @@ class HostQueues:
             del self._heard[next(iter(self._heard))]
 
     def _are_tried(self, queue: _Queue) -> bool:
-        """Return whether a connection for each job that waits got no answer."""
-        return not queue.spilled and all(job.tries for job in queue.jobs)
+        """Return whether two connections for each job that waits got no answer in this outage."""
+        tries = (job.tries if job.outage == queue.outages else 0 for job in queue.jobs)
+        return not queue.spilled and all(count >= _SUSPECT for count in tries)
 
     def _look_at(self, when: float, host: str) -> None:
         heapq.heappush(self._timers, (when, host))
