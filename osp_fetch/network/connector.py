@@ -23,7 +23,7 @@ _ODD: Final = re.compile(r"[#\x00-\x1f\x7f-\U0010ffff]|\?$")
 # Seconds of the first attempt to connect to an origin, and origins of which it is remembered.
 _FIRST_SECONDS: Final = 8.0
 _TRIED: Final = 20_000
-_ROUTES: Final = 1000  # most origins that are remembered; each keeps the first request sent to it
+_ROUTES: Final = 256  # most origins that are remembered; each keeps the first request sent to it, about 20 KB
 
 
 @dataclass(frozen=True, slots=True)
