@@ -72,7 +72,7 @@ class HostQueues:
     Args:
         settings: Waiting times.
         spill: Keeps jobs on disk where too many wait; None to keep all in memory.
-        observe: Receives HostDown and HostBack events.
+        observe: Receives HostDown events. The connection pool, which sees the first answer, sends HostBack.
         clock: Returns the time in seconds.
         pause: Returns the seconds for which a host asked for a pause.
         most: Returns how many connections a host may have.
@@ -348,7 +348,6 @@ class HostQueues:
     def _end_outage(self, queue: _Queue) -> None:
         if queue.outage is None:
             return
-        self._observe(events.HostBack(queue.host))
         self._set_back.pop(queue.host, None)
         self._over.pop(queue, None)
         queue.outage = None
