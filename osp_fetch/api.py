@@ -19,7 +19,6 @@ from .assembly import (
     reach_of,
     renewal_of,
     rows_of,
-    spill_of,
 )
 from .concurrency import stop as stop_tasks
 from .engine.run import Run
@@ -32,6 +31,7 @@ from .sources.huggingface import DownloadMetadata
 from .storage.folder.disk import Disk
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
+from .storage.folder.spill import DiskSpill
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
 from .views.fanout import Fanout, ProgressTicker, Ticking
@@ -177,7 +177,7 @@ async def _fetch(
         renewal = renewal_of(manifest, options, settings, observe)
         run = Run(
             context, finish, renewal, fetch_one=fetch_one, recheck=options.get("recheck", False), fresh=fresh,
-            again=again, update=options.get("update", False), spill=spill_of(stack, state),
+            again=again, update=options.get("update", False), spill=stack.enter_context(DiskSpill(state)),
         )  # fmt: skip
         observe.add(run.observe)
         observe(events.RunStarted(str(root)))

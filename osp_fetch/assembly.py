@@ -38,8 +38,8 @@ from .sources.second_source import SecondSource
 from .sources.select import Selection
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
+from .storage.folder.spill import DiskSpill
 from .storage.folder.store import FolderStore
-from .storage.ledger.spill import DiskSpill
 from .storage.ledger.sqlite import SqliteLedger
 from .views.failed_file import FailedFile, is_failed_file
 from .workers.reach import Reach, checked_reach, transport_of
@@ -332,13 +332,6 @@ async def build_context(
         observe=observe,
         places=Places(files_in_progress(pool.total)),
     )
-
-
-def spill_of(stack: AsyncExitStack, state: Path) -> DiskSpill:
-    """Return where rows wait on disk for their hosts; `stack` removes it at the end of the run."""
-    spill = DiskSpill(state / "waiting.sqlite3")
-    stack.callback(spill.close)
-    return spill
 
 
 def reach_of(settings: Settings, options: PlainOptions) -> Reach:
