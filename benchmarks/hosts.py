@@ -41,8 +41,6 @@ from typing import Any, cast
 import uvloop
 from clients import MIB, PYTHON, compile_ours
 
-from osp_fetch.model.settings import Settings
-
 KEEP_ALIVE = 5.0  # seconds after which the server closes an idle connection: the default of Apache httpd
 _BLOCK = bytes(range(256)) * 400
 
@@ -514,23 +512,17 @@ def dead_names(ports: Ports, sizes: Sizes) -> list[Entry]:
     return [Entry("with dead names", ours, rows), Entry("good rows alone", ours, alone)]
 
 
-def own_names() -> bool:
-    """Return whether osp-fetch can be told which DNS servers to use. If not, `flat` uses addresses."""
-    return hasattr(Settings().network, "dns_servers")
-
-
 def flat(ports: Ports, sizes: Sizes) -> list[Entry]:
-    chance, by_name = random.Random(sizes.seed), own_names()
+    chance = random.Random(sizes.seed)
     lengths = [chance.randint(1_000, 8_000) for _ in range(sizes.flat)]
-    rows = [_row(ports, n, n, size, by_name=by_name) for n, size in enumerate(lengths)]
-    one = [_row(ports, n, 0, size, by_name=by_name) for n, size in enumerate(lengths)]
-    flags = ["--set", f"network.dns_servers=127.0.0.1:{ports.names}"] if by_name else []
+    rows = [_row(ports, n, n, size, by_name=True) for n, size in enumerate(lengths)]
+    one = [_row(ports, n, 0, size, by_name=True) for n, size in enumerate(lengths)]
+    flags = ["--set", f"network.dns_servers=127.0.0.1:{ports.names}"]
 
     def client(rows: Sequence[Row], folder: Path) -> list[str]:
         return ours(rows, folder, *flags)
 
-    kind = "names" if by_name else "addresses"
-    return [Entry(f"many hosts ({kind})", client, rows), Entry(f"one host ({kind})", client, one)]
+    return [Entry("many hosts", client, rows), Entry("one host", client, one)]
 
 
 def main() -> None:

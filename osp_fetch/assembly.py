@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, cast
 
 from .concurrency import Places
 from .connections.buffers import Buffers
-from .connections.pool import ConnectionPool
+from .connections.pool import CONNECTING, ConnectionPool
 from .datasets.catalogue import expand_all
 from .engine.context import Context, files_in_progress
 from .model import events
 from .model.entry import Entry, is_link, relative_path
 from .model.errors import ManifestError, Remedy, SettingsError
-from .model.protocols import Manifest, Renewal, Row
+from .model.protocols import Ledger, Manifest, Renewal, Row, Store
 from .model.settings import Settings
 from .model.urls import shown
 from .options import PlainOptions
@@ -38,7 +38,6 @@ from .sources.second_source import SecondSource
 from .sources.select import Selection
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
-from .storage.folder.spill import DiskSpill
 from .storage.folder.store import FolderStore
 from .storage.ledger.sqlite import SqliteLedger
 from .views.failed_file import FailedFile, is_failed_file
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 # Suffixes by which a manifest is no text, whatever it contains.
 _NO_LINES = frozenset({".parquet", ".meta4", ".metalink", ".gz", ".bz2", ".xz", ".zst", ".zip"})
 _FAILED = "failed.jsonl"  # name of the file in the state folder that collects rows for the option `failed`
-_CONNECTING = 4  # one descriptor in four is kept for connections to hosts that have not answered, 256 at most
+_KEPT = 4  # one file descriptor in four is kept for connections to hosts that have not answered
 _OWN_DESCRIPTORS = 64  # file descriptors for the interpreter, the ledger, logs and pipes
 
 
@@ -312,20 +311,34 @@ async def build_context(
     Raises:
         StorageError: the folder or the ledger cannot be opened.
     """
-    pool = ConnectionPool(
-        settings.limits, observe, options.get("profiles"), hosts=settings.hosts, times=processor_times,
-        most=_most_connections(), connecting=_descriptors() // _CONNECTING,
-    )  # fmt: skip
     place = state / "ledger.sqlite3"
     others = [each / place.name for each in state_folders(root) if each != state]
     permissions = Permissions(settings.storage.mode)
     durable = settings.storage.durability == "full"
     ledger = SqliteLedger(place, others, durable=durable, permissions=permissions)
-    transport = transport_of(settings, reach)
+    store = await stack.enter_async_context(FolderStore(root, state, settings.storage, lock=lock))
+    await stack.enter_async_context(ledger)
+    return await context_over(stack, store, ledger, settings, options, reach, observe)
+
+
+async def context_over(
+    stack: AsyncExitStack,
+    store: Store,
+    ledger: Ledger,
+    settings: Settings,
+    options: PlainOptions,
+    reach: Reach,
+    observe: events.Observer,
+) -> Context:
+    """Build the context of a run over a store and a ledger that are open; the arguments are as above."""
+    pool = ConnectionPool(
+        settings.limits, observe, options.get("profiles"), hosts=settings.hosts, times=processor_times,
+        most=_most_connections(), connecting=_descriptors() // _KEPT,
+    )  # fmt: skip
     return Context(
-        transport=await stack.enter_async_context(transport),
-        store=await stack.enter_async_context(FolderStore(root, state, settings.storage, lock=lock)),
-        ledger=await stack.enter_async_context(ledger),
+        transport=await stack.enter_async_context(transport_of(settings, reach)),
+        store=store,
+        ledger=ledger,
         pool=pool,
         buffers=Buffers(settings.limits),
         settings=settings,
@@ -357,4 +370,4 @@ def _most_connections() -> int:
     is kept for connections to hosts that have not answered yet.
     """
     count = _descriptors()
-    return max(1, (count - _OWN_DESCRIPTORS - min(256, count // _CONNECTING)) // 4)
+    return max(1, (count - _OWN_DESCRIPTORS - min(CONNECTING, count // _KEPT)) // 4)

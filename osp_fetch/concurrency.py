@@ -18,20 +18,12 @@ class Places:
     Args:
         limit: Largest number of items in progress that have not stepped aside.
         most_aside: Largest number of items that may step aside. Further ones keep their places.
-
-    Attributes:
-        extra: Returns the number of items in progress that do not count.
     """
 
     def __init__(self, limit: int, most_aside: int = 1000) -> None:
         self.limit = limit
         self._most_aside, self._aside = most_aside, 0
         self.changed: Callable[[], None] = lambda: None
-        self.extra: Callable[[], int] = lambda: 0
-
-    def are_taken(self, running: int) -> bool:
-        """Return whether no further item may begin beside `running` items."""
-        return running >= self.limit + self.extra()
 
     @contextmanager
     def aside(self) -> Iterator[None]:
@@ -51,7 +43,10 @@ class Places:
 
 
 async def at_most(
-    places: Places, items: AsyncIterable[T], work: Callable[[T], Coroutine[Any, Any, None]]
+    places: Places,
+    items: AsyncIterable[T],
+    work: Callable[[T], Coroutine[Any, Any, None]],
+    extra: Callable[[], int] = lambda: 0,
 ) -> None:
     """Run `work` on every item, with at most `places.limit` items in progress.
 
@@ -61,6 +56,7 @@ async def at_most(
         places: The number of concurrent calls of `work`. It may change meanwhile.
         items: The items. They are consumed lazily.
         work: The coroutine function to run on each item.
+        extra: Returns the number of items in progress that do not count.
 
     Raises:
         Exception: The first exception that `work` or `items` raises. Before it is raised, all other calls
@@ -88,7 +84,7 @@ async def at_most(
             task = asyncio.create_task(work(item))
             running.add(task)
             task.add_done_callback(ended)
-            while places.are_taken(len(running)):
+            while len(running) >= places.limit + extra():
                 room = asyncio.get_running_loop().create_future()
                 await room
         while running:

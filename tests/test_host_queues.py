@@ -7,7 +7,6 @@ import heapq
 import itertools
 import random
 import threading
-import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
@@ -249,23 +248,25 @@ def test_rows_wait_in_memory_while_the_disk_cannot_be_written(tmp_path: Path) ->
 
 
 async def test_a_stopped_run_reads_no_more_rows(origin: Origin, tmp_path: Path) -> None:
-    """The next page is being read while all places are taken, and the run is stopped."""
-    read, stop = threading.Event(), StopToken()
+    """The next page is being read when the run is stopped."""
+    stopped, read, stop = threading.Event(), threading.Event(), StopToken()
     url = origin.add("f", noise(1000), always=stall(500))
 
     def rows() -> Iterator[Entry]:
         for n in range(500):
             yield entry(f"f{n}", url)
         stop.ask("test")
-        time.sleep(0.2)
+        stopped.wait(20)
         read.set()
         yield entry("late", url)
 
     report = await fetch_all(rows(), tmp_path, stop=stop, settings=quick(limits={"connections": 2}))
     assert report.stopped == "test"
-    assert await asyncio.to_thread(read.wait, 5)
-    await asyncio.sleep(0.1)
+    assert not read.is_set(), "the run did not wait for the row"
+    stopped.set()
+    assert await asyncio.to_thread(read.wait, 20)
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+    assert not (tmp_path / "late").exists()
 
 
 def test_a_pause_during_an_outage_is_waited_for() -> None:

@@ -13,17 +13,14 @@ import itertools
 import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
 
 from ..api import fetch_all
-from ..assembly import reach_of
-from ..connections.buffers import Buffers
-from ..connections.pool import ConnectionPool
-from ..engine.context import Context
+from ..assembly import context_over, reach_of
 from ..engine.run import Run
 from ..model import events
 from ..model.entry import Entry, relative_path
@@ -31,7 +28,6 @@ from ..model.errors import TransferError
 from ..model.settings import Settings
 from ..options import FetchOptions, PlainOptions, StopToken
 from ..storage.folder.disk import storage_error
-from ..workers.reach import transport_of
 from .discard import DiscardingStore, NoLedger
 from .levels import Level, Look
 from .meter import Meter, Windows, look_of
@@ -213,13 +209,12 @@ class Pipeline:
 
     async def _writing(self, settings: Settings, meter: Meter, token: StopToken, folder: Path) -> None:
         loop, rows = asyncio.get_running_loop(), _Rows(self._entries, self._files)
+        count = rows.counted(meter)
 
         def observe(event: events.Event) -> None:
-            meter(event)
+            count(event)
             if isinstance(event, events.Finished):
-                path = event.outcome.path
-                rows.finished(path, is_gone=path in meter.gone)
-                loop.run_in_executor(None, _delete, folder / path)
+                loop.run_in_executor(None, _delete, folder / event.outcome.path)
 
         options: FetchOptions = {"settings": settings, "observer": observe, "stop": token}
         for name in _REACH & self._options.keys():
@@ -232,18 +227,11 @@ class Pipeline:
     async def _discarding(self, settings: Settings, meter: Meter) -> None:
         reach = reach_of(settings, self._options)
         rows = _Rows([replace(entry, digest=None) for entry in self._entries], self._files)
-
-        def observe(event: events.Event) -> None:
-            meter(event)
-            if isinstance(event, events.Finished):
-                path = event.outcome.path
-                rows.finished(path, is_gone=path in meter.gone)
-
-        async with transport_of(settings, reach) as transport:
-            pool = ConnectionPool(settings.limits, observe, hosts=settings.hosts)
-            buffers = Buffers(settings.limits)
-            store, ledger = DiscardingStore(), NoLedger()
-            context = Context(transport, store, ledger, pool, buffers, settings, observe)
+        observe = rows.counted(meter)
+        async with AsyncExitStack() as stack:
+            context = await context_over(
+                stack, DiscardingStore(), NoLedger(), settings, self._options, reach, observe
+            )
             await Run(context, lambda _: None, fresh=True).fetch(rows)
 
 
@@ -264,12 +252,18 @@ class _Rows:
         self._in_progress = 0
         self._ended = asyncio.Event()
 
-    def finished(self, path: str, *, is_gone: bool) -> None:
-        """Record that the file at `path` has ended; `is_gone` if it will not be served."""
-        self._in_progress -= 1
-        self._ended.set()
-        if is_gone:
-            self._gone.add(original(path))
+    def counted(self, meter: Meter) -> events.Observer:
+        """Return an observer that passes events to `meter` and counts the files that have ended."""
+
+        def observe(event: events.Event) -> None:
+            meter(event)
+            if isinstance(event, events.Finished):
+                self._in_progress -= 1
+                self._ended.set()
+                if event.outcome.path in meter.gone:
+                    self._gone.add(original(event.outcome.path))
+
+        return observe
 
     async def __aiter__(self) -> AsyncIterator[Entry]:
         for number in itertools.count():

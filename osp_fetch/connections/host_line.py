@@ -16,9 +16,8 @@ class HostLine:
     """
 
     def __init__(self) -> None:
-        self._line: list[
-            tuple[tuple[int, int, int], int, Host]
-        ] = []  # a heap; entries that are out of date stay
+        # a heap; entries that are out of date stay
+        self._line: list[tuple[tuple[int, int, int], int, Host]] = []
         self._numbers = itertools.count()
 
     def add(self, state: Host) -> None:

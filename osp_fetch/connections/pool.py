@@ -35,9 +35,9 @@ _AUTO: Final = 128
 # Bytes that one connection may hold at full speed, in this process and in the libraries below.
 _MEMORY: Final = 3 << 19
 # Connections to hosts that have not answered yet, beside the total when `limits.connections` is "auto".
-_CONNECTING: Final = 256
+CONNECTING: Final = 256
 # Connections that each host may have, however many hosts are in use.
-_LEAST_SHARE: Final = 4
+LEAST_SHARE: Final = 4
 # Seconds of a pause after which the requests of a host give back their places.
 _LONG_PAUSE: Final = 1.0
 
@@ -102,7 +102,7 @@ class ConnectionPool:
         # a number of connections that the user chose holds for all; a quarter is kept for hosts that answer
         self._is_fixed = limits.connections != "auto"
         self._most_connecting = (
-            self.total - self.total // 4 if self._is_fixed else min(_CONNECTING, connecting or _CONNECTING)
+            self.total - self.total // 4 if self._is_fixed else min(CONNECTING, connecting or CONNECTING)
         )
         self._timer: asyncio.TimerHandle | None = None
         self._limits = limits
@@ -194,11 +194,11 @@ class ConnectionPool:
     @property
     def _fair_share(self) -> int:
         """Connections that one host may have, so that the hosts in use share the total."""
-        return max(_LEAST_SHARE, self.total // (len(self._hosts.serving) or 1))
+        return max(LEAST_SHARE, self.total // (len(self._hosts.serving) or 1))
 
     def _has_room(self, state: Host) -> bool:
         """Return whether one more connection to a host is within the budget."""
-        if state.is_new and self._hosts.others_in_use(state):  # other hosts are in use
+        if state.is_new and self._hosts.others_in_use(state):
             if self._connecting >= self._most_connecting:
                 return False
             if not self._is_fixed:
@@ -381,11 +381,12 @@ class ConnectionPool:
         return state.limit.value if state is not None else min(START, self.per_host)
 
     def pause(self, host: str) -> float:
-        """Return the seconds for which `host` asked for a pause from now on, 0 for none."""
+        """Return the seconds of a pause for which `host` asked, 0 for none or a short one."""
         state = self._hosts.known(host)
         if state is None or not state.paused_until:
             return 0.0
-        return max(0.0, state.paused_until - asyncio.get_running_loop().time())
+        left = state.paused_until - asyncio.get_running_loop().time()
+        return left if left > _LONG_PAUSE else 0.0
 
     def cool(self, host: str, seconds: float) -> None:
         """Grant no slot for `host` for `seconds` seconds. Open connections continue.

@@ -16,14 +16,14 @@ from ..model.protocols import Ledger, Store, Transport
 from ..model.settings import Settings
 
 # Most files that are hashed, synced and recorded while others use the slots.
-_FINISHING: Final = 64
+FINISHING: Final = 64
 # Seconds of a pause during which other files may begin.
 _LONG_SLEEP: Final = 1.0
 
 
 def files_in_progress(connections: int) -> int:
     """Return the number of files that may be in progress with a number of connections."""
-    return connections + min(_FINISHING, 2 * connections)
+    return connections + min(FINISHING, 2 * connections)
 
 
 @dataclass(frozen=True, slots=True)

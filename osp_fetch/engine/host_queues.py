@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from ..connections.pool import CONNECTING
 from ..model import events
 from ..model.errors import (
     FetchError,
@@ -17,11 +18,11 @@ from ..model.errors import (
     NotUpdatedError,
     Remedy,
     Unreachable,
-    UnreachableError,
-    UntrustedServerError,
+    unreachable,
 )
 from ..model.protocols import Spill
 from ..model.settings import Retry
+from .context import FINISHING
 from .file import Job
 from .outage import Outage, Stage
 
@@ -33,16 +34,10 @@ _READ_AHEAD: Final = 500
 _PAGE: Final = 100
 # Jobs in progress whose hosts have not answered yet, divided among these hosts. Each host gets one at least.
 _CONTACTED: Final = 64
-# Jobs in progress that only connect, and do not count.
-_MOST_CONNECTING: Final = 256
-# Jobs of one host that are in progress beside its connections: they are hashed, synced and recorded.
-_FINISHING: Final = 64
 # Connections without an answer after which a file is taken for the reason of an outage.
 _SUSPECT: Final = 2
 # Hosts of which it is remembered that they have answered, at about 100 bytes each.
 _HEARD_KEPT: Final = 100_000
-# Seconds of a pause from which on the jobs of a host wait in its queue.
-_LONG_PAUSE: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +69,7 @@ class HostQueues:
         spill: Keeps jobs on disk where too many wait; None to keep all in memory.
         observe: Receives HostDown events. The connection pool, which sees the first answer, sends HostBack.
         clock: Returns the time in seconds.
-        pause: Returns the seconds for which a host asked for a pause.
+        pause: Returns the seconds of a pause for which a host asked, 0 for none or a short one.
         most: Returns how many connections a host may have.
     """
 
@@ -105,7 +100,7 @@ class HostQueues:
 
     @property
     def is_full(self) -> bool:
-        """Whether so many jobs wait that no further row should be read.
+        """Whether no further row should be read, because enough jobs wait.
 
         Where all are of one host, further rows most likely are, too.
         """
@@ -123,8 +118,8 @@ class HostQueues:
     # ---- jobs come and go
 
     def connecting(self) -> int:
-        """Return the number of jobs in progress whose hosts have not answered yet, at most 256."""
-        return min(self._unheard, _MOST_CONNECTING)
+        """Return the number of jobs in progress that only connect, and do not count."""
+        return min(self._unheard, CONNECTING)
 
     def admit(self, job: Job) -> bool:
         """Return whether `job` may start now. If not, it is queued, and `ready` or `probe` returns it later.
@@ -276,10 +271,10 @@ class HostQueues:
         if not queue.heard:
             return queue.out < max(1, _CONTACTED // (self._new + (queue.out == 0)))
         most = self._most(queue.host)
-        return queue.out < most + max(most, _FINISHING // (self._used or 1))
+        return queue.out < most + max(most, FINISHING // (self._used or 1))
 
     def _is_paused(self, queue: _Queue) -> bool:
-        return self._pause(queue.host) > _LONG_PAUSE
+        return self._pause(queue.host) > 0
 
     def _may_probe(self, queue: _Queue, outage: Outage) -> bool:
         if outage.stage not in (Stage.PROBED, Stage.LAST) or queue.probe is not None:
@@ -384,28 +379,9 @@ def error_of(job: Job, error: HostDownError) -> FetchError:
         job: The job of the file.
         error: The error of the last attempt at the host.
     """
-    path, name = job.entry.path, error.host.rpartition(":")[0]
-    made: FetchError
-    match error.why:
-        case Unreachable.NO_NAME:
-            made = UnreachableError(
-                f"{path}: {name} does not exist ({error.reason}); correct the link, or remove the row",
-                host=error.host, why=error.why,
-            )  # fmt: skip
-            made.cause = error.why.value
-        case Unreachable.CERTIFICATE:
-            made = UntrustedServerError(
-                f"{path}: {name}: the server's certificate is not valid ({error.reason}); to add a "
-                "certificate authority, pass --cacert",
-                host=error.host, why=error.why,
-            )  # fmt: skip
-        case _:
-            made = UnreachableError(
-                f"{path}: {name} does not answer ({error.reason}); try again later",
-                host=error.host, why=error.why,
-            )  # fmt: skip
+    made = unreachable(job.entry.path, error.host, error.why, error.reason)
     made.remedy = Remedy.FAIL
-    return NotUpdatedError(made, path) if job.update else made
+    return NotUpdatedError(made, job.entry.path) if job.update else made
 
 
 _WHAT: Final = {

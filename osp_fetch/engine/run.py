@@ -95,9 +95,8 @@ class Run:
             FetchError: The run cannot continue; the remedy is ABORT. Other errors end up in outcomes.
         """
         try:
-            self._context.places.extra = self._queues.connecting
             async with aclosing(self._jobs(manifest)) as jobs:
-                await at_most(self._context.places, jobs, self._settle)
+                await at_most(self._context.places, jobs, self._settle, self._queues.connecting)
         finally:
             for job in self._parked:  # also if the run is stopped, so that each of them has its outcome
                 if job.error is not None:

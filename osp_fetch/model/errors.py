@@ -145,13 +145,38 @@ class UnreachableError(NetworkError):
         self, message: str, *, host: str = "", why: Unreachable = Unreachable.SILENT, reason: str = ""
     ) -> None:
         super().__init__(message)
-        self.host, self.why, self.reason = host, why, reason
+        self.host, self.why, self.reason = host, why, printable(redact(reason))
+        if why is Unreachable.NO_NAME:
+            self.cause = why.value
 
 
 class UntrustedServerError(UnreachableError):
     """The server's certificate is not valid."""
 
     cause = "certificate"
+
+
+def unreachable(path: str, host: str, why: Unreachable, reason: str) -> UnreachableError:
+    """Return the error of a file whose host gave no reply.
+
+    Args:
+        path: the file.
+        host: `host:port`.
+        why: the kind of the failure.
+        reason: the failure in words.
+    """
+    name = host.rpartition(":")[0].strip("[]")
+    if why is Unreachable.CERTIFICATE:
+        return UntrustedServerError(
+            f"{path}: {name}: the server's certificate is not valid ({reason}); to add a certificate "
+            "authority, pass --cacert",
+            host=host, why=why, reason=reason,
+        )  # fmt: skip
+    if why is Unreachable.NO_NAME:
+        text = f"{name} does not exist ({reason}); correct the link, or remove the row"
+    else:
+        text = f"{name} does not answer ({reason}); try again later"
+    return UnreachableError(f"{path}: {text}", host=host, why=why, reason=reason)
 
 
 class HostDownError(UnreachableError):

@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 
 from ..model import urls
-from ..model.errors import Unreachable, UnreachableError, UntrustedServerError
+from ..model.errors import Unreachable, UnreachableError, unreachable
 from .body import reason
 
 _NO_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
@@ -19,7 +19,7 @@ _NO_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", so
 _WORDS: Final = {Unreachable.NO_NAME: "no such name", Unreachable.REFUSED: "connection refused"}
 
 
-def unreachable(name: str, url: str, error: BaseException, *, proxy: str | None = None) -> UnreachableError:
+def failure(name: str, url: str, error: BaseException, *, proxy: str | None = None) -> UnreachableError:
     """Return the error for a request that got no reply.
 
     Args:
@@ -32,24 +32,14 @@ def unreachable(name: str, url: str, error: BaseException, *, proxy: str | None 
         The error, with the kind of the failure and with the host.
     """
     host = urls.host(url)
-    shown = host.rpartition(":")[0].strip("[]")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        why = reason(error.certificate_error)
-        return UntrustedServerError(
-            f"{name}: {shown}: the server's certificate is not valid ({why}); to add a certificate "
-            "authority, pass --cacert",
-            host=host, why=Unreachable.CERTIFICATE, reason=why,
-        )  # fmt: skip
+        return unreachable(name, host, Unreachable.CERTIFICATE, reason(error.certificate_error))
     if proxy is not None and isinstance(error, aiohttp.ClientProxyConnectionError):
-        why = f"the proxy {urls.host(proxy)}: {_reason(error)}"
-        return UnreachableError(
-            f"{name}: the proxy {urls.host(proxy)} does not answer ({_reason(error)}); check the variables "
-            "http_proxy, https_proxy and all_proxy",
-            host=host, reason=why,
-        )  # fmt: skip
+        why = f"the proxy {urls.host(proxy)}: {_reason(error)}; check http_proxy, https_proxy and all_proxy"
+        return unreachable(name, host, Unreachable.SILENT, why)
     kind = Unreachable.SILENT if proxy is not None else _kind(error)
     why = "no answer in time" if isinstance(error, TimeoutError) else _WORDS.get(kind) or _reason(error)
-    return UnreachableError(f"{name}: {shown} does not answer ({why})", host=host, why=kind, reason=why)
+    return unreachable(name, host, kind, why)
 
 
 def _reason(error: BaseException) -> str:
@@ -66,8 +56,7 @@ def _kind(error: BaseException) -> Unreachable:
         return Unreachable.NO_NAME if cause.errno in _NO_NAME else Unreachable.SILENT
     if isinstance(cause, OSError) and cause.errno == errno.ECONNREFUSED:
         return Unreachable.REFUSED
-    is_made = isinstance(
-        error, (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
-    )
-    is_made = is_made and not isinstance(error, aiohttp.ClientConnectorError)
-    return Unreachable.DROPPED if is_made else Unreachable.SILENT
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return Unreachable.SILENT
+    closed = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, ConnectionResetError)
+    return Unreachable.DROPPED if isinstance(error, closed) else Unreachable.SILENT

@@ -21,7 +21,7 @@ _NO_DATA, _NOT_FOUND = 1, 4
 # Seconds until one server is asked again, and how often it is asked. c-ares starts with less where the server
 # answers fast, and doubles the seconds each time. Servers that limit the rate of queries drop some.
 _SECONDS, _TRIES = 1.0, 6
-# Names that are looked up at once. After some seconds, one that still has no answer is not counted any more.
+# Names that are looked up at once. One that has no answer after some seconds is not counted any more.
 _AT_ONCE, _COUNTED = 32, 1.0
 # Seconds for which it is remembered that a name was not found, and names of which it is remembered.
 _FAILED_SECONDS, _FAILED_KEPT = 5.0, 10_000
@@ -51,9 +51,8 @@ class Resolver(AbstractResolver):
         self._changed, self._is_stale = 0.0, False
         self._has_ipv6 = _has_ipv6()
         self._at_once = asyncio.Semaphore(_AT_ONCE)
-        self._failed: dict[
-            str, tuple[float, int]
-        ] = {}  # name → until when it is not asked for again, and why
+        # name → until when it is not asked for again, and why
+        self._failed: dict[str, tuple[float, int]] = {}
         self._system = aiohttp.ThreadedResolver()
         self._asks_system = not servers and _has_further_services(_NSSWITCH)
 
@@ -77,7 +76,7 @@ class Resolver(AbstractResolver):
         if until > time.monotonic():
             raise _error(code)
         async with self._counted():
-            if family is socket.AF_UNSPEC and not self._has_ipv6:
+            if family == socket.AF_UNSPEC and not self._has_ipv6:
                 # a second query for each of thousands of names, whose answer could not be used
                 with suppress(_NoAddressError):
                     return await self._look_up(host, port, socket.AF_INET)
@@ -92,7 +91,7 @@ class Resolver(AbstractResolver):
             )
         except DNSError as error:
             code = error.args[0]
-            if code == _NO_DATA and family is socket.AF_INET:
+            if code == _NO_DATA and family == socket.AF_INET:
                 raise _NoAddressError(socket.EAI_NONAME, "no such name") from None
             if code in (_NO_DATA, _NOT_FOUND):
                 raise self._remember(host, socket.EAI_NONAME) from None

@@ -38,7 +38,7 @@ from .connection import PlainReply
 from .connector import Connector, ConnectTo, NoCookies
 from .cookies import Cookies
 from .credentials import Credentials
-from .failures import unreachable
+from .failures import failure
 from .fallback import Response, Wire
 from .head import extent, redirected, stated_name, validator
 from .open_reply import AnyBody, OpenReply
@@ -372,7 +372,7 @@ class HttpTransport:
                     trace_request_ctx=(clock, self._timeouts.head),
                 )
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
-            raise unreachable(request.name, url, error, proxy=proxy) from None
+            raise failure(request.name, url, error, proxy=proxy) from None
 
     @staticmethod
     def _target(url: str, request: Request) -> URL:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from ..connections.controller import Controller, HostReport
 from ..connections.limit import START, ConcurrencyLimit
+from ..connections.pool import LEAST_SHARE
 from ..model import events
 from ..model.profile import Profile
 from ..model.settings import Auto
 from .messages import Assign
-
-# Connections of all workers to one host at least, however many hosts are in use.
-_LEAST_SHARE: Final = 4
 
 
 def part_of(number: int, worker: int, workers: int) -> int:
@@ -132,7 +129,7 @@ class Budget:
         used = [state for state in self._hosts.values() if any(state.demand)]
         # where many hosts are in use, the total is smaller than the sum of their limits: divide it evenly
         crowded = sum(state.controller.limit.value for state in used) > self._total
-        most = max(_LEAST_SHARE, self._total // len(used)) if crowded else self._total
+        most = max(LEAST_SHARE, self._total // len(used)) if crowded else self._total
         for host, state in self._hosts.items():
             if self._controls and any(state.open):
                 self._changed(
