@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..model.report import JSON_VERSION
-from ..model.settings import Layer, Settings
+from ..model.settings import Layer, Settings, host_name
 from .flags import PREFIX
 from .options import layers
 
@@ -57,6 +57,6 @@ def _places(layer: Layer) -> Iterator[tuple[str, str]]:
     for section, values in layer.items():
         for key, value in values.items():
             if section == "hosts":
-                yield from ((f'hosts."{key.lower()}"', each) for each in value)
+                yield from ((f'hosts."{host_name(key)}"', each) for each in value)
             else:
                 yield section, key

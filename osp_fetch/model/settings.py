@@ -134,8 +134,15 @@ def _part(value: object) -> int:
     return read
 
 
-def _host_name(text: str) -> str:
-    """Return the name of a host, or an IP address, as URLs have it; raise ValueError for anything else."""
+def host_name(text: str) -> str:
+    """Return the name of a host, or an IP address, as URLs have it.
+
+    Args:
+        text: The name or address as a user writes it.
+
+    Raises:
+        ValueError: `text` is anything else.
+    """
     name = text.strip("[]").lower()
     try:
         return str(ip_address(name))
@@ -374,7 +381,7 @@ class Settings:
             if not isinstance(table, Mapping):
                 raise SettingsError(f'{layer}: [hosts."{host}"] must be a table of keys, not {table!r}')
             try:
-                name = _host_name(host)
+                name = host_name(host)
             except ValueError as error:
                 raise SettingsError(f'{layer}: [hosts."{host}"]: {error}') from None
             hosts[name] = _changed(hosts.get(name, HostLimits()), layer, f'hosts."{host}"', table)

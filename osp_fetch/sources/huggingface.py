@@ -237,9 +237,8 @@ class DownloadMetadata:
     def concerns(self, outcome: Outcome) -> bool:
         """Return whether `outcome` is a finished file whose link is that of a hub."""
         here = outcome.status in (Status.FETCHED, Status.PRESENT)
-        own = outcome.path.startswith(
-            f"{_METADATA}/"
-        )  # a file of a repository into which a cache was uploaded
+        # a file of a repository into which a cache was uploaded
+        own = outcome.path.startswith(f"{_METADATA}/")
         return here and not own and outcome.entry is not None and "/resolve/" in outcome.entry.urls[0]
 
     def note(self, outcome: Outcome) -> None:
