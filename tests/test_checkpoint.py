@@ -33,12 +33,13 @@ class Held:
         self.records: list[Record] = []
         self.rehashed = self.cleared = False
 
-    async def sync(self) -> None:
+    async def sync(self, held: RangeSet) -> RangeSet:
         self.syncing.set()
         await self.let.wait()
         if self.fails:
             self.fails = False  # Linux reports a write-back error once
             raise storage_error(OSError(errno.EIO, os.strerror(errno.EIO)), "it cannot be synced")
+        return held
 
     async def put(self, record: Record) -> None:
         self.records.append(record)

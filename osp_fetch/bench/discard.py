@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 from ..model.digest import Digest
 from ..model.entry import RelativePath
-from ..model.protocols import Files, Hashing, Memory, Partial, SetAsideFiles, SmallFiles
-from ..model.ranges import ByteRange
+from ..model.protocols import Files, Hashing, Lost, Memory, Partial, SetAsideFiles, SmallFiles
+from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Examined, Placed, Published, Record
 
 
@@ -41,15 +41,16 @@ class _DiscardingPartial:
     async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         """Discard `data`."""
 
-    async def reserve(self, count: int) -> None:
+    async def begin(self, length: int | None, missing: int) -> None:
         """Do nothing: no space is needed."""
 
     async def read(self, span: ByteRange) -> bytes:
         """Return nothing, as a file does beyond its end."""
         return b""
 
-    async def sync(self) -> None:
-        """Do nothing."""
+    async def sync(self, held: RangeSet) -> RangeSet:
+        """Return `held`."""
+        return held
 
     async def clear(self) -> None:
         """Do nothing."""
@@ -58,9 +59,8 @@ class _DiscardingPartial:
         """Return the state that the file would have."""
         return _placed(length)
 
-    async def set_aside(self) -> str:
+    async def set_aside(self) -> None:
         """Do nothing, and name no place."""
-        return ""
 
     async def close(self) -> None:
         """Do nothing."""
@@ -122,7 +122,7 @@ class DiscardingStore:
     """A destination without a disk."""
 
     def __init__(self) -> None:
-        self.folds = False
+        self.is_new, self.widest, self.folds = True, sys.maxsize, False
         self.in_progress = 0
         self.small_files: SmallFiles = _DiscardingSmallFiles()
         self.published: Files = _NoFiles()
@@ -157,6 +157,7 @@ class DiscardingStore:
         algorithms: frozenset[str],
         *,
         fresh: bool,
+        lost: Lost | None = None,
         replaces: Published | None = None,
     ) -> Partial:
         """Return a partial that discards its bytes."""

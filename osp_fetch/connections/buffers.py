@@ -27,7 +27,7 @@ class Buffers:
     """
 
     def __init__(self, limits: Limits, most: int = 2 << 20) -> None:
-        self._memory = limits.memory // _SHARE
+        self._memory = limits.buffer_memory // _SHARE
         self._most = min(most, max(_LEAST, limits.rate // _PER_SECOND)) if limits.rate else most
         self._free: list[memoryview] = []
 

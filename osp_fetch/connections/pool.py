@@ -49,7 +49,7 @@ def most_connections(limits: Limits) -> int:
         limits: Settings. With `connections` = "auto", the number is what fits into `memory` bytes.
     """
     if limits.connections == "auto":
-        return max(1, min(_AUTO, limits.memory // _MEMORY))
+        return max(1, min(_AUTO, limits.buffer_memory // _MEMORY))
     return limits.connections
 
 

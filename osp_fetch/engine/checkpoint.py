@@ -63,12 +63,12 @@ class Checkpoint:
         # take the record before the sync: during it, a reply may show that the file has changed
         record, self._unclaimed = self._download.record(self._download.held), 0
         try:
-            await self._partial.sync()
+            kept = await self._partial.sync(record.held)
         except StorageError as error:
             self._failed = error
             raise
-        await self._ledger.put(record)
-        self._claimed = record.held
+        await self._ledger.put(replace(record, held=kept))
+        self._claimed = kept
 
     async def settle(self) -> None:
         """Wait until no checkpoint is running.
@@ -98,7 +98,7 @@ class Checkpoint:
             StorageError: The sync, the ledger or an earlier checkpoint failed.
         """
         await self.settle()
-        if self._unclaimed:
+        if self._unclaimed or self._claimed != self._download.held:
             await self._claim()
 
     async def retract(self) -> None:

@@ -57,6 +57,16 @@ class Context:
         """Return the Last-Modified that becomes a file's modification time, None to keep the local time."""
         return validator.last_modified if self.settings.storage.mtime == "server" else None
 
+    def part_size(self, host: str, free: int | None, order: int) -> int:
+        """Return the size in bytes of the next part to request.
+
+        Args:
+            host: `host:port` that it is requested from.
+            free: Bytes of the file that are neither held nor requested, None if unknown.
+            order: Position of the file in the manifest.
+        """
+        return min(self.pool.part_size(host, free, order), self.store.widest)
+
     async def sleep(self, seconds: float) -> None:
         """Sleep, and let other files begin meanwhile if it takes long."""
         if seconds < _LONG_SLEEP:

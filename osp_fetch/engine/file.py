@@ -122,7 +122,7 @@ class FileFetcher:
         host = urls.host(entry.urls[0])
         try:
             async with self._context.exchange(host, job.order, entry.path) as exchange:
-                part_size = self._context.pool.part_size(host, entry.size, job.order)
+                part_size = self._context.part_size(host, entry.size, job.order)
                 small = SmallTransfer(self._context, entry)
                 if await small.receive(exchange, part_size):
                     await exchange.aclose()  # the slot is free while the file is published

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..connections.exchange import Exchange
@@ -41,7 +41,6 @@ from .retry import Pace, persist
 from .state import FileState, PartRequest
 
 _HEDGE_LOOK: Final = 0.1  # seconds between two checks whether a part has become slow enough for a hedge
-_RESERVE_FROM = 1 << 20  # bytes: for smaller files, asking for the free space costs more than it saves
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +87,12 @@ class PartedTransfer:
         self._first, self._replaces = first, replaces
         wanted = {entry.digest.algorithm} if entry.digest else set[str]()
         algorithms = frozenset({"sha256", *wanted})
-        self._resumed = bool(state.held)
+        self._resumed, before = bool(state.held), state.held
         self._partial: Partial = context.store.partial(
-            entry.path, algorithms, fresh=not state.held, replaces=replaces
+            entry.path, algorithms, fresh=not state.held, lost=state.unwrote, replaces=replaces
         )
+        if (gone := len(before) - len(state.held)) > 0:  # the store cannot continue what an earlier run held
+            context.observe(events.Lost(entry.path, gone))
         self._record: Record | None = None
         self._wrong: list[dict[str, str]] = []  # digests that were not the one of the manifest
         self._doubt: NotThePayloadError | None = None  # why its last reply from byte 0 looks like a page
@@ -164,8 +165,8 @@ class PartedTransfer:
         if length > self._context.claim_size or self._replaces is not None:
             # after a kill between the rename and the last record, this one proves that the file is right, and
             # the record of the file that is replaced does not stand for the new one
-            await self._partial.sync()
-            await self._context.ledger.put(complete)
+            kept = await self._partial.sync(complete.held)
+            await self._context.ledger.put(replace(complete, held=kept))
         placed = await self._partial.publish(length, self._context.mtime_of(complete.validator))
         if placed.kept is not None:
             self._context.observe(events.SetAside(self._entry.path, placed.kept))
@@ -301,7 +302,8 @@ class PartedTransfer:
     def _next_part(self, link: str, host: str, first: First | None) -> PartRequest | None:
         """Return the part to request from `link` now that the slot is granted, None if there is none."""
         pool, now = self._context.pool, asyncio.get_running_loop().time()
-        size = first.part_size if first else pool.part_size(host, self._state.parts.free, self._order)
+        free = self._state.parts.free
+        size = first.part_size if first else self._context.part_size(host, free, self._order)
         part = self._state.part(link, size, now)
         return part or self._state.hedge(
             link, now, pool.host(host).controller.worth, pool.host(host).throughput.value
@@ -369,8 +371,7 @@ class PartedTransfer:
         if self._begun:
             return
         state = self._state
-        if state.length is not None and state.length > _RESERVE_FROM:
-            await self._partial.reserve(state.length - len(state.held))
+        await self._partial.begin(state.length, (state.length or 0) - len(state.held))
         self._context.observe(
             events.FileBegun(state.entry.path, state.length, state.entry.size, len(state.held))
         )
@@ -405,13 +406,15 @@ class PartedTransfer:
         wanted = self._entry.digest
         assert wanted is not None
         await self._checkpoint.done()
-        await self._partial.sync()
+        await self._partial.sync(self._state.held)
         await self._context.ledger.put(self._state.record(NOTHING, digests, checksums))
         where = await self._partial.set_aside()
+        kept = f"The file is kept in {where}: correct" if where else "Correct"
+        then = "it is taken from there" if where else "it is fetched again"
         raise IntegrityError(
             f"{self._entry.path}: the same {length} bytes were received twice, and their {wanted.algorithm} "
-            f"is {digests[wanted.algorithm]}; the manifest states {wanted.hex}, which is probably wrong. The "
-            f"file is kept in {where}: correct the manifest and run again, and it is taken from there",
+            f"is {digests[wanted.algorithm]}; the manifest states {wanted.hex}, which is probably wrong. "
+            f"{kept} the manifest and run again, and {then}",
             remedy=Remedy.FAIL,
         )
 

@@ -62,7 +62,7 @@ class Update:
         exchange = self._context.exchange(urls.host(link), order, entry.path)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(exchange)
-            part_size = self._context.pool.part_size(urls.host(link), entry.size, order)
+            part_size = self._context.part_size(urls.host(link), entry.size, order)
             try:
                 reply = await exchange.send(replace(first_request(entry, part_size), unless=known))
             except StatusError as error:

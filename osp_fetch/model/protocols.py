@@ -6,7 +6,7 @@ contract suite in `tests/contracts/`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from .digest import Digest
 from .entry import Entry, RelativePath
 from .errors import ManifestError, NotThePayloadError
 from .http import Coding, Representation, Request
-from .ranges import ByteRange
+from .ranges import ByteRange, RangeSet
 from .record import Examined, Placed, Published, Record
 
 Row = Entry | ManifestError
@@ -120,11 +120,16 @@ class PartialContent(Protocol):
         """
         ...
 
-    async def reserve(self, count: int) -> None:
-        """Reserve space for `count` more bytes.
+    async def begin(self, length: int | None, missing: int) -> None:
+        """Prepare for bytes of a server that has accepted the first request.
+
+        Args:
+            length: length of the file in bytes, None if unknown.
+            missing: bytes that are to be written; space for them is reserved if the length is known.
 
         Raises:
             DiskFullError: the destination does not have that much unreserved space.
+            StorageError: the file cannot have its final name.
         """
         ...
 
@@ -132,8 +137,8 @@ class PartialContent(Protocol):
         """Return the bytes of `span`, fewer if the file ends before."""
         ...
 
-    async def sync(self) -> None:
-        """Return when everything written so far survives a power loss."""
+    async def sync(self, held: RangeSet) -> RangeSet:
+        """Return the bytes of `held`, ranges that were written, that survive a power loss from now on."""
         ...
 
     async def clear(self) -> None:
@@ -157,8 +162,12 @@ class Partial(PartialContent, Protocol):
         """
         ...
 
-    async def set_aside(self) -> str:
-        """Move the complete file to where it disturbs nothing, and close it. Return that place."""
+    async def set_aside(self) -> str | None:
+        """Move the complete file to where it disturbs nothing, and close it.
+
+        Returns:
+            That place; None if the destination cannot keep the file, which is discarded.
+        """
         ...
 
     async def close(self) -> None:
@@ -253,10 +262,16 @@ class SetAsideFiles(Files, Protocol):
         ...
 
 
+Lost = Callable[[ByteRange], None]
+"""Receives a range that was written and is no longer held: it must be fetched again."""
+
+
 class Store(Protocol):
     """A destination of files.
 
     Attributes:
+        is_new: whether it is known to have had no file when it was opened.
+        widest: bytes that one request should fetch at most, so that those of a file arrive nearly in order.
         folds: whether names that differ only in case are one name here.
         in_progress: number of files that may come to be published. Only the store changes it.
         small_files: small files, published from memory.
@@ -264,6 +279,8 @@ class Store(Protocol):
         set_aside: files that were set aside for a wrong digest.
     """
 
+    is_new: bool
+    widest: int
     folds: bool
     in_progress: int
     small_files: SmallFiles
@@ -292,6 +309,7 @@ class Store(Protocol):
         algorithms: frozenset[str],
         *,
         fresh: bool,
+        lost: Lost | None = None,
         replaces: Published | None = None,
     ) -> Partial:
         """Return the partial of `path`.
@@ -300,8 +318,9 @@ class Store(Protocol):
             path: path of the file.
             algorithms: names of the digests to compute.
             fresh: whether a partial that an earlier run left is discarded.
+            lost: called with bytes that the store had to give up for want of memory.
             replaces: state of the finished file of an earlier run, which may be replaced. Any other file of
-                that name is kept elsewhere.
+                that name is kept.
         """
         ...
 

@@ -123,5 +123,12 @@ class RangeSet:
                 return offset - r.start
         return 0
 
+    def after(self, offset: int) -> int:
+        """Return the number of contiguous bytes in the set that begin at `offset`."""
+        for r in self.ranges:
+            if r.start <= offset < r.stop:
+                return r.stop - offset
+        return 0
+
 
 NOTHING: Final = RangeSet()

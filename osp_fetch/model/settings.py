@@ -172,6 +172,9 @@ def _servers(value: object) -> str:
     return ",".join(each)
 
 
+_MEMORY: Final = 128 << 20  # bytes of buffers by default
+
+
 def _setting(default: Any, read: Callable[[object], Any]) -> Any:
     return field(default=default, metadata={"read": read})
 
@@ -186,7 +189,8 @@ class Limits:
         part_size: bytes of one part, at least 64 KiB.
         rate: maximum total rate, in bytes per second.
         requests_per_second: maximum number of requests to one host each second.
-        memory: bytes that the buffers of all connections may use together.
+        memory: bytes that the buffers of all connections, and the parts on their way to a bucket, may use
+            together.
         redirects: maximum number of redirects that one request follows.
         processes: number of processes with an event loop.
         file_size: maximum bytes of a file whose length neither the server nor the manifest states.
@@ -203,8 +207,9 @@ class Limits:
     part_size: int | Auto = _setting("auto", _or_auto(_part))
     rate: int = _setting(0, size)
     requests_per_second: float = _setting(0.0, lambda v: _quantity(v, {"": 1.0}, "a rate"))
-    # 128 MiB: `connections = "auto"` takes a connection for each 1.5 MiB.
-    memory: int = _setting(128 << 20, size)
+    # "auto": 128 MiB, of which `connections = "auto"` takes a connection for each 1.5 MiB. For a bucket
+    # 512 MiB: what arrives is kept in memory until it is uploaded and hashed, in parts of at least 8 MiB.
+    memory: int | Auto = _setting("auto", _or_auto(size))
     redirects: int = _setting(20, count)
     # One uses two cores: small files are hashed and written by a helper process. "auto": one for every four
     # cores, up to four.
@@ -212,6 +217,11 @@ class Limits:
     # "auto": what is free on the disk beside `storage.min_free`. A body without a length may never end.
     file_size: int | Auto = _setting("auto", _or_auto(size))
     file_time: float = _setting(0.0, seconds)
+
+    @property
+    def buffer_memory(self) -> int:
+        """Bytes that the buffers of all connections may use together."""
+        return _MEMORY if self.memory == "auto" else self.memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +333,22 @@ class Network:
 
 
 @dataclass(frozen=True, slots=True)
+class S3:
+    """How a bucket is reached. Credentials, region and profile are found as every AWS tool finds them.
+
+    Attributes:
+        endpoint: URL of the store; empty for the one of the environment or the profile, or that of AWS.
+        addressing: "path" puts the bucket into the path of the URL, "virtual" into the name of the host;
+            "auto" takes the path for any store but AWS.
+        requester_pays: "yes" agrees to pay for requests to a SOURCE whose bucket demands it.
+    """
+
+    endpoint: str = _setting("", _text)
+    addressing: str = _setting("auto", _one_of("auto", "path", "virtual"))
+    requester_pays: str = _setting("no", _one_of("no", "yes"))
+
+
+@dataclass(frozen=True, slots=True)
 class HostLimits:
     """Limits for one host, as `[hosts."NAME"]` states them. They apply in place of those of `Limits`.
 
@@ -349,6 +375,7 @@ class Settings:
     storage: Storage = field(default_factory=Storage)
     links: Links = field(default_factory=Links)
     network: Network = field(default_factory=Network)
+    s3: S3 = field(default_factory=S3)
     hosts: Mapping[str, HostLimits] = field(default_factory=dict)
 
     @classmethod

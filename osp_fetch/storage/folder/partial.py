@@ -8,12 +8,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from ...model.entry import RelativePath
 from ...model.errors import StorageError
 from ...model.protocols import Hashing
-from ...model.ranges import ByteRange
+from ...model.ranges import ByteRange, RangeSet
 from ...model.record import Placed, Published
 from ..publishing.batch import ReadyFile
 from .background_hashing import BackgroundHashing
@@ -22,6 +22,8 @@ from .executors import in_thread
 from .resources import FolderResources
 from .writes import Writes
 
+# Bytes: for smaller files, asking for the free space costs more than it saves.
+_RESERVE_FROM: Final = 1 << 20
 T = TypeVar("T")
 
 
@@ -128,15 +130,21 @@ class FilePartial:
         if length is not None:
             self._hashing.take(offset, data, length)
 
-    async def reserve(self, count: int) -> None:
+    async def begin(self, length: int | None, missing: int) -> None:
         """Reserve disk space for the rest of the file.
 
         Args:
-            count: number of bytes; replaces an earlier reservation of this partial.
+            length: length of the file in bytes, None if unknown. Nothing is reserved then.
+            missing: number of bytes that are not written yet; replaces an earlier reservation of this
+                partial.
 
         Raises:
             DiskFullError: the disk does not have that much unreserved space.
         """
+        if length is not None and length > _RESERVE_FROM:
+            await self._reserve(missing)
+
+    async def _reserve(self, count: int) -> None:
         # without reservations, partials would fill a nearly full disk and no file would be finished
         space, more = self._folder.space, count - self._reserved
         if not space.surely(more) and await self._folder.room() < more:
@@ -166,10 +174,11 @@ class FilePartial:
 
         return await self._call(read, "read")
 
-    async def sync(self) -> None:
-        """Return when everything written so far survives a power loss.
+    async def sync(self, held: RangeSet) -> RangeSet:
+        """Return `held` when everything written so far survives a power loss; at once if not durable.
 
-        Does nothing if the store is not durable.
+        Args:
+            held: the ranges that were written.
 
         Raises:
             StorageError: the disk reports an error.
@@ -181,6 +190,7 @@ class FilePartial:
                 self._disk.sync_data(fd)
 
         await self._call(sync, "synced")
+        return held
 
     async def clear(self) -> None:
         """Discard all bytes and hashes.

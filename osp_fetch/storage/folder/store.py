@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from ...model.entry import RelativePath
-from ...model.protocols import Files, SetAsideFiles, SmallFiles
+from ...model.protocols import Files, Lost, SetAsideFiles, SmallFiles
 from ...model.record import Published
 from ...model.settings import Storage
 from ..publishing.batch import BatchPublisher
@@ -41,8 +42,11 @@ class FolderStore:
         settings: durability, free space to keep, and what happens to files of the user.
         disk: system calls; by default those of the kernel.
         lock: descriptor of the lock of the run. With it, a helper process may publish small files.
+        is_new: whether the folder is known to have no file.
 
     Attributes:
+        is_new: as the argument.
+        widest: bytes that one request may fetch: as many as it likes.
         folds: whether names that differ only in case are one name.
         in_progress: number of files that may come to be published.
         small_files: small files, published from memory.
@@ -60,7 +64,9 @@ class FolderStore:
         disk: Disk | None = None,
         *,
         lock: int | None = None,
+        is_new: bool = False,
     ) -> None:
+        self.is_new = is_new
         disk = disk or Disk()
         layout, durable = Layout(root, state, disk), settings.durability == "full"
         self._sharers = Sharers()
@@ -90,7 +96,7 @@ class FolderStore:
         self.published: Files = FolderFiles(self._folder, layout.final)
         self.set_aside: SetAsideFiles = FolderSetAside(self._folder)
         self.folds = disk.folds(state)
-        self.in_progress = 0
+        self.in_progress, self.widest = 0, sys.maxsize
         self._tombstones = tombstones(root)
         self._any_deleted = not disk.is_empty(self._tombstones.folder)
 
@@ -139,6 +145,7 @@ class FolderStore:
         algorithms: frozenset[str],
         *,
         fresh: bool,
+        lost: Lost | None = None,
         replaces: Published | None = None,
     ) -> FilePartial:
         """Return the partial of `path`; nothing is created before the first write.
@@ -147,6 +154,7 @@ class FolderStore:
             path: path of the file.
             algorithms: names of the digests to compute.
             fresh: whether a partial that an earlier run left is discarded.
+            lost: is never called: the disk keeps what was written.
             replaces: state of the finished file of an earlier run, which may be replaced. Any other file of
                 that name is kept elsewhere.
         """
