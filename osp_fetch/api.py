@@ -28,6 +28,7 @@ from .model.report import Outcome, Report
 from .model.settings import Settings
 from .options import FetchOptions, PlainOptions, StopToken, plain
 from .sources.huggingface import DownloadMetadata
+from .storage.destination import Destination, destination
 from .storage.folder.disk import Disk
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
@@ -58,7 +59,7 @@ async def fetch_all(
 
     Args:
         manifest: a SOURCE string, a path, a list of these, a DataFrame, or an (async) iterable of Entry.
-        folder: the output folder; created if it does not exist.
+        folder: the output folder, created if it does not exist; or `s3://BUCKET/PREFIX`.
         **options: see `FetchOptions`.
 
     Returns:
@@ -74,7 +75,7 @@ async def fetch_all(
         StorageError: `folder` cannot be written.
         TypeError: an option does not exist or has an invalid value.
     """
-    return await _fetch(manifest, Path(folder), plain(options), lambda _: None)
+    return await _fetch(manifest, folder, plain(options), lambda _: None)
 
 
 def fetch_iter(
@@ -96,10 +97,12 @@ def fetch_iter(
         FetchError: as `fetch_all`, from the iteration.
         TypeError: an option does not exist or has an invalid value.
     """
-    return _outcomes(manifest, Path(folder), plain(options))
+    return _outcomes(manifest, folder, plain(options))
 
 
-async def _outcomes(manifest: AnyManifest, folder: Path, options: PlainOptions) -> AsyncIterator[Outcome]:
+async def _outcomes(
+    manifest: AnyManifest, folder: str | Path, options: PlainOptions
+) -> AsyncIterator[Outcome]:
     outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
     work = asyncio.create_task(_fetch(manifest, folder, options, outcomes.put_nowait), name=_RUN_NAME)
     work.add_done_callback(lambda _: outcomes.put_nowait(None))
@@ -135,16 +138,16 @@ def fetch(manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[Fet
 
 
 async def _fetch(
-    manifest: AnyManifest, root: Path, options: PlainOptions, deliver: Callable[[Outcome], None]
+    manifest: AnyManifest, folder: str | Path, options: PlainOptions, deliver: Callable[[Outcome], None]
 ) -> Report:
-    settings = options.get("settings") or Settings()
+    place = destination(folder, options.get("state"))
+    settings = place.with_memory(options.get("settings") or Settings())
     reach = await asyncio.to_thread(reach_of, settings, options)
     resolved = await asyncio.to_thread(rows_of, manifest, options)
-    state = state_folder(root, options.get("shard"))
+    state = state_folder(place.root, options.get("shard"))
     failed = await asyncio.to_thread(failed_file_of, manifest, options, state)
-    fresh = await asyncio.to_thread(_is_empty, root)  # before the lock creates the state folder in it
-    report, board = Report(shard=options.get("shard")), Board()
-    begun = time.monotonic()
+    fresh = await asyncio.to_thread(_is_empty, place.root)  # before the lock creates the state folder in it
+    report, begun = Report(shard=options.get("shard")), time.monotonic()
     async with AsyncExitStack() as stack:
         stack.callback(resolved.close)
         stop, permissions = _stop_of(stack, options), Permissions(settings.storage.mode)
@@ -153,34 +156,28 @@ async def _fetch(
         if lock is None:
             report.stopped, report.seconds = stop.why, time.monotonic() - begun
             return report
-        fresh = fresh and not state_folders(root)  # another run may have used it meanwhile
+        fresh = fresh and not state_folders(place.root)  # another run may have used it meanwhile
         forget_failed(state)
-        log = EventLog(state / "events.jsonl", permissions)
+        board, log = Board(), EventLog(state / "events.jsonl", permissions)
         stack.callback(log.close)
-        own: list[events.Observer] = [board, log, *([failed] if failed else [])]
-        observe = Fanout([*own, options["observer"]] if "observer" in options else own)
-        metadata = stack.enter_context(ThreadPoolExecutor(1, "osp-metadata"))
-        noted = DownloadMetadata(root)
-
-        def finish(outcome: Outcome) -> None:
-            report.add(outcome)
-            if noted.concerns(outcome):
-                metadata.submit(noted.note, outcome)
-            deliver(outcome)
-
-        context = await build_context(stack, root, state, settings, options, reach, observe, lock.descriptor)
-        fetch_one = await _workers(stack, context, root, state, reach, options, lock.descriptor)
+        given = [options["observer"]] if "observer" in options else []
+        observe = Fanout([board, log, *([failed] if failed else []), *given])
+        context = await build_context(
+            stack, place, state, settings, options, reach, observe, lock.descriptor, is_new=fresh
+        )
+        fetch_one = await _workers(stack, context, place, state, reach, options, lock.descriptor)
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
-        if "observer" in options:
+        if given:
             await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
         again = again_of(options)
-        renewal = renewal_of(manifest, options, settings, observe)
         run = Run(
-            context, finish, renewal, fetch_one=fetch_one, recheck=options.get("recheck", False), fresh=fresh,
-            again=again, update=options.get("update", False), spill=stack.enter_context(DiskSpill(state)),
+            context, _finisher(stack, place, report, deliver),
+            renewal_of(manifest, options, settings, observe), fetch_one=fetch_one,
+            recheck=options.get("recheck", False), fresh=fresh and context.store.is_new, again=again,
+            update=options.get("update", False), spill=stack.enter_context(DiskSpill(state)),
         )  # fmt: skip
         observe.add(run.observe)
-        observe(events.RunStarted(str(root)))
+        observe(events.RunStarted(str(place)))
         try:
             await _until_stopped(run.fetch(resolved.rows), report, stop, observe)
         finally:
@@ -194,10 +191,26 @@ async def _fetch(
     return report
 
 
+def _finisher(
+    stack: AsyncExitStack, place: Destination, report: Report, deliver: Callable[[Outcome], None]
+) -> Callable[[Outcome], None]:
+    """Return what receives the outcome of each row: the report, the caller, and metadata of hub downloads."""
+    metadata = stack.enter_context(ThreadPoolExecutor(1, "osp-metadata"))
+    noted = None if place.bucket else DownloadMetadata(place.root)
+
+    def finish(outcome: Outcome) -> None:
+        report.add(outcome)
+        if noted is not None and noted.concerns(outcome):
+            metadata.submit(noted.note, outcome)
+        deliver(outcome)
+
+    return finish
+
+
 async def _workers(
     stack: AsyncExitStack,
     context: Context,
-    root: Path,
+    place: Destination,
     state: Path,
     reach: Reach,
     options: PlainOptions,
@@ -208,7 +221,7 @@ async def _workers(
         return None
     from .workers.make import worker_pool  # most runs use one process and do not need this import
 
-    workers = worker_pool(context, root, state, reach, dict(options.get("profiles") or {}), lock)
+    workers = worker_pool(context, place, state, reach, dict(options.get("profiles") or {}), lock)
     return (await stack.enter_async_context(workers)).fetch if workers else None
 
 

@@ -36,9 +36,9 @@ from .sources.names import Naming
 from .sources.resolve import Options, Resolved, resolve
 from .sources.second_source import SecondSource
 from .sources.select import Selection
+from .storage.destination import Destination
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
-from .storage.folder.store import FolderStore
 from .storage.ledger.sqlite import SqliteLedger
 from .views.failed_file import FailedFile, is_failed_file
 from .workers.reach import Reach, checked_reach, transport_of
@@ -288,37 +288,42 @@ def checksums_of(place: str, options: PlainOptions) -> Checksums:
 
 async def build_context(
     stack: AsyncExitStack,
-    root: Path,
+    place: Destination,
     state: Path,
     settings: Settings,
     options: PlainOptions,
     reach: Reach,
     observe: events.Observer,
     lock: int,
+    *,
+    is_new: bool,
 ) -> Context:
     """Build the context of a run: its transport, store, ledger, connection pool and buffers.
 
     Args:
         stack: closes the transport, the store and the ledger.
-        root: the output folder.
+        place: the destination.
         state: the state folder of this run or shard.
         settings: all settings.
         options: the options of the run.
         reach: how servers are reached.
         observe: receives events.
         lock: the file descriptor of the run's lock.
+        is_new: whether the output folder is known to have no file.
 
     Raises:
-        StorageError: the folder or the ledger cannot be opened.
+        CredentialsError: the bucket refuses the credentials.
+        FolderBusyError: a run of another machine fetches to the same prefix of a bucket.
+        StorageError: the destination or the ledger cannot be opened.
     """
-    place = state / "ledger.sqlite3"
-    others = [each / place.name for each in state_folders(root) if each != state]
+    ledger_file = state / "ledger.sqlite3"
+    others = [each / ledger_file.name for each in state_folders(place.root) if each != state]
     permissions = Permissions(settings.storage.mode)
     durable = settings.storage.durability == "full"
-    ledger = SqliteLedger(place, others, durable=durable, permissions=permissions)
-    store = await stack.enter_async_context(FolderStore(root, state, settings.storage, lock=lock))
+    ledger = SqliteLedger(ledger_file, others, durable=durable, permissions=permissions)
+    store = await stack.enter_async_context(place.store(state, settings, lock=lock, is_new=is_new))
     await stack.enter_async_context(ledger)
-    return await context_over(stack, store, ledger, settings, options, reach, observe)
+    return await context_over(stack, store, ledger, settings, options, reach, observe, place)
 
 
 async def context_over(
@@ -329,18 +334,22 @@ async def context_over(
     options: PlainOptions,
     reach: Reach,
     observe: events.Observer,
+    place: Destination | None = None,
 ) -> Context:
     """Build the context of a run over a store and a ledger that are open; the arguments are as above."""
+    place = place or Destination(Path())
+    limits = place.buffer_limits(settings.limits)
     pool = ConnectionPool(
-        settings.limits, observe, options.get("profiles"), hosts=settings.hosts, times=processor_times,
-        most=_most_connections(), connecting=_descriptors() // _KEPT,
+        limits, observe, options.get("profiles"), hosts=settings.hosts, times=processor_times,
+        most=place.most_connections(settings.limits, _most_connections()),
+        connecting=_descriptors() // _KEPT,
     )  # fmt: skip
     return Context(
         transport=await stack.enter_async_context(transport_of(settings, reach)),
         store=store,
         ledger=ledger,
         pool=pool,
-        buffers=Buffers(settings.limits),
+        buffers=Buffers(limits),
         settings=settings,
         observe=observe,
         places=Places(files_in_progress(pool.total)),

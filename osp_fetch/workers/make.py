@@ -13,6 +13,7 @@ from ..model import events
 from ..model.profile import Profile
 from ..model.settings import HostLimits
 from ..model.well_known import WELL_KNOWN
+from ..storage.destination import Destination
 from .budget import Budget, part_of
 from .messages import Setup
 from .pool import WorkerPool
@@ -26,13 +27,13 @@ _MOST: Final = 4
 
 
 def worker_pool(
-    context: Context, root: Path, state: Path, reach: Reach, profiles: dict[str, Profile], lock: int
+    context: Context, place: Destination, state: Path, reach: Reach, profiles: dict[str, Profile], lock: int
 ) -> WorkerPool | None:
     """Return the worker pool of a run, where its settings ask for several processes.
 
     Args:
         context: The engine's context in the process of the run.
-        root: The destination folder.
+        place: The destination.
         state: The folder of the run's state.
         reach: How the workers reach servers.
         profiles: `host:port` → what an earlier run learned of the host.
@@ -54,7 +55,7 @@ def worker_pool(
     )  # fmt: skip
     share = replace(
         limits,
-        memory=limits.memory // count,
+        memory=limits.buffer_memory // count,
         rate=-(-limits.rate // count),
         requests_per_second=limits.requests_per_second / count,
         # a fixed number of connections holds over all hosts: each worker keeps to its part of it, whatever
@@ -68,7 +69,7 @@ def worker_pool(
             name: _part(limits_of(f"{name}:", limits, own), worker, count) for name in {*WELL_KNOWN, *own}
         }
         settings = replace(context.settings, limits=share, hosts=hosts)
-        setups.append(Setup(root, state, settings, reach, profiles, budget.first_share, steers))
+        setups.append(Setup(place, state, settings, reach, profiles, budget.first_share, steers))
     return WorkerPool(setups, context, budget, lock)
 
 

@@ -18,6 +18,7 @@ from ..model.profile import Profile
 from ..model.record import Record
 from ..model.report import Status
 from ..model.settings import Settings
+from ..storage.destination import Destination
 from .reach import Reach
 
 # messages to a worker
@@ -28,7 +29,7 @@ class Setup:
     """The first message to a worker.
 
     Args:
-        root: The destination folder.
+        place: The destination.
         state: The folder of the run's state.
         settings: The run's settings, with this worker's part of the limits.
         reach: How servers are reached.
@@ -37,7 +38,7 @@ class Setup:
         yields: Whether the worker lowers its share of a host that refuses a connection.
     """
 
-    root: Path
+    place: Destination
     state: Path
     settings: Settings
     reach: Reach

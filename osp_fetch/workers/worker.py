@@ -23,7 +23,6 @@ from ..model.entry import RelativePath
 from ..model.errors import FetchError, StorageError
 from ..model.record import Record
 from ..model.report import Status
-from ..storage.folder.store import FolderStore
 from . import messages
 from .channel import Channel
 from .reach import transport_of
@@ -129,17 +128,19 @@ async def serve(end: socket.socket) -> None:
         wire.send(messages.EventSent(event), patient=type(event) in _MANY)
 
     async with AsyncExitStack() as stack:
-        settings = first.settings
+        settings, place = first.settings, first.place
+        limits = place.buffer_limits(settings.limits)
         pool = ConnectionPool(
-            settings.limits, tell, first.profiles, first.share, yields=first.yields, hosts=settings.hosts
+            limits, tell, first.profiles, first.share, yields=first.yields, hosts=settings.hosts
         )
+        store = place.store(first.state, settings, is_worker=True)
         transport = transport_of(settings, first.reach)
         context = Context(
             transport=await stack.enter_async_context(transport),
-            store=await stack.enter_async_context(FolderStore(first.root, first.state, settings.storage)),
+            store=await stack.enter_async_context(store),
             ledger=ledger,
             pool=pool,
-            buffers=Buffers(settings.limits),
+            buffers=Buffers(limits),
             settings=settings,
             observe=tell,
         )

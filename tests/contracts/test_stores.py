@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from osp_fetch.model.protocols import Store
+from osp_fetch.storage.bucket.address import BucketAddress
+from osp_fetch.storage.bucket.store import BucketStore
 from osp_fetch.storage.folder.store import FolderStore
 from tests.conftest import quick
 from tests.contracts.store import StoreContract
@@ -22,6 +24,17 @@ class TestFolderStore(StoreContract):
         state = tmp_path / ".osp-fetch"
         state.mkdir()
         async with FolderStore(tmp_path, state, STORAGE) as made:
+            yield made
+
+
+class TestBucketStore(StoreContract):
+    @pytest.fixture
+    async def store(self, bucket: str, tmp_path: Path) -> AsyncIterator[Store]:
+        state = tmp_path / ".osp-fetch"
+        state.mkdir()
+        address = BucketAddress(bucket, "some/prefix/")
+        # parts that are smaller than S3 allows, so that the files of the contract have several
+        async with BucketStore(address, state, quick(), memory=64 << 20, least=64 << 10) as made:
             yield made
 
 

@@ -1,0 +1,237 @@
+"""Objects: how they look, how one is created without touching another, and how a lost reply is cleared up."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ...model.entry import RelativePath
+from ...model.errors import FetchError, StorageError
+from ...model.record import Published
+from ...version import __version__
+from .address import state_of
+from .client import Bucket, BucketError, is_passing
+from .part_memory import Body
+from .resources import BucketResources
+from .sums import SCHEMES
+
+TOKEN: Final = "osp-token"
+"""The key of an object's metadata whose value names the upload that made it."""
+# First and longest pause in seconds before a request that creates an object is repeated.
+_PAUSES: Final = (0.2, 20.0)
+_TAKEN: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """An object as `HeadObject` shows it.
+
+    Attributes:
+        size: bytes.
+        etag: its ETag.
+        metadata: its metadata.
+        sums: name of a checksum of the complete object, as in `Record.digests` → hexadecimal value.
+    """
+
+    size: int
+    etag: str
+    metadata: dict[str, str]
+    sums: dict[str, str]
+
+    @property
+    def state(self) -> Published:
+        """The state of the object, as ledgers have it."""
+        return state_of(self.size, self.etag)
+
+
+def new_token() -> str:
+    """Return random text by which an upload is recognized."""
+    return secrets.token_hex(16)
+
+
+def metadata_of(
+    token: str, digests: dict[str, str] | None = None, modified: str | None = None
+) -> dict[str, str]:
+    """Return the metadata of a new object.
+
+    Args:
+        token: names the upload.
+        digests: algorithm → hexadecimal digest, as far as known; its sha256 is stated.
+        modified: Last-Modified of the source.
+    """
+    found = {TOKEN: token, "osp-version": __version__}
+    if digests and "sha256" in digests:
+        found["sha256"] = digests["sha256"]
+    if modified:
+        found["source-last-modified"] = modified
+    return found
+
+
+async def look(bucket: Bucket, path: RelativePath) -> Object | None:
+    """Return the object of the file `path`, None if there is none.
+
+    Raises:
+        StorageError: the store cannot be asked.
+    """
+    address = bucket.address
+    try:
+        found = await bucket.ask(
+            "head_object", f"{address.url(path)}: it cannot be looked at", Key=address.key(path),
+            ChecksumMode="ENABLED",
+        )  # fmt: skip
+    except BucketError as error:
+        if error.status == 404:
+            return None
+        raise
+    return _object(found)
+
+
+def _object(found: dict[str, Any]) -> Object:
+    complete = found.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+    sums = {
+        each.digest: each.hex_of(found[each.field])
+        for each in SCHEMES
+        if each.name and complete and found.get(each.field) and "-" not in found[each.field]
+    }
+    return Object(found["ContentLength"], found["ETag"], found.get("Metadata") or {}, sums)
+
+
+def taken(bucket: Bucket, path: RelativePath) -> StorageError:
+    """Return the error for a final name under which there is an object that osp-fetch did not write."""
+    return StorageError(
+        f"{bucket.address.url(path)}: an object that osp-fetch did not write has this name, and it is kept; "
+        "fetch to another prefix, or replace it with --overwrite"
+    )
+
+
+class Creation:
+    """The creation of one object, which replaces no object but the one that it may replace.
+
+    Args:
+        bucket: requests to the bucket.
+        path: the file.
+        replaces: state of the object that may be replaced, None for none.
+        overwrite: whether any object may be replaced.
+    """
+
+    def __init__(
+        self, bucket: Bucket, path: RelativePath, replaces: Published | None, *, overwrite: bool
+    ) -> None:
+        self._bucket, self._path = bucket, path
+        self._replaces, self._overwrite = replaces, overwrite
+        self._etag: str | None = None  # of the object that is replaced
+
+    async def check(self) -> None:
+        """Look at the final name before anything is uploaded.
+
+        Raises:
+            StorageError: there is an object that must be kept, or the store cannot be asked.
+        """
+        self._replace(await look(self._bucket, self._path))
+
+    def _replace(self, found: Object | None) -> None:
+        """Take the object under the final name for the one to replace, or raise StorageError."""
+        if found is not None and not self._overwrite and found.state != self._replaces:
+            raise taken(self._bucket, self._path)
+        self._etag = found.etag if found else None
+
+    def _condition(self) -> dict[str, str]:
+        """Return the arguments by which the store refuses to replace any other object."""
+        if not self._bucket.conditional:
+            return {}
+        return {"IfMatch": self._etag} if self._etag else {"IfNoneMatch": "*"}
+
+    async def run(self, send: Callable[[dict[str, str]], Awaitable[Any]], token: str) -> Object:
+        """Create the object and return how it looks.
+
+        Where the reply to a request was lost, the object itself shows whether it was created.
+
+        Args:
+            send: sends the request once, with the arguments of its condition.
+            token: the token in the metadata of the new object.
+
+        Raises:
+            BucketError: the store refuses it.
+            StorageError: another object has the name, or the store does not answer.
+        """
+        clock = asyncio.get_running_loop().time
+        until, pause = clock() + self._bucket.patience, _PAUSES[0]
+        while True:
+            try:
+                await send(self._condition())
+            except FetchError as error:
+                if await self._is_there(token):
+                    break
+                await self._prepare_again(error, is_last=clock() > until)
+                await asyncio.sleep(random.uniform(0, pause))
+                pause = min(2 * pause, _PAUSES[1])
+            else:
+                break
+        found = await look(self._bucket, self._path)
+        if found is None or found.metadata.get(TOKEN, token) != token:
+            raise StorageError(
+                f"{self._bucket.address.url(self._path)}: another object took its name; run again"
+            )
+        return found
+
+    async def _is_there(self, token: str) -> bool:
+        found = await look(self._bucket, self._path)
+        return found is not None and found.metadata.get(TOKEN) == token
+
+    async def _prepare_again(self, error: FetchError, *, is_last: bool) -> None:
+        """Prepare another attempt after `error`; raise it if there is none."""
+        if not isinstance(error, BucketError):
+            if is_last or not is_passing(error):
+                raise error
+        elif error.code in _TAKEN:
+            await self.check()  # raises if the object must be kept; else that one is replaced
+        elif error.code in ("NotImplemented", "501") and self._bucket.conditional:
+            # the store does not know conditions, so the name is looked at before each request
+            self._bucket.conditional = False
+            await self.check()
+        elif is_last or not is_passing(error):
+            raise error
+
+
+async def put(
+    shared: BucketResources,
+    path: RelativePath,
+    creation: Creation,
+    data: memoryview,
+    digests: dict[str, str],
+    modified: str | None,
+) -> Object:
+    """Create an object with one request.
+
+    Args:
+        shared: what the store shares.
+        path: the file.
+        creation: what the object may replace.
+        data: all bytes.
+        digests: algorithm → hexadecimal digest; its sha256 becomes metadata.
+        modified: Last-Modified of the source, which becomes metadata.
+
+    Returns:
+        The object.
+
+    Raises:
+        BucketError: the store refuses it.
+        StorageError: another object has the name, or the store does not answer.
+    """
+    token, scheme, bucket = new_token(), shared.scheme, shared.bucket
+    sums, body = scheme.arguments(data, scheme.sum(data)), Body(data)
+
+    async def send(condition: dict[str, str]) -> Any:
+        body.seek(0)
+        async with shared.sending:
+            return await bucket.once(
+                "put_object", f"{bucket.address.url(path)}: it cannot be uploaded",
+                Key=bucket.address.key(path), Body=body, ContentLength=len(data),
+                Metadata=metadata_of(token, digests, modified), **sums, **condition,
+            )  # fmt: skip
+
+    return await creation.run(send, token)

@@ -1,0 +1,260 @@
+"""A prefix of a bucket as a store: files become objects."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from ...model.entry import RelativePath
+from ...model.errors import SettingsError, StorageError
+from ...model.protocols import Files, Lost, SetAsideFiles, SmallFiles
+from ...model.record import Published
+from ...model.settings import Settings
+from ..folder.executors import in_thread
+from ..ledger.uploads import Upload, UploadLedger
+from .address import BucketAddress
+from .client import Bucket, BucketError, connected
+from .files import BucketFiles, BucketSmallFiles, NoSetAside
+from .grid import LEAST
+from .listing import is_empty, states
+from .lock import BucketLock
+from .part_memory import PartMemory
+from .partial import BucketPartial
+from .resources import BucketResources
+from .sums import SCHEMES, Scheme
+from .unfinished import abort, unknown_uploads
+
+_SENDING: Final = 16  # bodies that are sent at the same time
+_PLACE: Final = "bucket.json"  # file of the state folder: which store it belongs to
+
+
+class BucketStore:
+    """A prefix of a bucket; implements `model.protocols.Store`.
+
+    An async context manager.
+
+    Args:
+        address: bucket and prefix.
+        state: the local state folder, or that of a shard.
+        settings: all settings; `s3`, `storage.existing` and `storage.disk_patience` count.
+        memory: bytes for parts on their way to the bucket.
+        lock: name of the lock object; None for none: workers share the lock of their run.
+        least: bytes of the smallest part.
+
+    Attributes:
+        is_new: whether the prefix had no object of another kind than those of osp-fetch itself.
+        widest: bytes that one request may fetch: a part, so that parts are completed nearly in order.
+        folds: False: names that differ in case are two objects.
+        in_progress: number of files that may come to be published.
+        small_files: small files, published from memory.
+        published: complete objects.
+        set_aside: nothing: a bucket cannot keep a file without giving it a name.
+    """
+
+    def __init__(
+        self,
+        address: BucketAddress,
+        state: Path,
+        settings: Settings,
+        *,
+        memory: int,
+        lock: str | None = "lock-run",
+        least: int = LEAST,
+    ) -> None:
+        self._address, self._state, self._settings = address, state, settings
+        self._memory, self._lock, self._least = memory, lock, least
+        self._stack = AsyncExitStack()
+        self._found: dict[RelativePath, Upload] = {}  # uploads that `held` has compared with the bucket
+        self.widest, self.folds, self.in_progress = least, False, 0
+        self.set_aside: SetAsideFiles = NoSetAside()
+        self.is_new = False
+
+    async def __aenter__(self) -> BucketStore:
+        async with AsyncExitStack() as stack:
+            await self._open(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        patience = self._settings.storage.disk_patience
+        bucket = await stack.enter_async_context(
+            connected(self._address, self._settings.s3, 2 * _SENDING, patience)
+        )
+        await asyncio.to_thread(self._check_place, bucket.endpoint)
+        self.is_new = await is_empty(bucket)
+        if self._lock is not None:
+            await stack.enter_async_context(BucketLock(bucket, self._state, self._lock))
+        ledger_thread = stack.enter_context(ThreadPoolExecutor(1, "osp-uploads"))
+        hashers = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash"))
+        uploads = await in_thread(ledger_thread, lambda: UploadLedger(self._state / "uploads.sqlite3"))
+        stack.callback(ledger_thread.submit, uploads.close)
+        self._shared = BucketResources(
+            bucket=bucket,
+            memory=PartMemory(self._memory),
+            uploads=uploads,
+            ledger_thread=ledger_thread,
+            hashers=hashers,
+            scheme=await _scheme(bucket),
+            sending=asyncio.Semaphore(_SENDING),
+            overwrite=self._settings.storage.existing == "overwrite",
+            least=self._least,
+        )
+        self.small_files: SmallFiles = BucketSmallFiles(self._shared)
+        self.published: Files = BucketFiles(self._shared)
+        if self._lock is not None:
+            await self._abort_unknown()
+
+    def _check_place(self, endpoint: str) -> None:
+        """Note the store to which the state folder belongs.
+
+        Raises:
+            SettingsError: it belongs to another one.
+            StorageError: it cannot be written.
+        """
+        place, now = self._state / _PLACE, {"destination": str(self._address), "endpoint": endpoint}
+        try:
+            if place.exists() and (noted := json.loads(place.read_text())) != now:
+                raise SettingsError(
+                    f"{self._state.parent} holds the state of {noted.get('destination')} at "
+                    f"{noted.get('endpoint')}, not of {self._address} at {endpoint}; give another folder "
+                    "with --state"
+                )
+            place.write_text(json.dumps(now))
+        except (OSError, ValueError) as error:
+            raise StorageError(f"{place} cannot be used: {error}; give another folder with --state") from None
+
+    async def _abort_unknown(self) -> None:
+        """Abort uploads that earlier runs left and that the ledger does not know: it was lost."""
+        known = {
+            upload for _, upload in await in_thread(self._shared.ledger_thread, self._shared.uploads.all)
+        }
+        async for path, upload, token in unknown_uploads(self._shared.bucket, known):
+            await abort(self._shared.bucket, path, upload, token)
+
+    def expect(self) -> _Expected:
+        """Return a context that counts one more file in progress."""
+        return _Expected(self)
+
+    async def stat(self, paths: Sequence[RelativePath]) -> list[Published | None]:
+        """Return the states of the objects for these paths, None where there is none.
+
+        Raises:
+            StorageError: the store cannot be asked.
+        """
+        return await states(self._shared.bucket, paths)
+
+    async def deleted(self, paths: Sequence[RelativePath]) -> list[Published | None]:
+        """Return None for each path: objects are not deleted after unpacking."""
+        return [None] * len(paths)
+
+    async def held(self, path: RelativePath) -> int | None:
+        """Return the bytes of the unfinished upload of `path` that can be continued, None if there is none.
+
+        The ledger is compared with the parts that the bucket lists. Where they differ, the bucket is right.
+
+        Raises:
+            StorageError: the store cannot be asked.
+        """
+        upload = await in_thread(self._shared.ledger_thread, partial(self._shared.uploads.get, path))
+        if upload is None:
+            return None
+        confirmed = await self._confirmed(path, upload)
+        if confirmed is None:
+            await in_thread(self._shared.ledger_thread, partial(self._shared.uploads.drop, path))
+            return None
+        self._found[path] = confirmed
+        return sum(part.size for part in confirmed.parts)
+
+    async def _confirmed(self, path: RelativePath, upload: Upload) -> Upload | None:
+        """Return `upload` with the first parts that the bucket has, too; None if it has no such upload."""
+        bucket, listed = self._shared.bucket, dict[int, tuple[str, int]]()
+        try:
+            async for page in bucket.pages(
+                "list_parts", f"{self._address.url(path)}: its parts cannot be listed",
+                Key=self._address.key(path), UploadId=upload.upload,
+            ):  # fmt: skip
+                for part in page.get("Parts", []):
+                    listed[part["PartNumber"]] = (part["ETag"].strip('"'), part["Size"])
+        except BucketError as error:
+            if error.status == 404:
+                return None
+            raise
+        count = 0
+        for part in upload.parts:
+            if listed.get(part.number) != (part.etag.strip('"'), part.size) or part.number != count + 1:
+                break
+            count += 1
+        return Upload(upload.upload, upload.token, upload.scheme, upload.length, upload.parts[:count])
+
+    def partial(
+        self,
+        path: RelativePath,
+        algorithms: frozenset[str],
+        *,
+        fresh: bool,
+        lost: Lost | None = None,
+        replaces: Published | None = None,
+    ) -> BucketPartial:
+        """Return the unfinished file of `path`; nothing is uploaded before its first part is full.
+
+        Args:
+            path: path of the file.
+            algorithms: names of the digests to compute.
+            fresh: whether an upload that an earlier run left is discarded.
+            lost: called with bytes that had to be given up.
+            replaces: state of the object that may be replaced. Any other object of that name is kept, and the
+                file fails.
+        """
+        return BucketPartial(
+            self._shared, path, algorithms, fresh=fresh, lost=lost, replaces=replaces,
+            found=self._found.pop(path, None),
+        )  # fmt: skip
+
+    async def room(self) -> int:
+        """Return the largest number: a bucket states no bound."""
+        return sys.maxsize
+
+
+class _Expected:
+    """The context that `BucketStore.expect` returns."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: BucketStore) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        self._store.in_progress += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._store.in_progress -= 1
+
+
+async def _scheme(bucket: Bucket) -> Scheme:
+    """Return the strongest checksum that the store compares, found by writing a small object of our own."""
+    key, data = bucket.address.own("probe"), memoryview(b"osp-fetch")
+    for scheme in SCHEMES:
+        try:
+            found = await bucket.ask(
+                "put_object", f"{bucket.address}: it cannot be written", Key=key, Body=bytes(data),
+                **scheme.arguments(data, scheme.sum(data)),
+            )  # fmt: skip
+        except BucketError as error:
+            if error.status in (400, 501) and scheme.name:
+                continue
+            raise
+        if not scheme.name or found.get(scheme.field):
+            await bucket.ask("delete_object", f"{bucket.address}: a probe cannot be deleted", Key=key)
+            return scheme
+    raise AssertionError("unreachable")
