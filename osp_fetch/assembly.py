@@ -321,7 +321,9 @@ async def build_context(
     permissions = Permissions(settings.storage.mode)
     durable = settings.storage.durability == "full"
     ledger = SqliteLedger(ledger_file, others, durable=durable, permissions=permissions)
-    store = await stack.enter_async_context(place.store(state, settings, lock=lock, is_new=is_new))
+    wait = options.get("wait_lock", 0.0)
+    opening = place.store(state, settings, lock=lock, is_new=is_new, wait_lock=wait)
+    store = await stack.enter_async_context(opening)
     await stack.enter_async_context(ledger)
     return await context_over(stack, store, ledger, settings, options, reach, observe, place)
 

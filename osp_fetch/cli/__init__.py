@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "plan": "Show what get would do.",
     "status": "Show what a folder holds.",
     "verify": "Check finished files against their checksums.",
+    "clean": "Abort unfinished uploads in a bucket.",
     "datasets": "List the datasets of Open-Sora-Plan v1.1.0.",
     "unpack": "Unpack the archives in a folder.",
     "layout": "Write the file lists that training reads.",

@@ -120,6 +120,12 @@ _OPTIONS: Final = (
 )
 
 
+def bucket_flags(command: F) -> F:
+    """Add the flags by which `status`, `verify` and `clean` find a bucket and its local state."""
+    command = _option("--s3-endpoint", metavar="URL", help="Where the bucket is, if not at AWS.")(command)
+    return _option("--state", metavar="DIR", help="Local folder with the state of the bucket.")(command)
+
+
 def shared(command: F) -> F:
     """Add the flags of `get` and `plan` to a command."""
     for option in reversed(_OPTIONS):

@@ -16,6 +16,7 @@ from ..model.errors import SettingsError
 from ..model.settings import Layer, Settings, seconds
 from ..model.urls import shown
 from ..options import plain
+from ..storage.destination import Destination, destination
 from .flags import PREFIX, VARIABLES
 
 if TYPE_CHECKING:
@@ -200,6 +201,16 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
         made["shard"] = shard(flags["shard"], os.environ)
     reach_of(made["settings"], made)  # a proxy that cannot be used is reported before a source is listed
     return made
+
+
+def place_of_flags(where: str, flags: Mapping[str, Any]) -> tuple[Destination, Settings]:
+    """Return a destination, and the settings to reach it by, for a command with `bucket_flags`.
+
+    Raises:
+        SettingsError: The address of the bucket is not valid.
+    """
+    s3 = {"s3_endpoint": flags["s3_endpoint"]} if flags["s3_endpoint"] else {}
+    return destination(where, flags["state"]), Settings.load(*layers(s3))
 
 
 def _check_output(output: str) -> None:

@@ -6,8 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from pathlib import Path
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -18,6 +17,7 @@ from .flags import shared
 from .options import options, with_folder
 
 if TYPE_CHECKING:
+    from ..inspection.place import Place
     from ..inspection.plan import Plan
     from ..model.protocols import Row
     from ..options import PlainOptions
@@ -66,13 +66,14 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     with ExitStack() as stack:
         export: Export | None = None
         if flags.get("export"):
-            kind, place = flags["export"]
-            stderr = place == "-"  # the list is the data, and the plan is for people
+            kind, file = flags["export"]
+            stderr = file == "-"  # the list is the data, and the plan is for people
             export = Export(
-                kind, stack.enter_context(opened(place, sys.stdout.buffer, overwrite=flags["overwrite"]))
+                kind, stack.enter_context(opened(file, sys.stdout.buffer, overwrite=flags["overwrite"]))
             )
             rows = export.passing(rows)
-        plan = make_plan(rows, Path(flags["output"]), made.get("shard"), again_of(made))
+        place = stack.enter_context(_opened(flags["output"], made))
+        plan = make_plan(rows, place, made.get("shard"), again_of(made))
     plan.notes = [*resolved.notes(), *(export.notes() if export else ())]
     plan.columns = resolved.reading.columns
     if flags["as_json"]:
@@ -109,9 +110,18 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> None
         for said in warnings(sources):
             click.echo(said, err=True)
     elif len(rows) > 1:
-        plan = make_plan(rows, Path(folder), made.get("shard"), again_of(made))
+        with _opened(folder, made) as place:
+            plan = make_plan(rows, place, made.get("shard"), again_of(made))
         plan.notes, plan.columns = resolved.notes(), resolved.reading.columns
         _print(plan, made["settings"].limits.rate, sources, stderr=True)
+
+
+def _opened(folder: str, made: PlainOptions) -> AbstractContextManager[Place]:
+    """Return the destination, opened for looks at it."""
+    from ..inspection.place import opened_place
+    from ..storage.destination import destination
+
+    return opened_place(destination(folder, made.get("state")), made["settings"])
 
 
 def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = False) -> None:
@@ -135,7 +145,11 @@ def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = Fals
         names = ", ".join(plan.foreign[:3]) + (", …" if plan.foreign_count > 3 else "")
         console.print(
             f"{plan.foreign_count:,} existing files are not by osp-fetch ({names}); get keeps those with "
-            "correct content and moves the others to .osp-fetch/replaced/",
+            + (
+                "correct content, and the others, too, unless --overwrite is given"
+                if plan.free is None
+                else "correct content and moves the others to .osp-fetch/replaced/"
+            ),
             markup=False,
         )
     if plan.bad_rows > 10:
@@ -161,7 +175,8 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
             "to fetch",
             ", ".join(filter(None, (formatting.count(left, "file"), missing, unsized if left else ""))),
         ),
-        ("free on disk", formatting.size(plan.free)),
+        ("free on disk", formatting.size(plan.free) if plan.free is not None else ""),
+        ("uploads", _uploads(plan) if plan.free is None else ""),
         ("from", ", ".join(f"{host} ({n})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
     ]
     rows = [row for row in rows if row[1]]
@@ -186,11 +201,22 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
         parts = [f"{plan.gone} recorded but gone"] * bool(plan.gone)
         parts += [f"{plan.changed} changed since"] * bool(plan.changed)
         rows.append(("", ", ".join(parts)))
-    if plan.missing_bytes > plan.free:
+    if plan.free is not None and plan.missing_bytes > plan.free:
         rows.append(("", "not enough disk space for all files"))
     if plan.expires_first is not None:
         rows.append(("links", _links(plan, rate)))
     return rows
+
+
+def _uploads(plan: Plan) -> str:
+    """Return how files go to a bucket, and how much memory that may take."""
+    from ..storage.destination import MEMORY
+    from ..views import formatting
+
+    return (
+        f"{formatting.count(plan.parts, 'part')} of {formatting.size(plan.widest_part)} at most, kept in "
+        f"memory until uploaded: {formatting.size(MEMORY)} in all unless limits.memory says otherwise"
+    )
 
 
 def _examples(plan: Plan) -> str:

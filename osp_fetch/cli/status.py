@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import exits
+from .flags import bucket_flags
+from .options import place_of_flags
+
+if TYPE_CHECKING:
+    from ..inspection.place import Place
 
 
 @click.command("status", short_help="Show what a folder holds.")
-@click.argument("folder", default=".", metavar="DIR")
+@click.argument("folder", default=".", metavar="DIR|s3://…")
 @click.option("--sums", is_flag=True, help="Print the finished files as a SHA256SUMS list, for sha256sum -c.")
+@bucket_flags
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(folder: str, sums: bool, as_json: bool) -> int:
-    """Show what DIR holds: finished files, unfinished files, and the run in progress."""
-    from ..inspection.status import folder_status, with_checksums
+def command(folder: str, sums: bool, as_json: bool, **flags: Any) -> int:
+    """Show what DIR or a bucket holds: finished files, unfinished files, and the run in progress."""
+    from ..inspection.place import opened_place
+    from ..inspection.status import folder_status
     from ..model.errors import StorageError
     from ..views import formatting
 
     if sums and as_json:
         raise click.UsageError("--sums and --json cannot be combined: use one of them")
-    root = Path(folder)
-    if not (root / ".osp-fetch").is_dir():
+    where, settings = place_of_flags(folder, flags)
+    if not (where.root / ".osp-fetch").is_dir():
         raise StorageError(
-            f"{folder}: nothing was fetched into this folder; give the folder that get -o used"
+            f"{folder}: nothing was fetched into it from here; give the folder or bucket that get -o used"
+            + (", and its --state" if where.bucket else "")
         )
-    if sums:
-        missed: Counter[str] = Counter()
-        for record, standing in with_checksums(root):
-            if standing == "here":
-                click.echo(f"{record.digests['sha256']}  {record.path}")
-            elif standing != "unpacked":
-                missed[standing] += 1
-        if missed:
-            click.echo(_missed(missed["gone"], missed["changed"]) + "; these files are not listed", err=True)
-        return exits.OK
-    found = folder_status(root)
+    with opened_place(where, settings) as place:
+        if sums:
+            return _print_sums(place)
+        found = folder_status(place)
     if as_json:
         click.echo(json.dumps(found.row(), indent=2))
         return exits.OK
@@ -59,6 +60,21 @@ def command(folder: str, sums: bool, as_json: bool) -> int:
     for each in found.begun[:20]:
         length = formatting.size(each["length"]) if each["length"] is not None else "unknown size"
         click.echo(f"  {each['path']}: {formatting.size(each['held'])} of {length}")
+    return exits.OK
+
+
+def _print_sums(place: Place) -> int:
+    """Print the checksums of the finished files."""
+    from ..inspection.status import with_checksums
+
+    missed: Counter[str] = Counter()
+    for record, standing in with_checksums(place):
+        if standing == "here":
+            click.echo(f"{record.digests['sha256']}  {record.path}")
+        elif standing != "unpacked":
+            missed[standing] += 1
+    if missed:
+        click.echo(_missed(missed["gone"], missed["changed"]) + "; these files are not listed", err=True)
     return exits.OK
 
 

@@ -5,28 +5,90 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..storage.bucket.address import is_bucket
 from . import exits
+from .flags import bucket_flags
+from .options import place_of_flags
 
 if TYPE_CHECKING:
     from ..inspection.verify import Checked
 
 
 @click.command("verify", short_help="Check finished files against their checksums.")
-@click.argument("folder", default=".", metavar="DIR")
+@click.argument("folder", default=".", metavar="DIR|s3://…")
 @click.option("--checksums", metavar="FILE|URL", help="Check against this md5sum or sha256sum list instead.")
 @click.option(
     "--repair", is_flag=True, help="Prepare damaged files so that get fetches only their damaged bytes."
 )
 @click.option("--archives", is_flag=True, help="Also read every archive to its end.")
+@click.option("--read", is_flag=True, help="In a bucket, read and hash every object.")
+@bucket_flags
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(folder: str, checksums: str | None, repair: bool, archives: bool, as_json: bool) -> int:
-    """Hash every finished file in DIR on all cores and compare it with the checksum recorded by get."""
+def command(
+    folder: str, checksums: str | None, repair: bool, archives: bool, read: bool, as_json: bool, **flags: Any
+) -> int:
+    """Hash every finished file in DIR on all cores and compare it with the checksum recorded by get.
+
+    In a bucket, sizes and the checksums that the store computed are compared, unless --read is given.
+    """
+    if is_bucket(folder):
+        if checksums or repair or archives:
+            raise click.UsageError(
+                "--checksums, --repair and --archives are for folders; --read is for buckets"
+            )
+        return _bucket(folder, flags, read=read, as_json=as_json)
+    return _folder(folder, checksums, repair=repair, archives=archives, as_json=as_json)
+
+
+def _bucket(address: str, flags: Mapping[str, Any], *, read: bool, as_json: bool) -> int:
+    """Check the objects of a bucket, and print what differs."""
+    from ..inspection.place import BucketPlace
+    from ..inspection.status import has_ledger
+    from ..inspection.verify_bucket import verify_bucket
+    from ..model.errors import FetchError
+
+    where, settings = place_of_flags(address, flags)
+    if not has_ledger(where.root):
+        raise FetchError(
+            f"{address}: there is no ledger in {where.root}, so the finished files are not known; give its "
+            "--state, or run get again, which keeps objects with correct content"
+        )
+    with BucketPlace(where, settings) as place:
+        counts, bad = _told(verify_bucket(place, read=read), as_json=as_json)
+    how = "read and hashed" if read else "compared with the store's checksums, not read"
+    if as_json:
+        click.echo(json.dumps({**_document(counts, bad, {}, None), "read": read}, indent=2))
+    elif counts:
+        click.echo(", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" ({how})")
+    else:
+        click.echo("no finished files")
+    if bad and not as_json:
+        click.echo("Run get again to fetch what is missing or damaged.", err=True)
+    return exits.SOME_FAILED if bad or not counts else exits.OK
+
+
+def _told(found: Iterable[Checked], *, as_json: bool) -> tuple[Counter[str], list[Checked]]:
+    """Print each file that differs. Return the number of files by verdict, and those that differ."""
+    counts: Counter[str] = Counter()
+    bad: list[Checked] = []
+    for checked in found:
+        counts[checked.verdict] += 1
+        if checked.verdict not in ("ok", "unpacked", "unchecked"):
+            bad.append(checked)
+            if not as_json:
+                now = f", found {checked.found}" if checked.found else ""
+                click.echo(f"{checked.verdict}: {checked.path} (expected {checked.expected}{now})")
+    return counts, bad
+
+
+def _folder(folder: str, checksums: str | None, *, repair: bool, archives: bool, as_json: bool) -> int:
+    """Check the files of a folder, and print what differs."""
     from urllib.request import getproxies
 
     from ..archives.extractor import any_marks, lost_members
@@ -47,18 +109,15 @@ def command(folder: str, checksums: str | None, repair: bool, archives: bool, as
             f"{folder}: the ledger is gone, so the finished files are not known; run get again, which "
             "keeps files with correct content, or pass --checksums FILE"
         )
-    counts: Counter[str] = Counter()
-    bad: list[Checked] = []
     here: list[str] = []
-    for checked in verify_folder(root, listed):
-        counts[checked.verdict] += 1
-        if checked.verdict in ("ok", "unchecked"):
-            here.append(checked.path)
-        if checked.verdict not in ("ok", "unpacked", "unchecked"):
-            bad.append(checked)
-            if not as_json:
-                found = f", found {checked.found}" if checked.found else ""
-                click.echo(f"{checked.verdict}: {checked.path} (expected {checked.expected}{found})")
+
+    def noted() -> Iterator[Checked]:
+        for checked in verify_folder(root, listed):
+            if checked.verdict in ("ok", "unchecked"):
+                here.append(checked.path)
+            yield checked
+
+    counts, bad = _told(noted(), as_json=as_json)
     tried = _tried(root, here, quiet=as_json) if archives else {}
     if as_json:
         click.echo(json.dumps(_document(counts, bad, lost, tried if archives else None), indent=2))

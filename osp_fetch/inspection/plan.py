@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,12 +15,12 @@ from ..engine.state import FileState
 from ..model import urls
 from ..model.entry import Entry, RelativePath
 from ..model.protocols import Row
-from ..model.record import Published, Record
+from ..model.record import Record
 from ..model.report import JSON_VERSION
-from ..storage.folder.disk import Disk
+from ..storage.bucket.grid import part_size
 from ..storage.folder.run_lock import state_folder, state_folders
-from ..storage.folder.tombstones import tombstones
 from ..storage.ledger.rows import LedgerReader
+from .place import FolderPlace, Place, place_of
 from .status import read_json
 
 # Rows that are looked up in the ledgers at a time.
@@ -51,7 +49,9 @@ class Plan:
         hosts: Host → number of files that it serves.
         expires_first: When the first link expires, None if no link states it.
         expires_last: When the last link expires.
-        free: Free bytes on the file system of the output folder.
+        free: Free bytes on the file system of the output folder, None for a bucket.
+        parts: Parts that are uploaded to a bucket; a file of one part, or of unknown size, counts as one.
+        widest_part: Bytes of the largest part.
         bad_rows: Rows that cannot be fetched.
         problems: Messages of the first bad rows.
         archives: Files that are archives or pieces of a split archive.
@@ -79,7 +79,9 @@ class Plan:
     hosts: Counter[str] = field(default_factory=Counter)
     expires_first: float | None = None
     expires_last: float | None = None
-    free: int = 0
+    free: int | None = 0
+    parts: int = 0
+    widest_part: int = 0
     bad_rows: int = 0
     problems: list[str] = field(default_factory=list)
     archives: int = 0
@@ -109,17 +111,17 @@ class Plan:
 
 def make_plan(
     rows: Iterable[Row],
-    root: Path,
+    where: Path | Place,
     shard: tuple[int, int] | None = None,
     again: Callable[[str], bool] = lambda _: False,
 ) -> Plan:
     """Read all rows and compare them with what the output folder holds, as `get` does.
 
-    It sends no request and writes nothing.
+    It writes nothing, and sends no request but those that look at a bucket.
 
     Args:
         rows: Entries, and errors for bad rows.
-        root: The output folder. It need not exist.
+        where: The output folder, which need not exist, or the destination.
         shard: (i, n) if the run is the i-th of n shards, counted from 0.
         again: Returns whether the file with this path is fetched again even if it is finished.
 
@@ -127,11 +129,11 @@ def make_plan(
         StorageError: A ledger cannot be read.
         ManifestError: The manifest cannot be read.
     """
-    made = Plan(free=_free(root))
-    state = state_folder(root, shard)
+    place = place_of(where)
+    made, state = Plan(free=place.free()), state_folder(place.root, shard)
     last = read_json(state / "status.json") or {}
     made.bytes_per_second = float(last.get("bytes_per_second") or 0.0)
-    there = _Held(root, state) if root.is_dir() else None
+    there = _Held(place, state) if place.root.is_dir() or not isinstance(place, FolderPlace) else None
     try:
         rows = iter(rows)
         while page := list(islice(rows, _PAGE)):
@@ -140,10 +142,15 @@ def make_plan(
                 made.bad_rows += 1
                 if len(made.problems) < _BAD_SHOWN:
                     made.problems.append(str(bad))
-            records = there.records([entry.path for entry in entries]) if there else {}
+            records: dict[str, Record] = {}
+            if there:
+                records = there.records([entry.path for entry in entries])
+                place.prepare([entry.path for entry in entries])
             for entry in entries:
                 record = records.get(entry.path)
                 _count(made, entry, record)
+                if made.free is None:
+                    _count_parts(made, entry, record)
                 if there and not again(entry.path):
                     _count_held(made, entry, record, there)
     finally:
@@ -153,14 +160,13 @@ def make_plan(
 
 
 class _Held:
-    """Looks up files in the ledgers and on the disk of an output folder. Made for one plan."""
+    """Looks up files in the ledgers and at the destination. Made for one plan."""
 
-    def __init__(self, root: Path, state: Path) -> None:
-        self._own = state / "ledger.sqlite3"
-        places = dict.fromkeys([self._own, *(each / "ledger.sqlite3" for each in state_folders(root))])
-        self._readers = {place: LedgerReader(place) for place in places if place.is_file()}
-        self._finals, self._partials = os.path.join(root, ""), os.path.join(state, "partial", "")
-        self._disk, self._tombstones = Disk(), tombstones(root)
+    def __init__(self, place: Place, state: Path) -> None:
+        self._own, self._state, self.place = state / "ledger.sqlite3", state, place
+        states = state_folders(place.root)
+        ledgers = dict.fromkeys([self._own, *(each / "ledger.sqlite3" for each in states)])
+        self._readers = {ledger: LedgerReader(ledger) for ledger in ledgers if ledger.is_file()}
 
     def records(self, paths: list[RelativePath]) -> dict[str, Record]:
         """Return the records of `paths`. From the ledgers of other shards, only finished files count."""
@@ -170,19 +176,8 @@ class _Held:
             found |= {p: r for p, r in more.items() if r.published or place == self._own}
         return found
 
-    def look(self, path: str) -> Published | None:
-        return self._disk.look(self._finals + path)
-
-    def tombstone(self, path: str) -> Published | None:
-        return self._tombstones.get(path)
-
     def partial_size(self, path: str) -> int | None:
-        seen = self._disk.look(self._partials + path)
-        return seen.size if seen else None
-
-    def is_taken(self, path: str) -> bool:
-        """Return whether anything exists under the final name."""
-        return os.path.lexists(self._finals + path)
+        return self.place.partial_size(self._state, path)
 
     def close(self) -> None:
         for reader in self._readers.values():
@@ -208,10 +203,19 @@ def _count(made: Plan, entry: Entry, record: Record | None) -> None:
             made.expires_last = max(made.expires_last or dies, dies)
 
 
+def _count_parts(made: Plan, entry: Entry, record: Record | None) -> None:
+    """Count the parts that the file has in a bucket."""
+    length = entry.size if entry.size is not None else record.length if record else None
+    each = part_size(length or 0)
+    made.parts += -(-length // each) if length else 1
+    made.widest_part = max(made.widest_part, each)
+
+
 def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -> None:
     """Count what the output folder holds of one file, by the decisions that `get` makes."""
-    seen = there.look(entry.path)
-    tombstone = there.tombstone(entry.path) if record and record.published and seen is None else None
+    place = there.place
+    seen = place.look(entry.path)
+    tombstone = place.tombstone(entry.path) if record and record.published and seen is None else None
     if record and is_present(record, entry, seen, tombstone):
         made.present += 1
         made.present_bytes += record.length or 0
@@ -228,13 +232,7 @@ def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -
         made.begun += held > 0
         made.held_bytes += held
     own = record is not None and record.published is not None and record.published == seen
-    if not own and there.is_taken(entry.path):
+    if not own and place.is_taken(entry.path):
         made.foreign_count += 1
         if len(made.foreign) < _BAD_SHOWN:
             made.foreign.append(entry.path)
-
-
-def _free(root: Path) -> int:
-    while not root.exists():
-        root = root.parent
-    return shutil.disk_usage(root).free

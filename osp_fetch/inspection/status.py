@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 from ..model.record import Published, Record
 from ..model.report import JSON_VERSION
-from ..storage.folder.disk import Disk
 from ..storage.folder.run_lock import owner_of, state_folders
-from ..storage.folder.tombstones import tombstones
 from ..storage.ledger.rows import LedgerReader
+from .place import FolderPlace, Place, place_of
 
 _PAGE = 1000
 
@@ -23,21 +22,21 @@ _PAGE = 1000
 Standing = Literal["here", "unpacked", "gone", "changed"]
 
 
-def standing(root: Path, record: Record) -> Standing:
-    """Compare the record of a finished file with the disk.
+def standing(place: Place, record: Record) -> Standing:
+    """Compare the record of a finished file with the destination.
 
     Args:
-        root: The output folder.
+        place: The destination.
         record: The record of the file.
 
     Returns:
         "here": the file is unchanged. "changed": another file has its name. "unpacked": it is an archive
         that was unpacked and deleted. "gone": it no longer exists.
     """
-    seen = Disk().look(root / record.path)
+    seen = place.look(record.path)
     if seen is not None:
         return "here" if seen == record.published else "changed"
-    return "unpacked" if tombstones(root).get(record.path) == record.published else "gone"
+    return "unpacked" if place.tombstone(record.path) == record.published else "gone"
 
 
 def is_whole(root: Path, path: str) -> bool:
@@ -56,7 +55,7 @@ def is_whole(root: Path, path: str) -> bool:
             record = reader.look([path]).get(path)
         finally:
             reader.close()
-        if record and record.published and standing(root, record) in ("here", "unpacked"):
+        if record and record.published and standing(FolderPlace(root), record) in ("here", "unpacked"):
             return True
     return False
 
@@ -98,16 +97,17 @@ class FolderStatus:
         return {"version": JSON_VERSION, **{name: getattr(self, name) for name in self.__slots__}}
 
 
-def folder_status(root: Path) -> FolderStatus:
-    """Return what an output folder holds, and the progress of the run in it.
+def folder_status(where: Path | Place) -> FolderStatus:
+    """Return what a destination holds, and the progress of the run in it.
 
     Args:
-        root: The output folder.
+        where: The output folder, or the destination.
 
     Raises:
-        StorageError: A ledger cannot be read.
+        StorageError: A ledger cannot be read, or a bucket does not answer.
     """
-    found = FolderStatus()
+    found, place = FolderStatus(), place_of(where)
+    root = place.root
     for state in state_folders(root):
         owner = owner_of(state)
         if owner is not None:
@@ -117,8 +117,8 @@ def folder_status(root: Path) -> FolderStatus:
             if not record.published and record.held:
                 found.begun.append({"path": record.path, "held": len(record.held), "length": record.length})
                 found.held_bytes += len(record.held)
-    for record in published_files(root):
-        match standing(root, record):
+    for record, stands in _standings(place):
+        match stands:
             case "here":
                 found.published += 1
                 found.published_bytes += record.published.size if record.published else 0
@@ -157,23 +157,32 @@ def has_ledger(root: Path) -> bool:
     return bool(state_folders(root))
 
 
-def published_files(root: Path) -> Iterator[Record]:
+def _standings(place: Place) -> Iterator[tuple[Record, Standing]]:
+    """Yield the record of each finished file with the result of `standing`."""
+    records = published_files(place)
+    while page := list(itertools.islice(records, _PAGE)):
+        place.prepare([record.path for record in page])
+        yield from ((record, standing(place, record)) for record in page)
+
+
+def published_files(where: Path | Place) -> Iterator[Record]:
     """Yield the records of the published files, sorted by path.
 
     A path that several ledgers contain is yielded once, with the record that fits the disk best.
 
     Args:
-        root: The output folder.
+        where: The output folder, or the destination.
 
     Raises:
         StorageError: A run owns a ledger, or it cannot be read.
     """
-    ledgers = [recorded_files(state) for state in state_folders(root)]
+    place = place_of(where)
+    ledgers = [recorded_files(state) for state in state_folders(place.root)]
     merged = heapq.merge(*ledgers, key=lambda record: record.path.encode())
     for path, same in itertools.groupby(merged, key=lambda record: record.path):
         known = [record for record in same if record.published]
         if len(known) > 1:
-            now = Disk().look(root / path)
+            now = place.look(path)
             known.sort(key=lambda record: _unlike(record.published, now))
         yield from known[:1]
 
@@ -185,15 +194,13 @@ def _unlike(then: Published | None, now: Published | None) -> tuple[bool, bool, 
     return then != now, now is None or then.size != now.size, -then.mtime_ns
 
 
-def with_checksums(root: Path) -> Iterator[tuple[Record, Standing]]:
+def with_checksums(where: Path | Place) -> Iterator[tuple[Record, Standing]]:
     """Yield the record of every finished file that has a sha256, with the result of `standing`.
 
     Args:
-        root: The output folder.
+        where: The output folder, or the destination.
 
     Raises:
         StorageError: A run owns a ledger, or it cannot be read.
     """
-    for record in published_files(root):
-        if "sha256" in record.digests:
-            yield record, standing(root, record)
+    return ((record, stands) for record, stands in _standings(place_of(where)) if "sha256" in record.digests)

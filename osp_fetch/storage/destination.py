@@ -65,6 +65,7 @@ class Destination:
         lock: int | None = None,
         is_new: bool = False,
         is_worker: bool = False,
+        wait_lock: float = 0.0,
     ) -> AbstractAsyncContextManager[Store]:
         """Return the store, not yet open.
 
@@ -73,6 +74,7 @@ class Destination:
             settings: all settings.
             lock: descriptor of the run's lock.
             is_new: whether a local folder is known to have no file.
+            wait_lock: seconds to wait for a run of another machine that fetches to the same prefix.
             is_worker: whether a worker opens it, which shares the lock of its run.
         """
         if self.bucket is None:
@@ -84,7 +86,7 @@ class Destination:
         name = state.name if state != state_folder(self.root) else "run"
         return BucketStore(
             self.bucket, state, settings, memory=self.part_memory(settings.limits),
-            lock=None if is_worker else f"lock-{name}",
+            lock=None if is_worker else f"lock-{name}", wait_lock=wait_lock,
         )  # fmt: skip
 
 

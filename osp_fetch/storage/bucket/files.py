@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
 from typing import Final
 
 from ...model import protocols
@@ -12,10 +12,9 @@ from ...model.errors import IntegrityError, StorageError
 from ...model.ranges import ByteRange
 from ...model.record import Examined, Placed
 from ..folder import blanks
-from ..folder.executors import in_thread
 from ..folder.hashing import digests_in
-from .client import BucketError
-from .objects import Creation, put
+from .client import Bucket, BucketError
+from .objects import Creation, look, put
 from .resources import BucketResources
 from .sums import RunningDigests
 
@@ -38,35 +37,10 @@ class BucketFiles:
         Raises:
             StorageError: the object does not exist, or cannot be read.
         """
-        digests, seen, at = RunningDigests(algorithms, await self._size(path)), blanks.Blanks(), 0
-        async for block in self._blocks(path):
-
-            def work(block: bytes = block, at: int = at) -> None:
-                digests.update(memoryview(block))
-                seen.add(memoryview(block), at)
-
-            await in_thread(self._shared.hashers, work)
-            at += len(block)
-        return Examined(at, digests.result(), (), seen.found)
-
-    async def _size(self, path: RelativePath) -> int:
-        found = await self._shared.bucket.ask(
-            "head_object", self._what(path), Key=self._shared.bucket.address.key(path)
-        )
-        return int(found["ContentLength"])
-
-    def _what(self, path: RelativePath) -> str:
-        return f"{self._shared.bucket.address.url(path)}: it cannot be read"
-
-    async def _blocks(self, path: RelativePath) -> AsyncIterator[bytes]:
-        """Yield the bytes of the object in blocks, each by a request of its own that can be repeated."""
-        size = await self._size(path)
-        for at in range(0, size, _BLOCK):
-            span = ByteRange(at, min(size, at + _BLOCK))
-            block = await self.read(path, span)
-            if len(block) != len(span):
-                raise StorageError(f"{self._what(path)}: it changed meanwhile; run again")
-            yield block
+        found = await digests_of_object(self._shared.bucket, path, algorithms)
+        if found is None:
+            raise StorageError(f"{self._shared.bucket.address.url(path)}: there is no such object")
+        return found
 
     async def read(self, path: RelativePath, span: ByteRange) -> bytes:
         """Return the bytes of `span`, fewer if the object ends before.
@@ -74,15 +48,52 @@ class BucketFiles:
         Raises:
             StorageError: the object does not exist, or cannot be read.
         """
-        try:
-            return await self._shared.bucket.body(
-                self._what(path), Key=self._shared.bucket.address.key(path),
-                Range=f"bytes={span.start}-{span.stop - 1}",
-            )  # fmt: skip
-        except BucketError as error:
-            if error.code == "InvalidRange" or error.status == 416:
-                return b""
-            raise
+        return await _range(self._shared.bucket, path, span)
+
+
+async def digests_of_object(
+    bucket: Bucket, path: RelativePath, algorithms: frozenset[str]
+) -> Examined | None:
+    """Read an object and return its size, digests and zero ranges; None if there is no object.
+
+    Args:
+        bucket: requests to the bucket.
+        path: the file.
+        algorithms: names of the digests to compute.
+
+    Raises:
+        StorageError: the object cannot be read.
+    """
+    found = await look(bucket, path)
+    if found is None:
+        return None
+    digests, seen = RunningDigests(algorithms, found.size), blanks.Blanks()
+    for at in range(0, found.size, _BLOCK):
+        span = ByteRange(at, min(found.size, at + _BLOCK))
+        # each block by a request of its own, which can be repeated
+        block = await _range(bucket, path, span, IfMatch=found.etag)
+        if len(block) != len(span):
+            raise StorageError(f"{bucket.address.url(path)}: it changed while it was read; run again")
+
+        def work(block: bytes = block, at: int = at) -> None:
+            digests.update(memoryview(block))
+            seen.add(memoryview(block), at)
+
+        await asyncio.to_thread(work)
+    return Examined(found.size, digests.result(), (), seen.found)
+
+
+async def _range(bucket: Bucket, path: RelativePath, span: ByteRange, **more: str) -> bytes:
+    """Return the bytes of `span` of an object, fewer if it ends before."""
+    try:
+        return await bucket.body(
+            f"{bucket.address.url(path)}: it cannot be read", Key=bucket.address.key(path),
+            Range=f"bytes={span.start}-{span.stop - 1}", **more,
+        )  # fmt: skip
+    except BucketError as error:
+        if error.code == "InvalidRange" or error.status == 416:
+            return b""
+        raise
 
 
 class NoSetAside:

@@ -19,6 +19,7 @@ from .objects import new_token
 
 _RENEWAL: Final = 20.0  # seconds between two renewals
 _STALE: Final = 90.0  # seconds by the store's clock after which a lock that was not renewed is taken over
+_LOOK: Final = 5.0  # seconds between two looks at a lock that another run holds
 _OWNER: Final = "bucket-owner"  # file of the local state folder: who this state is
 _REFUSED: Final = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 
@@ -34,14 +35,15 @@ class BucketLock:
         bucket: requests to the bucket.
         state: the local state folder.
         name: name of the lock, below the folder of osp-fetch in the bucket.
+        wait: seconds to wait for a lock that another run holds.
 
     Raises:
         FolderBusyError: on entering, another run holds the lock.
         StorageError: on entering, the bucket cannot be written.
     """
 
-    def __init__(self, bucket: Bucket, state: Path, name: str = "lock") -> None:
-        self._bucket, self._key, self._state = bucket, bucket.address.own(name), state
+    def __init__(self, bucket: Bucket, state: Path, name: str, wait: float = 0.0) -> None:
+        self._bucket, self._key, self._state, self._wait = bucket, bucket.address.own(name), state, wait
         self._etag: str | None = None
         self._renewing: asyncio.Task[None] | None = None
         self.lost: StorageError | None = None
@@ -56,7 +58,7 @@ class BucketLock:
                 return self
             if error.code not in _REFUSED:
                 raise
-            self._etag = await self._taken_over()
+            self._etag = await self._taken_in_time()
         self._renewing = asyncio.create_task(self._renew())
         return self
 
@@ -76,6 +78,18 @@ class BucketLock:
             Body=json.dumps(now).encode(), **condition,
         )  # fmt: skip
         return str(found["ETag"])
+
+    async def _taken_in_time(self) -> str:
+        """Take the lock over as soon as that is possible, and return its new ETag."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._wait
+        while True:
+            try:
+                return await self._taken_over()
+            except FolderBusyError:
+                if clock() >= until:
+                    raise
+            await asyncio.sleep(min(_LOOK, max(0.0, until - clock())))
 
     async def _taken_over(self) -> str:
         """Take over the lock of a run that has ended, and return its new ETag."""

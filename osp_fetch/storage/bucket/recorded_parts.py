@@ -12,7 +12,7 @@ from .resources import BucketResources
 
 
 class RecordedParts:
-    """The first parts of a file, without a gap. Those that come while others are written wait for the next write.
+    """The first parts of a file, without a gap; those that come during a write are written by the next.
 
     Args:
         shared: what the store shares.

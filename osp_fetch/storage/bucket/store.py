@@ -47,6 +47,7 @@ class BucketStore:
         settings: all settings; `s3`, `storage.existing` and `storage.disk_patience` count.
         memory: bytes for parts on their way to the bucket.
         lock: name of the lock object; None for none: workers share the lock of their run.
+        wait_lock: seconds to wait for a lock that another run holds.
         least: bytes of the smallest part.
 
     Attributes:
@@ -67,10 +68,12 @@ class BucketStore:
         *,
         memory: int,
         lock: str | None = "lock-run",
+        wait_lock: float = 0.0,
         least: int = LEAST,
     ) -> None:
         self._address, self._state, self._settings = address, state, settings
         self._memory, self._lock, self._least = memory, lock, least
+        self._wait_lock = wait_lock
         self._stack = AsyncExitStack()
         self._found: dict[RelativePath, Upload] = {}  # uploads that `held` has compared with the bucket
         self.widest, self.folds, self.in_progress = least, False, 0
@@ -94,7 +97,7 @@ class BucketStore:
         await asyncio.to_thread(self._check_place, bucket.endpoint)
         self.is_new = await is_empty(bucket)
         if self._lock is not None:
-            await stack.enter_async_context(BucketLock(bucket, self._state, self._lock))
+            await stack.enter_async_context(BucketLock(bucket, self._state, self._lock, self._wait_lock))
         ledger_thread = stack.enter_context(ThreadPoolExecutor(1, "osp-uploads"))
         hashers = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash"))
         uploads = await in_thread(ledger_thread, lambda: UploadLedger(self._state / "uploads.sqlite3"))

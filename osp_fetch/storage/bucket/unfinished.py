@@ -8,10 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Container
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Final
 
 from ...model.errors import StorageError
-from .client import Bucket, BucketError
+from ...model.settings import Settings
+from .address import BucketAddress
+from .client import Bucket, BucketError, connected
+from .lock import BucketLock
+
+_CONNECTIONS: Final = 8
 
 
 async def note(bucket: Bucket, path: str, upload: str, token: str) -> None:
@@ -78,3 +85,33 @@ async def unknown_uploads(bucket: Bucket, known: Container[str] = ()) -> AsyncIt
                 continue
             if noted["upload"] not in known:
                 yield noted["path"], noted["upload"], row["Key"].rpartition("/")[2]
+
+
+async def clean(
+    address: BucketAddress, state: Path, settings: Settings, *, dry_run: bool
+) -> list[tuple[str, str]]:
+    """Abort every noted upload below a prefix, those of other machines and lost ledgers included.
+
+    Args:
+        address: bucket and prefix.
+        state: the local state folder, whose lock the caller holds unless nothing is to be changed.
+        settings: how the bucket is reached.
+        dry_run: whether they are only listed.
+
+    Returns:
+        Path and upload id of each.
+
+    Raises:
+        FolderBusyError: a run fetches to the prefix.
+        StorageError: the store does not answer, or refuses it.
+    """
+    async with AsyncExitStack() as stack:
+        bucket = await stack.enter_async_context(
+            connected(address, settings.s3, _CONNECTIONS, settings.storage.disk_patience)
+        )
+        if not dry_run:
+            await stack.enter_async_context(BucketLock(bucket, state, "lock-run"))
+        found = [each async for each in unknown_uploads(bucket)]
+        for path, upload, token in () if dry_run else found:
+            await abort(bucket, path, upload, token)
+    return [(path, upload) for path, upload, _ in found]

@@ -1,0 +1,219 @@
+"""Places: how a destination looks now, without a run. Folders are read from disk, buckets by requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from ..model.entry import RelativePath
+from ..model.record import Published
+from ..model.settings import Settings
+from ..storage.destination import Destination
+from ..storage.folder.disk import Disk
+from ..storage.folder.tombstones import tombstones
+from ..storage.ledger.uploads import UploadLedger
+
+if TYPE_CHECKING:
+    from ..storage.bucket.client import Bucket
+    from ..storage.bucket.objects import Object
+
+T = TypeVar("T")
+_CONNECTIONS: Final = 32  # connections to a bucket
+_PATIENCE: Final = 60.0  # seconds that a bucket may not answer
+
+
+class Place(Protocol):
+    """A destination as it is now.
+
+    Attributes:
+        root: the output folder; for a bucket, the local folder that keeps its state.
+    """
+
+    root: Path
+
+    def prepare(self, paths: Sequence[str]) -> None:
+        """Look at many files together: `look` is called for these next."""
+        ...
+
+    def look(self, path: str) -> Published | None:
+        """Return the state of the file under its final name, None if there is none."""
+        ...
+
+    def is_taken(self, path: str) -> bool:
+        """Return whether anything exists under the final name."""
+        ...
+
+    def tombstone(self, path: str) -> Published | None:
+        """Return the state of a file that was deleted after unpacking, None if it was not."""
+        ...
+
+    def partial_size(self, state: Path, path: str) -> int | None:
+        """Return the bytes of the unfinished file that can be continued, None if there is none."""
+        ...
+
+    def free(self) -> int | None:
+        """Return the bytes that are free, None if the destination states no bound."""
+        ...
+
+
+class FolderPlace:
+    """A local folder; implements `Place`.
+
+    Args:
+        root: the output folder. It need not exist.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._prefix = os.path.join(root, "")
+        self._disk, self._tombstones = Disk(), tombstones(root)
+
+    def prepare(self, paths: Sequence[str]) -> None:
+        """Do nothing: a look at one file is as cheap as at many."""
+
+    def look(self, path: str) -> Published | None:
+        """Return the state of the file under its final name, None if there is none."""
+        return self._disk.look(self._prefix + path)
+
+    def is_taken(self, path: str) -> bool:
+        """Return whether anything exists under the final name."""
+        return os.path.lexists(self._prefix + path)
+
+    def tombstone(self, path: str) -> Published | None:
+        """Return the state of a file that was deleted after unpacking, None if it was not."""
+        return self._tombstones.get(path)
+
+    def partial_size(self, state: Path, path: str) -> int | None:
+        """Return the bytes of the partial, None if there is none."""
+        seen = self._disk.look(os.path.join(state, "partial", path))
+        return seen.size if seen else None
+
+    def free(self) -> int:
+        """Return the bytes that are free on the disk."""
+        place = self.root
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+
+class BucketPlace:
+    """A prefix of a bucket; implements `Place`. A context manager, used outside of any event loop.
+
+    Args:
+        destination: bucket, prefix and local state.
+        settings: `s3` says how the bucket is reached.
+
+    Raises:
+        CredentialsError: on entering or later, the store refuses the credentials.
+        StorageError: on entering or later, the bucket does not exist, or does not answer.
+    """
+
+    def __init__(self, destination: Destination, settings: Settings) -> None:
+        assert destination.bucket is not None
+        self.root, self.address, self._s3 = destination.root, destination.bucket, settings.s3
+        self._seen: dict[str, Published | None] = {}
+        self._uploads: dict[Path, UploadLedger | None] = {}
+
+    def __enter__(self) -> BucketPlace:
+        self._runner, self._stack = asyncio.Runner(), AsyncExitStack()
+        try:
+            self.run(self._open())
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    async def _open(self) -> None:
+        from ..storage.bucket.client import connected
+        from ..storage.bucket.listing import is_empty
+
+        self.bucket: Bucket = await self._stack.enter_async_context(
+            connected(self.address, self._s3, _CONNECTIONS, _PATIENCE)
+        )
+        await is_empty(self.bucket)  # a missing bucket, or wrong credentials, are reported now
+
+    def __exit__(self, *_: object) -> None:
+        for ledger in self._uploads.values():
+            if ledger is not None:
+                ledger.close()
+        self.run(self._stack.aclose())
+        self._runner.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` in the event loop of this place, and return its result."""
+        return self._runner.run(work)
+
+    def prepare(self, paths: Sequence[str]) -> None:
+        """Look at the objects for `paths`, by listings where that takes fewer requests."""
+        from ..storage.bucket.listing import states
+
+        wanted = [RelativePath(path) for path in paths]
+        self._seen = dict(zip(wanted, self.run(states(self.bucket, wanted)), strict=True))
+
+    def look(self, path: str) -> Published | None:
+        """Return the state of the object, None if there is none."""
+        if path not in self._seen:
+            self.prepare([path])
+        return self._seen[path]
+
+    def objects(self, paths: Sequence[str]) -> list[Object | None]:
+        """Return the objects for `paths` with their checksums, None where there is none."""
+        from ..storage.bucket.objects import look
+
+        async def all_of_them() -> list[Object | None]:
+            places = asyncio.Semaphore(_CONNECTIONS)
+
+            async def one(path: str) -> Object | None:
+                async with places:
+                    return await look(self.bucket, RelativePath(path))
+
+            return list(await asyncio.gather(*(one(path) for path in paths)))
+
+        return self.run(all_of_them())
+
+    def is_taken(self, path: str) -> bool:
+        """Return whether there is an object of this name."""
+        return self.look(path) is not None
+
+    def tombstone(self, path: str) -> Published | None:
+        """Return None: objects are not deleted after unpacking."""
+
+    def partial_size(self, state: Path, path: str) -> int | None:
+        """Return the bytes of the unfinished upload, as the local ledger states them."""
+        if state not in self._uploads:
+            place = state / "uploads.sqlite3"
+            self._uploads[state] = UploadLedger(place) if place.exists() else None
+        ledger = self._uploads[state]
+        upload = ledger.get(path) if ledger else None
+        return sum(part.size for part in upload.parts) if upload else None
+
+    def free(self) -> None:
+        """Return None: a bucket states no bound."""
+
+
+@contextmanager
+def opened_place(destination: Destination, settings: Settings) -> Iterator[Place]:
+    """Open a destination. It is used outside of any event loop.
+
+    Args:
+        destination: The folder or bucket.
+        settings: All settings; `s3` says how a bucket is reached.
+
+    Raises:
+        FetchError: As `BucketPlace`.
+    """
+    if destination.bucket is None:
+        yield FolderPlace(destination.root)
+        return
+    with BucketPlace(destination, settings) as place:
+        yield place
+
+
+def place_of(root: Path | Place) -> Place:
+    """Return `root` as a place; a path is that of a local folder."""
+    return FolderPlace(root) if isinstance(root, Path) else root

@@ -1,0 +1,84 @@
+"""Verify a bucket: compare the objects with the ledger, by the store's own checksums or by reading them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from ..model.entry import RelativePath
+from ..model.record import Record
+from ..storage.bucket.sums import SCHEMES
+from .place import BucketPlace
+from .status import published_files
+from .verify import Checked, Verdict
+
+if TYPE_CHECKING:
+    from ..storage.bucket.objects import Object
+
+_PAGE: Final = 1000  # files whose objects are looked at together
+_READING: Final = 4  # objects that are read at the same time
+
+
+def verify_bucket(place: BucketPlace, *, read: bool = False) -> Iterator[Checked]:
+    """Check every published file of a bucket.
+
+    Without `read`, an object is compared by its size, its ETag and the checksum that the store computed when
+    the file was uploaded. That shows a replaced or missing object, but it is the store's word.
+
+    Args:
+        place: The bucket.
+        read: Whether every object is read and hashed.
+
+    Yields:
+        One verdict per file, in the order of the ledger. "unchecked" means that the store has no checksum.
+
+    Raises:
+        StorageError: A ledger cannot be read, or the bucket does not answer.
+    """
+    records = published_files(place)
+    while page := list(islice(records, _PAGE)):
+        if read:
+            yield from _read(place, page)
+            continue
+        objects = place.objects([record.path for record in page])
+        yield from (_compared(record, found) for record, found in zip(page, objects, strict=True))
+
+
+def _compared(record: Record, found: Object | None) -> Checked:
+    """Return the verdict by what the store says of an object."""
+    known = next((s.digest for s in SCHEMES if s.name and s.digest in record.digests), None)
+    wanted = f"{known}:{record.digests[known]}" if known else None
+    if found is None:
+        return Checked(record.path, "missing", expected=wanted)
+    has = f"{known}:{found.sums[known]}" if known and known in found.sums else None
+    verdict: Verdict = "ok" if has else "unchecked"
+    if found.state != record.published or (has and has != wanted):
+        verdict = "damaged"
+    return Checked(record.path, verdict, found.size, wanted, has)
+
+
+def _read(place: BucketPlace, records: list[Record]) -> list[Checked]:
+    """Return the verdicts after reading the objects."""
+    from ..storage.bucket.files import digests_of_object
+
+    async def all_of_them() -> list[Checked]:
+        places = asyncio.Semaphore(_READING)
+
+        async def one(record: Record) -> Checked:
+            wanted = record.digests.get("sha256")
+            async with places:
+                found = await digests_of_object(
+                    place.bucket, RelativePath(record.path), frozenset({"sha256"})
+                )
+            expected = f"sha256:{wanted}" if wanted else None
+            if found is None:
+                return Checked(record.path, "missing", expected=expected)
+            verdict: Verdict = "ok" if found.digests["sha256"] == wanted else "damaged"
+            verdict = verdict if wanted else "unchecked"
+            return Checked(record.path, verdict, found.size, expected, f"sha256:{found.digests['sha256']}")
+
+        return list(await asyncio.gather(*(one(record) for record in records)))
+
+    return place.run(all_of_them())
