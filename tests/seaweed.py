@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -110,7 +110,8 @@ class Seaweed:
     def bucket(self, name: str) -> str:
         """Create a bucket, and check that objects can be written to it. Return its name."""
         client = self.client()
-        client.create_bucket(Bucket=name)  # type: ignore[attr-defined]
+        with suppress(client.exceptions.ClientError):  # type: ignore[attr-defined]  # it is there already
+            client.create_bucket(Bucket=name)  # type: ignore[attr-defined]
         client.put_object(Bucket=name, Key="ready", Body=b"")  # type: ignore[attr-defined]
         client.delete_object(Bucket=name, Key="ready")  # type: ignore[attr-defined]
         return name

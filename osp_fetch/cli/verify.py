@@ -63,7 +63,7 @@ def _bucket(address: str, flags: Mapping[str, Any], *, read: bool, as_json: bool
         counts, bad = _told(verify_bucket(place, read=read), as_json=as_json)
     how = "read and hashed" if read else "compared with the store's checksums, not read"
     if as_json:
-        click.echo(json.dumps({**_document(counts, bad, {}, None), "read": read}, indent=2))
+        click.echo(json.dumps(_document(counts, bad, {}, None, read=read), indent=2))
     elif counts:
         click.echo(", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" ({how})")
     else:
@@ -143,6 +143,8 @@ def _document(
     bad: list[Checked],
     lost: Mapping[str, list[str]],
     tried: Mapping[str, str | None] | None,
+    *,
+    read: bool = True,
 ) -> dict[str, Any]:
     """Return the document that `--json` prints; `tried` is None without --archives."""
     from ..model.report import JSON_VERSION
@@ -152,6 +154,7 @@ def _document(
         "counts": dict(counts),
         "bad": [checked.row() for checked in bad],
         "missing_members": lost,
+        "read": read,
     }
     if tried is not None:
         broken = [{"path": name, "why": why} for name, why in tried.items() if why]

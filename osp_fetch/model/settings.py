@@ -340,12 +340,10 @@ class S3:
         endpoint: URL of the store; empty for the one of the environment or the profile, or that of AWS.
         addressing: "path" puts the bucket into the path of the URL, "virtual" into the name of the host;
             "auto" takes the path for any store but AWS.
-        requester_pays: "yes" agrees to pay for requests to a SOURCE whose bucket demands it.
     """
 
     endpoint: str = _setting("", _text)
     addressing: str = _setting("auto", _one_of("auto", "path", "virtual"))
-    requester_pays: str = _setting("no", _one_of("no", "yes"))
 
 
 @dataclass(frozen=True, slots=True)

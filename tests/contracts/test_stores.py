@@ -33,7 +33,7 @@ class TestBucketStore(StoreContract):
         state = tmp_path / ".osp-fetch"
         state.mkdir()
         address = BucketAddress(bucket, "some/prefix/")
-        # parts that are smaller than S3 allows, so that the files of the contract have several
+        # a small file is a multipart upload with one part: the store demands 5 MiB of all but the last
         async with BucketStore(address, state, quick(), memory=64 << 20, least=64 << 10) as made:
             yield made
 

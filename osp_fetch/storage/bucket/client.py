@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -118,6 +119,8 @@ class Bucket:
             raise self._explained(error, what) from None
 
     async def _once(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(body := arguments.get("Body"), io.BytesIO):
+            body.seek(0)  # an attempt before has read it
         reply: dict[str, Any] = await getattr(self._client, operation)(
             Bucket=self.address.bucket, **arguments
         )

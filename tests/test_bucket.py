@@ -1,0 +1,570 @@
+"""Tests of buckets as destinations, against a real SeaweedFS server. Not run on AWS."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osp_fetch import Entry, Report, Settings, Status, fetch_all
+from osp_fetch.model.entry import RelativePath, entry
+from osp_fetch.model.errors import FetchError, FolderBusyError, SettingsError
+from osp_fetch.model.ranges import ByteRange
+from osp_fetch.storage.bucket.address import bucket_address, state_root
+from osp_fetch.storage.bucket.grid import Grid, part_size
+from osp_fetch.storage.bucket.part_memory import PartMemory
+from osp_fetch.storage.bucket.store import BucketStore
+from osp_fetch.storage.bucket.sums import CRC32C, CRC64NVME, RunningDigests
+from tests.conftest import quick
+from tests.origin import Origin, noise, sha256, slow
+from tests.s3_proxy import (
+    Fault,
+    answers,
+    cuts,
+    damages,
+    each,
+    error_in_200,
+    loses_reply,
+    proxied,
+)
+from tests.seaweed import Seaweed
+
+MIB = 1 << 20
+PART = 8 * MIB
+LARGE = noise(2 * PART + 12_345, 1)
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def patient(*, two_connections: bool = False) -> Settings:
+    """Return settings for a store that may be away for a moment."""
+    limits: dict[str, object] = {"part_size": "4MiB", **({"connections": 2} if two_connections else {})}
+    return quick(storage={"disk_patience": 30}, limits=limits)
+
+
+def counts(report: Report) -> dict[Status, int]:
+    """Return the numbers of outcomes that are not zero."""
+    return {status: count for status, count in report.counts.items() if count}
+
+
+class Held:
+    """What a bucket holds, seen with a client of its own."""
+
+    def __init__(self, seaweed: Seaweed, bucket: str) -> None:
+        self.client: Any = seaweed.client()
+        self.bucket = bucket
+
+    def every(self, prefix: str = "") -> list[str]:
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+        return [row["Key"] for page in pages for row in page.get("Contents", [])]
+
+    def data(self, key: str) -> bytes:
+        return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+
+    def uploads(self) -> list[str]:
+        found = self.client.list_multipart_uploads(Bucket=self.bucket)
+        return [row["Key"] for row in found.get("Uploads", [])]
+
+    def put(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+
+@pytest.fixture
+def held(seaweed: Seaweed, bucket: str) -> Held:
+    return Held(seaweed, bucket)
+
+
+def rows(origin: Origin, **files: bytes) -> list[Entry]:
+    """Serve `files` and return their entries, without digests."""
+    return [entry(f"d/{name}", origin.add(name, data)) for name, data in files.items()]
+
+
+async def test_files_of_every_size_become_objects_and_are_not_fetched_again(
+    origin: Origin, held: Held, bucket: str
+) -> None:
+    data = {
+        "large": LARGE,
+        "two": noise(PART + 1, 2),
+        "one": noise(PART, 3),
+        "small": noise(500, 4),
+        "no": b"",
+    }
+    wanted = rows(origin, **data)
+    report = await fetch_all(wanted, f"s3://{bucket}/a/b", settings=quick())
+    assert report.ok, report.failures
+    assert {key: held.data(key) for key in held.every()} == {f"a/b/d/{n}": d for n, d in data.items()}
+    assert held.uploads() == []
+    again = await fetch_all(wanted, f"s3://{bucket}/a/b", settings=quick())
+    assert counts(again) == {Status.PRESENT: len(data)}
+    metadata = held.client.head_object(Bucket=bucket, Key="a/b/d/small")["Metadata"]
+    assert metadata["sha256"] == sha256(data["small"]).removeprefix("sha256:")
+
+
+async def test_workers_share_a_bucket(origin: Origin, held: Held, bucket: str) -> None:
+    data = {f"f{n}": noise(20_000 + n, n) for n in range(40)} | {"large": LARGE}
+    settings = quick(limits={"processes": 2, "part_size": "4MiB", "connections": 8})
+    report = await fetch_all(rows(origin, **data), f"s3://{bucket}", settings=settings)
+    assert report.ok, report.failures
+    assert {key: held.data(key) for key in held.every()} == {f"d/{n}": d for n, d in data.items()}
+
+
+async def test_a_wrong_digest_is_never_visible_and_leaves_no_upload(
+    origin: Origin, held: Held, bucket: str
+) -> None:
+    data, wrong = {"large": LARGE, "small": b"small"}, "sha256:" + "0" * 64
+    entries = [entry(name, origin.add(name, content), digest=wrong) for name, content in data.items()]
+    report = await fetch_all(entries, f"s3://{bucket}/p", settings=quick())
+    assert counts(report) == {Status.FAILED: 2}
+    assert "probably wrong" in str(report.failures[0].error)
+    assert held.every() == []
+    assert held.uploads() == []
+
+
+@pytest.mark.parametrize("data", [LARGE, b"small"])
+async def test_a_foreign_object_is_kept_unless_it_is_to_be_overwritten(
+    origin: Origin, held: Held, bucket: str, data: bytes
+) -> None:
+    held.put("p/d/f", b"mine")
+    wanted = rows(origin, f=data)
+    report = await fetch_all(wanted, f"s3://{bucket}/p", settings=quick())
+    assert "--overwrite" in str(report.failures[0].error)
+    assert held.data("p/d/f") == b"mine"
+    assert held.uploads() == []
+    over = quick(storage={"existing": "overwrite"})
+    assert (await fetch_all(wanted, f"s3://{bucket}/p", settings=over)).ok
+    assert held.data("p/d/f") == data
+
+
+async def test_an_object_of_the_right_content_is_adopted_without_a_ledger(
+    origin: Origin, held: Held, bucket: str
+) -> None:
+    held.put("p/d/f", LARGE)
+    (row,) = rows(origin, f=LARGE)
+    report = await fetch_all([row], f"s3://{bucket}/p", settings=quick())
+    assert counts(report) == {Status.PRESENT: 1}
+
+
+async def test_an_object_that_was_replaced_is_not_taken_for_the_file(
+    origin: Origin, held: Held, bucket: str
+) -> None:
+    wanted = rows(origin, f=LARGE)
+    assert (await fetch_all(wanted, f"s3://{bucket}/p", settings=quick())).ok
+    held.put("p/d/f", LARGE[:-1] + b"x")
+    report = await fetch_all(wanted, f"s3://{bucket}/p", settings=quick())
+    assert counts(report) == {Status.FAILED: 1}, "it is not ours any more, and is kept"
+    held.client.delete_object(Bucket=bucket, Key="p/d/f")
+    assert counts(await fetch_all(wanted, f"s3://{bucket}/p", settings=quick())) == {Status.FETCHED: 1}
+    assert held.data("p/d/f") == LARGE
+
+
+async def test_update_replaces_the_object_of_an_earlier_run(origin: Origin, held: Held, bucket: str) -> None:
+    row = entry("d/f", origin.add("f", LARGE, headers={"ETag": '"1"'}))
+    assert (await fetch_all([row], f"s3://{bucket}", settings=quick())).ok
+    new = noise(len(LARGE), 9)
+    origin.add("f", new, headers={"ETag": '"2"'})
+    report = await fetch_all([row], f"s3://{bucket}", settings=quick(), update=True)
+    assert counts(report) == {Status.FETCHED: 1}, report.failures
+    assert held.data("d/f") == new
+
+
+FAULTS: dict[str, Fault] = {
+    "busy": each("UploadPart", answers("SlowDown", 503), answers("InternalError", 500)),
+    "a part arrives damaged": each("UploadPart", damages, damages),
+    "a small file arrives damaged": each("PutObject", damages),
+    "parts are cut": each("UploadPart", cuts, cuts),
+    "the reply to a part is lost": each("UploadPart", loses_reply),
+    "the reply to a small file is lost": each("PutObject", loses_reply),
+    "the reply to the completion is lost": each("CompleteMultipartUpload", loses_reply),
+    "the completion is cut": each("CompleteMultipartUpload", cuts),
+    "the completion is an error with status 200": each("CompleteMultipartUpload", error_in_200, error_in_200),
+    "the completion conflicts": each("CompleteMultipartUpload", answers("ConditionalRequestConflict", 409)),
+    "the completion is answered 503": each("CompleteMultipartUpload", answers("SlowDown", 503)),
+    "the upload is forgotten": each("UploadPart", answers("NoSuchUpload", 404)),
+    "the upload is forgotten at its completion": each(
+        "CompleteMultipartUpload", answers("NoSuchUpload", 404)
+    ),
+    "the creation is cut": each("CreateMultipartUpload", cuts, answers("InternalError", 500)),
+    "looks are cut": each("HeadObject", cuts, answers("SlowDown", 503)),
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+async def test_faults_between_the_tool_and_the_store_cost_no_byte(
+    origin: Origin, seaweed: Seaweed, held: Held, bucket: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxied(seaweed.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        proxy.fault = FAULTS[what]
+        wanted = rows(origin, large=LARGE, small=b"small")
+        report = await fetch_all(wanted, f"s3://{bucket}/p", settings=patient())
+    assert counts(report) == {Status.FETCHED: 2}, report.failures
+    assert {key: held.data(key) for key in held.every()} == {"p/d/large": LARGE, "p/d/small": b"small"}
+    assert held.uploads() == []
+
+
+async def test_a_store_without_checksums_and_conditions_is_used_with_md5(
+    origin: Origin, seaweed: Seaweed, held: Held, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def old(proxy: Any, call: Any, request: Any) -> Any:
+        sums = [name for name in request.headers if name.lower().startswith("x-amz-checksum")]
+        if sums and request.method != "HEAD":
+            return await answers("InvalidRequest", 400)(proxy, call, request)
+        if "If-None-Match" in request.headers or "If-Match" in request.headers:
+            return await answers("NotImplemented", 501)(proxy, call, request)
+        return None
+
+    async with proxied(seaweed.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        proxy.fault = old
+        wanted = rows(origin, large=LARGE, small=b"small")
+        report = await fetch_all(wanted, f"s3://{bucket}/p", settings=patient())
+    assert counts(report) == {Status.FETCHED: 2}, report.failures
+    assert held.data("p/d/large") == LARGE
+
+
+async def test_a_store_that_is_full_is_reported_as_such(
+    origin: Origin, seaweed: Seaweed, held: Held, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxied(seaweed.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        full = answers("QuotaExceeded", 403)
+        proxy.fault = each("UploadPart", *[full] * 1000)
+        with pytest.raises(FetchError, match="no space left or its quota"):
+            await fetch_all(rows(origin, large=LARGE), f"s3://{bucket}/p", settings=quick())
+    assert held.every("p/d") == []
+
+
+def started(manifest: Path, target: str, *more: str) -> subprocess.Popen[bytes]:
+    """Start a `get` process."""
+    words = [sys.executable, "-m", "osp_fetch", "get", str(manifest), "-o", target, "-q", "-k", "4MiB", *more]
+    return subprocess.Popen(words, cwd=manifest.parent)
+
+
+async def test_killed_runs_are_continued_and_fetch_little_twice(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path
+) -> None:
+    data = {
+        "a": noise(6 * PART + 5, 1),
+        "b": noise(5 * PART, 2),
+        **{f"s{n}": noise(9000 + n, n) for n in range(30)},
+    }
+    links = [origin.add(name, content, always=slow(6 * MIB)) for name, content in data.items()]
+    manifest = tmp_path / "m.txt"
+    manifest.write_text("\n".join(links))
+    connections, kills = 2, 4
+    for number in range(kills):
+        run = started(manifest, f"s3://{bucket}/p", "-j", str(connections))
+        await asyncio.sleep(1.6 + 0.4 * number)  # the moment of the kill
+        run.send_signal(signal.SIGKILL)
+        await asyncio.to_thread(run.wait)
+        there = {key: held.data(key) for key in held.every("p/") if "/.osp-fetch/" not in key}
+        assert all(data[key.removeprefix("p/")] == found for key, found in there.items())
+    last = started(manifest, f"s3://{bucket}/p", "-j", str(connections))
+    assert await asyncio.to_thread(last.wait) == 0
+    assert {key: held.data(key) for key in held.every()} == {f"p/{n}": d for n, d in data.items()}
+    assert held.uploads() == []
+
+
+async def test_the_store_is_killed_and_comes_back(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str
+) -> None:
+    own = Seaweed(tmp_path)
+    own.start()
+    try:
+        name = own.bucket("mine")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", own.url)
+        row = entry("f", origin.add("f", LARGE, always=slow(8 * MIB)))
+        run = asyncio.create_task(fetch_all([row], f"s3://{name}", settings=patient()))
+        await asyncio.sleep(1.0)  # the moment of the kill
+        await asyncio.to_thread(own.kill)
+        await asyncio.to_thread(own.start)
+        report = await run
+        assert report.ok, report.failures
+        assert Held(own, name).data("f") == LARGE
+    finally:
+        own.kill()
+
+
+async def test_a_lost_ledger_costs_the_unfinished_uploads_and_no_other(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path
+) -> None:
+    foreign = held.client.create_multipart_upload(Bucket=bucket, Key="p/of-another-program")["UploadId"]
+    row = entry("f", origin.add("f", LARGE, always=slow(4 * MIB)))
+    lost, found = tmp_path / "lost", tmp_path / "found"
+    run = asyncio.create_task(
+        fetch_all([row], f"s3://{bucket}/p", settings=patient(two_connections=True), state=lost)
+    )
+    while "p/f" not in await asyncio.to_thread(held.uploads):
+        await asyncio.sleep(0.05)
+    run.cancel()
+    await asyncio.wait({run})
+    assert sorted(held.uploads()) == ["p/f", "p/of-another-program"]
+    assert (await fetch_all([row], f"s3://{bucket}/p", settings=patient(), state=found)).ok
+    assert held.uploads() == ["p/of-another-program"]
+    held.client.abort_multipart_upload(Bucket=bucket, Key="p/of-another-program", UploadId=foreign)
+    assert held.every() == ["p/f"]
+
+
+def test_clean_aborts_our_uploads_and_lists_them_before(
+    held: Held, bucket: str, command: Command, tmp_path: Path, seaweed: Seaweed
+) -> None:
+    held.client.create_multipart_upload(Bucket=bucket, Key="p/of-another-program")
+    ours = held.client.create_multipart_upload(Bucket=bucket, Key="p/f")["UploadId"]
+    held.put("p/.osp-fetch/uploads/token", json.dumps({"path": "f", "upload": ours}).encode())
+    shown = command("clean", f"s3://{bucket}/p", "-n")
+    assert "would abort" in shown.stdout
+    assert len(held.uploads()) == 2
+    done = command("clean", f"s3://{bucket}/p")
+    assert (done.returncode, done.stdout.count("aborted:")) == (0, 1)
+    assert held.uploads() == ["p/of-another-program"]
+    assert held.every() == []
+
+
+async def test_two_runs_to_one_prefix_exclude_each_other(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path
+) -> None:
+    row = entry("f", origin.add("f", LARGE, always=slow(4 * MIB)))
+    first = asyncio.create_task(
+        fetch_all([row], f"s3://{bucket}/p", settings=patient(two_connections=True), state=tmp_path / "1")
+    )
+    while not await asyncio.to_thread(held.every, "p/.osp-fetch/lock"):
+        await asyncio.sleep(0.05)
+    with pytest.raises(FolderBusyError, match="another run"):
+        await fetch_all([row], f"s3://{bucket}/p", settings=quick(), state=tmp_path / "2")
+    waited = await fetch_all([row], f"s3://{bucket}/p", settings=quick(), state=tmp_path / "2", wait_lock=60)
+    assert (await first).ok
+    assert counts(waited) == {Status.PRESENT: 1}
+
+
+async def test_a_state_folder_belongs_to_one_bucket(origin: Origin, bucket: str, tmp_path: Path) -> None:
+    wanted = rows(origin, f=b"1")
+    assert (await fetch_all(wanted, f"s3://{bucket}/p", settings=quick(), state=tmp_path / "s")).ok
+    with pytest.raises(SettingsError, match="--state"):
+        await fetch_all(wanted, f"s3://{bucket}/q", settings=quick(), state=tmp_path / "s")
+
+
+def test_plan_status_and_verify_of_a_bucket(
+    held: Held, bucket: str, command: Command, tmp_path: Path
+) -> None:
+    from tests.test_nginx import Nginx
+
+    server, loop = Nginx(tmp_path), asyncio.new_event_loop()
+    loop.run_until_complete(server.start())
+    try:
+        for name, data in {"large": LARGE, "small": b"small"}.items():
+            (server.files / name).write_bytes(data)
+        (tmp_path / "m.csv").write_text(
+            f"url,size\n{server.url('large')},{len(LARGE)}\n{server.url('small')},5\n"
+        )
+        target = f"s3://{bucket}/p"
+        plan = json.loads(command("plan", "m.csv", "-o", target, "--json").stdout)
+        assert (plan["parts"], plan["widest_part"], plan["free"], plan["present"]) == (4, PART, None, 0)
+        done = command("get", "m.csv", "-o", target)
+        assert done.returncode == 0, done.stderr
+        assert "parts of 8.0 MiB" in done.stderr
+        assert json.loads(command("plan", "m.csv", "-o", target, "--json").stdout)["present"] == 2
+        assert json.loads(command("status", target, "--json").stdout)["published"] == 2
+        assert f"{sha256(LARGE).removeprefix('sha256:')}  " in command("status", target, "--sums").stdout
+        stored, read = command("verify", target), command("verify", target, "--read")
+        assert "2 ok (compared with the store's checksums, not read)" in stored.stdout
+        assert "2 ok (read and hashed)" in read.stdout
+        (key,) = [key for key in held.every() if key.endswith("large")]
+        held.put(key, LARGE[:-1] + b"?")
+        for flags in ((), ("--read",)):
+            found = command("verify", target, *flags)
+            assert found.returncode == 1
+            assert "damaged: " in found.stdout
+        held.client.delete_object(Bucket=bucket, Key=key)
+        assert "missing: " in command("verify", target).stdout
+    finally:
+        loop.run_until_complete(server.stop())
+        loop.close()
+
+
+@pytest.mark.parametrize(
+    ("environment", "target", "code", "said"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "{}", 4, "refuses the credentials"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "{}", 4, "refuses the credentials"),
+        ({"AWS_PROFILE": "none"}, "{}", 4, "check AWS_PROFILE"),
+        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "{}", 3, "does not answer"),
+        ({"AWS_ENDPOINT_URL_S3": "nonsense"}, "{}", 2, "nonsense"),
+        ({}, "no-such-bucket-here", 3, "there is no bucket"),
+        (Seaweed.reader, "{}", 3, "do not allow it"),
+        ({}, "", 2, "not the name of a bucket"),
+        ({}, "{}/a//b", 2, "prefix"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    bucket: str, command: Command, environment: dict[str, str], target: str, code: int, said: str
+) -> None:
+    words = ("get", "http://127.0.0.1:9/f", "-o", f"s3://{target.format(bucket)}", "-q")
+    done = command(*words, "--set", "storage.disk_patience=1s", **environment)
+    assert done.returncode == code, done.stderr
+    assert said in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "secret" not in done.stderr
+
+
+def test_without_the_library_a_bucket_is_refused_with_the_command_that_installs_it(
+    without: Command,
+) -> None:
+    done = without({"aiobotocore"}, "get", "http://127.0.0.1:9/f", "-o", "s3://bucket/p", "-q")
+    assert done.returncode == 2
+    assert "pip install 'osp-fetch[s3]'" in done.stderr
+
+
+# ---- without a store
+
+
+@pytest.mark.parametrize(
+    ("length", "size"), [(0, PART), (72_000 * MIB, PART), (72_000 * MIB + 1, 9 * MIB), (5 << 40, 583 * MIB)]
+)
+def test_parts_are_as_small_as_the_number_of_parts_allows(length: int, size: int) -> None:
+    assert part_size(length) == size
+    assert -(-length // size) <= 9000
+
+
+def test_cells_of_a_grid_follow_each_other_and_grow_without_a_known_length() -> None:
+    grid, at = Grid(None, 10), 0
+    cells: list[int] = []
+    while at < 10 * 1000 + 20 * 1000 + 40 * 3:
+        cell = grid.cell(at)
+        assert (cell.start, cell.number) == (at, len(cells) + 1)
+        assert grid.cell(cell.stop - 1) == cell
+        cells.append(cell.stop - cell.start)
+        at = cell.stop
+    assert cells == [10] * 1000 + [20] * 1000 + [40] * 3
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha1", "md5", "sha512", "git-blob-sha1"])
+def test_digests_are_continued_from_their_state(algorithm: str) -> None:
+    data = noise(1_000_000)
+    first = RunningDigests(frozenset({algorithm}), len(data))
+    first.update(memoryview(data)[:300_001])
+    second = RunningDigests(frozenset({algorithm}), len(data), first.state())
+    for each_one in (first, second):
+        each_one.update(memoryview(data)[300_001:])
+    head = b"blob %d\0" % len(data) if algorithm == "git-blob-sha1" else b""
+    name = "sha1" if head else algorithm
+    assert first.result() == second.result() == {algorithm: hashlib.new(name, head + data).hexdigest()}
+    assert second.result() == first.result(), "asking does not change it"
+
+
+def test_digests_without_a_state_are_not_continued() -> None:
+    digests = RunningDigests(frozenset({"sha256", "sha384"}), 3)
+    digests.update(memoryview(b"abc"))
+    assert digests.state() is None
+    only = RunningDigests(frozenset({"sha256"}), 3)
+    with pytest.raises(ValueError, match="from the start"):
+        RunningDigests(frozenset({"sha256", "md5"}), 3, only.state())
+
+
+@pytest.mark.parametrize("scheme", [CRC64NVME, CRC32C])
+def test_checksums_of_parts_combine_to_that_of_the_file(scheme: Any) -> None:
+    data = memoryview(noise(100_000))
+    cuts_at = [0, 1, 40_000, 40_001, 100_000]
+    parts = [data[a:b] for a, b in itertools.pairwise(cuts_at)]
+    assert scheme.combined([(scheme.sum(part), len(part)) for part in parts]) == scheme.sum(data)
+
+
+class File:
+    """A holder of part memory that gives up what it is told to have."""
+
+    def __init__(self, memory: PartMemory, touched: float = 0.0) -> None:
+        self.memory, self.touched = memory, touched
+        self.ahead: list[Any] = []
+
+    def give_up_part(self) -> bool:
+        if self.ahead:
+            self.memory.give(self.ahead.pop())
+            return True
+        return False
+
+
+async def test_memory_for_parts_is_never_exceeded_and_the_next_part_gets_it_from_its_own_file() -> None:
+    memory = PartMemory(30)
+    file = File(memory)
+    first = [await memory.take(10, file, is_next=False) for _ in range(3)]
+    waiting = asyncio.create_task(memory.take(10, file, is_next=False))
+    await asyncio.sleep(0)
+    assert (memory.used, waiting.done()) == (30, False)
+    memory.give(first.pop())
+    await waiting
+    file.ahead = [first.pop()]
+    await memory.take(10, file, is_next=True)
+    assert memory.used == 30
+    assert not file.ahead
+
+
+async def test_memory_of_a_file_that_makes_no_progress_goes_to_others() -> None:
+    memory, now = PartMemory(20), asyncio.get_running_loop().time()
+    stuck, quick_one = File(memory, now - 100), File(memory, now + 100)
+    for file in (stuck, quick_one):
+        memory.add(file)
+        file.ahead = [await memory.take(10, file, is_next=False)]
+    async with asyncio.timeout(10):
+        await memory.take(10, quick_one, is_next=False)
+    assert (len(stuck.ahead), len(quick_one.ahead)) == (0, 1)
+
+
+async def test_a_part_larger_than_all_memory_is_possible_alone() -> None:
+    memory = PartMemory(10)
+    await memory.take(50, File(memory), is_next=False)
+    assert memory.used == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "bucket", "prefix"),
+    [
+        ("s3://b1-x", "b1-x", ""),
+        ("S3://b1/", "b1", ""),
+        ("s3://b1/a/b/", "b1", "a/b/"),
+        ("s3://b1/ä x", "b1", "ä x/"),
+    ],
+)
+def test_addresses_of_buckets(text: str, bucket: str, prefix: str) -> None:
+    address = bucket_address(text)
+    assert (address.bucket, address.prefix) == (bucket, prefix)
+    assert state_root(address).is_relative_to(Path.home() / ".local/state") or "XDG_STATE_HOME" in os.environ
+
+
+async def test_bytes_that_were_given_up_are_fetched_again(bucket: str, tmp_path: Path) -> None:
+    state = tmp_path / ".osp-fetch"
+    state.mkdir()
+    lost: list[ByteRange] = []
+    part = 5 * MIB  # the smallest that the store completes
+    data = noise(3 * part + 8_000)
+    async with BucketStore(
+        bucket_address(f"s3://{bucket}"), state, quick(), memory=2 * part, least=part
+    ) as store:
+        partial = store.partial(RelativePath("f"), frozenset({"sha256"}), fresh=True, lost=lost.append)
+        await partial.begin(len(data), len(data))
+        # the second and third part fill the memory, and wait for the first one
+        await partial.write(part, memoryview(data)[part : 3 * part])
+        await asyncio.sleep(0.6)  # longer than a part must rest before it may be given up
+        await partial.sync(lost_set())
+        await partial.write(0, memoryview(data)[:part])
+        assert lost == [ByteRange(2 * part, 3 * part)]
+        await partial.write(2 * part, memoryview(data)[2 * part :])
+        digests, _ = await partial.hashing.digests(len(data))
+        await partial.publish(len(data))
+        await partial.close()
+        assert "sha256:" + digests["sha256"] == sha256(data)
+        found = await store.published.examine(RelativePath("f"), frozenset({"sha256"}))
+        assert "sha256:" + found.digests["sha256"] == sha256(data)
+
+
+def lost_set() -> Any:
+    from osp_fetch.model.ranges import NOTHING
+
+    return NOTHING
