@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
 
 from ..model.http import Request
 from .connection import PlainReply
 from .fallback import Response
+from .head import stated_name
 
 
 @dataclass(slots=True)
@@ -38,3 +40,10 @@ class Chain:
     def borrowed(self) -> bool:
         """Whether `link` came out of a redirect."""
         return not self.by_cookie and (self.request.borrowed or self.url != self.request.url)
+
+    @property
+    def name(self) -> str:
+        """The file name that the server states, unchecked: by a header or by the redirects; else empty."""
+        if name := stated_name(self.response.headers.get("Content-Disposition", "")):
+            return name
+        return "" if self.url == self.request.url else unquote(urlsplit(self.url).path.rpartition("/")[2])

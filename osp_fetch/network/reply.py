@@ -38,6 +38,11 @@ class HttpReply(ABC):
         self.borrowed, self.headers_sent, self.pauses = chain.borrowed, chain.headers_sent, chain.pauses
         self.doubt: NotThePayloadError | None = None
 
+    @property
+    def name(self) -> str:
+        """The file name that the server states, unchecked; empty if it states none."""
+        return self.chain.name
+
     @abstractmethod
     async def readinto(self, view: memoryview) -> int:
         """Receive the next bytes of the body into `view`.

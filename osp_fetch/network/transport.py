@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Final, Self
-from urllib.parse import unquote
 
 import aiohttp
 from yarl import URL
@@ -40,7 +39,7 @@ from .cookies import Cookies
 from .credentials import Credentials
 from .failures import failure
 from .fallback import Response, Wire
-from .head import extent, redirected, stated_name, validator
+from .head import extent, redirected, validator
 from .proxies import Proxies, is_socks
 from .reply import HttpReply, OpenReply
 from .resolver import Resolver
@@ -184,29 +183,6 @@ class HttpTransport:
             TransferError: A page in place of the file leads to no file; see `model.protocols.Leads`.
         """
         return OpenReply(self.answer, request)
-
-    async def name_of(self, request: Request) -> str:
-        """Return the file name that the server states for a link, by a header or by its redirects.
-
-        Args:
-            request: A request for the first byte of the file.
-
-        Returns:
-            The name as the server states it, unchecked; empty if it states none.
-
-        Raises:
-            TransferError: As in `send`.
-        """
-        chain = await self._follow(request)
-        response = chain.response
-        try:
-            if not isinstance(response, PlainReply) and response.status not in (200, 206):
-                raise await self._refusal(request, response, borrowed=False)
-            if name := stated_name(response.headers.get("Content-Disposition", "")):
-                return name
-            return "" if chain.url == request.url else unquote(URL(chain.url, encoded=True).raw_name)
-        finally:
-            response.close()
 
     async def answer(self, request: Request, exchange: OpenReply) -> HttpReply:
         """Return the reply to a request.
