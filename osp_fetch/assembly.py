@@ -265,7 +265,7 @@ def _lists(options: PlainOptions, pages: WebPages) -> tuple[FileList, ...]:
 
     found: list[FileList] = []
     if "checksums" in options:
-        found.append(checksums_of(str(options["checksums"]), options))
+        found.append(checksums_of(str(options["checksums"]), options, pages))
     if "digests" in options:
         found.append(second("--digests", options["digests"], mirror=False))
     if "mirror" in options:
@@ -273,8 +273,13 @@ def _lists(options: PlainOptions, pages: WebPages) -> tuple[FileList, ...]:
     return tuple(found)
 
 
-def checksums_of(place: str, options: PlainOptions) -> Checksums:
+def checksums_of(place: str, options: PlainOptions, pages: WebPages | None = None) -> Checksums:
     """Return the checksum list at `place`, the path of a file or a URL. Blocks.
+
+    Args:
+        place: the path or URL.
+        options: the options of the run.
+        pages: gets the list from its server; None makes one.
 
     Raises:
         ManifestError: the list cannot be read, or is no checksum list.
@@ -282,7 +287,7 @@ def checksums_of(place: str, options: PlainOptions) -> Checksums:
         NetworkError: the list cannot be read from its server.
     """
     if place.lower().startswith(("http://", "https://")):
-        return Checksums.fetch(place, _pages(options))
+        return Checksums.fetch(place, pages or _pages(options))
     return Checksums.read(Path(place))
 
 

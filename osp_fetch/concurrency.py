@@ -62,47 +62,79 @@ async def at_most(
         Exception: The first exception that `work` or `items` raises. Before it is raised, all other calls
             are cancelled and awaited.
     """
-    running: set[asyncio.Task[None]] = set()
-    room: asyncio.Future[None] | None = None  # set while all places are taken
-    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def wake() -> None:
-        if room is not None and not room.done():
-            room.set_result(None)
-
-    def ended(task: asyncio.Task[None]) -> None:
-        running.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is None:
-            wake()
-        elif not failed.done():
-            failed.set_exception(error)
+    running = _Running(places, extra)
 
     async def feed() -> None:
-        nonlocal room
         async for item in items:
-            task = asyncio.create_task(work(item))
-            running.add(task)
-            task.add_done_callback(ended)
-            while len(running) >= places.limit + extra():
-                room = asyncio.get_running_loop().create_future()
-                await room
-        while running:
-            await asyncio.wait(running)
-            await asyncio.sleep(0)  # gives the `ended` callbacks a chance to run
+            running.begin(work(item))
+            await running.until_room()
+        await running.until_ended()
 
-    places.changed = wake
     feeding = asyncio.create_task(feed())
     try:
-        await asyncio.wait({feeding, failed}, return_when=asyncio.FIRST_COMPLETED)
-        if failed.done():
-            failed.result()
-        feeding.result()
+        await running.watch(feeding)
     finally:
         await stop({feeding})
-        await stop(running)
-        if failed.done():
-            failed.exception()  # marks it as retrieved: another error may be propagating
+        await running.stop()
+
+
+class _Running:
+    """The tasks that `at_most` has in progress, and the first error that one of them raised.
+
+    Args:
+        places: As in `at_most`.
+        extra: As in `at_most`.
+    """
+
+    def __init__(self, places: Places, extra: Callable[[], int]) -> None:
+        self._places, self._extra = places, extra
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._room: asyncio.Future[None] | None = None  # set while all places are taken
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        places.changed = self._wake
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin a task."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def until_room(self) -> None:
+        """Wait until another task may be begun."""
+        while len(self._tasks) >= self._places.limit + self._extra():
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+
+    async def until_ended(self) -> None:
+        """Wait until all tasks have ended."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+            await asyncio.sleep(0)  # gives the `_ended` callbacks a chance to run
+
+    async def watch(self, feeding: asyncio.Task[None]) -> None:
+        """Wait until `feeding` has ended, or raise the first error of it and of the tasks."""
+        await asyncio.wait({feeding, self._failed}, return_when=asyncio.FIRST_COMPLETED)
+        if self._failed.done():
+            self._failed.result()
+        feeding.result()
+
+    async def stop(self) -> None:
+        """Cancel the tasks and wait until they have ended."""
+        await stop(self._tasks)
+        if self._failed.done():
+            self._failed.exception()  # marks it as retrieved: another error may be propagating
+
+    def _wake(self) -> None:
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            self._wake()
+        elif not self._failed.done():
+            self._failed.set_exception(error)
 
 
 async def completed(work: Coroutine[Any, Any, None]) -> None:

@@ -1,19 +1,26 @@
-"""Gets the pages and small documents that listings read, over the transport that also fetches the files."""
+"""Gets the pages and small documents that listings read, over exchanges like those that fetch the files."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
-from collections.abc import Collection, Coroutine, Sequence
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final, TypeVar, cast
 
+from .connections.exchange import Exchange
+from .connections.pool import ConnectionPool, most_connections
 from .engine.retry import persist
 from .model.errors import (
     BorrowedLinkSpentError,
     FetchError,
+    HostDownError,
+    HostPausedError,
     ManifestError,
     NetworkError,
     Remedy,
@@ -24,17 +31,18 @@ from .model.errors import (
 from .model.http import Representation, Request
 from .model.protocols import Reply, Transport
 from .model.ranges import ByteRange
-from .model.settings import Settings
+from .model.settings import Retry, Settings
 from .model.urls import host, shown
 from .sources.pages import DOCUMENT, HEAD, Judge, Page
 from .workers.reach import Reach, transport_of
 
 _IN_MEMORY: Final = 1 << 20  # bytes of a document that are held in memory; the rest is a temporary file
 _READ: Final = 64 << 10  # bytes of one read
-_CONNECTIONS: Final = 4  # to one host, while a folder is walked; listings are small requests
+_TOGETHER: Final = 4  # documents that are received at the same time; listings are small requests
 _UNREACHABLE: Final = 4  # attempts at a host that never answers; most often its name is misspelt
 _ASKED: Final = 16  # links whose names are asked for at the same time
 _SILENT: Final = 2  # attempts at a host that does not answer when asked for a name
+_PROBED: Final = 0.5  # seconds between two looks at a host that another request probes
 _END: Final = 1 << 40  # past the end of every document
 
 
@@ -47,6 +55,10 @@ class WebPages:
     A document is received completely before it is read: a run reads rows only as fast as it fetches files,
     and no server keeps a connection open for that long.
 
+    Each call has an event loop and connections of its own. The connection pool outlives the calls, so that
+    the rates of requests and bytes, and the pauses that hosts ask for, hold from one call to the next. It is
+    not the pool of the run, which has another event loop. Calls from several threads wait for each other.
+
     Args:
         settings: the settings of the run; limits, timeouts and retries apply.
         reach: how servers are reached.
@@ -56,8 +68,12 @@ class WebPages:
 
     def __init__(self, settings: Settings, reach: Reach, headers: Sequence[tuple[str, str]] = ()) -> None:
         self._settings, self._reach, self._headers = settings, reach, tuple(headers)
+        connections = min(_ASKED, most_connections(settings.limits))
+        self._pool = ConnectionPool(replace(settings.limits, connections=connections), hosts=settings.hosts)
+        self._orders = itertools.count()
+        self._turn = threading.Lock()
         self._stopped = False
-        self._active: set[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = set()
+        self._active: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
 
     def get(
         self,
@@ -68,14 +84,14 @@ class WebPages:
         most: int = DOCUMENT,
     ) -> Page:
         """Get one document; see `sources.pages.Pages`. Blocks."""
-        (page,) = self._run(self._all([request], passing, judge, most))
+        (page,) = self._run(lambda client: self._all(client, [request], passing, judge, most))
         if isinstance(page, FetchError):
             raise page
         return page
 
     def get_all(self, requests: Sequence[Request], *, judge: Judge | None = None) -> list[Page | FetchError]:
         """Get several documents; see `sources.pages.Pages`. Blocks."""
-        return self._run(self._all(requests, (), judge, DOCUMENT))
+        return self._run(lambda client: self._all(client, requests, (), judge, DOCUMENT))
 
     def names(self, links: Sequence[tuple[str, tuple[tuple[str, str], ...]]]) -> list[str | ManifestError]:
         """Return the file name that the server of each link states, empty if it states none. Blocks.
@@ -86,93 +102,91 @@ class WebPages:
         Returns:
             A name per link, unchecked, or a ManifestError if the server cannot be asked.
         """
-        return self._run(self._names(links))
-
-    async def _names(
-        self, links: Sequence[tuple[str, tuple[tuple[str, str], ...]]]
-    ) -> list[str | ManifestError]:
-        slots = asyncio.Semaphore(_ASKED)
-        async with transport_of(self._settings, self._reach) as transport:
-
-            async def one(link: str, headers: tuple[tuple[str, str], ...]) -> str | ManifestError:
-                request = Request(link, ByteRange(0, 1), headers=headers, name=host(link))
-                found: list[str] = []
-                silent = 0
-
-                async def ask() -> None:
-                    nonlocal silent
-                    try:
-                        found.append(await transport.name_of(self._with_headers(request)))
-                    except UnreachableError as error:
-                        silent += 1
-                        if silent == _SILENT:
-                            raise TransferError(str(error)) from None
-                        raise
-
-                async with slots:
-                    try:
-                        await persist(ask, self._settings.retry, lambda: 0, _ignore)
-                    except FetchError as error:
-                        return ManifestError(
-                            f"the link has no file name, and its server cannot be asked ({error}); give the "
-                            "row a path, or run again"
-                        )
-                return found[0]
-
-            return await asyncio.gather(*(one(link, headers) for link, headers in links))
+        return self._run(lambda client: self._names(client, links))
 
     def stop(self) -> None:
         """End every request that another thread waits for, and refuse further ones."""
         self._stopped = True
-        for loop, task in list(self._active):
+        if self._active is not None:
+            loop, task = self._active
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(task.cancel)
 
-    def _run(self, work: Coroutine[Any, Any, list[T]]) -> list[T]:
-        """Run `work` in an event loop of this thread; raise TransferError if `stop` ends it."""
-        try:
-            return asyncio.run(self._until_stopped(work))
-        except asyncio.CancelledError:
-            if not self._stopped:
-                raise
-            raise TransferError(
-                "the run was stopped while a list was read; run the same command again"
-            ) from None
+    def _run(self, work: Callable[[_Client], Awaitable[list[T]]]) -> list[T]:
+        """Do `work` in an event loop of this thread; raise TransferError if `stop` ends it."""
+        with self._turn:
+            try:
+                return asyncio.run(self._until_stopped(work))
+            except asyncio.CancelledError:
+                if not self._stopped:
+                    raise
+                raise TransferError(
+                    "the run was stopped while a list was read; run the same command again"
+                ) from None
 
-    async def _until_stopped(self, work: Coroutine[Any, Any, list[T]]) -> list[T]:
+    async def _until_stopped(self, work: Callable[[_Client], Awaitable[list[T]]]) -> list[T]:
         task = asyncio.current_task()
         assert task is not None
-        active = asyncio.get_running_loop(), task
-        self._active.add(active)
+        self._active = asyncio.get_running_loop(), task
         try:
             if self._stopped:
                 task.cancel()
-            return await work
+            async with transport_of(self._settings, self._reach) as transport:
+                return await work(_Client(self._pool, transport, self._settings.retry, self._orders))
         finally:
-            self._active.discard(active)
+            self._active = None
 
     async def _all(
-        self, requests: Sequence[Request], passing: Collection[int], judge: Judge | None, most: int
+        self,
+        client: _Client,
+        requests: Sequence[Request],
+        passing: Collection[int],
+        judge: Judge | None,
+        most: int,
     ) -> list[Page | FetchError]:
-        per_host = self._settings.limits.per_host
-        slots = asyncio.Semaphore(min(_CONNECTIONS, per_host) if isinstance(per_host, int) else _CONNECTIONS)
+        slots = asyncio.Semaphore(_TOGETHER)
 
         async def one(request: Request) -> Page | FetchError:
             async with slots:
-                document = _Document(transport, self._with_headers(request), passing, judge, most)
+                document = _Document(self._with_headers(request), passing, judge, most)
                 unused.callback(document.file.close)
                 try:
-                    await persist(document.receive, self._settings.retry, document.received, _ignore)
+                    await client.persist(request, document.receive, document.received, _UNREACHABLE)
                 except FetchError as error:
                     document.file.close()
                     return error
                 return document.page()
 
         with ExitStack() as unused:
-            async with transport_of(self._settings, self._reach) as transport:
-                pages = await asyncio.gather(*map(one, requests))
+            pages = await asyncio.gather(*map(one, requests))
             unused.pop_all()  # from here on the caller closes them
             return pages
+
+    async def _names(
+        self, client: _Client, links: Sequence[tuple[str, tuple[tuple[str, str], ...]]]
+    ) -> list[str | ManifestError]:
+        slots = asyncio.Semaphore(_ASKED)
+
+        async def one(link: str, headers: tuple[tuple[str, str], ...]) -> str | ManifestError:
+            # `sure`: a page in place of the file still has its name
+            request = Request(link, ByteRange(0, 1), headers=headers, name=host(link), sure=True)
+            names: list[str] = []
+
+            async def ask(exchange: Exchange) -> None:
+                reply = await exchange.send(self._with_headers(request))
+                names.append(reply.name)
+
+            async with slots:
+                try:
+                    await client.persist(request, ask, lambda: 0, _SILENT)
+                except FetchError as error:
+                    return ManifestError(
+                        f"the link has no file name, and its server cannot be asked ({error}); give the "
+                        "row a path, or run again"
+                    )
+            return names[0]
+
+        return await asyncio.gather(*(one(link, headers) for link, headers in links))
 
     def _with_headers(self, request: Request) -> Request:
         own = {name.lower() for name, _ in request.headers}
@@ -180,25 +194,86 @@ class WebPages:
         return replace(request, headers=(*more, *request.headers))
 
 
-def _ignore(error: FetchError, seconds: float) -> None:
+class _Client:
+    """Makes the requests of one call over exchanges, and repeats those that fail.
+
+    Args:
+        pool: grants the slots.
+        transport: sends the requests.
+        retry: number of attempts, and waiting times.
+        orders: yields the order of each request; earlier ones get slots first.
+    """
+
+    def __init__(
+        self, pool: ConnectionPool, transport: Transport, retry: Retry, orders: Iterator[int]
+    ) -> None:
+        self._pool, self._transport, self._retry, self._orders = pool, transport, retry, orders
+        # host → attempts in a row without an answer; those that were made at the same time count as one
+        self._silences: Counter[str] = Counter()
+
+    async def persist(
+        self,
+        request: Request,
+        work: Callable[[Exchange], Awaitable[None]],
+        received: Callable[[], int],
+        silences: int,
+    ) -> None:
+        """Do `work` over an exchange until it succeeds, again after each failure that a retry may pass.
+
+        Args:
+            request: its URL and name are used; `work` sends it.
+            work: takes the reply.
+            received: returns the number of bytes that were received.
+            silences: attempts in a row that the host leaves without an answer, whichever request makes them,
+                after which a request that has received nothing fails.
+
+        Raises:
+            FetchError: the error of the last attempt.
+        """
+        place, order = host(request.url), next(self._orders)
+
+        async def attempt() -> None:
+            before = self._silences[place]
+            try:
+                async with self._exchange(place, order, request.name) as exchange:
+                    await work(exchange)
+                self._silences[place] = 0
+            except UnreachableError as error:
+                if not isinstance(error, HostDownError) or error.tried or not error.is_own:
+                    self._silences[place] = max(self._silences[place], before + 1)
+                if not received() and self._silences[place] >= silences:
+                    raise TransferError(str(error)) from None
+                raise
+
+        await persist(lambda: self._until_open(attempt), self._retry, received, _ignore_retry)
+
+    def _exchange(self, place: str, order: int, name: str) -> Exchange:
+        # the events of a run are about its files alone
+        return Exchange(self._pool, self._transport, lambda _: None, place, order, name)
+
+    async def _until_open(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Make an attempt, after the pause of its host and while no other request probes the host."""
+        while True:
+            try:
+                return await attempt()
+            except (HostPausedError, HostDownError) as error:
+                if error.remedy is not Remedy.WAIT:
+                    raise
+                if isinstance(error, HostDownError) and error.tried:
+                    raise NetworkError(str(error)) from None
+                await self._pool.until_back(error.host, _PROBED)
+
+
+def _ignore_retry(error: FetchError, seconds: float) -> None:
     """Observe no retry."""
 
 
 class _Document:
     """A document while it is received."""
 
-    def __init__(
-        self,
-        transport: Transport,
-        request: Request,
-        passing: Collection[int],
-        judge: Judge | None,
-        most: int,
-    ) -> None:
-        self._transport, self._request = transport, request
-        self._passing, self._judge, self._most = passing, judge, most
+    def __init__(self, request: Request, passing: Collection[int], judge: Judge | None, most: int) -> None:
+        self._request, self._passing, self._judge, self._most = request, passing, judge, most
         self._found: Representation | None = None
-        self._unreachable = 0  # attempts without any answer
         self.file = cast("IO[bytes]", SpooledTemporaryFile(max_size=_IN_MEMORY))  # noqa: SIM115
 
     def page(self) -> Page:
@@ -208,16 +283,12 @@ class _Document:
     def received(self) -> int:
         return self.file.tell()
 
-    async def receive(self) -> None:
-        """Receive the document, or the rest of it, once."""
+    async def receive(self, exchange: Exchange) -> None:
+        """Receive the document, or the rest of it, over one exchange."""
         try:
-            async with self._transport.send(self._next()) as reply:
-                await self._take(reply)
-        except UnreachableError as error:
-            self._unreachable += 1
-            if self._found is None and self._unreachable >= _UNREACHABLE:
-                raise TransferError(str(error)) from None
-            raise
+            reply = await exchange.send(self._next())
+            with exchange.streaming():
+                await self._take(reply, exchange)
         except StatusError as error:
             if error.status in self._passing:
                 raise StatusError(
@@ -234,7 +305,7 @@ class _Document:
             return self._request
         return replace(self._request, range=ByteRange(self.received(), _END), if_range=tag)
 
-    async def _take(self, reply: Reply) -> None:
+    async def _take(self, reply: Reply, exchange: Exchange) -> None:
         last = self._found
         if reply.range is None:
             self._clear()
@@ -243,7 +314,7 @@ class _Document:
             raise NetworkError(f"{shown(self._request.url)}: the document changed while it was received")
         self._found = reply.representation
         view = memoryview(bytearray(_READ))
-        while count := await reply.readinto(view):
+        while count := await exchange.readinto(view):
             self.file.write(view[:count])
             if self._judge is not None and self.received() >= HEAD:
                 if not self._judge(self.page().head()):

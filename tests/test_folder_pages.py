@@ -9,6 +9,7 @@ import http.server
 import io
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from osp_fetch import Entry, Status, StopToken, fetch_all
 from osp_fetch.demo.server import Exchange, Server
-from osp_fetch.model.errors import CredentialsError, FetchError, ManifestError, NetworkError
+from osp_fetch.model.errors import CredentialsError, FetchError, ManifestError, NetworkError, StatusError
 from osp_fetch.model.http import Request
 from osp_fetch.pages import WebPages
 from osp_fetch.sources import autoindex, folder_pages
@@ -310,6 +311,100 @@ async def test_only_the_beginning_of_another_document_is_received(origin: Origin
     pages = WebPages(quick(), Reach())
     with await asyncio.to_thread(pages.get, document(url), judge=autoindex.is_folder_page) as page:
         assert 64 << 10 <= page.file.seek(0, io.SEEK_END) <= 1 << 20
+
+
+# requests for pages are metered like those for files
+
+
+def walked(url: str, **limits: object) -> list[str]:
+    """Walk a folder with these limits and return the paths of its files."""
+    pages = WebPages(quick(limits=limits), Reach())
+    blocks = folder_pages.files(url, pages, [])
+    return sorted(row.path for block in blocks for _, row in block if isinstance(row, Entry))
+
+
+def tree_of(origin: Origin, folders: str, *faults: o.Fault) -> str:
+    """Serve a folder with one file in each of its folders; the first of them meets `faults`."""
+    for n, name in enumerate(folders):
+        origin.add(f"d/{name}/", index("f.bin"), *([] if n else faults))
+    return origin.add("d/", index(*(f"{name}/" for name in folders)))
+
+
+async def test_pages_keep_to_the_rate_of_requests_from_one_call_to_the_next(origin: Origin) -> None:
+    url = tree_of(origin, "abcde")
+    begun = time.monotonic()
+    assert len(await asyncio.to_thread(walked, url, requests_per_second=10)) == 5
+    assert time.monotonic() - begun >= 0.5, "six pages in two calls"
+    pages = WebPages(quick(limits={"requests_per_second": 10}), Reach())
+    begun = time.monotonic()
+    for _ in range(4):
+        (await asyncio.to_thread(pages.get, document(url))).file.close()
+    links = [(f"{origin.url}/d/?{n}", ()) for n in range(3)]
+    assert await asyncio.to_thread(pages.names, links) == ["", "", ""]
+    assert time.monotonic() - begun >= 0.6, "seven requests in five calls"
+
+
+async def test_pages_keep_to_the_rate_of_bytes(origin: Origin) -> None:
+    url = origin.add("list", noise(60_000))
+    pages = WebPages(quick(limits={"rate": 200_000}), Reach())
+    begun = time.monotonic()
+    for _ in range(3):
+        (await asyncio.to_thread(pages.get, document(url))).file.close()
+    assert time.monotonic() - begun >= 180_000 / 200_000 - 0.25, "a quarter of a second may be made up for"
+
+
+@pytest.mark.parametrize("limits", [{"per_host": 1}, {"connections": 1}, {"per_host": 2}])
+async def test_pages_keep_to_the_connections_of_a_host(origin: Origin, limits: dict[str, int]) -> None:
+    url = tree_of(origin, "abcdefgh")
+    assert len(await asyncio.to_thread(walked, url, **limits)) == 8
+    assert origin.most_open <= max(limits.values())
+
+
+@pytest.mark.parametrize("seconds", [1, 2])
+async def test_no_page_is_asked_for_while_its_host_wants_a_pause(origin: Origin, seconds: int) -> None:
+    times: list[float] = []
+
+    async def refuse(exchange: Exchange, page: o.Page) -> None:
+        times.append(time.monotonic())
+        await exchange.answer(429, "later", {"Retry-After": str(seconds)})
+
+    async def late(exchange: Exchange, page: o.Page) -> None:
+        times.append(time.monotonic())
+        await o.polite(exchange, page)
+
+    url = tree_of(origin, "abc", refuse)
+    for name in "abc":
+        origin.pages[f"/d/{name}/"].always = late
+    assert await asyncio.to_thread(walked, url, per_host=1) == ["a/f.bin", "b/f.bin", "c/f.bin"]
+    refused, *others = times
+    assert len(others) == 3
+    assert min(others) >= refused + seconds
+
+
+async def test_a_pause_holds_for_the_next_call(origin: Origin) -> None:
+    url = origin.add("d/", index("f.bin"), o.status(429, Retry_After="1"))
+    pages = WebPages(quick(retry={"attempts": 1}), Reach())
+    begun = time.monotonic()
+    with pytest.raises(StatusError):
+        await asyncio.to_thread(pages.get, document(url))
+    (await asyncio.to_thread(pages.get, document(url))).file.close()
+    assert time.monotonic() - begun >= 1
+
+
+async def test_links_of_a_host_that_does_not_answer_fail_together() -> None:
+    dropped = 0
+
+    async def drop(exchange: Exchange) -> None:
+        nonlocal dropped
+        dropped += 1
+        exchange.writer.close()
+
+    async with Server(drop) as server:
+        pages = WebPages(quick(retry={"attempts": 100}), Reach())
+        links = [(f"{server.url}/{n}", ()) for n in range(40)]
+        names = await asyncio.to_thread(pages.names, links)
+    assert all(isinstance(name, ManifestError) and "cannot be asked" in str(name) for name in names)
+    assert dropped < 80, "one request finds out for the others whether the host is back"
 
 
 async def test_a_host_that_does_not_answer_is_said_soon(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class Answer:
     pauses: tuple[tuple[str, float], ...] = ()
     doubt: NotThePayloadError | None = None
     coding: Coding = Coding.NONE
+    name = ""
 
     def __init__(
         self, data: bytes, found: Representation, span: ByteRange | None, chance: random.Random, cuts: float

@@ -44,6 +44,7 @@ class Answer:
     pauses: tuple[tuple[str, float], ...] = field(default=())
     doubt: NotThePayloadError | None = None
     coding: Coding = Coding.NONE
+    name: str = ""
 
     async def readinto(self, view: memoryview) -> int:
         raise AssertionError("a decision reads nothing")

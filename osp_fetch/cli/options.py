@@ -159,7 +159,6 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
     """
     _trust_environment()  # before aiohttp is imported: it then makes its TLS context
     from ..assembly import reach_of
-    from ..network.connector import ConnectTo
 
     made: PlainOptions = {
         "settings": Settings.load(*layers(flags)),
@@ -173,34 +172,46 @@ def options(flags: Mapping[str, Any]) -> PlainOptions:
         "profiles": _profiles(flags.get("profiles")),
     }
     _add_names(made, flags)
+    _check(flags)
+    _add_lists(made, flags)
+    if flags["cacert"]:
+        made["cafile"] = flags["cacert"]
+    if flags.get("output_name"):
+        made["name"] = flags["output_name"]
+    if flags.get("state"):
+        made["state"] = Path(flags["state"])
+    if flags["shard"]:
+        made["shard"] = shard(flags["shard"], os.environ)
+    reach_of(made["settings"], made)  # a proxy that cannot be used is reported before a source is listed
+    return made
+
+
+def _check(flags: Mapping[str, Any]) -> None:
+    """Raise click.UsageError for a rule, a folder or a file of certificates that cannot be used."""
+    from ..network.connector import ConnectTo
+
     for rule in flags["connect_to"]:
         try:
             ConnectTo.parse(rule)
         except ValueError as error:
             raise click.UsageError(f"--connect-to: {error}") from None
     _check_output(flags["output"])
-    if flags.get("state"):
-        made["state"] = Path(flags["state"])
-    if flags["cacert"]:
-        if not Path(flags["cacert"]).is_file():
-            raise click.UsageError(f"--cacert: {flags['cacert']} is not a file")
-        made["cafile"] = flags["cacert"]
-    if flags.get("output_name"):
-        made["name"] = flags["output_name"]
+    if flags["cacert"] and not Path(flags["cacert"]).is_file():
+        raise click.UsageError(f"--cacert: {flags['cacert']} is not a file")
+
+
+def _add_lists(made: PlainOptions, flags: Mapping[str, Any]) -> None:
+    """Add the options that name further lists of the same files, and how deep folders are listed."""
     if flags["checksums"]:
         made["checksums"] = flags["checksums"]
-    if flags["depth"]:
-        made["depth"] = flags["depth"]
     if flags["digests"]:
         made["digests"] = flags["digests"]
     if flags["mirror"]:
         made["mirror"] = flags["mirror"]
     if flags["links"]:
         made["links"] = flags["links"]
-    if flags["shard"]:
-        made["shard"] = shard(flags["shard"], os.environ)
-    reach_of(made["settings"], made)  # a proxy that cannot be used is reported before a source is listed
-    return made
+    if flags["depth"]:
+        made["depth"] = flags["depth"]
 
 
 def place_of_flags(where: str, flags: Mapping[str, Any]) -> tuple[Destination, Settings]:

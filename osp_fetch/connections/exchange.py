@@ -1,6 +1,6 @@
 """Exchange: one metered request and its reply. It is the only way to make a request.
 
-Every component that needs bytes from a server opens an exchange: parts, small files, adoption samples.
+Every component that needs bytes from a server opens an exchange: parts, small files, adoption samples, pages.
 Nothing else takes slots, sends requests, counts bytes, applies the byte rate, or reports to the connection
 pool whether a host answered, refused or was unreachable.
 

@@ -17,7 +17,6 @@ from typing import Final
 
 from ..model import events
 from ..model.errors import HostDownError, HostPausedError, Unreachable, UnreachableError
-from ..model.events import Observer
 from ..model.profile import Profile
 from ..model.settings import HostLimits, Limits
 from .byte_rate import ByteRate
@@ -53,12 +52,10 @@ def most_connections(limits: Limits) -> int:
     return limits.connections
 
 
-def _nobody(_: events.Event) -> None:
-    pass
-
-
 class ConnectionPool:
     """Grants slots: a budget for all connections, a concurrency limit per host, and pauses per host.
+
+    It may be used in one event loop after another, if no slot is held between them.
 
     Connections to hosts that have not answered yet have a budget of their own, because they may bring
     nothing for as long as a timeout lasts.
@@ -85,7 +82,7 @@ class ConnectionPool:
     def __init__(
         self,
         limits: Limits,
-        observe: Observer = _nobody,
+        observe: events.Observer = lambda _: None,
         profiles: Mapping[str, Profile] | None = None,
         share: int | None = None,
         most: int | None = None,
@@ -104,6 +101,7 @@ class ConnectionPool:
         self._most_connecting = (
             self.total - self.total // 4 if self._is_fixed else min(CONNECTING, connecting or CONNECTING)
         )
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._limits = limits
         self._observe = observe
@@ -140,7 +138,10 @@ class ConnectionPool:
             HostDownError: The host is down, and another connection probes it.
             HostPausedError: The host asked for a pause that is not over soon.
         """
-        now = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._move_to(loop)
+        now = loop.time()
         if state.breaker.down and state.probe is not None:
             raise self._down(state)
         if state.paused_until - now > _LONG_PAUSE:
@@ -159,6 +160,14 @@ class ConnectionPool:
             if ticket.done() and not ticket.cancelled() and not ticket.exception():
                 self._leave(state, order)
             raise
+
+    def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Schedule in `loop` what the event loop before was to do; it has ended, and all slots are free."""
+        self._loop, self._timer = loop, None
+        for state in self._hosts.all():
+            state.back = None
+            if state.quiet_until > loop.time():
+                loop.call_at(state.quiet_until + 0.001, self._wake, state)
 
     def _leave(self, state: Host, order: int) -> None:
         """Release a slot that `_enter` took, with the same arguments."""

@@ -12,7 +12,7 @@ from ..model.errors import FetchError, NotThePayloadError, Remedy, TransferError
 from ..model.settings import Retry
 
 if TYPE_CHECKING:
-    from tenacity import RetryCallState
+    from tenacity import AsyncRetrying, RetryCallState
 
 _PAGES: Final = 3  # replies with a web page instead of the file after which retries end
 
@@ -123,16 +123,28 @@ async def persist(
         if error.remedy is not Remedy.RETRY:
             raise
         failed: FetchError | None = error
-    from tenacity import AsyncRetrying, retry_if_exception
+    async for attempt in _attempts(Patience(settings, progress, pace), observe, sleep):
+        with attempt:
+            first, failed = failed, None
+            if first is not None:
+                raise first
+            await work()
 
-    patience = Patience(settings, progress, pace)
+
+def _attempts(
+    patience: Patience,
+    observe: Callable[[FetchError, float], None],
+    sleep: Callable[[float], Awaitable[None]],
+) -> AsyncRetrying:
+    """Return the attempts of tenacity, counted and spaced by `patience`."""
+    from tenacity import AsyncRetrying, retry_if_exception
 
     def before_sleep(state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, FetchError):
             observe(error, state.next_action.sleep if state.next_action else 0.0)
 
-    retrying = AsyncRetrying(
+    return AsyncRetrying(
         retry=retry_if_exception(lambda e: isinstance(e, FetchError) and e.remedy is Remedy.RETRY),
         after=patience.failed,
         stop=patience.stop,
@@ -141,9 +153,3 @@ async def persist(
         sleep=sleep,
         reraise=True,
     )
-    async for attempt in retrying:
-        with attempt:
-            first, failed = failed, None
-            if first is not None:
-                raise first
-            await work()

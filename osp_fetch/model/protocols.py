@@ -30,8 +30,7 @@ class Reply(Protocol):
         representation: length and validators of the complete file.
         range: bytes of the file that the body supplies; None if it is the complete file.
         framed: whether the end of the body is marked (Content-Length or chunked coding). Otherwise it is
-        where
-            the connection was closed.
+            where the connection was closed.
         borrowed: whether the URL came from a redirect.
         headers_sent: whether every request of the redirect chain carried the entry's own headers. They are
             not sent to another origin.
@@ -39,6 +38,8 @@ class Reply(Protocol):
         doubt: why the body looks like a page in place of the file; a digest decides whether it is. None if it
             does not.
         coding: what became of the content coding that the server applied.
+        name: the file name that the server states, by a header or by its redirects. It is not checked, and
+            empty if the server states none.
     """
 
     representation: Representation
@@ -49,6 +50,9 @@ class Reply(Protocol):
     pauses: tuple[tuple[str, float], ...]
     doubt: NotThePayloadError | None
     coding: Coding
+
+    @property
+    def name(self) -> str: ...
 
     async def readinto(self, view: memoryview) -> int:
         """Receive the next bytes into `view`, until it is full or a moment has passed.

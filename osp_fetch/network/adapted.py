@@ -6,17 +6,18 @@ import zlib
 from dataclasses import replace
 from typing import Any, Final
 
-from ..model.errors import NetworkError, NotThePayloadError
+from ..model.errors import NetworkError
 from ..model.http import Coding, Validator
 from ..model.ranges import ByteRange
 from .body import Body
 from .refusals import PEEK
+from .reply import HttpReply
 
 _READ: Final = 64 << 10  # bytes of the coded body that are read at a time
 
 
-class DecodedBody:
-    """A reply whose content coding is removed while its body is read; see `model.protocols.Reply`.
+class DecodedBody(HttpReply):
+    """A reply whose content coding is removed while its body is read.
 
     The decoded file has no length and no validator: those of the reply belong to the coded bytes. So it
     cannot be resumed.
@@ -27,23 +28,23 @@ class DecodedBody:
         coding: `gzip` or `deflate`.
     """
 
-    coding = Coding.DECODED
-    range: ByteRange | None = None
-
     def __init__(self, body: Body, name: str, coding: str) -> None:
+        super().__init__(
+            body.chain,
+            replace(body.representation, length=None, validator=Validator()),
+            None,
+            framed=body.framed,  # the end of a gzip member may be the end of the file, or a cut
+            coding=Coding.DECODED,
+        )
         self._body, self._name, self._coding = body, name, coding
-        self.framed = body.framed  # the end of a gzip member may be the end of the file, or a cut
         self._coded_length = body.representation.length
-        self.representation = replace(body.representation, length=None, validator=Validator())
-        self.borrowed, self.headers_sent, self.pauses = body.borrowed, body.headers_sent, body.pauses
-        self.doubt: NotThePayloadError | None = None
         self._coded, self._buffer = memoryview(b""), memoryview(bytearray(_READ))
         self._decoder = self._new_decoder()
         self._first = True  # no byte was decoded yet
         self._chunk = memoryview(b"")
 
     async def readinto(self, view: memoryview) -> int:
-        """Receive the next decoded bytes into `view`; see `model.protocols.Reply.readinto`.
+        """Receive the next decoded bytes into `view`; see `HttpReply.readinto`.
 
         Raises:
             NetworkError: The body was cut, or is not valid in its coding.
@@ -101,27 +102,23 @@ class DecodedBody:
         return data
 
 
-class TrimmedBody:
-    """A reply of status 206 that begins before, or ends after, what was requested; see `Reply`.
+class TrimmedBody(HttpReply):
+    """A reply of status 206 that begins before, or ends after, what was requested.
 
     Args:
         body: The reply, unread.
         wanted: The byte range that was requested.
     """
 
-    coding = Coding.NONE
-
     def __init__(self, body: Body, wanted: ByteRange) -> None:
         assert body.range is not None
+        span = ByteRange(wanted.start, min(body.range.stop, wanted.stop))
+        super().__init__(body.chain, body.representation, span, framed=body.framed)
         self._body = body
-        self.range: ByteRange | None = ByteRange(wanted.start, min(body.range.stop, wanted.stop))
-        self._skip, self._left = wanted.start - body.range.start, len(self.range)
-        self.representation, self.framed = body.representation, body.framed
-        self.borrowed, self.headers_sent, self.pauses = body.borrowed, body.headers_sent, body.pauses
-        self.doubt: NotThePayloadError | None = None
+        self._skip, self._left = wanted.start - body.range.start, len(span)
 
     async def readinto(self, view: memoryview) -> int:
-        """Receive the next requested bytes into `view`; see `model.protocols.Reply.readinto`."""
+        """Receive the next requested bytes into `view`; see `HttpReply.readinto`."""
         while self._skip:
             scratch = memoryview(bytearray(min(self._skip, _READ)))
             count = await self._body.readinto(scratch)

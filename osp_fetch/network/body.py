@@ -12,59 +12,47 @@ from typing import Final
 
 import aiohttp
 
-from ..model.errors import NetworkError, NotThePayloadError, TooLongError
-from ..model.http import Coding, Representation
+from ..model.errors import NetworkError, TooLongError
+from ..model.http import Representation
 from ..model.ranges import ByteRange
 from ..model.settings import Timeouts
 from . import refusals
+from .chain import Chain
 from .fallback import Response
 from .receiver import Receiver
+from .reply import HttpReply
 
 # seconds that a read waits for the caller's buffer to fill before it returns the bytes that have arrived
 _MOMENT: Final = 0.05
 
 
-class Body:
-    """A reply whose body is read from its connection; see `model.protocols.Reply`.
+class Body(HttpReply):
+    """A reply whose body is read from its connection.
 
     Args:
-        response: The reply, its head received and its body unread.
-        representation: URL, length and validators of the file on the server.
-        span: The byte range that the body contains, None for the complete file.
-        name: The file's name, for error messages.
+        chain: As in `HttpReply`.
+        response: The last response of `chain`, its body unread.
+        representation: As in `HttpReply`.
+        span: As in `HttpReply`.
         timeouts: `idle`, `slowest` and `slow_for` apply here.
-        borrowed: Whether the URL came out of a redirect.
-        headers_sent: False where a redirect to another origin dropped the request's own headers.
-        pauses: (host, seconds) of each host whose quota is used up.
         direct: Whether a large body may be received past aiohttp's stream.
     """
 
     def __init__(
         self,
+        chain: Chain,
         response: Response,
         representation: Representation,
         span: ByteRange | None,
         *,
-        name: str,
         timeouts: Timeouts,
-        borrowed: bool,
-        headers_sent: bool,
-        pauses: tuple[tuple[str, float], ...],
         direct: bool = True,
     ) -> None:
-        self._direct = direct
-        self.doubt: NotThePayloadError | None = None
-        self.coding = Coding.NONE
-        self.representation = representation
-        self.range = span
-        self.borrowed = borrowed
-        self.headers_sent = headers_sent
-        self.pauses = pauses
-        coding = response.headers.get("Transfer-Encoding", "").lower()
+        chunked = "chunked" in response.headers.get("Transfer-Encoding", "").lower()
         self._measured = response.content_length is not None  # aiohttp delivers nothing past it
-        self.framed = self._measured or "chunked" in coding
+        super().__init__(chain, representation, span, framed=self._measured or chunked)
+        self._direct = direct
         self._response = response
-        self._file = name
         self._timeouts = timeouts
         self._left = len(span) if span else representation.length
         self._chunk = memoryview(b"")  # received and not yet read
@@ -74,13 +62,7 @@ class Body:
         self._window = 0  # bytes received in the same window
 
     async def readinto(self, view: memoryview) -> int:
-        """Receive the next bytes of the body into `view`.
-
-        Args:
-            view: A writable buffer of at least one byte.
-
-        Returns:
-            The number of bytes received; 0 only at the end of the body.
+        """Receive the next bytes of the body into `view`; see `HttpReply.readinto`.
 
         Raises:
             NetworkError: The connection was cut, no byte arrived for `timeouts.idle` seconds, or the speed
@@ -113,14 +95,7 @@ class Body:
         return count
 
     async def peek(self) -> bytes:
-        """Return the first bytes of the body and leave them in place for `readinto`.
-
-        Returns:
-            At most `refusals.PEEK` bytes; fewer only where the body is shorter.
-
-        Raises:
-            NetworkError: As in `readinto`.
-        """
+        """Return the first bytes of the body; see `HttpReply.peek`. Only a shorter body gives fewer."""
         head = b""
         while len(head) < refusals.PEEK and (chunk := self._here() or await self._wait()):
             head += chunk
@@ -184,55 +159,34 @@ class Body:
 
     @property
     def _name(self) -> str:
-        return f"{self._file}: {self._response.host}"
+        return f"{self.chain.request.name}: {self._response.host}"
 
 
-class Landed:
-    """A reply whose complete body is already in memory; see `model.protocols.Reply`.
+class Landed(HttpReply):
+    """A reply whose complete body is already in memory. Its connection was given back with the last byte.
 
     Args:
+        chain: As in `HttpReply`.
         body: All bytes of the body.
-        representation: URL, length and validators of the file on the server.
-        span: The byte range that the body contains, None for the complete file.
-        borrowed: Whether the URL came out of a redirect.
-        headers_sent: False where a redirect to another origin dropped the request's own headers.
-        pauses: (host, seconds) of each host whose quota is used up.
+        representation: As in `HttpReply`.
+        span: As in `HttpReply`.
     """
 
-    framed = True
-    doubt: NotThePayloadError | None = None
-    coding = Coding.NONE
-
     def __init__(
-        self,
-        body: memoryview,
-        representation: Representation,
-        span: ByteRange | None,
-        *,
-        borrowed: bool,
-        headers_sent: bool,
-        pauses: tuple[tuple[str, float], ...],
+        self, chain: Chain, body: memoryview, representation: Representation, span: ByteRange | None
     ) -> None:
-        self.representation, self.range = representation, span
-        self.borrowed, self.headers_sent, self.pauses = borrowed, headers_sent, pauses
+        super().__init__(chain, representation, span)
         self._left = body
 
     async def peek(self) -> bytes:
-        """Return the first bytes of the body and leave them in place for `readinto`."""
+        """Return the first bytes of the body; see `HttpReply.peek`."""
         return bytes(self._left[: refusals.PEEK])
 
     def close(self) -> None:
         """Do nothing: the connection was given back when the body was complete."""
 
     async def readinto(self, view: memoryview) -> int:
-        """Copy the next bytes of the body into `view`.
-
-        Args:
-            view: A writable buffer of at least one byte.
-
-        Returns:
-            The number of bytes copied; 0 only at the end of the body.
-        """
+        """Copy the next bytes of the body into `view`; see `HttpReply.readinto`."""
         count = min(len(view), len(self._left))
         view[:count] = self._left[:count]
         self._left = self._left[count:]

@@ -231,25 +231,11 @@ def refusal(
         redirect, LinkExpiredError for an expired link, and StatusError for all others.
     """
     shown = _shown(request)
-    phrase = HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "unknown status"
     if status == 416:
-        total = re.fullmatch(r"bytes \*/(\d{1,19})", headers.get("Content-Range", "").strip())
-        return RangeNotSatisfiableError(
-            f"{shown} answered 416, the file has no byte {request.range.start if request.range else 0}",
-            length=int(total[1]) if total else None,
-        )
-    wait = retry_after(headers, now)
+        return _no_such_range(request, headers)
+    answered = f"{shown} answered {status} {_phrase(status)}"
     if status in _PASSING or status >= 520:
-        if wait is not None and wait > longest_wait:
-            return StatusError(
-                f"{shown} answered {status} {phrase} and asks to wait {wait:.0f} s, longer than "
-                f"retry.retry_after allows ({longest_wait:.0f} s); run the same command again later",
-                status=status,
-                remedy=Remedy.FAIL,
-            )
-        return StatusError(
-            f"{shown} answered {status} {phrase}", status=status, remedy=Remedy.RETRY, retry_after=wait
-        )
+        return _passing(answered, status, retry_after(headers, now), longest_wait)
     if status in _LINK_STATUSES and borrowed:
         return BorrowedLinkSpentError(f"{shown}: the link of its redirect was refused ({status})")
     if status in _LINK_STATUSES and _is_dead(request.url, headers, body, now):
@@ -257,11 +243,41 @@ def refusal(
             f"{shown} answered {status}, the link has expired; get a fresh link file and run the "
             "same command with it: the download resumes at the same byte"
         )
-    error = StatusError(
-        f"{shown} answered {status} {phrase}{_advice(status)}", status=status, remedy=Remedy.FAIL
-    )
+    error = StatusError(f"{answered}{_advice(status)}", status=status, remedy=Remedy.FAIL)
     error.unexplained = status == 403 and "WWW-Authenticate" not in headers and not _REASON.search(body)
     return error
+
+
+def _phrase(status: int) -> str:
+    return HTTPStatus(status).phrase if status in HTTPStatus._value2member_map_ else "unknown status"
+
+
+def _no_such_range(request: Request, headers: Mapping[str, str]) -> RangeNotSatisfiableError:
+    """Return the error for status 416."""
+    total = re.fullmatch(r"bytes \*/(\d{1,19})", headers.get("Content-Range", "").strip())
+    return RangeNotSatisfiableError(
+        f"{_shown(request)} answered 416, the file has no byte {request.range.start if request.range else 0}",
+        length=int(total[1]) if total else None,
+    )
+
+
+def _passing(answered: str, status: int, wait: float | None, longest_wait: float) -> StatusError:
+    """Return the error for a status that a later request may not get.
+
+    Args:
+        answered: What the server answered, for the message.
+        status: The status code.
+        wait: Seconds that the server asks to wait, None for none.
+        longest_wait: The longest wait in seconds that it may ask for.
+    """
+    if wait is None or wait <= longest_wait:
+        return StatusError(answered, status=status, remedy=Remedy.RETRY, retry_after=wait)
+    return StatusError(
+        f"{answered} and asks to wait {wait:.0f} s, longer than retry.retry_after allows "
+        f"({longest_wait:.0f} s); run the same command again later",
+        status=status,
+        remedy=Remedy.FAIL,
+    )
 
 
 def _is_dead(url: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Final, Self
-from urllib.parse import unquote
 
 import aiohttp
 from yarl import URL
@@ -40,9 +39,9 @@ from .cookies import Cookies
 from .credentials import Credentials
 from .failures import failure
 from .fallback import Response, Wire
-from .head import extent, redirected, stated_name, validator
-from .open_reply import AnyBody, OpenReply
+from .head import extent, redirected, validator
 from .proxies import Proxies, is_socks
+from .reply import HttpReply, OpenReply
 from .resolver import Resolver
 
 _CROWDED: Final = frozenset({429, 503})  # statuses of a server that has too many connections or requests
@@ -185,30 +184,7 @@ class HttpTransport:
         """
         return OpenReply(self.answer, request)
 
-    async def name_of(self, request: Request) -> str:
-        """Return the file name that the server states for a link, by a header or by its redirects.
-
-        Args:
-            request: A request for the first byte of the file.
-
-        Returns:
-            The name as the server states it, unchecked; empty if it states none.
-
-        Raises:
-            TransferError: As in `send`.
-        """
-        chain = await self._follow(request)
-        response = chain.response
-        try:
-            if not isinstance(response, PlainReply) and response.status not in (200, 206):
-                raise await self._refusal(request, response, borrowed=False)
-            if name := stated_name(response.headers.get("Content-Disposition", "")):
-                return name
-            return "" if chain.url == request.url else unquote(URL(chain.url, encoded=True).raw_name)
-        finally:
-            response.close()
-
-    async def answer(self, request: Request, exchange: OpenReply) -> AnyBody:
+    async def answer(self, request: Request, exchange: OpenReply) -> HttpReply:
         """Return the reply to a request.
 
         Args:
@@ -239,24 +215,14 @@ class HttpTransport:
         )
         return body
 
-    def _body(self, request: Request, chain: Chain, coding: str) -> AnyBody:
+    def _body(self, request: Request, chain: Chain, coding: str) -> HttpReply:
         """Return the reply with its body unread: as it comes, decoded, or trimmed to the requested range."""
         response = chain.response
         span, length = extent(request, response)
-        # what a cookie of the redirects has opened is asked for by the original link again
-        url = request.url if chain.by_cookie else chain.url
-        borrowed = not chain.by_cookie and (request.borrowed or chain.url != request.url)
-        found = Representation(url, length, validator(response))
+        found = Representation(chain.link, length, validator(response))
         if isinstance(response, PlainReply):
-            return Landed(
-                response.body, found, span,
-                borrowed=borrowed, headers_sent=chain.headers_sent, pauses=chain.pauses,
-            )  # fmt: skip
-        body = Body(
-            response, found, span,
-            name=request.name, timeouts=self._timeouts, borrowed=borrowed, headers_sent=chain.headers_sent,
-            pauses=chain.pauses, direct=self._direct,
-        )  # fmt: skip
+            return Landed(chain, response.body, found, span)
+        body = Body(chain, response, found, span, timeouts=self._timeouts, direct=self._direct)
         if coding:
             by_size = request.size is not None and request.size == response.content_length
             if request.coding is Coding.KEPT or (request.coding is None and by_size):
@@ -284,7 +250,7 @@ class HttpTransport:
 
     async def _follow(self, request: Request) -> Chain:
         """Send a request and follow its redirects."""
-        url, headers, chain = request.url, dict(request.headers), Chain(request.url)
+        url, headers, chain = request.url, dict(request.headers), Chain(request, request.url)
         cookies, home = _NO_COOKIES, request.at_home
         for _ in range(self._limits.redirects + 1):
             sent = self._authorized(url, headers, home=home) if self._credentials else headers

@@ -1,7 +1,8 @@
 """Pages and small documents that a listing reads from a server: what the sources require of it.
 
-`osp_fetch.pages` has the implementation. It sends each request through the transport that also fetches the
-files, so that every list obeys the same proxies, certificates, timeouts and credential rules.
+`osp_fetch.pages` has the implementation. It sends each request over an exchange and the transport that also
+fetches the files, so that every list obeys the same limits, proxies, certificates, timeouts and credential
+rules.
 """
 
 from __future__ import annotations

@@ -77,21 +77,22 @@ def _line(event: events.Event) -> str | None:
 
 def described(event: events.Event) -> dict[str, Any] | None:
     """Return an event as a JSON-serializable dict, None if events of its type are too frequent to log."""
+    return _of_file(event) or _of_host(event) or _of_run(event)
+
+
+def _of_file(event: events.Event) -> dict[str, Any] | None:
+    """Return an event about one file, None for any other."""
     match event:
         case events.Finished(outcome):
             return {"event": "finished", **outcome.row()}
         case events.FileBegun(path, length, _, held):
             return {"event": "file begun", "path": path, "length": length, "held": held} if held else None
-        case events.RunStarted(folder):
-            return {"event": "run started", "version": JSON_VERSION, "folder": folder}
         case events.Adopted(path, count, proof):
             return {"event": "adopted", "path": path, "bytes": count, "proof": proof}
         case events.SetAside(path, kept):
             return {"event": "set aside", "path": path, "kept": kept}
         case events.Decoded(path, host):
             return {"event": "decoded", "path": path, "host": host}
-        case events.WidthLearned(host, width):
-            return {"event": "width learned", "host": host, "bytes": width}
         case events.MirrorDropped(path, host):
             return {"event": "mirror dropped", "path": path, "host": host}
         case events.Lost(path, count):
@@ -104,6 +105,15 @@ def described(event: events.Event) -> dict[str, Any] | None:
                 "delay": round(delay, 2),
                 "why": message,
             }
+        case _:
+            return None
+
+
+def _of_host(event: events.Event) -> dict[str, Any] | None:
+    """Return an event about one host, None for any other."""
+    match event:
+        case events.WidthLearned(host, width):
+            return {"event": "width learned", "host": host, "bytes": width}
         case events.Cooling(host, seconds, why):
             return {"event": "cooling", "host": host, "seconds": seconds, "why": why}
         case events.LimitChanged(host, connections, why):
@@ -113,6 +123,15 @@ def described(event: events.Event) -> dict[str, Any] | None:
             return {"event": "host down", "host": host, "probed_in": probed_in, "why": why, "heard": heard}
         case events.HostBack(host):
             return {"event": "host back", "host": host}
+        case _:
+            return None
+
+
+def _of_run(event: events.Event) -> dict[str, Any] | None:
+    """Return an event about the whole run, None for any other."""
+    match event:
+        case events.RunStarted(folder):
+            return {"event": "run started", "version": JSON_VERSION, "folder": folder}
         case events.DiskWaiting(why):
             return {"event": "disk waiting", "why": why}
         case events.LinksRenewed(files):

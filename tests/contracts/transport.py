@@ -22,6 +22,7 @@ class TransportContract:
             assert reply.representation.length == len(DATA)
             assert reply.framed
             assert not reply.borrowed
+            assert reply.name == ""
             body, _ = await read(reply)
         assert body == DATA
 
