@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import ssl
 import subprocess
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import trustme
 from osp_fetch import Event, Report, SettingsError, Status, entry, fetch_all
 from osp_fetch.demo.server import Exchange, Server
 from osp_fetch.model import events
+from osp_fetch.network.certificates import import_aiohttp
 from osp_fetch.network.credentials import Credentials, read_netrc
 from osp_fetch.network.proxies import Proxies
 from tests import origin as o
@@ -412,6 +414,15 @@ async def test_the_certificates_of_the_environment_are_trusted(
         done = await asyncio.to_thread(command, *words, **{variable: str(tmp_path / "ca.pem")})
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "f").read_bytes() == DATA
+
+
+def test_the_import_without_certificates_leaves_the_environment_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "mine.pem")
+    before = dict(os.environ)
+    import_aiohttp()
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])

@@ -62,6 +62,9 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     URL of a file, a folder page or a checksum list, hf://datasets/OWNER/NAME[@REV][/GLOB],
     modelscope://datasets/OWNER/NAME[@REV][/GLOB], gdrive://folders/ID or gdrive://files/ID.
     """
+    from ..network.certificates import import_aiohttp
+
+    import_aiohttp()  # before anything else imports it
     if flags["dry_run"]:
         from .plan import show
 

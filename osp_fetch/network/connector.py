@@ -18,8 +18,9 @@ from aiohttp.connector import Connection
 
 from .connection import HttpConnection
 
-# matches URLs that aiohttp's session would re-encode, or shorten by a fragment or an empty query
-_ODD: Final = re.compile(r"[#\x00-\x1f\x7f-\U0010ffff]|\?$")
+# Matches URLs that aiohttp's session would re-encode, or shorten by a fragment or an empty query. It lists
+# the characters that may stay, because a class up to U+10FFFF takes 2 ms to compile.
+_ODD: Final = re.compile(r"[^ -\"$-~]|\?$")
 # Seconds of the first attempt to connect to an origin, and origins of which it is remembered.
 _FIRST_SECONDS: Final = 8.0
 _TRIED: Final = 20_000

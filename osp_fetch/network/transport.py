@@ -8,7 +8,6 @@ a minimum speed.
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -32,6 +31,7 @@ from ..version import __version__
 from . import internals, refusals
 from .adapted import DecodedBody, TrimmedBody
 from .body import Body, Landed, reason
+from .certificates import Tls
 from .chain import Chain
 from .connection import PlainReply
 from .connector import Connector, ConnectTo, NoCookies
@@ -108,18 +108,13 @@ class HttpTransport:
         self._limits, self._retry, self._timeouts = limits, retry, timeouts
         self._connect_to = connect_to
         self._downgrade, self._leads, self._pages = downgrade, leads, pages
-        self._cafile, self._dns_servers = cafile, dns_servers
+        self._tls, self._dns_servers = Tls(cafile), dns_servers
         self._proxies = Proxies(proxies or {})
         self._credentials = credentials or Credentials()
         self._ways: dict[str, Way] = {}  # by the URL of a SOCKS proxy, "" for none
 
     async def __aenter__(self) -> Self:
-        context: ssl.SSLContext | bool = True  # aiohttp's default, made when aiohttp is imported
-        if self._cafile:
-            context = ssl.create_default_context()
-            context.set_alpn_protocols(["http/1.1"])
-            context.load_verify_locations(self._cafile)
-        self._ways = {proxy: self._way(proxy, context) for proxy in ("", *self._proxies.socks())}
+        self._ways = {proxy: self._way(proxy) for proxy in ("", *self._proxies.socks())}
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -127,11 +122,11 @@ class HttpTransport:
             way.connector.end()
             await way.session.close()
 
-    def _way(self, socks: str, context: ssl.SSLContext | bool) -> Way:
+    def _way(self, socks: str) -> Way:
         """Return a pool of connections, and the two ways to send requests over them."""
         patience = self._timeouts.connect
         # no limit: the connection pool has it, and a second one would only hide waiting inside aiohttp
-        options: dict[str, Any] = {"limit": 0, "ssl": context}
+        options: dict[str, Any] = {"limit": 0}
         if socks:
             from .socks import SocksConnector
 
@@ -333,6 +328,7 @@ class HttpTransport:
                     self._target(url, request),
                     headers=sent,
                     allow_redirects=False,
+                    ssl=self._tls.of(url, proxy),
                     proxy=None if socks else proxy,
                     read_bufsize=_STREAM,
                     trace_request_ctx=(clock, self._timeouts.head),
