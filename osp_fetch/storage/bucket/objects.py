@@ -145,13 +145,14 @@ class Creation:
             return {}
         return {"IfMatch": self._etag} if self._etag else {"IfNoneMatch": "*"}
 
-    async def run(self, send: Callable[[dict[str, str]], Awaitable[Any]], token: str) -> Object:
+    async def run(self, send: Callable[[dict[str, str]], Awaitable[Object | None]], token: str) -> Object:
         """Create the object and return how it looks.
 
         Where the reply to a request was lost, the object itself shows whether it was created.
 
         Args:
-            send: sends the request once, with the arguments of its condition.
+            send: sends the request once, with the arguments of its condition. It returns the object if the
+                reply shows all of it, else None: the object is looked at then.
             token: the token in the metadata of the new object.
 
         Raises:
@@ -162,7 +163,8 @@ class Creation:
         until, pause = clock() + self._bucket.patience, _PAUSES[0]
         while True:
             try:
-                await send(self._condition())
+                if made := await send(self._condition()):
+                    return made
             except FetchError as error:
                 if await self._is_there(token):
                     break
@@ -225,13 +227,14 @@ async def put(
     token, scheme, bucket = new_token(), shared.scheme, shared.bucket
     sums, body = scheme.arguments(data, scheme.sum(data)), Body(data)
 
-    async def send(condition: dict[str, str]) -> Any:
-        body.seek(0)
+    async def send(condition: dict[str, str]) -> Object:
         async with shared.sending:
-            return await bucket.once(
+            reply = await bucket.once(
                 "put_object", f"{bucket.address.url(path)}: it cannot be uploaded",
                 Key=bucket.address.key(path), Body=body, ContentLength=len(data),
                 Metadata=metadata_of(token, digests, modified), **sums, **condition,
             )  # fmt: skip
+        stored = reply.get(scheme.field) if scheme.name else None
+        return Object(len(data), reply["ETag"], {}, {scheme.digest: scheme.hex_of(stored)} if stored else {})
 
     return await creation.run(send, token)
