@@ -319,7 +319,7 @@ def test_clean_aborts_our_uploads_and_lists_them_before(
 ) -> None:
     held.client.create_multipart_upload(Bucket=bucket, Key="p/of-another-program")
     ours = held.client.create_multipart_upload(Bucket=bucket, Key="p/f")["UploadId"]
-    held.put("p/.osp-fetch/uploads/token", json.dumps({"path": "f", "upload": ours}).encode())
+    held.put("p/.osp-fetch/uploads/0-of-2/token", json.dumps({"path": "f", "upload": ours}).encode())
     shown = command("clean", f"s3://{bucket}/p", "-n")
     assert "would abort" in shown.stdout
     assert len(held.uploads()) == 2
@@ -343,6 +343,26 @@ async def test_two_runs_to_one_prefix_exclude_each_other(
     waited = await fetch_all([row], f"s3://{bucket}/p", settings=quick(), state=tmp_path / "2", wait_lock=60)
     assert (await first).ok
     assert counts(waited) == {Status.PRESENT: 1}
+
+
+async def test_shards_of_one_prefix_leave_each_others_uploads_alone(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path
+) -> None:
+    data = {"a": LARGE, "b": noise(3 * PART, 7)}
+    wanted = [entry(name, origin.add(name, each, always=slow(4 * MIB))) for name, each in data.items()]
+    settings = patient(two_connections=True)
+
+    async def shard(number: int) -> Report:
+        target, state = f"s3://{bucket}/p", tmp_path / str(number)
+        return await fetch_all(wanted, target, settings=settings, state=state, shard=(number, 2))
+
+    first = asyncio.create_task(shard(0))
+    while not await asyncio.to_thread(held.uploads):
+        await asyncio.sleep(0.05)
+    second = await shard(1)
+    assert (await first).counts[Status.FETCHED] == second.counts[Status.FETCHED] == 1
+    assert (await first).bytes + second.bytes < sum(map(len, data.values())) + PART
+    assert {key: held.data(key) for key in held.every()} == {f"p/{n}": d for n, d in data.items()}
 
 
 async def test_a_state_folder_belongs_to_one_bucket(origin: Origin, bucket: str, tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class Bucket:
     def __init__(self, client: Any, address: BucketAddress, patience: float) -> None:
         self._client, self.address, self.patience = client, address, patience
         self.conditional = True  # whether the store knows If-None-Match and If-Match for writing
+        self.lost: StorageError | None = None  # why nothing more may be asked: another run has the lock
 
     @property
     def endpoint(self) -> str:
@@ -119,6 +120,8 @@ class Bucket:
             raise self._explained(error, what) from None
 
     async def _once(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if self.lost is not None:
+            raise self.lost
         if isinstance(body := arguments.get("Body"), io.BytesIO):
             body.seek(0)  # an attempt before has read it
         reply: dict[str, Any] = await getattr(self._client, operation)(

@@ -46,7 +46,6 @@ class BucketLock:
         self._bucket, self._key, self._state, self._wait = bucket, bucket.address.own(name), state, wait
         self._etag: str | None = None
         self._renewing: asyncio.Task[None] | None = None
-        self.lost: StorageError | None = None
 
     async def __aenter__(self) -> BucketLock:
         self._owner = await asyncio.to_thread(_owner, self._state)
@@ -64,7 +63,7 @@ class BucketLock:
 
     async def __aexit__(self, *_: object) -> None:
         await stop({self._renewing} if self._renewing else set())
-        if self._etag is not None and self.lost is None:
+        if self._etag is not None and self._bucket.lost is None:
             with suppress(StorageError):
                 await self._bucket.ask("delete_object", self._what("be released"), Key=self._key)
 
@@ -126,7 +125,7 @@ class BucketLock:
                 self._etag = await self._write({"IfMatch": self._etag or ""})
             except BucketError as error:
                 if error.code in _REFUSED or error.status == 404:
-                    self.lost = FolderBusyError(
+                    self._bucket.lost = FolderBusyError(
                         f"{self._bucket.address}: another run has taken over, because this one did not renew "
                         "its lock in time; stop one of them"
                     )
@@ -145,6 +144,27 @@ def _owner(state: Path) -> str:
     with suppress(OSError):
         place.write_text(made)
     return made
+
+
+async def check_no_other_run(bucket: Bucket, own: str) -> None:
+    """Raise FolderBusyError if a lock of another name than `own` is held: that of a shard.
+
+    Args:
+        bucket: requests to the bucket.
+        own: the name of the lock that the caller holds.
+
+    Raises:
+        FolderBusyError: a run fetches to the prefix.
+        StorageError: the store does not answer.
+    """
+    what = f"{bucket.address}: its locks cannot be listed"
+    async for page in bucket.pages("list_objects_v2", what, Prefix=bucket.address.own("lock-")):
+        for row in page.get("Contents", []):
+            other = row["Key"] != bucket.address.own(own)
+            if other and _age({**row, "ResponseMetadata": page["ResponseMetadata"]}) < _STALE:
+                raise FolderBusyError(
+                    f"{bucket.address}: a shard fetches to it ({row['Key']}); wait until it ends, or stop it"
+                )
 
 
 def _age(found: dict[str, Any]) -> float:

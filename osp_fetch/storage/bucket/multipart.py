@@ -49,7 +49,7 @@ class Multipart:
             "create_multipart_upload", f"{self._what}: it cannot be uploaded", Key=self._key,
             Metadata=metadata_of(token), **scheme.create(),
         )  # fmt: skip
-        await unfinished.note(self._bucket, self._path, found["UploadId"], token)
+        await unfinished.note(self._bucket, self._path, found["UploadId"], self._note(token))
         return Upload(found["UploadId"], token, scheme.name, length)
 
     async def send(self, upload: Upload, number: int, data: memoryview, checksum: int) -> str:
@@ -133,11 +133,14 @@ class Multipart:
         Raises:
             StorageError: the store refuses it, or does not answer.
         """
-        await unfinished.abort(self._bucket, self._path, upload.upload, upload.token)
+        await unfinished.abort(self._bucket, self._path, upload.upload, self._note(upload.token))
 
     async def forget(self, upload: Upload) -> None:
         """Remove the note of an upload that was completed."""
-        await unfinished.forget(self._bucket, upload.token)
+        await unfinished.forget(self._bucket, self._note(upload.token))
+
+    def _note(self, token: str) -> str:
+        return f"{self._shared.scope}/{token}"
 
 
 async def check(

@@ -26,6 +26,7 @@ class BucketResources:
         sending: largest number of bodies that are sent at the same time.
         overwrite: whether objects that no run of osp-fetch wrote are replaced.
         least: bytes of the smallest part.
+        scope: the run or shard, whose notes of unfinished uploads are its own.
     """
 
     bucket: Bucket
@@ -37,3 +38,4 @@ class BucketResources:
     sending: asyncio.Semaphore
     overwrite: bool
     least: int
+    scope: str

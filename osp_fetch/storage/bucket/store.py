@@ -46,7 +46,8 @@ class BucketStore:
         state: the local state folder, or that of a shard.
         settings: all settings; `s3`, `storage.existing` and `storage.disk_patience` count.
         memory: bytes for parts on their way to the bucket.
-        lock: name of the lock object; None for none: workers share the lock of their run.
+        scope: the run or shard; its lock and its unfinished uploads are named after it.
+        locks: whether the store holds the lock while it is open: workers share that of their run.
         wait_lock: seconds to wait for a lock that another run holds.
         least: bytes of the smallest part.
 
@@ -67,12 +68,13 @@ class BucketStore:
         settings: Settings,
         *,
         memory: int,
-        lock: str | None = "lock-run",
+        scope: str = "run",
+        locks: bool = True,
         wait_lock: float = 0.0,
         least: int = LEAST,
     ) -> None:
         self._address, self._state, self._settings = address, state, settings
-        self._memory, self._lock, self._least = memory, lock, least
+        self._memory, self._scope, self._locks, self._least = memory, scope, locks, least
         self._wait_lock = wait_lock
         self._stack = AsyncExitStack()
         self._found: dict[RelativePath, Upload] = {}  # uploads that `held` has compared with the bucket
@@ -96,8 +98,9 @@ class BucketStore:
         )
         await asyncio.to_thread(self._check_place, bucket.endpoint)
         self.is_new = await is_empty(bucket)
-        if self._lock is not None:
-            await stack.enter_async_context(BucketLock(bucket, self._state, self._lock, self._wait_lock))
+        if self._locks:
+            lock = BucketLock(bucket, self._state, f"lock-{self._scope}", self._wait_lock)
+            await stack.enter_async_context(lock)
         ledger_thread = stack.enter_context(ThreadPoolExecutor(1, "osp-uploads"))
         hashers = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash"))
         uploads = await in_thread(ledger_thread, lambda: UploadLedger(self._state / "uploads.sqlite3"))
@@ -112,10 +115,11 @@ class BucketStore:
             sending=asyncio.Semaphore(_SENDING),
             overwrite=self._settings.storage.existing == "overwrite",
             least=self._least,
+            scope=self._scope,
         )
         self.small_files: SmallFiles = BucketSmallFiles(self._shared)
         self.published: Files = BucketFiles(self._shared)
-        if self._lock is not None:
+        if self._locks:
             await self._abort_unknown()
 
     def _check_place(self, endpoint: str) -> None:
@@ -138,12 +142,12 @@ class BucketStore:
             raise StorageError(f"{place} cannot be used: {error}; give another folder with --state") from None
 
     async def _abort_unknown(self) -> None:
-        """Abort uploads that earlier runs left and that the ledger does not know: it was lost."""
+        """Abort uploads of earlier runs of this scope that the ledger does not know: it was lost."""
         known = {
             upload for _, upload in await in_thread(self._shared.ledger_thread, self._shared.uploads.all)
         }
-        async for path, upload, token in unknown_uploads(self._shared.bucket, known):
-            await abort(self._shared.bucket, path, upload, token)
+        async for path, upload, name in unknown_uploads(self._shared.bucket, f"{self._scope}/", known):
+            await abort(self._shared.bucket, path, upload, name)
 
     def expect(self) -> _Expected:
         """Return a context that counts one more file in progress."""

@@ -16,40 +16,40 @@ from ...model.errors import StorageError
 from ...model.settings import Settings
 from .address import BucketAddress
 from .client import Bucket, BucketError, connected
-from .lock import BucketLock
+from .lock import BucketLock, check_no_other_run
 
 _CONNECTIONS: Final = 8
 
 
-async def note(bucket: Bucket, path: str, upload: str, token: str) -> None:
+async def note(bucket: Bucket, path: str, upload: str, name: str) -> None:
     """Leave an object that names an unfinished upload.
 
     Args:
         bucket: requests to the bucket.
         path: the file.
         upload: the upload id.
-        token: the name of the note.
+        name: the name of the note: the run or shard, a slash, and the token of the upload.
 
     Raises:
         StorageError: it cannot be written.
     """
     await bucket.ask(
         "put_object", f"{bucket.address.url(path)}: its upload cannot be noted",
-        Key=bucket.address.own(f"uploads/{token}"),
+        Key=bucket.address.own(f"uploads/{name}"),
         Body=json.dumps({"path": path, "upload": upload}).encode(),
     )  # fmt: skip
 
 
-async def forget(bucket: Bucket, token: str) -> None:
+async def forget(bucket: Bucket, name: str) -> None:
     """Remove a note. If that fails, the next run or `clean` removes it."""
     with suppress(StorageError):
         await bucket.ask(
             "delete_object", f"{bucket.address}: a note cannot be deleted",
-            Key=bucket.address.own(f"uploads/{token}"),
+            Key=bucket.address.own(f"uploads/{name}"),
         )  # fmt: skip
 
 
-async def abort(bucket: Bucket, path: str, upload: str, token: str) -> None:
+async def abort(bucket: Bucket, path: str, upload: str, name: str) -> None:
     """Abort an unfinished upload, which may be gone already, and remove its note.
 
     Raises:
@@ -63,17 +63,24 @@ async def abort(bucket: Bucket, path: str, upload: str, token: str) -> None:
     except BucketError as error:
         if error.status != 404:
             raise
-    await forget(bucket, token)
+    await forget(bucket, name)
 
 
-async def unknown_uploads(bucket: Bucket, known: Container[str] = ()) -> AsyncIterator[tuple[str, str, str]]:
-    """Yield (path, upload id, token) of each noted upload whose id is not in `known`.
+async def unknown_uploads(
+    bucket: Bucket, scope: str, known: Container[str] = ()
+) -> AsyncIterator[tuple[str, str, str]]:
+    """Yield (path, upload id, name of the note) of each noted upload whose id is not in `known`.
+
+    Args:
+        bucket: requests to the bucket.
+        scope: the run or shard and a slash; empty for all.
+        known: upload ids to leave out.
 
     Raises:
         StorageError: the bucket cannot be listed or read.
     """
     what = f"{bucket.address}: its unfinished uploads cannot be listed"
-    async for page in bucket.pages("list_objects_v2", what, Prefix=bucket.address.own("uploads/")):
+    async for page in bucket.pages("list_objects_v2", what, Prefix=bucket.address.own(f"uploads/{scope}")):
         for row in page.get("Contents", []):
             try:
                 found = await bucket.ask("get_object", what, Key=row["Key"])
@@ -84,7 +91,7 @@ async def unknown_uploads(bucket: Bucket, known: Container[str] = ()) -> AsyncIt
                     raise
                 continue
             if noted["upload"] not in known:
-                yield noted["path"], noted["upload"], row["Key"].rpartition("/")[2]
+                yield noted["path"], noted["upload"], row["Key"].removeprefix(bucket.address.own("uploads/"))
 
 
 async def clean(
@@ -111,7 +118,8 @@ async def clean(
         )
         if not dry_run:
             await stack.enter_async_context(BucketLock(bucket, state, "lock-run"))
-        found = [each async for each in unknown_uploads(bucket)]
-        for path, upload, token in () if dry_run else found:
-            await abort(bucket, path, upload, token)
+            await check_no_other_run(bucket, "lock-run")
+        found = [each async for each in unknown_uploads(bucket, "")]
+        for path, upload, name in () if dry_run else found:
+            await abort(bucket, path, upload, name)
     return [(path, upload) for path, upload, _ in found]
