@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -372,6 +373,7 @@ async def test_a_state_folder_belongs_to_one_bucket(origin: Origin, bucket: str,
         await fetch_all(wanted, f"s3://{bucket}/q", settings=quick(), state=tmp_path / "s")
 
 
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
 def test_plan_status_and_verify_of_a_bucket(
     held: Held, bucket: str, command: Command, tmp_path: Path
 ) -> None:
