@@ -89,7 +89,7 @@ class Checkpoint:
             StorageError: The last checkpoint failed.
         """
         await self.settle()
-        self._unclaimed = 0
+        self._unclaimed, self._claimed = 0, self._download.held  # `last` has nothing to add
 
     async def last(self) -> None:
         """Record the bytes that are written and not yet recorded.
