@@ -174,7 +174,7 @@ class Creation:
             else:
                 break
         found = await look(self._bucket, self._path)
-        if found is None or found.metadata.get(TOKEN, token) != token:
+        if found is None or found.metadata.get(TOKEN) != token:
             raise StorageError(
                 f"{self._bucket.address.url(self._path)}: another object took its name; run again"
             )

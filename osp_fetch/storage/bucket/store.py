@@ -131,13 +131,14 @@ class BucketStore:
         """
         place, now = self._state / _PLACE, {"destination": str(self._address), "endpoint": endpoint}
         try:
-            if place.exists() and (noted := json.loads(place.read_text())) != now:
+            if not place.exists():
+                place.write_text(json.dumps(now))
+            elif (noted := json.loads(place.read_text())) != now:
                 raise SettingsError(
                     f"{self._state.parent} holds the state of {noted.get('destination')} at "
                     f"{noted.get('endpoint')}, not of {self._address} at {endpoint}; give another folder "
                     "with --state"
                 )
-            place.write_text(json.dumps(now))
         except (OSError, ValueError) as error:
             raise StorageError(f"{place} cannot be used: {error}; give another folder with --state") from None
 
