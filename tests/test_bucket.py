@@ -500,7 +500,7 @@ def test_checksums_of_parts_combine_to_that_of_the_file(scheme: Any) -> None:
 
 
 class File:
-    """A holder of part memory that gives up what it is told to have."""
+    """A holder of part memory that gives up the parts in `ahead`."""
 
     def __init__(self, memory: PartMemory, touched: float = 0.0) -> None:
         self.memory, self.touched = memory, touched

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MEMORY = 512 << 20
 """Bytes that a run to a bucket may use by default, for parts and for the buffers of connections."""
-_BUFFERS = 4  # one byte in so many is for the buffers of connections
+_BUFFERS = 4  # a quarter of the memory is for the buffers of connections
 _PART = 12 << 20  # bytes of memory for each connection to a source: its part, and half of one being uploaded
 
 
