@@ -19,7 +19,7 @@ _LENGTH: Final = 24
 class DiskSpill:
     """Queues of rows on disk; implements `model.protocols.Spill`.
 
-    Rows may contain signed links and headers. The file therefore has no name: no other process can open it, and
+    Rows may contain signed links and headers. The file therefore has no name: no other process opens it, and
     nothing remains of it after a kill. It is made with the first row, and not synced: the next run reads the
     manifest again. A row takes a few microseconds and 40 bytes of memory, so it needs no thread. A row that
     cannot be written, because the disk is full, waits in memory.
