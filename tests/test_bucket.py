@@ -21,9 +21,10 @@ from osp_fetch import Entry, Report, Settings, Status, fetch_all
 from osp_fetch.model.entry import RelativePath, entry
 from osp_fetch.model.errors import FetchError, FolderBusyError, SettingsError
 from osp_fetch.model.ranges import ByteRange
-from osp_fetch.storage.bucket.address import bucket_address, state_root
+from osp_fetch.s3.address import bucket_address
 from osp_fetch.storage.bucket.grid import Grid, part_size
 from osp_fetch.storage.bucket.part_memory import PartMemory
+from osp_fetch.storage.bucket.state import state_root
 from osp_fetch.storage.bucket.store import BucketStore
 from osp_fetch.storage.bucket.sums import CRC32C, CRC64NVME, RunningDigests
 from tests.conftest import quick

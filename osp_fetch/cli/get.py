@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ..model.errors import FetchError
-from ..storage.bucket.address import is_bucket
+from ..s3.address import is_bucket
 from . import exits
 from .flags import PREFIX, shared
 from .options import duration, options, profiles_place, with_folder

@@ -19,7 +19,7 @@ from ..storage.folder.tombstones import tombstones
 from ..storage.ledger.uploads import UploadLedger
 
 if TYPE_CHECKING:
-    from ..storage.bucket.client import Bucket
+    from ..s3.client import Bucket
     from ..storage.bucket.objects import Object
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class BucketPlace:
         return self
 
     async def _open(self) -> None:
-        from ..storage.bucket.client import connected
+        from ..s3.session import connected
         from ..storage.bucket.listing import is_empty
 
         self.bucket: Bucket = await self._stack.enter_async_context(

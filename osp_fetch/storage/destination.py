@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..model.errors import SettingsError
 from ..model.settings import Limits, Settings
-from .bucket.address import BucketAddress, bucket_address, is_bucket, state_root
+from ..s3.address import BucketAddress, bucket_address, is_bucket
+from .bucket.state import state_root
 from .folder.run_lock import state_folder
 
 if TYPE_CHECKING:

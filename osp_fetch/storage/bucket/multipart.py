@@ -7,10 +7,10 @@ from typing import Any, Final
 
 from ...model.entry import RelativePath
 from ...model.errors import IntegrityError, Remedy, StorageError
+from ...s3.errors import BucketError
 from ..folder.executors import in_thread
 from ..ledger.uploads import Upload, UploadedPart
 from . import unfinished
-from .client import BucketError
 from .objects import Creation, Object, metadata_of, new_token
 from .part_memory import Body
 from .resources import BucketResources

@@ -12,11 +12,12 @@ from typing import Any, Final
 from ...model.entry import RelativePath
 from ...model.errors import FetchError, StorageError
 from ...model.record import Published
+from ...s3.client import Bucket
+from ...s3.errors import BucketError, is_passing
 from ...version import __version__
-from .address import state_of
-from .client import Bucket, BucketError, is_passing
 from .part_memory import Body
 from .resources import BucketResources
+from .state import state_of
 from .sums import SCHEMES
 
 TOKEN: Final = "osp-token"

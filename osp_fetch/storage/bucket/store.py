@@ -18,10 +18,12 @@ from ...model.errors import SettingsError, StorageError
 from ...model.protocols import Files, Lost, SetAsideFiles, SmallFiles
 from ...model.record import Published
 from ...model.settings import Settings
+from ...s3.address import BucketAddress
+from ...s3.client import Bucket
+from ...s3.errors import BucketError
+from ...s3.session import connected
 from ..folder.executors import in_thread
 from ..ledger.uploads import Upload, UploadLedger
-from .address import BucketAddress
-from .client import Bucket, BucketError, connected
 from .files import BucketFiles, BucketSmallFiles, NoSetAside
 from .grid import LEAST
 from .listing import is_empty, states

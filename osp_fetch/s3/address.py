@@ -1,24 +1,18 @@
-"""The address of a destination in a bucket, and the local folder that keeps its state."""
+"""The address of a bucket and of a prefix in it."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
-from ...model.entry import STATE_FOLDER
-from ...model.errors import SettingsError
-from ...model.record import Published
+from ..model.entry import STATE_FOLDER
+from ..model.errors import SettingsError
 
 SCHEME: Final = "s3://"
 # Characters of a bucket's name. Some stores allow more than S3 does (upper case, underscores).
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-# Characters of a name of a local folder that is made from a prefix; longer ones end in a hash.
-_NAME: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +63,3 @@ def bucket_address(text: str) -> BucketAddress:
     if any(part in ("", ".", "..") or not part.isprintable() for part in parts):
         raise SettingsError(f"{text}: the prefix has an empty or invalid part; write s3://BUCKET/PREFIX")
     return BucketAddress(name, "".join(f"{part}/" for part in parts))
-
-
-def state_root(address: BucketAddress, given: str | Path | None = None) -> Path:
-    """Return the local folder whose `.osp-fetch` keeps ledger, lock, log and status of a destination.
-
-    Args:
-        address: the destination.
-        given: the folder that the user chose; None for one below `$XDG_STATE_HOME`.
-    """
-    if given is not None:
-        return Path(given)
-    base = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
-    name = quote(address.prefix.rstrip("/"), safe="") or "_"
-    if len(name) > _NAME:
-        name = f"{name[:_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    return base / "osp-fetch" / "s3" / address.bucket / name
-
-
-def state_of(size: int, etag: str) -> Published:
-    """Return the state of an object.
-
-    An object's time has a resolution of one second, but its ETag changes with its content. A number made from
-    the ETag therefore stands for the time.
-
-    Args:
-        size: bytes of the object.
-        etag: its ETag.
-    """
-    digest = hashlib.blake2b(etag.strip('"').encode(), digest_size=7).digest()
-    return Published(size, int.from_bytes(digest, "big"))

@@ -1,0 +1,90 @@
+"""Opens a client for a bucket; credentials, region and endpoint are found as every AWS tool finds them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from ..model.errors import CredentialsError, SettingsError
+from ..model.settings import S3
+from .address import BucketAddress
+from .client import Bucket
+
+# Seconds to connect, and seconds without a byte. S3 sends blanks while it completes an upload.
+_TIMEOUTS: Final = (20, 120)
+
+
+@asynccontextmanager
+async def connected(
+    address: BucketAddress, settings: S3, connections: int, patience: float
+) -> AsyncIterator[Bucket]:
+    """Open a client for a bucket. Credentials, region and endpoint are found as every AWS tool finds them.
+
+    Args:
+        address: the bucket.
+        settings: the endpoint and how the bucket is addressed.
+        connections: largest number of connections.
+        patience: as in `Bucket`.
+
+    Raises:
+        SettingsError: the library is not installed, or its configuration cannot be used.
+        CredentialsError: the profile does not exist.
+    """
+    try:
+        from aiobotocore.config import AioConfig
+        from aiobotocore.session import get_session
+        from botocore import exceptions
+    except ImportError:
+        raise SettingsError(f"{address}: buckets need a library; run: pip install 'osp-fetch[s3]'") from None
+    style = settings.addressing
+    session = get_session()
+    endpoint = settings.endpoint or None
+    own = endpoint or session.get_config_variable("endpoint_url") or _endpoint_of_environment()
+    config = AioConfig(
+        # a store of one's own seldom has a name for each bucket
+        s3={
+            "addressing_style": style if style != "auto" else ("path" if own else "auto"),
+            # every body carries a checksum; signing it, too, would hash it a second time
+            "payload_signing_enabled": False,
+        },
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        retries={"total_max_attempts": 1},  # `Bucket` repeats requests
+        max_pool_connections=connections,
+        connect_timeout=_TIMEOUTS[0],
+        read_timeout=_TIMEOUTS[1],
+        user_agent_extra="osp-fetch",
+    )
+    try:
+        making = session.create_client(
+            "s3", endpoint_url=endpoint, region_name=_region(session, own), config=config
+        )
+    except (exceptions.BotoCoreError, ValueError) as error:
+        raise SettingsError(f"{address}: {error}") from None
+    try:
+        client = await making.__aenter__()
+    except exceptions.ProfileNotFound as error:
+        raise CredentialsError(f"{address}: {error}; check AWS_PROFILE") from None
+    except (exceptions.BotoCoreError, ValueError) as error:
+        raise SettingsError(f"{address}: {error}") from None
+    try:
+        yield Bucket(client, address, patience)
+    finally:
+        await making.__aexit__(None, None, None)
+
+
+def _endpoint_of_environment() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _region(session: Any, endpoint: str | None) -> str | None:
+    """Return the region for a store of one's own, which seldom has any; None to leave it to botocore."""
+    from botocore import exceptions
+
+    try:
+        found = session.get_config_variable("region")
+    except exceptions.ProfileNotFound:
+        return None  # `create_client` reports it
+    return None if found else ("us-east-1" if endpoint else None)
