@@ -45,7 +45,7 @@ KNOWS_ONLY = {
 DOORS = {
     "aiobotocore": {"s3/"},
     "botocore": {"s3/"},
-    "awscrt": {"storage/bucket/sums.py"},
+    "awscrt": {"storage/bucket/sums.py", "storage/folder/hashing.py"},
     "rehashes": {"storage/bucket/sums.py"},
     "aiodns": {"network/resolver.py"},
     "aiohttp": {"network/", "s3/errors.py"},  # the errors of aiobotocore are those of aiohttp

@@ -27,6 +27,7 @@ from ..model.errors import (
 from ..model.http import Coding, Representation, Request
 from ..model.protocols import Leads
 from ..model.settings import Limits, Retry, Timeouts
+from ..s3.signing import Signer
 from ..version import __version__
 from . import internals, refusals
 from .adapted import DecodedBody, TrimmedBody
@@ -110,7 +111,7 @@ class HttpTransport:
         self._downgrade, self._leads, self._pages = downgrade, leads, pages
         self._tls, self._dns_servers = Tls(cafile), dns_servers
         self._proxies = Proxies(proxies or {})
-        self._credentials = credentials or Credentials()
+        self._credentials, self._signer = credentials or Credentials(), Signer()
         self._ways: dict[str, Way] = {}  # by the URL of a SOCKS proxy, "" for none
 
     async def __aenter__(self) -> Self:
@@ -249,6 +250,7 @@ class HttpTransport:
         cookies, home = _NO_COOKIES, request.at_home
         for _ in range(self._limits.redirects + 1):
             sent = self._authorized(url, headers, home=home) if self._credentials else headers
+            sent = await self._signer.signed(url, sent) if sent else sent
             response = await self._send(url, cookies.added(sent, url), request)
             chain.response, chain.url = response, url
             if (pause := refusals.quota_pause(response.headers)) is not None:

@@ -11,8 +11,8 @@ from ..model.entry import STATE_FOLDER
 from ..model.errors import SettingsError
 
 SCHEME: Final = "s3://"
-# Characters of a bucket's name. Some stores allow more than S3 does (upper case, underscores).
-_BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+BUCKET_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+"""The names of buckets. Some stores allow more than S3 does (upper case, underscores)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +22,12 @@ class BucketAddress:
     Attributes:
         bucket: name of the bucket.
         prefix: what the keys of all objects begin with; empty, or it ends with a slash.
+        scheme: how people write the address.
     """
 
     bucket: str
     prefix: str = ""
+    scheme: str = SCHEME
 
     def key(self, path: str) -> str:
         """Return the key of the object for the file `path`."""
@@ -37,10 +39,10 @@ class BucketAddress:
 
     def url(self, path: str) -> str:
         """Return the address of the object for the file `path`, as people write it."""
-        return f"{SCHEME}{self.bucket}/{self.key(path)}"
+        return f"{self.scheme}{self.bucket}/{self.key(path)}"
 
     def __str__(self) -> str:
-        return f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
+        return f"{self.scheme}{self.bucket}/{self.prefix}".rstrip("/")
 
 
 def is_bucket(place: object) -> bool:
@@ -55,7 +57,7 @@ def bucket_address(text: str) -> BucketAddress:
         SettingsError: `text` has no valid name of a bucket, or a prefix that no file can have.
     """
     name, _, prefix = text[len(SCHEME) :].partition("/")
-    if not _BUCKET.fullmatch(name):
+    if not BUCKET_NAME.fullmatch(name):
         raise SettingsError(
             f"{text}: {name!r} is not the name of a bucket; write s3://BUCKET or s3://BUCKET/PREFIX"
         )

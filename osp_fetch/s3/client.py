@@ -24,10 +24,14 @@ class Bucket:
         client: a client of aiobotocore.
         address: the bucket, and the prefix for messages.
         patience: seconds for which a request is repeated while the store does not answer or is busy.
+        reads_only: whether nothing is written to the bucket.
     """
 
-    def __init__(self, client: Any, address: BucketAddress, patience: float) -> None:
+    def __init__(
+        self, client: Any, address: BucketAddress, patience: float, *, reads_only: bool = False
+    ) -> None:
         self._client, self.address, self.patience = client, address, patience
+        self._reads_only = reads_only
         self.conditional = True  # whether the store knows If-None-Match and If-Match for writing
         self.lost: StorageError | None = None  # why nothing more may be asked: another run has the lock
 
@@ -35,6 +39,16 @@ class Bucket:
     def endpoint(self) -> str:
         """The URL of the store."""
         return str(self._client.meta.endpoint_url)
+
+    def watch(self, sent: Callable[[str, str], None]) -> None:
+        """Call `sent` with the URL and the Authorization header of every request before it is sent."""
+
+        def before(request: Any, **_: Any) -> None:
+            authorization = request.headers.get("Authorization", "")
+            text = authorization.decode() if isinstance(authorization, bytes) else authorization
+            sent(request.url, text)
+
+        self._client.meta.events.register("before-send.s3", before)
 
     async def ask(self, operation: str, what: str, **arguments: Any) -> dict[str, Any]:
         """Send a request, and repeat it while the store does not answer or is busy.
@@ -94,7 +108,9 @@ class Bucket:
         """Return what is raised for an error of botocore; a defect is passed on."""
         if isinstance(error, FetchError | asyncio.CancelledError):
             return error
-        explained = of_reply(error, what, self.address.bucket) or of_connection(error, what, self.endpoint)
+        explained = of_reply(error, what, self.address.bucket, reads_only=self._reads_only) or of_connection(
+            error, what, self.endpoint
+        )
         return explained or error
 
     async def body(self, what: str, **arguments: Any) -> bytes:

@@ -32,6 +32,13 @@ _BUSY: Final = frozenset(
 )
 
 
+_READING: Final = "s3:ListBucket and s3:GetObject; for a public bucket, pass --s3-unsigned"
+_WRITING: Final = (
+    "s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and "
+    "s3:ListMultipartUploadParts"
+)
+
+
 class BucketError(StorageError):
     """The store refused a request.
 
@@ -94,7 +101,7 @@ def _status(error: Any) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def of_reply(error: Exception, what: str, bucket: str) -> FetchError | None:
+def of_reply(error: Exception, what: str, bucket: str, *, reads_only: bool = False) -> FetchError | None:
     """Return our error for a reply that refuses a request, None if there was no reply."""
     from botocore import exceptions
 
@@ -127,8 +134,7 @@ def of_reply(error: Exception, what: str, bucket: str) -> FetchError | None:
         return DiskFullError(f"{what}: the store has no space left or its quota is used up ({said})")
     if code in _FORBIDDEN:
         return refused(
-            f"the credentials do not allow it ({said}); they need s3:ListBucket, s3:GetObject, s3:PutObject, "
-            "s3:DeleteObject, s3:AbortMultipartUpload and s3:ListMultipartUploadParts",
+            f"the credentials do not allow it ({said}); they need {_READING if reads_only else _WRITING}",
             Remedy.FAIL,
         )
     if is_passing(error):
