@@ -60,7 +60,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     SOURCE is a dataset name (see osp-fetch datasets; "all" for every one), a list (a table, JSON, Parquet,
     links, a list of another tool, also compressed; a folder or glob of these, or - for standard input), a
     URL of a file, a folder page or a checksum list, hf://datasets/OWNER/NAME[@REV][/GLOB],
-    modelscope://datasets/OWNER/NAME[@REV][/GLOB], gdrive://folders/ID or gdrive://files/ID.
+    s3://BUCKET/FOLDER/, modelscope://datasets/OWNER/NAME[@REV][/GLOB], gdrive://folders/ID or gdrive://files/ID.
     """
     from ..network.certificates import import_aiohttp
 
