@@ -95,13 +95,10 @@ def _check_bucket(flags: dict[str, Any]) -> None:
     """Raise click.UsageError if a flag was given that needs a local folder, and the output is a bucket."""
     if not is_bucket(flags["output"]):
         return
-    for flag in ("unpack", "layout"):
-        if flags[flag]:
-            raise click.UsageError(
-                f"--{flag}: archives in a bucket cannot be read in place yet; fetch to a local folder for it"
-                if flag == "unpack"
-                else "--layout: the file lists are written beside the files; fetch to a local folder for it"
-            )
+    if flags["layout"]:
+        raise click.UsageError(
+            "--layout: the file lists are written beside the files; fetch to a local folder for it"
+        )
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> int:
@@ -217,6 +214,7 @@ def _unpacker(
         return None
     from ..archives.extractor import Unpacker
     from ..inspection.status import is_whole
+    from ..storage.destination import destination
 
     storage = made["settings"].storage
     how = how_of(flags, storage.min_free, durable=storage.durability == "full")
@@ -226,8 +224,9 @@ def _unpacker(
         if line is not None and (each.broken or not flags["quiet"]):
             say(line)
 
-    root = Path(flags["output"])
-    unpacker = Unpacker(root, how, tell, lambda path: is_whole(root, path))
+    place = destination(flags["output"], flags["state"])
+    bucket = (place, made["settings"]) if place.bucket else None
+    unpacker = Unpacker(place.root, how, tell, lambda path: is_whole(place, made["settings"], path), bucket)
     own = _paths(sources, made)
     whole = made.copy()
     # the pieces of a split archive may be spread over several shards: only the complete manifest lists them

@@ -116,6 +116,7 @@ class BucketPlace:
     def __init__(self, destination: Destination, settings: Settings) -> None:
         assert destination.bucket is not None
         self.root, self.address, self._s3 = destination.root, destination.bucket, settings.s3
+        self._tombstones = tombstones(destination.root)
         self._seen: dict[str, Published | None] = {}
         self._uploads: dict[Path, UploadLedger | None] = {}
 
@@ -181,7 +182,8 @@ class BucketPlace:
         return self.look(path) is not None
 
     def tombstone(self, path: str) -> Published | None:
-        """Return None: objects are not deleted after unpacking."""
+        """Return the state of an archive that was deleted after unpacking, None if there was none."""
+        return self._tombstones.get(path)
 
     def partial_size(self, state: Path, path: str) -> int | None:
         """Return the bytes of the unfinished upload, as the local ledger states them."""

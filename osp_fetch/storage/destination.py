@@ -87,7 +87,7 @@ class Destination:
         name = state.name if state != state_folder(self.root) else "run"
         return BucketStore(
             self.bucket, state, settings, memory=self.part_memory(settings.limits),
-            scope=name, locks=not is_worker, wait_lock=wait_lock,
+            scope=name, locks=not is_worker, wait_lock=wait_lock, root=self.root,
         )  # fmt: skip
 
 
