@@ -17,6 +17,7 @@ from osp_fetch.s3.credentials import SignatureRequest
 from osp_fetch.sources.buckets import ObjectAddress, listing
 from tests.conftest import quick
 from tests.origin import noise
+from tests.s3_proxy import proxied
 from tests.seaweed import Seaweed
 
 MIB = 1 << 20
@@ -142,6 +143,41 @@ async def test_from_bucket_to_bucket(source: Bucket, seaweed: Seaweed, tmp_path:
     for name, content in data.items():
         found = source.client.get_object(Bucket=source.name, Key=f"to/{name}")
         assert found["Body"].read() == content
+
+
+async def test_a_large_object_is_copied_on_the_server(
+    source: Bucket, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = (noise(9 * MIB, 1), noise(9 * MIB, 2))
+    source.put_parts("from/parts", *parts)
+    source.put("from/one é+", noise(17 * MIB, 3))
+    source.put("from/small", b"x")
+    async with proxied(seaweed.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        report = await fetch_all(
+            f"s3://{source.name}/from/", f"s3://{source.name}/to", settings=quick(), state=tmp_path
+        )
+        again = await fetch_all(
+            f"s3://{source.name}/from/", f"s3://{source.name}/to", settings=quick(), state=tmp_path
+        )
+    assert {each.status for each in again.outcomes} == {Status.PRESENT}
+    assert report.ok, report.failures
+    for name, data in {"parts": b"".join(parts), "one é+": noise(17 * MIB, 3), "small": b"x"}.items():
+        assert source.client.get_object(Bucket=source.name, Key=f"to/{name}")["Body"].read() == data
+    assert proxy.counts["GetObject"] == 1
+
+
+async def test_a_copy_replaces_no_object_of_another_program(
+    source: Bucket, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweed.url)
+    source.put("from/f", noise(17 * MIB, 3))
+    source.put("to/f", b"mine")
+    report = await fetch_all(
+        f"s3://{source.name}/from/", f"s3://{source.name}/to", settings=quick(), state=tmp_path
+    )
+    assert [each.status for each in report.outcomes] == [Status.FAILED]
+    assert source.client.get_object(Bucket=source.name, Key="to/f")["Body"].read() == b"mine"
 
 
 def test_more_than_a_page_of_objects_is_listed(source: Bucket, seaweed: Seaweed) -> None:

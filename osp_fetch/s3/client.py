@@ -89,9 +89,8 @@ class Bucket:
             raise self.lost
         if isinstance(body := arguments.get("Body"), io.BytesIO):
             body.seek(0)  # an attempt before has read it
-        reply: dict[str, Any] = await getattr(self._client, operation)(
-            Bucket=self.address.bucket, **arguments
-        )
+        place = {"Bucket": self.address.bucket} | arguments  # a source of a copy may be in another one
+        reply: dict[str, Any] = await getattr(self._client, operation)(**place)
         return reply
 
     async def _repeated(self, send: Callable[[], Any]) -> dict[str, Any]:

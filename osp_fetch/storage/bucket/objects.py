@@ -43,6 +43,17 @@ class Object:
     metadata: dict[str, str]
     sums: dict[str, str]
 
+    @classmethod
+    def of_reply(cls, found: dict[str, Any]) -> Object:
+        """Return the object that a reply of `HeadObject` describes."""
+        complete = found.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+        sums = {
+            each.digest: each.hex_of(found[each.field])
+            for each in SCHEMES
+            if each.name and complete and found.get(each.field) and "-" not in found[each.field]
+        }
+        return cls(found["ContentLength"], found["ETag"], found.get("Metadata") or {}, sums)
+
     @property
     def state(self) -> Published:
         """The state of the object, as ledgers have it."""
@@ -88,17 +99,7 @@ async def look(bucket: Bucket, path: RelativePath) -> Object | None:
         if error.status == 404:
             return None
         raise
-    return _object(found)
-
-
-def _object(found: dict[str, Any]) -> Object:
-    complete = found.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
-    sums = {
-        each.digest: each.hex_of(found[each.field])
-        for each in SCHEMES
-        if each.name and complete and found.get(each.field) and "-" not in found[each.field]
-    }
-    return Object(found["ContentLength"], found["ETag"], found.get("Metadata") or {}, sums)
+    return Object.of_reply(found)
 
 
 def taken(bucket: Bucket, path: RelativePath) -> StorageError:

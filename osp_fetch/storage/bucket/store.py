@@ -15,7 +15,7 @@ from typing import Final
 
 from ...model.entry import RelativePath
 from ...model.errors import SettingsError, StorageError
-from ...model.protocols import Files, Lost, SetAsideFiles, SmallFiles
+from ...model.protocols import Copies, Files, Lost, SetAsideFiles, SmallFiles
 from ...model.record import Published
 from ...model.settings import Settings
 from ...s3.address import BucketAddress
@@ -25,6 +25,7 @@ from ...s3.session import connected
 from ..folder.executors import in_thread
 from ..folder.tombstones import tombstones
 from ..ledger.uploads import Upload, UploadLedger
+from .copies import BucketCopies
 from .files import BucketFiles, BucketSmallFiles, NoSetAside
 from .grid import LEAST
 from .listing import is_empty, states
@@ -64,6 +65,7 @@ class BucketStore:
         in_progress: number of files that may come to be published.
         small_files: small files, published from memory.
         published: complete objects.
+        copies: copies from other places of the same store.
         set_aside: nothing: a bucket cannot keep a file without giving it a name.
         writer: creates objects from the members of archives.
         notes: objects of osp-fetch itself.
@@ -130,6 +132,7 @@ class BucketStore:
         )
         self.small_files: SmallFiles = BucketSmallFiles(self._shared)
         self.published: Files = BucketFiles(self._shared)
+        self.copies: Copies | None = BucketCopies(self._shared)
         self.writer, self.notes, self.objects = (
             BucketWriter(self._shared), Notes(self._shared), Objects(self._shared),
         )  # fmt: skip
