@@ -591,3 +591,20 @@ def lost_set() -> Any:
     from osp_fetch.model.ranges import NOTHING
 
     return NOTHING
+
+
+async def test_checksums_are_written_as_an_object(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path, command: Command
+) -> None:
+    data = {"a": b"one", "b": b"two"}
+    await fetch_all(rows(origin, **data), f"s3://{bucket}/x", settings=quick(), state=tmp_path / "s")
+    words = ("status", f"s3://{bucket}/x", "--sums", "--put", "--state", tmp_path / "s")
+    for _ in range(2):  # it replaces its own list
+        done = await asyncio.to_thread(command, *words)
+        assert done.returncode == 0, done.stderr
+    listed = "".join(f"{hashlib.sha256(content).hexdigest()}  d/{name}\n" for name, content in data.items())
+    assert held.data("x/SHA256SUMS").decode() == listed
+    held.put("x/SHA256SUMS", b"mine")
+    refused = await asyncio.to_thread(command, *words)
+    assert refused.returncode != 0
+    assert held.data("x/SHA256SUMS") == b"mine"

@@ -177,6 +177,26 @@ class BucketPlace:
 
         return self.run(all_of_them())
 
+    def put(self, path: str, content: bytes) -> None:
+        """Create an object, or replace one that osp-fetch made.
+
+        Raises:
+            StorageError: there is an object of another program, or the store refuses it.
+        """
+        from ..storage.bucket.objects import TOKEN, look, metadata_of, new_token, taken
+
+        async def write() -> None:
+            found = await look(self.bucket, RelativePath(path))
+            if found is not None and TOKEN not in found.metadata:
+                raise taken(self.bucket, RelativePath(path))
+            await self.bucket.ask(
+                "put_object", f"{self.address.url(path)}: it cannot be written", Key=self.address.key(path),
+                Body=content, Metadata=metadata_of(new_token()),
+                **({"IfMatch": found.etag} if found else {"IfNoneMatch": "*"}),
+            )  # fmt: skip
+
+        self.run(write())
+
     def is_taken(self, path: str) -> bool:
         """Return whether there is an object of this name."""
         return self.look(path) is not None
