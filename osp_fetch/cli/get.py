@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ..model.engines import Ray
 from ..model.errors import FetchError
 from ..s3.address import is_bucket
 from . import exits
@@ -48,6 +49,14 @@ if TYPE_CHECKING:
     help="Stop after TIME with exit code 75.",
 )
 @click.option("--wait-lock", metavar="TIME", help="Wait up to TIME while another run uses the folder.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="Where files are fetched: this machine, or the nodes of a Ray cluster.  [default: local]",
+)
+@click.option("--address", default="auto", metavar="HOST:PORT", help="The Ray cluster.  [default: auto]")
+@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster.")
 @click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
@@ -80,6 +89,8 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         made["failed"] = Path(flags["failed"])
     if limit is not None:
         made["max_duration"] = limit
+    if flags["engine"] == "ray":
+        made["engine"] = Ray(flags["address"], flags["nodes"] or 0)
     _raise_descriptor_limit()
     if "-" in sources and sys.stdin is not None and sys.stdin.isatty():
         click.echo("Reading the list from the terminal; end it with Ctrl-D on a line of its own.", err=True)

@@ -95,9 +95,8 @@ class Peer:
         finally:
             self._asked.pop(number, None)
 
-    def _forget(self) -> None:
-        """Take back the connections of a process that has ended."""
-        self._budget.gone(self.number)
+    def _close_all(self) -> None:
+        """Report the connections of a worker that has ended as closed."""
         for (path, host), count in self._open.items():
             for _ in range(count):
                 self._observe(events.Closed(path, host))

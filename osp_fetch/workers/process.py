@@ -96,7 +96,8 @@ class Process(Peer):
                 self._process.kill()
         await self._wire.close()
         code = await self._process.wait()
-        self._forget()
+        self._budget.gone(self.number)
+        self._close_all()
         if self._ending:
             return
         self._gone = WorkerDiedError(
