@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -40,13 +40,14 @@ class Link:
     Attributes:
         name: the machine, for people.
         wire: the channel to its worker process.
-        ended: returns the exit status of the worker process, None if it is not known to have ended.
+        ended: returns the exit status of the worker process once the channel is closed, None if it is not
+            known to have ended.
         kill: ends the worker process at once, if it can be reached.
     """
 
     name: str
     wire: Channel
-    ended: Callable[[], int | None]
+    ended: Callable[[], Awaitable[int | None]]
     kill: Callable[[], None] = lambda: None
 
 
@@ -210,18 +211,20 @@ class NodePool:
             node.send(messages.StopWork())
 
         await node.serve(lambda: self._heard(number), drains)
-        status = node.link.ended()
-        await self._gone(node, "its machine has gone" if status is None else f"it ended with status {status}")
+        if node.is_lost:
+            return
+        status = await node.link.ended()
+        why = "its machine has gone" if status is None else f"it ended with status {status}"
+        await self._gone(node, why, has_ended=status is not None)
 
     def _heard(self, number: int) -> None:
         self._coordinator.heard(number, asyncio.get_running_loop().time())
 
-    async def _gone(self, node: Node, why: str) -> None:
+    async def _gone(self, node: Node, why: str, *, has_ended: bool = False) -> None:
         """Take the jobs and the connections of a node that has ended or is lost."""
         if self._nodes.pop(node.number, None) is None:
             return
         self._coordinator.leave(node.number)
-        has_ended = node.link.ended() is not None
         self._ends[node.number] = has_ended
         if has_ended:
             self._budget.gone(node.number)

@@ -21,6 +21,7 @@ from ..concurrency import stop
 from ..model.engines import Ray
 from ..model.entry import STATE_FOLDER
 from ..model.errors import Remedy, SettingsError, StorageError
+from ..model.urls import redact
 from ..storage.destination import Destination
 from ..version import __version__
 from ..workers.channel import Channel
@@ -49,6 +50,7 @@ class RayNodes:
     def __init__(self, engine: Ray, place: Destination, processes: int) -> None:
         self._engine, self._place, self._processes = engine, place, processes
         self._actors: dict[str, list[_Relay]] = {}  # node → its relays
+        self._why = ""  # the last words of a worker
         self._deaths: Counter[str] = Counter()  # node → workers of it that have ended
         self._ours = False  # whether this object has connected to the cluster
         self._first = True
@@ -117,12 +119,15 @@ class RayNodes:
         for gone in set(self._actors) - set(alive):
             del self._actors[gone]
         for name, relays in self._actors.items():
-            self._deaths[name] += sum(relay.has_ended for relay in relays)
+            ended = [relay for relay in relays if relay.has_ended]
+            self._deaths[name] += len(ended)
+            self._why = next((relay.why for relay in ended if relay.why), self._why)
             relays[:] = [relay for relay in relays if not relay.has_ended]
         good = [name for name in alive if self._deaths[name] < _DEATHS * self._processes]
         if not good and not any(self._actors.values()):
             raise StorageError(
-                f"no node is left: the worker of each has ended {_DEATHS} times; look at Ray's logs for why",
+                f"no node is left: the worker of each has ended {_DEATHS} times ({self._why or 'killed'}); "
+                "a node needs what a run on it would need: credentials, packages, memory",
                 remedy=Remedy.ABORT,
             )
         new = [name for name in good if not self._actors.get(name)]
@@ -187,6 +192,7 @@ class _Relay:
         self._actor = actor
         self._tasks: set[asyncio.Task[None]] = set()
         self._status: int | None = None  # of the worker process, once it is known
+        self.why = ""  # its last words
         self.has_ended = False
 
     async def begin(self) -> Channel:
@@ -198,7 +204,7 @@ class _Relay:
         self._tasks = {asyncio.create_task(self._push()), asyncio.create_task(self._pull())}
         return await Channel.over(ours)
 
-    def ended(self) -> int | None:
+    async def ended(self) -> int | None:
         """Return the exit status of the worker process, None if it is not known to have ended."""
         return self._status
 
@@ -222,7 +228,7 @@ class _Relay:
     async def _pull(self) -> None:
         try:
             while True:
-                data, status = await _result(self._actor.pull.remote())
+                data, status, self.why = await _result(self._actor.pull.remote())
                 self._writer.write(data)
                 await self._writer.drain()
                 if status is not None:
@@ -250,7 +256,8 @@ class _Actor:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "osp_fetch.workers.worker", str(theirs.fileno()),
             pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )  # fmt: skip
         theirs.close()
         self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_BLOCK)
@@ -265,14 +272,16 @@ class _Actor:
         self._writer.write(data)
         await self._writer.drain()
 
-    async def pull(self) -> tuple[bytes, int | None]:
-        """Return bytes of the worker, and its exit status once it has ended."""
+    async def pull(self) -> tuple[bytes, int | None, str]:
+        """Return bytes of the worker; its exit status and the last line it printed once it has ended."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_WAIT):
                 if data := await self._reader.read(_BLOCK):
-                    return data, None
-                return b"", await self._process.wait()
-        return b"", None
+                    return data, None, ""
+                printed = await self._process.stderr.read()
+                lines = redact(printed.decode("utf-8", "replace")).strip().splitlines()
+                return b"", await self._process.wait(), lines[-1][:300] if lines else ""
+        return b"", None, ""
 
 
 async def _result(reference: Any) -> Any:

@@ -267,7 +267,7 @@ def shared(level: int, demand: Sequence[int], busy: Sequence[int], shares: Seque
         The new share of each worker.
     """
     targets = [0] * len(demand)
-    for _ in range(level):
+    for _ in range(level if demand else 0):
         hungry = [n for n in range(len(demand)) if targets[n] < demand[n]] or range(len(demand))
         targets[min(hungry, key=lambda n: targets[n])] += 1
     found = [min(target, share) for target, share in zip(targets, shares, strict=True)]

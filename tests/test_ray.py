@@ -1,0 +1,150 @@
+"""Tests of the engine `ray` on a real Ray cluster of this machine, with three nodes of real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osp_fetch.cluster.ray_nodes import RayNodes
+from osp_fetch.model.errors import StorageError
+from osp_fetch.version import __version__
+from tests.origin import Origin, noise, slow
+from tests.seaweed import KEYS, Seaweed
+from tests.test_bucket import Held
+from tests.test_cluster import MIXED, tree
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def cluster(seaweed: Seaweed) -> Iterator[Any]:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    options: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 75 << 20}
+    # every node has credentials of its own: none is passed to an actor
+    own = pytest.MonkeyPatch()
+    for name, value in {**KEYS, "AWS_ENDPOINT_URL_S3": seaweed.url}.items():
+        own.setenv(name, value)
+    made = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    for _ in range(2):
+        made.add_node(**options)
+    own.undo()
+    yield made
+    made.shutdown()  # type: ignore[no-untyped-call]
+
+
+def manifest(folder: Path, origin: Origin, files: dict[str, bytes], fault: Any = None) -> Path:
+    more = {"always": fault} if fault else {}
+    place = folder / "list.txt"
+    place.write_text("".join(f"{origin.add(name, data, **more)}\n" for name, data in files.items()))
+    return place
+
+
+async def test_all_nodes_fetch_into_one_folder(
+    cluster: Any, origin: Origin, command: Command, tmp_path: Path
+) -> None:
+    listed = manifest(tmp_path, origin, MIXED)
+    words = ("get", listed, "-o", tmp_path / "out", "--engine", "ray", "--address", cluster.address)
+    done = await asyncio.to_thread(command, *words)
+    assert done.returncode == 0, done.stderr
+    assert "has joined: 3 nodes" in done.stderr
+    assert tree(tmp_path / "out") == MIXED
+    checked = await asyncio.to_thread(command, "verify", tmp_path / "out")
+    assert checked.returncode == 0, checked.stderr
+    asked = origin.requests.total()
+    again = await asyncio.to_thread(command, *words)
+    assert again.returncode == 0, again.stderr
+    assert origin.requests.total() == asked
+
+
+async def test_all_nodes_fetch_into_a_bucket(
+    cluster: Any, origin: Origin, command: Command, tmp_path: Path, seaweed: Seaweed, bucket: str
+) -> None:
+    listed = manifest(tmp_path, origin, MIXED)
+    words = ("get", listed, "-o", f"s3://{bucket}/x", "--engine", "ray", "--address", cluster.address)
+    done = await asyncio.to_thread(command, *words, "--state", tmp_path / "state")
+    assert done.returncode == 0, done.stderr
+    held = Held(seaweed, bucket)
+    assert {key: held.data(key) for key in held.every("x/")} == {f"x/{n}": d for n, d in MIXED.items()}
+    assert held.uploads() == []
+
+
+async def test_a_killed_coordinator_is_gone_on_with(
+    cluster: Any, origin: Origin, command: Command, tmp_path: Path
+) -> None:
+    files = {f"large{n}": noise(24 * MIB + n, n) for n in range(2)}
+    listed = manifest(tmp_path, origin, files, slow(2 * MIB))
+    words = ["get", str(listed), "-o", str(tmp_path / "out"), "--engine", "ray", "--address", cluster.address]
+    more = ["-k", "1MiB"]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "osp_fetch", *words, *more], stderr=subprocess.DEVNULL, cwd=tmp_path
+    )
+    partials = tmp_path / "out" / ".osp-fetch" / "nodes"
+    until = time.monotonic() + 60
+    while sum(place.stat().st_blocks * 512 for place in partials.rglob("large*")) < 32 * MIB:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    done = await asyncio.to_thread(command, *words, *more, "--json")
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "out") == files
+    assert json.loads(done.stdout)["bytes"] < 36 * MIB
+
+
+async def test_a_killed_node_is_replaced_by_the_others(
+    cluster: Any, origin: Origin, command: Command, tmp_path: Path
+) -> None:
+    files = {f"f{n}": noise(2 * MIB + n, n) for n in range(24)}
+    listed = manifest(tmp_path, origin, files, slow(MIB))
+    node = cluster.add_node(num_cpus=1, object_store_memory=75 << 20)
+    words = ("get", listed, "-o", tmp_path / "out", "--engine", "ray", "--address", cluster.address)
+    run = asyncio.create_task(asyncio.to_thread(command, *words))
+    log = tmp_path / "out" / ".osp-fetch" / "events.jsonl"
+    while not log.exists() or log.read_text().count('"finished"') < 2:
+        assert not run.done(), run.result()
+        await asyncio.sleep(0.05)
+    await asyncio.to_thread(cluster.remove_node, node, allow_graceful=False)
+    done = await run
+    assert done.returncode == 0, done.stderr
+    assert tree(tmp_path / "out") == files
+
+
+# bad input
+
+
+async def test_an_address_that_nobody_answers_is_one_sentence(command: Command, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    words = ("get", "http://127.0.0.1:9/x", "-o", tmp_path / "out", "--engine", "ray")
+    done = await asyncio.to_thread(command, *words, "--address", "127.0.0.1:9")
+    assert done.returncode == 2, done.stderr
+    assert "no Ray cluster answers at 127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+async def test_without_ray_one_sentence_says_what_to_install(without: Any, tmp_path: Path) -> None:
+    words = ("get", "http://127.0.0.1:9/x", "-o", str(tmp_path / "out"), "--engine", "ray")
+    done = await asyncio.to_thread(without, {"ray"}, *words)
+    assert done.returncode == 2, done.stderr
+    assert "pip install 'osp-fetch[ray]'" in done.stderr
+
+
+def test_another_version_or_folder_on_a_node_is_named(tmp_path: Path) -> None:
+    here = {"version": __version__, "python": sys.version_info[:2], "sees": True}
+    probe = tmp_path / ".osp-fetch" / "probe"
+    RayNodes._check("n1", here, probe)
+    with pytest.raises(StorageError, match="n1 has osp-fetch 0"):
+        RayNodes._check("n1", {**here, "version": "0.0.1"}, probe)
+    with pytest.raises(StorageError, match="the folder is not shared"):
+        RayNodes._check("n1", {**here, "sees": False}, probe)
