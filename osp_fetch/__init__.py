@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .archives.extractor import Unpacker, UnpackOptions, unpack_folder
     from .archives.read import BrokenArchiveError
     from .model.digest import Digest
-    from .model.engines import Ray
+    from .model.engines import Folder, Ray
     from .model.entry import Entry, RelativePath, entry
     from .model.errors import (
         BorrowedLinkSpentError,
@@ -99,7 +99,7 @@ _HOMES: Final = {
     "archives.extractor": "UnpackOptions Unpacker unpack_folder",
     "archives.read": "BrokenArchiveError",
     "model.digest": "Digest",
-    "model.engines": "Ray",
+    "model.engines": "Folder Ray",
     "model.entry": "Entry RelativePath entry",
     "model.errors": (
         "BorrowedLinkSpentError ChangedError CredentialsError DiskFullError FetchError FolderBusyError "
@@ -137,6 +137,7 @@ __all__ = [
     "FetchOptions",
     "FileBegun",
     "Finished",
+    "Folder",
     "FolderBusyError",
     "FolderWaiting",
     "HostBack",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +24,15 @@ from .assembly import (
 from .concurrency import stop as stop_tasks
 from .engine.run import Run
 from .model import events
-from .model.errors import FolderBusyError, SettingsError
+from .model.engines import Folder
+from .model.errors import FetchError, FolderBusyError, SettingsError
 from .model.report import Outcome, Report
 from .model.settings import Settings
 from .options import FetchOptions, PlainOptions, StopToken, plain
 from .sources.huggingface import DownloadMetadata
 from .storage.destination import Destination, destination
 from .storage.folder.disk import Disk
+from .storage.folder.node_folders import collect, mark_ended, node_folder
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
 from .storage.folder.spill import DiskSpill
@@ -76,6 +79,31 @@ async def fetch_all(
         TypeError: an option does not exist or has an invalid value.
     """
     return await _fetch(manifest, folder, plain(options), lambda _: None)
+
+
+async def _fetch(
+    manifest: AnyManifest, folder: str | Path, options: PlainOptions, deliver: Callable[[Outcome], None]
+) -> Report:
+    """Fetch with the engine of the options."""
+    if not isinstance(options.get("engine"), Folder):
+        return await _run(manifest, folder, options, deliver)
+    from .cluster.folder import Session, fetch_shares  # few runs need it
+
+    place = destination(folder, options.get("state"))
+    if place.bucket is not None or "shard" in options or not isinstance(manifest, str | Path | list | tuple):
+        raise SettingsError(
+            "runs can share a folder, but no bucket and no single shard, and the manifest has to be one that "
+            "all of them can read; use Ray for a bucket"
+        )
+    chosen = {name: options.get(name) for name in ("include", "exclude", "names", "fan_out", "columns")}
+    given = [manifest] if isinstance(manifest, str | Path) else list(manifest)
+    sources = " ".join([*map(str, given), *(f"{k}={v}" for k, v in chosen.items() if v)])
+
+    async def share(which: tuple[int, int]) -> Report:
+        mine: PlainOptions = {**options, "shard": which}
+        return await _run(manifest, folder, mine, deliver, shares=True)
+
+    return await fetch_shares(Session(place.root, sources), share)
 
 
 def fetch_iter(
@@ -137,9 +165,15 @@ def fetch(manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[Fet
     return uvloop.run(fetch_all(manifest, folder, **options))
 
 
-async def _fetch(
-    manifest: AnyManifest, folder: str | Path, options: PlainOptions, deliver: Callable[[Outcome], None]
+async def _run(
+    manifest: AnyManifest,
+    folder: str | Path,
+    options: PlainOptions,
+    deliver: Callable[[Outcome], None],
+    *,
+    shares: bool = False,
 ) -> Report:
+    """Fetch in one run. `shares`: whether another machine may take the place of this run if it is silent."""
     place = destination(folder, options.get("state"))
     settings = place.with_memory(options.get("settings") or Settings())
     reach = await asyncio.to_thread(reach_of, settings, options)
@@ -162,9 +196,11 @@ async def _fetch(
         stack.callback(log.close)
         given = [options["observer"]] if "observer" in options else []
         observe = Fanout([board, log, *([failed] if failed else []), *given])
+        working = await asyncio.to_thread(_own_partials, stack, state) if shares else None
         context = await build_context(
-            stack, place, state, settings, options, reach, observe, lock.descriptor, is_new=fresh
-        )
+            stack, place, state, settings, options, reach, observe, lock.descriptor, is_new=fresh,
+            working=working, may_publish=lock.check if shares else lambda: None,
+        )  # fmt: skip
         fetch_one = await _workers(stack, context, place, state, reach, options, lock.descriptor)
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
         if given:
@@ -189,6 +225,21 @@ async def _fetch(
             report.bytes, report.seconds = board.received, time.monotonic() - begun
             observe(events.RunEnded(report))
     return report
+
+
+def _own_partials(stack: AsyncExitStack, state: Path) -> Path:
+    """Return a folder for partials that no other run ever writes to; take over those of earlier runs."""
+    collect(state)
+    own = node_folder(state, secrets.token_hex(8))
+    own.mkdir(parents=True)
+
+    def give_back() -> None:
+        mark_ended(own)
+        with suppress(FetchError):  # else the next run collects them
+            collect(state)
+
+    stack.callback(give_back)
+    return own
 
 
 def _finisher(
@@ -218,7 +269,8 @@ async def _workers(
 ) -> FetchOne | None:
     """Start the worker processes or nodes that the options ask for; return what fetches a file with them."""
     profiles = dict(options.get("profiles") or {})
-    if (engine := options.get("engine")) is not None:
+    engine = options.get("engine")
+    if engine is not None and not isinstance(engine, Folder):
         from .cluster.make import node_pool  # few runs need it
 
         return await stack.enter_async_context(node_pool(engine, context, place, reach, profiles))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from itertools import islice
@@ -307,6 +307,8 @@ async def build_context(
     lock: int,
     *,
     is_new: bool,
+    working: Path | None = None,
+    may_publish: Callable[[], None] = lambda: None,
 ) -> Context:
     """Build the context of a run: its transport, store, ledger, connection pool and buffers.
 
@@ -320,6 +322,8 @@ async def build_context(
         observe: receives events.
         lock: the file descriptor of the run's lock.
         is_new: whether the output folder is known to have no file.
+        working: folder of the partials, if it is not the state folder.
+        may_publish: as in `Context`.
 
     Raises:
         CredentialsError: the bucket refuses the credentials.
@@ -332,10 +336,11 @@ async def build_context(
     durable = settings.storage.durability == "full"
     ledger = SqliteLedger(ledger_file, others, durable=durable, permissions=permissions)
     wait = options.get("wait_lock", 0.0)
-    opening = place.store(state, settings, lock=lock, is_new=is_new, wait_lock=wait)
+    opening = place.store(working or state, settings, lock=lock, is_new=is_new, wait_lock=wait)
     store = await stack.enter_async_context(opening)
     await stack.enter_async_context(ledger)
-    return await context_over(stack, store, ledger, settings, options, reach, observe, place)
+    made = await context_over(stack, store, ledger, settings, options, reach, observe, place)
+    return replace(made, may_publish=may_publish)
 
 
 async def context_over(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
 from .model import events, settings
-from .model.engines import Ray
+from .model.engines import Engine, Folder, Ray
 from .model.profile import Profile
 from .model.settings import Settings
 from .sources.columns import MEANINGS
@@ -76,7 +76,7 @@ class FetchOptions(TypedDict, total=False):
         failed: file to which the rows that failed or are parked are written, as a manifest of JSON lines. It
             is replaced when the run ends, also by an empty one.
         state: local folder for the state of a run to a bucket; by default one below `$XDG_STATE_HOME`.
-        engine: where the files are fetched, if not in this process and its workers; see `Ray`.
+        engine: where the files are fetched, if not in this process and its workers: `Ray` or `Folder`.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -108,7 +108,7 @@ class FetchOptions(TypedDict, total=False):
     name: str
     failed: str | Path
     state: str | Path
-    engine: Ray
+    engine: Engine
 
 
 class PlainOptions(TypedDict, total=False):
@@ -143,7 +143,7 @@ class PlainOptions(TypedDict, total=False):
     failed: Path
     name: str
     state: Path
-    engine: Ray
+    engine: Engine
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:
@@ -265,10 +265,10 @@ def _duration(name: str) -> Callable[[object], float]:
     return read
 
 
-def _engine(value: object) -> Ray:
-    if isinstance(value, Ray):
+def _engine(value: object) -> Engine:
+    if isinstance(value, Folder | Ray):
         return value
-    raise TypeError(f"engine={value!r}: pass Ray(address=…)")
+    raise TypeError(f"engine={value!r}: pass Ray(address=…) or Folder()")
 
 
 def _depth(value: object) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from ..model.engines import Ray
+from ..model.engines import Folder, Ray
 from ..model.errors import FetchError
 from ..s3.address import is_bucket
 from . import exits
@@ -51,9 +51,9 @@ if TYPE_CHECKING:
 @click.option("--wait-lock", metavar="TIME", help="Wait up to TIME while another run uses the folder.")
 @click.option(
     "--engine",
-    type=click.Choice(["local", "ray"]),
+    type=click.Choice(["local", "ray", "folder"]),
     default="local",
-    help="Where files are fetched: this machine, or the nodes of a Ray cluster.  [default: local]",
+    help="Where files are fetched: here, on a Ray cluster, or by all runs that share the folder.",
 )
 @click.option("--address", default="auto", metavar="HOST:PORT", help="The Ray cluster.  [default: auto]")
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster.")
@@ -89,8 +89,10 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         made["failed"] = Path(flags["failed"])
     if limit is not None:
         made["max_duration"] = limit
-    if flags["engine"] == "ray":
-        made["engine"] = Ray(flags["address"], flags["nodes"] or 0)
+    if flags["engine"] != "local":
+        made["engine"] = (
+            Folder() if flags["engine"] == "folder" else Ray(flags["address"], flags["nodes"] or 0)
+        )
     _raise_descriptor_limit()
     if "-" in sources and sys.stdin is not None and sys.stdin.isatty():
         click.echo("Reading the list from the terminal; end it with Ctrl-D on a line of its own.", err=True)

@@ -152,7 +152,7 @@ class NodePool:
 
     async def __aenter__(self) -> NodePool:
         if self._is_folder:
-            await asyncio.to_thread(collect, self._setup.place.root)
+            await asyncio.to_thread(collect, self._setup.state)
         for work in (self._arrivals(), self._look(), self._steal()):
             self._tasks.add(asyncio.create_task(work))
         return self
@@ -170,7 +170,7 @@ class NodePool:
             await self._gone(node, "the run has ended")
         await stop(serving)
         if self._is_folder:
-            await asyncio.to_thread(collect, self._setup.place.root)
+            await asyncio.to_thread(collect, self._setup.state)
 
     # ---- membership
 
@@ -191,7 +191,7 @@ class NodePool:
         member = self._coordinator.join(link.name, loop.time())
         name = f"{self._run_id}-{member.number}"
         place = self._source.destination(self._setup.place)
-        state = node_folder(place.root, name)
+        state = node_folder(state_folder(place.root), name)
         node = Node(member, link, state, self._context, self._budget, self._cool)
         self._nodes[member.number] = node
         self._budget.joined(member.number)

@@ -90,8 +90,11 @@ class FolderPlace:
 
     def partial_size(self, state: Path, path: str) -> int | None:
         """Return the bytes of the partial, None if there is none."""
-        seen = self._disk.look(os.path.join(state, "partial", path))
-        return seen.size if seen else None
+        # nodes of a run that was killed have left theirs in folders of their own; the next run collects them
+        for folder in (state, *(state / "nodes").glob("*")):
+            if seen := self._disk.look(os.path.join(folder, "partial", path)):
+                return seen.size
+        return None
 
     def free(self) -> int:
         """Return the bytes that are free on the disk."""

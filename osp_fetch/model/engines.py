@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
+class Folder:
+    """Every run with this engine that has the same manifest and output folder, on any machine.
+
+    They take shares of the manifest, and go on with the share of a run that has died.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Ray:
     """The nodes of a Ray cluster.
 
@@ -17,3 +25,6 @@ class Ray:
 
     address: str = "auto"
     nodes: int = 0
+
+
+Engine = Folder | Ray

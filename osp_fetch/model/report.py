@@ -111,6 +111,18 @@ class Report:
         if outcome.error is not None and outcome.error.cause in ("status 401", "credentials"):
             self.credentials = True
 
+    def merge(self, other: Report) -> None:
+        """Add the files of `other`, a report on other rows of the same manifest."""
+        for status, count in other.counts.items():
+            self.counts[status] += count
+        self.bytes += other.bytes
+        self.stopped = self.stopped or other.stopped
+        self.outcomes += other.outcomes[: max(0, OUTCOMES_KEPT - len(self.outcomes))]
+        self.failures += other.failures[: max(0, OUTCOMES_KEPT - len(self.failures))]
+        self.credentials = self.credentials or other.credentials
+        self.notes += [note for note in other.notes if note not in self.notes]
+        self.widths |= other.widths
+
     @property
     def ok(self) -> bool:
         """Return whether every row is present and verified, and the run was not stopped early."""

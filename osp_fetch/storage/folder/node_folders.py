@@ -12,14 +12,13 @@ from pathlib import Path
 
 from ...model.entry import RelativePath
 from .disk import Disk, storage_error
-from .run_lock import state_folder
 
 _ENDED = "ended"  # file of a node's folder: the node has ended, so that nothing is written there any more
 
 
-def node_folder(root: Path, name: str) -> Path:
-    """Return the state folder of the node `name` in the output folder `root`."""
-    return state_folder(root) / "nodes" / name
+def node_folder(state: Path, name: str) -> Path:
+    """Return the state folder of the node `name` in the state folder of a run."""
+    return state / "nodes" / name
 
 
 def mark_ended(folder: Path) -> None:
@@ -58,15 +57,14 @@ def hand_over(path: RelativePath, old: Path, new: Path, *, moves: bool) -> None:
         raise storage_error(error, f"the partial of {path} cannot be given to another node") from None
 
 
-def collect(root: Path) -> None:
-    """Move the partials of all nodes that have ended or are lost to the folder of the run. Blocks.
+def collect(state: Path) -> None:
+    """Move the partials of all nodes that have ended or are lost to the state folder of the run. Blocks.
 
-    Call it while the run has no nodes, and holds the lock of `root`.
+    Call it while the run has no nodes, and holds the lock of `state`.
 
     Raises:
         StorageError: a partial cannot be moved.
     """
-    state = state_folder(root)
     for folder in sorted((state / "nodes").glob("*")):
         partials = folder / "partial"
         for place in sorted(partials.rglob("*")):

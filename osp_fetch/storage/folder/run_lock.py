@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from ...model.entry import STATE_FOLDER
-from ...model.errors import FolderBusyError
+from ...model.errors import FolderBusyError, Remedy, StorageError
 from .disk import Disk, storage_error
 from .permissions import Permissions
 
@@ -68,6 +68,8 @@ class RunLock:
         self._state, self._place, self._beat = state, state / "lock", beat
         self._permissions = permissions or Permissions()
         self._fd = -1
+        self._mine: dict[str, object] = {}
+        self._checked = 0.0  # when the lock was known to be held, on the monotonic clock
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._live, name="osp-lock", daemon=True)
 
@@ -91,6 +93,17 @@ class RunLock:
         """The descriptor of the open lock file. A process that inherits it also holds the lock."""
         return self._fd
 
+    def check(self) -> None:
+        """Raise StorageError if another run has taken the lock, because this one was silent for too long."""
+        if time.monotonic() < self._checked + self._beat / 2:
+            return
+        if _read(self._place).get("token") != self._mine.get("token"):
+            raise StorageError(
+                f"{self._state.parent}: this run was silent for so long that another one has taken its place",
+                remedy=Remedy.ABORT,
+            )
+        self._checked = time.monotonic()
+
     def _take(self) -> None:
         locked = self._locked()
         left = _read(self._place)
@@ -102,6 +115,7 @@ class RunLock:
             "since": int(time.time()),
         }
         mine["token"] = secrets.token_hex(8)
+        self._mine = mine
         with suppress(OSError):  # on a full disk the lock still works, but does not state its owner
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, json.dumps(mine).encode(), 0)

@@ -1,0 +1,143 @@
+"""Tests of the engine `folder`: runs that share an output folder share a manifest, without a service."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from osp_fetch import Folder, fetch_all
+from osp_fetch.cluster.folder import Session, fetch_shares
+from osp_fetch.model.entry import RelativePath
+from osp_fetch.model.errors import FolderBusyError, SettingsError, StorageError
+from osp_fetch.model.report import Report, Status
+from osp_fetch.storage.folder.node_folders import collect, hand_over, mark_ended, node_folder
+from osp_fetch.storage.folder.run_lock import RunLock
+from tests.conftest import quick
+from tests.origin import Origin, noise, slow
+from tests.test_cluster import tree
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+MIB = 1 << 20
+
+
+def manifest(folder: Path, origin: Origin, files: dict[str, bytes], fault: Any = None) -> Path:
+    more = {"always": fault} if fault else {}
+    place = folder / "list.txt"
+    place.write_text("".join(f"{origin.add(name, data, **more)}\n" for name, data in files.items()))
+    return place
+
+
+def started(listed: Path, out: Path) -> subprocess.Popen[bytes]:
+    words = [
+        sys.executable,
+        "-m",
+        "osp_fetch",
+        "get",
+        str(listed),
+        "-o",
+        str(out),
+        "--engine",
+        "folder",
+        "-q",
+    ]
+    return subprocess.Popen([*words, "-k", "1MiB"], cwd=listed.parent)
+
+
+async def test_three_runs_fetch_each_file_once(origin: Origin, tmp_path: Path) -> None:
+    files = {f"f{n:03}": noise(60_000 + n, n) for n in range(120)}
+    listed = manifest(tmp_path, origin, files)
+    runs = [started(listed, tmp_path / "out") for _ in range(3)]
+    codes = await asyncio.gather(*(asyncio.to_thread(run.wait) for run in runs))
+    assert codes == [0, 0, 0]
+    assert tree(tmp_path / "out") == files
+    assert set(origin.requests.values()) == {1}
+    assert not (tmp_path / "out" / ".osp-fetch" / "join").exists()
+
+
+async def test_the_share_of_a_killed_run_is_gone_on_with(origin: Origin, tmp_path: Path) -> None:
+    files = {f"large{n}": noise(16 * MIB + n, n) for n in range(4)}
+    listed = manifest(tmp_path, origin, files, slow(4 * MIB))
+    first = started(listed, tmp_path / "out")
+    state = tmp_path / "out" / ".osp-fetch"
+    until = time.monotonic() + 60
+    while sum(place.stat().st_blocks * 512 for place in state.rglob("partial/large*")) < 8 * MIB:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.02)
+    second = started(listed, tmp_path / "out")
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert await asyncio.to_thread(second.wait) == 0
+    assert tree(tmp_path / "out") == files
+
+
+async def test_a_run_that_starts_later_finds_nothing_to_do(origin: Origin, tmp_path: Path) -> None:
+    files = {f"f{n}": noise(5_000, n) for n in range(10)}
+    listed = manifest(tmp_path, origin, files)
+    first = await fetch_all(listed, tmp_path / "out", settings=quick(), engine=Folder())
+    assert first.counts[Status.FETCHED] == 10
+    second = await fetch_all(listed, tmp_path / "out", settings=quick(), engine=Folder())
+    assert second.counts[Status.PRESENT] == 10
+    plain = await fetch_all(listed, tmp_path / "out", settings=quick())
+    assert plain.counts[Status.PRESENT] == 10
+
+
+async def test_a_share_that_another_run_holds_is_waited_for(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    async def fetch(which: tuple[int, int]) -> Report:
+        calls.append(which[0])
+        if which[0] == 3 and calls.count(3) < 3:
+            raise FolderBusyError("held")
+        return Report()
+
+    await fetch_shares(Session(tmp_path, "a"), fetch)
+    assert sorted(set(calls)) == list(range(32))
+    assert calls.count(3) == 3
+
+
+def test_another_manifest_is_refused(tmp_path: Path) -> None:
+    Session(tmp_path, "a.txt").join()
+    with pytest.raises(SettingsError, match=r"fetches a\.txt, this one b\.txt"):
+        Session(tmp_path, "b.txt").join()
+
+
+async def test_a_bucket_is_refused() -> None:
+    with pytest.raises(SettingsError, match="no bucket"):
+        await fetch_all("list.txt", "s3://bucket/x", engine=Folder())
+
+
+def test_a_run_whose_lock_was_taken_publishes_nothing(tmp_path: Path) -> None:
+    with RunLock(tmp_path, beat=0.0) as lock:
+        lock.check()
+        (tmp_path / "lock").write_text('{"token": "another"}')
+        with pytest.raises(StorageError, match="another one has taken its place"):
+            lock.check()
+
+
+def test_the_partial_of_a_silent_holder_is_copied_and_that_of_an_ended_one_moved(tmp_path: Path) -> None:
+    silent, ended, path = node_folder(tmp_path, "a"), node_folder(tmp_path, "b"), RelativePath("d/f")
+    both = ((silent, "d/f"), (ended, "d/g"))
+    for folder, name in both:
+        place = folder / "partial" / name
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"held")
+    mark_ended(ended)
+    before = {name: (folder / "partial" / name).stat().st_ino for folder, name in both}
+    with (silent / "partial" / path).open("r+b") as late:
+        collect(tmp_path)
+        late.write(b"LATE")
+    found = tmp_path / "partial"
+    assert (found / "d/f").read_bytes() == b"held"
+    assert (found / "d/f").stat().st_ino != before["d/f"]
+    assert (found / "d/g").stat().st_ino == before["d/g"]
+    assert not (tmp_path / "nodes").exists()
+    hand_over(path, tmp_path, silent, moves=True)
+    assert not (found / "d/f").exists()
