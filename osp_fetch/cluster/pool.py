@@ -43,12 +43,14 @@ class Link:
         ended: returns the exit status of the worker process once the channel is closed, None if it is not
             known to have ended.
         kill: ends the worker process at once, if it can be reached.
+        source: the address from which the node makes its connections; empty for any.
     """
 
     name: str
     wire: Channel
     ended: Callable[[], Awaitable[int | None]]
     kill: Callable[[], None] = lambda: None
+    source: str = ""
 
 
 class NodeSource(Protocol):
@@ -195,7 +197,8 @@ class NodePool:
         node = Node(member, link, state, self._context, self._budget, self._cool)
         self._nodes[member.number] = node
         self._budget.joined(member.number)
-        node.send(replace(self._setup, place=place, state=state, share=0, patience=self._patience))
+        setup = replace(self._setup, place=place, state=state, share=0, source=link.source)
+        node.send(replace(setup, patience=self._patience))
         task = asyncio.create_task(self._serve(node), name=f"{self._run_id} {link.name}")
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         self._resize()

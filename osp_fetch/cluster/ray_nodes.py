@@ -35,6 +35,12 @@ _DEATHS: Final = 3  # ends of its worker after which a node is not tried again
 _CPUS: Final = 0.1  # of a node, for the actor; the worker takes what it needs
 
 
+class _UnfitNodeError(StorageError):
+    """A node can take no part in the run: it has another version, or does not see the output folder."""
+
+    remedy = Remedy.ABORT
+
+
 class RayNodes:
     """The nodes of a Ray cluster; implements `pool.NodeSource`. An async context manager.
 
@@ -115,7 +121,12 @@ class RayNodes:
 
     async def _new_nodes(self) -> list[Link]:
         ray = _ray()
-        alive = {each["NodeID"]: each for each in await asyncio.to_thread(ray.nodes) if each["Alive"]}
+        # a head without processors is common, and can run no actor
+        alive = {
+            each["NodeID"]: each
+            for each in await asyncio.to_thread(ray.nodes)
+            if each["Alive"] and each["Resources"].get("CPU", 0) >= _CPUS
+        }
         for gone in set(self._actors) - set(alive):
             del self._actors[gone]
         for name, relays in self._actors.items():
@@ -134,13 +145,12 @@ class RayNodes:
         if self._engine.nodes:
             new = new[: max(0, self._engine.nodes - sum(bool(r) for r in self._actors.values()))]
         found = await asyncio.gather(*(self._start(alive[name]) for name in new), return_exceptions=True)
-        links: list[Link] = []
-        for result in found:
-            if isinstance(result, BaseException):
-                if self._first:
-                    raise result
-                continue  # it is tried again at the next look
-            links += result
+        links = [link for result in found if not isinstance(result, BaseException) for link in result]
+        failed = [result for result in found if isinstance(result, BaseException)]
+        # a node that cannot start now is tried again; one that does not fit would never do
+        unfit = [error for error in failed if isinstance(error, _UnfitNodeError)]
+        if failed and self._first and (unfit or not links):
+            raise (unfit or failed)[0]
         return links
 
     async def _start(self, node: dict[str, Any]) -> list[Link]:
@@ -163,25 +173,23 @@ class RayNodes:
                     f"{name} cannot start a worker: {_why(error)}", remedy=Remedy.ABORT
                 ) from None
             self._check(name, found, probe)
-            links.append(Link(name, await relay.begin(), relay.ended, relay.kill))
+            links.append(Link(name, await relay.begin(), relay.ended, relay.kill, _source(node)))
             relays.append(relay)
         return links
 
     @staticmethod
     def _check(name: str, found: dict[str, Any], probe: Path | None) -> None:
-        """Raise StorageError if a node has another version, or another folder under the same path."""
+        """Raise _UnfitNodeError if a node has another version, or another folder under the same path."""
         if (found["version"], found["python"]) != (__version__, sys.version_info[:2]):
             python = ".".join(map(str, found["python"]))
-            raise StorageError(
+            raise _UnfitNodeError(
                 f"{name} has osp-fetch {found['version']} on Python {python}, this machine {__version__} on "
-                f"{sys.version_info[0]}.{sys.version_info[1]}; install the same on all nodes",
-                remedy=Remedy.ABORT,
+                f"{sys.version_info[0]}.{sys.version_info[1]}; install the same on all nodes"
             )
         if probe is not None and not found["sees"]:
-            raise StorageError(
+            raise _UnfitNodeError(
                 f"{name} does not see {probe.parent.parent}: the folder is not shared; give one of a shared "
-                "file system, or a bucket",
-                remedy=Remedy.ABORT,
+                "file system, or a bucket"
             )
 
 
@@ -324,6 +332,12 @@ def _write_probe(root: Path) -> Path:
 
 def _probe(root: Path) -> Path:
     return (root / STATE_FOLDER / "shared-folder-probe").absolute()
+
+
+def _source(node: dict[str, Any]) -> str:
+    """Return the address of a node that shares a machine with others, so that each has its own; else ""."""
+    address = str(node["NodeManagerAddress"])
+    return address if address.startswith("127.") and address != "127.0.0.1" else ""
 
 
 def _why(error: BaseException) -> str:

@@ -1,0 +1,326 @@
+"""Measure a run over several nodes: speed against one node, a host with a limit, and the coordinator's cost.
+
+    python benchmarks/cluster.py [--only speed|limit|coordinator|chaos] [--rounds 3] [--minutes 30]
+
+The nodes are those of a Ray cluster on this machine. Each has a loopback address of its own, and a proxy
+limits the bytes of each address, so that every node has "its" bandwidth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import multiprocessing
+import random
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from clients import MIB, PYTHON, digest, origin
+
+MB = 1_000_000
+
+
+class Shaper:
+    """A TCP proxy that limits the bytes per second of each client address, and the connections of all.
+
+    Args:
+        upstream: port of the origin.
+        rate: bytes per second for each address.
+        most: connections above which requests are refused with 503; 0 for no limit.
+        each: bytes per second of one connection; 0 for no limit.
+    """
+
+    def __init__(self, upstream: int, rate: float, most: int = 0, each: float = 0) -> None:
+        self._upstream, self._rate, self._most, self._each = upstream, rate, most, each
+        self._ready: dict[str, float] = defaultdict(float)
+        self._open = 0
+
+    async def client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open += 1
+        try:
+            if self._most and self._open > self._most:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                await writer.drain()
+                return
+            other, into = await asyncio.open_connection("127.0.0.1", self._upstream)
+            up = asyncio.create_task(self._pass(reader, into))
+            try:
+                await self._down(other, writer, writer.get_extra_info("peername")[0])
+            finally:
+                up.cancel()
+                into.close()
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            self._open -= 1
+            writer.close()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+
+    async def _down(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, who: str) -> None:
+        clock, mine = asyncio.get_running_loop().time, 0.0
+        while data := await reader.read(131072):
+            writer.write(data)
+            await writer.drain()
+            now = clock()
+            self._ready[who] = max(self._ready[who], now - 0.02) + len(data) / self._rate
+            if self._each:
+                mine = max(mine, now - 0.02) + len(data) / self._each
+            await asyncio.sleep(max(0.0, self._ready[who] - now, mine - now))
+
+
+def _shape(port: int, upstream: int, rate: float, most: int, each: float) -> None:
+    import uvloop
+
+    async def main() -> None:
+        shaper = Shaper(upstream, rate, most, each)
+        server = await asyncio.start_server(shaper.client, "127.0.0.1", port, limit=1 << 20)
+        async with server:
+            await server.serve_forever()
+
+    uvloop.run(main())
+
+
+@contextlib.contextmanager
+def shaped(upstream: int, rate: float, most: int = 0, each: float = 0) -> Iterator[int]:
+    """Run a shaper in a process, and return its port."""
+    port = random.randrange(20_000, 30_000)
+    process = multiprocessing.get_context("spawn").Process(
+        target=_shape, args=(port, upstream, rate, most, each)
+    )
+    process.start()
+    time.sleep(1.5)
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.join()
+
+
+class Nodes:
+    """A Ray cluster whose head fetches nothing; a context manager.
+
+    Args:
+        count: nodes at the start.
+    """
+
+    def __init__(self, count: int) -> None:
+        from ray.cluster_utils import Cluster
+
+        head = {"object_store_memory": 75 << 20, "num_cpus": 0, "include_dashboard": False}
+        self._cluster: Any = Cluster(initialize_head=True, head_node_args=head)
+        self._nodes: list[Any] = []
+        self._number = 0
+        for _ in range(count):
+            self.add()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def add(self) -> None:
+        """Add a node with a loopback address of its own."""
+        self._number += 1
+        place = f"127.0.{self._number // 200}.{self._number % 200 + 2}"
+        node = self._cluster.add_node(num_cpus=1, object_store_memory=75 << 20, node_ip_address=place)
+        self._nodes.append(node)
+
+    def remove(self) -> None:
+        """Kill the oldest node, unless it is the last one."""
+        if len(self._nodes) > 1:
+            self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
+
+    def __enter__(self) -> Nodes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cluster.shutdown()
+
+
+def command(listed: Path, out: Path, address: str, *more: str) -> list[str]:
+    """Return the command of a run."""
+    words = [PYTHON, "-m", "osp_fetch", "get", str(listed), "-o", str(out), "-q", "--json", "--min-free", "0"]
+    words += ["--profiles", "none", "--engine", "ray", "--address", address, *more]
+    return words
+
+
+def manifest(folder: Path, port: int, count: int, size: int) -> Path:
+    """Write a list of `count` files of `size` bytes behind a port, and return it."""
+    sha256 = digest(size)
+    base = f"http://127.0.0.1:{port}/{size}"
+    rows = ({"url": f"{base}/{n}", "path": f"f{n}", "sha256": sha256} for n in range(count))
+    place = folder / "list.jsonl"
+    place.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return place
+
+
+def timed(nodes: int, listed: Path, place: str, *more: str) -> tuple[float, int]:
+    """Return the seconds of a run over `nodes` nodes without the start of the cluster, and its failures."""
+    with Nodes(nodes) as made:
+        out = Path(tempfile.mkdtemp(dir=place))
+        try:
+            words = command(listed, out, made.address, *more)
+            done = subprocess.run(words, capture_output=True, text=True, check=False)
+            if not done.stdout:
+                raise SystemExit(done.stderr[-1000:])
+            report = json.loads(done.stdout)
+            return report["seconds"], report["counts"]["failed"]
+        finally:
+            shutil.rmtree(out)
+
+
+def speed(rounds: int, place: str) -> dict[str, Any]:
+    """Three nodes, each behind 30 MB/s, against one."""
+    count, size = 36, 32 * MIB
+    with origin([size], place) as (url, _):
+        upstream = int(url.split(":")[2].split("/")[0])
+        with shaped(upstream, 30 * MB) as port:
+            listed = manifest(Path(tempfile.mkdtemp(dir=place)), port, count, size)
+            found: dict[int, list[float]] = {1: [], 3: []}
+            for _ in range(rounds):
+                for nodes, seconds in found.items():
+                    seconds.append(timed(nodes, listed, place)[0])
+    one, three = (statistics.median(found[n]) for n in (1, 3))
+    return {"one node": found[1], "three nodes": found[3], "times as fast": round(one / three, 2)}
+
+
+def limit(rounds: int, place: str) -> dict[str, Any]:
+    """A host that refuses above 12 connections of 2 MB/s, with one node and with three."""
+    count, size = 60, 8 * MIB
+    best = count * size / (12 * 2 * MB)
+    found: dict[int, list[float]] = {1: [], 3: []}
+    failed = 0
+    with origin([size], place) as (url, _):
+        upstream = int(url.split(":")[2].split("/")[0])
+        with shaped(upstream, 1e9, 12, 2 * MB) as port:
+            listed = manifest(Path(tempfile.mkdtemp(dir=place)), port, count, size)
+            for _ in range(rounds):
+                for nodes, seconds in found.items():
+                    taken, missing = timed(nodes, listed, place)
+                    seconds.append(taken)
+                    failed += missing
+    return {
+        f"{n} nodes, of the limit's time": round(statistics.median(s) / best, 3) for n, s in found.items()
+    } | {"failed": failed}
+
+
+def coordinator() -> dict[str, Any]:
+    """What a decision costs: 1,000 nodes, 10 million jobs in turn, 10,000 hosts."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from osp_fetch.cluster.coordinator import Coordinator
+    from osp_fetch.connections.controller import HostReport
+    from osp_fetch.workers.budget import Budget
+
+    made = Coordinator(30.0)
+    members = [made.join(f"n{n}", 0.0) for n in range(1_000)]
+    budget = Budget(0, 128_000, 128, lambda _: None, {}, steers=True)
+    for member in members:
+        budget.joined(member.number)
+    held: list[Any] = []
+    jobs, begun = 1_000_000, time.perf_counter()
+    for number in range(jobs):
+        lease = made.deal()
+        assert lease is not None
+        budget.grant(lease.node, f"h{number % 10_000}:443")
+        held.append(lease)
+        if len(held) > 100_000:
+            made.end(held[number % 100_000])
+            held[number % 100_000] = held.pop()
+    deals = jobs / (time.perf_counter() - begun)
+    for member in members:
+        first = 10 * (member.number % 1_000)
+        reports = [
+            HostReport(f"h{host}:443", 2, 2, 1, 10**6, 0, 2, 0.1, 1) for host in range(first, first + 10)
+        ]
+        budget.reported(member.number, reports, 1.0)
+    begun = time.perf_counter()
+    budget.look(2.0)
+    looked = time.perf_counter() - begun
+    return {
+        "jobs dealt per second": round(deals),
+        "seconds to divide 10,000 hosts among 1,000 nodes": round(looked, 2),
+        "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+    }
+
+
+def chaos(minutes: float, place: str) -> dict[str, Any]:
+    """Nodes killed and added, and the coordinator killed, while files are fetched; then all are compared."""
+    size, count, chance = 4 * MIB, max(40, int(minutes * 60 * 10)), random.Random(7)
+    kills = troubles = 0
+    ends = time.monotonic() + minutes * 60
+    with origin([size], place) as (url, _):
+        upstream = int(url.split(":")[2].split("/")[0])
+        with shaped(upstream, 20 * MB) as port, Nodes(3) as nodes:
+            folder = Path(tempfile.mkdtemp(dir=place))
+            listed, out = manifest(folder, port, count, size), folder / "out"
+            text = ""
+            while not text:
+                run = subprocess.Popen(
+                    command(listed, out, nodes.address), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                    text=True,
+                )  # fmt: skip
+                until = min(ends, time.monotonic() + chance.uniform(15, 40))
+                while time.monotonic() < until and run.poll() is None:
+                    time.sleep(chance.uniform(2, 6))
+                    chance.choice((nodes.add, nodes.remove))()
+                    troubles += 1
+                if run.poll() is None and time.monotonic() < ends:
+                    run.kill()
+                    kills += 1
+                text, _ = run.communicate()
+            report = json.loads(text)
+            wrong = sum(not _is_right(out / f"f{n}", size) for n in range(count))
+            shutil.rmtree(folder)
+    return {
+        "files": count, "wrong or missing": wrong, "counts": report["counts"],
+        "nodes killed or added": troubles, "kills of the coordinator": kills,
+    }  # fmt: skip
+
+
+def _is_right(place: Path, size: int) -> bool:
+    return place.is_file() and hashlib.sha256(place.read_bytes()).hexdigest() == digest(size)[-64:]
+
+
+def main() -> None:
+    """Run what was asked for, and print one JSON line for each."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=["speed", "limit", "coordinator", "chaos"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--json", type=Path)
+    flags = parser.parse_args()
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
+    parts = {
+        "coordinator": coordinator,
+        "speed": lambda: speed(flags.rounds, place),
+        "limit": lambda: limit(flags.rounds, place),
+        "chaos": lambda: chaos(flags.minutes, place),
+    }
+    found = {}
+    for name, work in parts.items():  # each returns what it has measured
+        if flags.only in (None, name):
+            found[name] = work()  # type: ignore[no-untyped-call]
+            print(json.dumps({name: found[name]}), flush=True)
+    if flags.json:
+        flags.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
