@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ..connections.controller import Controller, HostReport
 from ..connections.limit import START, ConcurrencyLimit
@@ -12,6 +13,9 @@ from ..model import events
 from ..model.profile import Profile
 from ..model.settings import Auto
 from .messages import Assign
+
+# Seconds for which an idle connection of a node is counted as open: the transport keeps it for 2 s.
+_IDLE: Final = 2.5
 
 
 def part_of(number: int, worker: int, workers: int) -> int:
@@ -30,6 +34,7 @@ class _Share:
         demand: connections that it has open or waits for.
         streaming: connections over which bytes come.
         sent: number of assignments that were sent to it.
+        falls_at: when `most` sinks to what it has confirmed, None if it has not confirmed less.
     """
 
     share: int = 0
@@ -38,6 +43,7 @@ class _Share:
     demand: int = 0
     streaming: int = 0
     sent: int = 0
+    falls_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -106,7 +112,12 @@ class Budget:
             mine.demand = report.open + report.waiting
             # the worker may yet use an assignment that it has not received
             late = report.assigned != mine.sent
-            mine.most = max(report.open, report.share, mine.most if late else 0)
+            most = max(report.open, report.share, mine.most if late else 0)
+            if worker >= self._workers and most < mine.most:
+                # idle connections of a node count at the host until the node closes them
+                mine.falls_at = mine.falls_at or now + _IDLE
+                most = mine.most if now < mine.falls_at else most
+            mine.most, mine.falls_at = most, mine.falls_at if most > max(report.open, report.share) else None
             if not late:
                 # a worker lowers its share itself when a host refuses a connection
                 mine.share = min(mine.share, report.share)
@@ -202,6 +213,9 @@ class Budget:
         crowded = sum(state.controller.limit.value for state in used) > self.total
         most = max(LEAST_SHARE, self.total // len(used)) if crowded else self.total
         for host, state in self._hosts.items():
+            for mine in state.shares.values():
+                if mine.falls_at is not None and now >= mine.falls_at:
+                    mine.most, mine.falls_at = max(mine.open, mine.share), None
             if self._controls and (is_open := state.open):
                 streaming = sum(each.streaming for each in state.shares.values())
                 self._changed(host, state, state.controller.look(now, is_open, streaming))
