@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Settings
+from tests.held import Held
 from tests.origin import Origin, serving
 from tests.seaweed import KEYS, Seaweed, weed
 from tests.seaweed import serving as seaweed_serving
@@ -60,6 +61,12 @@ def bucket(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
     return seaweed.bucket(f"b{secrets.token_hex(6)}")
+
+
+@pytest.fixture
+def held(seaweed: Seaweed, bucket: str) -> Held:
+    """What the bucket holds."""
+    return Held(seaweed.client(), bucket)
 
 
 def quick(**sections: dict[str, object]) -> Settings:

@@ -27,6 +27,7 @@ from osp_fetch.storage.bucket.part_memory import PartMemory
 from osp_fetch.storage.bucket.store import BucketStore
 from osp_fetch.storage.bucket.sums import CRC32C, CRC64NVME, RunningDigests
 from tests.conftest import quick
+from tests.held import Held
 from tests.origin import Origin, noise, sha256, slow
 from tests.s3_proxy import (
     Fault,
@@ -55,33 +56,6 @@ def patient(*, two_connections: bool = False) -> Settings:
 def counts(report: Report) -> dict[Status, int]:
     """Return the numbers of outcomes that are not zero."""
     return {status: count for status, count in report.counts.items() if count}
-
-
-class Held:
-    """What a bucket holds, seen with a client of its own."""
-
-    def __init__(self, seaweed: Seaweed, bucket: str) -> None:
-        self.client: Any = seaweed.client()
-        self.bucket = bucket
-
-    def every(self, prefix: str = "") -> list[str]:
-        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
-        return [row["Key"] for page in pages for row in page.get("Contents", [])]
-
-    def data(self, key: str) -> bytes:
-        return bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
-
-    def uploads(self) -> list[str]:
-        found = self.client.list_multipart_uploads(Bucket=self.bucket)
-        return [row["Key"] for row in found.get("Uploads", [])]
-
-    def put(self, key: str, data: bytes) -> None:
-        self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
-
-
-@pytest.fixture
-def held(seaweed: Seaweed, bucket: str) -> Held:
-    return Held(seaweed, bucket)
 
 
 def rows(origin: Origin, **files: bytes) -> list[Entry]:
@@ -193,6 +167,8 @@ FAULTS: dict[str, Fault] = {
     "the upload is forgotten at its completion": each(
         "CompleteMultipartUpload", answers("NoSuchUpload", 404)
     ),
+    "the reply to the creation is lost": each("CreateMultipartUpload", loses_reply, loses_reply),
+    "notes are cut": each("PutOwn", cuts, cuts, answers("SlowDown", 503), cuts, cuts),
     "the creation is cut": each("CreateMultipartUpload", cuts, answers("InternalError", 500)),
     "looks are cut": each("HeadObject", cuts, answers("SlowDown", 503)),
 }
@@ -290,7 +266,7 @@ async def test_the_store_is_killed_and_comes_back(
         await asyncio.to_thread(own.start)
         report = await run
         assert report.ok, report.failures
-        assert Held(own, name).data("f") == LARGE
+        assert Held(own.client(), name).data("f") == LARGE
     finally:
         own.kill()
 

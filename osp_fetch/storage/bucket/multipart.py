@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
+from ...concurrency import completed
 from ...model.entry import RelativePath
 from ...model.errors import IntegrityError, Remedy, StorageError
 from ..folder.executors import in_thread
@@ -36,21 +38,41 @@ class Multipart:
         self._key = shared.bucket.address.key(path)
 
     async def begin(self, length: int | None) -> Upload:
-        """Begin an upload, and leave a note of it in the bucket.
+        """Begin an upload, and record it in a note in the bucket and in the ledger.
+
+        If the caller is cancelled while the store is asked, the upload is recorded before that is raised.
 
         Args:
             length: bytes of the file, None if unknown.
 
         Raises:
-            StorageError: the store refuses it, or does not answer.
+            StorageError: the store refuses it or does not answer, or the ledger cannot be written.
         """
-        token, scheme = new_token(), self._shared.scheme
-        found = await self._bucket.ask(
+        token, begun, requests = new_token(), list[Upload](), 0
+        since = await unfinished.announce(self._bucket, self._path, self._note(token))
+
+        async def attempt() -> None:
+            nonlocal requests
+            requests += 1
+            await completed(self._create(token, length, begun))
+
+        await self._bucket.repeated(attempt)
+        if requests > 1:
+            await unfinished.abort_empty(self._bucket, self._path, since, {begun[-1].upload})
+        return begun[-1]
+
+    async def _create(self, token: str, length: int | None, begun: list[Upload]) -> None:
+        """Begin an upload, record it, and append it to `begun`. No request is repeated."""
+        scheme = self._shared.scheme
+        found = await self._bucket.once(
             "create_multipart_upload", f"{self._what}: it cannot be uploaded", Key=self._key,
             Metadata=metadata_of(token), **scheme.create(),
         )  # fmt: skip
-        await unfinished.note(self._bucket, self._path, found["UploadId"], self._note(token))
-        return Upload(found["UploadId"], token, scheme.name, length)
+        upload = Upload(found["UploadId"], token, scheme.name, length)
+        await unfinished.note(self._bucket, self._noted(upload))
+        work = partial(self._shared.uploads.begin, self._path, upload)
+        await in_thread(self._shared.ledger_thread, work)
+        begun.append(upload)
 
     async def send(self, upload: Upload, number: int, data: memoryview, checksum: int) -> str:
         """Send a part and return its ETag. It is sent again from memory if it arrives damaged.
@@ -133,11 +155,14 @@ class Multipart:
         Raises:
             StorageError: the store refuses it, or does not answer.
         """
-        await unfinished.abort(self._bucket, self._path, upload.upload, self._note(upload.token))
+        await unfinished.abort(self._bucket, self._noted(upload))
 
     async def forget(self, upload: Upload) -> None:
         """Remove the note of an upload that was completed."""
         await unfinished.forget(self._bucket, self._note(upload.token))
+
+    def _noted(self, upload: Upload) -> unfinished.Noted:
+        return unfinished.Noted(self._path, upload.upload, self._note(upload.token))
 
     def _note(self, token: str) -> str:
         return f"{self._shared.scope}/{token}"

@@ -126,9 +126,11 @@ class BucketPartial:
             self._length = length
 
     async def _discard_earlier(self) -> None:
+        """Abort the upload that the ledger states, which may have been begun by a task that was stopped."""
         earlier = await self._ledger(partial(self._shared.uploads.get, self._path))
         if earlier is not None:
-            await self._abort(earlier)
+            await self._multipart.abort(earlier)
+            await self._ledger(partial(self._shared.uploads.drop, self._path))
 
     async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         """Copy `data` into the parts that it belongs to. Bytes of full parts are not replaced.
@@ -256,14 +258,8 @@ class BucketPartial:
             StorageError: the store does not answer, or the ledger cannot be written.
         """
         await self._release()
-        upload = self._upload
         self._empty()
-        if upload is not None:
-            await self._abort(upload)
-
-    async def _abort(self, upload: Upload) -> None:
-        await self._multipart.abort(upload)
-        await self._ledger(partial(self._shared.uploads.drop, self._path))
+        await self._discard_earlier()
 
     # ---- model.protocols.Hashing
 
@@ -356,7 +352,6 @@ class BucketPartial:
         async with self._opening:
             if self._upload is None:
                 self._upload = await self._multipart.begin(self._length)
-                await self._ledger(partial(self._shared.uploads.begin, self._path, self._upload))
             return self._upload
 
     def _record(self) -> None:
