@@ -1,8 +1,26 @@
-"""What a bucket holds, seen with a client that is not osp-fetch's."""
+"""Object stores for tests, and what a bucket holds, seen with a client that is not osp-fetch's."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
+
+
+class Store(Protocol):
+    """A real object store on the loopback interface.
+
+    Attributes:
+        url: the endpoint.
+    """
+
+    url: str
+
+    def client(self) -> Any:
+        """Return a blocking client of botocore with all rights."""
+        ...
+
+    def bucket(self, name: str) -> str:
+        """Create a bucket, and return its name."""
+        ...
 
 
 class Held:
