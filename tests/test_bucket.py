@@ -37,6 +37,7 @@ from tests.s3_proxy import (
     each,
     error_in_200,
     loses_reply,
+    misstates_checksum,
     proxied,
 )
 from tests.seaweed import Seaweed
@@ -248,6 +249,23 @@ async def test_another_program_that_meddles_with_an_upload_causes_no_wrong_objec
     assert counts(report) == {Status.FETCHED: 1}, report.failures
     assert held.data("p/d/f") == LARGE
     assert held.every() == ["p/d/f"]
+
+
+async def test_a_small_object_that_differs_from_what_was_sent_is_deleted_and_made_again(
+    origin: Origin, store: Store, held: Held, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxied(store.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        wanted = rows(origin, small=b"small")
+        proxy.fault = each("PutObject", *[misstates_checksum] * 100)
+        failed = await fetch_all(wanted, f"s3://{bucket}/p", settings=patient())
+        assert "differs from what was sent" in str(failed.failures[0].error)
+        assert held.every() == []
+        proxy.counts.clear()
+        proxy.fault = each("PutObject", misstates_checksum)
+        report = await fetch_all(wanted, f"s3://{bucket}/p", settings=patient())
+    assert counts(report) == {Status.FETCHED: 1}, report.failures
+    assert (held.every(), held.data("p/d/small")) == (["p/d/small"], b"small")
 
 
 @on_both_stores

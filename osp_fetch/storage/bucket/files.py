@@ -14,6 +14,7 @@ from ...model.record import Examined, Placed
 from ..folder import blanks
 from ..folder.hashing import digests_in
 from .client import Bucket, BucketError
+from .multipart import check
 from .objects import Creation, look, put
 from .resources import BucketResources
 from .sums import RunningDigests
@@ -172,7 +173,8 @@ class BucketSmallFiles:
             The state of the object, and algorithm → hexadecimal digest with the checksum of the object.
 
         Raises:
-            IntegrityError: the file does not have the digest `wanted`.
+            IntegrityError: the file does not have the digest `wanted`; or the object differs from what was
+                sent, and was deleted again.
             StorageError: the file cannot be published.
         """
         data, scheme = memory.view[:length], self._shared.scheme
@@ -184,6 +186,6 @@ class BucketSmallFiles:
             )
         creation = Creation(self._shared.bucket, path, None, overwrite=self._shared.overwrite)
         found = await put(self._shared, path, creation, data, digests, modified)
-        if scheme.name:
-            digests[scheme.digest] = scheme.hex(scheme.sum(data))
-        return Placed(found.state), digests
+        sums = {scheme.digest: scheme.hex(scheme.sum(data))} if scheme.name else {}
+        await check(self._shared, path, found, length, sums)
+        return Placed(found.state), digests | sums
