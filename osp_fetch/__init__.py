@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .archives.extractor import Unpacker, UnpackOptions, unpack_folder
     from .archives.read import BrokenArchiveError
     from .model.digest import Digest
+    from .model.engines import Ray
     from .model.entry import Entry, RelativePath, entry
     from .model.errors import (
         BorrowedLinkSpentError,
@@ -72,6 +73,8 @@ if TYPE_CHECKING:
         Lost,
         ManifestEnded,
         MirrorDropped,
+        NodeJoined,
+        NodeLeft,
         Observer,
         Opened,
         Parked,
@@ -96,6 +99,7 @@ _HOMES: Final = {
     "archives.extractor": "UnpackOptions Unpacker unpack_folder",
     "archives.read": "BrokenArchiveError",
     "model.digest": "Digest",
+    "model.engines": "Ray",
     "model.entry": "Entry RelativePath entry",
     "model.errors": (
         "BorrowedLinkSpentError ChangedError CredentialsError DiskFullError FetchError FolderBusyError "
@@ -106,7 +110,8 @@ _HOMES: Final = {
     ),
     "model.events": (
         "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
-        "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened "
+        "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped NodeJoined NodeLeft "
+        "Observer Opened "
         "Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Stopping WidthLearned Wrote "
     ),
     "model.report": "Outcome Report Status",
@@ -147,6 +152,8 @@ __all__ = [
     "ManifestError",
     "MirrorDropped",
     "NetworkError",
+    "NodeJoined",
+    "NodeLeft",
     "NotThePayloadError",
     "NotUpdatedError",
     "Observer",
@@ -156,6 +163,7 @@ __all__ = [
     "Progress",
     "QuotaExceededError",
     "RangeNotSatisfiableError",
+    "Ray",
     "RelativePath",
     "Remedy",
     "Report",

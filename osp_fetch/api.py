@@ -216,12 +216,17 @@ async def _workers(
     options: PlainOptions,
     lock: int,
 ) -> FetchOne | None:
-    """Start the worker processes, if the settings ask for them; return what fetches a file with them."""
+    """Start the worker processes or nodes that the options ask for; return what fetches a file with them."""
+    profiles = dict(options.get("profiles") or {})
+    if (engine := options.get("engine")) is not None:
+        from .cluster.make import node_pool  # few runs need it
+
+        return await stack.enter_async_context(node_pool(engine, context, place, reach, profiles))
     if context.settings.limits.processes == 1:
         return None
     from .workers.make import worker_pool  # most runs use one process and do not need this import
 
-    workers = worker_pool(context, place, state, reach, dict(options.get("profiles") or {}), lock)
+    workers = worker_pool(context, place, state, reach, profiles, lock)
     return (await stack.enter_async_context(workers)).fetch if workers else None
 
 

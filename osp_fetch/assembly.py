@@ -23,7 +23,7 @@ from .model import events
 from .model.entry import Entry, is_link, relative_path
 from .model.errors import ManifestError, Remedy, SettingsError
 from .model.protocols import Ledger, Manifest, Renewal, Row, Store
-from .model.settings import Settings
+from .model.settings import S3, Settings
 from .model.urls import shown
 from .options import PlainOptions
 from .pages import WebPages
@@ -227,7 +227,12 @@ def _row_options(options: PlainOptions, pages: WebPages) -> Options:
         strict=options.get("strict", False),
         pages=pages,
         depth=options.get("depth", DEPTH),
+        s3=_s3(options),
     )
+
+
+def _s3(options: PlainOptions) -> S3:
+    return (options.get("settings") or Settings()).s3
 
 
 def _naming(options: PlainOptions, pages: WebPages) -> Naming:
@@ -258,7 +263,7 @@ def _lists(options: PlainOptions, pages: WebPages) -> tuple[FileList, ...]:
 
     def second(option: str, source: str, *, mirror: bool) -> SecondSource:
         def read() -> Iterable[Row]:
-            further = Options(pages=pages, depth=options.get("depth", DEPTH))
+            further = Options(pages=pages, depth=options.get("depth", DEPTH), s3=_s3(options))
             return cast("Iterable[Row]", resolve(source, further).rows)
 
         return SecondSource(f"{option} {shown(source)}", read, mirror=mirror)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
 from .model import events, settings
+from .model.engines import Ray
 from .model.profile import Profile
 from .model.settings import Settings
 from .sources.columns import MEANINGS
@@ -75,6 +76,7 @@ class FetchOptions(TypedDict, total=False):
         failed: file to which the rows that failed or are parked are written, as a manifest of JSON lines. It
             is replaced when the run ends, also by an empty one.
         state: local folder for the state of a run to a bucket; by default one below `$XDG_STATE_HOME`.
+        engine: where the files are fetched, if not in this process and its workers; see `Ray`.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -106,6 +108,7 @@ class FetchOptions(TypedDict, total=False):
     name: str
     failed: str | Path
     state: str | Path
+    engine: Ray
 
 
 class PlainOptions(TypedDict, total=False):
@@ -140,6 +143,7 @@ class PlainOptions(TypedDict, total=False):
     failed: Path
     name: str
     state: Path
+    engine: Ray
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:
@@ -261,6 +265,12 @@ def _duration(name: str) -> Callable[[object], float]:
     return read
 
 
+def _engine(value: object) -> Ray:
+    if isinstance(value, Ray):
+        return value
+    raise TypeError(f"engine={value!r}: pass Ray(address=…)")
+
+
 def _depth(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
         return value
@@ -283,4 +293,5 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "wait_lock": _duration("wait_lock"),
     "failed": _path("failed", "file"),
     "state": _path("state", "folder"),
+    "engine": _engine,
 }

@@ -21,9 +21,10 @@ from osp_fetch import Entry, Report, Settings, Status, fetch_all
 from osp_fetch.model.entry import RelativePath, entry
 from osp_fetch.model.errors import FetchError, FolderBusyError, SettingsError
 from osp_fetch.model.ranges import ByteRange
-from osp_fetch.storage.bucket.address import bucket_address, state_root
+from osp_fetch.s3.address import bucket_address
 from osp_fetch.storage.bucket.grid import Grid, part_size
 from osp_fetch.storage.bucket.part_memory import PartMemory
+from osp_fetch.storage.bucket.state import state_root
 from osp_fetch.storage.bucket.store import BucketStore
 from osp_fetch.storage.bucket.sums import CRC32C, CRC64NVME, RunningDigests
 from tests.conftest import quick
@@ -657,3 +658,20 @@ def lost_set() -> Any:
     from osp_fetch.model.ranges import NOTHING
 
     return NOTHING
+
+
+async def test_checksums_are_written_as_an_object(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path, command: Command
+) -> None:
+    data = {"a": b"one", "b": b"two"}
+    await fetch_all(rows(origin, **data), f"s3://{bucket}/x", settings=quick(), state=tmp_path / "s")
+    words = ("status", f"s3://{bucket}/x", "--sums", "--put", "--state", tmp_path / "s")
+    for _ in range(2):  # it replaces its own list
+        done = await asyncio.to_thread(command, *words)
+        assert done.returncode == 0, done.stderr
+    listed = "".join(f"{hashlib.sha256(content).hexdigest()}  d/{name}\n" for name, content in data.items())
+    assert held.data("x/SHA256SUMS").decode() == listed
+    held.put("x/SHA256SUMS", b"mine")
+    refused = await asyncio.to_thread(command, *words)
+    assert refused.returncode != 0
+    assert held.data("x/SHA256SUMS") == b"mine"

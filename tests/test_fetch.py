@@ -117,7 +117,9 @@ async def test_a_wrong_digest_is_tried_once_more_and_nothing_is_kept(origin: Ori
     assert not (tmp_path / "f").exists()
 
 
-@pytest.mark.parametrize("algorithm", ["md5", "sha1", "sha512", "blake2b", "crc32c", "git-blob-sha1"])
+@pytest.mark.parametrize(
+    "algorithm", ["md5", "sha1", "sha512", "blake2b", "crc32c", "crc64nvme", "git-blob-sha1"]
+)
 async def test_every_digest_is_verified(origin: Origin, tmp_path: Path, algorithm: str) -> None:
     from osp_fetch.storage.folder.hashing import hasher
 

@@ -8,6 +8,7 @@ import pytest
 
 from osp_fetch.connections.controller import LOOK, Controller
 from osp_fetch.connections.limit import ConcurrencyLimit
+from osp_fetch.connections.processor import Load
 
 MB = 1e6
 
@@ -114,6 +115,40 @@ def test_a_doubling_that_gains_little_is_not_followed_by_another() -> None:
     assert level.value == 20
     assert level.sample(0.6, 1200 * MB, full=True)
     assert level.value == 24  # steps are a quarter of the known good limit now, even after a large gain
+
+
+@pytest.mark.parametrize("load", [Load.HIGH, Load.FULL])
+def test_with_a_loaded_processor_a_step_has_to_bring_a_fifth_more(load: Load) -> None:
+    level = ConcurrencyLimit(128)
+    level.sample(0.3, 500 * MB, full=True)
+    assert level.value == 16
+    level.sample(0.6, 590 * MB, full=True, load=load)
+    assert level.value == 8
+
+
+def test_other_programs_that_load_the_processor_do_not_undo_later_steps() -> None:
+    level = ConcurrencyLimit(128)
+    level.sample(0.3, 80 * MB, full=True)
+    level.sample(0.6, 160 * MB, full=True)
+    assert level.value == 32
+    assert level.sample(0.9, 150 * MB, full=True, load=Load.FULL) is None
+    assert level.value == 32
+
+
+def test_a_host_that_shapes_by_connection_gets_more_until_the_processor_is_the_limit() -> None:
+    level, now = ConcurrencyLimit(128), 0.0
+    for _ in range(20):
+        now += 0.3
+        load = Load.FULL if level.value >= 64 else Load.HIGH
+        level.sample(now, min(level.value, 80) * 10 * MB, full=True, load=load)
+    assert level.value == 64
+
+
+def test_while_the_processor_is_the_limit_no_step_begins() -> None:
+    level = ConcurrencyLimit(128)
+    for n in range(100):
+        assert level.sample(n * 0.3, 500 * MB, full=True, load=Load.FULL) is None
+    assert level.value == 8
 
 
 def test_with_small_files_one_look_measures_the_goodput_of_a_limit() -> None:

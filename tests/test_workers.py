@@ -44,7 +44,8 @@ from osp_fetch.storage.folder.run_lock import RunLock
 from osp_fetch.workers.budget import Budget, part_of, shared
 from osp_fetch.workers.channel import Channel
 from osp_fetch.workers.messages import EventSent, RecordKept, Setup
-from osp_fetch.workers.process import Process, WorkerDiedError
+from osp_fetch.workers.peer import WorkerDiedError
+from osp_fetch.workers.process import Process
 from osp_fetch.workers.reach import Reach
 from tests import origin as o
 from tests.origin import Origin, noise, refuse_above, sha256, slow

@@ -11,11 +11,10 @@ the next command asks for another target. `storage.folder.ownership` decides wha
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +27,7 @@ from ..storage.folder.disk import Disk, storage_error
 from ..storage.folder.ownership import Decision
 from ..storage.folder.tombstones import tombstones
 from . import marks, webdataset
+from .alone import alone
 from .marks import Mark, MarkFile, Piece, UnpackedFile
 from .read import BrokenArchiveError, Findings, Member, members
 from .splits import Archive
@@ -112,7 +112,7 @@ class _Unpacking:
         self._unlooked = 0
 
     def run(self) -> Unpacked:
-        with _alone(self.work.with_name(self.work.name + ".lock")):
+        with alone(self.work.with_name(self.work.name + ".lock")):
             if plan := self._left_plan():
                 self._finish_plan(plan)
             mark = self.file.read()
@@ -182,7 +182,8 @@ class _Unpacking:
         if self.job.shard:
             count, _ = webdataset.regroup(
                 lambda: members(self.places, disks=disks, findings=findings),
-                self.tree, Path(self.job.archive.stem).name, self.job.shard, self._room,
+                self.tree, lambda name: webdataset.LocalTar(self.tree / name),
+                Path(self.job.archive.stem).name, self.job.shard, self._room,
             )  # fmt: skip
         else:
             count = self._write(members(self.places, disks=disks, findings=findings))
@@ -276,7 +277,7 @@ class _Unpacking:
 
     def _finish_plan(self, plan: Mark) -> Mark:
         """Publish all members of `plan` into the plan's target, and mark the archive as unpacked."""
-        with _alone(self.state / "publish.lock"):
+        with alone(self.state / "publish.lock"):
             try:
                 found = self._publish(plan)
             except StorageError:
@@ -407,32 +408,6 @@ class _Folders:
                 "name; unpack into another folder with --into, or remove it"
             )
         self._known.add(folder)
-
-
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """Hold `lock` against other processes; a worker process of a killed run may still be active."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            with suppress(OSError):  # no locks on this file system
-                fcntl.flock(fd, fcntl.LOCK_EX)
-            # the previous holder has removed this file; another process may hold a new file of that name
-            if not _is_at(fd, lock):
-                continue
-            yield
-            lock.unlink(missing_ok=True)
-            return
-        finally:
-            os.close(fd)
-
-
-def _is_at(fd: int, place: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), place.stat())
-    except OSError:
-        return False
 
 
 def why_broken(root: str, archive: Archive) -> str | None:

@@ -16,6 +16,8 @@ from ..model import events
 from ..model.entry import STATE_FOLDER
 from ..model.errors import FetchError, Remedy, StorageError
 from ..model.report import Status
+from ..model.settings import Settings
+from ..storage.destination import Destination
 from ..storage.folder.disk import Disk
 from . import marks, splits
 from .extract import Unpacked, UnpackJob, unpack, why_broken
@@ -80,6 +82,7 @@ class Unpacker:
         how: the options.
         tell: called with each result, from any thread.
         elsewhere: returns whether a file that another shard fetches is complete now.
+        bucket: the bucket of the archives, and how it is reached; `root` then only keeps the state.
     """
 
     def __init__(
@@ -88,8 +91,10 @@ class Unpacker:
         how: UnpackOptions,
         tell: Callable[[Unpacked], None],
         elsewhere: Callable[[str], bool] = lambda _: False,
+        bucket: tuple[Destination, Settings] | None = None,
     ) -> None:
         self._root, self._how, self._tell, self._elsewhere = root, how, tell, elsewhere
+        self._bucket = bucket
         self._digests: dict[str, str | None] = {}
         self._foreign: set[str] = set()  # files that other shards fetch
         self.waiting: list[str] = []  # archives with pieces that other shards have not completed
@@ -160,7 +165,7 @@ class Unpacker:
                 (signal.SIGINT, signal.SIG_DFL),
             )
         try:
-            job = self._pool.submit(unpack, self._how.job(self._root, archive, self._digests))
+            job = self._submit(self._pool, self._how.job(self._root, archive, self._digests))
         except BrokenProcessPool:
             self._pool = (
                 None  # a worker process was killed: use a new pool; its archives start again next run
@@ -169,6 +174,13 @@ class Unpacker:
             return
         job.add_done_callback(self._done)
         self._jobs.append((archive, job))
+
+    def _submit(self, pool: ProcessPoolExecutor, job: UnpackJob) -> Future[Unpacked]:
+        if self._bucket is None:
+            return pool.submit(unpack, job)
+        from .objects import BucketJob, unpack_objects
+
+        return pool.submit(unpack_objects, BucketJob(job, *self._bucket))
 
     def _done(self, job: Future[Unpacked]) -> None:
         if not job.cancelled() and job.exception() is None:
@@ -268,6 +280,7 @@ def unpack_folder(
     files: Mapping[str, str | None],
     how: UnpackOptions,
     tell: Callable[[Unpacked], None],
+    bucket: tuple[Destination, Settings] | None = None,
 ) -> list[Unpacked]:
     """Unpack every archive among `files`. Blocks.
 
@@ -276,6 +289,7 @@ def unpack_folder(
         files: path relative to `root` → digest (`sha256:…`), None if it is not known.
         how: the options.
         tell: called with each result, from any thread.
+        bucket: as in `Unpacker`.
 
     Returns:
         The results, sorted by the archives' names.
@@ -287,9 +301,10 @@ def unpack_folder(
     found = splits.archives(files)
     if not found:
         raise FetchError(
-            f"{root}: no archive found; supported are .tar, .tar.gz, .tgz, .zip and their split forms"
+            f"{bucket[0] if bucket else root}: no archive found; supported are .tar, .tar.gz, .tgz, .zip and "
+            "their split forms"
         )
-    unpacker = Unpacker(root, how, tell)
+    unpacker = Unpacker(root, how, tell, bucket=bucket)
     unpacker.know(files)
     for archive in found:
         unpacker.begin(archive)

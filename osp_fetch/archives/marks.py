@@ -10,10 +10,10 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 from ..model.entry import STATE_FOLDER
 from ..model.record import Published
@@ -91,13 +91,21 @@ class Mark:
         A mark of an older format has no list of members, so it counts only if its archive was deleted.
         """
         try:
-            read = json.loads(place.read_text(encoding="utf-8"))
+            return cls.parse(place.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    @classmethod
+    def parse(cls, text: str) -> Mark | None:
+        """Return the mark that `to_text` returned, or None if it is not valid."""
+        try:
+            read = json.loads(text)
             if read.pop("version", 1) == _VERSION:
                 return cls(**{**read, "pieces": tuple(Piece(**piece) for piece in read["pieces"])})
             if read.get("deleted"):
                 target, members, size = str(read["target"]), read["members"], read["bytes"]
                 return cls((), target, members=members, bytes=size, deleted=True)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             pass
         return None
 
@@ -165,6 +173,13 @@ def all_marks(root: Path) -> Iterator[tuple[str, MarkFile, Mark]]:
             yield name, file, mark
 
 
+def pack_members(raw: IO[bytes], members: Iterable[UnpackedFile]) -> None:
+    """Write a list of members to an open file."""
+    with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=3, mtime=0) as file:
+        for member in members:
+            file.write(json.dumps(list(member)).encode() + b"\n")
+
+
 def write_members(place: Path, members: Sequence[UnpackedFile]) -> None:
     """Write a list of members durably.
 
@@ -173,15 +188,13 @@ def write_members(place: Path, members: Sequence[UnpackedFile]) -> None:
     """
     beside = place.with_name(place.name + ".new")
     with beside.open("wb") as raw:
-        with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=3, mtime=0) as file:
-            for member in members:
-                file.write(json.dumps(list(member)).encode() + b"\n")
+        pack_members(raw, members)
         raw.flush()
         os.fsync(raw.fileno())
     beside.replace(place)
 
 
-def read_members(place: Path) -> Iterator[UnpackedFile]:
+def read_members(place: Path | IO[bytes]) -> Iterator[UnpackedFile]:
     """Yield the members of a list; none if it is missing, and those before the damage if it is torn."""
     try:
         with gzip.open(place, "rb") as file:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from tarfile import EmptyHeaderError, EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
-from typing import IO, Final, cast
+from typing import IO, Final, Protocol, cast
 
 from ..model.entry import RelativePath, relative_path
 from ..model.errors import FetchError, ManifestError
@@ -57,6 +57,20 @@ class Member:
     read: Callable[[int], bytes]
 
 
+class Piece(Protocol):
+    """A file of an archive that is not on the disk."""
+
+    def opened(self) -> tuple[io.RawIOBase, int]:
+        """Return an open file, which can seek, and its size in bytes. Blocks."""
+        ...
+
+
+def _opened(piece: Path | Piece) -> tuple[io.RawIOBase, int]:
+    if isinstance(piece, Path):
+        return piece.open("rb", buffering=0), piece.stat().st_size
+    return piece.opened()
+
+
 class Joined(io.RawIOBase):
     """Several files read as one, without a copy.
 
@@ -68,11 +82,11 @@ class Joined(io.RawIOBase):
         OSError: a file cannot be opened.
     """
 
-    def __init__(self, pieces: Sequence[Path], patches: dict[int, bytes] | None = None) -> None:
+    def __init__(self, pieces: Sequence[Path | Piece], patches: dict[int, bytes] | None = None) -> None:
         super().__init__()
-        self._files = [piece.open("rb", buffering=0) for piece in pieces]
-        sizes = [piece.stat().st_size for piece in pieces]
-        self.starts = [0, *accumulate(sizes)]
+        opened = [_opened(piece) for piece in pieces]
+        self._files = [file for file, _ in opened]
+        self.starts = [0, *accumulate(size for _, size in opened)]
         self.length = self.starts.pop()
         self.patches = patches or {}
         self._at = 0
@@ -145,7 +159,7 @@ class Findings:
 
 
 def members(
-    pieces: Sequence[Path], *, disks: bool = False, findings: Findings | None = None
+    pieces: Sequence[Path | Piece], *, disks: bool = False, findings: Findings | None = None
 ) -> Iterator[Member]:
     """Yield the members of an archive, without directories.
 

@@ -12,9 +12,40 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Protocol, cast
 
 from .read import BrokenArchiveError, Member
 
+
+class Tar(Protocol):
+    """A tar that is written in order."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+    def close(self) -> None:
+        """End the tar, which is complete."""
+        ...
+
+    def abandon(self) -> None:
+        """End the tar, which is not complete. Called once, also after an error of `close`."""
+        ...
+
+
+class LocalTar:
+    """A tar on the disk.
+
+    Args:
+        place: the file.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._file = place.open("wb")
+        self.write, self.close, self.abandon = self._file.write, self._file.close, self._file.close
+
+
+Create = Callable[[str], Tar]
+"""Creates a tar of this name."""
+_BUFFER = 1 << 20  # bytes of a tar that are written at a time
 _IN_MEMORY = 32 << 20  # bytes of waiting members that are kept in memory; more are kept in a file
 
 
@@ -53,13 +84,19 @@ class _Waiting:
 
 
 def regroup(
-    read: Callable[[], Iterator[Member]], folder: Path, stem: str, size: int, room: Callable[[int], None]
+    read: Callable[[], Iterator[Member]],
+    folder: Path,
+    create: Create,
+    stem: str,
+    size: int,
+    room: Callable[[int], None] = lambda _: None,
 ) -> tuple[int, int]:
-    """Write members into tars `folder/STEM-000000.tar`, `folder/STEM-000001.tar` and so on.
+    """Write members into tars `STEM-000000.tar`, `STEM-000001.tar` and so on.
 
     Args:
         read: returns the members of the archive; called twice.
-        folder: the folder for the tars and for temporary files.
+        folder: the folder for temporary files.
+        create: creates a tar of this name; it is closed when the tar is complete.
         stem: the start of the tars' names.
         size: bytes of a tar; a tar is larger only if a single sample is.
         room: called with a number of bytes before they are written; may raise DiskFullError.
@@ -78,7 +115,7 @@ def regroup(
         number = hash(key_of(member.path))
         counts[number] = counts.get(number, 0) + 1
         members, total = members + 1, total + member.size
-    waiting, shards = _Waiting(folder), _Shards(folder, stem, size, room)
+    waiting, shards = _Waiting(folder), _Shards(create, stem, size, room)
     try:
         for member in read():
             key = key_of(member.path)
@@ -87,16 +124,18 @@ def regroup(
                 raise BrokenArchiveError(f"its member {member.path} is shorter than its header states")
             if waiting.add(key, member.path, data) == counts[hash(key)]:
                 shards.write(list(waiting.take(key)))
-    finally:
         shards.close()
+    finally:
+        shards.abandon()
         waiting.close()
     return members, total
 
 
 class _Shards:
-    def __init__(self, folder: Path, stem: str, size: int, room: Callable[[int], None]) -> None:
-        self._folder, self._stem, self._size, self._room = folder, stem, size, room
+    def __init__(self, create: Create, stem: str, size: int, room: Callable[[int], None]) -> None:
+        self._create, self._stem, self._size, self._room = create, stem, size, room
         self._tar: tarfile.TarFile | None = None
+        self._file: Tar | None = None
         self._written = self._number = 0
 
     def write(self, sample: list[tuple[str, bytes]]) -> None:
@@ -104,7 +143,9 @@ class _Shards:
         if self._tar is not None and self._written + count > self._size:
             self.close()
         if self._tar is None:
-            self._tar = tarfile.open(self._folder / f"{self._stem}-{self._number:06}.tar", "w")  # noqa: SIM115
+            self._file = self._create(f"{self._stem}-{self._number:06}.tar")
+            out = cast("IO[bytes]", self._file)  # tarfile calls nothing but `write`
+            self._tar = tarfile.open(fileobj=out, mode="w|", bufsize=_BUFFER)  # noqa: SIM115
             self._number, self._written = self._number + 1, 0
         self._room(count)
         for path, data in sample:
@@ -116,5 +157,12 @@ class _Shards:
 
     def close(self) -> None:
         if self._tar is not None:
+            assert self._file is not None
             self._tar.close()
-            self._tar = None
+            self._file.close()
+            self._tar = self._file = None
+
+    def abandon(self) -> None:
+        if self._file is not None:
+            self._file.abandon()
+            self._tar = self._file = None

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 from ..model.digest import Digest
 from ..model.entry import RelativePath
-from ..model.protocols import Files, Hashing, Lost, Memory, Partial, SetAsideFiles, SmallFiles
+from ..model.protocols import Copies, Files, Hashing, Lost, Memory, Partial, SetAsideFiles, SmallFiles
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Examined, Placed, Published, Record
 
@@ -127,6 +127,7 @@ class DiscardingStore:
         self.small_files: SmallFiles = _DiscardingSmallFiles()
         self.published: Files = _NoFiles()
         self.set_aside: SetAsideFiles = _NoFiles()
+        self.copies: Copies | None = None
 
     def expect(self) -> AbstractContextManager[None]:
         """Return a context that counts one more file in progress."""

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ..model.engines import Ray
 from ..model.errors import FetchError
-from ..storage.bucket.address import is_bucket
+from ..s3.address import is_bucket
 from . import exits
 from .flags import PREFIX, shared
 from .options import duration, options, profiles_place, with_folder
@@ -48,6 +49,14 @@ if TYPE_CHECKING:
     help="Stop after TIME with exit code 75.",
 )
 @click.option("--wait-lock", metavar="TIME", help="Wait up to TIME while another run uses the folder.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    help="Where files are fetched: this machine, or the nodes of a Ray cluster.  [default: local]",
+)
+@click.option("--address", default="auto", metavar="HOST:PORT", help="The Ray cluster.  [default: auto]")
+@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster.")
 @click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
@@ -60,7 +69,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     SOURCE is a dataset name (see osp-fetch datasets; "all" for every one), a list (a table, JSON, Parquet,
     links, a list of another tool, also compressed; a folder or glob of these, or - for standard input), a
     URL of a file, a folder page or a checksum list, hf://datasets/OWNER/NAME[@REV][/GLOB],
-    modelscope://datasets/OWNER/NAME[@REV][/GLOB], gdrive://folders/ID or gdrive://files/ID.
+    s3://BUCKET/FOLDER/, modelscope://datasets/OWNER/NAME[@REV][/GLOB], gdrive://folders/ID or gdrive://files/ID.
     """
     from ..network.certificates import import_aiohttp
 
@@ -80,6 +89,8 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         made["failed"] = Path(flags["failed"])
     if limit is not None:
         made["max_duration"] = limit
+    if flags["engine"] == "ray":
+        made["engine"] = Ray(flags["address"], flags["nodes"] or 0)
     _raise_descriptor_limit()
     if "-" in sources and sys.stdin is not None and sys.stdin.isatty():
         click.echo("Reading the list from the terminal; end it with Ctrl-D on a line of its own.", err=True)
@@ -95,13 +106,10 @@ def _check_bucket(flags: dict[str, Any]) -> None:
     """Raise click.UsageError if a flag was given that needs a local folder, and the output is a bucket."""
     if not is_bucket(flags["output"]):
         return
-    for flag in ("unpack", "layout"):
-        if flags[flag]:
-            raise click.UsageError(
-                f"--{flag}: archives in a bucket cannot be read in place yet; fetch to a local folder for it"
-                if flag == "unpack"
-                else "--layout: the file lists are written beside the files; fetch to a local folder for it"
-            )
+    if flags["layout"]:
+        raise click.UsageError(
+            "--layout: the file lists are written beside the files; fetch to a local folder for it"
+        )
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> int:
@@ -217,6 +225,7 @@ def _unpacker(
         return None
     from ..archives.extractor import Unpacker
     from ..inspection.status import is_whole
+    from ..storage.destination import destination
 
     storage = made["settings"].storage
     how = how_of(flags, storage.min_free, durable=storage.durability == "full")
@@ -226,8 +235,9 @@ def _unpacker(
         if line is not None and (each.broken or not flags["quiet"]):
             say(line)
 
-    root = Path(flags["output"])
-    unpacker = Unpacker(root, how, tell, lambda path: is_whole(root, path))
+    place = destination(flags["output"], flags["state"])
+    bucket = (place, made["settings"]) if place.bucket else None
+    unpacker = Unpacker(place.root, how, tell, lambda path: is_whole(place, made["settings"], path), bucket)
     own = _paths(sources, made)
     whole = made.copy()
     # the pieces of a split archive may be spread over several shards: only the complete manifest lists them

@@ -36,6 +36,15 @@ _SETTING_FLAGS: Final = {
     "on_expired": ("links", "on_expired"),
     "links_command": ("links", "command"),
     "s3_endpoint": ("s3", "endpoint"),
+    "s3_source_endpoint": ("s3", "source_endpoint"),
+}
+# flags without a value that set one setting: flag → (section, key, value)
+_FIXED_FLAGS: Final = {
+    "accept_pages": ("network", "pages", "accept"),
+    "overwrite": ("storage", "existing", "overwrite"),
+    "no_mtime": ("storage", "mtime", "local"),
+    "s3_unsigned": ("s3", "sign", "never"),
+    "s3_requester_pays": ("s3", "requester_pays", "accept"),
 }
 
 
@@ -70,12 +79,9 @@ def layers(flags: Mapping[str, Any]) -> list[tuple[str, Layer]]:
     for flag, (section, key) in _SETTING_FLAGS.items():
         if flags.get(flag) is not None:
             found.append((f"--{flag.replace('_', '-')}", {section: {key: flags[flag]}}))
-    if flags.get("accept_pages"):
-        found.append(("--accept-pages", {"network": {"pages": "accept"}}))
-    if flags.get("overwrite"):
-        found.append(("--overwrite", {"storage": {"existing": "overwrite"}}))
-    if flags.get("no_mtime"):
-        found.append(("--no-mtime", {"storage": {"mtime": "local"}}))
+    for flag, (section, key, value) in _FIXED_FLAGS.items():
+        if flags.get(flag):
+            found.append((f"--{flag.replace('_', '-')}", {section: {key: value}}))
     for text in flags.get("settings", ()):
         name, equals, value = text.partition("=")
         section, dot, key = name.strip().partition(".")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from ..inspection.place import Place
 
 
+_SUMS: Final = "SHA256SUMS"
+
+
 @click.command("status", short_help="Show what a folder holds.")
 @click.argument("folder", default=".", metavar="DIR|s3://…")
 @click.option("--sums", is_flag=True, help="Print the finished files as a SHA256SUMS list, for sha256sum -c.")
+@click.option("--put", is_flag=True, help="With --sums: write the list to the bucket as SHA256SUMS.")
 @bucket_flags
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(folder: str, sums: bool, as_json: bool, **flags: Any) -> int:
+def command(folder: str, sums: bool, put: bool, as_json: bool, **flags: Any) -> int:
     """Show what DIR or a bucket holds: finished files, unfinished files, and the run in progress."""
     from ..inspection.place import opened_place
     from ..inspection.status import folder_status
@@ -31,6 +35,8 @@ def command(folder: str, sums: bool, as_json: bool, **flags: Any) -> int:
     if sums and as_json:
         raise click.UsageError("--sums and --json cannot be combined: use one of them")
     where, settings = place_of_flags(folder, flags)
+    if put and not (sums and where.bucket):
+        raise click.UsageError("--put goes with --sums and a bucket; for a folder write --sums > SHA256SUMS")
     if not (where.root / ".osp-fetch").is_dir():
         raise StorageError(
             f"{folder}: nothing was fetched into it from here; give the folder or bucket that get -o used"
@@ -38,7 +44,7 @@ def command(folder: str, sums: bool, as_json: bool, **flags: Any) -> int:
         )
     with opened_place(where, settings) as place:
         if sums:
-            return _print_sums(place)
+            return _print_sums(place, put=put)
         found = folder_status(place)
     if as_json:
         click.echo(json.dumps(found.row(), indent=2))
@@ -63,18 +69,27 @@ def command(folder: str, sums: bool, as_json: bool, **flags: Any) -> int:
     return exits.OK
 
 
-def _print_sums(place: Place) -> int:
-    """Print the checksums of the finished files."""
+def _print_sums(place: Place, *, put: bool) -> int:
+    """Print the checksums of the finished files, or write them to the bucket as an object."""
+    from ..inspection.place import BucketPlace
     from ..inspection.status import with_checksums
 
     missed: Counter[str] = Counter()
+    lines: list[str] = []
     for record, standing in with_checksums(place):
         if standing == "here":
-            click.echo(f"{record.digests['sha256']}  {record.path}")
+            line = f"{record.digests['sha256']}  {record.path}"
+            if put:
+                lines.append(f"{line}\n")
+            else:
+                click.echo(line)
         elif standing != "unpacked":
             missed[standing] += 1
     if missed:
         click.echo(_missed(missed["gone"], missed["changed"]) + "; these files are not listed", err=True)
+    if put and isinstance(place, BucketPlace):
+        place.put(_SUMS, "".join(lines).encode())
+        click.echo(f"{place.address.url(_SUMS)}: {len(lines)} files", err=True)
     return exits.OK
 
 

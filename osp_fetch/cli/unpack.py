@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from ..model.report import JSON_VERSION
 from . import exits
+from .flags import bucket_flags
 
 if TYPE_CHECKING:
     from ..archives.extract import Unpacked
     from ..archives.extractor import UnpackOptions
+    from ..model.settings import Settings
+    from ..storage.destination import Destination
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,15 +70,16 @@ def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> 
 
 
 @click.command("unpack", short_help="Unpack the archives in a folder.")
-@click.argument("folder", default=".", metavar="DIR")
+@click.argument("folder", default=".", metavar="DIR|s3://…")
 @click.option("--include", multiple=True, metavar="GLOB", help="Unpack only matching archives (repeatable).")
 @how_flags
+@bucket_flags
 @click.option(
     "--min-free", default="1GiB", metavar="SIZE", help="Keep this much disk space free.  [default: 1GiB]"
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str, **flags: Any) -> int:
-    """Unpack every archive in DIR: tar, tar.gz and zip. Split archives are read without joining them first.
+    """Unpack every archive in DIR or in a bucket: tar, tar.gz and zip. Split archives are read unjoined.
 
     Open-Sora-Plan datasets are unpacked to the folders that training reads (datasets/sam and so on), other
     archives to a folder beside the archive. Files appear only after the archive was read to its end.
@@ -84,13 +87,14 @@ def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str,
     from ..archives.extractor import unpack_folder
     from ..model.settings import size
     from ..sources.select import Selection
-    from .options import usage
+    from .options import place_of_flags, usage
 
-    root = Path(folder)
+    where, settings = place_of_flags(folder, flags)
     wanted = Selection(include)
-    files = {path: digest for path, digest in _files(root).items() if wanted.wants(path)}
+    files = {path: digest for path, digest in _files(where, settings).items() if wanted.wants(path)}
     how = how_of(flags, usage(size, min_free))
-    done = unpack_folder(root, files, how, lambda each: None if as_json else _tell(each))
+    bucket = (where, settings) if where.bucket else None
+    done = unpack_folder(where.root, files, how, lambda each: None if as_json else _tell(each), bucket)
     if not as_json and all(each.already for each in done):
         click.echo(f"nothing to do: all {len(done)} archives are already unpacked", err=True)
     if as_json:
@@ -121,16 +125,23 @@ def _tell(each: Unpacked) -> None:
         click.echo(line, err=True)
 
 
-def _files(root: Path) -> dict[str, str | None]:
-    """Return path → digest of the finished files, or of every archive if `root` has no ledger."""
+def _files(where: Destination, settings: Settings) -> dict[str, str | None]:
+    """Return path → digest of the finished files, or of every archive if a folder has no ledger."""
     from ..archives.extractor import loose_archives
+    from ..inspection.place import opened_place
     from ..inspection.status import digest_of, has_ledger, published_files
     from ..model.errors import StorageError
 
-    if not root.is_dir():
+    root = where.root
+    if where.bucket is None and not root.is_dir():
         raise StorageError(f"{root}: there is no such folder")
     if has_ledger(root):
-        return {record.path: digest_of(record) for record in published_files(root)}
+        with opened_place(where, settings) as place:
+            return {record.path: digest_of(record) for record in published_files(place)}
+    if where.bucket is not None:
+        raise StorageError(
+            f"{where}: no run has fetched to it with this state; run get first, or pass --state"
+        )
     return dict.fromkeys(loose_archives(root))
 
 

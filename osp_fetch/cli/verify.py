@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..storage.bucket.address import is_bucket
+from ..s3.address import is_bucket
 from . import exits
 from .flags import bucket_flags
 from .options import place_of_flags

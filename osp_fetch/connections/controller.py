@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from .limit import ConcurrencyLimit
+from .processor import Load
 
 # Seconds between two evaluations of a host.
 LOOK: Final = 0.05
 # Seconds over which goodput is measured.
 _WINDOW: Final = 0.3
-# Seconds over which goodput is measured while the limit doubles: differences are large then.
+# Seconds over which goodput is measured while the limit doubles: differences are large then. With a loaded
+# processor they may be small, and are measured over _WINDOW.
 _RAMP_WINDOW: Final = 0.1
 # Replies per connection within one window. With at least that number, a ramping limit is evaluated at every
 # LOOK.
@@ -95,13 +97,14 @@ class Controller:
         if not self._begun and self._answers >= 2 * self.limit.value:
             self._begin(now)
 
-    def look(self, now: float, connections: int, streaming: int) -> str | None:
+    def look(self, now: float, connections: int, streaming: int, *, load: Load = Load.LOW) -> str | None:
         """Evaluate the current window. Call this every LOOK seconds.
 
         Args:
             now: Current time in seconds.
             connections: Open connections to the host.
             streaming: Open connections that are transferring a body.
+            load: The processor load.
 
         Returns:
             The reason if the concurrency limit changed, else None.
@@ -126,7 +129,9 @@ class Controller:
             return None
         if self.received < limit.value * _WINDOW_BYTES and past < _LONGEST_WINDOW:
             return None
-        why = limit.sample(now, self.received / past, full=self._full, brisk=brisk)
+        if limit.ramping and past < _WINDOW and not limit.is_clear(self.received / past, load):
+            return None  # a small difference takes a longer window
+        why = limit.sample(now, self.received / past, full=self._full, brisk=brisk, load=load)
         self._begin(now)
         return self._moved(why, now)
 

@@ -108,7 +108,7 @@ class Hosts:
         most = self._per_host if own.connections == "auto" else min(self._per_host, own.connections)
         known = self.measured(name) if self._controls else None
         first = known.connections if known else START
-        start = first if self._controls else self._share or most
+        start = first if self._controls else most if self._share is None else self._share
         controller = Controller(ConcurrencyLimit(most, start, known=known is not None))
         interval = 1 / own.requests_per_second if own.requests_per_second else 0.0
         state = Host(name, controller, not self._controls or known is not None, interval)

@@ -13,12 +13,17 @@ import math
 from enum import Enum
 from typing import Final
 
+from .processor import Load
+
 # Connections of a host that nothing is known about.
 START: Final = 8
 # Fraction of the best goodput that must return after stepping down, before the next, smaller step up.
 _RECOVERED: Final = 0.9
 # Factor by which goodput must grow for a step to count as a gain.
 _PAYS: Final = 1.05
+# The same factor for a step from START or fewer while little processor time is left, because connections cost
+# processor time.
+_LOADED_PAYS: Final = 1.2
 # Factor by which goodput must grow for one doubling to be followed by another.
 _DOUBLING_PAYS: Final = 1.3
 # Factor that replaces doubling while every connection completes several files per window.
@@ -73,7 +78,32 @@ class ConcurrencyLimit:
         """Whether the limit still doubles. Differences are large then, and a short window shows them."""
         return self._phase is _Phase.RAMP
 
-    def sample(self, now: float, rate: float, *, full: bool, brisk: bool = False) -> str | None:
+    def is_clear(self, rate: float, load: Load) -> bool:
+        """Return whether a short window is enough to judge a doubling.
+
+        Args:
+            rate: Goodput of the window in bytes per second.
+            load: The processor load.
+        """
+        return not self._is_strict(load) or rate >= self._best_rate * _DOUBLING_PAYS
+
+    def _is_strict(self, load: Load) -> bool:
+        """Return whether a step has to bring much.
+
+        Only the first steps have to. Later, connections have proved to be worth their processor time, and
+        other programs may be what loads the processor.
+        """
+        return load is not Load.LOW and self._best <= START
+
+    def sample(
+        self,
+        now: float,
+        rate: float,
+        *,
+        full: bool,
+        brisk: bool = False,
+        load: Load = Load.LOW,
+    ) -> str | None:
         """Adjust the limit after one measuring window.
 
         Args:
@@ -81,16 +111,22 @@ class ConcurrencyLimit:
             rate: Goodput of the window in bytes per second.
             full: Whether all allowed connections were in use. If not, the window is ignored.
             brisk: Whether each connection completed several files in the window.
+            load: The processor load. While it is full, only a step from START or fewer is judged.
 
         Returns:
             The reason if the limit changed, else None.
         """
-        if not full:
+        is_strict = self._is_strict(load)
+        if not full or (load is Load.FULL and not (is_strict and self.value > self._best)):
             return None
         self.shed = False
         factor = _BRISK if brisk else 2
         if self._phase is _Phase.HOLD:
             return self._held(now, rate)
+        if not self._best_rate and is_strict:
+            # connections that have just begun are slower, so another window is the measure for the first step
+            self._best_rate = rate
+            return None
         if self.value == self._best and self._best_rate:
             # The limit has stepped down to its best value. Wait until goodput has recovered, then try
             # smaller steps.
@@ -98,14 +134,14 @@ class ConcurrencyLimit:
             if rate < self._best_rate * _RECOVERED and now - self._bad_since < _BAD_SECONDS:
                 return None
             self._bad_since = math.inf
-            self._best_rate += 0.3 * (rate - self._best_rate)
+            self._best_rate = max(rate, self._best_rate + 0.3 * (rate - self._best_rate))
             return self._up(now, "between", factor)
-        if rate >= self._best_rate * _PAYS:
+        if rate >= self._best_rate * (_LOADED_PAYS if is_strict else _PAYS):
             if self._phase is _Phase.RAMP and rate < self._best_rate * _DOUBLING_PAYS:
                 # a gain below 30 % may be noise: something other than the connection count is the bottleneck
                 self._phase, self._step = _Phase.CLIMB, max(1, self.value // 4)
             self._best, self._best_rate = self.value, rate
-            return self._up(now, "goodput has increased", factor)
+            return None if load is Load.FULL else self._up(now, "goodput has increased", factor)
         collapsed = rate < self._best_rate * _COLLAPSE
         self.shed = collapsed
         overshot = self._phase is _Phase.RAMP

@@ -1,8 +1,8 @@
 """Connection pool: grants slots per host and in total, and applies the pauses that hosts ask for.
 
-Slots go to the earliest file of the manifest first. Few files are therefore open at a time, and each
-finishes soon. At the end of a run, the last files share all slots equally. This gives the effect of work
-stealing without a protocol for it.
+The first few files of the manifest get one slot each, and further slots go to the earliest of them. Few files
+are therefore open at a time, and each finishes soon. At the end of a run, the last files share all slots
+equally. This gives the effect of work stealing without a protocol for it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .host import Connection, Host
 from .host_line import HostLine
 from .hosts import Hosts
 from .limit import START
-from .processor import Processor, Times
+from .processor import Load, Processor, Times
 from .throughput import FIRST_PART
 from .wait_queue import Turn
 
@@ -304,12 +304,12 @@ class ConnectionPool:
         """Evaluate the limit of every host that has open connections, and schedule the next evaluation."""
         self._timer = None
         now = asyncio.get_running_loop().time()
-        slowed = self.rate.slows() or (self._times is not None and self._processor.is_limit(self._times()))
+        load = Load.LOW if self._times is None else self._processor.load(self._times())
         for state in list(self._hosts.in_use):
-            if slowed:
+            if self.rate.slows():
                 state.controller.skip(now)
             else:
-                why = state.controller.look(now, state.open, len(state.streams))
+                why = state.controller.look(now, state.open, len(state.streams), load=load)
                 self._changed(state.name, state, why)
         if self._hosts.in_use:
             self._look_later(now)

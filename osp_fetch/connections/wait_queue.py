@@ -7,14 +7,20 @@ import heapq
 import random
 from collections.abc import Callable
 from enum import Enum
+from typing import Final
 
 _Place = tuple[int, int, asyncio.Future[None]]
+
+
+# Files that get a first slot before any of them gets a second one. The bytes of a file with one connection
+# come in order, and each file is hashed by one thread.
+_WIDE: Final = 8
 
 
 class Turn(Enum):
     """The rule by which the next slot is granted."""
 
-    EARLIEST = "the earliest file"
+    EARLIEST = "the earliest file"  # once a few files have a slot each
     FEWEST = "the file with the fewest connections"
     ANYONE = "anyone's"  # a random file
 
@@ -91,10 +97,13 @@ class WaitQueue:
             self._files[order] -= 1
 
     def _next(self, turn: Turn) -> _Place:
-        if turn is Turn.EARLIEST:
+        spreads = len(self._files) < _WIDE and self._waiting[0][0] in self._files
+        if turn is Turn.EARLIEST and not spreads:
             return heapq.heappop(self._waiting)
         live = [place for place in self._waiting if not place[2].done()]
-        if turn is Turn.ANYONE:
+        if turn is Turn.EARLIEST:
+            chosen = min([place for place in live if place[0] not in self._files] or live)
+        elif turn is Turn.ANYONE:
             chosen = random.choice(live)
         else:
             chosen = min(live, key=lambda place: (self._files.get(place[0], 0), *place[:2]))

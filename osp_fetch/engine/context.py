@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -39,6 +40,7 @@ class Context:
         settings: The settings of the run.
         observe: Receives every event.
         places: The number of files that may be in progress.
+        may_publish: Raises StorageError if another process may have the jobs of this one by now.
         claim_size: Unrecorded bytes per connection after which a checkpoint is taken. It bounds what a kill
             costs.
     """
@@ -52,6 +54,7 @@ class Context:
     observe: events.Observer
     places: Places = field(default_factory=lambda: Places(files_in_progress(128)))
     claim_size: int = 4 << 20
+    may_publish: Callable[[], None] = lambda: None
 
     def mtime_of(self, validator: Validator) -> str | None:
         """Return the Last-Modified that becomes a file's modification time, None to keep the local time."""

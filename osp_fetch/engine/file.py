@@ -89,10 +89,28 @@ class FileFetcher:
                     return Status.PRESENT, job.record
             if record := await self._adoption.finished(job.entry, job.record, job.seen, job.order):
                 return Status.PRESENT, record  # left by another downloader, or by a run whose ledger is lost
+            if record := await self._copied(job):
+                return Status.FETCHED, record
             known = await self._adoption.aside(job.entry, job.record, job.order) or job.record
             if known is not None or not SmallTransfer.is_likely(self._context, job.entry):
                 return Status.FETCHED, await self._fetch_in_parts(job, known)
             return Status.FETCHED, await self._fetch_new(job)
+
+    async def _copied(self, job: Job) -> Record | None:
+        """Let the destination's server copy the file, and return its record; None if it has to be fetched."""
+        if self._context.store.copies is None:
+            return None
+        entry, replaces = job.entry, job.record.published if job.record else None
+        made = await self._context.store.copies.copy(entry, replaces)
+        if made is None:
+            return None
+        placed, digests = made
+        record = Record(
+            entry.path, entry.source_key(entry.urls[0]), placed.published.size, digests=digests,
+            published=placed.published,
+        )  # fmt: skip
+        await self._context.ledger.put(record)
+        return record
 
     async def _updated(self, job: Job, record: Record) -> Record | None:
         """Fetch a finished file again if its source has changed. Return its record, None if it has not.

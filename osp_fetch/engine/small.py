@@ -131,6 +131,7 @@ class SmallTransfer:
             algorithms = _USUAL | {entry.digest.algorithm}
         validator = exchange.reply.representation.validator
         try:
+            self._context.may_publish()
             placed, digests = await self._context.store.small_files.publish(
                 entry.path, memory, length, algorithms, entry.digest, self._context.mtime_of(validator)
             )

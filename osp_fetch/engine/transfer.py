@@ -167,6 +167,7 @@ class PartedTransfer:
             # the record of the file that is replaced does not stand for the new one
             kept = await self._partial.sync(complete.held)
             await self._context.ledger.put(replace(complete, held=kept))
+        self._context.may_publish()
         placed = await self._partial.publish(length, self._context.mtime_of(complete.validator))
         if placed.kept is not None:
             self._context.observe(events.SetAside(self._entry.path, placed.kept))

@@ -19,7 +19,7 @@ from ..storage.folder.tombstones import tombstones
 from ..storage.ledger.uploads import UploadLedger
 
 if TYPE_CHECKING:
-    from ..storage.bucket.client import Bucket
+    from ..s3.client import Bucket
     from ..storage.bucket.objects import Object
 
 T = TypeVar("T")
@@ -116,6 +116,7 @@ class BucketPlace:
     def __init__(self, destination: Destination, settings: Settings) -> None:
         assert destination.bucket is not None
         self.root, self.address, self._s3 = destination.root, destination.bucket, settings.s3
+        self._tombstones = tombstones(destination.root)
         self._seen: dict[str, Published | None] = {}
         self._uploads: dict[Path, UploadLedger | None] = {}
 
@@ -129,7 +130,7 @@ class BucketPlace:
         return self
 
     async def _open(self) -> None:
-        from ..storage.bucket.client import connected
+        from ..s3.session import connected
         from ..storage.bucket.listing import is_empty
 
         self.bucket: Bucket = await self._stack.enter_async_context(
@@ -176,12 +177,33 @@ class BucketPlace:
 
         return self.run(all_of_them())
 
+    def put(self, path: str, content: bytes) -> None:
+        """Create an object, or replace one that osp-fetch made.
+
+        Raises:
+            StorageError: there is an object of another program, or the store refuses it.
+        """
+        from ..storage.bucket.objects import TOKEN, look, metadata_of, new_token, taken
+
+        async def write() -> None:
+            found = await look(self.bucket, RelativePath(path))
+            if found is not None and TOKEN not in found.metadata:
+                raise taken(self.bucket, RelativePath(path))
+            await self.bucket.ask(
+                "put_object", f"{self.address.url(path)}: it cannot be written", Key=self.address.key(path),
+                Body=content, Metadata=metadata_of(new_token()),
+                **({"IfMatch": found.etag} if found else {"IfNoneMatch": "*"}),
+            )  # fmt: skip
+
+        self.run(write())
+
     def is_taken(self, path: str) -> bool:
         """Return whether there is an object of this name."""
         return self.look(path) is not None
 
     def tombstone(self, path: str) -> Published | None:
-        """Return None: objects are not deleted after unpacking."""
+        """Return the state of an archive that was deleted after unpacking, None if there was none."""
+        return self._tombstones.get(path)
 
     def partial_size(self, state: Path, path: str) -> int | None:
         """Return the bytes of the unfinished upload, as the local ledger states them."""

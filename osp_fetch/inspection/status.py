@@ -12,9 +12,11 @@ from typing import Any, Literal
 
 from ..model.record import Published, Record
 from ..model.report import JSON_VERSION
+from ..model.settings import Settings
+from ..storage.destination import Destination
 from ..storage.folder.run_lock import owner_of, state_folders
 from ..storage.ledger.rows import LedgerReader
-from .place import FolderPlace, Place, place_of
+from .place import Place, opened_place, place_of
 
 _PAGE = 1000
 
@@ -39,24 +41,26 @@ def standing(place: Place, record: Record) -> Standing:
     return "unpacked" if place.tombstone(record.path) == record.published else "gone"
 
 
-def is_whole(root: Path, path: str) -> bool:
-    """Return whether a run has finished the file, and the disk agrees with its record.
+def is_whole(where: Destination, settings: Settings, path: str) -> bool:
+    """Return whether a run has finished the file, and its destination agrees with the record.
 
     Args:
-        root: The output folder.
-        path: Path of the file below `root`.
+        where: The destination.
+        settings: `s3` says how a bucket is reached.
+        path: Path of the file.
 
     Raises:
         StorageError: A ledger cannot be read.
     """
-    for state in state_folders(root):
-        reader = LedgerReader(state / "ledger.sqlite3")
-        try:
-            record = reader.look([path]).get(path)
-        finally:
-            reader.close()
-        if record and record.published and standing(FolderPlace(root), record) in ("here", "unpacked"):
-            return True
+    with opened_place(where, settings) as place:
+        for state in state_folders(where.root):
+            reader = LedgerReader(state / "ledger.sqlite3")
+            try:
+                record = reader.look([path]).get(path)
+            finally:
+                reader.close()
+            if record and record.published and standing(place, record) in ("here", "unpacked"):
+                return True
     return False
 
 

@@ -43,7 +43,9 @@ def verify_bucket(place: BucketPlace, *, read: bool = False) -> Iterator[Checked
             yield from _read(place, page)
             continue
         objects = place.objects([record.path for record in page])
-        yield from (_compared(record, found) for record, found in zip(page, objects, strict=True))
+        for record, found in zip(page, objects, strict=True):
+            gone = found is None and place.tombstone(record.path) == record.published
+            yield Checked(record.path, "unpacked") if gone else _compared(record, found)
 
 
 def _compared(record: Record, found: Object | None) -> Checked:
@@ -73,6 +75,8 @@ def _read(place: BucketPlace, records: list[Record]) -> list[Checked]:
                     place.bucket, RelativePath(record.path), frozenset({"sha256"})
                 )
             expected = f"sha256:{wanted}" if wanted else None
+            if found is None and place.tombstone(record.path) == record.published:
+                return Checked(record.path, "unpacked")
             if found is None:
                 return Checked(record.path, "missing", expected=expected)
             verdict: Verdict = "ok" if found.digests["sha256"] == wanted else "damaged"

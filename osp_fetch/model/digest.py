@@ -18,13 +18,15 @@ HEX_LENGTHS: Final = {
     "sha512": 128,
     "blake2b": 128,
     "crc32c": 8,
+    "crc64nvme": 16,
     "git-blob-sha1": 40,
 }
 # Number of digits → algorithm, for a value without a name. Two lengths are ambiguous: 40 digits are read as
 # sha1, not git-blob-sha1, and 128 digits as sha512, not blake2b.
 _BY_LENGTH: Final = {32: "md5", 40: "sha1", 56: "sha224", 64: "sha256", 96: "sha384", 128: "sha512"}
 STRENGTH: Final = (
-    "sha512", "sha384", "sha256", "blake2b", "sha224", "sha1", "git-blob-sha1", "md5", "crc32c",
+    "sha512", "sha384", "sha256", "blake2b", "sha224", "sha1", "git-blob-sha1", "md5", "crc64nvme",
+    "crc32c",
 )  # fmt: skip
 """Algorithms in order of strength, the strongest first."""
 _HEX: Final = re.compile(r"[0-9a-f]+")

@@ -229,6 +229,34 @@ class HostBack:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A node of a cluster takes part in the run.
+
+    Attributes:
+        node: the machine.
+        nodes: number of nodes that get jobs now.
+    """
+
+    node: str
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLeft:
+    """A node of a cluster gets no more jobs: it has ended, was silent for too long, or received wrong bytes.
+
+    Attributes:
+        node: the machine.
+        why: the reason in words.
+        nodes: number of nodes that get jobs now.
+    """
+
+    node: str
+    why: str
+    nodes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """The number of parked files has changed.
 
@@ -308,6 +336,8 @@ Event = (
     | WidthLearned
     | HostDown
     | HostBack
+    | NodeJoined
+    | NodeLeft
     | Parked
     | LinksRenewed
     | LinksCommandFailed

@@ -266,6 +266,27 @@ class SetAsideFiles(Files, Protocol):
         ...
 
 
+class Copies(Protocol):
+    """Copies of files that are at the destination's own server already."""
+
+    async def copy(self, entry: Entry, replaces: Published | None) -> tuple[Placed, dict[str, str]] | None:
+        """Copy and publish the file of a row without receiving its bytes.
+
+        Args:
+            entry: the row.
+            replaces: as in `Store.partial`.
+
+        Returns:
+            The published file and algorithm → hexadecimal digest as the server states them; None if the row
+            has to be fetched.
+
+        Raises:
+            IntegrityError: the copy is not right, and is not published.
+            StorageError: it cannot be made.
+        """
+        ...
+
+
 Lost = Callable[[ByteRange], None]
 """Receives a range that was written and is no longer held: it must be fetched again."""
 
@@ -281,6 +302,7 @@ class Store(Protocol):
         small_files: small files, published from memory.
         published: complete files under their final names.
         set_aside: files that were set aside for a wrong digest.
+        copies: copies within the destination's server, None if there is none.
     """
 
     is_new: bool
@@ -290,6 +312,7 @@ class Store(Protocol):
     small_files: SmallFiles
     published: Files
     set_aside: SetAsideFiles
+    copies: Copies | None
 
     def expect(self) -> AbstractContextManager[None]:
         """Return a context that counts one more file in progress."""

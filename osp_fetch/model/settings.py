@@ -340,10 +340,16 @@ class S3:
         endpoint: URL of the store; empty for the one of the environment or the profile, or that of AWS.
         addressing: "path" puts the bucket into the path of the URL, "virtual" into the name of the host;
             "auto" takes the path for any store but AWS.
+        source_endpoint: URL of the store of `s3://` SOURCEs; empty for `endpoint`.
+        sign: "auto" signs the requests to `s3://` SOURCEs if there are credentials, "never" signs none.
+        requester_pays: "accept" lets `s3://` SOURCEs charge the user's account.
     """
 
     endpoint: str = _setting("", _text)
     addressing: str = _setting("auto", _one_of("auto", "path", "virtual"))
+    source_endpoint: str = _setting("", _text)
+    sign: str = _setting("auto", _one_of("auto", "never"))
+    requester_pays: str = _setting("refuse", _one_of("refuse", "accept"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """HTTP/1.1 transport: sends one GET and returns its checked reply, or raises one typed error.
 
 The package follows redirects, checks the head and the range of a reply, recognizes error pages, and reads
-bodies under its own timeouts. It may import `model` and `concurrency`. It is the only package that imports
-aiohttp; no aiohttp exception and no inclusive byte range leaves it.
+bodies under its own timeouts. It may import `model`, `concurrency` and, to sign requests, `s3`. It is the
+only package that imports aiohttp; no aiohttp exception and no inclusive byte range leaves it.
 Start with `transport.HttpTransport.get`. `head`, `refusals` and `body` are the steps after it; `connection`
 and `receiver` are the fast paths around aiohttp's parser, and `fallback` is the path through it.
 """

@@ -300,6 +300,8 @@ def _advice(status: int) -> str:
             return "; the server does not allow this link with these credentials"
         case 404 | 410:
             return "; the server has no such file: check the URL in the manifest"
+        case 412:
+            return "; the file has changed since it was listed: run the same command again"
         case 451:
             return "; the server withholds the file for legal reasons"
         case _:

@@ -27,6 +27,7 @@ from ..model.errors import (
 from ..model.http import Coding, Representation, Request
 from ..model.protocols import Leads
 from ..model.settings import Limits, Retry, Timeouts
+from ..s3.signing import Signer
 from ..version import __version__
 from . import internals, refusals
 from .adapted import DecodedBody, TrimmedBody
@@ -81,6 +82,7 @@ class HttpTransport:
         leads: Finds the link to the file in HTML pages that a server sends in its place.
         pages: Whether pages are accepted as files.
         dns_servers: Name servers, `IP` or `IP:PORT`; none for those of the system.
+        source: The address from which connections are made; empty for any.
         direct: Whether to use the fast ways past aiohttp's session; by default if `internals` finds what
             they need.
 
@@ -102,6 +104,7 @@ class HttpTransport:
         leads: Leads | None = None,
         pages: bool = False,
         dns_servers: Sequence[str] = (),
+        source: str = "",
         direct: bool | None = None,
     ) -> None:
         self._direct = not internals.missing() if direct is None else direct
@@ -109,8 +112,8 @@ class HttpTransport:
         self._connect_to = connect_to
         self._downgrade, self._leads, self._pages = downgrade, leads, pages
         self._tls, self._dns_servers = Tls(cafile), dns_servers
-        self._proxies = Proxies(proxies or {})
-        self._credentials = credentials or Credentials()
+        self._proxies, self._source = Proxies(proxies or {}), source
+        self._credentials, self._signer = credentials or Credentials(), Signer()
         self._ways: dict[str, Way] = {}  # by the URL of a SOCKS proxy, "" for none
 
     async def __aenter__(self) -> Self:
@@ -127,6 +130,8 @@ class HttpTransport:
         patience = self._timeouts.connect
         # no limit: the connection pool has it, and a second one would only hide waiting inside aiohttp
         options: dict[str, Any] = {"limit": 0}
+        if self._source:
+            options["local_addr"] = (self._source, 0)
         if socks:
             from .socks import SocksConnector
 
@@ -249,6 +254,7 @@ class HttpTransport:
         cookies, home = _NO_COOKIES, request.at_home
         for _ in range(self._limits.redirects + 1):
             sent = self._authorized(url, headers, home=home) if self._credentials else headers
+            sent = await self._signer.signed(url, sent) if sent else sent
             response = await self._send(url, cookies.added(sent, url), request)
             chain.response, chain.url = response, url
             if (pause := refusals.quota_pause(response.headers)) is not None:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from ..model import urls
-from . import folder_pages, gdrive, huggingface, remote_sums, table
+from ..model.settings import S3
+from . import buckets, folder_pages, gdrive, huggingface, remote_sums, table
 from .formats import part_files, rows_of_file
 from .opening import STDIN
 from .pages import Pages
@@ -51,12 +52,14 @@ class Listing:
         pages: gets the lists and pages of sources on servers.
         depth: levels of folders that are read below a folder page.
         own_headers: whether the user gave headers, which no other origin may receive.
+        s3: how buckets are reached.
     """
 
     selection: Selection
     pages: Pages
     depth: int
     own_headers: bool
+    s3: S3 = S3()
 
 
 def sources_of(source: object, how: Listing, reading: Reading) -> list[Source]:
@@ -101,6 +104,9 @@ def _on_servers(source: str, how: Listing, reading: Reading) -> list[Source]:
         gdrive.check_address(source)
         gdrive.check_client()
         return [Source(source, lambda: gdrive.listing(source, how.pages))]
+    if buckets.is_address(source):
+        buckets.ObjectAddress.parse(source)
+        return [Source(source, lambda: buckets.listing(source, how.s3, reading.note))]
     if source.lower().startswith(("http://", "https://")):
         return [_url(urls.encoded(source), how, reading)]
     if (scheme := _SCHEME.match(source)) and not Path(source).exists():
@@ -129,7 +135,7 @@ def _unsupported(scheme: str, source: str) -> str:
     shown = urls.shown(source)
     if scheme in ("http", "https"):
         return f"{shown}: not a URL; write {scheme}:// with two slashes"
-    known = "http://, https://, hf://, modelscope:// and gdrive://"
+    known = "http://, https://, s3://, gs://, hf://, modelscope:// and gdrive://"
     return f"{shown}: the scheme {scheme}: is not supported; use {known}, a file or a dataset name"
 
 

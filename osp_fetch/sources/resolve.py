@@ -15,6 +15,7 @@ from ..model import urls
 from ..model.entry import Entry
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
+from ..model.settings import S3
 from . import folder_pages, select
 from .columns import ByHand
 from .dispatch import Listing, Source, of_items, sources_of
@@ -51,6 +52,7 @@ class Options:
         pages: gets the lists and pages of sources on servers.
         depth: levels of folders that are read below a folder page.
         strict: a bad row, or an ambiguous name in a list, is an error of the run.
+        s3: how buckets are reached.
     """
 
     selection: Selection = Selection()
@@ -62,6 +64,7 @@ class Options:
     pages: Pages = field(default_factory=NoPages)
     depth: int = folder_pages.DEPTH
     strict: bool = False
+    s3: S3 = S3()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,9 @@ def resolve(source: object, options: Options) -> Resolved:
         return Resolved(_each(source, options, joins, reading, links), joins, reading, links, options.pages)
     several = isinstance(source, (list, tuple)) and all(isinstance(s, (str, Path)) for s in source)
     each_source = list(cast("list[str]", source)) if several else [source]
-    how = Listing(options.selection, options.pages, options.depth, own_headers=bool(options.headers))
+    how = Listing(
+        options.selection, options.pages, options.depth, own_headers=bool(options.headers), s3=options.s3
+    )
     found = [part for each in each_source for part in sources_of(links.source(each), how, reading)]
     small = all(each.size is not None and each.size <= _MOMENT for each in found)
     blocks = _named(found, options.naming, links, at_once=small)

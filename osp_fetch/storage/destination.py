@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..model.errors import SettingsError
 from ..model.settings import Limits, Settings
-from .bucket.address import BucketAddress, bucket_address, is_bucket, state_root
+from ..s3.address import BucketAddress, bucket_address, is_bucket
+from .bucket.state import state_root
 from .folder.run_lock import state_folder
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Destination:
         name = state.name if state != state_folder(self.root) else "run"
         return BucketStore(
             self.bucket, state, settings, memory=self.part_memory(settings.limits),
-            scope=name, locks=not is_worker, wait_lock=wait_lock,
+            scope=name, locks=not is_worker, wait_lock=wait_lock, root=self.root,
         )  # fmt: skip
 
 

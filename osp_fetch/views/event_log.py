@@ -110,7 +110,7 @@ def _of_file(event: events.Event) -> dict[str, Any] | None:
 
 
 def _of_host(event: events.Event) -> dict[str, Any] | None:
-    """Return an event about one host, None for any other."""
+    """Return an event about one host or node, None for any other."""
     match event:
         case events.WidthLearned(host, width):
             return {"event": "width learned", "host": host, "bytes": width}
@@ -123,6 +123,10 @@ def _of_host(event: events.Event) -> dict[str, Any] | None:
             return {"event": "host down", "host": host, "probed_in": probed_in, "why": why, "heard": heard}
         case events.HostBack(host):
             return {"event": "host back", "host": host}
+        case events.NodeJoined(node, nodes):
+            return {"event": "node joined", "node": node, "nodes": nodes}
+        case events.NodeLeft(node, why, nodes):
+            return {"event": "node left", "node": node, "why": why, "nodes": nodes}
         case _:
             return None
 

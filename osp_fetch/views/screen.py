@@ -149,6 +149,10 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return formatting.host_down(event)
         case events.HostBack(host):
             return f"{host} answers again"
+        case events.NodeJoined(node, nodes):
+            return f"{node} has joined: {nodes} node{'s' * (nodes != 1)}"
+        case events.NodeLeft(node, why, nodes):
+            return f"{node} has left ({why}): {nodes} node{'s' * (nodes != 1)}"
         case events.LimitChanged(host, connections, why) if verbose:
             return f"{host}: limit is now {connections} connections: {why}"
         case events.MirrorDropped(path, host):

@@ -20,23 +20,48 @@ def part_of(number: int, worker: int, workers: int) -> int:
 
 
 @dataclass(slots=True)
+class _Share:
+    """What one worker has of a host.
+
+    Attributes:
+        share: connections that it may have.
+        most: connections that it may have open: a lowered share counts only once it has confirmed it.
+        open: connections that it has open.
+        demand: connections that it has open or waits for.
+        streaming: connections over which bytes come.
+        sent: number of assignments that were sent to it.
+    """
+
+    share: int = 0
+    most: int = 0
+    open: int = 0
+    demand: int = 0
+    streaming: int = 0
+    sent: int = 0
+
+
+@dataclass(slots=True)
 class _Host:
-    """The state of one host. The lists have one number for each worker."""
+    """The state of one host: its controller, and the shares of the workers that use it."""
 
     controller: Controller
-    shares: list[int]
-    most: list[int]  # what it may have open: a lowered share counts only once the worker has confirmed it
-    open: list[int]
-    demand: list[int]
-    streaming: list[int]
-    sent: list[int]  # assignments sent to it
+    shares: dict[int, _Share]
+
+    @property
+    def open(self) -> int:
+        return sum(each.open for each in self.shares.values())
+
+    @property
+    def free(self) -> int:
+        """Connections of the limit that no worker has or may have."""
+        return self.controller.limit.value - sum(max(s.share, s.most) for s in self.shares.values())
 
 
 class Budget:
     """The number of connections that each worker may have to each host.
 
     Args:
-        workers: Number of workers.
+        workers: Number of workers that begin with a share of every host, numbered from 0.
         total: Most connections to all hosts, of all workers together.
         per_host: Most connections to one host, of all workers together.
         observe: Receives a `LimitChanged` event whenever the limit of a host changes.
@@ -56,14 +81,15 @@ class Budget:
         steers: bool,
         own: Callable[[str], int | Auto] = lambda _: "auto",
     ) -> None:
-        self._workers, self._total, self._per_host, self._controls = workers, total, per_host, steers
+        self._workers, self.total, self.per_host, self._controls = workers, total, per_host, steers
         self._observe, self._profiles, self._own = observe, profiles, own
         self._hosts: dict[str, _Host] = {}
+        self._present: set[int] = set()
 
     @property
     def first_share(self) -> int:
-        """Connections to a host with which each worker starts."""
-        return max(1, (min(START, self._per_host) if self._controls else self._per_host) // self._workers)
+        """Connections to a host with which each of the first workers starts."""
+        return max(1, (min(START, self.per_host) if self._controls else self.per_host) // self._workers)
 
     def reported(self, worker: int, reports: Sequence[HostReport], now: float) -> None:
         """Take the report of a worker.
@@ -75,19 +101,21 @@ class Budget:
         """
         for report in reports:
             host, state = report.host, self._host(report.host)
-            state.open[worker], state.streaming[worker] = report.open, report.streaming
-            state.demand[worker] = report.open + report.waiting
+            mine = state.shares.setdefault(worker, _Share())
+            mine.open, mine.streaming = report.open, report.streaming
+            mine.demand = report.open + report.waiting
             # the worker may yet use an assignment that it has not received
-            late = report.assigned != state.sent[worker]
-            state.most[worker] = max(report.open, report.share, state.most[worker] if late else 0)
+            late = report.assigned != mine.sent
+            mine.most = max(report.open, report.share, mine.most if late else 0)
             if not late:
                 # a worker lowers its share itself when a host refuses a connection
-                state.shares[worker] = min(state.shares[worker], report.share)
+                mine.share = min(mine.share, report.share)
             state.controller.received += report.received
             state.controller.latency = max(state.controller.latency * 0.9, report.latency)
             if report.refused and self._controls:
                 # the refused connections are closed by now, and none was opened in their place
-                why = state.controller.refused(now, sum(state.open), streaming=any(state.streaming))
+                streaming = any(each.streaming for each in state.shares.values())
+                why = state.controller.refused(now, state.open, streaming=streaming)
                 self._changed(host, state, why)
 
     def gone(self, worker: int) -> None:
@@ -97,11 +125,54 @@ class Budget:
             worker: The worker's number, from 0.
         """
         for state in self._hosts.values():
-            state.open[worker] = state.demand[worker] = state.streaming[worker] = 0
-            state.shares[worker] = state.most[worker] = state.sent[worker] = 0
+            if worker in state.shares:
+                state.shares[worker] = _Share()
+            if worker >= self._workers:
+                state.shares.pop(worker, None)
+        self._present.discard(worker)
+
+    def lost(self, worker: int) -> None:
+        """Take no more demand of a worker that does not answer, but leave it what it may have open.
+
+        Its connections may live on. `gone` gives them to others, once that is no longer possible.
+
+        Args:
+            worker: The worker's number.
+        """
+        for state in self._hosts.values():
+            if (mine := state.shares.get(worker)) is not None:
+                mine.share = mine.open = mine.demand = mine.streaming = 0
+        self._present.discard(worker)
+
+    def joined(self, worker: int) -> None:
+        """Count a worker that comes later, and has no connections until `grant` or `look` gives it some.
+
+        Args:
+            worker: The worker's number, which no other worker has had.
+        """
+        self._present.add(worker)
+
+    def grant(self, worker: int, host: str) -> Assign | None:
+        """Return the first connections of a worker to a host, so that a job for it need not wait for `look`.
+
+        Args:
+            worker: The number of a worker that has joined.
+            host: `host:port`.
+
+        Returns:
+            An assignment; None if the worker has connections to the host, or there is none left.
+        """
+        state = self._host(host)
+        mine = state.shares.setdefault(worker, _Share())
+        count = min(max(1, START // max(1, len(self._present))), state.free)
+        if mine.share or mine.most or count <= 0:
+            return None
+        mine.share = mine.most = count
+        mine.sent += 1
+        return Assign(host, count, False, mine.sent)
 
     def begun(self, worker: int) -> list[Assign]:
-        """Return the first assignments of a worker that starts during the run.
+        """Return the first assignments of a worker that starts during the run in place of another.
 
         It starts without connections, because the other workers have them. Assignments to its predecessor
         are void.
@@ -126,25 +197,38 @@ class Budget:
             worker that has more connections open than its share while the host's limit sheds them.
         """
         assignments: list[tuple[int, Assign]] = []
-        used = [state for state in self._hosts.values() if any(state.demand)]
+        used = [state for state in self._hosts.values() if any(s.demand for s in state.shares.values())]
         # where many hosts are in use, the total is smaller than the sum of their limits: divide it evenly
-        crowded = sum(state.controller.limit.value for state in used) > self._total
-        most = max(LEAST_SHARE, self._total // len(used)) if crowded else self._total
+        crowded = sum(state.controller.limit.value for state in used) > self.total
+        most = max(LEAST_SHARE, self.total // len(used)) if crowded else self.total
         for host, state in self._hosts.items():
-            if self._controls and any(state.open):
-                self._changed(
-                    host,
-                    state,
-                    state.controller.look(now, sum(state.open), sum(state.streaming)),
-                )
-            shed, level = state.controller.limit.shed, min(state.controller.limit.value, most)
-            for worker, share in enumerate(shared(level, state.demand, state.most, state.shares)):
-                if share != state.shares[worker] or (shed and state.open[worker] > share):
-                    state.shares[worker] = share
-                    state.most[worker] = max(state.most[worker], share)
-                    state.sent[worker] += 1
-                    assignments.append((worker, Assign(host, share, shed, state.sent[worker])))
+            if self._controls and (is_open := state.open):
+                streaming = sum(each.streaming for each in state.shares.values())
+                self._changed(host, state, state.controller.look(now, is_open, streaming))
+            assignments += self._divide(host, state, min(state.controller.limit.value, most))
         return assignments
+
+    def _divide(self, host: str, state: _Host, level: int) -> list[tuple[int, Assign]]:
+        """Divide `level` connections to a host, and return the assignments that have changed."""
+        shed, found = state.controller.limit.shed, list[tuple[int, Assign]]()
+        each = [(worker, mine) for worker, mine in state.shares.items() if self._is_there(worker)]
+        lost = sum(mine.most for worker, mine in state.shares.items() if not self._is_there(worker))
+        wanted = shared(
+            max(0, level - lost),
+            [s.demand for _, s in each],
+            [s.most for _, s in each],
+            [s.share for _, s in each],
+        )
+        for (worker, mine), share in zip(each, wanted, strict=True):
+            if share != mine.share or (shed and mine.open > share):
+                mine.share = share
+                mine.most = max(mine.most, share)
+                mine.sent += 1
+                found.append((worker, Assign(host, share, shed, mine.sent)))
+        return found
+
+    def _is_there(self, worker: int) -> bool:
+        return worker < self._workers or worker in self._present
 
     def _changed(self, host: str, state: _Host, why: str | None) -> None:
         if why is not None:
@@ -154,15 +238,16 @@ class Budget:
         if host not in self._hosts:
             known = self._profiles.get(host) if self._controls else None
             own = self._own(host)
-            most = self._per_host if own == "auto" else min(self._per_host, own)
+            most = self.per_host if own == "auto" else min(self.per_host, own)
             start = known.connections if known else START if self._controls else most
             controller = Controller(ConcurrencyLimit(most, start, known=known is not None))
-            none = [0] * self._workers
-            first = [self.first_share] * self._workers
-            if own != "auto":
-                parts = (part_of(own, worker, self._workers) for worker in range(self._workers))
-                first = [min(self.first_share, part) for part in parts]
-            self._hosts[host] = _Host(controller, first, [*first], [*none], [*none], [*none], [*none])
+            shares: dict[int, _Share] = {}
+            for worker in range(self._workers):
+                part = self.first_share
+                if own != "auto":
+                    part = min(part, part_of(own, worker, self._workers))
+                shares[worker] = _Share(part, part)
+            self._hosts[host] = _Host(controller, shares)
         return self._hosts[host]
 
 

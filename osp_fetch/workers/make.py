@@ -16,8 +16,8 @@ from ..model.well_known import WELL_KNOWN
 from ..storage.destination import Destination
 from .budget import Budget, part_of
 from .messages import Setup
+from .peer import say
 from .pool import WorkerPool
-from .process import say
 from .reach import Reach
 
 # `limits.processes = "auto"`: the cores for each process, and the most processes. With two cores, two of them

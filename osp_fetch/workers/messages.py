@@ -13,13 +13,28 @@ from ..connections.controller import HostReport
 from ..engine.file import Job
 from ..model import events
 from ..model.entry import RelativePath
-from ..model.errors import FetchError
+from ..model.errors import FetchError, StorageError
 from ..model.profile import Profile
 from ..model.record import Record
 from ..model.report import Status
 from ..model.settings import Settings
 from ..storage.destination import Destination
 from .reach import Reach
+
+# errors of jobs
+
+
+class LeaseLostError(StorageError):
+    """The run may have given the file to another node: this node was silent for too long."""
+
+    cause = "lease lost"
+
+
+class GivenBackError(StorageError):
+    """The job was not begun, and another node can fetch it sooner."""
+
+    cause = "given back"
+
 
 # messages to a worker
 
@@ -36,6 +51,9 @@ class Setup:
         profiles: `host:port` → what an earlier run learned of the host.
         share: Connections to a host to start with.
         yields: Whether the worker lowers its share of a host that refuses a connection.
+        patience: Seconds without a message of the run after which the worker publishes nothing: the run may
+            have given its jobs to another node. 0 for a process of the run's own machine, which dies with it.
+        source: The address from which connections are made; empty for any.
     """
 
     place: Destination
@@ -45,6 +63,8 @@ class Setup:
     profiles: dict[str, Profile]
     share: int
     yields: bool
+    patience: float = 0.0
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +119,21 @@ class CoolHost:
 @dataclass(frozen=True, slots=True)
 class LastFiles:
     """All files have been started: those in progress are the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """End the jobs for which no connection was opened yet; the result of each is a `GivenBackError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class StillHere:
+    """The run, or the node, is there. Sent every second between a run and its nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """The node is about to leave (SIGTERM, a spot notice): it wants no more jobs, and a `StopWork`."""
 
 
 @dataclass(frozen=True, slots=True)

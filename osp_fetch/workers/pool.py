@@ -16,7 +16,8 @@ from ..model.record import Record
 from ..model.report import Status
 from . import messages
 from .budget import Budget
-from .process import Process, WorkerDiedError
+from .peer import WorkerDiedError
+from .process import Process
 
 _DEATHS: Final = 3  # workers that may die while they fetch one file, before the file fails
 

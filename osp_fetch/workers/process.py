@@ -1,44 +1,29 @@
-"""One worker as the run sees it: its jobs, its access to the ledger, and its replacement when it dies."""
+"""One worker process of this machine, and its replacement when it dies."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
-import pickle
 import socket
 import sys
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from ..concurrency import stop
 from ..engine.context import Context
 from ..engine.file import Job
-from ..model import events
-from ..model.errors import FetchError, StorageError
+from ..model.errors import StorageError
 from ..model.record import Record
 from ..model.report import Status
 from . import messages
 from .budget import Budget
 from .channel import Channel
+from .peer import Cooled, Peer, WorkerDiedError, say
 
 _ENDING: Final = 60.0  # seconds that a worker may take to record the held bytes before it is killed
 
 
-Cooled = Callable[[int, events.Cooling], None]
-"""Called with a worker's number and the event in which a host asks this worker to wait."""
-
-
-class WorkerDiedError(StorageError):
-    """The worker that fetched the file has ended. Another worker resumes from the held bytes."""
-
-    cause = "worker died"
-
-
-class Process:
+class Process(Peer):
     """One worker process, and its replacement when it dies.
 
     Args:
@@ -53,23 +38,11 @@ class Process:
     def __init__(
         self, number: int, setup: messages.Setup, context: Context, budget: Budget, lock: int, cool: Cooled
     ) -> None:
-        self.number = number
-        self._setup, self._context, self._budget, self._lock, self._cool = setup, context, budget, lock, cool
-        self._asked: dict[int, tuple[str, asyncio.Future[tuple[Status, Record]]]] = {}
-        self._numbers = itertools.count()
-        self._open: Counter[tuple[str, str]] = Counter()  # (path, host) of its open connections
-        self._answering: set[asyncio.Task[None]] = set()
-        self._ending = False
-        self._knows_last = False
-        self._wire: Channel
+        super().__init__(number, context, budget, cool)
+        self._setup, self._lock, self._ending = setup, lock, False
         self._process: asyncio.subprocess.Process
         self._serving: asyncio.Task[None] | None = None
         self._gone: WorkerDiedError | None = None  # why no process runs now
-
-    @property
-    def in_hand(self) -> int:
-        """Number of jobs in progress."""
-        return len(self._asked)
 
     @property
     def there(self) -> bool:
@@ -105,48 +78,11 @@ class Process:
         if self._ending:
             self.send(messages.StopWork())
 
-    def send(self, message: object) -> None:
-        """Send a message of `messages` to the process."""
-        self._wire.send(message)
-
-    def say_last(self) -> None:
-        """Notify the process, once, that all files have been started."""
-        if not self._knows_last:
-            self._knows_last = True
-            self.send(messages.LastFiles())
-
     async def fetch(self, job: Job) -> tuple[Status, Record]:
-        """Fetch one file in this worker.
-
-        Args:
-            job: The job to fetch.
-
-        Returns:
-            The status of the file, and its record.
-
-        Raises:
-            WorkerDiedError: The worker has ended before the file was fetched.
-            StorageError: The job cannot be pickled.
-            FetchError: The error of the worker's `engine.file.FileFetcher`.
-            RuntimeError: The worker failed with an exception that is no FetchError.
-        """
+        """Fetch one file in this worker; see `Peer.fetch`."""
         if self._gone is not None and self._serving is not None and self._serving.done():
             raise self._gone  # the replacement could not be started
-        number = next(self._numbers)
-        asked = asyncio.get_running_loop().create_future()
-        try:
-            self.send(messages.FetchJob(number, job))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise StorageError(
-                f"{job.entry.path}: its row cannot be sent to a worker process ({error}); use only plain "
-                "values in the row, or set limits.processes to 1"
-            ) from None
-        self._asked[number] = job.entry.path, asked
-        try:
-            found: tuple[Status, Record] = await asked
-            return found
-        finally:
-            self._asked.pop(number, None)
+        return await super().fetch(job)
 
     async def _serve(self) -> None:
         """Handle the messages of the process until it ends; replace it where it dies."""
@@ -160,7 +96,8 @@ class Process:
                 self._process.kill()
         await self._wire.close()
         code = await self._process.wait()
-        self._forget()
+        self._budget.gone(self.number)
+        self._close_all()
         if self._ending:
             return
         self._gone = WorkerDiedError(
@@ -176,80 +113,7 @@ class Process:
         except StorageError as error:
             died = self._gone = WorkerDiedError(str(error))
         # only now, so that jobs dealt since the death fail as well
-        asked, self._asked = self._asked, {}
-        for _, each in asked.values():
-            _fail(each, died)
-
-    def _forget(self) -> None:
-        """Take back the connections of a process that has ended."""
-        self._budget.gone(self.number)
-        for (path, host), count in self._open.items():
-            for _ in range(count):
-                self._observe(events.Closed(path, host))
-        self._open.clear()
-
-    def _take(self, message: object) -> None:
-        """Handle one message of the process."""
-        match message:
-            case messages.JobDone(number, result):
-                _, asked = self._asked.get(number, ("", None))
-                if asked is None or asked.done():
-                    return
-                if isinstance(result, Exception):
-                    _fail(asked, result)
-                else:
-                    asked.set_result(result)
-            case messages.EventSent(event):
-                self._told(event)
-            case messages.LookUp() | messages.PutRecord():
-                # reply over this channel: its replacement uses the same numbers for other questions
-                task = asyncio.create_task(self._answer(message, self._wire))
-                self._answering.add(task)
-                task.add_done_callback(self._answering.discard)
-            case messages.Reported(hosts):
-                self._budget.reported(self.number, hosts, asyncio.get_running_loop().time())
-            case _:
-                pass
-
-    def _told(self, event: events.Event) -> None:
-        """Count the connections of the process, and pass its event to the observers."""
-        if isinstance(event, events.Opened):
-            self._open[event.path, event.host] += 1
-        elif isinstance(event, events.Closed):
-            self._open[event.path, event.host] -= 1
-        elif isinstance(event, events.Cooling):
-            self._cool(self.number, event)
-        self._observe(event)
-
-    def _observe(self, event: events.Event) -> None:
-        """Pass an event to the observers; an exception fails only the file that the event is about."""
-        try:
-            self._context.observe(event)
-        except Exception as error:
-            about = getattr(event, "path", None)
-            for path, asked in self._asked.values():
-                if path == about:
-                    _fail(asked, error)
-            if about is None:
-                say(error, "an observer failed")
-
-    async def _answer(self, message: messages.LookUp | messages.PutRecord, wire: Channel) -> None:
-        """Read or write the ledger, and send the result over `wire`."""
-        failed: FetchError | None = None
-        looked: list[Record | None] = []
-        try:
-            if isinstance(message, messages.LookUp):
-                looked = await self._context.ledger.get(message.paths)
-            else:
-                await self._context.ledger.put(message.record)
-        except FetchError as error:
-            failed = error
-        except Exception as error:  # a worker without a reply would wait forever
-            failed = StorageError(f"the ledger failed: {type(error).__name__}: {error}")
-        if isinstance(message, messages.LookUp):
-            wire.send(messages.RecordsFound(message.number, failed or looked))
-        else:
-            wire.send(messages.RecordKept(message.number, failed))
+        self._fail_all(died)
 
     async def end(self) -> None:
         """Let the worker record the held bytes, and return when its process has ended.
@@ -268,21 +132,4 @@ class Process:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.kill()
                 await asyncio.wait(late)
-        await stop(self._answering)
-
-
-def say(error: Exception, what: str) -> None:
-    """Report an error that does not end the run to the event loop's exception handler.
-
-    Args:
-        error: The exception.
-        what: What happened, for the message.
-    """
-    asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error})
-
-
-def _fail(asked: asyncio.Future[tuple[Status, Record]], error: Exception) -> None:
-    """Fail a job with `error`, unless it has ended already."""
-    if not asked.done():
-        asked.set_exception(error)
-        asked.exception()  # mark it as retrieved: the waiting task may have been cancelled
+        await self._stop_answering()

@@ -67,12 +67,13 @@ def checked_reach(
     return Reach(connect_to, cafile, dict(proxies), credentials, (problem,) if problem else ())
 
 
-def transport_of(settings: Settings, reach: Reach) -> HttpTransport:
+def transport_of(settings: Settings, reach: Reach, source: str = "") -> HttpTransport:
     """Return the transport of a process.
 
     Args:
         settings: The settings of the run.
         reach: How servers are reached.
+        source: The address from which connections are made; empty for any.
 
     Returns:
         The transport, not yet entered.
@@ -91,5 +92,6 @@ def transport_of(settings: Settings, reach: Reach) -> HttpTransport:
         downgrade=settings.links.downgrade == "allow",
         leads=DriveLeads(),
         pages=settings.network.pages == "accept",
+        source=source,
         dns_servers=[server for server in settings.network.dns_servers.split(",") if server],
     )

@@ -8,6 +8,7 @@ import itertools
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -25,10 +26,13 @@ from ..model.record import Record
 from ..model.report import Status
 from . import messages
 from .channel import Channel
+from .messages import Draining
 from .reach import transport_of
 
 # Events that occur many times for each file. Only views use them, so that they may be sent late.
 _MANY: Final = frozenset({events.Opened, events.FileBegun, events.Wrote, events.Closed})
+
+_GIVE_BACK: Final = "given back"  # the argument of the cancellation of a job that has not begun
 
 
 class RemoteLedger:
@@ -107,6 +111,28 @@ class RemoteLedger:
                 answer.exception()
 
 
+class Lifeline:
+    """Forbids to publish once the run was silent for so long that it may have given the jobs to others.
+
+    Args:
+        patience: Seconds of silence; 0 for any number.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience, self._heard = patience, time.monotonic()
+
+    def renew(self) -> None:
+        """Count from now: a message of the run has come."""
+        self._heard = time.monotonic()
+
+    def check(self) -> None:
+        """Raise LeaseLostError if the run was silent for too long."""
+        if self.patience and time.monotonic() - self._heard > self.patience:
+            raise messages.LeaseLostError(
+                "this node had no message of the run for too long; another node may have its files by now"
+            )
+
+
 def _gone() -> StorageError:
     """Return the error of a call to the ledger of a run that has ended."""
     return StorageError("the run that started this worker has ended")
@@ -122,19 +148,23 @@ async def serve(end: socket.socket) -> None:
     first, *rest = await wire.receive() or [None]
     if not isinstance(first, messages.Setup):
         return
-    ledger = RemoteLedger(wire)
+    ledger, begun, lifeline = RemoteLedger(wire), set[str](), Lifeline(first.patience)
 
     def tell(event: events.Event) -> None:
+        if isinstance(event, events.Opened):
+            begun.add(event.path)
         wire.send(messages.EventSent(event), patient=type(event) in _MANY)
 
     async with AsyncExitStack() as stack:
         settings, place = first.settings, first.place
+        if first.patience:  # on another machine, whose state folder the run cannot make
+            first.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         limits = place.buffer_limits(settings.limits)
         pool = ConnectionPool(
             limits, tell, first.profiles, first.share, yields=first.yields, hosts=settings.hosts
         )
         store = place.store(first.state, settings, is_worker=True)
-        transport = transport_of(settings, first.reach)
+        transport = transport_of(settings, first.reach, first.source)
         context = Context(
             transport=await stack.enter_async_context(transport),
             store=await stack.enter_async_context(store),
@@ -143,18 +173,23 @@ async def serve(end: socket.socket) -> None:
             buffers=Buffers(limits),
             settings=settings,
             observe=tell,
+            may_publish=lifeline.check,
         )
-        await _Worker(wire, context, ledger).work(rest)
+        await _Worker(wire, context, ledger, begun, lifeline).work(rest)
     await wire.close()
 
 
 class _Worker:
     """The work of the process: receives messages, and runs a task for each job."""
 
-    def __init__(self, wire: Channel, context: Context, ledger: RemoteLedger) -> None:
+    def __init__(
+        self, wire: Channel, context: Context, ledger: RemoteLedger, begun: set[str], lifeline: Lifeline
+    ) -> None:
         self._wire, self._context, self._ledger = wire, context, ledger
+        self._begun, self._lifeline = begun, lifeline
         self._fetcher = FileFetcher(context)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: dict[str, asyncio.Task[None]] = {}  # path → task that fetches it
         self._ending: asyncio.Task[None] | None = None
 
     async def work(self, messages: Sequence[object]) -> None:
@@ -163,9 +198,14 @@ class _Worker:
         Args:
             messages: Messages that were received together with the `Setup`.
         """
+        if (
+            self._lifeline.patience
+        ):  # a node, which may be told to go: by Slurm, or before a spot machine ends
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: self._wire.send(Draining()))
         reporting = asyncio.create_task(self._report())
         try:
             while True:
+                self._lifeline.renew()
                 for message in messages:
                     self._take(message)
                 receiving = asyncio.ensure_future(self._wire.receive())
@@ -189,6 +229,13 @@ class _Worker:
                 task = asyncio.create_task(self._fetch_job(message))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+                self._waiting[message.job.entry.path] = task
+            case messages.GiveBack():
+                for path, task in list(self._waiting.items()):
+                    if path not in self._begun:
+                        task.cancel(_GIVE_BACK)
+            case messages.StillHere():
+                pass
             case messages.RecordsFound() | messages.RecordKept():
                 self._ledger.answered(message)
             case messages.Assign(host, connections, shed, number):
@@ -206,13 +253,21 @@ class _Worker:
     async def _fetch_job(self, message: messages.FetchJob) -> None:
         """Fetch one job, and send its result."""
         result: tuple[Status, Record] | Exception
+        path = message.job.entry.path
         try:
             result = await self._fetcher.fetch(message.job)
+        except asyncio.CancelledError as cancelled:
+            if cancelled.args != (_GIVE_BACK,):
+                raise
+            result = messages.GivenBackError(f"{path}: given back")
         except FetchError as error:
             result = error
         except Exception as error:
             # The run waits for a result of every job. The exception itself may not be picklable.
             result = RuntimeError(f"{type(error).__name__}: {error}")
+        finally:
+            self._waiting.pop(path, None)
+            self._begun.discard(path)
         if not self._ledger.lost:
             self._wire.send(messages.JobDone(message.number, result))
         # without the run this process ends; another worker, or the next run, resumes from the held bytes
@@ -221,6 +276,8 @@ class _Worker:
         """Send the state of all hosts every `LOOK` seconds."""
         while True:
             await asyncio.sleep(LOOK)
+            if self._lifeline.patience:
+                self._wire.send(messages.StillHere())
             if hosts := self._context.pool.report():
                 self._wire.send(messages.Reported(hosts))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from osp_fetch.model.protocols import Store
-from osp_fetch.storage.bucket.address import BucketAddress
+from osp_fetch.s3.address import BucketAddress
 from osp_fetch.storage.bucket.store import BucketStore
 from osp_fetch.storage.folder.store import FolderStore
 from tests.conftest import quick

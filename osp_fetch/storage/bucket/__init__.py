@@ -4,10 +4,9 @@ Parts of a file are collected in memory (`part_memory`), hashed in order, and up
 upload (`partial`). Completing the upload is publishing: the object appears with all its bytes or not at all.
 What is known about unfinished uploads is in the ledger `uploads.sqlite3` of the local state folder.
 
-May import: the standard library, `aiobotocore` and `botocore` (in `client` only), `awscrt` and `rehashes` (in
-`sums` only), `tenacity` (in `client` only), and from osp_fetch only `model`, `concurrency` and other modules
-of `storage`.
+May import: the standard library, `awscrt` and `rehashes` (in `sums` only), and from osp_fetch only `model`,
+`concurrency`, `s3` and other modules of `storage`.
 
-Start reading in `store` (`BucketStore`), then `partial` (one unfinished file) and `client` (requests, retries
-and the translation of errors).
+Start reading in `store` (`BucketStore`), then `partial` (one unfinished file). `s3.client` sends the
+requests.
 """

@@ -11,9 +11,10 @@ from ...model.entry import RelativePath
 from ...model.errors import IntegrityError, StorageError
 from ...model.ranges import ByteRange
 from ...model.record import Examined, Placed
+from ...s3.client import Bucket
+from ...s3.errors import BucketError
 from ..folder import blanks
 from ..folder.hashing import digests_in
-from .client import Bucket, BucketError
 from .multipart import check
 from .objects import Creation, look, put
 from .resources import BucketResources

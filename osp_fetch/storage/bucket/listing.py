@@ -8,9 +8,9 @@ from typing import Final
 
 from ...model.entry import RelativePath
 from ...model.record import Published
-from .address import state_of
-from .client import Bucket
+from ...s3.client import Bucket
 from .objects import look
+from .state import state_of
 
 # Names for which a listing is tried. A listing of 1,000 names costs as much as one look at S3.
 _MANY: Final = 8

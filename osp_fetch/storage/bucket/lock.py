@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from ...concurrency import stop
 from ...model.errors import FolderBusyError, StorageError
-from .client import Bucket, BucketError
+from ...s3.client import Bucket
+from ...s3.errors import BucketError
 from .objects import new_token, own_content
 
 _RENEWAL: Final = 20.0  # seconds between two renewals

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from ...concurrency import completed
 from ...model.entry import RelativePath
 from ...model.errors import IntegrityError, Remedy, StorageError
+from ...s3.errors import BucketError
 from ..folder.executors import in_thread
 from ..ledger.uploads import Upload, UploadedPart
 from . import unfinished
-from .client import BucketError
 from .objects import Creation, Object, metadata_of, new_token
 from .part_memory import Body
 from .resources import BucketResources
 from .sums import scheme_of
 
+T = TypeVar("T")
 _TRIES: Final = 4  # attempts to send a part that arrives damaged
 _DAMAGED: Final = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"})
 # Replies to the completion of an upload of which the store has not, or no longer, what was sent to it.
@@ -40,7 +41,8 @@ class Multipart:
     async def begin(self, length: int | None) -> Upload:
         """Begin an upload, and record it in a note in the bucket and in the ledger.
 
-        If the caller is cancelled while the store is asked, the upload is recorded before that is raised.
+        An earlier upload of the file that the ledger states is aborted. If the caller is cancelled while the
+        store is asked, the upload is recorded before that is raised.
 
         Args:
             length: bytes of the file, None if unknown.
@@ -48,6 +50,7 @@ class Multipart:
         Raises:
             StorageError: the store refuses it or does not answer, or the ledger cannot be written.
         """
+        await self.discard_earlier()
         token, begun, requests = new_token(), list[Upload](), 0
         since = await unfinished.announce(self._bucket, self._path, self._note(token))
 
@@ -70,8 +73,7 @@ class Multipart:
         )  # fmt: skip
         upload = Upload(found["UploadId"], token, scheme.name, length)
         await unfinished.note(self._bucket, self._noted(upload))
-        work = partial(self._shared.uploads.begin, self._path, upload)
-        await in_thread(self._shared.ledger_thread, work)
+        await self._ledger(partial(self._shared.uploads.begin, self._path, upload))
         begun.append(upload)
 
     async def send(self, upload: Upload, number: int, data: memoryview, checksum: int) -> str:
@@ -150,16 +152,34 @@ class Multipart:
             raise
 
     async def abort(self, upload: Upload) -> None:
-        """Abort the upload, which may be gone already.
+        """Abort the upload, which may be gone already, and remove what is recorded of it.
 
         Raises:
-            StorageError: the store refuses it, or does not answer.
+            StorageError: the store refuses it or does not answer, or the ledger cannot be written.
         """
         await unfinished.abort(self._bucket, self._noted(upload))
+        await self._ledger(partial(self._shared.uploads.drop, self._path))
+
+    async def discard_earlier(self) -> None:
+        """Abort the upload that the ledger states, if any.
+
+        Raises:
+            StorageError: as `abort`.
+        """
+        if (earlier := await self._ledger(partial(self._shared.uploads.get, self._path))) is not None:
+            await self.abort(earlier)
 
     async def forget(self, upload: Upload) -> None:
-        """Remove the note of an upload that was completed."""
+        """Remove what is recorded of an upload that was completed.
+
+        Raises:
+            StorageError: the ledger cannot be written.
+        """
         await unfinished.forget(self._bucket, self._note(upload.token))
+        await self._ledger(partial(self._shared.uploads.drop, self._path))
+
+    async def _ledger(self, call: Callable[[], T]) -> T:
+        return await in_thread(self._shared.ledger_thread, call)
 
     def _noted(self, upload: Upload) -> unfinished.Noted:
         return unfinished.Noted(self._path, upload.upload, self._note(upload.token))

@@ -13,11 +13,12 @@ from typing import Any, Final
 from ...model.entry import RelativePath
 from ...model.errors import FetchError, StorageError
 from ...model.record import Published
+from ...s3.client import Bucket
+from ...s3.errors import BucketError, is_passing
 from ...version import __version__
-from .address import state_of
-from .client import Bucket, BucketError, is_passing
 from .part_memory import Body
 from .resources import BucketResources
+from .state import state_of
 from .sums import MD5, SCHEMES
 
 TOKEN: Final = "osp-token"
@@ -42,6 +43,17 @@ class Object:
     etag: str
     metadata: dict[str, str]
     sums: dict[str, str]
+
+    @classmethod
+    def of_reply(cls, found: dict[str, Any]) -> Object:
+        """Return the object that a reply of `HeadObject` describes."""
+        complete = found.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+        sums = {
+            each.digest: each.hex_of(found[each.field])
+            for each in SCHEMES
+            if each.name and complete and found.get(each.field) and "-" not in found[each.field]
+        }
+        return cls(found["ContentLength"], found["ETag"], found.get("Metadata") or {}, sums)
 
     @property
     def state(self) -> Published:
@@ -72,13 +84,13 @@ def metadata_of(
     return found
 
 
-def own_content(content: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments that send a small object of osp-fetch itself.
+def own_content(content: dict[str, Any] | bytes) -> dict[str, Any]:
+    """Return the arguments that send a small object of osp-fetch itself: bytes, or JSON.
 
     It carries its MD5, because SeaweedFS 4.48 creates an empty object from a request that is cut off before
     its body, unless there is something to compare the body with.
     """
-    data = json.dumps(content).encode()
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
     return {"Body": data, **MD5.arguments(memoryview(data), 0)}
 
 
@@ -98,17 +110,7 @@ async def look(bucket: Bucket, path: RelativePath) -> Object | None:
         if error.status == 404:
             return None
         raise
-    return _object(found)
-
-
-def _object(found: dict[str, Any]) -> Object:
-    complete = found.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
-    sums = {
-        each.digest: each.hex_of(found[each.field])
-        for each in SCHEMES
-        if each.name and complete and found.get(each.field) and "-" not in found[each.field]
-    }
-    return Object(found["ContentLength"], found["ETag"], found.get("Metadata") or {}, sums)
+    return Object.of_reply(found)
 
 
 def taken(bucket: Bucket, path: RelativePath) -> StorageError:

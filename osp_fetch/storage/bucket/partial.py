@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, Final
 
 from ...concurrency import stop
@@ -118,19 +117,12 @@ class BucketPartial:
         """
         await self._creation.check()
         if self._upload is None and self._fresh:
-            await self._discard_earlier()
+            await self._multipart.discard_earlier()
         self._fresh = False
         if self._grid is None:
             self._grid, self._length = Grid(length, self._shared.least), length
         elif self._length is None:
             self._length = length
-
-    async def _discard_earlier(self) -> None:
-        """Abort the upload that the ledger states, which may have been begun by a task that was stopped."""
-        earlier = await self._ledger(partial(self._shared.uploads.get, self._path))
-        if earlier is not None:
-            await self._multipart.abort(earlier)
-            await self._ledger(partial(self._shared.uploads.drop, self._path))
 
     async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         """Copy `data` into the parts that it belongs to. Bytes of full parts are not replaced.
@@ -259,7 +251,7 @@ class BucketPartial:
         """
         await self._release()
         self._empty()
-        await self._discard_earlier()
+        await self._multipart.discard_earlier()  # the ledger also has one that was begun by a stopped task
 
     # ---- model.protocols.Hashing
 
@@ -370,9 +362,6 @@ class BucketPartial:
         if self._recorded.is_waiting and (self._recorder is None or self._recorder.done()):
             self._recorder = self._begin(self._recorded.commit())
 
-    async def _ledger(self, call: Any) -> Any:
-        return await in_thread(self._shared.ledger_thread, call)
-
     def give_up_part(self) -> bool:
         """Discard the part that is farthest from the start of the file; return whether there was one."""
         before = asyncio.get_running_loop().time() - _SETTLED
@@ -411,7 +400,6 @@ class BucketPartial:
         await check(self._shared, self._path, found, length, self._checksum())
         if self._upload is not None:
             await self._multipart.forget(self._upload)
-            await self._ledger(partial(self._shared.uploads.drop, self._path))
         await self._release()
         return Placed(found.state)
 

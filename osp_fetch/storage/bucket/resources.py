@@ -6,8 +6,8 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from ...s3.client import Bucket
 from ..ledger.uploads import UploadLedger
-from .client import Bucket
 from .part_memory import PartMemory
 from .sums import Scheme
 

@@ -15,22 +15,28 @@ from typing import Final
 
 from ...model.entry import RelativePath
 from ...model.errors import SettingsError, StorageError
-from ...model.protocols import Files, Lost, SetAsideFiles, SmallFiles
+from ...model.protocols import Copies, Files, Lost, SetAsideFiles, SmallFiles
 from ...model.record import Published
 from ...model.settings import Settings
+from ...s3.address import BucketAddress
+from ...s3.client import Bucket
+from ...s3.errors import BucketError
+from ...s3.session import connected
 from ..folder.executors import in_thread
+from ..folder.tombstones import tombstones
 from ..ledger.uploads import Upload, UploadLedger
-from .address import BucketAddress
-from .client import Bucket, BucketError, connected
+from .copies import BucketCopies
 from .files import BucketFiles, BucketSmallFiles, NoSetAside
 from .grid import LEAST
 from .listing import is_empty, states
 from .lock import BucketLock
+from .notes import Notes, Objects
 from .part_memory import PartMemory
 from .partial import BucketPartial
 from .resources import BucketResources
 from .sums import SCHEMES, Scheme
 from .unfinished import abort, forget, unknown_uploads
+from .writer import BucketWriter
 
 _SENDING: Final = 16  # bodies that are sent at the same time
 _PLACE: Final = "bucket.json"  # file of the state folder: which store it belongs to
@@ -50,6 +56,7 @@ class BucketStore:
         locks: whether the store holds the lock while it is open: workers share that of their run.
         wait_lock: seconds to wait for a lock that another run holds.
         least: bytes of the smallest part.
+        root: the local folder in which the deletion of unpacked archives is recorded.
 
     Attributes:
         is_new: whether the prefix had no object of another kind than those of osp-fetch itself.
@@ -58,7 +65,11 @@ class BucketStore:
         in_progress: number of files that may come to be published.
         small_files: small files, published from memory.
         published: complete objects.
+        copies: copies from other places of the same store.
         set_aside: nothing: a bucket cannot keep a file without giving it a name.
+        writer: creates objects from the members of archives.
+        notes: objects of osp-fetch itself.
+        objects: complete objects.
     """
 
     def __init__(
@@ -72,7 +83,9 @@ class BucketStore:
         locks: bool = True,
         wait_lock: float = 0.0,
         least: int = LEAST,
+        root: Path | None = None,
     ) -> None:
+        self._tombstones = tombstones(root) if root else None
         self._address, self._state, self._settings = address, state, settings
         self._memory, self._scope, self._locks, self._least = memory, scope, locks, least
         self._wait_lock = wait_lock
@@ -119,6 +132,10 @@ class BucketStore:
         )
         self.small_files: SmallFiles = BucketSmallFiles(self._shared)
         self.published: Files = BucketFiles(self._shared)
+        self.copies: Copies | None = BucketCopies(self._shared)
+        self.writer, self.notes, self.objects = (
+            BucketWriter(self._shared), Notes(self._shared), Objects(self._shared),
+        )  # fmt: skip
         if self._locks:
             await self._tidy_up()
 
@@ -176,8 +193,11 @@ class BucketStore:
         return await states(self._shared.bucket, paths)
 
     async def deleted(self, paths: Sequence[RelativePath]) -> list[Published | None]:
-        """Return None for each path: objects are not deleted after unpacking."""
-        return [None] * len(paths)
+        """Return the states of archives that were deleted after unpacking, None where there was none."""
+        known = self._tombstones
+        if known is None or not await asyncio.to_thread(known.any):
+            return [None] * len(paths)
+        return await asyncio.to_thread(lambda: [known.get(path) for path in paths])
 
     async def held(self, path: RelativePath) -> int | None:
         """Return the bytes of the unfinished upload of `path` that can be continued, None if there is none.

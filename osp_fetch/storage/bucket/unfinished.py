@@ -19,8 +19,10 @@ from typing import Any, Final
 
 from ...model.errors import StorageError
 from ...model.settings import Settings
-from .address import BucketAddress
-from .client import Bucket, BucketError, connected
+from ...s3.address import BucketAddress
+from ...s3.client import Bucket
+from ...s3.errors import BucketError
+from ...s3.session import connected
 from .lock import BucketLock, check_no_other_run
 from .objects import own_content
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
+from ...model.digest import HEX_LENGTHS
 from ...model.errors import FetchError
 from ...model.record import CHECKSUM_SPAN
 
@@ -35,12 +36,31 @@ class Hasher(Protocol):
     def hexdigest(self) -> str: ...
 
 
-class _Crc32c:
-    def __init__(self) -> None:
+class _AwsCrc:
+    """A checksum of AWS's library, which the extra `s3` installs."""
+
+    def __init__(self, algorithm: str) -> None:
+        extra = "crc32c" if algorithm == "crc32c" else "s3"
         try:
-            import google_crc32c
+            from awscrt import checksums
         except ImportError:
-            raise FetchError("crc32c digests need a library; run: pip install 'osp-fetch[crc32c]'") from None
+            raise FetchError(
+                f"{algorithm} digests need a library; run: pip install 'osp-fetch[{extra}]'"
+            ) from None
+        self._next = getattr(checksums, algorithm)
+        self._value, self._digits = 0, HEX_LENGTHS[algorithm]
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        self._value = self._next(data, self._value)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:0{self._digits}x}"
+
+
+class _GoogleCrc32c:
+    def __init__(self) -> None:
+        import google_crc32c
+
         self._sum = google_crc32c.Checksum()  # type: ignore[no-untyped-call]
 
     def update(self, data: bytes | memoryview, /) -> None:
@@ -69,12 +89,17 @@ def hasher(algorithm: str, length: int) -> Hasher:
         length: length of the complete file in bytes. git hashes it before the content.
 
     Raises:
-        FetchError: `algorithm` is crc32c, and its optional library is not installed.
+        FetchError: `algorithm` is crc32c or crc64nvme, and its optional library is not installed.
     """
     if algorithm == "git-blob-sha1":
         return hashlib.sha1(b"blob %d\0" % length, usedforsecurity=False)
     if algorithm == "crc32c":
-        return _Crc32c()
+        try:
+            return _GoogleCrc32c()
+        except ImportError:
+            return _AwsCrc(algorithm)
+    if algorithm == "crc64nvme":
+        return _AwsCrc(algorithm)
     make: Callable[..., Hasher] = getattr(hashlib, algorithm)
     return make(usedforsecurity=False)
 
@@ -172,7 +197,7 @@ def digests_in(data: memoryview, algorithms: frozenset[str]) -> dict[str, str]:
         algorithms: digests to compute.
 
     Raises:
-        FetchError: crc32c is requested, and its optional library is not installed.
+        FetchError: crc32c or crc64nvme is requested, and its optional library is not installed.
     """
     found = {}
     for name in algorithms:
@@ -190,7 +215,8 @@ def digests_of(path: Path, algorithms: frozenset[str]) -> tuple[dict[str, str], 
         algorithms: digests to compute.
 
     Raises:
-        FetchError: crc32c is requested and its optional library is not installed, or the file shrinks.
+        FetchError: crc32c or crc64nvme is requested and its optional library is not installed, or the file
+            shrinks.
         OSError: the file cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

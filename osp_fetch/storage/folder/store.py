@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ...model.entry import RelativePath
-from ...model.protocols import Files, Lost, SetAsideFiles, SmallFiles
+from ...model.protocols import Copies, Files, Lost, SetAsideFiles, SmallFiles
 from ...model.record import Published
 from ...model.settings import Storage
 from ..publishing.batch import BatchPublisher
@@ -95,6 +95,7 @@ class FolderStore:
         self.small_files: SmallFiles = self._small_files
         self.published: Files = FolderFiles(self._folder, layout.final)
         self.set_aside: SetAsideFiles = FolderSetAside(self._folder)
+        self.copies: Copies | None = None
         self.folds = disk.folds(state)
         self.in_progress, self.widest = 0, sys.maxsize
         self._tombstones = tombstones(root)

@@ -1,0 +1,88 @@
+"""Construction of the nodes of a run from its settings and its engine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from ..connections.hosts import limits_of
+from ..engine.context import Context
+from ..engine.file import FetchOne
+from ..model.engines import Ray
+from ..model.errors import SettingsError
+from ..model.profile import Profile
+from ..storage.destination import Destination
+from ..storage.folder.run_lock import state_folder
+from ..workers.budget import Budget
+from ..workers.messages import Setup
+from ..workers.reach import Reach
+from .pool import LEASE, NodePool, NodeSource
+from .ray_nodes import RayNodes
+
+_CORES: Final = 4  # cores of this machine for each worker of a node; nodes are taken to be alike
+_MOST: Final = 4  # most workers of a node
+
+
+@asynccontextmanager
+async def node_pool(
+    engine: Ray, context: Context, place: Destination, reach: Reach, profiles: dict[str, Profile]
+) -> AsyncIterator[FetchOne]:
+    """Start the nodes of a run, and yield what fetches a file with them.
+
+    Args:
+        engine: Where the nodes are.
+        context: The engine's context in the process of the run.
+        place: The destination.
+        reach: How the nodes reach servers.
+        profiles: `host:port` → what an earlier run learned of the host.
+
+    Raises:
+        SettingsError: The library is not installed, nobody answers at the address, or a setting cannot be
+            applied to several machines.
+        StorageError: The folder is not shared by the nodes.
+    """
+    limits = context.settings.limits
+    if limits.rate or limits.requests_per_second:
+        raise SettingsError(
+            "limits.rate and limits.requests_per_second are not yet divided among nodes; set "
+            "limits.connections or limits.per_host, or run without --engine"
+        )
+    processes = max(1, min(_MOST, (os.cpu_count() or 1) // _CORES))
+    if limits.processes != "auto":
+        processes = limits.processes
+    async with (
+        RayNodes(engine, place, processes) as source,
+        pool_over(source, context, place, reach, profiles) as nodes,
+    ):
+        yield nodes.fetch
+
+
+def pool_over(
+    source: NodeSource,
+    context: Context,
+    place: Destination,
+    reach: Reach,
+    profiles: dict[str, Profile],
+    patience: float = LEASE,
+) -> NodePool:
+    """Return the pool of the nodes that `source` brings, not yet entered.
+
+    Args:
+        source: Where nodes come from.
+        context: As in `node_pool`.
+        place: As in `node_pool`.
+        reach: As in `node_pool`.
+        profiles: As in `node_pool`.
+        patience: Seconds of silence after which a node is lost.
+    """
+    settings, pool = context.settings, context.pool
+    limits, own = settings.limits, settings.hosts
+    steers = limits.connections == "auto"
+    budget = Budget(
+        0, pool.total, pool.per_host, context.observe, profiles, steers=steers,
+        own=lambda host: limits_of(host, limits, own).connections,
+    )  # fmt: skip
+    setup = Setup(place, state_folder(place.root), settings, reach, profiles, 0, steers)
+    return NodePool(source, setup, context, budget, patience, sockets=settings.timeouts.idle)

@@ -1,0 +1,353 @@
+"""The nodes of a run: it deals jobs to them under leases, and connections of each host to all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from ..concurrency import stop
+from ..connections.controller import LOOK
+from ..engine.context import Context, files_in_progress
+from ..engine.file import Job
+from ..model import events
+from ..model.errors import FetchError, IntegrityError, StorageError
+from ..model.record import Record
+from ..model.report import Status
+from ..storage.destination import Destination
+from ..storage.folder.node_folders import collect, hand_over, mark_ended, node_folder
+from ..storage.folder.run_lock import state_folder
+from ..workers import messages
+from ..workers.budget import Budget
+from ..workers.channel import Channel
+from ..workers.peer import Cooled, Peer, WorkerDiedError, say
+from .coordinator import Coordinator, Lease, Member
+
+LEASE: Final = 30.0
+"""Seconds of silence after which a node's jobs are given to others."""
+_TRIES: Final = 5  # nodes that may be lost while they fetch one file, before the file fails
+_STEAL: Final = 2.0  # seconds between two looks whether an idle node could take jobs of another
+_ENDING: Final = 60.0  # seconds that the nodes may take to record the held bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A way to a node that has started.
+
+    Attributes:
+        name: the machine, for people.
+        wire: the channel to its worker process.
+        ended: returns the exit status of the worker process, None if it is not known to have ended.
+        kill: ends the worker process at once, if it can be reached.
+    """
+
+    name: str
+    wire: Channel
+    ended: Callable[[], int | None]
+    kill: Callable[[], None] = lambda: None
+
+
+class NodeSource(Protocol):
+    """Where nodes come from: an adapter for one kind of cluster."""
+
+    async def arrivals(self) -> list[Link]:
+        """Return the nodes that have started since the last call; wait a moment for them.
+
+        Raises:
+            StorageError: no node can be started.
+        """
+        ...
+
+    def destination(self, place: Destination) -> Destination:
+        """Return the destination as a node names it."""
+        ...
+
+
+class Node(Peer):
+    """One node as the run sees it.
+
+    Args:
+        member: what the coordinator knows of it.
+        link: the way to it.
+        state: its state folder.
+        context: the engine's context in the process of the run.
+        budget: divides the connections of each host among the nodes.
+        cool: called when a host asks this node to wait.
+    """
+
+    def __init__(
+        self, member: Member, link: Link, state: Path, context: Context, budget: Budget, cool: Cooled
+    ) -> None:
+        super().__init__(member.number, context, budget, cool)
+        self.member, self.state, self.link = member, state, link
+        self._wire = link.wire
+        self.is_lost = False
+
+    async def serve(self, heard: Callable[[], None], drains: Callable[[], None]) -> None:
+        """Handle the messages of the node until its channel is closed.
+
+        Args:
+            heard: called whenever something has come.
+            drains: called when the node is about to leave.
+        """
+        try:
+            while received := await self._wire.receive():
+                if self.is_lost:
+                    break
+                heard()
+                for message in received:
+                    if isinstance(message, messages.Draining):
+                        drains()
+                    else:
+                        self._take(message)
+        except Exception as error:
+            say(error, f"{self.member.name} sent an invalid message and is given up")
+
+    async def end(self, why: str) -> None:
+        """Fail the jobs of the node, and take back its connections as far as the views are concerned."""
+        self.is_lost = True
+        self._close_all()
+        self._fail_all(WorkerDiedError(f"{self.member.name}: {why}"))
+        await self._stop_answering()
+        await self._wire.close()
+
+
+class NodePool:
+    """The nodes of a run, an async context manager.
+
+    Args:
+        source: where nodes come from.
+        setup: the first message to each node; place, state and share are filled in.
+        context: the engine's context in the process of the run.
+        budget: divides the connections of each host among the nodes.
+        patience: seconds of silence after which a node is lost.
+        sockets: seconds after which the connections of a lost node are closed for certain.
+    """
+
+    def __init__(
+        self,
+        source: NodeSource,
+        setup: messages.Setup,
+        context: Context,
+        budget: Budget,
+        patience: float = LEASE,
+        sockets: float = 60.0,
+    ) -> None:
+        self._source, self._setup, self._context, self._budget = source, setup, context, budget
+        self._patience, self._sockets = patience, sockets
+        self._coordinator = Coordinator(patience)
+        self._nodes: dict[int, Node] = {}
+        self._ends: dict[int, bool] = {}  # node → whether its process is known to have ended
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()  # a node has joined, or there will be none
+        self._error: FetchError | None = None
+        self._run_id = secrets.token_hex(4)
+        self._per_node = context.places.limit
+        self._is_ending = False
+        self._is_folder = setup.place.bucket is None
+
+    async def __aenter__(self) -> NodePool:
+        if self._is_folder:
+            await asyncio.to_thread(collect, self._setup.place.root)
+        for work in (self._arrivals(), self._look(), self._steal()):
+            self._tasks.add(asyncio.create_task(work))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_ending = True
+        await stop(self._tasks)
+        for node in self._nodes.values():
+            node.send(messages.StopWork())
+        serving = [task for task in asyncio.all_tasks() if task.get_name().startswith(self._run_id)]
+        if serving:
+            await asyncio.wait(serving, timeout=_ENDING)
+        for node in list(self._nodes.values()):
+            node.link.kill()
+            await self._gone(node, "the run has ended")
+        await stop(serving)
+        if self._is_folder:
+            await asyncio.to_thread(collect, self._setup.place.root)
+
+    # ---- membership
+
+    async def _arrivals(self) -> None:
+        """Let nodes join as they start."""
+        while True:
+            try:
+                arrived = await self._source.arrivals()
+            except FetchError as error:
+                self._error = error
+                self._changed.set()
+                return
+            for link in arrived:
+                self._join(link)
+
+    def _join(self, link: Link) -> None:
+        loop = asyncio.get_running_loop()
+        member = self._coordinator.join(link.name, loop.time())
+        name = f"{self._run_id}-{member.number}"
+        place = self._source.destination(self._setup.place)
+        state = node_folder(place.root, name)
+        node = Node(member, link, state, self._context, self._budget, self._cool)
+        self._nodes[member.number] = node
+        self._budget.joined(member.number)
+        node.send(replace(self._setup, place=place, state=state, share=0, patience=self._patience))
+        task = asyncio.create_task(self._serve(node), name=f"{self._run_id} {link.name}")
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self._resize()
+        self._context.observe(events.NodeJoined(link.name, self._coordinator.active))
+        self._changed.set()
+
+    async def _serve(self, node: Node) -> None:
+        number = node.number
+
+        def drains() -> None:
+            self._coordinator.drain(number)
+            self._resize()
+            node.send(messages.StopWork())
+
+        await node.serve(lambda: self._heard(number), drains)
+        status = node.link.ended()
+        await self._gone(node, "its machine has gone" if status is None else f"it ended with status {status}")
+
+    def _heard(self, number: int) -> None:
+        self._coordinator.heard(number, asyncio.get_running_loop().time())
+
+    async def _gone(self, node: Node, why: str) -> None:
+        """Take the jobs and the connections of a node that has ended or is lost."""
+        if self._nodes.pop(node.number, None) is None:
+            return
+        self._coordinator.leave(node.number)
+        has_ended = node.link.ended() is not None
+        self._ends[node.number] = has_ended
+        if has_ended:
+            self._budget.gone(node.number)
+            await asyncio.to_thread(mark_ended, node.state)
+        else:
+            # its connections may live on: no other node gets them before they are closed for certain
+            self._budget.lost(node.number)
+            asyncio.get_running_loop().call_later(self._sockets, self._budget.gone, node.number)
+            node.link.kill()
+        self._resize()
+        if not self._is_ending:
+            self._context.observe(events.NodeLeft(node.member.name, why, self._coordinator.active))
+        await node.end(why)
+
+    def _resize(self) -> None:
+        """Let as many files be in progress as all nodes together can have."""
+        count = max(1, self._coordinator.active)
+        self._budget.total = self._context.pool.total * count
+        self._context.places.limit = max(self._per_node, files_in_progress(self._context.pool.total) * count)
+        self._context.places.changed()
+
+    # ---- jobs
+
+    async def fetch(self, job: Job) -> tuple[Status, Record]:
+        """Fetch one file on a node.
+
+        Args:
+            job: The job to fetch.
+
+        Returns:
+            The status of the file, and its record.
+
+        Raises:
+            FetchError: The error of the node's `engine.file.FileFetcher`.
+            StorageError: No node can be started, or five nodes were lost while fetching the file.
+            RuntimeError: A node failed with an exception that is no FetchError.
+        """
+        lost, besides, wrong = 0, None, list[Node]()
+        state, moves = state_folder(self._setup.place.root), True  # where its partial is
+        while True:
+            lease = await self._lease(besides)
+            node = self._nodes[lease.node]
+            try:
+                if self._is_folder and job.record is not None:
+                    await asyncio.to_thread(hand_over, job.entry.path, state, node.state, moves=moves)
+                status, record = await self._on(node, lease, job)
+                for each in wrong:  # another node received it right: the fault was not the source's
+                    self._blame(each)
+                return (Status.FETCHED if lost else status), record
+            except messages.GivenBackError:
+                besides, state, moves = node.number, node.state, True
+            except IntegrityError as error:
+                if wrong or self._coordinator.active < 2:
+                    raise
+                wrong, besides, state, moves = [node], node.number, node.state, True
+                say(error, f"{node.member.name} received {job.entry.path} wrong; another node tries it")
+            except WorkerDiedError as error:
+                lost += 1
+                if lost == _TRIES:
+                    raise StorageError(
+                        f"{job.entry.path}: {_TRIES} nodes were lost while fetching it; the last one: {error}"
+                    ) from None
+                besides, state, moves = None, node.state, self._ends.get(node.number, False)
+            finally:
+                self._coordinator.end(lease)
+            job = await self._refreshed(job)
+
+    async def _on(self, node: Node, lease: Lease, job: Job) -> tuple[Status, Record]:
+        if (granted := self._budget.grant(node.number, job.host)) is not None:
+            node.send(granted)
+        found = await node.fetch(job)
+        if not self._coordinator.is_valid(lease):
+            raise WorkerDiedError(f"{node.member.name}: its result came too late")
+        return found
+
+    async def _lease(self, besides: int | None) -> Lease:
+        """Return a lease on an active node, and wait until there is one."""
+        while True:
+            lease = self._coordinator.deal(besides) or self._coordinator.deal()
+            if lease is not None:
+                return lease
+            if self._error is not None:
+                raise self._error
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _refreshed(self, job: Job) -> Job:
+        """Return the job with what is known of its file now."""
+        (known,) = await self._context.ledger.get([job.entry.path])
+        (seen,) = await self._context.store.stat([job.entry.path])
+        return replace(job, record=known, seen=seen)
+
+    def _blame(self, node: Node) -> None:
+        if self._coordinator.blame(node.number):
+            self._resize()
+            self._context.observe(events.NodeLeft(node.member.name, "wrong bytes", self._coordinator.active))
+
+    # ---- regular work
+
+    async def _look(self) -> None:
+        """Send new assignments and signs of life, and give up silent nodes, every `LOOK` seconds."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(LOOK)
+            for member in self._coordinator.overdue(loop.time()):
+                if (node := self._nodes.get(member.number)) is not None:
+                    await self._gone(node, f"it was silent for {self._patience:.0f} s")
+            for number, assign in self._budget.look(loop.time()):
+                if (node := self._nodes.get(number)) is not None:
+                    node.send(assign)
+            for node in self._nodes.values():
+                node.send(messages.StillHere())
+                if self._context.pool.last_files:
+                    node.say_last()
+
+    async def _steal(self) -> None:
+        """Let idle nodes take jobs that others have not begun, once no further job is dealt."""
+        while True:
+            await asyncio.sleep(_STEAL)
+            number = self._coordinator.surplus() if self._context.pool.last_files else None
+            if number is not None and (node := self._nodes.get(number)) is not None:
+                node.send(messages.GiveBack())
+
+    def _cool(self, by: int, event: events.Cooling) -> None:
+        """Forward a host's request to wait from node `by` to all others, and to the queues of the run."""
+        self._context.pool.cool(event.host, event.seconds)
+        for node in self._nodes.values():
+            if node.number != by:
+                node.send(messages.CoolHost(event.host, event.seconds))

@@ -1,0 +1,322 @@
+"""Nodes on a Ray cluster: one actor for each node, which starts a worker process and relays its messages.
+
+No byte of a file passes through Ray: the worker writes to the destination itself. An actor is not restarted
+by Ray; the jobs of one that dies are given to other nodes, and an actor is started on every node that comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from ..concurrency import stop
+from ..model.engines import Ray
+from ..model.entry import STATE_FOLDER
+from ..model.errors import Remedy, SettingsError, StorageError
+from ..storage.destination import Destination
+from ..version import __version__
+from ..workers.channel import Channel
+from .pool import Link
+
+_LOOK: Final = 2.0  # seconds between two looks for nodes that have come
+_START: Final = 120.0  # seconds that an actor may take to start
+_BLOCK: Final = 1 << 20  # most bytes of one message to or from an actor
+_WAIT: Final = 1.0  # seconds for which an actor waits for bytes of its worker
+_DEATHS: Final = 3  # ends of its worker after which a node is not tried again
+_CPUS: Final = 0.1  # of a node, for the actor; the worker takes what it needs
+
+
+class RayNodes:
+    """The nodes of a Ray cluster; implements `pool.NodeSource`. An async context manager.
+
+    Args:
+        engine: which cluster, and how many of its nodes.
+        place: the destination. A folder has to be shared by all nodes.
+        processes: workers on each node.
+
+    Raises:
+        SettingsError: on entering, Ray is not installed, or no cluster answers at the address.
+    """
+
+    def __init__(self, engine: Ray, place: Destination, processes: int) -> None:
+        self._engine, self._place, self._processes = engine, place, processes
+        self._actors: dict[str, list[_Relay]] = {}  # node → its relays
+        self._deaths: Counter[str] = Counter()  # node → workers of it that have ended
+        self._ours = False  # whether this object has connected to the cluster
+        self._first = True
+
+    async def __aenter__(self) -> RayNodes:
+        ray = _ray()
+        if not ray.is_initialized():
+            await asyncio.to_thread(self._connect, ray)
+            self._ours = True
+        self._actor = ray.remote(_Actor)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for relays in self._actors.values():
+            for relay in relays:
+                await relay.close()
+        if self._place.bucket is None:
+            await asyncio.to_thread(_probe(self._place.root).unlink, missing_ok=True)
+        if self._ours:
+            await asyncio.to_thread(_ray().shutdown)
+
+    def _connect(self, ray: Any) -> None:
+        options: dict[str, Any] = {
+            "logging_level": "error", "log_to_driver": False, "configure_logging": False,
+        }  # fmt: skip
+        # in another thread than the main one, Ray leaves our signal handlers alone, and says so
+        logging.getLogger("ray").setLevel(logging.ERROR)
+        address = self._engine.address
+        if address not in ("auto", "local"):
+            _check_address(address)
+        try:
+            ray.init(address=address, **options)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            why = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SettingsError(
+                f"no Ray cluster can be reached at {address} ({why}); start one with ray start --head, or "
+                "give its address with --address HOST:PORT"
+            ) from None
+
+    def destination(self, place: Destination) -> Destination:
+        """Return the destination with an absolute path, as every node names it."""
+        return replace(place, root=place.root.absolute())
+
+    async def arrivals(self) -> list[Link]:
+        """Return the nodes that have come since the last call; wait for the next look if there is none.
+
+        Raises:
+            StorageError: the folder is not shared by the nodes, or none can be started.
+        """
+        while True:
+            if not self._first:
+                await asyncio.sleep(_LOOK)
+            links = await self._new_nodes()
+            if links or self._first:
+                first, self._first = self._first, False
+                if first and not links:
+                    raise StorageError(
+                        "no node of the Ray cluster can start a worker; look at ray status",
+                        remedy=Remedy.ABORT,
+                    )
+                return links
+
+    async def _new_nodes(self) -> list[Link]:
+        ray = _ray()
+        alive = {each["NodeID"]: each for each in await asyncio.to_thread(ray.nodes) if each["Alive"]}
+        for gone in set(self._actors) - set(alive):
+            del self._actors[gone]
+        for name, relays in self._actors.items():
+            self._deaths[name] += sum(relay.has_ended for relay in relays)
+            relays[:] = [relay for relay in relays if not relay.has_ended]
+        good = [name for name in alive if self._deaths[name] < _DEATHS * self._processes]
+        if not good and not any(self._actors.values()):
+            raise StorageError(
+                f"no node is left: the worker of each has ended {_DEATHS} times; look at Ray's logs for why",
+                remedy=Remedy.ABORT,
+            )
+        new = [name for name in good if not self._actors.get(name)]
+        if self._engine.nodes:
+            new = new[: max(0, self._engine.nodes - sum(bool(r) for r in self._actors.values()))]
+        found = await asyncio.gather(*(self._start(alive[name]) for name in new), return_exceptions=True)
+        links: list[Link] = []
+        for result in found:
+            if isinstance(result, BaseException):
+                if self._first:
+                    raise result
+                continue  # it is tried again at the next look
+            links += result
+        return links
+
+    async def _start(self, node: dict[str, Any]) -> list[Link]:
+        """Start the workers of one node."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        probe = None if self._place.bucket else await asyncio.to_thread(_write_probe, self._place.root)
+        name, links = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", list[Link]()
+        relays = self._actors.setdefault(node["NodeID"], [])
+        for _ in range(self._processes):
+            actor = self._actor.options(
+                num_cpus=_CPUS, max_restarts=0, max_concurrency=4,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+            ).remote()  # fmt: skip
+            relay = _Relay(actor)
+            try:
+                found = await asyncio.wait_for(_result(actor.start.remote(str(probe or ""))), _START)
+            except Exception as error:
+                raise StorageError(
+                    f"{name} cannot start a worker: {_why(error)}", remedy=Remedy.ABORT
+                ) from None
+            self._check(name, found, probe)
+            links.append(Link(name, await relay.begin(), relay.ended, relay.kill))
+            relays.append(relay)
+        return links
+
+    @staticmethod
+    def _check(name: str, found: dict[str, Any], probe: Path | None) -> None:
+        """Raise StorageError if a node has another version, or another folder under the same path."""
+        if (found["version"], found["python"]) != (__version__, sys.version_info[:2]):
+            python = ".".join(map(str, found["python"]))
+            raise StorageError(
+                f"{name} has osp-fetch {found['version']} on Python {python}, this machine {__version__} on "
+                f"{sys.version_info[0]}.{sys.version_info[1]}; install the same on all nodes",
+                remedy=Remedy.ABORT,
+            )
+        if probe is not None and not found["sees"]:
+            raise StorageError(
+                f"{name} does not see {probe.parent.parent}: the folder is not shared; give one of a shared "
+                "file system, or a bucket",
+                remedy=Remedy.ABORT,
+            )
+
+
+class _Relay:
+    """The bytes between the run's channel and an actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._status: int | None = None  # of the worker process, once it is known
+        self.has_ended = False
+
+    async def begin(self) -> Channel:
+        """Begin to relay, and return the channel of the run."""
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=theirs, limit=_BLOCK)
+        self._tasks = {asyncio.create_task(self._push()), asyncio.create_task(self._pull())}
+        return await Channel.over(ours)
+
+    def ended(self) -> int | None:
+        """Return the exit status of the worker process, None if it is not known to have ended."""
+        return self._status
+
+    def kill(self) -> None:
+        """End the actor and its worker."""
+        self.has_ended = True
+        with suppress(Exception):
+            _ray().kill(self._actor)
+
+    async def close(self) -> None:
+        """Stop relaying."""
+        await stop(self._tasks)
+        self._writer.close()
+        self.kill()
+
+    async def _push(self) -> None:
+        with suppress(Exception):  # the actor has died: the other direction reports it
+            while data := await self._reader.read(_BLOCK):
+                await _result(self._actor.push.remote(data))
+
+    async def _pull(self) -> None:
+        try:
+            while True:
+                data, status = await _result(self._actor.pull.remote())
+                self._writer.write(data)
+                await self._writer.drain()
+                if status is not None:
+                    self._status = status
+                    break
+        except Exception:  # of Ray: the actor or its node has died
+            pass
+        self.has_ended = True
+        self._writer.close()
+
+
+@dataclass(slots=True)
+class _Actor:
+    """The actor on a node: starts a worker process, and relays between it and the run."""
+
+    _process: Any = None
+    _reader: Any = None
+    _writer: Any = None
+    _unsent: list[bytes] = field(default_factory=list)
+
+    async def start(self, probe: str) -> dict[str, Any]:
+        """Start the worker, and return what the node has."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "osp_fetch.workers.worker", str(theirs.fileno()),
+            pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        theirs.close()
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=_BLOCK)
+        return {
+            "version": __version__,
+            "python": sys.version_info[:2],
+            "sees": bool(probe) and await asyncio.to_thread(Path(probe).is_file),
+        }
+
+    async def push(self, data: bytes) -> None:
+        """Pass bytes of the run to the worker."""
+        self._writer.write(data)
+        await self._writer.drain()
+
+    async def pull(self) -> tuple[bytes, int | None]:
+        """Return bytes of the worker, and its exit status once it has ended."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_WAIT):
+                if data := await self._reader.read(_BLOCK):
+                    return data, None
+                return b"", await self._process.wait()
+        return b"", None
+
+
+async def _result(reference: Any) -> Any:
+    return await asyncio.wrap_future(reference.future())
+
+
+def _ray() -> Any:
+    """Return the module `ray`.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise SettingsError("--engine ray needs Ray; run: pip install 'osp-fetch[ray]'") from None
+    return ray
+
+
+def _check_address(address: str) -> None:
+    """Raise SettingsError if nobody listens at `HOST:PORT`; Ray itself would try for a minute."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=10):
+            return
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"no Ray cluster answers at {address} ({error}); check the address, or start one with ray start "
+            "--head"
+        ) from None
+
+
+def _write_probe(root: Path) -> Path:
+    """Write the file by which nodes show that they see the same folder, and return its path."""
+    place = _probe(root)
+    place.write_text(socket.gethostname())
+    return place
+
+
+def _probe(root: Path) -> Path:
+    return (root / STATE_FOLDER / "shared-folder-probe").absolute()
+
+
+def _why(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

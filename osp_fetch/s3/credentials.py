@@ -1,0 +1,87 @@
+"""Keys for signing requests, and the header by which a row of a manifest asks for a signature."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ..model.errors import CredentialsError
+
+ALGORITHM: Final = "AWS4-HMAC-SHA256"
+_REQUEST: Final = re.compile(rf"{ALGORITHM} Credential=(?P<provider>aws|gs)/(?P<region>[\w-]+)/s3")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """An access key.
+
+    Attributes:
+        identity: its public part.
+        secret: its secret part.
+        token: the session token of temporary keys.
+    """
+
+    identity: str
+    secret: str = field(repr=False)
+    token: str | None = field(default=None, repr=False)
+
+    def options(self) -> dict[str, Any]:
+        """Return the arguments of botocore's `create_client`."""
+        return {
+            "aws_access_key_id": self.identity,
+            "aws_secret_access_key": self.secret,
+            "aws_session_token": self.token,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureRequest:
+    """The request for a signature, in place of the value of an Authorization header.
+
+    Rows carry it instead of a signature, which would expire, or of keys, which would end up in files. The
+    transport replaces it whenever it sends a request.
+
+    Attributes:
+        provider: whose keys sign: `aws`, or `gs` for the HMAC keys of Google's storage.
+        region: the region of the bucket.
+    """
+
+    provider: str
+    region: str
+
+    def __str__(self) -> str:
+        return f"{ALGORITHM} Credential={self.provider}/{self.region}/s3"
+
+    @classmethod
+    def parse(cls, value: str) -> SignatureRequest | None:
+        """Return the request that the value of an Authorization header is, None if it is none."""
+        match = _REQUEST.fullmatch(value)
+        return cls(match["provider"], match["region"]) if match else None
+
+
+def find_keys(provider: str) -> Keys | None:
+    """Return the user's keys, None if there are none. Blocks: an instance role is asked for over the network.
+
+    Args:
+        provider: `aws` finds keys as every AWS tool does; `gs` takes HMAC keys from GS_ACCESS_KEY_ID and
+            GS_SECRET_ACCESS_KEY.
+
+    Raises:
+        CredentialsError: the configuration of the AWS tools cannot be used.
+    """
+    if provider == "gs":
+        identity, secret = os.environ.get("GS_ACCESS_KEY_ID"), os.environ.get("GS_SECRET_ACCESS_KEY")
+        return Keys(identity, secret) if identity and secret else None
+    from botocore import exceptions
+    from botocore.session import Session
+
+    try:
+        found = Session().get_credentials()
+        frozen = found.get_frozen_credentials() if found else None
+    except exceptions.BotoCoreError as error:
+        raise CredentialsError(
+            f"the credentials of AWS cannot be found: {error}; check AWS_PROFILE"
+        ) from None
+    return Keys(frozen.access_key, frozen.secret_key, frozen.token) if frozen else None

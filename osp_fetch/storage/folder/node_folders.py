@@ -1,0 +1,78 @@
+"""The state folders of nodes, `.osp-fetch/nodes/NAME/`, and the partials that pass between them.
+
+Every node of a run has a folder of its own, so that no two processes ever write to one partial. When a node
+has ended, its partials are moved. When it is only silent, it may wake up and write on: then a copy is made.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from ...model.entry import RelativePath
+from .disk import Disk, storage_error
+from .run_lock import state_folder
+
+_ENDED = "ended"  # file of a node's folder: the node has ended, so that nothing is written there any more
+
+
+def node_folder(root: Path, name: str) -> Path:
+    """Return the state folder of the node `name` in the output folder `root`."""
+    return state_folder(root) / "nodes" / name
+
+
+def mark_ended(folder: Path) -> None:
+    """Record that the node of a state folder has ended. Errors are ignored: a copy is made then."""
+    with suppress(OSError):
+        if folder.is_dir():
+            (folder / _ENDED).touch()
+
+
+def hand_over(path: RelativePath, old: Path, new: Path, *, moves: bool) -> None:
+    """Give the partial of `path` to another state folder. Blocks.
+
+    Args:
+        path: path of the file.
+        old: the state folder that has the partial, if there is one.
+        new: the state folder that gets it.
+        moves: whether the partial is moved; else it is copied, because its node may still write to it.
+
+    Raises:
+        StorageError: it cannot be moved or copied.
+    """
+    place, other, disk = old / "partial" / path, new / "partial" / path, Disk()
+    if old == new or not place.is_file():
+        return
+    try:
+        other.parent.mkdir(parents=True, exist_ok=True)
+        if moves:
+            disk.replace(place, other)
+        else:
+            beside = other.with_name(f"{other.name}.copy")
+            disk.copy(place, beside)
+            disk.replace(beside, other)
+            place.unlink(missing_ok=True)  # the silent node can no longer publish it
+        disk.sync_folder(other.parent)
+    except OSError as error:
+        raise storage_error(error, f"the partial of {path} cannot be given to another node") from None
+
+
+def collect(root: Path) -> None:
+    """Move the partials of all nodes that have ended or are lost to the folder of the run. Blocks.
+
+    Call it while the run has no nodes, and holds the lock of `root`.
+
+    Raises:
+        StorageError: a partial cannot be moved.
+    """
+    state = state_folder(root)
+    for folder in sorted((state / "nodes").glob("*")):
+        partials = folder / "partial"
+        for place in sorted(partials.rglob("*")):
+            if place.is_file():
+                path = RelativePath(place.relative_to(partials).as_posix())
+                hand_over(path, folder, state, moves=(folder / _ENDED).exists())
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        (state / "nodes").rmdir()

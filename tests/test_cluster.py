@@ -1,0 +1,498 @@
+"""Tests of many nodes in one run: leases, fencing, one budget, and what becomes of a node's files.
+
+The nodes are real worker processes of this machine; `LocalNodes` stands for the adapter of a cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from osp_fetch.assembly import build_context
+from osp_fetch.cluster.coordinator import Coordinator, Lease
+from osp_fetch.cluster.make import pool_over
+from osp_fetch.cluster.pool import Link
+from osp_fetch.connections.controller import HostReport
+from osp_fetch.engine.run import Run
+from osp_fetch.model import events
+from osp_fetch.model.entry import Entry, entry
+from osp_fetch.model.report import Outcome, Status
+from osp_fetch.model.settings import Settings
+from osp_fetch.storage.destination import Destination
+from osp_fetch.storage.folder.run_lock import RunLock, state_folder
+from osp_fetch.workers.budget import Budget
+from osp_fetch.workers.channel import Channel
+from osp_fetch.workers.reach import Reach
+from tests.conftest import quick
+from tests.origin import Origin, noise, refuse_above, sha256, slow
+
+MIB = 1 << 20
+
+
+class LocalNodes:
+    """Nodes that are worker processes of this machine; implements `NodeSource`."""
+
+    def __init__(self, *names: str) -> None:
+        self.processes: dict[str, asyncio.subprocess.Process] = {}
+        self._wanted: asyncio.Queue[str] = asyncio.Queue()
+        for name in names:
+            self._wanted.put_nowait(name)
+
+    def add(self, name: str) -> None:
+        """Let a node come."""
+        self._wanted.put_nowait(name)
+
+    def signal(self, name: str, number: int) -> None:
+        """Send a signal to a node."""
+        self.processes[name].send_signal(number)
+
+    async def arrivals(self) -> list[Link]:
+        name = await self._wanted.get()
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        process = self.processes[name] = await asyncio.create_subprocess_exec(
+            sys.executable, "-P", "-m", "osp_fetch.workers.worker", str(theirs.fileno()),
+            pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        )  # fmt: skip
+        theirs.close()
+        wire = await Channel.over(ours)
+
+        def kill() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+
+        return [Link(name, wire, lambda: process.returncode, kill)]
+
+    def destination(self, place: Destination) -> Destination:
+        return place
+
+    async def end(self) -> None:
+        """Kill what is left."""
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+
+@dataclass
+class Fleet:
+    """A run over nodes.
+
+    Attributes:
+        root: the output folder.
+        nodes: the nodes.
+        seen: all events, in order.
+        outcomes: the outcome of every row.
+    """
+
+    root: Path
+    nodes: LocalNodes
+    patience: float = 30.0
+    settings: Settings = field(default_factory=quick)
+    seen: list[events.Event] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    async def fetch(self, rows: Sequence[Entry]) -> None:
+        """Fetch all rows."""
+        place, state = Destination(self.root), state_folder(self.root)
+        async with contextlib.AsyncExitStack() as stack:
+            lock = stack.enter_context(RunLock(state))
+            context = await build_context(
+                stack,
+                place,
+                state,
+                self.settings,
+                {},
+                Reach(),
+                self.seen.append,
+                lock.descriptor,
+                is_new=False,
+            )
+            pool = pool_over(self.nodes, context, place, Reach(), {}, self.patience)
+            async with pool:
+                run = Run(context, self.outcomes.append, fetch_one=pool.fetch)
+                await run.fetch(rows)
+
+    def counts(self) -> Counter[Status]:
+        """Return the numbers of outcomes."""
+        return Counter(each.status for each in self.outcomes)
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds."""
+        async with asyncio.timeout(60):
+            while not holds():
+                await asyncio.sleep(0.02)
+
+    def published(self) -> int:
+        """Return the number of rows that have ended."""
+        return len(self.outcomes)
+
+
+@pytest.fixture
+async def fleet(tmp_path: Path) -> AsyncIterator[Callable[..., Fleet]]:
+    made: list[Fleet] = []
+
+    def make(*names: str, **more: Any) -> Fleet:
+        made.append(Fleet(tmp_path / "out", LocalNodes(*names), **more))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.nodes.end()
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Return path → content of every file, without those of osp-fetch itself."""
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and ".osp-fetch" not in path.parts
+    }
+
+
+def served(origin: Origin, files: dict[str, bytes], fault: Any = None) -> list[Entry]:
+    """Serve files and return their rows, with digests."""
+    more = {"always": fault} if fault else {}
+    return [entry(name, origin.add(name, data, **more), None, sha256(data)) for name, data in files.items()]
+
+
+MIXED = {f"s{n:02}": noise(40_000 + n, n) for n in range(40)} | {
+    f"large{n}": noise(6 * MIB + n, 100 + n) for n in range(3)
+}
+Make = Callable[..., Fleet]
+
+
+async def test_three_nodes_fetch_what_one_process_does(origin: Origin, fleet: Make) -> None:
+    run = fleet("a", "b", "c")
+    await run.fetch(served(origin, MIXED))
+    assert run.counts() == {Status.FETCHED: len(MIXED)}
+    assert tree(run.root) == MIXED
+    assert all(count == 1 for name, count in origin.requests.items() if name.startswith("/s"))
+    assert not (run.root / ".osp-fetch" / "nodes").exists()
+    again = fleet("a")
+    await again.fetch(served(origin, MIXED))
+    assert again.counts() == {Status.PRESENT: len(MIXED)}
+
+
+async def test_the_files_of_a_killed_node_go_on_at_another_from_the_held_bytes(
+    origin: Origin, fleet: Make
+) -> None:
+    files = {f"large{n}": noise(12 * MIB + n, n) for n in range(4)}
+    run = fleet("a", "b", settings=quick(limits={"part_size": "1MiB"}))
+    work = asyncio.create_task(run.fetch(served(origin, files, slow(4 * MIB))))
+    await run.until(lambda: sum(origin.sent.values()) > 16 * MIB)
+    run.nodes.signal("a", signal.SIGKILL)
+    await work
+    assert run.counts() == {Status.FETCHED: 4}
+    assert tree(run.root) == files
+    assert sum(origin.sent.values()) < 1.6 * sum(map(len, files.values()))
+    left = [each for each in run.seen if isinstance(each, events.NodeLeft)]
+    assert [(each.node, each.nodes) for each in left] == [("a", 1)]
+
+
+async def test_a_frozen_node_is_given_up_and_changes_nothing_when_it_wakes(
+    origin: Origin, fleet: Make
+) -> None:
+    files = {f"f{n}": noise(4 * MIB + n, n) for n in range(6)}
+    run = fleet("a", "b", patience=2.0)
+    # a link of its own cannot be killed: the machine is cut off, and comes back later
+    work = asyncio.create_task(run.fetch(served(origin, files, slow(2 * MIB))))
+    await run.until(lambda: sum(origin.sent.values()) > 2 * MIB)
+    run.nodes.signal("a", signal.SIGSTOP)
+    await run.until(lambda: any(isinstance(each, events.NodeLeft) for each in run.seen))
+    run.nodes.signal("a", signal.SIGCONT)
+    await work
+    assert run.counts() == {Status.FETCHED: 6}
+    assert tree(run.root) == files
+    assert Counter(each.path for each in run.outcomes) == dict.fromkeys(files, 1)
+    assert not list((run.root / ".osp-fetch").glob("replaced/*"))
+
+
+async def test_a_node_that_is_told_to_go_gives_its_jobs_back(origin: Origin, fleet: Make) -> None:
+    files = {f"large{n}": noise(8 * MIB + n, n) for n in range(4)}
+    run = fleet("a", "b", settings=quick(limits={"part_size": "1MiB"}))
+    work = asyncio.create_task(run.fetch(served(origin, files, slow(3 * MIB))))
+    await run.until(lambda: sum(origin.sent.values()) > 8 * MIB)
+    run.nodes.signal("a", signal.SIGTERM)
+    await work
+    assert run.counts() == {Status.FETCHED: 4}
+    assert tree(run.root) == files
+    assert sum(origin.sent.values()) < 1.3 * sum(map(len, files.values()))
+    assert [each.why for each in run.seen if isinstance(each, events.NodeLeft)] == ["it ended with status 0"]
+
+
+async def test_a_node_that_joins_has_work(origin: Origin, fleet: Make) -> None:
+    files = {f"f{n}": noise(MIB, n) for n in range(40)}
+    run = fleet("a")
+    work = asyncio.create_task(run.fetch(served(origin, files, slow(2 * MIB))))
+    await run.until(lambda: run.published() > 2)
+    run.nodes.add("b")
+    await run.until(lambda: sum(isinstance(each, events.NodeJoined) for each in run.seen) == 2)
+    run.nodes.signal("a", signal.SIGKILL)
+    await work
+    assert run.counts() == {Status.FETCHED: 40}
+    assert tree(run.root) == files
+
+
+async def test_a_host_that_refuses_above_a_number_sees_no_more_from_three_nodes(
+    origin: Origin, fleet: Make
+) -> None:
+    files = {f"f{n}": noise(300_000, n) for n in range(120)}
+    rows = served(origin, files, refuse_above(origin, 12, 400_000))
+    run = fleet("a", "b", "c")
+    await run.fetch(rows)
+    assert run.counts() == {Status.FETCHED: 120}
+    assert tree(run.root) == files
+
+
+async def test_the_run_is_stopped_and_another_one_goes_on(origin: Origin, fleet: Make) -> None:
+    files = {f"large{n}": noise(8 * MIB + n, n) for n in range(3)}
+    rows = served(origin, files, slow(3 * MIB))
+    first = fleet("a", "b", settings=quick(limits={"part_size": "1MiB"}))
+    work = asyncio.create_task(first.fetch(rows))
+    await first.until(lambda: sum(origin.sent.values()) > 10 * MIB)
+    work.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await work
+    sent = sum(origin.sent.values())
+    second = fleet("c", settings=quick(limits={"part_size": "1MiB"}))
+    await second.fetch(rows)
+    assert second.counts() == {Status.FETCHED: 3}
+    assert tree(second.root) == files
+    assert sum(origin.sent.values()) - sent < 0.8 * sum(map(len, files.values()))
+
+
+# the coordinator alone
+
+
+def test_a_job_goes_to_the_node_with_the_fewest() -> None:
+    coordinator = Coordinator(30)
+    first, second = coordinator.join("a", 0), coordinator.join("b", 0)
+    nodes = [lease.node for lease in (coordinator.deal() for _ in range(4)) if lease]
+    assert sorted(nodes) == [first.number, first.number, second.number, second.number]
+    third = coordinator.join("c", 0)
+    lease = coordinator.deal()
+    assert lease is not None
+    assert lease.node == third.number
+    other = coordinator.deal(besides=third.number)
+    assert other is not None
+    assert other.node != third.number
+
+
+def test_a_silent_node_is_lost_and_its_results_are_void() -> None:
+    coordinator = Coordinator(30)
+    node = coordinator.join("a", 0)
+    lease = coordinator.deal()
+    assert lease is not None
+    assert coordinator.heard(node.number, 20)
+    assert coordinator.overdue(50) == []
+    assert coordinator.overdue(51) == [node]
+    assert not coordinator.is_valid(lease)
+    assert not coordinator.end(lease)
+    assert not coordinator.heard(node.number, 52)
+    assert coordinator.deal() is None
+
+
+def test_a_draining_node_keeps_its_jobs_and_gets_no_more() -> None:
+    coordinator = Coordinator(30)
+    node = coordinator.join("a", 0)
+    lease = coordinator.deal()
+    coordinator.drain(node.number)
+    assert coordinator.deal() is None
+    assert lease is not None
+    assert coordinator.end(lease)
+
+
+def test_a_node_that_receives_wrong_bytes_three_times_is_quarantined() -> None:
+    coordinator = Coordinator(30)
+    bad, _ = coordinator.join("a", 0), coordinator.join("b", 0)
+    assert [coordinator.blame(bad.number) for _ in range(4)] == [False, False, True, False]
+    assert all(lease.node != bad.number for lease in (coordinator.deal() for _ in range(5)) if lease)
+
+
+def test_the_only_node_is_not_quarantined() -> None:
+    coordinator = Coordinator(30)
+    node = coordinator.join("a", 0)
+    assert not any(coordinator.blame(node.number) for _ in range(10))
+
+
+def test_an_idle_node_makes_the_busiest_give_jobs_back() -> None:
+    coordinator = Coordinator(30)
+    coordinator.join("a", 0)
+    for _ in range(3):
+        coordinator.deal()
+    assert coordinator.surplus() is None
+    coordinator.join("b", 0)
+    assert coordinator.surplus() == 0
+
+
+@dataclass
+class Simulated:
+    """A node in virtual time: it may be slow, freeze, die or leave."""
+
+    number: int
+    jobs: dict[int, Lease] = field(default_factory=dict)
+    frozen: bool = False
+    open: dict[str, int] = field(default_factory=dict)
+    share: dict[str, int] = field(default_factory=dict)
+    sent: dict[str, int] = field(default_factory=dict)
+
+
+class Simulation:
+    """A coordinator and a budget over nodes that come, freeze, wake up and go, in virtual time.
+
+    Args:
+        seed: of all random decisions.
+        jobs: number of jobs.
+        hosts: number of hosts, over which the jobs are spread.
+        nodes: number of nodes at the begin.
+        limit: connections that each host may get.
+    """
+
+    def __init__(self, seed: int, jobs: int, hosts: int, nodes: int, limit: int = 8) -> None:
+        self.random, self.limit = random.Random(seed), limit
+        self.coordinator = Coordinator(10.0)
+        self.budget = Budget(0, 10**6, limit, lambda _: None, {}, steers=False)
+        self.waiting = list(range(jobs))
+        self.hosts = hosts
+        self.leases: dict[int, Lease] = {}  # job → its only lease
+        self.done: list[int] = []
+        self.now = 0.0
+        self.nodes: dict[int, Simulated] = {}
+        self.lost: list[tuple[float, int]] = []
+        for _ in range(nodes):
+            self.join()
+
+    def host(self, job: int) -> str:
+        return f"h{job % self.hosts}:80"
+
+    def join(self) -> None:
+        member = self.coordinator.join("n", self.now)
+        self.budget.joined(member.number)
+        self.nodes[member.number] = Simulated(member.number)
+
+    def step(self) -> None:
+        """Let one second pass."""
+        self.now += 1.0
+        self._chance()
+        self._work()
+        self._membership()
+        self._divide()
+        self._deal()
+        self.check()
+
+    def _chance(self) -> None:
+        if self.random.random() < 0.1:
+            self.join()
+        for node in self.random.sample(list(self.nodes.values()), min(2, len(self.nodes))):
+            dice = self.random.random()
+            if dice < 0.1:
+                node.frozen = not node.frozen
+            elif dice < 0.13 and len(self.nodes) > 1:  # killed: its connections are closed with it
+                self._void(node.number)
+                self.budget.gone(node.number)
+                del self.nodes[node.number]
+
+    def _void(self, number: int) -> None:
+        self.coordinator.leave(number)
+        for job, lease in list(self.leases.items()):
+            if lease.node == number:
+                del self.leases[job]
+                self.waiting.append(job)
+
+    def _work(self) -> None:
+        for node in self.nodes.values():
+            if node.frozen:
+                continue
+            self.coordinator.heard(node.number, self.now)
+            for job, lease in list(node.jobs.items()):
+                host = self.host(job)
+                if node.open.get(host, 0) < node.share.get(host, 0):
+                    node.open[host] = node.open.get(host, 0) + 1
+                    continue
+                if node.open.get(host, 0) and self.random.random() < 0.5:
+                    del node.jobs[job]
+                    node.open[host] -= 1
+                    if self.coordinator.end(lease):  # else the node was lost, and another one has the job
+                        assert self.leases.pop(job) == lease
+                        self.done.append(job)
+
+    def _membership(self) -> None:
+        for member in self.coordinator.overdue(self.now):
+            self._void(member.number)
+            self.budget.lost(member.number)
+            self.lost.append((self.now + 5.0, member.number))
+        for when, number in list(self.lost):
+            if when <= self.now:  # its sockets have timed out
+                self.lost.remove((when, number))
+                self.budget.gone(number)
+                self.nodes.pop(number, None)
+
+    def _divide(self) -> None:
+        for node in self.nodes.values():
+            if node.frozen:
+                continue
+            waiting: dict[str, int] = {}
+            for job in node.jobs:
+                waiting[self.host(job)] = waiting.get(self.host(job), 0) + 1
+            reports = [
+                HostReport(
+                    host, node.open.get(host, 0), 0, max(0, waiting.get(host, 0) - node.open.get(host, 0)), 0,
+                    0, node.share.get(host, 0), 0.0, node.sent.get(host, 0),
+                )
+                for host in {*waiting, *node.share}
+            ]  # fmt: skip
+            if node.number not in {number for _, number in self.lost}:
+                self.budget.reported(node.number, reports, self.now)
+        for number, assign in self.budget.look(self.now):
+            if (node := self.nodes.get(number)) is not None and not node.frozen:
+                node.share[assign.host], node.sent[assign.host] = assign.connections, assign.number
+
+    def _deal(self) -> None:
+        for _ in range(min(len(self.waiting), 4 * len(self.nodes))):
+            lease = self.coordinator.deal()
+            if lease is None:
+                return
+            job = self.waiting.pop(0)
+            assert job not in self.leases
+            self.leases[job] = lease
+            node = self.nodes[lease.node]
+            node.jobs[job] = lease
+            if (granted := self.budget.grant(node.number, self.host(job))) is not None:
+                node.share[granted.host], node.sent[granted.host] = granted.connections, granted.number
+
+    def check(self) -> None:
+        """Check that no host has more connections than its limit, and that no job has two leases."""
+        opened: dict[str, int] = {}
+        for node in self.nodes.values():
+            for host, count in node.open.items():
+                opened[host] = opened.get(host, 0) + count
+        assert all(count <= self.limit for count in opened.values()), opened
+        valid = [lease.number for lease in self.leases.values() if self.coordinator.is_valid(lease)]
+        assert len(valid) == len(set(valid)) == len(self.leases)
+
+
+@given(seed=st.integers(0, 10**9), hosts=st.integers(1, 5), nodes=st.integers(1, 8))
+@hypothesis_settings(max_examples=60, deadline=None)
+def test_every_job_ends_once_and_no_host_gets_more_than_its_limit(seed: int, hosts: int, nodes: int) -> None:
+    simulation = Simulation(seed, 120, hosts, nodes)
+    for _ in range(2_000):
+        simulation.step()
+        if len(simulation.done) == 120:
+            break
+    assert sorted(simulation.done) == list(range(120))
