@@ -119,3 +119,20 @@ async def test_a_note_whose_writing_was_cut_off_is_removed(origin: Origin, held:
     report = await fetch_all([entry("f", origin.add("f", b"1"))], f"s3://{bucket}/p", settings=quick())
     assert report.ok
     assert held.every() == ["p/f"]
+
+
+@pytest.mark.parametrize("kind", ["CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload"])
+async def test_a_copy_on_the_server_that_was_killed_is_tidied_up_by_the_next(
+    seaweed: Seaweed, held: Held, bucket: str, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.client.put_object(Bucket=bucket, Key="from/f", Body=LARGE, ChecksumAlgorithm="CRC64NVME")
+    run, source, target = Killed(kind, tmp_path / "state"), f"s3://{bucket}/from/f", f"s3://{bucket}/p"
+    async with proxied(seaweed.url) as proxy:
+        proxy.fault = run
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        assert await run.run(source, target) == -signal.SIGKILL
+        assert proxy.counts[kind] == 1
+        proxy.fault = None
+        assert await run.run(source, target) == 0
+    assert held.data("p/f") == LARGE
+    assert (held.every(), held.uploads()) == (["from/f", "p/f"], [])
