@@ -2,10 +2,13 @@
 
     python benchmarks/bucket.py [--rounds N] [--only large|small] [--json FILE]
 
-The workloads are 2 × 1 GiB and 2,000 × 50 kB from nginx. The other ways are `rclone copyurl` (one process for
-each file, at most eight at a time), and our own fetch to a folder followed by `rclone copy` to the bucket.
-Only osp-fetch verifies what it uploads against a digest; the folder way hashes while it fetches, too. The
-rounds are alternated. The result is the median time, and its ratio to that of osp-fetch to the bucket.
+The workloads are 2 × 1 GiB and 2,000 × 50 kB from nginx. The other ways are `rclone copyurl` and `curl | aws
+s3 cp -` (processes for each file, at most eight files at a time), and our own fetch to a folder followed by
+`rclone copy` to the bucket. osp-fetch compares with a digest in its list. The pipe is hashed on its way, by
+tee and openssl, and compared with the same digest; then the sizes of the objects are compared. `rclone
+copyurl` verifies nothing. Of small files, 200 are piped and their time is multiplied by ten, because `aws`
+takes long to start. A program that is not installed is left out. The rounds are alternated. The result is the
+median time, and its ratio to that of osp-fetch to the bucket.
 """
 
 from __future__ import annotations
@@ -26,12 +29,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from clients import MIB, PYTHON, compile_ours, nginx_origin
+from clients import MIB, PYTHON, compile_ours, digest, nginx_origin
 
 from tests.seaweed import KEYS, Seaweed, serving
 
 WORKLOADS = {"large": (2, 1024 * MIB), "small": (2000, 50_000)}
-AT_ONCE = 8  # processes of rclone
+AT_ONCE = 8  # files that are copied by processes of their own at the same time
+PIPED = 200  # most files that are piped; the time of more is calculated
+PIPE = (
+    "curl -sSf {url} | tee >(openssl dgst -sha256 -r > {sums}) "
+    "| aws s3 cp - {target} --only-show-errors {more}"
+)
 
 
 def rclone(server: Seaweed, *words: str) -> None:
@@ -54,14 +62,17 @@ class Ways:
     Args:
         server: the object store.
         urls: the files.
+        size: bytes of each.
         place: a folder for lists, states and downloads.
     """
 
-    def __init__(self, server: Seaweed, urls: list[str], place: Path) -> None:
-        self._server, self._urls, self._place = server, urls, place
-        self._list = place / "list.txt"
-        self._list.write_text("\n".join(urls))
-        self._env = {**os.environ, **KEYS, "AWS_ENDPOINT_URL_S3": server.url}
+    def __init__(self, server: Seaweed, urls: list[str], size: int, place: Path) -> None:
+        self._server, self._urls, self._size, self._place = server, urls, size, place
+        self._sha256 = digest(size)
+        self._list = place / "list.jsonl"
+        rows = ({"path": str(n), "url": url, "sha256": self._sha256} for n, url in enumerate(urls))
+        self._list.write_text("\n".join(map(json.dumps, rows)))
+        self._env = {**os.environ, **KEYS, "AWS_ENDPOINT_URL_S3": server.url, "AWS_REGION": "us-east-1"}
 
     def _get(self, target: str, *more: str) -> None:
         words = [PYTHON, "-m", "osp_fetch", "get", str(self._list), "-o", target, "-q", "--profiles", "none"]
@@ -80,6 +91,26 @@ class Ways:
                 pool.map(lambda job: rclone(self._server, "copyurl", job[1], f"b:{bucket}/a/{job[0]}"), jobs)
             )
 
+    def piped(self, bucket: str) -> float:
+        """`curl | aws s3 cp -` for each file. Return by how much the time has to be multiplied."""
+        urls = self._urls[:PIPED]
+        with tempfile.TemporaryDirectory(dir=self._place) as sums, ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda job: self._pipe(job[1], f"{bucket}/a/{job[0]}", sums), enumerate(urls)))
+            found = [place.read_text().split()[0] for place in Path(sums).iterdir()]
+        objects = self._server.client().get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        sizes = [row["Size"] for page in objects for row in page["Contents"]]
+        if found != [self._sha256] * len(urls) or sizes != [self._size] * len(urls):
+            raise SystemExit("the pipe has not copied what it should")
+        return len(self._urls) / len(urls)
+
+    def _pipe(self, url: str, target: str, sums: str) -> None:
+        more = f"--expected-size {self._size}" if self._size > 8 * MIB else ""
+        place = f"{sums}/{target.rsplit('/', 1)[-1]}"
+        words = PIPE.format(url=url, sums=place, target=f"s3://{target}", more=more)
+        # bash does not wait for the process of `>(…)`
+        waits = f"set -o pipefail; {words} && until [ -s {place} ]; do sleep 0.01; done"
+        subprocess.run(["bash", "-c", waits], env=self._env, check=True)
+
     def over_a_folder(self, bucket: str) -> None:
         """osp-fetch to a folder, then `rclone copy`."""
         with tempfile.TemporaryDirectory(dir=self._place) as folder:
@@ -95,14 +126,14 @@ def origin(count: int, size: int, place: str) -> Iterator[list[str]]:
         yield [f"{url}/{size}/f{number}" for number in range(count)]
 
 
-def seconds(way: Callable[[str], None], server: Seaweed, name: str) -> float:
+def seconds(way: Callable[[str], float | None], server: Seaweed, name: str) -> float:
     """Return how long a way takes, into a new bucket that is removed afterwards."""
     bucket = server.bucket(name)
     begun = time.perf_counter()
-    way(bucket)
+    factor = way(bucket)
     took = time.perf_counter() - begun
     rclone(server, "purge", f"b:{bucket}")
-    return took
+    return took * (factor or 1.0)
 
 
 def main() -> None:
@@ -120,12 +151,14 @@ def main() -> None:
             origin(*WORKLOADS[workload], given.place) as urls,
             tempfile.TemporaryDirectory(dir=given.place) as place,
         ):
-            ways = Ways(server, urls, Path(place))
-            every = {
+            ways = Ways(server, urls, WORKLOADS[workload][1], Path(place))
+            every: dict[str, Callable[[str], float | None]] = {
                 "osp-fetch": ways.ours,
                 "rclone copyurl": ways.copyurl,
                 "folder, rclone copy": ways.over_a_folder,
             }
+            if shutil.which("aws"):
+                every["curl, aws s3 cp -"] = ways.piped
             took: dict[str, list[float]] = {name: [] for name in every}
             for number in range(given.rounds):
                 for name, way in every.items() if number % 2 == 0 else reversed(every.items()):

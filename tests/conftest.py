@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Settings
+from tests import moto_server
+from tests.held import Held, Store
+from tests.moto_server import Moto
 from tests.origin import Origin, serving
 from tests.seaweed import KEYS, Seaweed, weed
 from tests.seaweed import serving as seaweed_serving
@@ -49,17 +52,40 @@ def seaweed() -> Iterator[Seaweed]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def moto() -> Iterator[Moto]:
+    """A second object store, of other authors."""
+    if not moto_server.is_installed():
+        pytest.skip("moto is not installed: pip install 'moto[server]'")
+    pytest.importorskip("aiobotocore")
+    with moto_server.serving() as server:
+        yield server
+
+
 @pytest.fixture
-def bucket(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+def store(request: pytest.FixtureRequest) -> Store:
+    """The object store: SeaweedFS, unless the test names another one by `parametrize`."""
+    found: Store = request.getfixturevalue(getattr(request, "param", "seaweed"))
+    return found
+
+
+@pytest.fixture
+def bucket(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """The name of an empty bucket, which the environment lets every AWS tool reach."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweed.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", store.url)
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state-home"))
-    return seaweed.bucket(f"b{secrets.token_hex(6)}")
+    return store.bucket(f"b{secrets.token_hex(6)}")
+
+
+@pytest.fixture
+def held(store: Store, bucket: str) -> Held:
+    """What the bucket holds."""
+    return Held(store.client(), bucket)
 
 
 def quick(**sections: dict[str, object]) -> Settings:

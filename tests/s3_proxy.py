@@ -138,6 +138,14 @@ async def damages(proxy: Proxy, call: Call, request: web.Request) -> web.StreamR
     return None
 
 
+async def misstates_checksum(proxy: Proxy, call: Call, request: web.Request) -> web.StreamResponse | None:
+    """Let the store create the object, and state another checksum of it."""
+    reply = await proxy.passed_on(call, request)
+    assert "x-amz-checksum-crc64nvme" in reply.headers
+    reply.headers["x-amz-checksum-crc64nvme"] = "AAAAAAAAAAA="
+    return reply
+
+
 async def error_in_200(proxy: Proxy, call: Call, request: web.Request) -> web.StreamResponse | None:
     """Reply 200 with an error as its body, as S3 does when it cannot complete an upload."""
     return web.Response(status=200, text=ERROR.format(code="InternalError"), content_type="application/xml")

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.held import Held
 from tests.origin import Origin, noise
-from tests.seaweed import Seaweed
-from tests.test_bucket import Held
 
 MIB = 1 << 20
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -57,11 +56,6 @@ def stamps(held: Held, prefix: str) -> dict[str, object]:
     return {
         row["Key"]: (row["LastModified"], row["ETag"]) for page in pages for row in page.get("Contents", [])
     }
-
-
-@pytest.fixture
-def held(seaweed: Seaweed, bucket: str) -> Held:
-    return Held(seaweed, bucket)
 
 
 def manifest(folder: Path, origin: Origin, **archives: bytes) -> Path:

@@ -69,7 +69,8 @@ class Bucket:
             return await self._once(operation, arguments)
 
         try:
-            return await self._repeated(send)
+            found: dict[str, Any] = await self.repeated(send)
+            return found
         except Exception as error:
             raise self._explained(error, what) from None
 
@@ -93,15 +94,19 @@ class Bucket:
         reply: dict[str, Any] = await getattr(self._client, operation)(**place)
         return reply
 
-    async def _repeated(self, send: Callable[[], Any]) -> dict[str, Any]:
+    async def repeated(self, send: Callable[[], Any]) -> Any:
+        """Await `send`, and repeat it while the store does not answer or is busy.
+
+        Raises:
+            Exception: what `send` raises, if that does not pass in `patience` seconds.
+        """
         again = AsyncRetrying(
             retry=retry_if_exception(is_passing),
             stop=stop_after_delay(self.patience),
             wait=wait_random_exponential(*_PAUSES),
             reraise=True,
         )
-        found: dict[str, Any] = await again(send)
-        return found
+        return await again(send)
 
     def _explained(self, error: Exception, what: str) -> Exception:
         """Return what is raised for an error of botocore; a defect is passed on."""
@@ -125,7 +130,7 @@ class Bucket:
                 return {"data": await stream.read()}
 
         try:
-            return bytes((await self._repeated(read))["data"])
+            return bytes((await self.repeated(read))["data"])
         except Exception as error:
             raise self._explained(error, what) from None
 

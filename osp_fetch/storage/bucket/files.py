@@ -15,6 +15,7 @@ from ...s3.client import Bucket
 from ...s3.errors import BucketError
 from ..folder import blanks
 from ..folder.hashing import digests_in
+from .multipart import check
 from .objects import Creation, look, put
 from .resources import BucketResources
 from .sums import RunningDigests
@@ -173,7 +174,8 @@ class BucketSmallFiles:
             The state of the object, and algorithm → hexadecimal digest with the checksum of the object.
 
         Raises:
-            IntegrityError: the file does not have the digest `wanted`.
+            IntegrityError: the file does not have the digest `wanted`; or the object differs from what was
+                sent, and was deleted again.
             StorageError: the file cannot be published.
         """
         data, scheme = memory.view[:length], self._shared.scheme
@@ -185,6 +187,6 @@ class BucketSmallFiles:
             )
         creation = Creation(self._shared.bucket, path, None, overwrite=self._shared.overwrite)
         found = await put(self._shared, path, creation, data, digests, modified)
-        if scheme.name:
-            digests[scheme.digest] = scheme.hex(scheme.sum(data))
-        return Placed(found.state), digests
+        sums = {scheme.digest: scheme.hex(scheme.sum(data))} if scheme.name else {}
+        await check(self._shared, path, found, length, sums)
+        return Placed(found.state), digests | sums

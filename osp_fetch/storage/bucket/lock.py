@@ -16,7 +16,7 @@ from ...concurrency import stop
 from ...model.errors import FolderBusyError, StorageError
 from ...s3.client import Bucket
 from ...s3.errors import BucketError
-from .objects import new_token
+from .objects import new_token, own_content
 
 _RENEWAL: Final = 20.0  # seconds between two renewals
 _STALE: Final = 90.0  # seconds by the store's clock after which a lock that was not renewed is taken over
@@ -75,7 +75,7 @@ class BucketLock:
         now = {"owner": self._owner, "host": socket.gethostname(), "pid": os.getpid()}
         found = await self._bucket.ask(
             "put_object", f"{self._bucket.address}: it cannot be written", Key=self._key,
-            Body=json.dumps(now).encode(), **condition,
+            **own_content(now), **condition,
         )  # fmt: skip
         return str(found["ETag"])
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeVar
 
+from ...concurrency import completed
 from ...model.entry import RelativePath
 from ...model.errors import IntegrityError, Remedy, StorageError
 from ...s3.errors import BucketError
@@ -16,6 +18,7 @@ from .part_memory import Body
 from .resources import BucketResources
 from .sums import scheme_of
 
+T = TypeVar("T")
 _TRIES: Final = 4  # attempts to send a part that arrives damaged
 _DAMAGED: Final = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"})
 # Replies to the completion of an upload of which the store has not, or no longer, what was sent to it.
@@ -36,21 +39,42 @@ class Multipart:
         self._key = shared.bucket.address.key(path)
 
     async def begin(self, length: int | None) -> Upload:
-        """Begin an upload, and leave a note of it in the bucket.
+        """Begin an upload, and record it in a note in the bucket and in the ledger.
+
+        An earlier upload of the file that the ledger states is aborted. If the caller is cancelled while the
+        store is asked, the upload is recorded before that is raised.
 
         Args:
             length: bytes of the file, None if unknown.
 
         Raises:
-            StorageError: the store refuses it, or does not answer.
+            StorageError: the store refuses it or does not answer, or the ledger cannot be written.
         """
-        token, scheme = new_token(), self._shared.scheme
-        found = await self._bucket.ask(
+        await self.discard_earlier()
+        token, begun, requests = new_token(), list[Upload](), 0
+        since = await unfinished.announce(self._bucket, self._path, self._note(token))
+
+        async def attempt() -> None:
+            nonlocal requests
+            requests += 1
+            await completed(self._create(token, length, begun))
+
+        await self._bucket.repeated(attempt)
+        if requests > 1:
+            await unfinished.abort_empty(self._bucket, self._path, since, {begun[-1].upload})
+        return begun[-1]
+
+    async def _create(self, token: str, length: int | None, begun: list[Upload]) -> None:
+        """Begin an upload, record it, and append it to `begun`. No request is repeated."""
+        scheme = self._shared.scheme
+        found = await self._bucket.once(
             "create_multipart_upload", f"{self._what}: it cannot be uploaded", Key=self._key,
             Metadata=metadata_of(token), **scheme.create(),
         )  # fmt: skip
-        await unfinished.note(self._bucket, self._path, found["UploadId"], self._note(token))
-        return Upload(found["UploadId"], token, scheme.name, length)
+        upload = Upload(found["UploadId"], token, scheme.name, length)
+        await unfinished.note(self._bucket, self._noted(upload))
+        await self._ledger(partial(self._shared.uploads.begin, self._path, upload))
+        begun.append(upload)
 
     async def send(self, upload: Upload, number: int, data: memoryview, checksum: int) -> str:
         """Send a part and return its ETag. It is sent again from memory if it arrives damaged.
@@ -128,16 +152,37 @@ class Multipart:
             raise
 
     async def abort(self, upload: Upload) -> None:
-        """Abort the upload, which may be gone already.
+        """Abort the upload, which may be gone already, and remove what is recorded of it.
 
         Raises:
-            StorageError: the store refuses it, or does not answer.
+            StorageError: the store refuses it or does not answer, or the ledger cannot be written.
         """
-        await unfinished.abort(self._bucket, self._path, upload.upload, self._note(upload.token))
+        await unfinished.abort(self._bucket, self._noted(upload))
+        await self._ledger(partial(self._shared.uploads.drop, self._path))
+
+    async def discard_earlier(self) -> None:
+        """Abort the upload that the ledger states, if any.
+
+        Raises:
+            StorageError: as `abort`.
+        """
+        if (earlier := await self._ledger(partial(self._shared.uploads.get, self._path))) is not None:
+            await self.abort(earlier)
 
     async def forget(self, upload: Upload) -> None:
-        """Remove the note of an upload that was completed."""
+        """Remove what is recorded of an upload that was completed.
+
+        Raises:
+            StorageError: the ledger cannot be written.
+        """
         await unfinished.forget(self._bucket, self._note(upload.token))
+        await self._ledger(partial(self._shared.uploads.drop, self._path))
+
+    async def _ledger(self, call: Callable[[], T]) -> T:
+        return await in_thread(self._shared.ledger_thread, call)
+
+    def _noted(self, upload: Upload) -> unfinished.Noted:
+        return unfinished.Noted(self._path, upload.upload, self._note(upload.token))
 
     def _note(self, token: str) -> str:
         return f"{self._shared.scope}/{token}"

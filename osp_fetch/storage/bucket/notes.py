@@ -14,7 +14,7 @@ from ...model.ranges import ByteRange
 from ...model.record import Published
 from ...s3.errors import BucketError
 from .listing import states
-from .objects import look
+from .objects import look, own_content
 from .resources import BucketResources
 from .state import state_of
 
@@ -53,7 +53,7 @@ class Notes:
         """
         key = self._bucket.address.own(name)
         await self._bucket.ask(
-            "put_object", f"{self._bucket.address}: {key} cannot be written", Key=key, Body=content
+            "put_object", f"{self._bucket.address}: {key} cannot be written", Key=key, **own_content(content)
         )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any, Final
 
 from ...concurrency import stop
@@ -118,17 +117,12 @@ class BucketPartial:
         """
         await self._creation.check()
         if self._upload is None and self._fresh:
-            await self._discard_earlier()
+            await self._multipart.discard_earlier()
         self._fresh = False
         if self._grid is None:
             self._grid, self._length = Grid(length, self._shared.least), length
         elif self._length is None:
             self._length = length
-
-    async def _discard_earlier(self) -> None:
-        earlier = await self._ledger(partial(self._shared.uploads.get, self._path))
-        if earlier is not None:
-            await self._abort(earlier)
 
     async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         """Copy `data` into the parts that it belongs to. Bytes of full parts are not replaced.
@@ -256,14 +250,8 @@ class BucketPartial:
             StorageError: the store does not answer, or the ledger cannot be written.
         """
         await self._release()
-        upload = self._upload
         self._empty()
-        if upload is not None:
-            await self._abort(upload)
-
-    async def _abort(self, upload: Upload) -> None:
-        await self._multipart.abort(upload)
-        await self._ledger(partial(self._shared.uploads.drop, self._path))
+        await self._multipart.discard_earlier()  # the ledger also has one that was begun by a stopped task
 
     # ---- model.protocols.Hashing
 
@@ -356,7 +344,6 @@ class BucketPartial:
         async with self._opening:
             if self._upload is None:
                 self._upload = await self._multipart.begin(self._length)
-                await self._ledger(partial(self._shared.uploads.begin, self._path, self._upload))
             return self._upload
 
     def _record(self) -> None:
@@ -374,9 +361,6 @@ class BucketPartial:
             done += 1
         if self._recorded.is_waiting and (self._recorder is None or self._recorder.done()):
             self._recorder = self._begin(self._recorded.commit())
-
-    async def _ledger(self, call: Any) -> Any:
-        return await in_thread(self._shared.ledger_thread, call)
 
     def give_up_part(self) -> bool:
         """Discard the part that is farthest from the start of the file; return whether there was one."""
@@ -416,7 +400,6 @@ class BucketPartial:
         await check(self._shared, self._path, found, length, self._checksum())
         if self._upload is not None:
             await self._multipart.forget(self._upload)
-            await self._ledger(partial(self._shared.uploads.drop, self._path))
         await self._release()
         return Placed(found.state)
 

@@ -35,7 +35,7 @@ from .part_memory import PartMemory
 from .partial import BucketPartial
 from .resources import BucketResources
 from .sums import SCHEMES, Scheme
-from .unfinished import abort, unknown_uploads
+from .unfinished import abort, forget, unknown_uploads
 from .writer import BucketWriter
 
 _SENDING: Final = 16  # bodies that are sent at the same time
@@ -137,7 +137,7 @@ class BucketStore:
             BucketWriter(self._shared), Notes(self._shared), Objects(self._shared),
         )  # fmt: skip
         if self._locks:
-            await self._abort_unknown()
+            await self._tidy_up()
 
     def _check_place(self, endpoint: str) -> None:
         """Note the store to which the state folder belongs.
@@ -159,13 +159,26 @@ class BucketStore:
         except (OSError, ValueError) as error:
             raise StorageError(f"{place} cannot be used: {error}; give another folder with --state") from None
 
-    async def _abort_unknown(self) -> None:
-        """Abort uploads of earlier runs of this scope that the ledger does not know: it was lost."""
-        known = {
-            upload for _, upload in await in_thread(self._shared.ledger_thread, self._shared.uploads.all)
-        }
-        async for path, upload, name in unknown_uploads(self._shared.bucket, f"{self._scope}/", known):
-            await abort(self._shared.bucket, path, upload, name)
+    async def _tidy_up(self) -> None:
+        """Remove what killed runs of this scope left and this one cannot use.
+
+        These are uploads that the ledger does not know, because it was lost or the run was killed before it
+        was written, and the notes of uploads that were completed.
+        """
+        shared = self._shared
+        known = dict(await in_thread(shared.ledger_thread, shared.uploads.all))
+        async for noted in unknown_uploads(shared.bucket, f"{self._scope}/", set(known.values())):
+            await abort(shared.bucket, noted)
+        paths = [RelativePath(path) for path in known]
+        for path, state in zip(paths, await states(shared.bucket, paths), strict=True):
+            upload = await in_thread(shared.ledger_thread, partial(shared.uploads.get, path))
+            if state is not None and upload is not None and await self._confirmed(path, upload) is None:
+                await self._forget(path, upload)
+
+    async def _forget(self, path: RelativePath, upload: Upload) -> None:
+        """Remove what is noted of an upload that the bucket has no more."""
+        await forget(self._shared.bucket, f"{self._scope}/{upload.token}")
+        await in_thread(self._shared.ledger_thread, partial(self._shared.uploads.drop, path))
 
     def expect(self) -> _Expected:
         """Return a context that counts one more file in progress."""
@@ -199,7 +212,7 @@ class BucketStore:
             return None
         confirmed = await self._confirmed(path, upload)
         if confirmed is None:
-            await in_thread(self._shared.ledger_thread, partial(self._shared.uploads.drop, path))
+            await self._forget(path, upload)
             return None
         self._found[path] = confirmed
         return sum(part.size for part in confirmed.parts)

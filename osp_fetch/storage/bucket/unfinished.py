@@ -1,7 +1,9 @@
 """Unfinished uploads: the notes that name them in the bucket, and aborting them.
 
 S3 does not show the metadata of an unfinished upload. A small object beside the files therefore names each of
-ours, so that no upload of another program is ever aborted.
+ours, so that no upload of another program is aborted. The note is written before the upload begins, and again
+with its id. A process that is killed between the two leaves a note without an id: then those uploads of that
+file are aborted that were begun after the note and have no part.
 """
 
 from __future__ import annotations
@@ -9,8 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Container
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ...model.errors import StorageError
 from ...model.settings import Settings
@@ -19,27 +24,58 @@ from ...s3.client import Bucket
 from ...s3.errors import BucketError
 from ...s3.session import connected
 from .lock import BucketLock, check_no_other_run
+from .objects import own_content
 
 _CONNECTIONS: Final = 8
 
 
-async def note(bucket: Bucket, path: str, upload: str, name: str) -> None:
-    """Leave an object that names an unfinished upload.
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """An unfinished upload that a note names.
+
+    Attributes:
+        path: the file.
+        upload: the upload id; empty if only the note has to be removed.
+        name: the name of the note: the run or shard, a slash, and the token of the upload.
+    """
+
+    path: str
+    upload: str
+    name: str
+
+
+async def announce(bucket: Bucket, path: str, name: str) -> datetime:
+    """Leave the note of an upload that is about to begin.
 
     Args:
         bucket: requests to the bucket.
         path: the file.
-        upload: the upload id.
-        name: the name of the note: the run or shard, a slash, and the token of the upload.
+        name: the name of the note, as in `Noted`.
+
+    Returns:
+        The time by the store's clock.
 
     Raises:
         StorageError: it cannot be written.
     """
-    await bucket.ask(
-        "put_object", f"{bucket.address.url(path)}: its upload cannot be noted",
-        Key=bucket.address.own(f"uploads/{name}"),
-        Body=json.dumps({"path": path, "upload": upload}).encode(),
-    )  # fmt: skip
+    what = f"{bucket.address.url(path)}: its upload cannot be noted"
+    reply = await bucket.ask("put_object", what, **_note(bucket, Noted(path, "", name)))
+    return parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+
+
+async def note(bucket: Bucket, noted: Noted) -> None:
+    """Write the id of an upload that has begun into its note, with one request that is not repeated.
+
+    Raises:
+        FetchError: as `Bucket.once`.
+    """
+    what = f"{bucket.address.url(noted.path)}: its upload cannot be noted"
+    await bucket.once("put_object", what, **_note(bucket, noted))
+
+
+def _note(bucket: Bucket, noted: Noted) -> dict[str, Any]:
+    content = {"path": noted.path, "upload": noted.upload}
+    return {"Key": bucket.address.own(f"uploads/{noted.name}"), **own_content(content)}
 
 
 async def forget(bucket: Bucket, name: str) -> None:
@@ -51,12 +87,18 @@ async def forget(bucket: Bucket, name: str) -> None:
         )  # fmt: skip
 
 
-async def abort(bucket: Bucket, path: str, upload: str, name: str) -> None:
+async def abort(bucket: Bucket, noted: Noted) -> None:
     """Abort an unfinished upload, which may be gone already, and remove its note.
 
     Raises:
         StorageError: the store does not answer, or refuses it.
     """
+    if noted.upload:
+        await _abort(bucket, noted.path, noted.upload)
+    await forget(bucket, noted.name)
+
+
+async def _abort(bucket: Bucket, path: str, upload: str) -> None:
     try:
         await bucket.ask(
             "abort_multipart_upload", f"{bucket.address.url(path)}: its upload cannot be aborted",
@@ -65,13 +107,53 @@ async def abort(bucket: Bucket, path: str, upload: str, name: str) -> None:
     except BucketError as error:
         if error.status != 404:
             raise
-    await forget(bucket, name)
 
 
-async def unknown_uploads(
-    bucket: Bucket, scope: str, known: Container[str] = ()
-) -> AsyncIterator[tuple[str, str, str]]:
-    """Yield (path, upload id, name of the note) of each noted upload whose id is not in `known`.
+async def abort_empty(bucket: Bucket, path: str, since: datetime, known: Container[str]) -> None:
+    """Abort the uploads of a file that requests without a reply may have begun.
+
+    Args:
+        bucket: requests to the bucket.
+        path: the file.
+        since: the time, by the store's clock, before the first of these requests.
+        known: upload ids to leave out.
+
+    Raises:
+        StorageError: the store does not answer, or refuses it.
+    """
+    for upload in await _empty(bucket, path, since, known):
+        await _abort(bucket, path, upload)
+
+
+async def _empty(bucket: Bucket, path: str, since: datetime, known: Container[str]) -> list[str]:
+    """Return the ids of the uploads of a file that were begun at `since` or later and have no part."""
+    key, what = bucket.address.key(path), f"{bucket.address.url(path)}: its uploads cannot be listed"
+    found = []
+    try:
+        async for page in bucket.pages("list_multipart_uploads", what, Prefix=key):
+            for row in page.get("Uploads", []):
+                is_candidate = (
+                    row["Key"] == key and row["UploadId"] not in known and row["Initiated"] >= since
+                )
+                if is_candidate and await _has_no_part(bucket, key, row["UploadId"], what):
+                    found.append(row["UploadId"])
+    except BucketError as error:
+        if error.status not in (403, 501):  # without the right to list them, they stay
+            raise
+    return found
+
+
+async def _has_no_part(bucket: Bucket, key: str, upload: str, what: str) -> bool:
+    try:
+        return not (await bucket.ask("list_parts", what, Key=key, UploadId=upload)).get("Parts")
+    except BucketError as error:
+        if error.status == 404:
+            return False
+        raise
+
+
+async def unknown_uploads(bucket: Bucket, scope: str, known: Container[str] = ()) -> AsyncIterator[Noted]:
+    """Yield each noted upload whose id is not in `known`, and each note without an upload.
 
     Args:
         bucket: requests to the bucket.
@@ -84,16 +166,27 @@ async def unknown_uploads(
     what = f"{bucket.address}: its unfinished uploads cannot be listed"
     async for page in bucket.pages("list_objects_v2", what, Prefix=bucket.address.own(f"uploads/{scope}")):
         for row in page.get("Contents", []):
-            try:
-                found = await bucket.ask("get_object", what, Key=row["Key"])
-                async with found["Body"] as body:
-                    noted = json.loads(await body.read())
-            except BucketError as error:
-                if error.status != 404:
-                    raise
+            noted = await _read(bucket, row["Key"], what)
+            if noted is None or noted.upload in known:
                 continue
-            if noted["upload"] not in known:
-                yield noted["path"], noted["upload"], row["Key"].removeprefix(bucket.address.own("uploads/"))
+            if noted.path and not noted.upload:
+                for upload in await _empty(bucket, noted.path, row["LastModified"], known):
+                    yield replace(noted, upload=upload)
+            yield noted
+
+
+async def _read(bucket: Bucket, key: str, what: str) -> Noted | None:
+    """Return what a note states: nothing if its writing was cut off. None if the note is gone."""
+    name = key.removeprefix(bucket.address.own("uploads/"))
+    try:
+        content = json.loads(await bucket.body(what, Key=key))
+        return Noted(content["path"], content["upload"], name)
+    except (ValueError, KeyError):
+        return Noted("", "", name)
+    except BucketError as error:
+        if error.status == 404:
+            return None
+        raise
 
 
 async def clean(
@@ -122,6 +215,6 @@ async def clean(
             await stack.enter_async_context(BucketLock(bucket, state, "lock-run"))
             await check_no_other_run(bucket, "lock-run")
         found = [each async for each in unknown_uploads(bucket, "")]
-        for path, upload, name in () if dry_run else found:
-            await abort(bucket, path, upload, name)
-    return [(path, upload) for path, upload, _ in found]
+        for noted in () if dry_run else found:
+            await abort(bucket, noted)
+    return [(noted.path, noted.upload) for noted in found if noted.upload]
