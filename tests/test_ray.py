@@ -17,9 +17,9 @@ import pytest
 from osp_fetch.cluster.ray_nodes import RayNodes
 from osp_fetch.model.errors import StorageError
 from osp_fetch.version import __version__
+from tests.held import Held
 from tests.origin import Origin, noise, slow
 from tests.seaweed import KEYS, Seaweed
-from tests.test_bucket import Held
 from tests.test_cluster import MIXED, tree
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
