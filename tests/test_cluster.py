@@ -28,6 +28,7 @@ from osp_fetch.cluster.coordinator import Coordinator, Lease
 from osp_fetch.cluster.make import pool_over
 from osp_fetch.cluster.pool import Link
 from osp_fetch.connections.controller import HostReport
+from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.engine.run import Run
 from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, entry
@@ -38,6 +39,7 @@ from osp_fetch.storage.folder.run_lock import RunLock, state_folder
 from osp_fetch.workers.budget import Budget
 from osp_fetch.workers.channel import Channel
 from osp_fetch.workers.reach import Reach
+from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Origin, noise, refuse_above, sha256, slow
 
@@ -50,10 +52,11 @@ class LocalNodes:
     Args:
         names: the nodes that are there at the start.
         in_reach: whether the run can kill them.
+        sources: node → the address from which it makes its connections.
     """
 
-    def __init__(self, *names: str, in_reach: bool = True) -> None:
-        self._in_reach = in_reach
+    def __init__(self, *names: str, in_reach: bool = True, sources: dict[str, str] | None = None) -> None:
+        self._in_reach, self._sources = in_reach, sources or {}
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self._wanted: asyncio.Queue[str] = asyncio.Queue()
         for name in names:
@@ -83,7 +86,7 @@ class LocalNodes:
                 if self._in_reach:
                     process.kill()
 
-        return [Link(name, wire, process.wait, kill)]
+        return [Link(name, wire, process.wait, kill, self._sources.get(name, ""))]
 
     def destination(self, place: Destination) -> Destination:
         return place
@@ -164,8 +167,9 @@ class Fleet:
 async def fleet(tmp_path: Path) -> AsyncIterator[Callable[..., Fleet]]:
     made: list[Fleet] = []
 
-    def make(*names: str, in_reach: bool = True, **more: Any) -> Fleet:
-        made.append(Fleet(tmp_path / "out", LocalNodes(*names, in_reach=in_reach), **more))
+    def make(*names: str, in_reach: bool = True, sources: dict[str, str] | None = None, **more: Any) -> Fleet:
+        nodes = LocalNodes(*names, in_reach=in_reach, sources=sources)
+        made.append(Fleet(tmp_path / "out", nodes, **more))
         return made[-1]
 
     yield make
@@ -512,3 +516,21 @@ def test_every_job_ends_once_and_no_host_gets_more_than_its_limit(seed: int, hos
         if len(simulation.done) == 120:
             break
     assert sorted(simulation.done) == list(range(120))
+
+
+async def test_a_node_that_receives_wrong_bytes_is_named_and_gets_no_more(
+    origin: Origin, fleet: Make
+) -> None:
+    files = {f"f{n:02}": noise(50_000 + n, n) for n in range(90)}
+
+    async def by_node(exchange: Exchange, page: o.Page) -> None:
+        address, _ = exchange.writer.get_extra_info("peername")
+        data = bytes(len(page.data)) if address == "127.0.0.9" else page.data
+        await exchange.serve(Blob(data), page.headers, rate=100_000)
+
+    run = fleet("bad", "a", "b", sources={"bad": "127.0.0.9"})
+    await run.fetch(served(origin, files, by_node))
+    assert run.counts() == {Status.FETCHED: 90}
+    assert tree(run.root) == files
+    left = [(each.node, each.why) for each in run.seen if isinstance(each, events.NodeLeft)]
+    assert left == [("bad", "wrong bytes")]

@@ -281,9 +281,13 @@ class NodePool:
                 besides, state, moves = node.number, node.state, True
             except IntegrityError as error:
                 if wrong or self._coordinator.active < 2:
-                    raise
+                    # what the node has set aside is collected from its folder when the run ends
+                    raise IntegrityError(str(error).replace(f"nodes/{node.state.name}/", "")) from None
                 wrong, besides, state, moves = [node], node.number, node.state, True
-                say(error, f"{node.member.name} received {job.entry.path} wrong; another node tries it")
+                message = (
+                    f"{node.member.name} received other bytes than the digest says; another node tries it"
+                )
+                self._context.observe(events.Retrying(job.entry.path, error.cause, 0.0, message))
             except WorkerDiedError as error:
                 lost += 1
                 if lost == _TRIES:

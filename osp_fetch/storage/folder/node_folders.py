@@ -28,7 +28,7 @@ def mark_ended(folder: Path) -> None:
             (folder / _ENDED).touch()
 
 
-def hand_over(path: RelativePath, old: Path, new: Path, *, moves: bool) -> None:
+def hand_over(path: RelativePath, old: Path, new: Path, *, moves: bool, kind: str = "partial") -> None:
     """Give the partial of `path` to another state folder. Blocks.
 
     Args:
@@ -36,11 +36,12 @@ def hand_over(path: RelativePath, old: Path, new: Path, *, moves: bool) -> None:
         old: the state folder that has the partial, if there is one.
         new: the state folder that gets it.
         moves: whether the partial is moved; else it is copied, because its node may still write to it.
+        kind: the folder that has it: `partial`, or `aside` for a file with a wrong digest.
 
     Raises:
         StorageError: it cannot be moved or copied.
     """
-    place, other, disk = old / "partial" / path, new / "partial" / path, Disk()
+    place, other, disk = old / kind / path, new / kind / path, Disk()
     if old == new or not place.is_file():
         return
     try:
@@ -66,11 +67,11 @@ def collect(state: Path) -> None:
         StorageError: a partial cannot be moved.
     """
     for folder in sorted((state / "nodes").glob("*")):
-        partials = folder / "partial"
-        for place in sorted(partials.rglob("*")):
-            if place.is_file():
-                path = RelativePath(place.relative_to(partials).as_posix())
-                hand_over(path, folder, state, moves=(folder / _ENDED).exists())
+        for kind in ("partial", "aside"):
+            for place in sorted((folder / kind).rglob("*")):
+                if place.is_file():
+                    path = RelativePath(place.relative_to(folder / kind).as_posix())
+                    hand_over(path, folder, state, moves=(folder / _ENDED).exists(), kind=kind)
         shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
         (state / "nodes").rmdir()
