@@ -230,7 +230,7 @@ async def test_a_frozen_node_is_given_up_and_changes_nothing_when_it_wakes(
     origin: Origin, fleet: Make
 ) -> None:
     files = {f"f{n}": noise(4 * MIB + n, n) for n in range(6)}
-    run = fleet("a", "b", patience=2.0, in_reach=False)
+    run = fleet("a", "b", patience=6.0, in_reach=False)
     work = run.start(served(origin, files, slow(2 * MIB)))
     await run.until(lambda: run.received() > 2 * MIB)
     run.nodes.signal("a", signal.SIGSTOP)
