@@ -109,7 +109,7 @@ async def test_a_killed_node_is_replaced_by_the_others(
     files = {f"f{n}": noise(2 * MIB + n, n) for n in range(24)}
     listed = manifest(tmp_path, origin, files, slow(MIB))
     node = cluster.add_node(num_cpus=1, object_store_memory=75 << 20)
-    words = ("get", listed, "-o", tmp_path / "out", "--engine", "ray", "--address", cluster.address)
+    words = ("get", listed, "-o", tmp_path / "out", "--engine", "ray", "--address", cluster.address, "--json")
     run = asyncio.create_task(asyncio.to_thread(command, *words))
     log = tmp_path / "out" / ".osp-fetch" / "events.jsonl"
     while not log.exists() or log.read_text().count('"finished"') < 2:
@@ -118,6 +118,7 @@ async def test_a_killed_node_is_replaced_by_the_others(
     await asyncio.to_thread(cluster.remove_node, node, allow_graceful=False)
     done = await run
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["counts"]["fetched"] == 24  # stdout is data, whatever Ray has to say
     assert tree(tmp_path / "out") == files
 
 

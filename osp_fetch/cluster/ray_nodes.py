@@ -7,6 +7,7 @@ by Ray; the jobs of one that dies are given to other nodes, and an actor is star
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import socket
@@ -87,6 +88,7 @@ class RayNodes:
         address = self._engine.address
         if address not in ("auto", "local"):
             _check_address(address)
+        _mute()
         try:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -308,6 +310,13 @@ def _ray() -> Any:
     except ImportError:
         raise SettingsError("--engine ray needs Ray; run: pip install 'osp-fetch[ray]'") from None
     return ray
+
+
+def _mute() -> None:
+    """Keep Ray from printing the messages of its daemons to stdout, which is for data; no option does that."""
+    worker = importlib.import_module("ray._private.worker")
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_, **__: None
 
 
 def _check_address(address: str) -> None:
