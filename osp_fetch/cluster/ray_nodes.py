@@ -313,10 +313,10 @@ def _ray() -> Any:
 
 
 def _mute() -> None:
-    """Keep Ray from printing the messages of its daemons to stdout, which is for data; no option does that."""
+    """Keep Ray from printing what its daemons say to stdout, which is for data; no option does that."""
     worker = importlib.import_module("ray._private.worker")
     if hasattr(worker, "print_to_stdstream"):
-        worker.print_to_stdstream = lambda *_, **__: None
+        vars(worker)["print_to_stdstream"] = lambda *_, **__: None
 
 
 def _check_address(address: str) -> None:
