@@ -103,10 +103,11 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """Another `count` bytes of a file were received and written."""
+    """Another `count` bytes of a file were received from a host and written."""
 
     path: str
     count: int
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
