@@ -10,7 +10,7 @@ from ..connections.limit import START, ConcurrencyLimit
 from ..connections.pool import LEAST_SHARE
 from ..model import events
 from ..model.profile import Profile
-from ..model.settings import Auto
+from ..model.quantities import Auto
 from .messages import Assign
 
 
