@@ -46,6 +46,7 @@ DOORS = {
     "botocore": {"storage/bucket/client.py"},
     "awscrt": {"storage/bucket/sums.py"},
     "rehashes": {"storage/bucket/sums.py"},
+    "apprise": {"views/apprise_child.py"},
     "aiodns": {"network/resolver.py"},
     "aiohttp": {"network/", "storage/bucket/client.py"},  # the errors of aiobotocore are those of aiohttp
     "aiohttp_socks": {"network/socks.py"},

@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "unpack": "Unpack the archives in a folder.",
     "layout": "Write the file lists that training reads.",
     "coverage": "Count the caption entries whose file is present.",
+    "notify": "Test where get sends its messages.",
     "bench": "Find the best settings for a host, and what limits a run.",
     "demo": "Run a demonstration without a network.",
     "config": "Show the settings and where they come from.",

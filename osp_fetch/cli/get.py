@@ -22,6 +22,7 @@ from .flags import PREFIX, shared
 from .options import duration, options, profiles_place, with_folder
 from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, line_of
+from .watching import Watching, watch_flags
 
 if TYPE_CHECKING:
     from ..archives.extract import Unpacked
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 )
 @click.option("--wait-lock", metavar="TIME", help="Wait up to TIME while another run uses the folder.")
 @click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
+@watch_flags
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
 @click.option(
@@ -105,14 +107,24 @@ def _check_bucket(flags: dict[str, Any]) -> None:
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> int:
-    from ..api import fetch_all
     from ..options import StopToken
     from ..views.board import Board
-    from ..views.fanout import Ticking
+
+    stop, board = StopToken(), Board()
+    async with Watching(flags, made, board) as watching:
+        watching.code = await _fetched(sources, flags, made, stop, watching)
+    return watching.code
+
+
+async def _fetched(
+    sources: list[str], flags: dict[str, Any], made: PlainOptions, stop: StopToken, watching: Watching
+) -> int:
+    """Run, print the result, unpack and lay out. Return the exit code."""
+    from ..api import fetch_all
+    from ..views.fanout import Fanout, Ticking
 
     if not flags["quiet"]:
         await asyncio.to_thread(show_before, sources, flags["output"], made)
-    stop, board = StopToken(), Board()
     screen: Any = None
 
     def say(line: str) -> None:
@@ -122,18 +134,11 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
             click.echo(line, err=True)
 
     unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say)
-    screen = _screen(board, flags)
+    screen = _screen(watching.board, flags)
     signals = _Signals(stop)
     made["stop"] = stop
-
-    def observe(event: Any) -> None:
-        board(event)
-        if screen:
-            screen(event)
-        if unpacker:
-            unpacker(event)
-
-    if screen or unpacker:
+    observe = Fanout([each for each in (watching, screen, unpacker) if each])
+    if screen or unpacker or watching.is_wanted:
         made["observer"] = observe
     try:
         if screen is None:
@@ -146,6 +151,8 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
             screen.close()
         if unpacker and (stop.why or sys.exc_info()[0]):
             end_workers()
+    report.notes += observe.failures
+    watching.report = report
     _tell(report, flags)
     _keep_widths(flags, report.widths)
     lost = await asyncio.to_thread(_lost, flags, unpacker)

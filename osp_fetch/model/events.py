@@ -242,9 +242,14 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class LinksRenewed:
-    """`files` parked files have fresh links and continue."""
+    """`files` parked files have fresh links and continue.
+
+    Attributes:
+        expires: earliest expiry of these links, in Unix seconds; None if none is known.
+    """
 
     files: int
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,7 @@ def plain_text(value: object) -> str:
 
 def or_auto(read: Callable[[object], int]) -> Callable[[object], int | Auto]:
     """Return a reader that takes "auto" beside what `read` takes."""
+
     def read_or_auto(value: object) -> int | Auto:
         if value == "auto":
             return "auto"
@@ -109,6 +110,7 @@ def or_auto(read: Callable[[object], int]) -> Callable[[object], int | Auto]:
 
 def one_of(*words: str) -> Callable[[object], str]:
     """Return a reader that takes one of `words`."""
+
     def read(value: object) -> str:
         if value in words:
             return str(value)

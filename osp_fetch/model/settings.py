@@ -204,6 +204,34 @@ class S3:
 
 
 @dataclass(frozen=True, slots=True)
+class Notify:
+    """What is told by `--notify` and `--on-event`, and how often.
+
+    Attributes:
+        host_down: seconds for which a host that answered earlier must be silent.
+        stalled: seconds without a byte and without a finished file.
+        pace: seconds over which the rate is averaged, for the estimate whether the links last.
+        pause: seconds that the pauses requested by one host must add up to within `pace`.
+        every: least seconds between two notices of one kind.
+        most: largest number of notices in one run, without those of its begin and end.
+        timeout: seconds after which the delivery of one notice is ended.
+    """
+
+    # Most outages are shorter. A host is probed at least once a minute (`retry.longest`).
+    host_down: float = _setting(900.0, seconds)
+    # Longer than every timeout and pause between two attempts.
+    stalled: float = _setting(600.0, seconds)
+    # Long enough to cover the search for the concurrency limit, and short enough to be told on the first day.
+    pace: float = _setting(1800.0, seconds)
+    # Shorter pauses are normal: servers that limit requests ask for a few seconds each time.
+    pause: float = _setting(60.0, seconds)
+    every: float = _setting(3600.0, seconds)
+    # A run of a month in which something happens each day stays below it.
+    most: int = _setting(100, count)
+    timeout: float = _setting(30.0, seconds)
+
+
+@dataclass(frozen=True, slots=True)
 class HostLimits:
     """Limits for one host, as `[hosts."NAME"]` states them. They apply in place of those of `Limits`.
 
@@ -231,6 +259,7 @@ class Settings:
     links: Links = field(default_factory=Links)
     network: Network = field(default_factory=Network)
     s3: S3 = field(default_factory=S3)
+    notify: Notify = field(default_factory=Notify)
     hosts: Mapping[str, HostLimits] = field(default_factory=dict)
 
     @classmethod

@@ -134,8 +134,8 @@ def _of_run(event: events.Event) -> dict[str, Any] | None:
             return {"event": "run started", "version": JSON_VERSION, "folder": folder}
         case events.DiskWaiting(why):
             return {"event": "disk waiting", "why": why}
-        case events.LinksRenewed(files):
-            return {"event": "links renewed", "files": files}
+        case events.LinksRenewed(files, expires):
+            return {"event": "links renewed", "files": files, "expires": expires}
         case events.LinksCommandFailed(why):
             return {"event": "links command failed", "why": why}
         case events.Stopping(why):
