@@ -47,6 +47,7 @@ DOORS = {
     "awscrt": {"storage/bucket/sums.py"},
     "rehashes": {"storage/bucket/sums.py"},
     "apprise": {"views/apprise_child.py"},
+    "prometheus_client": {"views/exposition.py"},
     "aiodns": {"network/resolver.py"},
     "aiohttp": {"network/", "storage/bucket/client.py"},  # the errors of aiobotocore are those of aiohttp
     "aiohttp_socks": {"network/socks.py"},

@@ -26,6 +26,7 @@ from osp_fetch.demo import media
 from osp_fetch.model.errors import NetworkError
 from osp_fetch.model.settings import HostLimits
 from osp_fetch.views.event_log import described
+from osp_fetch.views.metrics import METRICS
 from tests import origin as o
 from tests.origin import Origin, noise
 
@@ -251,6 +252,14 @@ def test_the_reference_has_each_setting_with_its_default() -> None:
 def test_the_reference_has_each_event_with_its_fields() -> None:
     here = {code_in(name)[0]: code_in(fields) for name, _, fields in rows(section(REFERENCE, "Events"))}
     assert here == {each.__name__: [f.name for f in dataclasses.fields(each)] for each in get_args(Event)}
+
+
+def test_the_reference_has_each_metric() -> None:
+    here = [
+        (code_in(name)[0], kind, tuple(code_in(labels)), meaning)
+        for name, kind, labels, meaning in rows(section(REFERENCE, "Metrics"))
+    ]
+    assert here == [(each.name, each.kind, each.labels, each.help) for each in METRICS]
 
 
 def test_the_reference_has_each_exit_code() -> None:

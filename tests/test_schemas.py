@@ -38,6 +38,7 @@ EVERY_EVENT: list[events.Event] = [
     events.HostDown("example.org", 1.25),
     events.HostBack("example.org"),
     events.DiskWaiting("too little space"),
+    events.WorkerDied(0, "killed"),
     events.LinksRenewed(3),
     events.LinksCommandFailed("exit 1"),
     events.Stopping("SIGTERM"),

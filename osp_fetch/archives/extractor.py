@@ -170,6 +170,11 @@ class Unpacker:
         job.add_done_callback(self._done)
         self._jobs.append((archive, job))
 
+    @property
+    def begun(self) -> int:
+        """Number of archives that were given to the worker processes."""
+        return len(self._jobs)
+
     def _done(self, job: Future[Unpacked]) -> None:
         if not job.cancelled() and job.exception() is None:
             self._tell(job.result())

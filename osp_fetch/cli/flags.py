@@ -12,7 +12,17 @@ PREFIX: Final = "OSP_FETCH_"
 """What the variables of the environment begin with."""
 
 VARIABLES: Final = {
-    PREFIX + name for name in ("RECHECK", "MAX_DURATION", "QUIET", "VERBOSE", "NOTIFY", "ON_EVENT")
+    PREFIX + name
+    for name in (
+        "RECHECK",
+        "MAX_DURATION",
+        "QUIET",
+        "VERBOSE",
+        "NOTIFY",
+        "ON_EVENT",
+        "METRICS",
+        "METRICS_FILE",
+    )
 }  # flags of `get`
 
 

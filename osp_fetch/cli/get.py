@@ -133,7 +133,7 @@ async def _fetched(
         else:
             click.echo(line, err=True)
 
-    unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say)
+    unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say, watching)
     screen = _screen(watching.board, flags)
     signals = _Signals(stop)
     made["stop"] = stop
@@ -151,7 +151,7 @@ async def _fetched(
             screen.close()
         if unpacker and (stop.why or sys.exc_info()[0]):
             end_workers()
-    report.notes += observe.failures
+    report.notes += [*observe.failures, *watching.failures]
     watching.report = report
     _tell(report, flags)
     _keep_widths(flags, report.widths)
@@ -217,7 +217,11 @@ async def _unpacked(unpacker: Unpacker, stop: StopToken) -> bool:
 
 
 def _unpacker(
-    sources: list[str], flags: dict[str, Any], made: PlainOptions, say: Callable[[str], None]
+    sources: list[str],
+    flags: dict[str, Any],
+    made: PlainOptions,
+    say: Callable[[str], None],
+    watching: Watching,
 ) -> Unpacker | None:
     """Return the observer that unpacks archives as files finish, None without --unpack."""
     if not flags["unpack"]:
@@ -229,6 +233,7 @@ def _unpacker(
     how = how_of(flags, storage.min_free, durable=storage.durability == "full")
 
     def tell(each: Unpacked) -> None:
+        watching.unpacked(broken=each.broken is not None)
         line = line_of(each)
         if line is not None and (each.broken or not flags["quiet"]):
             say(line)
@@ -236,6 +241,7 @@ def _unpacker(
     root = Path(flags["output"])
     unpacker = Unpacker(root, how, tell, lambda path: is_whole(root, path))
     own = _paths(sources, made)
+    watching.unpacker = unpacker
     whole = made.copy()
     # the pieces of a split archive may be spread over several shards: only the complete manifest lists them
     if whole.pop("shard", None):

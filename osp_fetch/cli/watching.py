@@ -1,9 +1,11 @@
-"""What watches a run of `get` from afar: the notifier, as its flags ask."""
+"""What watches a run of `get` from afar, as its flags ask: the notifier and the metrics."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
@@ -17,13 +19,18 @@ from ..model.settings import Settings
 from ..storage.bucket.address import is_bucket
 from . import exits
 from .flags import PREFIX, Line
+from .options import usage
 
 if TYPE_CHECKING:
+    from ..archives.extractor import Unpacker
     from ..model.events import Event
     from ..model.report import Report
     from ..options import PlainOptions
     from ..views.board import Board
     from ..views.delivery import Target
+    from ..views.exposition import Exposed
+    from ..views.free_space import FreeSpace
+    from ..views.metrics import Surroundings
     from ..views.notify import Notifier
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,6 +63,21 @@ def notify_flags(command: F) -> F:
 
 def watch_flags(command: F) -> F:
     """Add the flags of `get` for those who do not sit at its terminal."""
+    for option in (
+        click.option(
+            "--metrics-file",
+            envvar=PREFIX + "METRICS_FILE",
+            metavar="FILE.prom",
+            help="Write metrics to FILE.prom again and again, for node_exporter.",
+        ),
+        click.option(
+            "--metrics",
+            envvar=PREFIX + "METRICS",
+            metavar="PORT|HOST:PORT",
+            help="Serve metrics for Prometheus over HTTP; HOST is 127.0.0.1 by default.",
+        ),
+    ):
+        command = option(command)
     return notify_flags(command)
 
 
@@ -68,33 +90,60 @@ class Watching:
         board: The state of the run.
 
     Attributes:
-        is_wanted: Whether there is any such view.
         report: The report, to be set when the run has ended.
         code: The exit code, to be set at the end of the context.
+        unpacker: Unpacks archives, to be set where there is one.
     """
 
     def __init__(self, flags: dict[str, Any], made: PlainOptions, board: Board) -> None:
+        from ..views.fanout import Fanout
+
         self.board = board
         self.report: Report | None = None
         self.code = exits.SOME_FAILED
+        self.unpacker: Unpacker | None = None
         self._flags, self._made = flags, made
         output = str(flags["output"])
         self._place = output if is_bucket(output) else str(Path(output).absolute())
+        self._fanout = Fanout([board])
         self._notifier: Notifier | None = None
+        self._exposed: Exposed | None = None
+        self._space: FreeSpace | None = None
+        self._unpacked: Counter[str] = Counter()
+        self._ended: int | None = None
         self._stack = AsyncExitStack()
 
     @property
     def is_wanted(self) -> bool:
-        return self._notifier is not None
+        """Whether there is any such view."""
+        return self._notifier is not None or self._exposed is not None
+
+    @property
+    def failures(self) -> list[str]:
+        """A sentence for each view that failed."""
+        return self._fanout.failures
 
     def __call__(self, event: Event) -> None:
         """Pass one event to the board, and then to the views, which read it."""
-        self.board(event)
-        if self._notifier is not None:
-            self._notifier(event)
+        self._fanout(event)
+
+    def unpacked(self, *, broken: bool) -> None:
+        """Count an archive. May be called from any thread."""
+        self._unpacked["broken" if broken else "unpacked"] += 1
 
     async def __aenter__(self) -> Watching:
         targets = await asyncio.to_thread(targets_of, self._flags)
+        metrics = self._flags["metrics"] or self._flags["metrics_file"]
+        if (targets or metrics) and not is_bucket(self._place):
+            from ..views.free_space import FreeSpace
+
+            self._space = self._stack.enter_context(FreeSpace(Path(self._place)))
+        try:
+            if metrics:
+                await self._measure()
+        except BaseException:
+            await self._stack.aclose()
+            raise
         if targets:
             await self._notify(targets)
         return self
@@ -102,33 +151,80 @@ class Watching:
     async def _notify(self, targets: Sequence[Target]) -> None:
         from ..views.delivery import Channel
         from ..views.fanout import Ticking
-        from ..views.free_space import FreeSpace
         from ..views.notices import Notices
         from ..views.notify import Notifier
 
         settings: Settings = self._made["settings"]
-        room: Callable[[], int | None] = lambda: None  # noqa: E731
-        if not is_bucket(self._place):
-            space = self._stack.enter_context(FreeSpace(Path(self._place)))
-            room = space.beside(settings.storage.min_free)
         notices = Notices(settings.notify, self._place, socket.gethostname())
         channels = [Channel(target, settings.notify.timeout) for target in targets]
+        room = self._space.beside(settings.storage.min_free) if self._space else lambda: None
         self._notifier = Notifier(self.board, notices, channels, room)
+        self._fanout.add(self._notifier)
         await self._stack.enter_async_context(Ticking(self._notifier, at_end=False))
+
+    async def _measure(self) -> None:
+        """Start the metrics. Raises SettingsError if they cannot be served or written."""
+        if find_spec("prometheus_client") is None:
+            raise SettingsError(
+                "--metrics needs prometheus_client, which is not installed: pip install 'osp-fetch[metrics]'"
+            )
+        from ..views.exposition import Exposed, MetricsFile, MetricsServer, metrics_address
+        from ..views.fanout import Ticking
+        from ..views.metrics import RunMetrics
+
+        metrics = RunMetrics(self.board)
+        shard = self._made.get("shard")
+        run = self._place, f"{shard[0]}/{shard[1]}" if shard else ""
+        self._exposed = Exposed(metrics, run, self._around)
+        self._fanout.add(metrics)
+        if self._flags["metrics"]:
+            address = usage(metrics_address, self._flags["metrics"])
+            server = self._stack.enter_context(MetricsServer(address, self._exposed))
+            if not self._flags["quiet"]:
+                click.echo(f"metrics: {server.url}", err=True)
+        if self._flags["metrics_file"]:
+            place = metrics_file(Path(self._flags["metrics_file"]))
+            self._stack.enter_context(MetricsFile(place, self._exposed))
+        await self._stack.enter_async_context(Ticking(self._exposed))
+
+    def _around(self) -> Surroundings:
+        from ..views.metrics import Surroundings
+
+        archives = dict(self._unpacked)
+        if self.unpacker is not None:
+            archives["unpacking"] = max(0, self.unpacker.begun - self._unpacked.total())
+        free, capacity = (self._space.free, self._space.capacity) if self._space else (None, None)
+        return Surroundings(free, capacity, archives, self._ended)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: object
     ) -> None:
-        await self._stack.aclose()
+        if isinstance(error, FetchError):
+            self.code = exits.code_of(error)
+        self._ended = self.code
+        await asyncio.shield(self._stack.aclose())
         if self._notifier is None:
             return
         report = self.report if error is None else None
-        if isinstance(error, FetchError):
-            self.code = exits.code_of(error)
         said = str(error) if isinstance(error, FetchError) else kind.__name__ if kind else None
         self._notifier.ended(report, said, self.code)
         for note in await asyncio.to_thread(self._notifier.close):
             click.echo(note, err=True)
+
+
+def metrics_file(place: Path) -> Path:
+    """Return where metrics are written, as an absolute path.
+
+    Raises:
+        SettingsError: node_exporter would not read it, or it cannot be written.
+    """
+    if place.suffix != ".prom":
+        raise SettingsError(
+            f"--metrics-file: {place} must end in .prom; node_exporter reads no other file of its folder"
+        )
+    if not os.access(place.absolute().parent, os.W_OK | os.X_OK):
+        raise SettingsError(f"--metrics-file: {place.absolute().parent} is not a folder that can be written")
+    return place.absolute()
 
 
 def targets_of(flags: dict[str, Any]) -> list[Target]:

@@ -274,6 +274,21 @@ class FolderWaiting:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """The worker process with this number has been started, also in place of one that died."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """A worker process has ended before the run did. Another one takes its place."""
+
+    number: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """A row has its final outcome."""
 
@@ -319,6 +334,8 @@ Event = (
     | LinksCommandFailed
     | DiskWaiting
     | FolderWaiting
+    | WorkerStarted
+    | WorkerDied
     | Finished
     | Stopping
     | RunEnded

@@ -132,6 +132,8 @@ def _of_run(event: events.Event) -> dict[str, Any] | None:
     match event:
         case events.RunStarted(folder):
             return {"event": "run started", "version": JSON_VERSION, "folder": folder}
+        case events.WorkerDied(number, why):
+            return {"event": "worker died", "number": number, "why": why}
         case events.DiskWaiting(why):
             return {"event": "disk waiting", "why": why}
         case events.LinksRenewed(files, expires):

@@ -102,6 +102,7 @@ class Process:
         self._wire, self._knows_last = await Channel.over(ours), False
         self._wire.send(self._setup)
         self._serving = asyncio.create_task(self._serve())
+        self._observe(events.WorkerStarted(self.number))
         if self._ending:
             self.send(messages.StopWork())
 
@@ -167,6 +168,7 @@ class Process:
             f"a worker ended with status {code} (-9: killed, usually because memory ran out)"
         )
         died = self._gone
+        self._observe(events.WorkerDied(self.number, str(died)))
         try:
             await self.start()
             self._gone = None
