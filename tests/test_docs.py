@@ -438,6 +438,10 @@ async def test_the_json_of_status_and_verify_is_as_the_reference_says(origin: Or
         code = await running.wait()
     assert code == 75
     compare("status.json", run, status["run"], json.loads((state / "status.json").read_text()))
+    history = [json.loads(line) for line in (state / "history.jsonl").read_text().splitlines()]
+    assert {"pauses", "failures"} == {key for key in history[-1] if history[-1][key] == {}}
+    history[-1]["pauses"], history[-1]["failures"], history[-1]["error"] = {"h:80": 1.5}, {"network": 1}, "x"
+    compare("history.jsonl", *history)
     compare("status --json", {**status, "run": {}})
 
     (tmp_path / "out" / "a").write_bytes(b"other")

@@ -139,6 +139,7 @@ class Storage:
         disk_patience: seconds to wait for free space on a full disk.
         mode: permissions of files, such as "0664", which lets the group share the folder; "umask" for those
             of the process. Folders can be searched by those who may read.
+        log_size: bytes of the event log, with its older parts; 0 for no bound.
         mtime: "server" sets the modification time of a file to the server's Last-Modified; "local" leaves it.
     """
 
@@ -148,6 +149,8 @@ class Storage:
     existing: str = _setting("keep", one_of("keep", "overwrite"))
     disk_patience: float = _setting(600.0, seconds)
     mode: str = _setting("umask", file_mode)
+    # A file takes about 240 bytes: without a bound, ten million files would take 2.4 GB.
+    log_size: int = _setting(256 << 20, size)
     # As wget does. Builds, rsync and people see which files are new at the source.
     mtime: str = _setting("server", one_of("server", "local"))
 

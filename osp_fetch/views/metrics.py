@@ -13,7 +13,7 @@ from typing import Final, Literal
 from ..model import events
 from ..model.report import Status
 from .board import Board
-from .totals import Named, Totals
+from .totals import Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,11 @@ class RunMetrics:
     """
 
     def __init__(self, board: Board) -> None:
-        self._board, self.totals, self._retries = board, Totals(), Named()
+        self._board, self.totals = board, Totals()
         self._begun = board.wall()
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
-        if isinstance(event, events.Retrying):
-            self._retries.add(event.cause)
         self.totals(event)
 
     def values(self, around: Surroundings) -> Values:
@@ -129,7 +127,7 @@ class RunMetrics:
         by_label: dict[str, Mapping[str, float]] = {
             "received_bytes_total": totals.hosts,
             "failures_total": totals.failures,
-            "retries_total": self._retries,
+            "retries_total": totals.retries,
             "pauses_seconds_total": totals.pauses,
             "connections": totals.connections(),
             "archives": around.archives,

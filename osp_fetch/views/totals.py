@@ -6,9 +6,9 @@ what was fetched twice, and waits. Metrics and the history of a run are made of 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from ..model import events
 from ..model.report import Outcome, Status
@@ -34,9 +34,10 @@ class Named(dict[str, float]):
 
     def add(self, name: str, count: float = 1) -> None:
         """Add `count` under `name`, or under `OTHER`."""
-        if name not in self and len(self) - (OTHER in self) >= self._most:
-            name = OTHER
-        self[name] = self.get(name, 0) + count
+        known = self.get(name)
+        if known is None and len(self) - (OTHER in self) >= self._most:
+            name, known = OTHER, self.get(OTHER)
+        self[name] = (known or 0) + count
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ class Totals:
         lost: bytes that were held, discarded, and fetched again.
         adopted: bytes of files that were there without a record.
         pauses: host → seconds for which servers asked for a pause.
+        retries: cause → requests that were repeated.
         delays: cause → seconds of the pauses before retries.
         waits: times that a file has waited for disk space.
         renewed: files that got fresh links.
@@ -65,6 +67,7 @@ class Totals:
     lost: int = 0
     adopted: int = 0
     pauses: Named = field(default_factory=Named)
+    retries: Named = field(default_factory=Named)
     delays: Named = field(default_factory=Named)
     waits: int = 0
     renewed: int = 0
@@ -72,34 +75,50 @@ class Totals:
     workers: int = 0
     deaths: int = 0
     down: set[str] = field(default_factory=set)
-    _open: Counter[str] = field(default_factory=Counter)
+    _open: dict[str, int] = field(default_factory=dict)
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
-        match event:
-            case events.Wrote(_, count, host):
-                self.hosts.add(host, count)
-            case events.Opened(_, host):
-                self._open[host] += 1
-            case events.Closed(_, host):
-                self._closed(host)
-            case events.Finished(outcome):
-                self._finished(outcome)
-            case events.Lost(_, count):
-                self.lost += count
-            case events.Retrying(_, cause, delay, _):
-                self.delays.add(cause, delay)
-            case events.Cooling(host, seconds, _):
-                self.pauses.add(host, seconds)
-            case events.HostDown(host) if len(self.down) < _HOSTS_KEPT:
-                self.down.add(host)
-            case events.HostBack(host):
-                self.down.discard(host)
-            case _:
-                self._rare(event)
+        handler = _HANDLERS.get(type(event))
+        if handler is not None:
+            handler(self, event)
+
+    def _wrote(self, event: events.Wrote) -> None:
+        self.hosts.add(event.host, event.count)
+
+    def _opened(self, event: events.Opened) -> None:
+        self._open[event.host] = self._open.get(event.host, 0) + 1
+
+    def _closed(self, event: events.Closed) -> None:
+        left = self._open.get(event.host, 0) - 1
+        if left > 0:
+            self._open[event.host] = left
+        else:
+            self._open.pop(event.host, None)
+
+    def _finished(self, event: events.Finished) -> None:
+        outcome = event.outcome
+        if outcome.error is not None:
+            self.failures.add(outcome.error.cause)
+        elif outcome.status is Status.FETCHED:
+            self.proofs.add(proof_of(outcome))
+
+    def _retrying(self, event: events.Retrying) -> None:
+        self.retries.add(event.cause)
+        self.delays.add(event.cause, event.delay)
+
+    def _host_down(self, event: events.HostDown) -> None:
+        if len(self.down) < _HOSTS_KEPT:
+            self.down.add(event.host)
 
     def _rare(self, event: events.Event) -> None:
         match event:
+            case events.Lost(_, count):
+                self.lost += count
+            case events.Cooling(host, seconds, _):
+                self.pauses.add(host, seconds)
+            case events.HostBack(host):
+                self.down.discard(host)
             case events.Adopted(_, count, _):
                 self.adopted += count
             case events.Parked(files):
@@ -114,17 +133,6 @@ class Totals:
             case events.WorkerDied():
                 self.workers -= 1
                 self.deaths += 1
-
-    def _closed(self, host: str) -> None:
-        self._open[host] -= 1
-        if self._open[host] <= 0:
-            del self._open[host]
-
-    def _finished(self, outcome: Outcome) -> None:
-        if outcome.error is not None:
-            self.failures.add(outcome.error.cause)
-        elif outcome.status is Status.FETCHED:
-            self.proofs.add(proof_of(outcome))
 
     def connections(self) -> dict[str, int]:
         """Return host → open connections, with hosts that have no name of their own under `OTHER`."""
@@ -146,3 +154,21 @@ def proof_of(outcome: Outcome) -> str:
     if entry is not None and entry.digest is not None:
         return entry.digest.algorithm
     return "size" if entry is not None and entry.size is not None else "length"
+
+
+# By type: matching one pattern after another would take twice as long as all of the work of a small file.
+_HANDLERS: Final[dict[type[events.Event], Callable[[Totals, Any], None]]] = {
+    events.Wrote: Totals._wrote,
+    events.Opened: Totals._opened,
+    events.Closed: Totals._closed,
+    events.Finished: Totals._finished,
+    events.Retrying: Totals._retrying,
+    events.HostDown: Totals._host_down,
+    **dict.fromkeys(
+        (
+            events.Lost, events.Cooling, events.HostBack, events.Adopted, events.Parked, events.LinksRenewed,
+            events.DiskWaiting, events.WorkerStarted, events.WorkerDied,
+        ),
+        Totals._rare,
+    ),
+}  # fmt: skip
