@@ -172,7 +172,7 @@ def test_the_reference_says_which_flags_have_a_variable() -> None:
     shared = {max(option.opts, key=len) for option in shared_lines().values()}
     text = section(REFERENCE, "Variables of the environment").strip().partition("\n\n")[0]
     of_get = {code for code in code_in(text) if code.startswith("--")}
-    bucket = {name: {"--state", "--s3-endpoint"} for name in ("status", "verify", "clean")}
+    bucket = {name: {"--state", "--s3-endpoint"} for name in ("status", "report", "verify", "clean")}
     others = {
         **bucket,
         "get": shared | of_get,

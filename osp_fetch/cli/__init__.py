@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "get": "Download files into a folder; run it again to resume.",
     "plan": "Show what get would do.",
     "status": "Show what a folder holds.",
+    "report": "Write what the runs of a folder did, as a page.",
     "verify": "Check finished files against their checksums.",
     "clean": "Abort unfinished uploads in a bucket.",
     "datasets": "List the datasets of Open-Sora-Plan v1.1.0.",

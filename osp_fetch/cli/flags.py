@@ -22,6 +22,7 @@ VARIABLES: Final = {
         "ON_EVENT",
         "METRICS",
         "METRICS_FILE",
+        "REPORT",
     )
 }  # flags of `get`
 

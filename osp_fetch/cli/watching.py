@@ -17,9 +17,11 @@ import click
 from ..model.errors import FetchError, SettingsError
 from ..model.settings import Settings
 from ..storage.bucket.address import is_bucket
+from ..storage.destination import destination
 from . import exits
 from .flags import PREFIX, Line
 from .options import usage
+from .report import check_report, summary_at, write_report
 
 if TYPE_CHECKING:
     from ..archives.extractor import Unpacker
@@ -64,6 +66,12 @@ def notify_flags(command: F) -> F:
 def watch_flags(command: F) -> F:
     """Add the flags of `get` for those who do not sit at its terminal."""
     for option in (
+        click.option(
+            "--report",
+            envvar=PREFIX + "REPORT",
+            metavar="FILE",
+            help="When the run ends, write what the runs of the folder did to FILE, an HTML page.",
+        ),
         click.option(
             "--metrics-file",
             envvar=PREFIX + "METRICS_FILE",
@@ -134,6 +142,8 @@ class Watching:
     async def __aenter__(self) -> Watching:
         targets = await asyncio.to_thread(targets_of, self._flags)
         metrics = self._flags["metrics"] or self._flags["metrics_file"]
+        if self._flags["report"]:
+            check_report(Path(self._flags["report"]))
         if (targets or metrics) and not is_bucket(self._place):
             from ..views.free_space import FreeSpace
 
@@ -187,6 +197,16 @@ class Watching:
             self._stack.enter_context(MetricsFile(place, self._exposed))
         await self._stack.enter_async_context(Ticking(self._exposed))
 
+    def _write_report(self) -> None:
+        """Write the report. What prevents it is printed: the run itself has ended."""
+        try:
+            where = destination(str(self._flags["output"]), self._made.get("state"))
+            if not (where.root / ".osp-fetch").is_dir():
+                return  # the run could not begin
+            write_report(summary_at(where, self._made["settings"]), Path(self._flags["report"]))
+        except (FetchError, OSError) as error:
+            click.echo(f"--report: {error}", err=True)
+
     def _around(self) -> Surroundings:
         from ..views.metrics import Surroundings
 
@@ -203,6 +223,8 @@ class Watching:
             self.code = exits.code_of(error)
         self._ended = self.code
         await asyncio.shield(self._stack.aclose())
+        if self._flags["report"]:
+            await asyncio.to_thread(self._write_report)
         if self._notifier is None:
             return
         report = self.report if error is None else None

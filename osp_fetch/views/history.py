@@ -16,7 +16,7 @@ from .rotated import RotatedFile
 from .totals import Totals
 
 # Seconds between two lines: (age of the run in seconds, seconds). A run of a month has about 4,000 lines.
-_PERIODS: Final = ((1800.0, 15.0), (6 * 3600.0, 60.0), (3 * 86400.0, 300.0))
+_PERIODS: Final = ((120.0, 2.0), (1800.0, 15.0), (6 * 3600.0, 60.0), (3 * 86400.0, 300.0))
 _LONGEST: Final = 900.0
 _MOST: Final = 32 << 20  # bytes of all history; a line has 300 bytes to 3 KiB
 _FILES: Final = 4
@@ -70,6 +70,7 @@ class HistoryFile:
             "bytes_received": board.received,
             "bytes_done": board.done,
             "bytes_total": board.total,
+            "bytes_fetched": totals.fetched,
             "bytes_lost": totals.lost,
             "bytes_adopted": totals.adopted,
             "connections": board.connections,

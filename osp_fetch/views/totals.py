@@ -48,6 +48,7 @@ class Totals:
         hosts: host → bytes that were received from it and written.
         failures: cause → files that failed or are parked.
         proofs: what proved a file → number of files; see `proof_of`.
+        fetched: bytes of the files that were fetched.
         lost: bytes that were held, discarded, and fetched again.
         adopted: bytes of files that were there without a record.
         pauses: host → seconds for which servers asked for a pause.
@@ -64,6 +65,7 @@ class Totals:
     hosts: Named = field(default_factory=Named)
     failures: Named = field(default_factory=Named)
     proofs: Named = field(default_factory=Named)
+    fetched: int = 0
     lost: int = 0
     adopted: int = 0
     pauses: Named = field(default_factory=Named)
@@ -101,6 +103,7 @@ class Totals:
         if outcome.error is not None:
             self.failures.add(outcome.error.cause)
         elif outcome.status is Status.FETCHED:
+            self.fetched += outcome.size or 0
             self.proofs.add(proof_of(outcome))
 
     def _retrying(self, event: events.Retrying) -> None:
