@@ -3,10 +3,11 @@
     python benchmarks/watched.py --minutes 30
     python benchmarks/watched.py --compare --rounds 5
 
-The first form fetches small files for a long time, some of them with faults, with metrics that are scraped each
-second, a metrics file, a service that never answers, one that refuses, a command that fails, and a report at the
-end. Notices are as frequent as the settings allow. The second form fetches 10,000 files of 20 kB in turns without
-and with all of that, and prints the seconds and the processor seconds of each.
+The first form fetches small files for a long time, some of them with faults, with metrics that are
+scraped each second, a metrics file, a service that never answers, one that refuses, a command that
+fails, and a report at the end. Notices are as frequent as the settings allow. The second form fetches
+10,000 files of 20 kB in turns without and with all of that, and prints the seconds and the processor
+seconds of each.
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ async def compare(rounds: int, folder: Path) -> None:
     for name, values in found.items():
         seconds, processors = (sorted(column) for column in zip(*values, strict=True))
         print(
-            f"{name}: median {statistics.median(seconds):.2f} s, {statistics.median(processors):.2f} s of processors"
+            f"{name}: median {statistics.median(seconds):.2f} s, "
+            f"{statistics.median(processors):.2f} s of processors"
         )
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_CHECK: Final = 20.0  # seconds for the check of one address
+_CHECK: Final = 20.0  # seconds for the check of all addresses
 
 
 def notify_flags(command: F) -> F:
@@ -260,18 +260,18 @@ def targets_of(flags: dict[str, Any]) -> list[Target]:
     """
     if not (flags["notify"] or flags["on_event"]):
         return []
-    from ..views.delivery import Target, deliver
+    from ..views.delivery import Target, unknown_addresses
 
-    urls = [Target.of_url(url) for text in flags["notify"] for url in _urls(text)]
+    urls = [url for text in flags["notify"] for url in _urls(text)]
     if urls and find_spec("apprise") is None:
         raise SettingsError("--notify needs apprise, which is not installed: pip install 'osp-fetch[notify]'")
-    for number, target in enumerate(urls, 1):
-        if why := deliver(target, None, _CHECK):
-            raise SettingsError(
-                f"--notify: address {number} ({target.name}) is not known to apprise ({why}); its "
-                "documentation lists the forms, such as ntfys://ntfy.sh/TOPIC or mailto://USER:PASSWORD@HOST"
-            )
-    return [*urls, *(Target.of_command(command) for command in flags["on_event"])]
+    targets = [Target.of_url(url) for url in urls]
+    for number in unknown_addresses(urls, _CHECK) if urls else ():
+        raise SettingsError(
+            f"--notify: address {number + 1} ({targets[number].name}) is not known to apprise; its "
+            "documentation lists the forms, such as ntfys://ntfy.sh/TOPIC or mailto://USER:PASSWORD@HOST"
+        )
+    return [*targets, *(Target.of_command(command) for command in flags["on_event"])]
 
 
 def _urls(text: str) -> list[str]:

@@ -1,8 +1,8 @@
 """The process that hands one notice to apprise. It is separate so that it can be killed when it hangs.
 
-It reads `{"url": …, "notice": …}` on stdin; without a notice, it only checks the address. It writes a JSON
-object to stdout: `known` (whether apprise knows the address), `sent`, and `why` (the service's error). The
-exit status is 0 if the notice was sent.
+It reads `{"url": …, "notice": …}` on stdin, and writes `sent` and `why` (the service's error) as JSON.
+The exit status is 0 if the notice was sent. For `{"check": [URL, …]}` it only writes `known`: whether
+apprise knows each address.
 """
 
 from __future__ import annotations
@@ -27,27 +27,30 @@ def main() -> None:
     """Deliver the notice on stdin, and exit."""
     signal.alarm(_ALARM)
     given = json.load(sys.stdin)
-    result = _delivered(given["url"], given.get("notice"))
+    result = _checked(given["check"]) if "check" in given else _delivered(given["url"], given["notice"])
     print(json.dumps(result), flush=True)
-    sys.exit(0 if result["sent"] or (result["known"] and "notice" not in given) else 1)
+    sys.exit(0 if result.get("sent", True) else 1)
 
 
-def _delivered(url: str, notice: dict[str, Any] | None) -> dict[str, Any]:
+def _checked(urls: list[str]) -> dict[str, Any]:
+    import apprise
+
+    return {"known": [bool(apprise.Apprise().add(url)) for url in urls]}
+
+
+def _delivered(url: str, notice: dict[str, Any]) -> dict[str, Any]:
     import apprise
 
     asset = apprise.AppriseAsset(app_id="osp-fetch", app_desc="osp-fetch", app_url="", async_mode=False)
     service = apprise.Apprise(asset=asset)
-    result: dict[str, Any] = {"known": bool(service.add(url)), "sent": False, "why": ""}
-    if not result["known"] or notice is None:
-        return result
+    if not service.add(url):
+        return {"sent": False, "why": "apprise does not know this address"}
     body = f"{notice['text']}\n{notice['place']} on {notice['machine']}"
     log = StringIO()
-    handler = logging.StreamHandler(log)
-    logging.getLogger("apprise").addHandler(handler)
-    result["sent"] = bool(service.notify(title=notice["title"], body=body, notify_type=notice["level"]))
+    logging.getLogger("apprise").addHandler(logging.StreamHandler(log))
+    sent = bool(service.notify(title=notice["title"], body=body, notify_type=notice["level"]))
     lines = log.getvalue().splitlines()
-    result["why"] = without_secrets(lines[-1] if lines else "", url)[:300]
-    return result
+    return {"sent": sent, "why": without_secrets(lines[-1] if lines else "", url)[:300]}
 
 
 def without_secrets(text: str, url: str) -> str:

@@ -56,18 +56,37 @@ class Target:
     def of_url(cls, url: str) -> Target:
         """Return the target of `--notify`: an address of apprise. It may hold a token, so it is not shown."""
         scheme = re.match(r"[a-z][a-z0-9+-]{0,15}://", url)
-        child = _CHILD.format(str(Path(__file__).parents[2]))
-        return cls(f"{scheme[0] if scheme else ''}…", (sys.executable, "-P", "-c", child), url)
+        return cls(f"{scheme[0] if scheme else ''}…", _child(), url)
 
-    def input(self, row: Mapping[str, Any] | None) -> bytes:
+    def input(self, row: Mapping[str, Any]) -> bytes:
         """Return what the program reads on stdin. Its arguments would show the address to other users."""
-        given = {"notice": row} if row is not None else {}
-        return json.dumps({"url": self.url, **given} if self.url else row).encode() + b"\n"
+        return json.dumps({"url": self.url, "notice": row} if self.url else row).encode() + b"\n"
+
+
+def _child() -> tuple[str, ...]:
+    """Return the command of the process that uses apprise."""
+    return sys.executable, "-P", "-c", _CHILD.format(str(Path(__file__).parents[2]))
+
+
+def unknown_addresses(urls: Sequence[str], limit: float) -> list[int]:
+    """Return the positions of the addresses that apprise does not know. Blocks.
+
+    Args:
+        urls: addresses of apprise.
+        limit: seconds. If the check takes longer or fails, no address counts as unknown.
+    """
+    given = json.dumps({"check": list(urls)}).encode()
+    try:
+        done = subprocess.run(_child(), input=given, capture_output=True, timeout=limit, check=True)
+        known: list[bool] = json.loads(done.stdout)["known"]
+    except (OSError, ValueError, KeyError, subprocess.SubprocessError):
+        return []
+    return [number for number, each in enumerate(known) if not each]
 
 
 def deliver(
     target: Target,
-    row: Mapping[str, Any] | None,
+    row: Mapping[str, Any],
     limit: float,
     *,
     closing: threading.Event | None = None,
@@ -77,7 +96,7 @@ def deliver(
 
     Args:
         target: where it goes.
-        row: the notice as plain values; None only checks the address.
+        row: the notice as plain values.
         limit: seconds after which the process and its children are killed.
         closing: if it is set, they are killed at once.
         out: file for what the process prints; None discards it.
