@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from osp_fetch.demo import media
 from osp_fetch.model import events
 from osp_fetch.model.entry import entry
 from osp_fetch.model.errors import NetworkError
@@ -327,6 +328,21 @@ async def test_get_serves_and_writes_what_it_does(origin: Origin, tmp_path: Path
     assert samples["osp_fetch_disk_size_bytes"] > 0
     with pytest.raises(OSError, match="refused"):
         await asyncio.to_thread(asked, url)
+
+
+async def test_archives_are_counted_by_state(origin: Origin, tmp_path: Path) -> None:
+    whole = media.sa1b_tar(1, 50_000)
+    urls = [origin.add("a.tar", whole), origin.add("b.tar", whole[:20_000])]
+    (tmp_path / "m.txt").write_text("\n".join(urls))
+    words = ["m.txt", "-o", "out", *QUICK, "--unpack", "--metrics-file", "osp.prom"]
+    code, _, err = await get("get", *words, cwd=tmp_path)
+    assert code == 1, err
+    states = {
+        dict(labels)["state"]: value
+        for (name, labels), value in parsed((tmp_path / "osp.prom").read_text()).items()
+        if name == "osp_fetch_archives"
+    }
+    assert states == {"unpacking": 0, "unpacked": 1, "broken": 1}
 
 
 @pytest.mark.parametrize(

@@ -33,14 +33,14 @@ def told(of: Notices, minutes: int, rate: float, look: Look, begun: float = 0.0)
     for step in range(minutes * 2 + 1):
         now, received = begun + step * 30, int(rate * step * 30)
         left = None if look.left is None else max(0, look.left - received)
-        found += of.look(Look(now, received, 0, left, look.whole, look.expires, look.room))
+        found += of.look(Look(now, received, 0, left, look.known, look.expires, look.room))
     return found
 
 
 def test_links_that_will_not_last_are_told_once_with_what_is_missing_and_when() -> None:
     of = notices()
     # 8 TB at 20 MB/s take 4.6 days, and the links last 3
-    found = told(of, 180, 20e6, Look(0, left=8_000 * GB, whole=True, expires=3 * DAY))
+    found = told(of, 180, 20e6, Look(0, left=8_000 * GB, expires=3 * DAY))
     assert [notice.kind for notice in found] == [Kind.LINKS_DYING]
     (notice,) = found
     assert notice.time == 30 * MINUTE  # as soon as the pace is known, on the first day
@@ -54,13 +54,13 @@ def test_links_that_will_not_last_are_told_once_with_what_is_missing_and_when() 
 def test_links_that_last_long_enough_and_those_that_are_dead_already_are_no_dying_ones(
     expires: float | None,
 ) -> None:
-    look = Look(0, left=8_000 * GB, whole=True, expires=expires)
+    look = Look(0, left=8_000 * GB, expires=expires)
     assert told(notices(), 180, 20e6, look) == []
 
 
 def test_fresh_links_that_will_not_last_either_are_told_again() -> None:
     of = notices()
-    first = told(of, 60, 20e6, Look(0, left=8_000 * GB, expires=1 * DAY))
+    first = told(of, 60, 20e6, Look(0, left=8_000 * GB, expires=1 * DAY, known="At least"))
     again = told(of, 60, 20e6, Look(0, left=8_000 * GB, expires=2 * DAY), begun=2 * HOUR)
     assert [each.kind for each in first + again] == [Kind.LINKS_DYING] * 2
     assert "At least" in first[0].text  # not every row is read
@@ -194,7 +194,8 @@ _EVENTS = st.one_of(
 )
 _LOOKS = st.builds(
     Look, st.just(0.0), st.integers(0, 3), st.integers(0, 3), st.none() | st.integers(0, 9 * GB),
-    st.booleans(), st.none() | st.floats(0, 9e5), st.none() | st.integers(0, 9 * GB),
+    st.sampled_from(["", "About", "At least"]), st.none() | st.floats(0, 9e5),
+    st.none() | st.integers(0, 9 * GB),
 )  # fmt: skip
 
 
@@ -206,7 +207,7 @@ def test_whatever_happens_a_kind_is_told_once_an_hour_and_a_run_tells_little(
     for pause, step in steps:
         now += pause
         if isinstance(step, Look):
-            seen = Look(now, step.received, step.ended, step.left, step.whole, step.expires, step.room)
+            seen = Look(now, step.received, step.ended, step.left, step.known, step.expires, step.room)
             found += of.look(seen)
         else:
             found += of.event(step, now)

@@ -20,11 +20,13 @@ import pytest
 from osp_fetch.model import events
 from osp_fetch.model.report import Report
 from osp_fetch.model.settings import Notify
+from osp_fetch.storage.folder.disk import Disk
 from osp_fetch.views.apprise_child import without_secrets
 from osp_fetch.views.board import Board
 from osp_fetch.views.delivery import Channel, Target, close_all
+from osp_fetch.views.free_space import FreeSpace
 from osp_fetch.views.notices import Kind, Notices, trial_notice
-from osp_fetch.views.notify import Notifier
+from osp_fetch.views.notify import Notifier, look_at
 from tests import origin as o
 from tests.origin import Origin, noise
 from tests.test_cli import QUICK, get, start
@@ -200,6 +202,43 @@ def test_nothing_is_told_before_a_run_begins_and_after_it_has_ended(tmp_path: Pa
     assert [line["event"] for line in lines(place)] == ["begun", "stalled", "done"]
 
 
+def test_what_is_left_is_estimated_where_the_manifest_states_no_sizes() -> None:
+    """The link file of SA-1B states none: a thousand tars of about 10 GB each."""
+    board, size = Board(), 10 << 30
+    board(events.RowsRead(1000, 0, 0, 9e9))
+    assert (look_at(board, 5.0, 7).left, look_at(board, 5.0, 7).known) == (None, "At least")
+    board(events.ManifestEnded())
+    for number in range(3):
+        board(events.FileBegun(f"{number}.tar", size, None, 0))
+    board(events.Wrote("0.tar", size, "h"))
+    look = look_at(board, 5.0, 7)
+    assert (look.left, look.known, look.expires, look.room) == (999 * size, "About", 9e9, 7)
+    board = Board()
+    board(events.RowsRead(1000, 1000, 1000 * size, None))
+    board(events.ManifestEnded())
+    assert (look_at(board, 5.0, None).left, look_at(board, 5.0, None).known) == (1000 * size, "")
+
+
+def test_a_disk_that_does_not_answer_delays_nothing() -> None:
+    class Hanging(Disk):
+        def __init__(self) -> None:
+            self.over, self.asked = threading.Event(), threading.Event()
+
+        def free(self, folder: Path) -> int:
+            self.asked.set()
+            self.over.wait()
+            return 5
+
+    disk = Hanging()
+    with FreeSpace(Path("/"), disk) as space:
+        assert disk.asked.wait(30)
+        assert space.free is None
+        assert space.beside(3)() is None
+    disk.over.set()
+    space._thread.join(30)
+    assert space.beside(3)() == 2
+
+
 # ---- the command line
 
 
@@ -272,6 +311,27 @@ async def test_dead_links_and_fresh_ones_are_told_by_a_run(tmp_path: Path) -> No
         code, _, err = await get("get", *words, cwd=tmp_path)
     assert code == 4, err
     assert [line["event"] for line in lines(place)] == ["begun", "links command failed", "failed"]
+    assert "oh=" not in place.read_text()
+
+
+async def test_links_that_will_not_last_are_told_while_the_run_goes_on(tmp_path: Path) -> None:
+    place = tmp_path / "told.jsonl"
+    async with o.serving() as origin:
+        url = origin.add("a.tar", noise(3_000_000), always=o.slow(20_000))
+        expires = int(time.time()) + 60
+        row = {"path": "a.tar", "url": f"{url}?oh=00_x&oe={expires:X}", "size": 3_000_000}
+        (tmp_path / "m.jsonl").write_text(json.dumps(row))
+        words = ["m.jsonl", "-o", "out", "-x", "1", "--set", "notify.pace=1s", "--on-event", recorder(place)]
+        process = await start("get", *words, *QUICK, cwd=tmp_path)
+        while not (place.exists() and "links dying" in place.read_text()):
+            await asyncio.sleep(0.1)
+            assert process.returncode is None
+        process.terminate()
+        await process.communicate()
+    (notice,) = [line for line in lines(place) if line["event"] == "links dying"]
+    assert notice["facts"]["expires"] == expires
+    assert 1_000_000 < notice["facts"]["short"] < 3_000_000
+    assert notice["place"] == str(tmp_path / "out")
     assert "oh=" not in place.read_text()
 
 

@@ -29,6 +29,7 @@ _WAITING: Final = 20
 _LOOK: Final = 0.1
 # Seconds for which the end of a run waits for notices on their way.
 PATIENCE: Final = 10.0
+_ENDED: Final = "the run ended before"
 # What the child process runs. `-P` keeps modules of the current folder out of it.
 _CHILD: Final = "import sys; sys.path.append({!r}); from osp_fetch.views.apprise_child import main; main()"
 
@@ -120,7 +121,7 @@ def deliver(
             data = None  # it is on its way; passing it again is an error
             if closing is not None and closing.is_set():
                 _kill(process)
-                return "the run ended before"
+                return _ENDED
             if time.monotonic() > until:
                 _kill(process)
                 return f"it took longer than {limit:.0f} s and was ended"
@@ -155,25 +156,29 @@ class Channel:
         self.target, self._limit = target, limit
         self.sent, self.lost, self.why = 0, 0, ""
         self._queue: queue.Queue[Notice | None] = queue.Queue(_WAITING)
-        self._closing = threading.Event()
+        self._closing, self._counting = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._run, name="osp-notify", daemon=True)
         self._thread.start()
 
     def put(self, notice: Notice) -> None:
         """Queue a notice. Never blocks."""
+        self._push(notice, "too many notices waited")
+
+    def _push(self, item: Notice | None, why: str) -> None:
+        """Queue an item; what waits longest is dropped where the queue is full."""
         while True:
             try:
-                self._queue.put_nowait(notice)
+                self._queue.put_nowait(item)
                 return
             except queue.Full:
                 with contextlib.suppress(queue.Empty):
                     self._queue.get_nowait()
-                    self._lose("too many notices waited")
+                    self._lose(why)
 
     def _run(self) -> None:
         while (notice := self._queue.get()) is not None:
             if self._closing.is_set():
-                self._lose("the run ended before")
+                self._lose(_ENDED)
                 continue
             why = deliver(self.target, notice.row(), self._limit, closing=self._closing)
             if why is None:
@@ -182,8 +187,9 @@ class Channel:
                 self._lose(why)
 
     def _lose(self, why: str) -> None:
-        self.lost += 1
-        self.why = why
+        with self._counting:  # both threads count
+            self.lost += 1
+            self.why = why
 
     def close(self, until: float) -> None:
         """Wait for the notices that are queued, until `until` (monotonic clock); then drop them. Blocks."""
@@ -191,8 +197,7 @@ class Channel:
             self._queue.put(None, timeout=max(0.0, until - time.monotonic()))
         self._thread.join(max(0.0, until - time.monotonic()))
         self._closing.set()
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
+        self._push(None, _ENDED)
         self._thread.join(PATIENCE)
 
     @property

@@ -132,8 +132,9 @@ class Look:
         now: Unix seconds.
         received: bytes received in this run.
         ended: rows that have ended.
-        left: bytes still to fetch, as far as sizes are known; None if none is known.
-        whole: whether `left` covers every row.
+        left: bytes still to fetch; None while that cannot be estimated.
+        known: how well: "" exactly, "About" by the mean of the sizes that are known, "At least" while not
+            all rows are read.
         expires: when the first link expires in Unix seconds, None if unknown.
         room: bytes that may still be written to the disk, None if unknown.
     """
@@ -142,7 +143,7 @@ class Look:
     received: int = 0
     ended: int = 0
     left: int | None = None
-    whole: bool = False
+    known: str = ""
     expires: float | None = None
     room: int | None = None
 
@@ -273,10 +274,10 @@ class Notices:
         if short <= look.left * _MARGIN or self._told_expiry == look.expires:
             return []
         size, when = formatting.size(short), formatting.moment(look.expires)
-        at_least = "" if look.whole else "At least "
+        known = f"{look.known} " if look.known else ""
         left, time_left = formatting.size(look.left), formatting.duration(look.expires - look.now)
         text = (
-            f"{at_least}{size} of the {left} that are left will not be here when the links expire at {when}, "
+            f"{known}{size} of the {left} that are left will not be here when the links expire at {when}, "
             f"in {time_left}: the rate of the last {formatting.duration(self._limits.pace)} is "
             f"{formatting.size(rate)}/s. Get a fresh link file, and put it in place of the old one; the run "
             "continues with it."

@@ -12,6 +12,9 @@ from .board import Board
 from .delivery import PATIENCE, Channel, close_all
 from .notices import Look, Notice, Notices
 
+# Files whose sizes must be known before the others are estimated by their mean, as for the time that is left.
+_SIZED: Final = 3
+
 
 class Notifier:
     """An observer that tells people what happens to a run.
@@ -80,6 +83,7 @@ def look_at(board: Board, now: float, room: int | None) -> Look:
         now: Unix seconds.
         room: Bytes that may still be written to the disk, None if unknown.
     """
-    known = board.stated if board.sized else None  # the sizes that are stated; `board.total` is an estimate
-    left = None if known is None else max(0, known - board.done)
-    return Look(now, board.received, board.finished, left, board.exact, board.expires, room)
+    total = board.total if board.exact or board.sized >= _SIZED else None
+    left = None if total is None else max(0, total - board.done)
+    known = "" if board.exact else "About" if board.rows_final else "At least"
+    return Look(now, board.received, board.finished, left, known, board.expires, room)
