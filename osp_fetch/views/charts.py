@@ -47,7 +47,7 @@ def stacked(begin: float, step: float, series: Mapping[str, Sequence[float]], la
     legend = [
         tag("li", tag("span", class_=f"key s{number}"), name) for number, name in enumerate(series)
     ] if len(series) > 1 else []  # fmt: skip
-    return tag("figure", picture, tag("ul", legend, class_="legend") if legend else None)
+    return tag("figure", picture, tag("ul", legend, class_="legend") if legend else None, tabindex="0")
 
 
 def nice(value: float) -> float:

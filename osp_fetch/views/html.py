@@ -69,4 +69,4 @@ def table(head: Iterable[Child], rows: Iterable[Iterable[Child]], *, numbers: It
 
     body = [tag("tr", cells("td", row)) for row in filled]
     inner = tag("table", tag("thead", tag("tr", cells("th", titles, scope="col"))), tag("tbody", body))
-    return tag("div", inner, class_="wide")
+    return tag("div", inner, class_="wide", tabindex="0")  # wide tables are scrolled by keyboard, too

@@ -42,7 +42,7 @@ STYLE: Final = (
     "th,td{text-align:left;padding:.35rem .75rem .35rem 0;border-bottom:1px solid var(--line)}"
     "th,td{vertical-align:top}"
     "th{color:var(--soft);font-weight:500}th.n,td.n{text-align:right;white-space:nowrap;padding-right:0}"
-    "th.n+th,td.n+td{padding-left:1.25rem}td{overflow-wrap:anywhere;min-width:5rem}"
+    "th.n+th,td.n+td{padding-left:1.25rem}td{overflow-wrap:break-word;min-width:5rem}"
     "td:first-child{min-width:9rem}"
     "details{margin:.75rem 0}summary{cursor:pointer;color:var(--soft)}"
     "@media print{body{font-size:11px}section{break-inside:avoid}}"
