@@ -406,6 +406,19 @@ async def test_the_command_writes_a_page_that_only_its_owner_reads(origin: Origi
     assert len(list(tmp_path.iterdir())) == 2  # no page, and no temporary file
 
 
+async def test_a_bucket_has_a_report_of_what_is_in_it(origin: Origin, bucket: str, tmp_path: Path) -> None:
+    place = f"s3://{bucket}/data"
+    url = origin.add("a.bin", noise(1000))
+    code, _, err = await get("get", url, "-o", place, *QUICK, "--report", "r.html", cwd=tmp_path)
+    assert code == 0, err
+    assert place in Page((tmp_path / "r.html").read_text()).text
+    code, out, err = await get("report", place, "--json", cwd=tmp_path)
+    assert code == 0, err
+    document = json.loads(out)
+    check("summary", document)
+    assert (document["place"], document["here"]["published"], document["bytes_fetched"]) == (place, 1, 1000)
+
+
 async def test_a_file_that_is_no_report_is_not_replaced(origin: Origin, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
     url = origin.add("a", noise(1000))

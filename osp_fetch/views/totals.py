@@ -86,7 +86,7 @@ class Totals:
             handler(self, event)
 
     def _wrote(self, event: events.Wrote) -> None:
-        self.hosts.add(event.host, event.count)
+        self.hosts.add(event.host or OTHER, event.count)
 
     def _opened(self, event: events.Opened) -> None:
         self._open[event.host] = self._open.get(event.host, 0) + 1
