@@ -267,6 +267,16 @@ async def test_get_tells_a_service_and_a_command_of_its_begin_and_end(origin: Or
         assert not file.is_file() or SECRET.encode() not in file.read_bytes()
 
 
+async def test_a_shard_says_which_one_it_is(origin: Origin, tmp_path: Path) -> None:
+    place = tmp_path / "told.jsonl"
+    (tmp_path / "m.txt").write_text("\n".join(origin.add(f"f{n}", noise(9, n)) for n in range(4)))
+    words = ["m.txt", "-o", "out", *QUICK, "--shard", "1/2", "--on-event", recorder(place)]
+    code, _, _ = await get("get", *words, cwd=tmp_path)
+    assert code == 0
+    assert [line["event"] for line in lines(place)] == ["begun", "done"]
+    assert {line["place"] for line in lines(place)} == {f"{tmp_path / 'out'} (shard 1 of 2)"}
+
+
 async def test_a_notifier_that_hangs_costs_no_file_and_the_run_ends(origin: Origin, tmp_path: Path) -> None:
     url = origin.add("a.bin", noise(1000))
     with sink(hangs=True) as server:

@@ -165,7 +165,9 @@ class Watching:
         from ..views.notify import Notifier
 
         settings: Settings = self._made["settings"]
-        notices = Notices(settings.notify, self._place, socket.gethostname())
+        shard = self._made.get("shard")
+        place = f"{self._place} (shard {shard[0]} of {shard[1]})" if shard else self._place
+        notices = Notices(settings.notify, place, socket.gethostname())
         channels = [Channel(target, settings.notify.timeout) for target in targets]
         room = self._space.beside(settings.storage.min_free) if self._space else lambda: None
         self._notifier = Notifier(self.board, notices, channels, room)
