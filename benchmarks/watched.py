@@ -26,7 +26,7 @@ from pathlib import Path
 
 from osp_fetch.demo.server import Blob, Exchange, Server
 
-FILES, LENGTH = 10_000, 20_000
+FILES, LENGTH = 30_000, 20_000
 QUICK = ["notify.every=0", "notify.stalled=2s", "notify.pause=1s", "notify.pace=5s", "notify.timeout=2s"]
 
 
@@ -49,7 +49,7 @@ class Origin:
 
 async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Accept a connection and never answer."""
-    with suppress(OSError):
+    with suppress(OSError, asyncio.CancelledError):
         await asyncio.sleep(3600)
     writer.close()
 
