@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from osp_fetch.model import events
 from osp_fetch.model.entry import entry
-from osp_fetch.model.errors import LinkExpiredError, NetworkError
+from osp_fetch.model.errors import LinkExpiredError, NetworkError, SettingsError
 from osp_fetch.model.report import Outcome, Report, Status
 from osp_fetch.model.settings import Notify
 from osp_fetch.views.notices import Gate, Kind, Look, Notice, Notices
@@ -140,7 +140,7 @@ def test_short_pauses_are_no_throttling_and_many_of_them_are() -> None:
     ],
 )
 def test_the_end_is_told_as_it_was(report: Report | None, code: int, kind: Kind, said: str) -> None:
-    notice = notices().ended(report, "the disk is full", code, 5.0)
+    (notice,) = notices().ended(report, "the disk is full", code, 5.0)
     assert (notice.kind, notice.facts["exit_code"]) == (kind, code)
     assert said in notice.title
 
@@ -152,7 +152,7 @@ def test_the_end_names_what_failed_and_no_more_than_a_message_holds() -> None:
         report.add(
             Outcome(f"f{number}.tar", Status.FAILED, entry(f"f{number}.tar", "http://h/x"), error=error)
         )
-    notice = notices().ended(report, None, 1, 0.0)
+    (notice,) = notices().ended(report, None, 1, 0.0)
     assert len(notice.text) <= 1800
     assert "500 failed" in notice.text
     assert "network: cut" in notice.text
@@ -165,8 +165,8 @@ def test_no_secret_and_no_control_character_is_in_a_notice() -> None:
         *of.event(events.LinksCommandFailed(why), 0),
         *of.event(events.DiskWaiting(why), 0),
         *of.event(events.Cooling("h:443", 900, why), 0),
-        of.ended(None, why, 1, 0),
-        Notices(Notify(), "s3://k:verysecret@h/x", "m").ended(None, why, 1, 0),
+        *of.ended(None, why, 1, 0),
+        *Notices(Notify(), "s3://k:verysecret@h/x", "m").ended(None, why, 1, 0),
     ]
     assert len(found) == 5
     for notice in found:
@@ -177,10 +177,30 @@ def test_no_secret_and_no_control_character_is_in_a_notice() -> None:
 
 def test_what_a_command_reads_follows_its_schema() -> None:
     of = notices()
-    for notice in [*of.event(events.Cooling("h:443", 900, "x"), 0), of.ended(Report(), None, 0, 0)]:
+    for notice in [*of.event(events.Cooling("h:443", 900, "x"), 0), *of.ended(Report(), None, 0, 0)]:
         check("notice", notice.row())
     kinds = json.loads((SCHEMAS / "notice.json").read_text())["properties"]["event"]["enum"]
     assert set(kinds) == {kind.value for kind in Kind}
+
+
+@pytest.mark.parametrize(
+    ("tell", "told"),
+    [
+        ("all", [Kind.BEGUN, Kind.DISK_FULL, Kind.DONE, Kind.FAILED]),
+        ("problems", [Kind.DISK_FULL, Kind.FAILED]),
+        ("failed , begun", [Kind.BEGUN, Kind.FAILED]),
+    ],
+)
+def test_only_what_is_wanted_is_told(tell: str, told: list[Kind]) -> None:
+    of = notices(tell=tell)
+    found = [*of.event(events.RunStarted("d"), 0), *of.event(events.DiskWaiting("full"), 1)]
+    found += [*of.ended(Report(), None, 0, 2), *of.ended(None, "no", 1, 2)]
+    assert [notice.kind for notice in found] == told
+
+
+def test_a_kind_that_does_not_exist_is_said_with_those_that_do() -> None:
+    with pytest.raises(SettingsError, match="links dying"):
+        notices(tell="link dying")
 
 
 _EVENTS = st.one_of(
@@ -231,7 +251,7 @@ def test_a_gate_says_when_it_is_shut_for_good() -> None:
     of = notices(most=1)
     (notice,) = of.event(events.DiskWaiting("full"), 0)
     assert "tells nothing more" in notice.text
-    assert of.ended(Report(), None, 0, 1).kind is Kind.DONE
+    assert [each.kind for each in of.ended(Report(), None, 0, 1)] == [Kind.DONE]
 
 
 def test_a_pace_is_unknown_until_its_window_is_full_and_forgets_what_is_older() -> None:

@@ -373,6 +373,14 @@ async def test_addresses_come_from_a_file_and_the_environment_and_never_into_mes
         assert "--notify" in err
 
 
+async def test_a_kind_that_does_not_exist_is_said_before_the_run(tmp_path: Path) -> None:
+    words = ["--on-event", "cat", "--metrics", "0", "--set", "notify.tell=dead links"]
+    code, _, err = await get("get", "http://127.0.0.1:9/a", "-o", "out", *words, cwd=tmp_path)
+    assert code == 2
+    assert "links dead" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_apprise_the_message_names_the_extra(without: Any) -> None:
     done = without({"apprise"}, "get", "http://127.0.0.1:9/a", "--notify", "json://h/x")
     assert done.returncode == 2

@@ -151,11 +151,11 @@ class Watching:
         try:
             if metrics:
                 await self._measure()
+            if targets:
+                await self._notify(targets)
         except BaseException:
             await self._stack.aclose()
             raise
-        if targets:
-            await self._notify(targets)
         return self
 
     async def _notify(self, targets: Sequence[Target]) -> None:

@@ -218,6 +218,7 @@ class Notify:
         every: least seconds between two notices of one kind.
         most: largest number of notices in one run, without those of its begin and end.
         timeout: seconds after which the delivery of one notice is ended.
+        tell: "all"; "problems" for what needs a person; or the names of kinds, comma-separated.
     """
 
     # Most outages are shorter. A host is probed at least once a minute (`retry.longest`).
@@ -232,6 +233,7 @@ class Notify:
     # A run of a month in which something happens each day stays below it.
     most: int = _setting(100, count)
     timeout: float = _setting(30.0, seconds)
+    tell: str = _setting("all", plain_text)
 
 
 @dataclass(frozen=True, slots=True)

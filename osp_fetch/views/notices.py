@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from ..model import events
+from ..model.errors import SettingsError
 from ..model.report import JSON_VERSION, Report, Status
 from ..model.settings import Notify
 from ..model.text import printable
@@ -70,6 +71,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.FAILED: "The run has ended, and files are missing; or it could not go on.",
     Kind.TEST: "A test of the delivery.",
 }
+_WARNING: Final = "warning"
 _LEVELS: Final = {
     Kind.LINKS_RENEWED: "success",
     Kind.HOST_BACK: "success",
@@ -80,6 +82,24 @@ _LEVELS: Final = {
     Kind.STOPPED: "info",
     Kind.FAILED: "failure",
 }
+
+
+def wanted_kinds(tell: str) -> frozenset[Kind]:
+    """Return the kinds that the setting `notify.tell` names.
+
+    Raises:
+        SettingsError: it names a kind that does not exist.
+    """
+    if tell == "all":
+        return frozenset(Kind)
+    if tell == "problems":
+        return frozenset(kind for kind in Kind if _LEVELS.get(kind, _WARNING) in (_WARNING, "failure"))
+    names = [name.strip() for name in tell.split(",")]
+    known = {kind.value: kind for kind in Kind}
+    for name in names:
+        if name not in known:
+            raise SettingsError(f'notify.tell: {name!r} is none of "all", "problems", {", ".join(known)}')
+    return frozenset(known[name] for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +127,7 @@ class Notice:
     @property
     def level(self) -> str:
         """`info`, `success`, `warning` or `failure`, as apprise names them."""
-        return _LEVELS.get(self.kind, "warning")
+        return _LEVELS.get(self.kind, _WARNING)
 
     def row(self) -> dict[str, Any]:
         """Return the notice as plain values, for the command of `--on-event`."""
@@ -177,10 +197,14 @@ class Notices:
         limits: the settings `[notify]`.
         place: the output folder or bucket, as the user named it.
         machine: name of the machine.
+
+    Raises:
+        SettingsError: `notify.tell` names a kind that does not exist.
     """
 
     def __init__(self, limits: Notify, place: str, machine: str) -> None:
         self._limits, self._place, self._machine = limits, place, machine
+        self._wanted = wanted_kinds(limits.tell)
         self._gate = Gate(limits.every, limits.most)
         self._pace = Pace(limits.pace)
         self._parked, self._parked_since = 0, 0.0
@@ -203,7 +227,8 @@ class Notices:
         """
         match event:
             case events.RunStarted():
-                return [self._notice(Kind.BEGUN, now, "begun", f"A run has begun in {self._place}.")]
+                begun = self._notice(Kind.BEGUN, now, "begun", f"A run has begun in {self._place}.")
+                return [begun] if Kind.BEGUN in self._wanted else []
             case events.Parked(files):
                 self._parked_since = self._parked_since if self._parked else now
                 self._parked = files
@@ -361,8 +386,8 @@ class Notices:
 
     # ---- end
 
-    def ended(self, report: Report | None, error: str | None, code: int, now: float) -> Notice:
-        """Return the notice of the end of a run; it is always told.
+    def ended(self, report: Report | None, error: str | None, code: int, now: float) -> list[Notice]:
+        """Return the notice of the end of a run; neither `every` nor `most` hold for it.
 
         Args:
             report: the report, None if the run raised an error.
@@ -370,6 +395,10 @@ class Notices:
             code: exit code of the command.
             now: Unix seconds.
         """
+        notice = self._end(report, error, code, now)
+        return [notice] if notice.kind in self._wanted else []
+
+    def _end(self, report: Report | None, error: str | None, code: int, now: float) -> Notice:
         if report is None:
             text = error or "The run was cancelled."
             return self._notice(Kind.FAILED, now, "the run has failed", text, exit_code=code)
@@ -389,7 +418,7 @@ class Notices:
 
     def _told_of(self, kind: Kind, now: float, title: str, text: str, **facts: Any) -> list[Notice]:
         """Return the notice in a list, or an empty list if it is held back."""
-        if not self._gate.admits(kind, now):
+        if kind not in self._wanted or not self._gate.admits(kind, now):
             return []
         if self._gate.left == 0:
             text += " This run tells nothing more before its end (notify.most)."

@@ -59,7 +59,7 @@ class Notifier:
 
     def ended(self, report: Report | None, error: str | None, code: int) -> None:
         """Tell how the run ended; see `Notices.ended`."""
-        self._tell([self._notices.ended(report, error, code, self._wall())])
+        self._tell(self._notices.ended(report, error, code, self._wall()))
 
     def close(self, patience: float = PATIENCE) -> list[str]:
         """Wait for notices on their way, and return notes for the user. Blocks.
