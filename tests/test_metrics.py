@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from osp_fetch.demo import media
+from osp_fetch.demo.server import Exchange
 from osp_fetch.model import events
 from osp_fetch.model.entry import entry
 from osp_fetch.model.errors import NetworkError
@@ -302,7 +303,13 @@ def test_a_folder_that_vanishes_ends_nothing(tmp_path: Path) -> None:
 
 
 async def test_get_serves_and_writes_what_it_does(origin: Origin, tmp_path: Path) -> None:
-    slow = origin.add("slow.bin", noise(200_000), always=o.slow(100_000))
+    release = asyncio.Event()
+
+    async def held(exchange: Exchange, page: o.Page) -> None:
+        await release.wait()
+        await o.polite(exchange, page)
+
+    slow = origin.add("slow.bin", noise(200_000), always=held)
     (tmp_path / "m.txt").write_text(f"{origin.add('a.bin', noise(1000))}\n{slow}\n")
     words = ["m.txt", "-o", "out", *QUICK, "--metrics", "0", "--metrics-file", "osp.prom"]
     process = await start("get", *words, cwd=tmp_path)
@@ -312,7 +319,7 @@ async def test_get_serves_and_writes_what_it_does(origin: Origin, tmp_path: Path
         line = (await process.stderr.readline()).decode()
         url = line.partition("metrics: ")[2].strip()
     seen: dict[str, float] = {}
-    while not seen.get("received"):
+    while len(seen) < 2:
         _, _, text = await asyncio.to_thread(asked, url)
         for (name, labels), value in parsed(text).items():
             if name == "osp_fetch_received_bytes_total" and ("folder", str(tmp_path / "out")) in labels:
@@ -320,6 +327,8 @@ async def test_get_serves_and_writes_what_it_does(origin: Origin, tmp_path: Path
             if name == "osp_fetch_disk_free_bytes":
                 seen["free"] = value
         await asyncio.sleep(0.02)
+    assert seen["received"] == 1000
+    release.set()
     _, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     samples = {name: value for (name, _), value in parsed((tmp_path / "osp.prom").read_text()).items()}
