@@ -372,6 +372,20 @@ async def test_what_cannot_be_served_is_said_before_the_run(
     assert not (tmp_path / "out").exists()
 
 
+async def test_a_file_of_another_program_is_not_replaced_and_an_older_one_is(
+    origin: Origin, tmp_path: Path
+) -> None:
+    (tmp_path / "other.prom").write_text("# HELP node_x y\n")
+    url = origin.add("a", noise(9))
+    words = ["get", url, "-o", "out", *QUICK, "--metrics-file"]
+    code, _, err = await get(*words, "other.prom", cwd=tmp_path)
+    assert (code, "something else" in err) == (2, True)
+    assert (tmp_path / "other.prom").read_text() == "# HELP node_x y\n"
+    for _ in range(2):
+        code, _, err = await get(*words, "osp.prom", cwd=tmp_path)
+        assert code == 0, err
+
+
 async def test_a_port_in_use_is_said_before_the_run(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_METRICS: Final = b"# HELP osp_fetch_"  # how a file of metrics begins
 _CHECK: Final = 20.0  # seconds for the check of all addresses
 
 
@@ -240,7 +241,7 @@ def metrics_file(place: Path) -> Path:
     """Return where metrics are written, as an absolute path.
 
     Raises:
-        SettingsError: node_exporter would not read it, or it cannot be written.
+        SettingsError: node_exporter would not read it, it cannot be written, or it is not ours to replace.
     """
     if place.suffix != ".prom":
         raise SettingsError(
@@ -248,6 +249,15 @@ def metrics_file(place: Path) -> Path:
         )
     if not os.access(place.absolute().parent, os.W_OK | os.X_OK):
         raise SettingsError(f"--metrics-file: {place.absolute().parent} is not a folder that can be written")
+    try:
+        with place.open("rb") as file:
+            begin = file.read(len(_METRICS))
+    except FileNotFoundError:
+        begin = b""
+    except OSError as error:
+        raise SettingsError(f"--metrics-file: {place} cannot be read ({error.strerror})") from None
+    if begin not in (b"", _METRICS):
+        raise SettingsError(f"--metrics-file: {place} holds something else than metrics of osp-fetch")
     return place.absolute()
 
 
