@@ -241,7 +241,7 @@ def metrics_file(place: Path) -> Path:
     """Return where metrics are written, as an absolute path.
 
     Raises:
-        SettingsError: node_exporter would not read it, it cannot be written, or it is not ours to replace.
+        SettingsError: node_exporter would not read it, it cannot be written, or it holds something else.
     """
     if place.suffix != ".prom":
         raise SettingsError(
