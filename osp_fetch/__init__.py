@@ -86,6 +86,8 @@ if TYPE_CHECKING:
         SetAside,
         Stopping,
         WidthLearned,
+        WorkerDied,
+        WorkerStarted,
         Wrote,
     )
     from .model.report import Outcome, Report, Status
@@ -111,8 +113,8 @@ _HOMES: Final = {
     "model.events": (
         "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
         "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped NodeJoined NodeLeft "
-        "Observer Opened "
-        "Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Stopping WidthLearned Wrote "
+        "Observer Opened Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Stopping "
+        "WidthLearned WorkerDied WorkerStarted Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -191,6 +193,8 @@ __all__ = [
     "UnreachableError",
     "UntrustedServerError",
     "WidthLearned",
+    "WorkerDied",
+    "WorkerStarted",
     "Wrote",
     "YieldedError",
     "__version__",

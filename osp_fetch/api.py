@@ -39,6 +39,8 @@ from .storage.folder.spill import DiskSpill
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
 from .views.fanout import Fanout, ProgressTicker, Ticking
+from .views.history import HistoryFile
+from .views.totals import Totals
 
 if TYPE_CHECKING:
     from .assembly import AnyManifest
@@ -192,10 +194,13 @@ async def _run(
             return report
         fresh = fresh and not state_folders(place.root)  # another run may have used it meanwhile
         forget_failed(state)
-        board, log = Board(), EventLog(state / "events.jsonl", permissions)
+        board, totals = Board(), Totals()
+        log = EventLog(state / "events.jsonl", permissions, settings.storage.log_size)
         stack.callback(log.close)
+        history = HistoryFile(state / "history.jsonl", board, totals, permissions)
+        await stack.enter_async_context(history)
         given = [options["observer"]] if "observer" in options else []
-        observe = Fanout([board, log, *([failed] if failed else []), *given])
+        observe = Fanout([board, totals, log, *([failed] if failed else []), *given])
         working = await asyncio.to_thread(_own_partials, stack, state) if shares else None
         context = await build_context(
             stack, place, state, settings, options, reach, observe, lock.descriptor, is_new=fresh,

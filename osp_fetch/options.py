@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, TypedDict, cast
 
-from .model import events, settings
+from .model import events
 from .model.engines import Engine, Folder, Ray
 from .model.profile import Profile
+from .model.quantities import seconds
 from .model.settings import Settings
 from .sources.columns import MEANINGS
 from .sources.names import NAMES
@@ -258,7 +259,7 @@ def _shard(value: object) -> tuple[int, int]:
 def _duration(name: str) -> Callable[[object], float]:
     def read(value: object) -> float:
         try:
-            return settings.seconds(value)
+            return seconds(value)
         except ValueError:
             raise TypeError(f"{name}={value!r}: pass seconds, or a time such as '12h'") from None
 

@@ -48,6 +48,8 @@ DOORS = {
     "botocore": {"s3/"},
     "awscrt": {"storage/bucket/sums.py", "storage/folder/hashing.py"},
     "rehashes": {"storage/bucket/sums.py"},
+    "apprise": {"views/apprise_child.py"},
+    "prometheus_client": {"views/exposition.py"},
     "aiodns": {"network/resolver.py"},
     "aiohttp": {"network/", "s3/errors.py"},  # the errors of aiobotocore are those of aiohttp
     "aiohttp_socks": {"network/socks.py"},

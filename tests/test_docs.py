@@ -26,6 +26,7 @@ from osp_fetch.demo import media
 from osp_fetch.model.errors import NetworkError
 from osp_fetch.model.settings import HostLimits
 from osp_fetch.views.event_log import described
+from osp_fetch.views.metrics import METRICS
 from tests import origin as o
 from tests.origin import Origin, noise
 
@@ -171,13 +172,15 @@ def test_the_reference_says_which_flags_have_a_variable() -> None:
     shared = {max(option.opts, key=len) for option in shared_lines().values()}
     text = section(REFERENCE, "Variables of the environment").strip().partition("\n\n")[0]
     of_get = {code for code in code_in(text) if code.startswith("--")}
-    bucket = {name: {"--state", "--s3-endpoint"} for name in ("status", "verify", "unpack", "clean")}
+    of_bucket = ("status", "report", "verify", "unpack", "clean")
+    bucket = {name: {"--state", "--s3-endpoint"} for name in of_bucket}
     others = {
         **bucket,
         "get": shared | of_get,
         "plan": shared,
         "bench": shared,
         "config show": {"--config", "--set"},
+        "notify": {"--notify", "--on-event"},
     }
     assert {name: set(each) for name, each in with_variable.items() if each} == others
 
@@ -250,6 +253,14 @@ def test_the_reference_has_each_setting_with_its_default() -> None:
 def test_the_reference_has_each_event_with_its_fields() -> None:
     here = {code_in(name)[0]: code_in(fields) for name, _, fields in rows(section(REFERENCE, "Events"))}
     assert here == {each.__name__: [f.name for f in dataclasses.fields(each)] for each in get_args(Event)}
+
+
+def test_the_reference_has_each_metric() -> None:
+    here = [
+        (code_in(name)[0], kind, tuple(code_in(labels)), meaning)
+        for name, kind, labels, meaning in rows(section(REFERENCE, "Metrics"))
+    ]
+    assert here == [(each.name, each.kind, each.labels, each.help) for each in METRICS]
 
 
 def test_the_reference_has_each_exit_code() -> None:
@@ -428,6 +439,10 @@ async def test_the_json_of_status_and_verify_is_as_the_reference_says(origin: Or
         code = await running.wait()
     assert code == 75
     compare("status.json", run, status["run"], json.loads((state / "status.json").read_text()))
+    history = [json.loads(line) for line in (state / "history.jsonl").read_text().splitlines()]
+    assert {"pauses", "failures"} == {key for key in history[-1] if history[-1][key] == {}}
+    history[-1]["pauses"], history[-1]["failures"], history[-1]["error"] = {"h:80": 1.5}, {"network": 1}, "x"
+    compare("history.jsonl", *history)
     compare("status --json", {**status, "run": {}})
 
     (tmp_path / "out" / "a").write_bytes(b"other")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Settings, entry
-from osp_fetch.model import settings, urls
+from osp_fetch.model import quantities, urls
 from osp_fetch.model.digest import Digest
 from osp_fetch.model.entry import relative_path
 from osp_fetch.model.errors import FetchError, ManifestError, SettingsError
@@ -125,14 +125,14 @@ def test_redaction_leaves_the_rest() -> None:
     ],
 )
 def test_sizes_are_read_with_units(value: object, size: int) -> None:
-    assert settings.size(value) == size
+    assert quantities.size(value) == size
 
 
 @pytest.mark.parametrize(
     ("value", "time"), [(7, 7.0), ("30s", 30.0), ("1.5m", 90.0), ("2h", 7200.0), ("100ms", 0.1)]
 )
 def test_times_are_read_with_units(value: object, time: float) -> None:
-    assert settings.seconds(value) == time
+    assert quantities.seconds(value) == time
 
 
 def test_layers_lie_on_top_of_each_other() -> None:

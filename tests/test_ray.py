@@ -75,7 +75,7 @@ async def test_all_nodes_fetch_into_a_bucket(
     words = ("get", listed, "-o", f"s3://{bucket}/x", "--engine", "ray", "--address", cluster.address)
     done = await asyncio.to_thread(command, *words, "--state", tmp_path / "state")
     assert done.returncode == 0, done.stderr
-    held = Held(seaweed, bucket)
+    held = Held(seaweed.client(), bucket)
     assert {key: held.data(key) for key in held.every("x/")} == {f"x/{n}": d for n, d in MIXED.items()}
     assert held.uploads() == []
 

@@ -53,6 +53,17 @@ async def test_how_many_files_there_are_is_known_before_the_first_one_ends(
     assert counted == [(40, True)] * 40
 
 
+def test_the_expiry_of_fresh_links_takes_the_place_of_the_old_one() -> None:
+    board = Board()
+    board(events.RowsRead(5, 0, 0, 1000.0))
+    board(events.RowsRead(5, 0, 0, 900.0))
+    assert board.expires == 900.0
+    board(events.LinksRenewed(3, 5000.0))
+    assert board.expires == 5000.0
+    board(events.LinksRenewed(3))
+    assert board.expires == 5000.0
+
+
 def test_a_small_file_about_to_get_its_name_is_no_line_and_one_that_waits_is() -> None:
     now = 100.0
     board = Board(clock=lambda: now)

@@ -192,10 +192,12 @@ async def test_a_killed_worker_is_replaced_and_its_files_go_on(origin: Origin, t
 async def test_what_is_dealt_while_a_worker_is_replaced_is_not_lost(origin: Origin, tmp_path: Path) -> None:
     job = rows(origin, 1500, 500)
     killed: set[int] = set()
+    workers: Counter[type[events.Event]] = Counter()
     finished = 0
 
     def observe(event: events.Event) -> None:
         nonlocal finished
+        workers[type(event)] += 1
         finished += isinstance(event, events.Finished)
         if isinstance(event, events.Finished) and finished % 300 == 0:
             worker = min(workers_of(os.getpid()))
@@ -206,6 +208,9 @@ async def test_what_is_dealt_while_a_worker_is_replaced_is_not_lost(origin: Orig
         report = await fetch_all(job, tmp_path, settings=TWO, observer=observe)
     assert report.counts[Status.FETCHED] == 1500
     assert len(killed) > 1
+    died = workers[events.WorkerDied]
+    assert len(killed) - 1 <= died <= len(killed)  # the last one may be killed when the run ends anyway
+    assert 1 + died <= workers[events.WorkerStarted] <= 2 + died
 
 
 class OneBudget(Budget):

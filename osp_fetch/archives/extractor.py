@@ -175,6 +175,11 @@ class Unpacker:
         job.add_done_callback(self._done)
         self._jobs.append((archive, job))
 
+    @property
+    def begun(self) -> int:
+        """Number of archives that were given to the worker processes."""
+        return len(self._jobs)
+
     def _submit(self, pool: ProcessPoolExecutor, job: UnpackJob) -> Future[Unpacked]:
         if self._bucket is None:
             return pool.submit(unpack, job)

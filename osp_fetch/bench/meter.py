@@ -95,7 +95,7 @@ class Meter:
     def __call__(self, event: events.Event) -> None:
         """Count one event."""
         match event:
-            case events.Wrote(_, count):
+            case events.Wrote(_, count, _):
                 self.received += count
             case events.Opened(_, host):
                 self.hosts[host] += 1

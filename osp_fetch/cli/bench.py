@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ..model.errors import SettingsError
-from ..model.settings import size
+from ..model.quantities import size
 from . import exits
 from .flags import shared
 from .options import duration, options, profiles_place, usage, with_folder

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from ..model.quantities import host_name
 from ..model.report import JSON_VERSION
-from ..model.settings import Layer, Settings, host_name
+from ..model.settings import Layer, Settings
 from .flags import PREFIX
 from .options import layers
 

@@ -12,7 +12,18 @@ PREFIX: Final = "OSP_FETCH_"
 """What the variables of the environment begin with."""
 
 VARIABLES: Final = {
-    PREFIX + name for name in ("RECHECK", "MAX_DURATION", "QUIET", "VERBOSE")
+    PREFIX + name
+    for name in (
+        "RECHECK",
+        "MAX_DURATION",
+        "QUIET",
+        "VERBOSE",
+        "NOTIFY",
+        "ON_EVENT",
+        "METRICS",
+        "METRICS_FILE",
+        "REPORT",
+    )
 }  # flags of `get`
 
 
@@ -23,7 +34,7 @@ def _option(*names: str, **more: Any) -> Callable[[F], F]:
     return click.option(*names, envvar=env, show_envvar=False, **more)
 
 
-class _Line(click.types.StringParamType):
+class Line(click.types.StringParamType):
     """Text of which a variable holds one value per line: a header contains blanks."""
 
     def split_envvar_value(self, rv: str) -> list[str]:
@@ -102,7 +113,7 @@ _OPTIONS: Final = (
     _option("--strict", is_flag=True, help="Stop at the first bad row of the manifest."),
     _option(
         "--header",
-        type=_Line(),
+        type=Line(),
         multiple=True,
         metavar="'NAME: VALUE'",
         help="Header to send with every request (repeatable).",

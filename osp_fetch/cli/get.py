@@ -23,6 +23,7 @@ from .flags import PREFIX, shared
 from .options import duration, options, profiles_place, with_folder
 from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, line_of
+from .watching import Watching, watch_flags
 
 if TYPE_CHECKING:
     from ..archives.extract import Unpacked
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 @click.option("--address", default="auto", metavar="HOST:PORT", help="The Ray cluster.  [default: auto]")
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster.")
 @click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
+@watch_flags
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
 @click.option(
@@ -115,14 +117,24 @@ def _check_bucket(flags: dict[str, Any]) -> None:
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> int:
-    from ..api import fetch_all
     from ..options import StopToken
     from ..views.board import Board
-    from ..views.fanout import Ticking
+
+    stop, board = StopToken(), Board()
+    async with Watching(flags, made, board) as watching:
+        watching.code = await _fetched(sources, flags, made, stop, watching)
+    return watching.code
+
+
+async def _fetched(
+    sources: list[str], flags: dict[str, Any], made: PlainOptions, stop: StopToken, watching: Watching
+) -> int:
+    """Run, print the result, unpack and lay out. Return the exit code."""
+    from ..api import fetch_all
+    from ..views.fanout import Fanout, Ticking
 
     if not flags["quiet"]:
         await asyncio.to_thread(show_before, sources, flags["output"], made)
-    stop, board = StopToken(), Board()
     screen: Any = None
 
     def say(line: str) -> None:
@@ -131,19 +143,12 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
         else:
             click.echo(line, err=True)
 
-    unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say)
-    screen = _screen(board, flags)
+    unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say, watching)
+    screen = _screen(watching.board, flags)
     signals = _Signals(stop)
     made["stop"] = stop
-
-    def observe(event: Any) -> None:
-        board(event)
-        if screen:
-            screen(event)
-        if unpacker:
-            unpacker(event)
-
-    if screen or unpacker:
+    observe = Fanout([each for each in (watching, screen, unpacker) if each])
+    if screen or unpacker or watching.is_wanted:
         made["observer"] = observe
     try:
         if screen is None:
@@ -156,6 +161,8 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
             screen.close()
         if unpacker and (stop.why or sys.exc_info()[0]):
             end_workers()
+    report.notes += [*observe.failures, *watching.failures]
+    watching.report = report
     _tell(report, flags)
     _keep_widths(flags, report.widths)
     lost = await asyncio.to_thread(_lost, flags, unpacker)
@@ -220,7 +227,11 @@ async def _unpacked(unpacker: Unpacker, stop: StopToken) -> bool:
 
 
 def _unpacker(
-    sources: list[str], flags: dict[str, Any], made: PlainOptions, say: Callable[[str], None]
+    sources: list[str],
+    flags: dict[str, Any],
+    made: PlainOptions,
+    say: Callable[[str], None],
+    watching: Watching,
 ) -> Unpacker | None:
     """Return the observer that unpacks archives as files finish, None without --unpack."""
     if not flags["unpack"]:
@@ -233,6 +244,7 @@ def _unpacker(
     how = how_of(flags, storage.min_free, durable=storage.durability == "full")
 
     def tell(each: Unpacked) -> None:
+        watching.unpacked(broken=each.broken is not None)
         line = line_of(each)
         if line is not None and (each.broken or not flags["quiet"]):
             say(line)
@@ -241,6 +253,7 @@ def _unpacker(
     bucket = (place, made["settings"]) if place.bucket else None
     unpacker = Unpacker(place.root, how, tell, lambda path: is_whole(place, made["settings"], path), bucket)
     own = _paths(sources, made)
+    watching.unpacker = unpacker
     whole = made.copy()
     # the pieces of a split archive may be spread over several shards: only the complete manifest lists them
     if whole.pop("shard", None):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from ..model.errors import SettingsError
-from ..model.settings import Layer, Settings, seconds
+from ..model.quantities import seconds
+from ..model.settings import Layer, Settings
 from ..model.urls import shown
 from ..options import plain
 from ..storage.destination import Destination, destination

@@ -57,7 +57,7 @@ def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> 
     from ..archives.extractor import UnpackOptions
     from ..model.entry import relative_path
     from ..model.errors import ManifestError
-    from ..model.settings import size
+    from ..model.quantities import size
 
     try:
         into = relative_path(flags["into"]) if flags["into"] else ""
@@ -85,7 +85,7 @@ def command(folder: str, include: tuple[str, ...], as_json: bool, min_free: str,
     archives to a folder beside the archive. Files appear only after the archive was read to its end.
     """
     from ..archives.extractor import unpack_folder
-    from ..model.settings import size
+    from ..model.quantities import size
     from ..sources.select import Selection
     from .options import place_of_flags, usage
 

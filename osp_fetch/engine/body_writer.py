@@ -152,6 +152,6 @@ class BodyWriter:
         exchange.progressed()
         self._written |= span
         self._state.wrote(span)
-        self._context.observe(events.Wrote(self._path, len(span)))
+        self._context.observe(events.Wrote(self._path, len(span), exchange.host))
         self._partial.hashing.advance(self._state.parts.settled, self._state.length)
         self._checkpoint.wrote(len(span), self._connections())

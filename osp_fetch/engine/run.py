@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import aclosing
 from dataclasses import replace
 from itertools import islice
@@ -180,7 +188,8 @@ class Run:
             host = urls.host(entry.urls[0])
             ready.append(replace(job, entry=entry, record=record, host=host, error=None))
         if ready:
-            self._context.observe(events.LinksRenewed(len(ready)))
+            first = _first_expiry(job.entry for job in ready)
+            self._context.observe(events.LinksRenewed(len(ready), first))
         return ready
 
     async def _until_something_happens(self) -> None:
@@ -261,11 +270,8 @@ class Run:
         return True
 
     def _read(self, rows: list[Row], entries: list[Entry]) -> None:
-        signed = (url for e in entries for url in e.urls if "?" in url)
-        dates = [date for url in signed if (date := urls.expiry(url))]
         sizes = [entry.size for entry in entries if entry.size is not None]
-        first = min(dates, default=None)
-        self._context.observe(events.RowsRead(len(rows), len(sizes), sum(sizes), first))
+        self._context.observe(events.RowsRead(len(rows), len(sizes), sum(sizes), _first_expiry(entries)))
 
     def _finish(self, outcome: Outcome) -> None:
         self._context.observe(events.Finished(outcome))
@@ -337,6 +343,12 @@ class Run:
     def _end(self, job: Job, status: Status, error: FetchError) -> None:
         entry = job.entry
         self._finish(Outcome(entry.path, status, entry, entry.size, error=error))
+
+
+def _first_expiry(entries: Iterable[Entry]) -> float | None:
+    """Return the earliest expiry of the signed links of `entries` in Unix seconds, None if none is known."""
+    signed = (url for entry in entries for url in entry.urls if "?" in url)
+    return min(filter(None, map(urls.expiry, signed)), default=None)
 
 
 def is_present(record: Record, entry: Entry, seen: Published | None, tombstone: Published | None) -> bool:

@@ -138,7 +138,7 @@ class SmallTransfer:
         except FetchError:
             exchange.unread(memory.view, last=True)
             return None
-        self._context.observe(events.Wrote(entry.path, length))
+        self._context.observe(events.Wrote(entry.path, length, exchange.host))
         if placed.kept is not None:
             self._context.observe(events.SetAside(entry.path, placed.kept))
         record = Record(

@@ -103,10 +103,11 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """Another `count` bytes of a file were received and written."""
+    """Another `count` bytes of a file were received from a host and written."""
 
     path: str
     count: int
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,9 +270,14 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class LinksRenewed:
-    """`files` parked files have fresh links and continue."""
+    """`files` parked files have fresh links and continue.
+
+    Attributes:
+        expires: earliest expiry of these links, in Unix seconds; None if none is known.
+    """
 
     files: int
+    expires: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +298,21 @@ class DiskWaiting:
 class FolderWaiting:
     """Another run owns the folder, and this one waits for it. It is sent once, before `RunStarted`."""
 
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStarted:
+    """The worker process with this number has been started, also in place of one that died."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """A worker process has ended before the run did. Another one takes its place."""
+
+    number: int
     why: str
 
 
@@ -343,6 +364,8 @@ Event = (
     | LinksCommandFailed
     | DiskWaiting
     | FolderWaiting
+    | WorkerStarted
+    | WorkerDied
     | Finished
     | Stopping
     | RunEnded

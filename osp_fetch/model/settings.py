@@ -7,170 +7,27 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from ipaddress import ip_address
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from .errors import SettingsError
+from .quantities import (
+    Auto,
+    count,
+    file_mode,
+    host_name,
+    one_of,
+    or_auto,
+    part_bytes,
+    plain_text,
+    quantity,
+    seconds,
+    server_list,
+    size,
+)
 
-Auto = Literal["auto"]
 Layer = Mapping[str, Mapping[str, Any]]
-
-_SIZE_UNITS: Final = {"": 1, "b": 1} | {
-    unit + suffix: (1024 if suffix != "b" else 1000) ** power
-    for power, unit in enumerate("kmgt", start=1)
-    for suffix in ("", "ib", "b")
-}
-_TIME_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*(?:/s)?\s*")
-
-
-def _quantity(value: object, units: Mapping[str, float], what: str) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0:
-        return float(value)
-    match = _QUANTITY.fullmatch(value) if isinstance(value, str) else None
-    if match is None or match[2].lower() not in units:
-        raise ValueError(f"{value!r} is not {what}")
-    return float(match[1]) * units[match[2].lower()]
-
-
-def size(value: object) -> int:
-    """Parse a size, or a rate such as `"20MiB/s"`.
-
-    Args:
-        value: `67108864`, `"64MiB"` or `"64M"` (both binary), or `"64MB"` (decimal).
-
-    Returns:
-        The number of bytes.
-
-    Raises:
-        ValueError: `value` is not a size.
-    """
-    return int(
-        _quantity(
-            value, _SIZE_UNITS, 'a size; write a number of bytes, or a size with a unit such as "64MiB"'
-        )
-    )
-
-
-def seconds(value: object) -> float:
-    """Parse a duration.
-
-    Args:
-        value: `90`, `"90s"`, `"1.5m"`, `"2h"`, `"1d"` or `"100ms"`.
-
-    Returns:
-        The number of seconds.
-
-    Raises:
-        ValueError: `value` is not a duration.
-    """
-    return _quantity(
-        value, _TIME_UNITS, 'a time; write a number of seconds, or a time with a unit such as "30s"'
-    )
-
-
-def count(value: object) -> int:
-    """Parse a whole number of at least 1.
-
-    Args:
-        value: an integer, or its decimal digits as text.
-
-    Raises:
-        ValueError: `value` is anything else.
-    """
-    if isinstance(value, str) and value.strip().isdigit():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
-    raise ValueError(f"{value!r} is not a whole number of at least 1")
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    raise ValueError(f"{value!r} is not text")
-
-
-def _or_auto(read: Callable[[object], int]) -> Callable[[object], int | Auto]:
-    def read_or_auto(value: object) -> int | Auto:
-        if value == "auto":
-            return "auto"
-        try:
-            return read(value)
-        except ValueError as error:
-            raise ValueError(f'{error}, or "auto"') from None
-
-    return read_or_auto
-
-
-def _one_of(*words: str) -> Callable[[object], str]:
-    def read(value: object) -> str:
-        if value in words:
-            return str(value)
-        raise ValueError(f"{value!r} is not one of {', '.join(words)}")
-
-    return read
-
-
-def _mode(value: object) -> str:
-    """Parse the mode of a file: "umask", or octal digits such as "0664", which may come as the number 664."""
-    text = str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
-    if text == "umask":
-        return text
-    if re.fullmatch(r"0?6[046][046]", text):
-        return text.rjust(4, "0")
-    raise ValueError(
-        f'{value!r} is not "umask" or the octal mode of files that their owner can read and write, such as '
-        '"0664"'
-    )
-
-
-def _part(value: object) -> int:
-    if (read := size(value)) < 64 << 10:
-        raise ValueError(f"{value!r} is too small for a part; the minimum is 64KiB")
-    return read
-
-
-def host_name(text: str) -> str:
-    """Return the name of a host, or an IP address, as URLs have it.
-
-    Args:
-        text: The name or address as a user writes it.
-
-    Raises:
-        ValueError: `text` is anything else.
-    """
-    name = text.strip("[]").lower()
-    try:
-        return str(ip_address(name))
-    except ValueError:
-        pass
-    if not re.fullmatch(r"[^\s:/?#@\[\]]+", name):
-        raise ValueError("not the name of a host; write it without scheme, port and path")
-    return name if name.isascii() else name.encode("idna").decode()
-
-
-def _servers(value: object) -> str:
-    """Parse addresses of name servers: a list, or text with commas between them. Return such text."""
-    each = [s.strip() for s in value.split(",") if s.strip()] if isinstance(value, str) else value
-    if not isinstance(each, (list, tuple)):
-        raise ValueError(f"{value!r} is not a list of addresses")
-    for server in each:
-        try:
-            address, _, port = server.rpartition(":") if server.count(":") == 1 else (server, "", "")
-            ip_address(address.strip("[]") if not server.startswith("[") else server[1:].partition("]")[0])
-            if port and not 0 < int(port) < 1 << 16:
-                raise ValueError
-        except (ValueError, AttributeError):
-            raise ValueError(
-                f'{server!r} is not the address of a name server; write an IP address such as "9.9.9.9", or '
-                'one with a port such as "127.0.0.1:5353"'
-            ) from None
-    return ",".join(each)
-
 
 _MEMORY: Final = 128 << 20  # bytes of buffers by default
 
@@ -199,23 +56,23 @@ class Limits:
 
     # "auto": the controller of each host finds its concurrency limit by measured goodput, up to 128
     # connections in total, or as many as fit in `memory`. A number is used as it is.
-    connections: int | Auto = _setting("auto", _or_auto(count))
+    connections: int | Auto = _setting("auto", or_auto(count))
     # "auto": only `connections` limits one host.
-    per_host: int | Auto = _setting("auto", _or_auto(count))
+    per_host: int | Auto = _setting("auto", or_auto(count))
     # "auto": four seconds at the measured rate of a connection, between 4 and 64 MiB. That is long enough to
     # make the round trip of a request negligible, and short enough that the last part of a file ends soon.
-    part_size: int | Auto = _setting("auto", _or_auto(_part))
+    part_size: int | Auto = _setting("auto", or_auto(part_bytes))
     rate: int = _setting(0, size)
-    requests_per_second: float = _setting(0.0, lambda v: _quantity(v, {"": 1.0}, "a rate"))
+    requests_per_second: float = _setting(0.0, lambda v: quantity(v, {"": 1.0}, "a rate"))
     # "auto": 128 MiB, of which `connections = "auto"` takes a connection for each 1.5 MiB. For a bucket
     # 512 MiB: what arrives is kept in memory until it is uploaded and hashed, in parts of at least 8 MiB.
-    memory: int | Auto = _setting("auto", _or_auto(size))
+    memory: int | Auto = _setting("auto", or_auto(size))
     redirects: int = _setting(20, count)
     # One uses two cores: small files are hashed and written by a helper process. "auto": one for every four
     # cores, up to four.
-    processes: int | Auto = _setting(1, _or_auto(count))
+    processes: int | Auto = _setting(1, or_auto(count))
     # "auto": what is free on the disk beside `storage.min_free`. A body without a length may never end.
-    file_size: int | Auto = _setting("auto", _or_auto(size))
+    file_size: int | Auto = _setting("auto", or_auto(size))
     file_time: float = _setting(0.0, seconds)
 
     @property
@@ -282,17 +139,20 @@ class Storage:
         disk_patience: seconds to wait for free space on a full disk.
         mode: permissions of files, such as "0664", which lets the group share the folder; "umask" for those
             of the process. Folders can be searched by those who may read.
+        log_size: bytes of the event log, with its older parts; 0 for no bound.
         mtime: "server" sets the modification time of a file to the server's Last-Modified; "local" leaves it.
     """
 
     min_free: int = _setting(1 << 30, size)
-    durability: str = _setting("full", _one_of("full", "none"))
+    durability: str = _setting("full", one_of("full", "none"))
     # "keep" moves the file to .osp-fetch/replaced/; "overwrite" replaces it.
-    existing: str = _setting("keep", _one_of("keep", "overwrite"))
+    existing: str = _setting("keep", one_of("keep", "overwrite"))
     disk_patience: float = _setting(600.0, seconds)
-    mode: str = _setting("umask", _mode)
+    mode: str = _setting("umask", file_mode)
+    # A file takes about 240 bytes: without a bound, ten million files would take 2.4 GB.
+    log_size: int = _setting(256 << 20, size)
     # As wget does. Builds, rsync and people see which files are new at the source.
-    mtime: str = _setting("server", _one_of("server", "local"))
+    mtime: str = _setting("server", one_of("server", "local"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,10 +166,10 @@ class Links:
         command_time: seconds after which the command is stopped.
     """
 
-    on_expired: str = _setting("exit", _one_of("exit", "wait"))
+    on_expired: str = _setting("exit", one_of("exit", "wait"))
     # "refuse": on a plain http connection, any party on the network path could replace the bytes.
-    downgrade: str = _setting("refuse", _one_of("refuse", "allow"))
-    command: str = _setting("", _text)
+    downgrade: str = _setting("refuse", one_of("refuse", "allow"))
+    command: str = _setting("", plain_text)
     # A browser login takes about a minute; a command that takes longer than this is assumed to hang.
     command_time: float = _setting(120.0, seconds)
 
@@ -326,10 +186,10 @@ class Network:
         dns_servers: name servers, `IP` or `IP:PORT`, comma-separated; empty for those of the system.
     """
 
-    netrc: str = _setting("use", _one_of("use", "ignore"))
+    netrc: str = _setting("use", one_of("use", "ignore"))
     # "refuse" fails the file after three pages; "accept" saves what the server sends.
-    pages: str = _setting("refuse", _one_of("refuse", "accept"))
-    dns_servers: str = _setting("", _servers)
+    pages: str = _setting("refuse", one_of("refuse", "accept"))
+    dns_servers: str = _setting("", server_list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,11 +205,41 @@ class S3:
         requester_pays: "accept" lets `s3://` SOURCEs charge the user's account.
     """
 
-    endpoint: str = _setting("", _text)
-    addressing: str = _setting("auto", _one_of("auto", "path", "virtual"))
-    source_endpoint: str = _setting("", _text)
-    sign: str = _setting("auto", _one_of("auto", "never"))
-    requester_pays: str = _setting("refuse", _one_of("refuse", "accept"))
+    endpoint: str = _setting("", plain_text)
+    addressing: str = _setting("auto", one_of("auto", "path", "virtual"))
+    source_endpoint: str = _setting("", plain_text)
+    sign: str = _setting("auto", one_of("auto", "never"))
+    requester_pays: str = _setting("refuse", one_of("refuse", "accept"))
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """What is told by `--notify` and `--on-event`, and how often.
+
+    Attributes:
+        host_down: seconds for which a host that answered earlier must be silent.
+        stalled: seconds without a byte and without a finished file.
+        pace: seconds over which the rate is averaged, for the estimate whether the links last.
+        pause: seconds that the pauses requested by one host must add up to within `pace`.
+        every: least seconds between two notices of one kind.
+        most: largest number of notices in one run, without those of its begin and end.
+        timeout: seconds after which the delivery of one notice is ended.
+        tell: "all"; "problems" for what needs a person; or the names of kinds, comma-separated.
+    """
+
+    # Most outages are shorter. A host is probed at least once a minute (`retry.longest`).
+    host_down: float = _setting(900.0, seconds)
+    # Longer than every timeout and pause between two attempts.
+    stalled: float = _setting(600.0, seconds)
+    # Long enough to cover the search for the concurrency limit, and short enough to be told on the first day.
+    pace: float = _setting(1800.0, seconds)
+    # Shorter pauses are normal: servers that limit requests ask for a few seconds each time.
+    pause: float = _setting(60.0, seconds)
+    every: float = _setting(3600.0, seconds)
+    # A run of a month in which something happens each day stays below it.
+    most: int = _setting(100, count)
+    timeout: float = _setting(30.0, seconds)
+    tell: str = _setting("all", plain_text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,8 +251,8 @@ class HostLimits:
         requests_per_second: maximum number of requests to it each second; 0 for no limit.
     """
 
-    connections: int | Auto = _setting("auto", _or_auto(count))
-    requests_per_second: float = _setting(0.0, lambda v: _quantity(v, {"": 1.0}, "a rate"))
+    connections: int | Auto = _setting("auto", or_auto(count))
+    requests_per_second: float = _setting(0.0, lambda v: quantity(v, {"": 1.0}, "a rate"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,6 +270,7 @@ class Settings:
     links: Links = field(default_factory=Links)
     network: Network = field(default_factory=Network)
     s3: S3 = field(default_factory=S3)
+    notify: Notify = field(default_factory=Notify)
     hosts: Mapping[str, HostLimits] = field(default_factory=dict)
 
     @classmethod

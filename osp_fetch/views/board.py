@@ -154,7 +154,8 @@ class Board:
                 self.last_trouble = (
                     f"{files} files wait for fresh links: put a fresh link file in place of the old one"
                 )
-            case events.LinksRenewed(files):
+            case events.LinksRenewed(files, expires):
+                self.expires = expires or self.expires
                 self.last_trouble = f"fresh links found: {files} files continue"
             case events.LinksCommandFailed(why):
                 self.last_trouble = why

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from ..model import events
 from ..model.report import JSON_VERSION, Status
 from ..storage.folder.disk import FolderIdentity, replace_text
 from ..storage.folder.permissions import Permissions
 from .board import Board
+from .rotated import RotatedFile
 
 _encode: Final = json.JSONEncoder().encode
 
@@ -21,11 +21,11 @@ _encode: Final = json.JSONEncoder().encode
 class EventLog:
     """Appends the notable events of a run to `events.jsonl`, one JSON object per line.
 
-    The file is created with mode 0600, so that only its owner can read it, unless `permissions` differ.
-
     Args:
         place: The file. It is created if absent.
         permissions: Of the file.
+        most: Largest number of bytes, together with `events.jsonl.1` and so on, which have the lines before;
+            0 for no bound.
 
     Raises:
         OSError: The file cannot be opened.
@@ -35,28 +35,19 @@ class EventLog:
         {events.Wrote, events.Opened, events.Closed, events.RowsRead, events.Progress}
     )
 
-    def __init__(self, place: Path, permissions: Permissions | None = None) -> None:
-        fd = os.open(place, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        if permissions is not None:
-            permissions.grant(fd)
-        self._file: TextIO | None = os.fdopen(fd, "a", encoding="utf-8")
+    def __init__(self, place: Path, permissions: Permissions | None = None, most: int = 0) -> None:
+        self._file = RotatedFile(place, most, permissions)
 
     def __call__(self, event: events.Event) -> None:
         """Append one event. Files that were already present are not logged."""
         if isinstance(event, events.Finished) and event.outcome.status is Status.PRESENT:
             return
-        if self._file is None or (line := _line(event)) is None:
-            return
-        try:
-            self._file.write(f'{{"time": {time.time():.3f}, {line}}}\n')
-        except OSError:
-            self._file = None  # stop logging: a run that can continue must not fail because of its log
+        if (line := _line(event)) is not None:
+            self._file.write(f'{{"time": {time.time():.3f}, {line}}}')
 
     def close(self) -> None:
         """Flush and close the file. Errors are ignored."""
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.close()
+        self._file.close()
 
 
 def _line(event: events.Event) -> str | None:
@@ -136,10 +127,12 @@ def _of_run(event: events.Event) -> dict[str, Any] | None:
     match event:
         case events.RunStarted(folder):
             return {"event": "run started", "version": JSON_VERSION, "folder": folder}
+        case events.WorkerDied(number, why):
+            return {"event": "worker died", "number": number, "why": why}
         case events.DiskWaiting(why):
             return {"event": "disk waiting", "why": why}
-        case events.LinksRenewed(files):
-            return {"event": "links renewed", "files": files}
+        case events.LinksRenewed(files, expires):
+            return {"event": "links renewed", "files": files, "expires": expires}
         case events.LinksCommandFailed(why):
             return {"event": "links command failed", "why": why}
         case events.Stopping(why):

@@ -137,7 +137,7 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
     match event:
         case events.Stopping(why):
             return f"stopping: {why}"
-        case events.LinksRenewed(files):
+        case events.LinksRenewed(files, _):
             return f"fresh links found: {files} files continue"
         case events.LinksCommandFailed(why):
             return why

@@ -11,7 +11,7 @@ from ..connections.limit import START, ConcurrencyLimit
 from ..connections.pool import LEAST_SHARE
 from ..model import events
 from ..model.profile import Profile
-from ..model.settings import Auto
+from ..model.quantities import Auto
 from .messages import Assign
 
 # Seconds for which an idle connection of a node is counted as open: the transport keeps it for 2 s.

@@ -12,6 +12,7 @@ from typing import Final
 
 from ..engine.context import Context
 from ..engine.file import Job
+from ..model import events
 from ..model.errors import StorageError
 from ..model.record import Record
 from ..model.report import Status
@@ -75,6 +76,7 @@ class Process(Peer):
         self._wire, self._knows_last = await Channel.over(ours), False
         self._wire.send(self._setup)
         self._serving = asyncio.create_task(self._serve())
+        self._observe(events.WorkerStarted(self.number))
         if self._ending:
             self.send(messages.StopWork())
 
@@ -104,6 +106,7 @@ class Process(Peer):
             f"a worker ended with status {code} (-9: killed, usually because memory ran out)"
         )
         died = self._gone
+        self._observe(events.WorkerDied(self.number, str(died)))
         try:
             await self.start()
             self._gone = None

@@ -1,0 +1,450 @@
+"""Notices: what is worth a message to a person who does not watch the run.
+
+Nothing here does I/O. `Notices` gets the events of a run, and every few seconds a `Look` at its state. It
+returns the notices to deliver. Each matter is told once, each kind at most once in `notify.every` seconds.
+A run has at most `notify.most` notices beside those of its begin and end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from ..model import events
+from ..model.errors import SettingsError
+from ..model.report import JSON_VERSION, Report, Status
+from ..model.settings import Notify
+from ..model.text import printable
+from ..model.urls import redact
+from . import formatting
+from .pace import Pace
+
+# Part of the bytes to fetch by which an estimate may be wrong without a notice.
+_MARGIN: Final = 0.05
+# Seconds for which files must wait for fresh links: a fresh link file that lies ready is read within one.
+_SETTLED: Final = 30.0
+# Characters of one text. Services cut longer ones, and some refuse them.
+_LONGEST: Final = 1800
+# Hosts that are remembered, so that memory does not grow with the manifest.
+_HOSTS_KEPT: Final = 10_000
+_NAMED: Final = 3  # hosts that one text names
+
+
+class Kind(StrEnum):
+    """What a notice is about."""
+
+    BEGUN = "begun"
+    LINKS_DYING = "links dying"
+    LINKS_DEAD = "links dead"
+    LINKS_RENEWED = "links renewed"
+    LINKS_COMMAND_FAILED = "links command failed"
+    DISK_LOW = "disk low"
+    DISK_FULL = "disk full"
+    HOST_DOWN = "host down"
+    HOST_BACK = "host back"
+    THROTTLED = "throttled"
+    STALLED = "stalled"
+    MOVING = "moving"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    TEST = "test"
+
+
+MEANINGS: Final[Mapping[Kind, str]] = {
+    Kind.BEGUN: "The run has begun.",
+    Kind.LINKS_DYING: "At this pace, the links expire before everything is fetched.",
+    Kind.LINKS_DEAD: "Links have expired, and files wait for fresh ones.",
+    Kind.LINKS_RENEWED: "Files that waited have fresh links.",
+    Kind.LINKS_COMMAND_FAILED: "The command for fresh links has failed.",
+    Kind.DISK_LOW: "What is left does not fit on the disk.",
+    Kind.DISK_FULL: "The disk is full, and the run waits for space.",
+    Kind.HOST_DOWN: "A host has not answered for long.",
+    Kind.HOST_BACK: "A host that was told to be down answers again.",
+    Kind.THROTTLED: "A server asks for long or many pauses.",
+    Kind.STALLED: "No byte has come and no file has ended for long.",
+    Kind.MOVING: "A stalled run goes on.",
+    Kind.DONE: "Every file is present and verified.",
+    Kind.STOPPED: "The run was stopped early.",
+    Kind.FAILED: "The run has ended, and files are missing; or it could not go on.",
+    Kind.TEST: "A test of the delivery.",
+}
+_WARNING: Final = "warning"
+_LEVELS: Final = {
+    Kind.LINKS_RENEWED: "success",
+    Kind.HOST_BACK: "success",
+    Kind.MOVING: "success",
+    Kind.DONE: "success",
+    Kind.BEGUN: "info",
+    Kind.TEST: "info",
+    Kind.STOPPED: "info",
+    Kind.FAILED: "failure",
+}
+
+
+def wanted_kinds(tell: str) -> frozenset[Kind]:
+    """Return the kinds that the setting `notify.tell` names.
+
+    Raises:
+        SettingsError: it names a kind that does not exist.
+    """
+    if tell == "all":
+        return frozenset(Kind)
+    if tell == "problems":
+        return frozenset(kind for kind in Kind if _LEVELS.get(kind, _WARNING) in (_WARNING, "failure"))
+    names = [name.strip() for name in tell.split(",")]
+    known = {kind.value: kind for kind in Kind}
+    for name in names:
+        if name not in known:
+            raise SettingsError(f'notify.tell: {name!r} is none of "all", "problems", {", ".join(known)}')
+    return frozenset(known[name] for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A message to a person.
+
+    Attributes:
+        kind: what it is about.
+        time: Unix seconds.
+        title: one line.
+        text: one or more sentences, without secrets and control characters.
+        place: the output folder or bucket.
+        machine: name of the machine.
+        facts: the same as numbers, by name.
+    """
+
+    kind: Kind
+    time: float
+    title: str
+    text: str
+    place: str
+    machine: str
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def level(self) -> str:
+        """`info`, `success`, `warning` or `failure`, as apprise names them."""
+        return _LEVELS.get(self.kind, _WARNING)
+
+    def row(self) -> dict[str, Any]:
+        """Return the notice as plain values, for the command of `--on-event`."""
+        return {
+            "version": JSON_VERSION,
+            "event": self.kind.value,
+            "level": self.level,
+            "time": round(self.time, 1),
+            "title": self.title,
+            "text": self.text,
+            "place": self.place,
+            "machine": self.machine,
+            "facts": dict(self.facts),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The state of a run at one moment.
+
+    Attributes:
+        now: Unix seconds.
+        received: bytes received in this run.
+        ended: rows that have ended.
+        left: bytes still to fetch; None while that cannot be estimated.
+        known: how well: "" exactly, "About" by the mean of the sizes that are known, "At least" while not
+            all rows are read.
+        expires: when the first link expires in Unix seconds, None if unknown.
+        room: bytes that may still be written to the disk, None if unknown.
+    """
+
+    now: float
+    received: int = 0
+    ended: int = 0
+    left: int | None = None
+    known: str = ""
+    expires: float | None = None
+    room: int | None = None
+
+
+class Gate:
+    """Admits at most one notice of each kind in `every` seconds, and `most` in all.
+
+    Args:
+        every: seconds.
+        most: largest number of notices.
+    """
+
+    def __init__(self, every: float, most: int) -> None:
+        self._every, self.left = every, most
+        self._last: dict[Kind, float] = {}
+
+    def admits(self, kind: Kind, now: float) -> bool:
+        """Return whether a notice of `kind` may be told now, and count it if so."""
+        last = self._last.get(kind)
+        if self.left <= 0 or (last is not None and now - last < self._every):
+            return False
+        self._last[kind] = now
+        self.left -= 1
+        return True
+
+
+class Notices:
+    """Decides what is told of one run.
+
+    Args:
+        limits: the settings `[notify]`.
+        place: the output folder or bucket, as the user named it.
+        machine: name of the machine.
+
+    Raises:
+        SettingsError: `notify.tell` names a kind that does not exist.
+    """
+
+    def __init__(self, limits: Notify, place: str, machine: str) -> None:
+        self._limits, self._place, self._machine = limits, place, machine
+        self._wanted = wanted_kinds(limits.tell)
+        self._gate = Gate(limits.every, limits.most)
+        self._pace = Pace(limits.pace)
+        self._parked, self._parked_since = 0, 0.0
+        self._told_expiry: float | None = None
+        self._told: set[Kind] = set()  # matters that go on now and were told
+        self._down: dict[str, tuple[float, str]] = {}  # host → since when, and why
+        self._told_down: set[str] = set()
+        self._pauses: dict[str, tuple[float, float]] = {}  # host → begin of a window, and seconds of pauses
+        self._moved: tuple[int, int] | None = None
+        self._moved_at = 0.0
+
+    # ---- events
+
+    def event(self, event: events.Event, now: float) -> list[Notice]:
+        """Return the notices that an event causes at once.
+
+        Args:
+            event: the event.
+            now: Unix seconds.
+        """
+        match event:
+            case events.RunStarted():
+                begun = self._notice(Kind.BEGUN, now, "begun", f"A run has begun in {self._place}.")
+                return [begun] if Kind.BEGUN in self._wanted else []
+            case events.Parked(files):
+                self._parked_since = self._parked_since if self._parked else now
+                self._parked = files
+            case events.LinksRenewed(files):
+                return self._renewed(files, now)
+            case events.LinksCommandFailed(why):
+                return self._told_of(
+                    Kind.LINKS_COMMAND_FAILED, now, "the command for fresh links failed", why
+                )
+            case events.DiskWaiting(why):
+                self._told.add(Kind.DISK_FULL)
+                return self._told_of(
+                    Kind.DISK_FULL, now, "the disk is full", f"{why}. The run waits for space."
+                )
+            case events.Cooling(host, seconds, why):
+                return self._cooling(host, seconds, why, now)
+            case events.HostDown(host, _, why, True) if len(self._down) < _HOSTS_KEPT:
+                self._down.setdefault(host, (now, why))
+            case events.HostBack(host):
+                return self._back(host, now)
+        return []
+
+    def _renewed(self, files: int, now: float) -> list[Notice]:
+        self._parked = 0
+        if Kind.LINKS_DEAD not in self._told:
+            return []
+        self._told.discard(Kind.LINKS_DEAD)
+        text = f"{formatting.count(files, 'file')} that waited for fresh links continue at the same byte."
+        return self._told_of(Kind.LINKS_RENEWED, now, "fresh links are in use", text, files=files)
+
+    def _cooling(self, host: str, seconds: float, why: str, now: float) -> list[Notice]:
+        begun, total = self._pauses.get(host, (now, 0.0))
+        if now - begun > self._limits.pace:
+            begun, total = now, 0.0
+        before, total = total, total + seconds
+        if host in self._pauses or len(self._pauses) < _HOSTS_KEPT:
+            self._pauses[host] = begun, total
+        if not before < self._limits.pause <= total:
+            return []
+        text = f"{host} asks for pauses, {formatting.duration(total)} in all: {why}. They are obeyed."
+        return self._told_of(
+            Kind.THROTTLED, now, f"{_name(host)} slows the run down", text, host=host, seconds=round(total)
+        )
+
+    def _back(self, host: str, now: float) -> list[Notice]:
+        since, _ = self._down.pop(host, (now, ""))
+        if host not in self._told_down:
+            return []
+        self._told_down.discard(host)
+        text = f"{host} answers again after {formatting.duration(now - since)}. Its files continue."
+        return self._told_of(Kind.HOST_BACK, now, f"{_name(host)} answers again", text, hosts=[host])
+
+    # ---- looks
+
+    def look(self, look: Look) -> list[Notice]:
+        """Return the notices that the state of the run causes."""
+        self._pace.add(look.now, look.received)
+        return [
+            *self._dying(look), *self._dead(look.now), *self._low(look), *self._silent(look.now),
+            *self._standstill(look),
+        ]  # fmt: skip
+
+    def _dying(self, look: Look) -> list[Notice]:
+        rate = self._pace.rate()
+        if rate is None or not look.left or look.expires is None or look.expires <= look.now:
+            return []
+        short = look.left - rate * (look.expires - look.now)
+        if short <= look.left * _MARGIN or self._told_expiry == look.expires:
+            return []
+        size, when = formatting.size(short), formatting.moment(look.expires)
+        known = f"{look.known} " if look.known else ""
+        left, time_left = formatting.size(look.left), formatting.duration(look.expires - look.now)
+        text = (
+            f"{known}{size} of the {left} that are left will not be here when the links expire at {when}, "
+            f"in {time_left}: the rate of the last {formatting.duration(self._limits.pace)} is "
+            f"{formatting.size(rate)}/s. Get a fresh link file, and put it in place of the old one; the run "
+            "continues with it."
+        )
+        told = self._told_of(
+            Kind.LINKS_DYING, look.now, f"{size} will not make it before {when}", text, short=round(short),
+            left=look.left, bytes_per_second=round(rate), expires=look.expires,
+        )  # fmt: skip
+        if told:
+            self._told_expiry = look.expires
+        return told
+
+    def _dead(self, now: float) -> list[Notice]:
+        if not self._parked or now - self._parked_since < _SETTLED or Kind.LINKS_DEAD in self._told:
+            return []
+        text = (
+            f"{formatting.count(self._parked, 'file')} waiting for fresh links. Put a fresh link file in "
+            "place of the old one; what is held is kept."
+        )
+        told = self._told_of(Kind.LINKS_DEAD, now, "links have expired", text, files=self._parked)
+        self._told |= {Kind.LINKS_DEAD} if told else set()
+        return told
+
+    def _low(self, look: Look) -> list[Notice]:
+        if look.room is None or not look.left:
+            return []
+        if look.left <= look.room:
+            self._told.discard(Kind.DISK_LOW)
+            return []
+        if look.left <= look.room * (1 + _MARGIN) or Kind.DISK_LOW in self._told:
+            return []
+        text = (
+            f"{formatting.size(look.left)} are left to fetch, and the disk has room for "
+            f"{formatting.size(max(0, look.room))} beside storage.min_free. Free some space; when the disk "
+            "is full, the run waits for it."
+        )
+        title = "the disk is too small for what is left"
+        told = self._told_of(Kind.DISK_LOW, look.now, title, text, left=look.left, room=look.room)
+        self._told |= {Kind.DISK_LOW} if told else set()
+        return told
+
+    def _silent(self, now: float) -> list[Notice]:
+        new = [
+            host
+            for host, (since, _) in self._down.items()
+            if now - since >= self._limits.host_down and host not in self._told_down
+        ]
+        if not new:
+            return []
+        text = (
+            f"{_listed(new)} {'has' if len(new) == 1 else 'have'} not answered for "
+            f"{formatting.duration(now - self._down[new[0]][0])} ({self._down[new[0]][1] or 'no answer'}). "
+            "The files of other hosts are fetched; these wait."
+        )
+        told = self._told_of(Kind.HOST_DOWN, now, f"{_listed(new)} down", text, hosts=new[:100])
+        self._told_down |= set(new) if told else set()
+        return told
+
+    def _standstill(self, look: Look) -> list[Notice]:
+        moved = look.received, look.ended
+        if self._moved is None:
+            self._moved, self._moved_at = moved, look.now
+        if moved != self._moved:
+            self._moved, self._moved_at = moved, look.now
+            self._told.discard(Kind.DISK_FULL)
+            if Kind.STALLED not in self._told:
+                return []
+            self._told.discard(Kind.STALLED)
+            return self._told_of(Kind.MOVING, look.now, "the run goes on", "Bytes arrive again.")
+        waits = {Kind.LINKS_DEAD, Kind.DISK_FULL, Kind.STALLED} & self._told
+        still = look.now - self._moved_at
+        if waits or still < self._limits.stalled:
+            return []
+        text = (
+            f"No byte has come and no file has ended for {formatting.duration(still)}. events.jsonl in "
+            ".osp-fetch says what was tried."
+        )
+        told = self._told_of(Kind.STALLED, look.now, "the run has stalled", text, seconds=round(still))
+        self._told |= {Kind.STALLED} if told else set()
+        return told
+
+    # ---- end
+
+    def ended(self, report: Report | None, error: str | None, code: int, now: float) -> list[Notice]:
+        """Return the notice of the end of a run; neither `every` nor `most` hold for it.
+
+        Args:
+            report: the report, None if the run raised an error.
+            error: the error that ended it, in words.
+            code: exit code of the command.
+            now: Unix seconds.
+        """
+        notice = self._end(report, error, code, now)
+        return [notice] if notice.kind in self._wanted else []
+
+    def _end(self, report: Report | None, error: str | None, code: int, now: float) -> Notice:
+        if report is None:
+            text = error or "The run was cancelled."
+            return self._notice(Kind.FAILED, now, "the run has failed", text, exit_code=code)
+        facts = {k: v for k, v in report.row().items() if k not in ("failures", "version", "notes")}
+        lines = [formatting.summary(report), *formatting.advice(report)[:10]]
+        missing = report.counts[Status.FAILED] + report.counts[Status.PARKED]
+        if report.stopped:
+            kind, title = Kind.STOPPED, f"stopped by {report.stopped}"
+        elif missing:
+            kind, title = Kind.FAILED, f"{formatting.count(missing, 'file')} missing at the end"
+        elif code:
+            kind, title = Kind.FAILED, "all files are here, but not all is well"
+            lines.append(f"Exit code {code}: an archive may be broken, or members missing.")
+        else:
+            kind, title = Kind.DONE, "done"
+        return self._notice(kind, now, title, "\n".join(lines), **facts, exit_code=code)
+
+    def _told_of(self, kind: Kind, now: float, title: str, text: str, **facts: Any) -> list[Notice]:
+        """Return the notice in a list, or an empty list if it is held back."""
+        if kind not in self._wanted or not self._gate.admits(kind, now):
+            return []
+        if self._gate.left == 0:
+            text += " This run tells nothing more before its end (notify.most)."
+        return [self._notice(kind, now, title, text, **facts)]
+
+    def _notice(self, kind: Kind, now: float, title: str, text: str, **facts: Any) -> Notice:
+        lines = "\n".join(printable(redact(line)) for line in text.split("\n"))
+        if len(lines) > _LONGEST:
+            lines = lines[: _LONGEST - 1] + "…"
+        title = f"osp-fetch: {printable(redact(title))[:200]}"
+        place, machine = printable(redact(self._place)), printable(self._machine)
+        return Notice(kind, now, title, lines, place, machine, facts)
+
+
+def trial_notice(place: str, machine: str, now: float) -> Notice:
+    """Return the notice of `osp-fetch notify --test`."""
+    text = f"A test from {machine}. Notices of a run arrive here."
+    return Notice(Kind.TEST, now, "osp-fetch: a test", text, place, machine)
+
+
+def _name(host: str) -> str:
+    return host.rpartition(":")[0] or host
+
+
+def _listed(hosts: Iterable[str]) -> str:
+    """Return the names of some hosts, such as `a, b, c and 7 more`."""
+    names = [_name(host) for host in hosts]
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -1,0 +1,89 @@
+"""The notifier of a run: it looks at the run's state at intervals, and hands notices to the channels."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ..model import events
+from ..model.report import Report
+from .board import Board
+from .delivery import PATIENCE, Channel, close_all
+from .notices import Look, Notice, Notices
+
+# Files whose sizes must be known before the others are estimated by their mean, as for the time that is left.
+_SIZED: Final = 3
+
+
+class Notifier:
+    """An observer that tells people what happens to a run.
+
+    Args:
+        board: The state of the run. It must receive the same events, before this observer.
+        notices: Decides what is told.
+        channels: Where notices go.
+        room: Returns the bytes that may still be written to the disk, None if unknown. It must not block.
+        wall: Clock in Unix seconds.
+
+    Attributes:
+        period: Seconds between two calls of `tick`.
+    """
+
+    period = 5.0
+    passes_over: Final = frozenset(
+        {events.Wrote, events.Opened, events.Closed, events.FileBegun, events.Finished, events.Progress}
+    )
+
+    def __init__(
+        self,
+        board: Board,
+        notices: Notices,
+        channels: Sequence[Channel],
+        room: Callable[[], int | None] = lambda: None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._board, self._notices, self._channels = board, notices, channels
+        self._room, self._wall = room, wall
+        self._is_begun = False
+
+    def __call__(self, event: events.Event) -> None:
+        """Tell what an event causes."""
+        self._is_begun = self._is_begun or isinstance(event, events.RunStarted)
+        self._tell(self._notices.event(event, self._wall()))
+
+    def tick(self) -> None:
+        """Look at the state of the run. Before it begins, as while it waits for a lock, nothing is told."""
+        if self._is_begun and self._board.report is None:
+            self._tell(self._notices.look(look_at(self._board, self._wall(), self._room())))
+
+    def ended(self, report: Report | None, error: str | None, code: int) -> None:
+        """Tell how the run ended; see `Notices.ended`."""
+        self._tell(self._notices.ended(report, error, code, self._wall()))
+
+    def close(self, patience: float = PATIENCE) -> list[str]:
+        """Wait for notices on their way, and return notes for the user. Blocks.
+
+        Args:
+            patience: Seconds to wait at most.
+        """
+        return close_all(self._channels, patience)
+
+    def _tell(self, notices: list[Notice]) -> None:
+        for notice in notices:
+            for channel in self._channels:
+                channel.put(notice)
+
+
+def look_at(board: Board, now: float, room: int | None) -> Look:
+    """Return the state of a run.
+
+    Args:
+        board: The run.
+        now: Unix seconds.
+        room: Bytes that may still be written to the disk, None if unknown.
+    """
+    total = board.total if board.exact or board.sized >= _SIZED else None
+    left = None if total is None else max(0, total - board.done)
+    known = "" if board.exact else "About" if board.rows_final else "At least"
+    return Look(now, board.received, board.finished, left, known, board.expires, room)
