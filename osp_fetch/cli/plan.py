@@ -124,7 +124,7 @@ def _opened(folder: str, made: PlainOptions) -> AbstractContextManager[Place]:
     return opened_place(destination(folder, made.get("state")), made["settings"])
 
 
-def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = False) -> None:
+def _print(plan: Plan, rate: int | str, sources: Sequence[str], *, stderr: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -156,7 +156,7 @@ def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = Fals
         console.print(f"… {plan.bad_rows} bad rows in total; they fail, and the other rows are fetched")
 
 
-def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
+def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
     from ..views import formatting
 
     unsized = formatting.count(plan.unsized, "file") + " of unknown size" if plan.unsized else ""
@@ -181,12 +181,8 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
     ]
     rows = [row for row in rows if row[1]]
     rows += [("columns", text) for text in _columns(plan)]
-    pace = rate or plan.bytes_per_second
-    if pace and plan.missing_bytes:
-        at = "--limit-rate" if rate else "the last run's rate"
-        rows.append(
-            ("time", f"{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s")
-        )
+    if (time_left := _time(plan, rate)) is not None:
+        rows.append(("time", time_left))
     if plan.archives_bytes:
         more = f"about {formatting.size(plan.archives_bytes)} of extra space, or little with --delete-after"
         rows.append(("to unpack", f"{plan.archives} archives or pieces: {more}"))
@@ -237,7 +233,43 @@ def _columns(plan: Plan) -> list[str]:
     ]
 
 
-def _links(plan: Plan, rate: int) -> str:
+def _time(plan: Plan, rate: int | str) -> str | None:
+    """Return how long the transfer takes, None if nothing says how fast it may be."""
+    from ..views import formatting
+
+    if not plan.missing_bytes or not (rate or plan.bytes_per_second):
+        return None
+    if isinstance(rate, str):
+        taken = _by_timetable(plan, rate)
+        if taken is None:
+            return f"depends on the timetable of --limit-rate: {_table(rate)}"
+        return f"{formatting.duration(taken)} by the timetable of --limit-rate: {_table(rate)}"
+    pace = rate or plan.bytes_per_second
+    at = "--limit-rate" if rate else "the last run's rate"
+    return f"{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s"
+
+
+def _by_timetable(plan: Plan, rate: str) -> float | None:
+    """Return the seconds that a timetable lets the transfer take, None if that cannot be estimated."""
+    from ..model.timetable import Timetable
+
+    now = time.localtime()
+    return Timetable.of(rate).seconds(
+        plan.missing_bytes, now.tm_wday, now.tm_hour, now.tm_min, plan.bytes_per_second
+    )
+
+
+def _table(rate: str) -> str:
+    """Return a timetable with readable rates, such as `08:00 10.0 MiB/s, 19:00 no limit`."""
+    from ..views import formatting
+
+    pairs = (entry.split(",") for entry in rate.split())
+    return ", ".join(
+        f"{at} {formatting.size(int(limit)) + '/s' if int(limit) else 'no limit'}" for at, limit in pairs
+    )
+
+
+def _links(plan: Plan, rate: int | str) -> str:
     from ..views import formatting
 
     now = time.time()
@@ -252,5 +284,7 @@ def _links(plan: Plan, rate: int) -> str:
     needed = plan.missing_bytes / (first - now)
     said += f"; finishing before that needs {formatting.size(needed)}/s"
     if rate:
-        said += ", within --limit-rate" if rate >= needed else ", more than --limit-rate allows"
+        taken = plan.missing_bytes / rate if isinstance(rate, int) else _by_timetable(plan, rate)
+        if taken is not None:
+            said += ", within --limit-rate" if taken <= first - now else ", more than --limit-rate allows"
     return said

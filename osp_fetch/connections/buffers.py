@@ -6,6 +6,7 @@ from mmap import mmap
 from typing import Final
 
 from ..model.settings import Limits
+from ..model.timetable import Timetable
 
 # Free buffers may use 1/6 of `limits.memory`.
 _SHARE: Final = 6
@@ -28,7 +29,8 @@ class Buffers:
 
     def __init__(self, limits: Limits, most: int = 2 << 20) -> None:
         self._memory = limits.buffer_memory // _SHARE
-        self._most = min(most, max(_LEAST, limits.rate // _PER_SECOND)) if limits.rate else most
+        rate = Timetable.of(limits.rate).least
+        self._most = min(most, max(_LEAST, rate // _PER_SECOND)) if rate else most
         self._free: list[memoryview] = []
 
     def take(self, count: int, connections: int) -> memoryview:
