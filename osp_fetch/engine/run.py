@@ -77,6 +77,8 @@ class Run:
         self._in_hand: dict[str, int] = {}  # path → order of the job that fetches it, or waits to
         self._folded: dict[str, str] = {}  # if the disk ignores case: case-folded path → path
         self._parked: list[Job] = []
+        self._stale = 0  # jobs that were parked since links were last renewed
+        self._has_renewed = False  # links were renewed, and the source of them may have more
         self._page: deque[Job] = deque()  # jobs that were read and not looked at yet
         self._has_ended = False  # all rows are read
         self._turns = 0
@@ -132,7 +134,7 @@ class Run:
                     jobs, reading = reading.result(), None
                     self._page.extend(jobs or ())
                     self._has_ended = jobs is None
-                elif self._parked and self._renewal and self._renewal.changed():
+                elif self._parked and self._renewal and (self._renewal.changed() or self._is_stale):
                     self._page.extend(await self._renewed(self._renewal))
                 elif not self._has_ended and reading is None and not self._queues.is_full:
                     reading = asyncio.ensure_future(anext(pages, None))
@@ -161,15 +163,21 @@ class Run:
         """Wait for fresh links of the parked jobs at the end of the run; return whether to go on."""
         if not self._renewal or not self._parked:
             return False
-        if not await self._renewal.wait(progressed=self._progressed):
-            return False
-        self._progressed = False
+        if not (self._has_renewed and self._stale):
+            if not await self._renewal.wait(progressed=self._progressed):
+                return False
+            self._progressed = False
         self._page.extend(await self._renewed(self._renewal))
         return True
 
+    @property
+    def _is_stale(self) -> bool:
+        """Whether many jobs were parked since fresh links were found: their rows were read before that."""
+        return self._has_renewed and self._stale >= _PAGE
+
     async def _renewed(self, renewal: Renewal) -> list[Job]:
         """Return the parked jobs that have fresh links. The others stay parked."""
-        parked, self._parked = self._parked, []
+        parked, self._parked, self._stale = self._parked, [], 0
         fresh = await renewal.renew([job.entry for job in parked])
         ready: list[Job] = []
         for job, entry in zip(parked, fresh, strict=True):
@@ -180,6 +188,7 @@ class Run:
             host = urls.host(entry.urls[0])
             ready.append(replace(job, entry=entry, record=record, host=host, error=None))
         if ready:
+            self._has_renewed = True
             self._context.observe(events.LinksRenewed(len(ready)))
         return ready
 
@@ -324,6 +333,7 @@ class Run:
         _bare(error)
         if error.remedy is Remedy.PARK and self._renewal is not None:
             self._parked.append(replace(job, error=error))
+            self._stale += 1
             self._context.observe(events.Parked(len(self._parked)))
         else:
             self._end(job, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
