@@ -81,6 +81,7 @@ if TYPE_CHECKING:
         RunEnded,
         RunStarted,
         SetAside,
+        Steered,
         Stopping,
         WidthLearned,
         Wrote,
@@ -107,7 +108,7 @@ _HOMES: Final = {
     "model.events": (
         "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
         "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened "
-        "Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Stopping WidthLearned Wrote "
+        "Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Steered Stopping WidthLearned Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -170,6 +171,7 @@ __all__ = [
     "SourceGivenUpError",
     "Status",
     "StatusError",
+    "Steered",
     "StopToken",
     "Stopping",
     "StorageError",

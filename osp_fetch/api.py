@@ -21,6 +21,8 @@ from .assembly import (
     rows_of,
 )
 from .concurrency import stop as stop_tasks
+from .control.endpoint import ControlSocket
+from .control.steering import Steering
 from .engine.run import Run
 from .model import events
 from .model.errors import FolderBusyError, SettingsError
@@ -40,7 +42,7 @@ from .views.fanout import Fanout, ProgressTicker, Ticking
 if TYPE_CHECKING:
     from .assembly import AnyManifest
     from .engine.context import Context
-    from .engine.file import FetchOne
+    from .workers.pool import WorkerPool
     from .workers.reach import Reach
 
 _RUN_NAME: Final = "osp-fetch run"
@@ -165,18 +167,20 @@ async def _fetch(
         context = await build_context(
             stack, place, state, settings, options, reach, observe, lock.descriptor, is_new=fresh
         )
-        fetch_one = await _workers(stack, context, place, state, reach, options, lock.descriptor)
+        workers = await _workers(stack, context, place, state, reach, options, lock.descriptor)
+        renewal = renewal_of(manifest, options, settings, observe)
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
         if given:
             await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
         again = again_of(options)
         run = Run(
-            context, _finisher(stack, place, report, deliver),
-            renewal_of(manifest, options, settings, observe), fetch_one=fetch_one,
-            recheck=options.get("recheck", False), fresh=fresh and context.store.is_new, again=again,
+            context, _finisher(stack, place, report, deliver), renewal,
+            fetch_one=workers.fetch if workers else None, recheck=options.get("recheck", False),
+            fresh=fresh and context.store.is_new, again=again,
             update=options.get("update", False), spill=stack.enter_context(DiskSpill(state)),
         )  # fmt: skip
         observe.add(run.observe)
+        await _steered(stack, Steering(context, board.snapshot, stop.ask, renewal, workers), state, report)
         observe(events.RunStarted(str(place)))
         try:
             await _until_stopped(run.fetch(resolved.rows), report, stop, observe)
@@ -215,14 +219,20 @@ async def _workers(
     reach: Reach,
     options: PlainOptions,
     lock: int,
-) -> FetchOne | None:
-    """Start the worker processes, if the settings ask for them; return what fetches a file with them."""
+) -> WorkerPool | None:
+    """Start the worker processes, if the settings ask for them."""
     if context.settings.limits.processes == 1:
         return None
     from .workers.make import worker_pool  # most runs use one process and do not need this import
 
     workers = worker_pool(context, place, state, reach, dict(options.get("profiles") or {}), lock)
-    return (await stack.enter_async_context(workers)).fetch if workers else None
+    return await stack.enter_async_context(workers) if workers else None
+
+
+async def _steered(stack: AsyncExitStack, steering: Steering, state: Path, report: Report) -> None:
+    """Let `osp-fetch ctl` reach the run until it ends."""
+    await stack.enter_async_context(Ticking(steering, at_end=False))
+    await stack.enter_async_context(ControlSocket(state, steering, report.notes.append))
 
 
 def _stop_of(stack: AsyncExitStack, options: PlainOptions) -> StopToken:

@@ -25,6 +25,7 @@ FLOORS = {
     "datasets": 4,
     "demo": 4,
     "archives": 5,
+    "control": 5,
     "pages": 5,
     "processor": 5,
     "inspection": 6,

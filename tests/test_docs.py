@@ -171,7 +171,7 @@ def test_the_reference_says_which_flags_have_a_variable() -> None:
     shared = {max(option.opts, key=len) for option in shared_lines().values()}
     text = section(REFERENCE, "Variables of the environment").strip().partition("\n\n")[0]
     of_get = {code for code in code_in(text) if code.startswith("--")}
-    bucket = {name: {"--state", "--s3-endpoint"} for name in ("status", "verify", "clean")}
+    bucket = {name: {"--state", "--s3-endpoint"} for name in ("status", "ctl", "verify", "clean")}
     others = {
         **bucket,
         "get": shared | of_get,
@@ -422,12 +422,13 @@ async def test_the_json_of_status_and_verify_is_as_the_reference_says(origin: Or
             await asyncio.sleep(0.1)
             assert running.returncode is None, run
             run = json.loads((state / "status.json").read_text()) if (state / "status.json").exists() else {}
+        told = await osp_fetch_json("ctl", "out", "host", "example.org", "pause", cwd=tmp_path)
         status = await osp_fetch_json("status", "out", cwd=tmp_path)
     finally:
         running.terminate()
         code = await running.wait()
     assert code == 75
-    compare("status.json", run, status["run"], json.loads((state / "status.json").read_text()))
+    compare("status.json", run, status["run"], told, json.loads((state / "status.json").read_text()))
     compare("status --json", {**status, "run": {}})
 
     (tmp_path / "out" / "a").write_bytes(b"other")
@@ -468,6 +469,8 @@ _SAMPLES: Mapping[str, Any] = {
     "bool": True,
     "float | None": 1.0,
     "str": "x",
+    "tuple[str, ...]": ("x",),
+    "int | str": 1,
     "Outcome": Outcome("a", Status.FAILED, entry("a", "http://h/a"), 1, None, 1.0, NetworkError("no answer")),
     "Report": Report(),
 }

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "get": "Download files into a folder; run it again to resume.",
     "plan": "Show what get would do.",
     "status": "Show what a folder holds.",
+    "ctl": "Steer a run while it works.",
     "verify": "Check finished files against their checksums.",
     "clean": "Abort unfinished uploads in a bucket.",
     "datasets": "List the datasets of Open-Sora-Plan v1.1.0.",

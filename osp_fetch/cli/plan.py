@@ -236,14 +236,15 @@ def _columns(plan: Plan) -> list[str]:
 def _time(plan: Plan, rate: int | str) -> str | None:
     """Return how long the transfer takes, None if nothing says how fast it may be."""
     from ..views import formatting
+    from ..views.status_lines import rate_limit
 
     if not plan.missing_bytes or not (rate or plan.bytes_per_second):
         return None
     if isinstance(rate, str):
         taken = _by_timetable(plan, rate)
         if taken is None:
-            return f"depends on the timetable of --limit-rate: {_table(rate)}"
-        return f"{formatting.duration(taken)} by the timetable of --limit-rate: {_table(rate)}"
+            return f"depends on the timetable of --limit-rate: {rate_limit(rate)}"
+        return f"{formatting.duration(taken)} by the timetable of --limit-rate: {rate_limit(rate)}"
     pace = rate or plan.bytes_per_second
     at = "--limit-rate" if rate else "the last run's rate"
     return f"{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s"
@@ -256,16 +257,6 @@ def _by_timetable(plan: Plan, rate: str) -> float | None:
     now = time.localtime()
     return Timetable.of(rate).seconds(
         plan.missing_bytes, now.tm_wday, now.tm_hour, now.tm_min, plan.bytes_per_second
-    )
-
-
-def _table(rate: str) -> str:
-    """Return a timetable with readable rates, such as `08:00 10.0 MiB/s, 19:00 no limit`."""
-    from ..views import formatting
-
-    pairs = (entry.split(",") for entry in rate.split())
-    return ", ".join(
-        f"{at} {formatting.size(int(limit)) + '/s' if int(limit) else 'no limit'}" for at, limit in pairs
     )
 
 

@@ -27,6 +27,7 @@ def command(folder: str, sums: bool, as_json: bool, **flags: Any) -> int:
     from ..inspection.status import folder_status
     from ..model.errors import StorageError
     from ..views import formatting
+    from ..views.status_lines import run_lines
 
     if sums and as_json:
         raise click.UsageError("--sums and --json cannot be combined: use one of them")
@@ -45,12 +46,8 @@ def command(folder: str, sums: bool, as_json: bool, **flags: Any) -> int:
         return exits.OK
     if found.owner:
         click.echo(f"running: {found.owner}")
-        if found.run:
-            run = found.run
-            click.echo(
-                f"{sum(run['counts'].values())} of {run['rows']} files, {formatting.size(run['bytes_done'])}"
-                f", {formatting.size(run['bytes_per_second'])}/s, {run['connections']} connections"
-            )
+        for line in run_lines(found.run) if found.run else ():
+            click.echo(line)
     click.echo(f"finished: {found.published} files, {formatting.size(found.published_bytes)}")
     if found.unpacked:
         click.echo(f"unpacked and deleted: {found.unpacked} archives")

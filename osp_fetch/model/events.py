@@ -275,6 +275,25 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Steered:
+    """A command of `osp-fetch ctl`, or of the page, has changed the run.
+
+    Attributes:
+        what: the change in words.
+        paused: whether the run is paused.
+        hosts: names of the hosts that are paused, `host` or `host:port`.
+        rate: limit of the byte rate, as the setting `limits.rate` has it.
+        connections: largest number of connections; "auto" if the run finds it.
+    """
+
+    what: str
+    paused: bool
+    hosts: tuple[str, ...]
+    rate: int | str
+    connections: int | str
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The run has been asked to stop early."""
 
@@ -314,6 +333,7 @@ Event = (
     | DiskWaiting
     | FolderWaiting
     | Finished
+    | Steered
     | Stopping
     | RunEnded
 )

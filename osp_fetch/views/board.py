@@ -16,6 +16,8 @@ from . import formatting
 _WINDOW: Final = 15.0
 # Largest number of set-aside user files that the report names, to bound memory.
 _SET_ASIDE_KEPT: Final = 1000
+# Largest number of changes by commands that are remembered.
+_CHANGES: Final = 20
 # Seconds. A file in progress for less than this, with no connection and no bytes, is not displayed.
 _MOMENT: Final = 1.0
 
@@ -65,6 +67,8 @@ class Board:
         set_aside_count: Number of all such files.
         last_trouble: The most recent problem, in words.
         stopping: Why the run is being stopped, empty if it is not.
+        steered: The last change by a command, None if there was none.
+        changes: When the last changes by commands were made, in Unix seconds, and what they were.
         report: The report, once the run has ended.
     """
 
@@ -90,6 +94,8 @@ class Board:
     widths: dict[str, int] = field(default_factory=dict)
     last_trouble: str = ""
     stopping: str = ""
+    steered: events.Steered | None = None
+    changes: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_CHANGES))
     report: Report | None = None
     _begun: float = 0.0
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
@@ -127,6 +133,9 @@ class Board:
                 self.rows_final = True
             case events.Stopping(why):
                 self.stopping = why
+            case events.Steered(what):
+                self.steered = event
+                self.changes.append((self.wall(), what))
             case events.RunEnded(report):
                 self.report = report
             case _:
@@ -215,6 +224,15 @@ class Board:
         return sum(self.counts.values())
 
     @property
+    def standing(self) -> str:
+        """What is paused by a command, in words; empty if nothing is."""
+        if self.steered is None:
+            return ""
+        if self.steered.paused:
+            return "paused by command; osp-fetch ctl DIR resume goes on"
+        return f"paused by command: {', '.join(self.steered.hosts)}" if self.steered.hosts else ""
+
+    @property
     def seconds(self) -> float:
         """Seconds since the run started."""
         return self.clock() - self._begun
@@ -276,6 +294,18 @@ class Board:
         rate = self.rate()
         return events.Progress(self.finished, self.rows, self.done, self.total, rate, self.eta(rate))
 
+    def _control(self) -> dict[str, Any] | None:
+        """Return what commands have changed, for `status.json`."""
+        if self.steered is None:
+            return None
+        return {
+            "paused": self.steered.paused,
+            "paused_hosts": list(self.steered.hosts),
+            "rate": self.steered.rate,
+            "connections": self.steered.connections,
+            "changes": [{"time": round(when, 1), "what": what} for when, what in self.changes],
+        }
+
     def snapshot(self) -> dict[str, Any]:
         """Return the state as a JSON-serializable dict, for `status.json`."""
         rate = self.rate()
@@ -296,6 +326,7 @@ class Board:
             "levels": {host: n for host, (n, _) in self.levels.items()},
             "retries": dict(self.retries),
             "links_expire": self.expires,
+            "control": self._control(),
             "stopping": self.stopping or None,
             "ended": self.report is not None,
         }

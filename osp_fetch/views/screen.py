@@ -63,7 +63,8 @@ def headline(board: Board) -> str:
     """Return the state of a run in one line."""
     rate = board.rate()
     rows = f"/{board.rows}" if board.rows_final else f" of {board.rows} so far"
-    parts = [
+    parts = [board.standing] * bool(board.standing)
+    parts += [
         f"{board.finished}{rows} files",
         amount(board),
         f"{formatting.size(rate)}/s",
@@ -137,6 +138,8 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
     match event:
         case events.Stopping(why):
             return f"stopping: {why}"
+        case events.Steered(what):
+            return f"by command: {what}"
         case events.LinksRenewed(files):
             return f"fresh links found: {files} files continue"
         case events.LinksCommandFailed(why):
@@ -265,6 +268,8 @@ def _trouble(board: Board) -> list[RenderableType]:
         )
     if board.last_trouble:
         lines.append(Text(f"last: {board.last_trouble}", style="yellow", no_wrap=True, overflow="ellipsis"))
+    if board.standing:
+        lines.append(Text(board.standing, style="bold yellow", no_wrap=True, overflow="ellipsis"))
     if board.stopping:
         lines.append(Text(f"stopping: {board.stopping}; saving what is held", style="bold yellow"))
     return lines
