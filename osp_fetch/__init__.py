@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         MirrorDropped,
         Observer,
         Opened,
+        PageOpened,
         Parked,
         Progress,
         Retrying,
@@ -108,7 +109,8 @@ _HOMES: Final = {
     "model.events": (
         "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
         "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened "
-        "Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Steered Stopping WidthLearned Wrote "
+        "PageOpened Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Steered "
+        "Stopping WidthLearned Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -153,6 +155,7 @@ __all__ = [
     "Observer",
     "Opened",
     "Outcome",
+    "PageOpened",
     "Parked",
     "Progress",
     "QuotaExceededError",

@@ -180,7 +180,9 @@ async def _fetch(
             update=options.get("update", False), spill=stack.enter_context(DiskSpill(state)),
         )  # fmt: skip
         observe.add(run.observe)
-        await _steered(stack, Steering(context, board.snapshot, stop.ask, renewal, workers), state, report)
+        steering = Steering(context, board.snapshot, stop.ask, renewal, workers)
+        await _steered(stack, steering, state, report)
+        await _paged(stack, options, place, state, board, observe, steering)
         observe(events.RunStarted(str(place)))
         try:
             await _until_stopped(run.fetch(resolved.rows), report, stop, observe)
@@ -233,6 +235,30 @@ async def _steered(stack: AsyncExitStack, steering: Steering, state: Path, repor
     """Let `osp-fetch ctl` reach the run until it ends."""
     await stack.enter_async_context(Ticking(steering, at_end=False))
     await stack.enter_async_context(ControlSocket(state, steering, report.notes.append))
+
+
+async def _paged(
+    stack: AsyncExitStack,
+    options: PlainOptions,
+    place: Destination,
+    state: Path,
+    board: Board,
+    observe: Fanout,
+    steering: Steering,
+) -> None:
+    """Serve the page of the run until it ends, if the options ask for it."""
+    if "page" not in options:
+        return
+    from .views.page.access import address
+    from .views.page.server import Page
+    from .views.page.state import PageState
+
+    shows = PageState(board, str(place))
+    shows.min_free = (options.get("settings") or Settings()).storage.min_free
+    observe.add(shows)
+    carry = steering if options.get("page_control") else None
+    disk = None if place.bucket else place.root
+    await stack.enter_async_context(Page(address(options["page"]), shows, state, disk, observe, carry))
 
 
 def _stop_of(stack: AsyncExitStack, options: PlainOptions) -> StopToken:

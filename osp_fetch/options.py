@@ -75,6 +75,9 @@ class FetchOptions(TypedDict, total=False):
         failed: file to which the rows that failed or are parked are written, as a manifest of JSON lines. It
             is replaced when the run ends, also by an empty one.
         state: local folder for the state of a run to a bucket; by default one below `$XDG_STATE_HOME`.
+        page: `[HOST:]PORT` to serve a page about the run on; port 0 takes a free one. The event `PageOpened`
+            has the link.
+        page_control: whether the page may steer the run.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -106,6 +109,8 @@ class FetchOptions(TypedDict, total=False):
     name: str
     failed: str | Path
     state: str | Path
+    page: str
+    page_control: bool
 
 
 class PlainOptions(TypedDict, total=False):
@@ -140,6 +145,8 @@ class PlainOptions(TypedDict, total=False):
     failed: Path
     name: str
     state: Path
+    page: str
+    page_control: bool
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:

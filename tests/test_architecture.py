@@ -48,7 +48,11 @@ DOORS = {
     "awscrt": {"storage/bucket/sums.py"},
     "rehashes": {"storage/bucket/sums.py"},
     "aiodns": {"network/resolver.py"},
-    "aiohttp": {"network/", "storage/bucket/client.py"},  # the errors of aiobotocore are those of aiohttp
+    "aiohttp": {
+        "network/",
+        "storage/bucket/client.py",
+        "views/page/server.py",
+    },  # the errors of aiobotocore are those of aiohttp
     "aiohttp_socks": {"network/socks.py"},
     "python_socks": {"network/socks.py"},
     "yarl": {"network/transport.py", "network/head.py"},

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ..model import events
 from ..model.errors import FetchError
 from ..storage.bucket.address import is_bucket
 from . import exits
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 )
 @click.option("--wait-lock", metavar="TIME", help="Wait up to TIME while another run uses the folder.")
 @click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
+@click.option("--page", metavar="PORT|HOST:PORT", help="Serve a page about the run; its link is printed.")
+@click.option("--page-control", is_flag=True, help="Let the page pause, limit and stop the run.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
 @click.option(
@@ -80,6 +83,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         made["failed"] = Path(flags["failed"])
     if limit is not None:
         made["max_duration"] = limit
+    _add_page(made, flags)
     _raise_descriptor_limit()
     if "-" in sources and sys.stdin is not None and sys.stdin.isatty():
         click.echo("Reading the list from the terminal; end it with Ctrl-D on a line of its own.", err=True)
@@ -89,6 +93,17 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     with Permissions(made["settings"].storage.mode).applied():  # also for the unpacking after the run
         return uvloop.run(_get(list(sources), flags, made))
+
+
+def _add_page(made: PlainOptions, flags: dict[str, Any]) -> None:
+    """Add the options of the page. Raises click.UsageError for a flag that needs the other one."""
+    if flags["page_control"] and not flags["page"]:
+        raise click.UsageError("--page-control: give --page, too")
+    if flags["page"]:
+        from ..views.page.access import address
+
+        address(flags["page"])
+        made["page"], made["page_control"] = flags["page"], flags["page_control"]
 
 
 def _check_bucket(flags: dict[str, Any]) -> None:
@@ -126,15 +141,8 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
     signals = _Signals(stop)
     made["stop"] = stop
 
-    def observe(event: Any) -> None:
-        board(event)
-        if screen:
-            screen(event)
-        if unpacker:
-            unpacker(event)
-
-    if screen or unpacker:
-        made["observer"] = observe
+    if screen or unpacker or flags["page"]:
+        made["observer"] = _observer(board, screen or _only_page, unpacker)
     try:
         if screen is None:
             report = await fetch_all(sources, flags["output"], **made)
@@ -159,6 +167,23 @@ async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) ->
     if flags["layout"] and not stop.why:
         _lay_out(flags)
     return code
+
+
+def _observer(*each: events.Observer | None) -> events.Observer:
+    """Return an observer that calls those of `each` that are not None, in this order."""
+    observers = [observer for observer in each if observer is not None]
+
+    def observe(event: events.Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe
+
+
+def _only_page(event: events.Event) -> None:
+    """Print the link of the page, also with --quiet: nothing else says where the page is."""
+    if isinstance(event, events.PageOpened):
+        click.echo(f"page: {event.url}", err=True)
 
 
 def _keep_widths(flags: dict[str, Any], widths: dict[str, int]) -> None:

@@ -275,6 +275,17 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class PageOpened:
+    """The page of the run can be opened in a browser. The event is not logged, because the link has a token.
+
+    Attributes:
+        url: the link.
+    """
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
 class Steered:
     """A command of `osp-fetch ctl`, or of the page, has changed the run.
 
@@ -333,6 +344,7 @@ Event = (
     | DiskWaiting
     | FolderWaiting
     | Finished
+    | PageOpened
     | Steered
     | Stopping
     | RunEnded

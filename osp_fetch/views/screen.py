@@ -138,6 +138,8 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
     match event:
         case events.Stopping(why):
             return f"stopping: {why}"
+        case events.PageOpened(url):
+            return f"page: {url}"
         case events.Steered(what):
             return f"by command: {what}"
         case events.LinksRenewed(files):
