@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         PageOpened,
         Parked,
         Progress,
+        Repeating,
         Retrying,
         RowsRead,
         RunEnded,
@@ -109,7 +110,7 @@ _HOMES: Final = {
     "model.events": (
         "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
         "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped Observer Opened "
-        "PageOpened Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Steered "
+        "PageOpened Parked Progress Repeating Retrying RowsRead RunEnded RunStarted SetAside Steered "
         "Stopping WidthLearned Wrote "
     ),
     "model.report": "Outcome Report Status",
@@ -162,6 +163,7 @@ __all__ = [
     "RangeNotSatisfiableError",
     "RelativePath",
     "Remedy",
+    "Repeating",
     "Report",
     "Retrying",
     "RowsRead",

@@ -42,6 +42,7 @@ from .views.fanout import Fanout, ProgressTicker, Ticking
 if TYPE_CHECKING:
     from .assembly import AnyManifest
     from .engine.context import Context
+    from .sources.resolve import Resolved
     from .workers.pool import WorkerPool
     from .workers.reach import Reach
 
@@ -180,7 +181,9 @@ async def _fetch(
             update=options.get("update", False), spill=stack.enter_context(DiskSpill(state)),
         )  # fmt: skip
         observe.add(run.observe)
-        steering = Steering(context, board.snapshot, stop.ask, renewal, workers)
+        work = _Work(run, stack, options)
+        observe.add(_forgetter(report))
+        steering = Steering(context, board.snapshot, stop.ask, work, renewal, workers)
         await _steered(stack, steering, state, report)
         await _paged(stack, options, place, state, board, observe, steering)
         observe(events.RunStarted(str(place)))
@@ -189,7 +192,7 @@ async def _fetch(
         finally:
             unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
             seen = [*_kept_notes(board), *_decoded_notes(board), *observe.failures]
-            report.notes += [*reach.notes, *resolved.notes(), *unmatched, *seen, *run.notes()]
+            report.notes += [*reach.notes, *resolved.notes(), *work.notes(), *unmatched, *seen, *run.notes()]
             report.notes += failed.close() if failed else []
             report.widths = board.widths
             report.bytes, report.seconds = board.received, time.monotonic() - begun
@@ -229,6 +232,43 @@ async def _workers(
 
     workers = worker_pool(context, place, state, reach, dict(options.get("profiles") or {}), lock)
     return await stack.enter_async_context(workers) if workers else None
+
+
+def _forgetter(report: Report) -> events.Observer:
+    """Return an observer that takes back the outcomes of files that are fetched again."""
+
+    def forget(event: events.Event) -> None:
+        if isinstance(event, events.Repeating):
+            report.forget(event.outcomes)
+
+    return forget
+
+
+class _Work:
+    """The run as commands see it.
+
+    Args:
+        run: The run.
+        stack: Ends the reading of added sources.
+        options: The options of the run, by which added sources are read, too.
+    """
+
+    def __init__(self, run: Run, stack: AsyncExitStack, options: PlainOptions) -> None:
+        self._run, self._stack, self._options = run, stack, options.copy()
+        self._options.pop("name", None)  # it is that of a single file
+        self._added: list[Resolved] = []
+        self.retry_failed = run.retry_failed
+
+    async def add(self, source: str) -> bool:
+        """Fetch the files of `source`, too. Return False if the run is ending."""
+        resolved = await asyncio.to_thread(rows_of, source, self._options)
+        self._stack.callback(resolved.close)
+        self._added.append(resolved)
+        return self._run.add(resolved.rows)
+
+    def notes(self) -> list[str]:
+        """Return the notes on added sources for the user."""
+        return [note for resolved in self._added for note in resolved.notes()]
 
 
 async def _steered(stack: AsyncExitStack, steering: Steering, state: Path, report: Report) -> None:

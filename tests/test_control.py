@@ -26,6 +26,7 @@ from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, entry
 from tests.conftest import quick
 from tests.origin import Origin, Page, noise
+from tests.origin import status as refuse
 from tests.test_cli import QUICK, get, start
 
 STATE = ".osp-fetch"
@@ -256,6 +257,84 @@ async def test_a_link_file_of_a_command_is_used(origin: Origin, tmp_path: Path) 
     assert report.counts[Status.FETCHED] == 8
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_what_has_failed_is_fetched_again_and_counts_once(
+    origin: Origin, tmp_path: Path, processes: int
+) -> None:
+    rows = large(origin, 1, 1_500_000)
+    data = {f"f{n}": noise(3000, n) for n in range(20)}
+    rows += [entry(name, origin.add(name, one, *[refuse(500)] * 2)) for name, one in data.items()]
+    rows += [entry("gone", f"{origin.url}/gone")]
+    run = Run(tmp_path / "out")
+    settings = quick(retry={"attempts": 2}, limits={"connections": 4, "processes": processes})
+    kept = tmp_path / "failed.jsonl"
+    run.task = asyncio.create_task(
+        fetch_all(rows, run.folder, settings=settings, observer=run.observe, failed=kept)
+    )
+    await run.until(lambda: run.count(events.Finished) == 21)
+    before = (await run.ask("status"))["status"]
+    assert before["counts"]["failed"] == 21
+    assert (await run.ask("retry-failed"))["said"] == "21 failed files will be fetched again"
+    report = await asyncio.wait_for(run.task, 30)
+    assert report.counts == {Status.FETCHED: 21, Status.FAILED: 1, Status.PRESENT: 0, Status.PARKED: 0}
+    assert [outcome.path for outcome in report.failures] == ["gone"]
+    assert all((run.folder / name).read_bytes() == one for name, one in data.items())
+    assert [json.loads(line)["path"] for line in kept.read_text().splitlines()] == ["gone"]
+    after = json.loads((run.folder / STATE / "status.json").read_text())
+    assert after["counts"]["failed"] == 1
+    assert after["bytes_total"] == after["bytes_done"] == 1_500_000 + 20 * 3000
+
+
+async def test_a_host_that_was_given_up_is_asked_again(origin: Origin, tmp_path: Path) -> None:
+    for n in range(6):
+        origin.add(f"far/{n}", noise(2000, n))
+    goes_on, run = asyncio.Event(), Run(tmp_path / "out")
+    settings = quick(retry={"attempts": 2, "outage": 0.2, "longest": 0.05}, limits={"connections": 4})
+    async with Server(origin.handle, host="127.0.0.2") as first:
+        port = first.port
+
+        async def manifest() -> AsyncIterator[Entry]:
+            yield entry("far/0", f"http://127.0.0.2:{port}/far/0")
+            await goes_on.wait()
+            for n in range(1, 6):
+                yield entry(f"far/{n}", f"http://127.0.0.2:{port}/far/{n}")
+            await last.wait()
+
+        last = asyncio.Event()
+        run.task = asyncio.create_task(
+            fetch_all(manifest(), run.folder, settings=settings, observer=run.observe)
+        )
+        await run.until(lambda: run.count(events.Finished) == 1)
+    goes_on.set()
+    await run.until(lambda: run.count(events.Finished) == 6)
+    async with Server(origin.handle, host="127.0.0.2", port=port):
+        assert (await run.ask("retry-failed"))["said"] == "5 failed files will be fetched again"
+        await run.until(lambda: run.count(events.Finished) == 11)
+        last.set()
+        report = await asyncio.wait_for(run.task, 60)
+    assert report.ok
+    assert report.counts[Status.FETCHED] == 6
+
+
+async def test_another_source_is_fetched_in_the_same_run(origin: Origin, tmp_path: Path) -> None:
+    first = large(origin, 2, 1_000_000)
+    paths = {f"m{n}": origin.add(f"m{n}", noise(1000, n)) for n in range(700)}
+    more = [{"path": path, "url": url} for path, url in paths.items()]
+    more += [{"path": row.path, "url": row.urls[0]} for row in first]  # under way, and then present
+    (tmp_path / "more.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in more))
+    async with running(first, tmp_path / "out", quick()) as run:
+        with pytest.raises(CommandError, match=r"add: .*missing"):
+            await run.ask("add", str(tmp_path / "missing.csv"))
+        said = (await run.ask("add", str(tmp_path / "more.jsonl")))["said"]
+        assert said.endswith("more.jsonl are fetched, too")
+        report = await asyncio.wait_for(run.task, 60)
+        assert report.ok, report.failures[:3]
+        assert report.counts[Status.FETCHED] == 702
+        assert report.counts[Status.PRESENT] == 2
+    assert all((tmp_path / "out" / f"m{n}").read_bytes() == noise(1000, n) for n in range(700))
+    assert right(tmp_path / "out", first, 1_000_000)
+
+
 async def test_a_manifest_without_links_says_so(origin: Origin, tmp_path: Path) -> None:
     (tmp_path / "new.tsv").write_text("file_name\tcdn_link\n")
     async with running(large(origin, 1), tmp_path, quick()) as run:
@@ -274,11 +353,13 @@ async def test_no_order_of_commands_loses_anything(origin: Origin, tmp_path: Pat
         ["pause"], ["resume"], ["rate", "300k"], ["rate", "off"], ["rate", "00:00,1M 12:00,2M"],
         ["connections", "2"], ["connections", "12"], ["connections", "auto"], ["host", host, "pause"],
         ["host", host, "resume"], ["host", "127.0.0.1", "pause"], ["host", "127.0.0.1", "resume"],
-        ["status"], ["nonsense"],
+        ["status"], ["nonsense"], ["retry-failed"], ["add", str(tmp_path / "again.jsonl")],
     ]  # fmt: skip
     mixed = [*rows, *small]
+    again = [{"path": row.path, "url": row.urls[0]} for row in [*rows[:3], *small[:40]]]
+    (tmp_path / "again.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in again))
     chance.shuffle(mixed)
-    async with running(mixed, tmp_path, settings) as run:
+    async with running(mixed, tmp_path / "out", settings) as run:
         for _ in range(25):
             with suppress(CommandError):
                 await run.ask(*chance.choice(orders))
@@ -292,10 +373,11 @@ async def test_no_order_of_commands_loses_anything(origin: Origin, tmp_path: Pat
         report = await asyncio.wait_for(run.task, 60)
     assert report.ok
     assert report.counts[Status.FETCHED] == 160
-    assert right(tmp_path, rows, 400_000)
-    assert all((tmp_path / f"s/{n}").read_bytes() == noise(5000 + n, n) for n in range(150))
+    out = tmp_path / "out"
+    assert right(out, rows, 400_000)
+    assert all((out / f"s/{n}").read_bytes() == noise(5000 + n, n) for n in range(150))
     assert run.count(events.Lost) == 0
-    assert not [place for place in (tmp_path / STATE / "partial").rglob("*") if place.is_file()]
+    assert not [place for place in (out / STATE / "partial").rglob("*") if place.is_file()]
 
 
 async def test_a_worker_that_is_replaced_while_the_run_is_paused_is_paused(

@@ -470,6 +470,7 @@ _SAMPLES: Mapping[str, Any] = {
     "float | None": 1.0,
     "str": "x",
     "tuple[str, ...]": ("x",),
+    "tuple[Outcome, ...]": (),
     "int | str": 1,
     "Outcome": Outcome("a", Status.FAILED, entry("a", "http://h/a"), 1, None, 1.0, NetworkError("no answer")),
     "Report": Report(),

@@ -29,6 +29,8 @@ def command(folder: str, words: tuple[str, ...], as_json: bool, **flags: Any) ->
     rate 20MiB                limit the rate; also off, or '08:00,10MiB 19:00,off'
     connections 8             limit the connections; auto for the usual number
     host NAME pause           leave one server alone; host NAME resume
+    retry-failed              fetch the files that have failed again
+    add SOURCE                fetch the files of another SOURCE, too
     links FILE                take fresh links from FILE
     stop                      save and end, with exit code 75
     """
@@ -71,8 +73,8 @@ def _ask(state: Path, words: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _with_absolute_paths(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the words with the path of `links` made absolute: the run has another working directory."""
-    if words[0] == "links" and len(words) == 2:
+    """Return the words with the path of a file made absolute: the run has another working directory."""
+    if words[0] in ("links", "add") and len(words) == 2 and (words[0] == "links" or Path(words[1]).exists()):
         return words[0], str(Path(words[1]).absolute())
     return words
 

@@ -1,6 +1,7 @@
 """The commands for a run, and how they are written. No I/O.
 
-status · pause · resume · rate 20MiB · connections 8 · host H pause · host H resume · links FILE · stop
+status · pause · resume · rate 20MiB · connections 8 · host H pause · host H resume · retry-failed ·
+    add SOURCE · links FILE · stop
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ USAGE: Final = {
     "rate": "RATE|TIMETABLE|off",
     "connections": "N|auto",
     "host": "HOST pause|resume",
+    "retry-failed": "",
+    "add": "SOURCE",
     "links": "FILE",
     "stop": "",
 }
@@ -86,6 +89,22 @@ class PauseHost:
 
 
 @dataclass(frozen=True, slots=True)
+class RetryFailed:
+    """Fetch the files that have failed so far again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Fetch the files of another SOURCE, too.
+
+    Attributes:
+        source: As `get` takes it; the path of a file is absolute.
+    """
+
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class UseLinks:
     """Take fresh links of parked files from a link file.
 
@@ -101,7 +120,9 @@ class Stop:
     """Save what is held, and end the run as SIGTERM does."""
 
 
-Command = ShowStatus | Pause | Resume | SetRate | SetConnections | PauseHost | UseLinks | Stop
+Command = (
+    ShowStatus | Pause | Resume | SetRate | SetConnections | PauseHost | RetryFailed | Add | UseLinks | Stop
+)
 
 
 def parse(words: Sequence[str]) -> Command:
@@ -173,6 +194,8 @@ _READERS: Final[dict[str, _Plain | Callable[[Sequence[str]], Command]]] = {
     "rate": _rate,
     "connections": _connections,
     "host": _host,
+    "retry-failed": _Plain(RetryFailed()),
+    "add": lambda rest: Add(_one(rest)),
     "links": lambda rest: UseLinks(_one(rest)),
     "stop": _Plain(Stop()),
 }

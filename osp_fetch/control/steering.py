@@ -10,7 +10,9 @@ from typing import Any, Final, Protocol
 from ..connections.totals import per_host
 from ..engine.context import Context, files_in_progress
 from ..model import events
-from ..model.errors import ManifestError
+from ..model.errors import FetchError, ManifestError
+from ..model.urls import shown
+from ..views import formatting
 from ..views.status_lines import rate_limit
 from ..workers.pool import WorkerPool
 from . import commands
@@ -30,6 +32,18 @@ class Links(Protocol):
         ...
 
 
+class Work(Protocol):
+    """The run as far as commands change what it fetches."""
+
+    def retry_failed(self) -> int | None:
+        """Fetch the files that have failed again; return their number, None if the run is ending."""
+        ...
+
+    async def add(self, source: str) -> bool:
+        """Fetch the files of `source`, too; return False if the run is ending. Raises FetchError."""
+        ...
+
+
 class Steering:
     """Applies commands to one run, in its event loop.
 
@@ -41,6 +55,7 @@ class Steering:
         context: The shared objects of the process of the run.
         status: Returns the state of the run as JSON-serializable values.
         ask_stop: Asks the run to stop for a reason.
+        work: Repeats and adds files.
         links: Takes further link files; None if the manifest has no file.
         workers: The worker processes; None if the run fetches in its own process.
 
@@ -55,11 +70,12 @@ class Steering:
         context: Context,
         status: Callable[[], dict[str, Any]],
         ask_stop: Callable[[str], None],
+        work: Work,
         links: Links | None = None,
         workers: WorkerPool | None = None,
     ) -> None:
         self._context, self._status, self._ask_stop = context, status, ask_stop
-        self._links, self._workers = links, workers
+        self._work, self._links, self._workers = work, links, workers
         limits = context.settings.limits
         self._rate: int | str = limits.rate
         # the number that the settings and this process allow
@@ -114,6 +130,10 @@ class Steering:
                 return self._set_connections(most)
             case commands.PauseHost(host, pauses):
                 return self._pause_host(host) if pauses else self._resume_host(host)
+            case commands.RetryFailed():
+                return self._retry_failed()
+            case commands.Add(source):
+                return await self._add(source)
             case commands.UseLinks(file):
                 return await self._use_links(Path(file))
             case commands.Stop():
@@ -161,6 +181,23 @@ class Steering:
             raise CommandError(f"{host} is not paused; {paused}")
         del self._hosts[host]
         return f"{host} is resumed"
+
+    def _retry_failed(self) -> str:
+        count = self._work.retry_failed()
+        if count is None:
+            raise CommandError("retry-failed: the run is ending; run the same get again")
+        if not count:
+            raise CommandError("retry-failed: no file has failed that may be fetched again")
+        return f"{formatting.count(count, 'failed file')} will be fetched again"
+
+    async def _add(self, source: str) -> str:
+        try:
+            added = await self._work.add(source)
+        except FetchError as error:
+            raise CommandError(f"add: {error}") from None
+        if not added:
+            raise CommandError("add: the run is ending; begin another one with this SOURCE")
+        return f"the files of {shown(source)} are fetched, too"
 
     async def _use_links(self, file: Path) -> str:
         if self._links is None:

@@ -275,6 +275,17 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeating:
+    """Files that have failed are fetched again, by a command. Each of them has another outcome later.
+
+    Attributes:
+        outcomes: their outcomes so far, which do not count any more.
+    """
+
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PageOpened:
     """The page of the run can be opened in a browser. The event is not logged, because the link has a token.
 
@@ -344,6 +355,7 @@ Event = (
     | DiskWaiting
     | FolderWaiting
     | Finished
+    | Repeating
     | PageOpened
     | Steered
     | Stopping

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..model import events
-from ..model.report import JSON_VERSION, Report, Status
+from ..model.report import JSON_VERSION, Outcome, Report, Status
 from . import formatting
 
 # Seconds over which the displayed rate is averaged.
@@ -121,6 +121,7 @@ class Board:
                     self.files[path].held -= count
             case events.RowsRead(rows, sized, count, expires):
                 self.rows += rows
+                self.rows_final = False  # a manifest may be added after the end of another one
                 self.sized += sized
                 self.stated += count
                 self.expires = min(filter(None, (self.expires, expires)), default=None)
@@ -133,6 +134,8 @@ class Board:
                 self.rows_final = True
             case events.Stopping(why):
                 self.stopping = why
+            case events.Repeating(outcomes):
+                self._repeating(outcomes)
             case events.Steered(what):
                 self.steered = event
                 self.changes.append((self.wall(), what))
@@ -207,6 +210,10 @@ class Board:
         self.counts[outcome.status] += 1
         line = self.files.pop(outcome.path, None)
         unknown = outcome.entry is None or outcome.entry.size is None
+        if unknown and outcome.status is Status.FAILED and line is not None and line.length is not None:
+            # as if its size were not known: it may be fetched again, and is counted then
+            self.sized, self.stated = self.sized - 1, self.stated - line.length
+            line.length = None
         if unknown and (line is None or line.length is None):
             self.sized += outcome.size is not None
             self.sizeless += outcome.size is None
@@ -217,6 +224,15 @@ class Board:
             self.last_trouble = str(outcome.error)
             if line is not None:
                 self.done -= line.held
+
+    def _repeating(self, outcomes: Sequence[Outcome]) -> None:
+        """Take back the outcomes of files that are fetched again."""
+        for outcome in outcomes:
+            self.counts[outcome.status] -= 1
+            if outcome.entry is None or outcome.entry.size is None:
+                self.sized -= outcome.size is not None
+                self.sizeless -= outcome.size is None
+                self.stated -= outcome.size or 0
 
     @property
     def finished(self) -> int:

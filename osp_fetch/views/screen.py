@@ -138,6 +138,8 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
     match event:
         case events.Stopping(why):
             return f"stopping: {why}"
+        case events.Repeating(outcomes):
+            return f"fetched again: {formatting.count(len(outcomes), 'failed file')}"
         case events.PageOpened(url):
             return f"page: {url}"
         case events.Steered(what):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ...model import events
-from ...model.report import Report, Status
+from ...model.report import Outcome, Report, Status
 from ...model.text import printable
 from .. import formatting
 from ..board import Board
@@ -80,6 +80,9 @@ class PageState:
                 self._hosts.finished(outcome.path)
                 if outcome.status is Status.FAILED and outcome.error is not None:
                     self._failed(outcome.error.cause, str(outcome.error))
+            case events.Repeating(outcomes):
+                for outcome in outcomes:
+                    self._repeated(outcome)
             case _:
                 self._hosts.observe(event, self._wall())
         if not isinstance(event, events.PageOpened) and (line := self._details.line(event)) is not None:
@@ -92,6 +95,16 @@ class PageState:
         if len(examples) < _EXAMPLES:
             examples.append(_cut(message))
         self._causes[cause] = count + 1, examples
+
+    def _repeated(self, outcome: Outcome) -> None:
+        """Take back a failure: the file is fetched again."""
+        cause = outcome.error.cause if outcome.error is not None else ""
+        cause = cause if cause in self._causes else "other"
+        count, examples = self._causes.get(cause, (0, []))
+        if count > 1:
+            self._causes[cause] = count - 1, examples
+        else:
+            self._causes.pop(cause, None)
 
     def tick(self) -> None:
         """Take a sample. This has to be called every `period` seconds."""
