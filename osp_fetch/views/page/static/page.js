@@ -197,6 +197,7 @@
       at("controls").hidden = doc.state === "ended" || doc.state === "stopped";
       at("pause").disabled = doc.state !== "running";
       at("resume").disabled = doc.state !== "paused";
+      at("retry").disabled = !doc.status.counts.failed;
     }
     document.body.dataset.number = doc.number;
   };
@@ -243,6 +244,7 @@
     at("controls").hidden = false;
     at("pause").addEventListener("click", () => send("pause"));
     at("resume").addEventListener("click", () => send("resume"));
+    at("retry").addEventListener("click", () => send("retry-failed"));
     at("stop").addEventListener("click", () => { if (confirm("Save what is held, and end the run?")) send("stop"); });
     form("form-rate", (data) => ["rate", data.get("rate")]);
     form("form-connections", (data) => ["connections", data.get("connections")]);
