@@ -356,7 +356,7 @@ async def context_over(
         store=store,
         ledger=ledger,
         pool=pool,
-        buffers=Buffers(limits),
+        buffers=Buffers(limits, pool.rate),
         settings=settings,
         observe=observe,
         places=Places(files_in_progress(pool.total)),

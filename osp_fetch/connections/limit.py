@@ -80,6 +80,8 @@ class ConcurrencyLimit:
             most: The new one.
             follows: Whether the limit is the bound itself, because no controller moves it.
         """
+        if most == self._most:
+            return
         if follows:
             self.value = most
         elif most > self._most:

@@ -71,11 +71,6 @@ class Timetable:
         """Whether the rate is limited at any time."""
         return any(rate for _, rate in self.steps)
 
-    @property
-    def least(self) -> int:
-        """The smallest limit in bytes per second, 0 if there is none."""
-        return min((rate for _, rate in self.steps if rate), default=0)
-
     def rate(self, weekday: int, hour: int, minute: int) -> int:
         """Return the rate at a local time in bytes per second, 0 for no limit.
 

@@ -140,7 +140,7 @@ async def serve(end: socket.socket) -> None:
             store=await stack.enter_async_context(store),
             ledger=ledger,
             pool=pool,
-            buffers=Buffers(limits),
+            buffers=Buffers(limits, pool.rate),
             settings=settings,
             observe=tell,
         )
