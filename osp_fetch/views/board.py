@@ -62,6 +62,7 @@ class Board:
         connections: Open connections.
         levels: `host:port` → (concurrency limit, reason for its last change).
         retries: Cause → number of retries.
+        failures: Cause → number of files that failed or are parked.
         expires: Unix seconds when the first link expires, None if unknown.
         set_aside: The first of the user's files that were moved out of the way.
         set_aside_count: Number of all such files.
@@ -86,6 +87,7 @@ class Board:
     connections: int = 0
     levels: dict[str, tuple[int, str]] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
     expires: float | None = None
     set_aside: list[events.SetAside] = field(default_factory=list)
     set_aside_count: int = 0
@@ -222,6 +224,7 @@ class Board:
             self.done += outcome.size or 0
         elif outcome.error is not None:
             self.last_trouble = str(outcome.error)
+            self.failures[outcome.error.cause] += 1
             if line is not None:
                 self.done -= line.held
 
@@ -229,6 +232,8 @@ class Board:
         """Take back the outcomes of files that are fetched again."""
         for outcome in outcomes:
             self.counts[outcome.status] -= 1
+            if outcome.error is not None:
+                self.failures[outcome.error.cause] -= 1
             if outcome.entry is None or outcome.entry.size is None:
                 self.sized -= outcome.size is not None
                 self.sizeless -= outcome.size is None
@@ -341,10 +346,12 @@ class Board:
             "connections": self.connections,
             "levels": {host: n for host, (n, _) in self.levels.items()},
             "retries": dict(self.retries),
+            "failures": {cause: n for cause, n in self.failures.items() if n},
             "links_expire": self.expires,
             "control": self._control(),
             "stopping": self.stopping or None,
             "ended": self.report is not None,
+            "stopped": self.report.stopped if self.report is not None else None,
         }
 
 

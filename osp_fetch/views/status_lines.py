@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import formatting
@@ -32,6 +32,42 @@ def run_lines(run: Mapping[str, Any]) -> list[str]:
         lines.append(f"stopping: {run['stopping']}")
     if run["control"] is not None:
         lines += _control(run["control"])
+    return lines
+
+
+def last_run(run: Mapping[str, Any]) -> list[str]:
+    """Return how the last run ended, in lines; `run` is what it wrote last."""
+    at, took = formatting.moment(run["time"]), formatting.duration(run["seconds"])
+    counts = ", ".join(f"{number:,} {status}" for status, number in run["counts"].items() if number)
+    if not run["ended"]:
+        how = f"was killed, last seen {at}, after {took}"
+    elif run.get("stopped"):
+        how = f"stopped {at} by {run['stopped']}, after {took}"
+    else:
+        how = f"ended {at}, after {took}"
+    lines = [f"last run {how}: {counts or 'no files'}; {formatting.size(run['bytes_received'])} received"]
+    failures = sorted(run.get("failures", {}).items(), key=lambda each: -each[1])
+    if failures:
+        more = f", … ({len(failures) - 8} more causes)" if len(failures) > 8 else ""
+        lines.append("failures: " + ", ".join(f"{cause} {number:,}" for cause, number in failures[:8]) + more)
+    return lines
+
+
+def folder_lines(runs: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the runs of a folder: those that work, and how the others ended.
+
+    Args:
+        runs: As `inspection.status.FolderStatus.runs` has them.
+    """
+    lines = []
+    for each in runs:
+        name = f"shard {each['shard']}: " if each["shard"] is not None else ""
+        state = each["state"]
+        if each["owner"] is not None:
+            lines.append(f"{name}running: {each['owner']}")
+            lines += [f"{name}{line}" for line in run_lines(state)] if state else []
+        elif state is not None:
+            lines += [f"{name}{line}" for line in last_run(state)]
     return lines
 
 
