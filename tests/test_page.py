@@ -399,6 +399,7 @@ async def test_a_hundred_thousand_files_and_500_hosts_fit_a_phone(tmp_path: Path
         for n in range(500):
             observe(events.LimitChanged(f"host-{n}.example:443", n, "goodput has increased"))
             observe(events.Opened(f"open/{n}", f"host-{n}.example:443"))
+            observe(events.FileBegun(f"open/{n}", 5 << 20, None, 0))
         state.tick()
         assert len(json.dumps(state.document())) < 200_000
         await tab.goto(link)

@@ -20,6 +20,11 @@ _SET_ASIDE_KEPT: Final = 1000
 _CHANGES: Final = 20
 # Seconds. A file in progress for less than this, with no connection and no bytes, is not displayed.
 _MOMENT: Final = 1.0
+# Bytes of a small file, and seconds after which it is displayed all the same. Lines of files that come and go
+# many times a second cannot be read.
+_SMALL, _LONG = 1 << 20, 5.0
+# Seconds without a byte, while connections are open, that are a stall. Bytes are counted once a second.
+_STALL: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -60,6 +65,7 @@ class Board:
         counts: Status → number of files that ended with it.
         files: Path → file in progress.
         connections: Open connections.
+        at_hosts: `host:port` → open connections, of hosts that have any.
         levels: `host:port` → (concurrency limit, reason for its last change).
         retries: Cause → number of retries.
         failures: Cause → number of files that failed or are parked.
@@ -85,6 +91,7 @@ class Board:
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
     files: dict[str, FileLine] = field(default_factory=dict)
     connections: int = 0
+    at_hosts: Counter[str] = field(default_factory=Counter)
     levels: dict[str, tuple[int, str]] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
@@ -100,13 +107,15 @@ class Board:
     changes: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_CHANGES))
     report: Report | None = None
     _begun: float = 0.0
-    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+    _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, bytes, files that ended
+    _came: float = 0.0  # when the last bytes came, or when no connection was open
 
     def __post_init__(self) -> None:
         self._begun = self.clock()
         # The line view first reads the rate after 30 s, which is longer than the window. Without this sample
         # it would show 0 B/s.
-        self._samples.append((self._begun, 0))
+        self._samples.append((self._begun, 0, 0))
+        self._came = self._begun
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
@@ -179,16 +188,23 @@ class Board:
 
     def _wrote(self, event: events.Wrote) -> None:
         self.received += event.count
+        self._came = self.clock()
         self.done += event.count
         if line := self.files.get(event.path):
             line.held += event.count
 
     def _opened(self, event: events.Opened) -> None:
+        if not self.connections:
+            self._came = self.clock()
         self.connections += 1
+        self.at_hosts[event.host] += 1
         self._line(event.path).connections += 1
 
     def _closed(self, event: events.Closed) -> None:
         self.connections -= 1
+        self.at_hosts[event.host] -= 1
+        if not self.at_hosts[event.host]:
+            del self.at_hosts[event.host]
         if line := self.files.get(event.path):
             line.connections -= 1
 
@@ -280,12 +296,25 @@ class Board:
         Each call takes a sample, so the method must be called regularly.
         """
         now = self.clock()
-        self._samples.append((now, self.received))
+        self._samples.append((now, self.received, self.finished))
         # keep one sample from before the window: the line view samples every 30 s, less often than 15 s
         while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW:
             self._samples.popleft()
-        then, before = self._samples[0]
+        then, before, _ = self._samples[0]
         return (self.received - before) / (now - then) if now > then else 0.0
+
+    def files_rate(self) -> float:
+        """Return the files that ended a second, over the seconds of `rate`, which takes the samples."""
+        (then, _, before), (now, _, after) = self._samples[0], self._samples[-1]
+        return (after - before) / (now - then) if now > then else 0.0
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which connections are open and bring nothing, 0 while that is no stall."""
+        if not self.connections or self.report is not None:
+            return 0.0
+        silent = self.clock() - self._came
+        return silent if silent >= _STALL else 0.0
 
     def eta(self, rate: float) -> float | None:
         """Return the seconds until the end, None while they cannot be estimated.
@@ -301,13 +330,14 @@ class Board:
     def slowest(self, most: int) -> list[FileLine]:
         """Return the files that have been in progress for the longest, oldest first.
 
-        A file that is just being published, with no connection and no held bytes, is skipped.
+        A file that is just being published, with no connection and no held bytes, is skipped; and so is a
+        small one that has not been in progress for long.
 
         Args:
             most: Largest number of files.
         """
         now = self.clock()
-        seen = [f for f in self.files.values() if f.connections or f.held or now - f.since > _MOMENT]
+        seen = [line for line in self.files.values() if _is_shown(line, now - line.since)]
         return sorted(seen, key=lambda line: line.since)[:most]
 
     def progress(self) -> events.Progress:
@@ -353,6 +383,13 @@ class Board:
             "ended": self.report is not None,
             "stopped": self.report.stopped if self.report is not None else None,
         }
+
+
+def _is_shown(line: FileLine, age: float) -> bool:
+    """Return whether a file has a line of its own, `age` seconds after it began."""
+    if max(line.length or 0, line.held) < _SMALL and age < _LONG:
+        return False
+    return bool(line.connections or line.held) or age > _MOMENT
 
 
 # The most frequent events, dispatched by type: matching one pattern after another takes longer than the
