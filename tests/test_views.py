@@ -22,6 +22,7 @@ from osp_fetch.model.settings import Settings
 from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import EventLog
 from osp_fetch.views.formatting import advice, summary
+from osp_fetch.views.hash_progress import HashProgress
 from osp_fetch.views.screen import Plain, connections, headline, panel, stall
 from tests.origin import Origin, noise
 
@@ -214,3 +215,28 @@ def test_failures_with_one_cause_get_five_lines_and_hosts_that_never_answered_no
     assert out.getvalue().splitlines()[6:] == [
         "known.test:80 does not answer (reset); next attempt in 1.0 s", "known.test:80 answers again"
     ]  # fmt: skip
+
+
+def test_verify_shows_how_far_it_is() -> None:
+    now = [0.0]
+    progress = HashProgress(io.StringIO(), lambda: now[0])
+    now[0] = 10.0
+    progress.read(100 << 20)
+    progress.checked()
+    assert progress.line() == "checked: 1 file · 100.0 MiB · 10.0 MiB/s"
+    progress.expect(20, 1 << 30)
+    assert progress.line() == "checked: 1 of 20 files · 100.0 MiB of 1.0 GiB · 10.0 MiB/s · 1 min 32 s left"
+
+
+def test_verify_draws_one_line_on_a_terminal_and_removes_it() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    with HashProgress(out) as progress:
+        progress.read(1)
+        while "checked: " not in out.getvalue():
+            time.sleep(0.01)
+    assert out.getvalue().endswith("\r\x1b[K")
+    assert "\n" not in out.getvalue()
