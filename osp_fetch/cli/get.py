@@ -20,6 +20,7 @@ from ..model.errors import FetchError
 from ..storage.bucket.address import is_bucket
 from . import exits
 from .flags import PREFIX, shared
+from .groups import Grouped
 from .options import duration, options, profiles_place, with_folder
 from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, line_of
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from ..options import PlainOptions, StopToken
 
 
-@click.command("get", short_help="Download files into a folder; run it again to resume.")
+@click.command("get", cls=Grouped, short_help="Download files into a folder; run it again to resume.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared
 @click.option("--unpack", is_flag=True, help="Unpack each archive when it is complete.")

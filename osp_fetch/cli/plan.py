@@ -14,6 +14,7 @@ import click
 from ..model.text import printable
 from . import exits
 from .flags import shared
+from .groups import Grouped
 from .options import options, with_folder
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..options import PlainOptions
 
 
-@click.command("plan", short_help="Show what get would do.")
+@click.command("plan", cls=Grouped, short_help="Show what get would do.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
     "--export",
@@ -238,16 +239,18 @@ def _time(plan: Plan, rate: int | str) -> str | None:
     from ..views import formatting
     from ..views.status_lines import rate_limit
 
+    left = plan.files - plan.present
+    least = "at least " if plan.unsized and left else ""
     if not plan.missing_bytes or not (rate or plan.bytes_per_second):
         return None
     if isinstance(rate, str):
         taken = _by_timetable(plan, rate)
         if taken is None:
             return f"depends on the timetable of --limit-rate: {rate_limit(rate)}"
-        return f"{formatting.duration(taken)} by the timetable of --limit-rate: {rate_limit(rate)}"
+        return f"{least}{formatting.duration(taken)} by the timetable of --limit-rate: {rate_limit(rate)}"
     pace = rate or plan.bytes_per_second
     at = "--limit-rate" if rate else "the last run's rate"
-    return f"{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s"
+    return f"{least}{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s"
 
 
 def _by_timetable(plan: Plan, rate: str) -> float | None:
