@@ -183,16 +183,17 @@ async def test_the_rate_follows_the_command(origin: Origin, tmp_path: Path) -> N
 async def test_the_number_of_connections_follows_the_command(
     origin: Origin, tmp_path: Path, first: str | int, processes: int
 ) -> None:
-    rows = large(origin, 12)
+    rows = large(origin, 16)
     settings = quick(limits={"connections": first, "processes": processes})
     async with running(rows, tmp_path, settings) as run:
         await run.until(lambda: origin.open >= 3)
         await run.ask("connections", "2")
-        await run.until(lambda: origin.open <= 2)
-        origin.most_open = 0
-        done = run.count(events.Finished)
-        await run.until(lambda: run.count(events.Finished) > done)
-        assert origin.most_open <= 2
+        async with asyncio.timeout(30):
+            while True:  # worker processes obey a moment later, and what is open ends with its reply
+                origin.most_open, done = origin.open, run.count(events.Finished)
+                await run.until(lambda done=done: run.count(events.Finished) > done)  # type: ignore[misc]
+                if origin.most_open <= 2:
+                    break
         await run.ask("connections", "9")
         await run.until(lambda: origin.open > 6 or run.task.done())
         if first == 6:
