@@ -77,13 +77,16 @@ if TYPE_CHECKING:
         NodeLeft,
         Observer,
         Opened,
+        PageOpened,
         Parked,
         Progress,
+        Repeating,
         Retrying,
         RowsRead,
         RunEnded,
         RunStarted,
         SetAside,
+        Steered,
         Stopping,
         WidthLearned,
         WorkerDied,
@@ -113,8 +116,8 @@ _HOMES: Final = {
     "model.events": (
         "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
         "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped NodeJoined NodeLeft "
-        "Observer Opened Parked Progress Retrying RowsRead RunEnded RunStarted SetAside Stopping "
-        "WidthLearned WorkerDied WorkerStarted Wrote "
+        "Observer Opened PageOpened Parked Progress Repeating Retrying RowsRead RunEnded RunStarted SetAside "
+        "Steered Stopping WidthLearned WorkerDied WorkerStarted Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -162,6 +165,7 @@ __all__ = [
     "Observer",
     "Opened",
     "Outcome",
+    "PageOpened",
     "Parked",
     "Progress",
     "QuotaExceededError",
@@ -169,6 +173,7 @@ __all__ = [
     "Ray",
     "RelativePath",
     "Remedy",
+    "Repeating",
     "Report",
     "Retrying",
     "RowsRead",
@@ -181,6 +186,7 @@ __all__ = [
     "SourceGivenUpError",
     "Status",
     "StatusError",
+    "Steered",
     "StopToken",
     "Stopping",
     "StorageError",

@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from .assembly import (
-    again_of,
-    build_context,
-    failed_file_of,
-    forget_failed,
-    reach_of,
-    renewal_of,
-    rows_of,
-)
 from .concurrency import stop as stop_tasks
-from .engine.run import Run
-from .model import events
+from .launch import RUN_NAME, Joint, launch
 from .model.engines import Folder
-from .model.errors import FetchError, FolderBusyError, SettingsError
+from .model.errors import SettingsError
 from .model.report import Outcome, Report
-from .model.settings import Settings
-from .options import FetchOptions, PlainOptions, StopToken, plain
-from .sources.huggingface import DownloadMetadata
-from .storage.destination import Destination, destination
-from .storage.folder.disk import Disk
-from .storage.folder.node_folders import collect, mark_ended, node_folder
-from .storage.folder.permissions import Permissions
-from .storage.folder.run_lock import RunLock, state_folder, state_folders
-from .storage.folder.spill import DiskSpill
-from .views.board import Board
-from .views.event_log import EventLog, StatusFile
-from .views.fanout import Fanout, ProgressTicker, Ticking
-from .views.history import HistoryFile
-from .views.totals import Totals
+from .options import FetchOptions, PlainOptions, plain
+from .storage.destination import destination
 
 if TYPE_CHECKING:
     from .assembly import AnyManifest
-    from .engine.context import Context
-    from .engine.file import FetchOne
-    from .workers.reach import Reach
-
-_RUN_NAME: Final = "osp-fetch run"
-_WINDING_UP: Final = 10.0  # seconds to wait until a cancelled run of this process releases its folder
-# Seconds between two looks at a folder that a run of this process, or another one, still owns.
-_OWN_LOOK: Final = 0.05
-_LOCK_LOOK: Final = 0.5
 
 
 async def fetch_all(
@@ -88,7 +53,7 @@ async def _fetch(
 ) -> Report:
     """Fetch with the engine of the options."""
     if not isinstance(options.get("engine"), Folder):
-        return await _run(manifest, folder, options, deliver)
+        return await launch(manifest, folder, options, deliver)
     from .cluster.folder import Session, fetch_shares  # few runs need it
 
     place = destination(folder, options.get("state"))
@@ -101,9 +66,11 @@ async def _fetch(
     given = [manifest] if isinstance(manifest, str | Path) else list(manifest)
     sources = " ".join([*map(str, given), *(f"{k}={v}" for k, v in chosen.items() if v)])
 
+    joint = Joint()
+
     async def share(which: tuple[int, int]) -> Report:
         mine: PlainOptions = {**options, "shard": which}
-        return await _run(manifest, folder, mine, deliver, shares=True)
+        return await launch(manifest, folder, mine, deliver, joint=joint)
 
     return await fetch_shares(Session(place.root, sources), share)
 
@@ -134,7 +101,7 @@ async def _outcomes(
     manifest: AnyManifest, folder: str | Path, options: PlainOptions
 ) -> AsyncIterator[Outcome]:
     outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
-    work = asyncio.create_task(_fetch(manifest, folder, options, outcomes.put_nowait), name=_RUN_NAME)
+    work = asyncio.create_task(_fetch(manifest, folder, options, outcomes.put_nowait), name=RUN_NAME)
     work.add_done_callback(lambda _: outcomes.put_nowait(None))
     try:
         while (outcome := await outcomes.get()) is not None:
@@ -165,235 +132,3 @@ def fetch(manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[Fet
         asyncio.get_running_loop()
         raise SettingsError("fetch() cannot run inside an event loop; use `await fetch_all(...)` instead")
     return uvloop.run(fetch_all(manifest, folder, **options))
-
-
-async def _run(
-    manifest: AnyManifest,
-    folder: str | Path,
-    options: PlainOptions,
-    deliver: Callable[[Outcome], None],
-    *,
-    shares: bool = False,
-) -> Report:
-    """Fetch in one run. `shares`: whether another machine may take the place of this run if it is silent."""
-    place = destination(folder, options.get("state"))
-    settings = place.with_memory(options.get("settings") or Settings())
-    reach = await asyncio.to_thread(reach_of, settings, options)
-    resolved = await asyncio.to_thread(rows_of, manifest, options)
-    state = state_folder(place.root, options.get("shard"))
-    failed = await asyncio.to_thread(failed_file_of, manifest, options, state)
-    fresh = await asyncio.to_thread(_is_empty, place.root)  # before the lock creates the state folder in it
-    report, begun = Report(shard=options.get("shard")), time.monotonic()
-    async with AsyncExitStack() as stack:
-        stack.callback(resolved.close)
-        stop, permissions = _stop_of(stack, options), Permissions(settings.storage.mode)
-        stack.enter_context(permissions.applied())
-        lock = await _locked(stack, state, options, stop)
-        if lock is None:
-            report.stopped, report.seconds = stop.why, time.monotonic() - begun
-            return report
-        fresh = fresh and not state_folders(place.root)  # another run may have used it meanwhile
-        forget_failed(state)
-        board, totals = Board(), Totals()
-        log = EventLog(state / "events.jsonl", permissions, settings.storage.log_size)
-        stack.callback(log.close)
-        history = HistoryFile(state / "history.jsonl", board, totals, permissions)
-        await stack.enter_async_context(history)
-        given = [options["observer"]] if "observer" in options else []
-        observe = Fanout([board, totals, log, *([failed] if failed else []), *given])
-        working = await asyncio.to_thread(_own_partials, stack, state) if shares else None
-        context = await build_context(
-            stack, place, state, settings, options, reach, observe, lock.descriptor, is_new=fresh,
-            working=working, may_publish=lock.check if shares else lambda: None,
-        )  # fmt: skip
-        fetch_one = await _workers(stack, context, place, state, reach, options, lock.descriptor)
-        await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
-        if given:
-            await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
-        again = again_of(options)
-        run = Run(
-            context, _finisher(stack, place, report, deliver),
-            renewal_of(manifest, options, settings, observe), fetch_one=fetch_one,
-            recheck=options.get("recheck", False), fresh=fresh and context.store.is_new, again=again,
-            update=options.get("update", False), spill=stack.enter_context(DiskSpill(state)),
-        )  # fmt: skip
-        observe.add(run.observe)
-        observe(events.RunStarted(str(place)))
-        try:
-            await _until_stopped(run.fetch(resolved.rows), report, stop, observe)
-        finally:
-            unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
-            seen = [*_kept_notes(board), *_decoded_notes(board), *observe.failures]
-            report.notes += [*reach.notes, *resolved.notes(), *unmatched, *seen, *run.notes()]
-            report.notes += failed.close() if failed else []
-            report.widths = board.widths
-            report.bytes, report.seconds = board.received, time.monotonic() - begun
-            observe(events.RunEnded(report))
-    return report
-
-
-def _own_partials(stack: AsyncExitStack, state: Path) -> Path:
-    """Return a folder for partials that no other run ever writes to; take over those of earlier runs."""
-    collect(state)
-    own = node_folder(state, secrets.token_hex(8))
-    own.mkdir(parents=True)
-
-    def give_back() -> None:
-        mark_ended(own)
-        with suppress(FetchError):  # else the next run collects them
-            collect(state)
-
-    stack.callback(give_back)
-    return own
-
-
-def _finisher(
-    stack: AsyncExitStack, place: Destination, report: Report, deliver: Callable[[Outcome], None]
-) -> Callable[[Outcome], None]:
-    """Return what receives the outcome of each row: the report, the caller, and metadata of hub downloads."""
-    metadata = stack.enter_context(ThreadPoolExecutor(1, "osp-metadata"))
-    noted = None if place.bucket else DownloadMetadata(place.root)
-
-    def finish(outcome: Outcome) -> None:
-        report.add(outcome)
-        if noted is not None and noted.concerns(outcome):
-            metadata.submit(noted.note, outcome)
-        deliver(outcome)
-
-    return finish
-
-
-async def _workers(
-    stack: AsyncExitStack,
-    context: Context,
-    place: Destination,
-    state: Path,
-    reach: Reach,
-    options: PlainOptions,
-    lock: int,
-) -> FetchOne | None:
-    """Start the worker processes or nodes that the options ask for; return what fetches a file with them."""
-    profiles = dict(options.get("profiles") or {})
-    engine = options.get("engine")
-    if engine is not None and not isinstance(engine, Folder):
-        from .cluster.make import node_pool  # few runs need it
-
-        return await stack.enter_async_context(node_pool(engine, context, place, reach, profiles))
-    if context.settings.limits.processes == 1:
-        return None
-    from .workers.make import worker_pool  # most runs use one process and do not need this import
-
-    workers = worker_pool(context, place, state, reach, profiles, lock)
-    return (await stack.enter_async_context(workers)).fetch if workers else None
-
-
-def _stop_of(stack: AsyncExitStack, options: PlainOptions) -> StopToken:
-    """Return the token of the run, which `max_duration` asks to stop, too."""
-    stop = options.get("stop") or StopToken()
-    if limit := options.get("max_duration"):
-        timer = asyncio.get_running_loop().call_later(limit, stop.ask, "--max-duration")
-        stack.callback(timer.cancel)
-    return stop
-
-
-async def _locked(
-    stack: AsyncExitStack, state: Path, options: PlainOptions, stop: StopToken
-) -> RunLock | None:
-    """Take the lock of the output folder; return None if the run is asked to stop before.
-
-    If another run holds it, wait for `wait_lock` seconds. A run of this process that is being cancelled is
-    always waited for: a caller that left a `fetch_iter` loop may start the next run at once.
-
-    Raises:
-        FolderBusyError: another run still holds the lock.
-    """
-    begun, waits = time.monotonic(), False
-    permissions = Permissions((options.get("settings") or Settings()).storage.mode)
-    while True:
-        lock = RunLock(state, permissions=permissions)
-        try:
-            await _entered(lock)
-        except FolderBusyError as error:
-            waited = time.monotonic() - begun
-            own = error.pid == os.getpid() and waited <= _WINDING_UP and _is_winding_up()
-            if not own and waited >= options.get("wait_lock", 0.0):
-                raise
-            if not (own or waits) and "observer" in options:
-                Fanout([options["observer"]])(events.FolderWaiting(str(error)))
-                waits = True
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _OWN_LOOK if own else _LOCK_LOOK)
-                return None
-        else:
-            stack.push(lock)
-            return lock
-
-
-async def _entered(lock: RunLock) -> None:
-    """Enter `lock` in a thread. If this is cancelled, the lock is not held."""
-    entering = asyncio.ensure_future(asyncio.to_thread(lock.__enter__))
-    try:
-        await asyncio.shield(entering)
-    except asyncio.CancelledError:
-        await asyncio.wait({entering})
-        if not entering.cancelled() and entering.exception() is None:
-            lock.__exit__()
-        raise
-
-
-def _is_winding_up() -> bool:
-    """Return whether a run of this event loop is being cancelled."""
-    return any(task.get_name() == _RUN_NAME and task.cancelling() for task in asyncio.all_tasks())
-
-
-def _kept_notes(board: Board) -> list[str]:
-    """Return a note on files of the user that were renamed because a fetched file has their name."""
-    if not board.set_aside_count:
-        return []
-    shown = ", ".join(f"{each.path} is now {each.kept}" for each in board.set_aside[:3])
-    more = ", …" if board.set_aside_count > 3 else ""
-    if board.set_aside_count == 1:
-        return [
-            "1 existing file, not written by osp-fetch, had the name of a fetched file and was renamed: "
-            f"{shown} (--overwrite replaces it instead)"
-        ]
-    return [
-        f"{board.set_aside_count} existing files, not written by osp-fetch, had the names of fetched files "
-        f"and were renamed: {shown}{more} (--overwrite replaces them instead)"
-    ]
-
-
-def _decoded_notes(board: Board) -> list[str]:
-    """Return a note on files that servers sent compressed although they were asked not to."""
-    if not board.decoded_count:
-        return []
-    shown = ", ".join(each.path for each in board.decoded[:3]) + (", …" if board.decoded_count > 3 else "")
-    files, are = (
-        ("1 file was", "is") if board.decoded_count == 1 else (f"{board.decoded_count} files were", "are")
-    )
-    return [
-        f"{files} sent compressed by {board.decoded[0].host} although the request forbade it, and {are} "
-        f"saved decompressed: {shown}"
-    ]
-
-
-def _is_empty(root: Path) -> bool:
-    try:
-        return Disk().is_empty(root)
-    except OSError:
-        return False  # the first write there reports the error
-
-
-async def _until_stopped(work: Any, report: Report, stop: StopToken, observe: events.Observer) -> None:
-    """Await `work`, or cancel it when the run is asked to stop and wait until it has ended."""
-    working = asyncio.ensure_future(work)
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            report.stopped = stop.why
-            observe(events.Stopping(stop.why or ""))
-    finally:
-        await stop_tasks({working, stopping})
-    if report.stopped is None or not working.cancelled():
-        working.result()

@@ -22,7 +22,7 @@ from .engine.context import Context, files_in_progress
 from .model import events
 from .model.entry import Entry, is_link, relative_path
 from .model.errors import ManifestError, Remedy, SettingsError
-from .model.protocols import Ledger, Manifest, Renewal, Row, Store
+from .model.protocols import Ledger, Manifest, Row, Store
 from .model.settings import S3, Settings
 from .model.urls import shown
 from .options import PlainOptions
@@ -182,7 +182,7 @@ def forget_failed(state: Path) -> None:
 
 def renewal_of(
     manifest: AnyManifest, options: PlainOptions, settings: Settings, observe: events.Observer
-) -> Renewal | None:
+) -> LinkFileRenewal | None:
     """Return the source of fresh links: the manifest's files, or None if it has no files.
 
     Args:
@@ -366,7 +366,7 @@ async def context_over(
         store=store,
         ledger=ledger,
         pool=pool,
-        buffers=Buffers(limits),
+        buffers=Buffers(limits, pool.rate),
         settings=settings,
         observe=observe,
         places=Places(files_in_progress(pool.total)),

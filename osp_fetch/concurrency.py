@@ -21,7 +21,7 @@ class Places:
     """
 
     def __init__(self, limit: int, most_aside: int = 1000) -> None:
-        self.limit = limit
+        self.limit = self._base = limit
         self._most_aside, self._aside = most_aside, 0
         self.changed: Callable[[], None] = lambda: None
 
@@ -34,6 +34,11 @@ class Places:
             yield
         finally:
             self._move(-counts)
+
+    def resize(self, limit: int) -> None:
+        """Change the number of items in progress that have not stepped aside."""
+        self.limit, self._base = self.limit + limit - self._base, limit
+        self.changed()
 
     def _move(self, count: int) -> None:
         self._aside += count

@@ -78,6 +78,9 @@ class FetchOptions(TypedDict, total=False):
             is replaced when the run ends, also by an empty one.
         state: local folder for the state of a run to a bucket; by default one below `$XDG_STATE_HOME`.
         engine: where the files are fetched, if not in this process and its workers: `Ray` or `Folder`.
+        page: `[HOST:]PORT` to serve a page about the run on; port 0 takes a free one. The event `PageOpened`
+            has the link.
+        page_control: whether the page may steer the run.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -110,6 +113,8 @@ class FetchOptions(TypedDict, total=False):
     failed: str | Path
     state: str | Path
     engine: Engine
+    page: str
+    page_control: bool
 
 
 class PlainOptions(TypedDict, total=False):
@@ -145,6 +150,8 @@ class PlainOptions(TypedDict, total=False):
     name: str
     state: Path
     engine: Engine
+    page: str
+    page_control: bool
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:

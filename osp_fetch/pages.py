@@ -14,7 +14,8 @@ from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final, TypeVar, cast
 
 from .connections.exchange import Exchange
-from .connections.pool import ConnectionPool, most_connections
+from .connections.pool import ConnectionPool
+from .connections.totals import most_connections
 from .engine.retry import persist
 from .model.errors import (
     BorrowedLinkSpentError,
@@ -261,7 +262,7 @@ class _Client:
                     raise
                 if isinstance(error, HostDownError) and error.tried:
                     raise NetworkError(str(error)) from None
-                await self._pool.until_back(error.host, _PROBED)
+                await self._pool.host(error.host).until_back(_PROBED)
 
 
 def _ignore_retry(error: FetchError, seconds: float) -> None:

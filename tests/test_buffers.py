@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osp_fetch.connections.buffers import Buffers
+from osp_fetch.connections.byte_rate import ByteRate
 from osp_fetch.model.settings import Limits
 
 MIB = 1 << 20
@@ -45,3 +46,13 @@ def test_a_small_part_gets_memory_of_its_own_size() -> None:
 def test_under_a_byte_rate_little_comes_at_once() -> None:
     assert len(Buffers(Limits(rate=4 * MIB)).take(64 * MIB, 1)) == MIB // 2
     assert len(Buffers(Limits(rate=1000)).take(64 * MIB, 1)) == 64 << 10
+
+
+def test_the_buffers_follow_a_rate_that_changes() -> None:
+    rate = ByteRate(0)
+    buffers = Buffers(Limits(), rate)
+    assert len(buffers.take(64 * MIB, 1)) == 2 * MIB
+    rate.change(4 * MIB)
+    assert len(buffers.take(64 * MIB, 1)) == MIB // 2
+    rate.change(0)
+    assert len(buffers.take(64 * MIB, 1)) == 2 * MIB

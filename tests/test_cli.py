@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -373,3 +374,20 @@ async def test_repair_fetches_only_what_is_damaged(origin: Origin, tmp_path: Pat
     asked = [exchange.span(len(data)) or (0, len(data)) for exchange in origin.seen]
     assert sum(stop - start for start, stop in asked) == 16 << 20
     assert (await get("verify", "out", cwd=tmp_path))[0] == 0
+
+
+@pytest.mark.parametrize("name", ["get", "plan", "bench"])
+def test_the_help_has_each_flag_once_below_a_title(command: Command, name: str) -> None:
+    text = command(name, "--help", COLUMNS="200").stdout
+    flags = re.findall(r"^  (?:-\w, )?(--[a-z0-9-]+)", text, re.MULTILINE)
+    assert len(flags) == len(set(flags)) >= 30
+    titles = re.findall(r"^([A-Z][^\n:]*):$", text, re.MULTILINE)
+    assert titles[0] == "Where to, and which files"
+    assert "Fast and polite" in titles
+
+
+def test_the_plan_of_files_without_sizes_says_at_least(tmp_path: Path, command: Command) -> None:
+    rows = ["path,url,size", "a,http://127.0.0.1:9/a,1048576", "b,http://127.0.0.1:9/b,"]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    out = command("plan", "m.csv", "-o", "out", "--limit-rate", "64KiB").stdout
+    assert "at least 16 s at --limit-rate" in out

@@ -172,7 +172,7 @@ def test_the_reference_says_which_flags_have_a_variable() -> None:
     shared = {max(option.opts, key=len) for option in shared_lines().values()}
     text = section(REFERENCE, "Variables of the environment").strip().partition("\n\n")[0]
     of_get = {code for code in code_in(text) if code.startswith("--")}
-    of_bucket = ("status", "report", "verify", "unpack", "clean")
+    of_bucket = ("status", "report", "ctl", "verify", "unpack", "clean")
     bucket = {name: {"--state", "--s3-endpoint"} for name in of_bucket}
     others = {
         **bucket,
@@ -423,6 +423,7 @@ async def test_the_json_of_status_and_verify_is_as_the_reference_says(origin: Or
     urls = {name: origin.add(name, data) for name, data in {"a": noise(1000), **tars}.items()}
     # a host that refuses more than two connections: it is retried, and its limit changes
     urls["large"] = origin.add("large", noise(9_000_000), always=o.refuse_above(origin, 2, 300e3))
+    urls["absent"] = f"{origin.url}/absent"
     place = manifest(tmp_path / "files.csv", urls)
     words = ("get", str(place), "-o", "out", "-k", "256KiB", "-q", *QUICK, "--set", "retry.attempts=20")
     running = await asyncio.create_subprocess_exec(*(sys.executable, "-m", "osp_fetch", *words), cwd=tmp_path)
@@ -433,17 +434,20 @@ async def test_the_json_of_status_and_verify_is_as_the_reference_says(origin: Or
             await asyncio.sleep(0.1)
             assert running.returncode is None, run
             run = json.loads((state / "status.json").read_text()) if (state / "status.json").exists() else {}
+        told = await osp_fetch_json("ctl", "out", "host", "example.org", "pause", cwd=tmp_path)
         status = await osp_fetch_json("status", "out", cwd=tmp_path)
     finally:
         running.terminate()
         code = await running.wait()
     assert code == 75
-    compare("status.json", run, status["run"], json.loads((state / "status.json").read_text()))
+    compare("status.json", run, status["run"], told, json.loads((state / "status.json").read_text()))
     history = [json.loads(line) for line in (state / "history.jsonl").read_text().splitlines()]
-    assert {"pauses", "failures"} == {key for key in history[-1] if history[-1][key] == {}}
-    history[-1]["pauses"], history[-1]["failures"], history[-1]["error"] = {"h:80": 1.5}, {"network": 1}, "x"
+    assert {"pauses"} == {key for key in history[-1] if history[-1][key] == {}}
+    history[-1]["pauses"], history[-1]["error"] = {"h:80": 1.5}, "x"
     compare("history.jsonl", *history)
-    compare("status --json", {**status, "run": {}})
+    runs = [{**each, "state": {}} for each in status["runs"]]
+    sharded = {"runs": [{"shard": "0/2", "owner": None, "state": None}]}
+    compare("status --json", {**status, "run": {}, "runs": runs}, sharded)
 
     (tmp_path / "out" / "a").write_bytes(b"other")
     words = ("unpack", "out", "--delete-after", "--min-free", "0")
@@ -483,6 +487,9 @@ _SAMPLES: Mapping[str, Any] = {
     "bool": True,
     "float | None": 1.0,
     "str": "x",
+    "tuple[str, ...]": ("x",),
+    "tuple[Outcome, ...]": (),
+    "int | str": 1,
     "Outcome": Outcome("a", Status.FAILED, entry("a", "http://h/a"), 1, None, 1.0, NetworkError("no answer")),
     "Report": Report(),
 }

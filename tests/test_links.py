@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Event, Status, fetch_all
-from osp_fetch.demo.server import Blob, Server
+from osp_fetch.demo.server import Blob, Exchange, Server
 from osp_fetch.demo.sources import MetaCdn
 from osp_fetch.model import events
 from tests.conftest import quick
-from tests.origin import noise
+from tests.origin import Origin, noise
 
 FILES = {f"sa_{n:06}.tar": noise(300_000 + n, n) for n in range(6)}
 
@@ -172,3 +172,39 @@ async def test_a_command_of_dead_links_is_not_run_for_ever(tmp_path: Path) -> No
             )
     assert report.counts[Status.PARKED] == len(FILES)
     assert len(count.read_text()) <= 2 * 2
+
+
+async def test_rows_that_were_read_before_a_fresh_file_came_get_its_links_too(
+    origin: Origin, tmp_path: Path
+) -> None:
+    paths = [f"f{n}" for n in range(40)]
+    for n, path in enumerate(paths):
+        origin.add(path, noise(1000, n))
+    replaced = asyncio.Event()
+
+    async def handle(exchange: Exchange) -> None:
+        if exchange.query.get("Signature") == "new":
+            return await origin.handle(exchange)
+        if exchange.path == "/f20":  # the others after it meet the server with their old links
+            await replaced.wait()
+        return await exchange.answer(403, "Request has expired", {"Content-Type": "text/plain"})
+
+    links = tmp_path / "links.tsv"
+    async with Server(handle) as server:
+
+        def write(signature: str) -> None:
+            rows = [f"{path}\t{server.url}/{path}?Expires=1&Signature={signature}\n" for path in paths]
+            (tmp_path / "new").write_text("file_name\tcdn_link\n" + "".join(rows))
+            (tmp_path / "new").replace(links)
+
+        def observe(event: events.Event) -> None:
+            if isinstance(event, events.Parked) and event.files == 20 and not replaced.is_set():
+                write("new")
+            elif isinstance(event, events.LinksRenewed):
+                replaced.set()
+
+        write("old")
+        settings = quick(limits={"connections": 1}, retry={"attempts": 1})
+        report = await fetch_all(str(links), tmp_path / "out", settings=settings, observer=observe)
+    assert report.ok
+    assert report.counts[Status.FETCHED] == 40

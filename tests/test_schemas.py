@@ -43,6 +43,8 @@ EVERY_EVENT: list[events.Event] = [
     events.WorkerDied(0, "killed"),
     events.LinksRenewed(3),
     events.LinksCommandFailed("exit 1"),
+    events.Repeating((FAILED,)),
+    events.Steered("paused", True, ("example.org",), "08:00,10 19:00,0", "auto"),
     events.Stopping("SIGTERM"),
     events.Finished(Outcome("b.tar", Status.FETCHED, size=5, digest="md5:00")),
     events.Finished(FAILED),

@@ -8,18 +8,22 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from osp_fetch import fetch_all
 from osp_fetch.model import events
 from osp_fetch.model.entry import entry
-from osp_fetch.model.errors import FetchError, UnreachableError
-from osp_fetch.model.report import Outcome, Status
+from osp_fetch.model.errors import FetchError, NetworkError, Remedy, StatusError, UnreachableError
+from osp_fetch.model.report import Outcome, Report, Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import EventLog
-from osp_fetch.views.screen import Plain
+from osp_fetch.views.formatting import advice, summary
+from osp_fetch.views.hash_progress import HashProgress
+from osp_fetch.views.screen import Plain, connections, headline, panel, stall
 from tests.origin import Origin, noise
 
 
@@ -29,11 +33,12 @@ def test_the_first_line_of_a_log_states_the_rate() -> None:
     view = Plain(board, out)
     board(events.RowsRead(1, 1, 600 << 20, None))
     board(events.ManifestEnded())
-    board(events.Opened("f", "h"))
-    board(events.Wrote("f", 60 << 20))
+    board(events.Opened("f", "h:443"))
     now += view.period
+    board(events.Wrote("f", 60 << 20))
     view.tick()
-    assert out.getvalue() == "0/1 files; 60.0 MiB of 600.0 MiB; 2.0 MiB/s; 1 connection; 4 min 30 s left\n"
+    line = "0 of 1 files; 60.0 MiB of 600.0 MiB; 2.0 MiB/s; 1 connection to h; 4 min 30 s left\n"
+    assert out.getvalue() == line
 
 
 async def test_how_many_files_there_are_is_known_before_the_first_one_ends(
@@ -67,13 +72,123 @@ def test_the_expiry_of_fresh_links_takes_the_place_of_the_old_one() -> None:
 def test_a_small_file_about_to_get_its_name_is_no_line_and_one_that_waits_is() -> None:
     now = 100.0
     board = Board(clock=lambda: now)
-    board(events.Opened("small", "h"))
-    board(events.Opened("large", "h"))
+    for path, length in (("small", 1000), ("large", 9 << 20)):
+        board(events.Opened(path, "h"))
+        board(events.FileBegun(path, length, length, 0))
+    assert [line.path for line in board.slowest(9)] == ["large"]
+    now += 6
     assert [line.path for line in board.slowest(9)] == ["small", "large"]
     board(events.Closed("small", "h"))
-    assert [line.path for line in board.slowest(9)] == ["large"]
-    now += 2
+    board(events.Opened("new", "h"))
+    board(events.FileBegun("new", 9 << 20, None, 0))
+    board(events.Closed("new", "h"))
     assert [line.path for line in board.slowest(9)] == ["small", "large"]
+    now += 2
+    assert [line.path for line in board.slowest(9)] == ["small", "large", "new"]
+
+
+def many(count: int = 10_000, done: int = 1207) -> tuple[Board, list[float]]:
+    """Return the board of a run of small files after 10 s, and its clock."""
+    now = [100.0]
+    board = Board(clock=lambda: now[0], wall=lambda: 0.0)
+    board(events.RowsRead(count, count, count * 1000))
+    board(events.ManifestEnded())
+    board.rate()
+    for n in range(done + 8):
+        board(events.Opened(f"f{n}", "h:443"))
+        board(events.Wrote(f"f{n}", 1000))
+        if n < done:
+            board(events.Closed(f"f{n}", "h:443"))
+            board(events.Finished(Outcome(f"f{n}", Status.FETCHED, entry(f"f{n}", "http://h/a", size=1000))))
+    now[0] += 2.5
+    return board, now
+
+
+def test_many_small_files_are_a_count_and_a_pace_and_no_lines() -> None:
+    board, _ = many()
+    console = Console(width=120, file=io.StringIO(), record=True)
+    console.print(panel(board))
+    text = console.export_text()
+    assert "1,207 of 10,000 files · 483/s · 1,207 fetched · 8 connections to h" in text
+    assert "×" not in text
+    assert headline(board).startswith(
+        "1,207 of 10,000 files; 1.2 MiB of 9.5 MiB; 474.6 KiB/s; 8 connections to h"
+    )
+
+
+@given(
+    st.integers(60, 220), st.integers(5, 60), st.integers(0, 1 << 50), st.text(min_size=1, max_size=300),
+    st.sampled_from(["goodput has increased", "refused above", "a reason that is far too long to fit " * 5]),
+)  # fmt: skip
+def test_the_panel_fits_every_terminal(width: int, height: int, length: int, name: str, why: str) -> None:
+    board = Board(wall=lambda: 0.0)
+    board(events.RowsRead(20, 19, length, 1e9))
+    board(events.ManifestEnded())
+    board(events.LimitChanged("a-host-with-a-name.example:443", 64, why))
+    for n in range(20):
+        board(events.Opened(f"{n}{name}", "a-host-with-a-name.example:443"))
+        board(events.FileBegun(f"{n}{name}", 1 << 40, None, length // 20))
+    board(events.Retrying("x", "network", 1.0, "the connection was cut " * 20))
+    console = Console(width=width, height=height, file=io.StringIO(), record=True)
+    console.print(panel(board, width, height))
+    lines = console.export_text().rstrip("\n").splitlines()
+    assert len(lines) <= max(height, 10)
+    assert all(len(line.rstrip()) <= width for line in lines)
+    assert sum("×1" in line for line in lines) >= 3
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_line_is_not_broken_within_a_statement(width: int) -> None:
+    board, _ = many()
+    board(events.LimitChanged("h:443", 64, "goodput has increased"))
+    board(events.Retrying("x", "network", 1.0, "cut"))
+    console = Console(width=width, file=io.StringIO(), record=True)
+    console.print(panel(board, width))
+    text = console.export_text()
+    for whole in ("1.2 MiB of 9.5 MiB", "1,207 of 10,000 files", "used (goodput has increased)"):
+        assert whole in text
+
+
+def test_connections_are_told_with_the_limit_of_the_busiest_host() -> None:
+    board, _ = many()
+    board(events.LimitChanged("h:443", 64, "goodput has increased"))
+    board(events.LimitChanged("other:443", 2, "refused above"))
+    assert connections(board) == "8 of 64 connections to h used (goodput has increased)"
+    board(events.Opened("x", "other:443"))
+    assert connections(board).endswith("(goodput has increased), 1 to 1 other host")
+
+
+def test_a_stall_is_told_and_ends_with_the_next_byte() -> None:
+    board, now = many()
+    assert stall(board) == ""
+    now[0] += 9.5
+    assert stall(board) == "stalled: no bytes from h for 12 s"
+    assert "stalled: no bytes from h for 12 s" in headline(board)
+    board(events.Wrote("f1300", 1000))
+    assert stall(board) == ""
+
+
+def test_the_advice_depends_on_the_causes() -> None:
+    def advised(*errors: FetchError) -> str:
+        report = Report()
+        for n, error in enumerate(errors):
+            report.add(Outcome(f"f{n}", Status.FAILED, error=error))
+        return advice(report)[-1]
+
+    gone = StatusError("404", status=404, remedy=Remedy.FAIL)
+    cut = NetworkError("cut")
+    assert advised(cut).startswith("Run the same command again to retry these")
+    assert advised(gone).startswith("The same command would fail for these again")
+    both = advised(cut, gone)
+    assert both.startswith("Run the same command again to retry these")
+    assert "would fail again: status 404. Correct the list" in both
+
+
+def test_a_run_with_nothing_to_do_says_so() -> None:
+    report = Report(seconds=0.2)
+    for n in range(50):
+        report.add(Outcome(f"f{n}", Status.PRESENT, size=1))
+    assert summary(report) == "Nothing to do: all 50 files are here (50 present, looked at in 0 s)"
 
 
 @given(
@@ -111,3 +226,28 @@ def test_failures_with_one_cause_get_five_lines_and_hosts_that_never_answered_no
     assert out.getvalue().splitlines()[6:] == [
         "known.test:80 does not answer (reset); next attempt in 1.0 s", "known.test:80 answers again"
     ]  # fmt: skip
+
+
+def test_verify_shows_how_far_it_is() -> None:
+    now = [0.0]
+    progress = HashProgress(io.StringIO(), lambda: now[0])
+    now[0] = 10.0
+    progress.read(100 << 20)
+    progress.checked()
+    assert progress.line() == "checked: 1 file · 100.0 MiB · 10.0 MiB/s"
+    progress.expect(20, 1 << 30)
+    assert progress.line() == "checked: 1 of 20 files · 100.0 MiB of 1.0 GiB · 10.0 MiB/s · 1 min 32 s left"
+
+
+def test_verify_draws_one_line_on_a_terminal_and_removes_it() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    out = Terminal()
+    with HashProgress(out) as progress:
+        progress.read(1)
+        while "checked: " not in out.getvalue():
+            time.sleep(0.01)
+    assert out.getvalue().endswith("\r\x1b[K")
+    assert "\n" not in out.getvalue()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from ..connections.pool import most_connections
+from ..connections.totals import most_connections
 from ..model.errors import FetchError
 from ..model.settings import Limits
 from .levels import AUTO, Level, Look, Point, best, points_of

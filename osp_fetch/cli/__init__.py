@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "plan": "Show what get would do.",
     "status": "Show what a folder holds.",
     "report": "Write what the runs of a folder did, as a page.",
+    "ctl": "Steer a run while it works.",
     "verify": "Check finished files against their checksums.",
     "clean": "Abort unfinished uploads in a bucket.",
     "datasets": "List the datasets of Open-Sora-Plan v1.1.0.",

@@ -15,6 +15,7 @@ from ..model.errors import SettingsError
 from ..model.quantities import size
 from . import exits
 from .flags import shared
+from .groups import Grouped
 from .options import duration, options, profiles_place, usage, with_folder
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@click.command("bench", short_help="Find the best settings for a host, and what limits a run.")
+@click.command("bench", cls=Grouped, short_help="Find the best settings for a host, and what limits a run.")
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @shared
 @click.option(

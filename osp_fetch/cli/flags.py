@@ -58,7 +58,11 @@ _OPTIONS: Final = (
     _option("-j", "--connections", metavar="N|auto", help="Largest total number of connections."),
     _option("-x", "--per-host", metavar="N|auto", help="Largest number of connections to one host."),
     _option("-k", "--part-size", metavar="SIZE|auto", help="Bytes per range request."),
-    _option("--limit-rate", metavar="SIZE", help="Limit the total rate to SIZE bytes per second."),
+    _option(
+        "--limit-rate",
+        metavar="SIZE|TABLE",
+        help="Limit the total rate to SIZE bytes per second, or by a timetable: '08:00,10MiB 19:00,off'.",
+    ),
     _option("--processes", metavar="N|auto", help="Number of worker processes."),
     _option("--min-free", metavar="SIZE", help="Keep at least this much disk space free."),
     _option(

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ..model import events
 from ..model.engines import Folder, Ray
 from ..model.errors import FetchError
 from ..s3.address import is_bucket
 from . import exits
 from .flags import PREFIX, shared
+from .groups import Grouped
 from .options import duration, options, profiles_place, with_folder
 from .plan import show_before
 from .unpack import end_workers, how_flags, how_of, line_of
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from ..options import PlainOptions, StopToken
 
 
-@click.command("get", short_help="Download files into a folder; run it again to resume.")
+@click.command("get", cls=Grouped, short_help="Download files into a folder; run it again to resume.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared
 @click.option("--unpack", is_flag=True, help="Unpack each archive when it is complete.")
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster.")
 @click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
 @watch_flags
+@click.option("--page", metavar="PORT|HOST:PORT", help="Serve a page about the run; its link is printed.")
+@click.option("--page-control", is_flag=True, help="Let the page pause, limit and stop the run.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
 @click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
 @click.option(
@@ -95,6 +99,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         made["engine"] = (
             Folder() if flags["engine"] == "folder" else Ray(flags["address"], flags["nodes"] or 0)
         )
+    _add_page(made, flags)
     _raise_descriptor_limit()
     if "-" in sources and sys.stdin is not None and sys.stdin.isatty():
         click.echo("Reading the list from the terminal; end it with Ctrl-D on a line of its own.", err=True)
@@ -104,6 +109,17 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     with Permissions(made["settings"].storage.mode).applied():  # also for the unpacking after the run
         return uvloop.run(_get(list(sources), flags, made))
+
+
+def _add_page(made: PlainOptions, flags: dict[str, Any]) -> None:
+    """Add the options of the page. Raises click.UsageError for a flag that needs the other one."""
+    if flags["page_control"] and not flags["page"]:
+        raise click.UsageError("--page-control: give --page, too")
+    if flags["page"]:
+        from ..views.page.access import address
+
+        address(flags["page"])
+        made["page"], made["page_control"] = flags["page"], flags["page_control"]
 
 
 def _check_bucket(flags: dict[str, Any]) -> None:
@@ -148,7 +164,7 @@ async def _fetched(
     signals = _Signals(stop)
     made["stop"] = stop
     observe = Fanout([each for each in (watching, screen, unpacker) if each])
-    if screen or unpacker or watching.is_wanted:
+    if screen or unpacker or watching.is_wanted or flags["page"]:
         made["observer"] = observe
     try:
         if screen is None:
@@ -176,6 +192,23 @@ async def _fetched(
     if flags["layout"] and not stop.why:
         _lay_out(flags)
     return code
+
+
+def _observer(*each: events.Observer | None) -> events.Observer:
+    """Return an observer that calls those of `each` that are not None, in this order."""
+    observers = [observer for observer in each if observer is not None]
+
+    def observe(event: events.Event) -> None:
+        for observer in observers:
+            observer(event)
+
+    return observe
+
+
+def _only_page(event: events.Event) -> None:
+    """Print the link of the page, also with --quiet: nothing else says where the page is."""
+    if isinstance(event, events.PageOpened):
+        click.echo(f"page: {event.url}", err=True)
 
 
 def _keep_widths(flags: dict[str, Any], widths: dict[str, int]) -> None:

@@ -14,6 +14,7 @@ import click
 from ..model.text import printable
 from . import exits
 from .flags import shared
+from .groups import Grouped
 from .options import options, with_folder
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from ..options import PlainOptions
 
 
-@click.command("plan", short_help="Show what get would do.")
+@click.command("plan", cls=Grouped, short_help="Show what get would do.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
     "--export",
@@ -124,7 +125,7 @@ def _opened(folder: str, made: PlainOptions) -> AbstractContextManager[Place]:
     return opened_place(destination(folder, made.get("state")), made["settings"])
 
 
-def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = False) -> None:
+def _print(plan: Plan, rate: int | str, sources: Sequence[str], *, stderr: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -156,7 +157,7 @@ def _print(plan: Plan, rate: int, sources: Sequence[str], *, stderr: bool = Fals
         console.print(f"… {plan.bad_rows} bad rows in total; they fail, and the other rows are fetched")
 
 
-def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
+def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
     from ..views import formatting
 
     unsized = formatting.count(plan.unsized, "file") + " of unknown size" if plan.unsized else ""
@@ -181,12 +182,8 @@ def _rows(plan: Plan, rate: int) -> list[tuple[str, str]]:
     ]
     rows = [row for row in rows if row[1]]
     rows += [("columns", text) for text in _columns(plan)]
-    pace = rate or plan.bytes_per_second
-    if pace and plan.missing_bytes:
-        at = "--limit-rate" if rate else "the last run's rate"
-        rows.append(
-            ("time", f"{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s")
-        )
+    if (time_left := _time(plan, rate)) is not None:
+        rows.append(("time", time_left))
     if plan.archives_bytes:
         more = f"about {formatting.size(plan.archives_bytes)} of extra space, or little with --delete-after"
         rows.append(("to unpack", f"{plan.archives} archives or pieces: {more}"))
@@ -237,7 +234,36 @@ def _columns(plan: Plan) -> list[str]:
     ]
 
 
-def _links(plan: Plan, rate: int) -> str:
+def _time(plan: Plan, rate: int | str) -> str | None:
+    """Return how long the transfer takes, None if nothing says how fast it may be."""
+    from ..views import formatting
+    from ..views.status_lines import rate_limit
+
+    left = plan.files - plan.present
+    least = "at least " if plan.unsized and left else ""
+    if not plan.missing_bytes or not (rate or plan.bytes_per_second):
+        return None
+    if isinstance(rate, str):
+        taken = _by_timetable(plan, rate)
+        if taken is None:
+            return f"depends on the timetable of --limit-rate: {rate_limit(rate)}"
+        return f"{least}{formatting.duration(taken)} by the timetable of --limit-rate: {rate_limit(rate)}"
+    pace = rate or plan.bytes_per_second
+    at = "--limit-rate" if rate else "the last run's rate"
+    return f"{least}{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s"
+
+
+def _by_timetable(plan: Plan, rate: str) -> float | None:
+    """Return the seconds that a timetable lets the transfer take, None if that cannot be estimated."""
+    from ..model.timetable import Timetable
+
+    now = time.localtime()
+    return Timetable.of(rate).seconds(
+        plan.missing_bytes, now.tm_wday, now.tm_hour, now.tm_min, plan.bytes_per_second
+    )
+
+
+def _links(plan: Plan, rate: int | str) -> str:
     from ..views import formatting
 
     now = time.time()
@@ -252,5 +278,7 @@ def _links(plan: Plan, rate: int) -> str:
     needed = plan.missing_bytes / (first - now)
     said += f"; finishing before that needs {formatting.size(needed)}/s"
     if rate:
-        said += ", within --limit-rate" if rate >= needed else ", more than --limit-rate allows"
+        taken = plan.missing_bytes / rate if isinstance(rate, int) else _by_timetable(plan, rate)
+        if taken is not None:
+            said += ", within --limit-rate" if taken <= first - now else ", more than --limit-rate allows"
     return said

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -15,6 +18,10 @@ from .options import place_of_flags
 if TYPE_CHECKING:
     from ..inspection.place import Place
 
+# Seconds between two views of `--watch`: on a terminal, and elsewhere.
+_REDRAWN: Final = 1.0
+_PRINTED: Final = 10.0
+
 
 _SUMS: Final = "SHA256SUMS"
 
@@ -23,17 +30,19 @@ _SUMS: Final = "SHA256SUMS"
 @click.argument("folder", default=".", metavar="DIR|s3://…")
 @click.option("--sums", is_flag=True, help="Print the finished files as a SHA256SUMS list, for sha256sum -c.")
 @click.option("--put", is_flag=True, help="With --sums: write the list to the bucket as SHA256SUMS.")
+@click.option("--watch", is_flag=True, help="Show the run until it ends, then what the folder holds.")
 @bucket_flags
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def command(folder: str, sums: bool, put: bool, as_json: bool, **flags: Any) -> int:
+def command(folder: str, sums: bool, put: bool, watch: bool, as_json: bool, **flags: Any) -> int:
     """Show what DIR or a bucket holds: finished files, unfinished files, and the run in progress."""
     from ..inspection.place import opened_place
     from ..inspection.status import folder_status
     from ..model.errors import StorageError
     from ..views import formatting
+    from ..views.status_lines import folder_lines
 
-    if sums and as_json:
-        raise click.UsageError("--sums and --json cannot be combined: use one of them")
+    if sums + as_json + watch > 1:
+        raise click.UsageError("--sums, --watch and --json cannot be combined: use one of them")
     where, settings = place_of_flags(folder, flags)
     if put and not (sums and where.bucket):
         raise click.UsageError("--put goes with --sums and a bucket; for a folder write --sums > SHA256SUMS")
@@ -42,6 +51,8 @@ def command(folder: str, sums: bool, put: bool, as_json: bool, **flags: Any) -> 
             f"{folder}: nothing was fetched into it from here; give the folder or bucket that get -o used"
             + (", and its --state" if where.bucket else "")
         )
+    if watch:
+        _watch(where.root)
     with opened_place(where, settings) as place:
         if sums:
             return _print_sums(place, put=put)
@@ -49,14 +60,8 @@ def command(folder: str, sums: bool, put: bool, as_json: bool, **flags: Any) -> 
     if as_json:
         click.echo(json.dumps(found.row(), indent=2))
         return exits.OK
-    if found.owner:
-        click.echo(f"running: {found.owner}")
-        if found.run:
-            run = found.run
-            click.echo(
-                f"{sum(run['counts'].values())} of {run['rows']} files, {formatting.size(run['bytes_done'])}"
-                f", {formatting.size(run['bytes_per_second'])}/s, {run['connections']} connections"
-            )
+    for line in folder_lines(found.runs):
+        click.echo(line)
     click.echo(f"finished: {found.published} files, {formatting.size(found.published_bytes)}")
     if found.unpacked:
         click.echo(f"unpacked and deleted: {found.unpacked} archives")
@@ -67,6 +72,25 @@ def command(folder: str, sums: bool, put: bool, as_json: bool, **flags: Any) -> 
         length = formatting.size(each["length"]) if each["length"] is not None else "unknown size"
         click.echo(f"  {each['path']}: {formatting.size(each['held'])} of {length}")
     return exits.OK
+
+
+def _watch(root: Path) -> None:
+    """Show the runs of a folder until none works: redrawn on a terminal, else a block now and then."""
+    from ..inspection.status import runs_of
+    from ..views.status_lines import folder_lines
+
+    terminal = sys.stdout.isatty()
+    while True:
+        runs = runs_of(root)
+        if all(each["owner"] is None for each in runs):
+            break
+        lines = folder_lines(runs)
+        if terminal:
+            click.clear()
+        click.echo("\n".join(lines if terminal else [*lines, ""]))
+        time.sleep(_REDRAWN if terminal else _PRINTED)
+    if terminal:
+        click.clear()
 
 
 def _print_sums(place: Place, *, put: bool) -> int:

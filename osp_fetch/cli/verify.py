@@ -6,11 +6,14 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..model.errors import FetchError, StorageError
 from ..s3.address import is_bucket
 from . import exits
 from .flags import bucket_flags
@@ -18,6 +21,7 @@ from .options import place_of_flags
 
 if TYPE_CHECKING:
     from ..inspection.verify import Checked
+    from ..views.hash_progress import HashProgress
 
 
 @click.command("verify", short_help="Check finished files against their checksums.")
@@ -51,7 +55,7 @@ def _bucket(address: str, flags: Mapping[str, Any], *, read: bool, as_json: bool
     from ..inspection.place import BucketPlace
     from ..inspection.status import has_ledger
     from ..inspection.verify_bucket import verify_bucket
-    from ..model.errors import FetchError
+    from ..views.hash_progress import HashProgress
 
     where, settings = place_of_flags(address, flags)
     if not has_ledger(where.root):
@@ -59,8 +63,8 @@ def _bucket(address: str, flags: Mapping[str, Any], *, read: bool, as_json: bool
             f"{address}: there is no ledger in {where.root}, so the finished files are not known; give its "
             "--state, or run get again, which keeps objects with correct content"
         )
-    with BucketPlace(where, settings) as place:
-        counts, bad = _told(verify_bucket(place, read=read), as_json=as_json)
+    with BucketPlace(where, settings) as place, HashProgress() as progress:
+        counts, bad = _told(verify_bucket(place, read=read), progress, as_json=as_json)
     how = "read and hashed" if read else "compared with the store's checksums, not read"
     if as_json:
         click.echo(json.dumps(_document(counts, bad, {}, None, read=read), indent=2))
@@ -73,15 +77,30 @@ def _bucket(address: str, flags: Mapping[str, Any], *, read: bool, as_json: bool
     return exits.SOME_FAILED if bad or not counts else exits.OK
 
 
-def _told(found: Iterable[Checked], *, as_json: bool) -> tuple[Counter[str], list[Checked]]:
+def _expect(root: Path, progress: HashProgress) -> None:
+    """Let a thread sum up what is to be read, while it is being read."""
+    from ..inspection.verify import expected
+
+    def look() -> None:
+        with suppress(FetchError):
+            progress.expect(*expected(root))
+
+    Thread(target=look, name="osp-expect", daemon=True).start()
+
+
+def _told(
+    found: Iterable[Checked], progress: HashProgress, *, as_json: bool
+) -> tuple[Counter[str], list[Checked]]:
     """Print each file that differs. Return the number of files by verdict, and those that differ."""
     counts: Counter[str] = Counter()
     bad: list[Checked] = []
     for checked in found:
         counts[checked.verdict] += 1
+        progress.checked()
         if checked.verdict not in ("ok", "unpacked", "unchecked"):
             bad.append(checked)
             if not as_json:
+                progress.clear()
                 now = f", found {checked.found}" if checked.found else ""
                 click.echo(f"{checked.verdict}: {checked.path} (expected {checked.expected}{now})")
     return counts, bad
@@ -95,7 +114,7 @@ def _folder(folder: str, checksums: str | None, *, repair: bool, archives: bool,
     from ..assembly import checksums_of
     from ..inspection.status import has_ledger
     from ..inspection.verify import verify_folder
-    from ..model.errors import FetchError, StorageError
+    from ..views.hash_progress import HashProgress
 
     root = Path(folder)
     if not root.is_dir():
@@ -111,13 +130,16 @@ def _folder(folder: str, checksums: str | None, *, repair: bool, archives: bool,
         )
     here: list[str] = []
 
-    def noted() -> Iterator[Checked]:
-        for checked in verify_folder(root, listed):
+    def noted(progress: HashProgress) -> Iterator[Checked]:
+        for checked in verify_folder(root, listed, progress.read):
             if checked.verdict in ("ok", "unchecked"):
                 here.append(checked.path)
             yield checked
 
-    counts, bad = _told(noted(), as_json=as_json)
+    with HashProgress() as progress:
+        if listed is None:
+            _expect(root, progress)
+        counts, bad = _told(noted(progress), progress, as_json=as_json)
     tried = _tried(root, here, quiet=as_json) if archives else {}
     if as_json:
         click.echo(json.dumps(_document(counts, bad, lost, tried if archives else None), indent=2))

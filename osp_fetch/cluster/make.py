@@ -9,7 +9,6 @@ from typing import Final
 
 from ..connections.hosts import limits_of
 from ..engine.context import Context
-from ..engine.file import FetchOne
 from ..model.engines import Ray
 from ..model.errors import SettingsError
 from ..model.profile import Profile
@@ -28,8 +27,8 @@ _MOST: Final = 4  # most workers of a node
 @asynccontextmanager
 async def node_pool(
     engine: Ray, context: Context, place: Destination, reach: Reach, profiles: dict[str, Profile]
-) -> AsyncIterator[FetchOne]:
-    """Start the nodes of a run, and yield what fetches a file with them.
+) -> AsyncIterator[NodePool]:
+    """Start the nodes of a run, and yield their pool.
 
     Args:
         engine: Where the nodes are.
@@ -44,10 +43,10 @@ async def node_pool(
         StorageError: The folder is not shared by the nodes.
     """
     limits = context.settings.limits
-    if limits.rate or limits.requests_per_second:
+    if limits.requests_per_second:
         raise SettingsError(
-            "limits.rate and limits.requests_per_second are not yet divided among nodes; set "
-            "limits.connections or limits.per_host, or run without --engine"
+            "limits.requests_per_second is not divided among nodes; set limits.rate, limits.connections or "
+            "limits.per_host, or run without --engine"
         )
     processes = max(1, min(_MOST, (os.cpu_count() or 1) // _CORES))
     if limits.processes != "auto":
@@ -56,7 +55,7 @@ async def node_pool(
         RayNodes(engine, place, processes) as source,
         pool_over(source, context, place, reach, profiles) as nodes,
     ):
-        yield nodes.fetch
+        yield nodes
 
 
 def pool_over(

@@ -17,11 +17,12 @@ from ..model import events
 from ..model.errors import FetchError, IntegrityError, StorageError
 from ..model.record import Record
 from ..model.report import Status
+from ..model.timetable import Timetable
 from ..storage.destination import Destination
 from ..storage.folder.node_folders import collect, hand_over, mark_ended, node_folder
 from ..storage.folder.run_lock import state_folder
 from ..workers import messages
-from ..workers.budget import Budget
+from ..workers.budget import Budget, part_of
 from ..workers.channel import Channel
 from ..workers.peer import Cooled, Peer, WorkerDiedError, say
 from .coordinator import Coordinator, Lease, Member
@@ -118,6 +119,19 @@ class Node(Peer):
         await self._wire.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What all nodes together may use: the byte rate, and the connections to all hosts.
+
+    With `is_fixed`, each node has a part of `connections`; otherwise each may have as many, and the budget
+    divides those of each host.
+    """
+
+    rate: int | str
+    connections: int
+    is_fixed: bool
+
+
 class NodePool:
     """The nodes of a run, an async context manager.
 
@@ -149,6 +163,8 @@ class NodePool:
         self._error: FetchError | None = None
         self._run_id = secrets.token_hex(4)
         self._per_node = context.places.limit
+        limits = context.settings.limits
+        self._limits = _Limits(limits.rate, context.pool.total, limits.connections != "auto")
         self._is_ending = False
         self._is_folder = setup.place.bucket is None
 
@@ -244,10 +260,42 @@ class NodePool:
 
     def _resize(self) -> None:
         """Let as many files be in progress as all nodes together can have."""
-        count = max(1, self._coordinator.active)
-        self._budget.total = self._context.pool.total * count
+        count = self.processes
+        if not self._limits.is_fixed:
+            self._budget.total = self._context.pool.total * count
+        self._send_limits()
         self._context.places.limit = max(self._per_node, files_in_progress(self._context.pool.total) * count)
         self._context.places.changed()
+
+    # ---- commands
+
+    @property
+    def processes(self) -> int:
+        """Number of nodes that get jobs."""
+        return max(1, self._coordinator.active)
+
+    def steer(
+        self, rate: int | str, connections: int, per_host: int, *, is_fixed: bool, most_open: int | None
+    ) -> None:
+        """Change the limits of the run on all nodes; the arguments are those of `WorkerPool.steer`."""
+        count = self.processes
+        if connections:
+            self._budget.resize(connections if is_fixed else connections * count, per_host)
+        self._limits = _Limits(rate, connections, is_fixed)
+        self._send_limits(most_open)
+
+    def _send_limits(self, most_open: int | None = None) -> None:
+        """Give every node its part of the limits."""
+        count, limits = self.processes, self._limits
+        for place, node in enumerate(self._nodes.values()):
+            most = part_of(limits.connections, place, count) if limits.is_fixed else limits.connections
+            left = None if most_open is None else part_of(most_open, place, count)
+            node.send(messages.Steer(Timetable.of(limits.rate).divided(count), most, limits.is_fixed, left))
+
+    def cool(self, host: str, seconds: float) -> None:
+        """Send `host` no request for `seconds`, and close the transfers from it."""
+        for node in self._nodes.values():
+            node.send(messages.CoolHost(host, seconds, sheds=True))
 
     # ---- jobs
 

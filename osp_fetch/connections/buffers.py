@@ -6,6 +6,7 @@ from mmap import mmap
 from typing import Final
 
 from ..model.settings import Limits
+from .byte_rate import ByteRate
 
 # Free buffers may use 1/6 of `limits.memory`.
 _SHARE: Final = 6
@@ -22,13 +23,14 @@ class Buffers:
     therefore reused if it is at least half and at most twice the size that a new one would have.
 
     Args:
-        limits: Settings; `memory` (bytes) and `rate` (bytes per second) determine the sizes.
+        limits: Settings; `memory` (bytes) determines the sizes.
+        rate: The byte rate, which determines them, too, as it changes; None for that of `limits`.
         most: Bytes of the largest buffer.
     """
 
-    def __init__(self, limits: Limits, most: int = 2 << 20) -> None:
+    def __init__(self, limits: Limits, rate: ByteRate | None = None, most: int = 2 << 20) -> None:
         self._memory = limits.buffer_memory // _SHARE
-        self._most = min(most, max(_LEAST, limits.rate // _PER_SECOND)) if limits.rate else most
+        self._rate, self._most = rate or ByteRate(limits.rate), most
         self._free: list[memoryview] = []
 
     def take(self, count: int, connections: int) -> memoryview:
@@ -73,4 +75,6 @@ class Buffers:
             self._free.append(buffer)
 
     def _size(self, connections: int) -> int:
-        return min(self._most, max(_LEAST, self._memory // max(1, connections)))
+        rate = self._rate.now
+        most = min(self._most, max(_LEAST, rate // _PER_SECOND)) if rate else self._most
+        return min(most, max(_LEAST, self._memory // max(1, connections)))

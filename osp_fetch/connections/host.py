@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
+from ..model.errors import HostDownError, HostPausedError
 from .breaker import CircuitBreaker
 from .controller import Controller, HostReport
 from .limit import ConcurrencyLimit
@@ -72,6 +74,48 @@ class Host:
     def is_new(self) -> bool:
         """Whether the host has not answered yet, or is down. A connection to it may bring nothing."""
         return not self.breaker.heard or self.breaker.down
+
+    def report(self) -> HostReport | None:
+        """Return the state, and reset its counters. None if nothing has changed since the last report."""
+        controller = self.controller
+        found = HostReport(
+            self.name, self.open, len(self.streams), len(self.queue), controller.received,
+            self.refused, self.limit.value, controller.latency, self.assigned,
+        )  # fmt: skip
+        if found == self.reported:
+            return None
+        controller.received = self.refused = 0
+        self.reported = replace(found, received=0, refused=0)
+        return found
+
+    def down_error(self, *, tried: bool = False) -> HostDownError:
+        """Return the error of a request while the host is down.
+
+        Args:
+            tried: Whether this request was a connection that got no answer.
+        """
+        error, heard = self.breaker.error, self.breaker.heard
+        assert error is not None
+        return HostDownError(error, host=self.name, is_own=True, heard=heard, tried=tried)
+
+    def paused_error(self) -> HostPausedError:
+        """Return the error of a request during a long pause of the host."""
+        return HostPausedError(f"{self.name} asked for a pause", host=self.name)
+
+    async def until_back(self, seconds: float) -> None:
+        """Wait until the host answers again, and until a pause that it asked for is over.
+
+        Args:
+            seconds: Most seconds to wait for an answer.
+        """
+        loop = asyncio.get_running_loop()
+        if self.breaker.down:
+            self.back = self.back or loop.create_future()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await asyncio.shield(self.back)
+        if (left := self.paused_until - loop.time()) > 0:
+            await asyncio.sleep(left)
 
     def may(self, now: float, share: int) -> bool:
         """Return whether the host may get another slot.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -13,6 +14,8 @@ from .controller import Controller
 from .host import Host
 from .limit import START, ConcurrencyLimit
 
+# The end of a name with a port. An IPv6 address is in brackets.
+_PORT: Final = re.compile(r":\d+$")
 # Idle hosts whose state is kept, at about 2 KB each.
 _IDLE_KEPT: Final = 1000
 # Forgotten hosts of which it is remembered that they have answered, at about 100 bytes each.
@@ -68,6 +71,13 @@ class Hosts:
         """Return the states of all hosts."""
         return self._states.values()
 
+    def named(self, host: str) -> list[str]:
+        """Return the `host:port` that `host` means: itself, or without a port, every port that is likely."""
+        if _PORT.search(host):
+            return [host]
+        known = [name for name in self._states if name.rpartition(":")[0] == host]
+        return list(dict.fromkeys([f"{host}:443", f"{host}:80", *known]))
+
     def measured(self, name: str) -> Profile | None:
         """Return the profile that `bench` made of a host; a run alone learns only which ranges it takes."""
         profile = self._profiles.get(name)
@@ -76,6 +86,12 @@ class Hosts:
     def widest(self, name: str) -> int | None:
         """Return the largest range in bytes that a host takes by its profile, None for any."""
         return self._profiles[name].widest if name in self._profiles else None
+
+    def resize(self, per_host: int) -> None:
+        """Change the largest number of connections to one host."""
+        self._per_host = per_host
+        for state in self._states.values():
+            state.limit.resize(self._most(state.name), follows=not self._controls)
 
     def use(self, state: Host) -> None:
         """Record that a host has open connections."""
@@ -104,8 +120,7 @@ class Hosts:
         return len(self.in_use) > (state in self.in_use)
 
     def _made(self, name: str) -> Host:
-        own = limits_of(name, self._limits, self._own)
-        most = self._per_host if own.connections == "auto" else min(self._per_host, own.connections)
+        own, most = limits_of(name, self._limits, self._own), self._most(name)
         known = self.measured(name) if self._controls else None
         first = known.connections if known else START
         start = first if self._controls else most if self._share is None else self._share
@@ -115,6 +130,10 @@ class Hosts:
         state.breaker.heard = name in self._heard
         state.manners.widest = self.widest(name)
         return state
+
+    def _most(self, name: str) -> int:
+        own = limits_of(name, self._limits, self._own).connections
+        return self._per_host if own == "auto" else min(self._per_host, own)
 
     def _forget_one(self) -> None:
         """Forget the host that was not used for longest, unless requests to it wait.

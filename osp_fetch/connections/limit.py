@@ -78,6 +78,26 @@ class ConcurrencyLimit:
         """Whether the limit still doubles. Differences are large then, and a short window shows them."""
         return self._phase is _Phase.RAMP
 
+    def resize(self, most: int, *, follows: bool) -> None:
+        """Change the upper bound.
+
+        Args:
+            most: The new one.
+            follows: Whether the limit is the bound itself, because no controller moves it.
+        """
+        if most == self._most:
+            return
+        if follows:
+            self.value = most
+        elif most > self._most:
+            # the smaller bound has hidden what the host can serve
+            self.value = max(self.value, min(START, most))
+            self._phase, self._best_rate = _Phase.RAMP, 0.0
+        else:
+            self.value = min(self.value, most)
+        self._most = self._ceiling = most
+        self._best = min(self._best, self.value)
+
     def is_clear(self, rate: float, load: Load) -> bool:
         """Return whether a short window is enough to judge a doubling.
 

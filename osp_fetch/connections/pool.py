@@ -11,12 +11,10 @@ import asyncio
 import itertools
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 from ..model import events
-from ..model.errors import HostDownError, HostPausedError, Unreachable, UnreachableError
+from ..model.errors import HostDownError, Unreachable, UnreachableError
 from ..model.profile import Profile
 from ..model.settings import HostLimits, Limits
 from .byte_rate import ByteRate
@@ -27,29 +25,15 @@ from .hosts import Hosts
 from .limit import START
 from .processor import Load, Processor, Times
 from .throughput import FIRST_PART
+from .totals import most_connections, per_host
 from .wait_queue import Turn
 
-# Upper bound of the total number of connections when `limits.connections` is "auto".
-_AUTO: Final = 128
-# Bytes that one connection may hold at full speed, in this process and in the libraries below.
-_MEMORY: Final = 3 << 19
 # Connections to hosts that have not answered yet, beside the total when `limits.connections` is "auto".
 CONNECTING: Final = 256
 # Connections that each host may have, however many hosts are in use.
 LEAST_SHARE: Final = 4
 # Seconds of a pause after which the requests of a host give back their places.
 _LONG_PAUSE: Final = 1.0
-
-
-def most_connections(limits: Limits) -> int:
-    """Return the largest total number of connections.
-
-    Args:
-        limits: Settings. With `connections` = "auto", the number is what fits into `memory` bytes.
-    """
-    if limits.connections == "auto":
-        return max(1, min(_AUTO, limits.buffer_memory // _MEMORY))
-    return limits.connections
 
 
 class ConnectionPool:
@@ -75,6 +59,8 @@ class ConnectionPool:
     Attributes:
         total: Largest number of open connections.
         per_host: Largest number of open connections to one host.
+        most: Largest number that `total` may be changed to.
+        named: Returns the `host:port` of each port that a host has, or may have; see `Hosts.named`.
         rate: The byte rate of all connections together. Readers wait for it; `received` charges it.
         last_files: Whether all files of the manifest have been started.
     """
@@ -92,26 +78,51 @@ class ConnectionPool:
         times: Callable[[], Times] | None = None,
         connecting: int | None = None,
     ) -> None:
-        self.total = min(most_connections(limits), most or sys.maxsize)
-        self.per_host = min(self.total, self.total if limits.per_host == "auto" else limits.per_host)
-        self._yields = yields
+        self.most = most or sys.maxsize
+        self.total = min(most_connections(limits), self.most)
+        self.per_host = per_host(limits, self.total)
+        self._yields, self._share = yields, share
         self._controls = limits.connections == "auto" and share is None  # otherwise the limits are fixed
-        # a number of connections that the user chose holds for all; a quarter is kept for hosts that answer
-        self._is_fixed = limits.connections != "auto"
-        self._most_connecting = (
-            self.total - self.total // 4 if self._is_fixed else min(CONNECTING, connecting or CONNECTING)
-        )
+        self._connecting_at_most = min(CONNECTING, connecting or CONNECTING)
+        self._allow(self.total, is_fixed=limits.connections != "auto")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._limits = limits
         self._observe = observe
         self._hosts = Hosts(limits, profiles or {}, self.per_host, share, hosts or {})
+        self.named = self._hosts.named
         self._known_line, self._new_line = HostLine(), HostLine()
         self._open = self._connecting = 0
         self._times, self._processor = times, Processor()
         self._numbers = itertools.count()
         self.rate = ByteRate(limits.rate)
         self.last_files = False
+
+    def _allow(self, total: int, *, is_fixed: bool) -> None:
+        """Set the number of connections. One that the user chose holds for all hosts, also for new ones."""
+        self.total, self._is_fixed = total, is_fixed
+        # a quarter is kept for hosts that answer
+        self._most_connecting = total - total // 4 if is_fixed else self._connecting_at_most
+
+    def resize(self, total: int, *, is_fixed: bool, most_open: int | None = None) -> None:
+        """Change the number of connections. With a fixed total of 0, no slot is granted until the next call.
+
+        Args:
+            total: Largest number of open connections.
+            is_fixed: Whether it holds for all hosts, also for those that have not answered yet.
+            most_open: Transfers are closed until at most this many connections are open; None for none.
+        """
+        self._allow(total, is_fixed=is_fixed)
+        if total and self._share is None:
+            self.per_host = per_host(self._limits, total)
+            self._hosts.resize(self.per_host)
+        if most_open is not None:
+            excess = self.open - most_open
+            for state in list(self._hosts.in_use):
+                excess -= state.streams.shed(excess)
+        for state in self._hosts.all():
+            self._put_in_line(state)
+        self._admit()
 
     @property
     def open(self) -> int:
@@ -143,9 +154,9 @@ class ConnectionPool:
             self._move_to(loop)
         now = loop.time()
         if state.breaker.down and state.probe is not None:
-            raise self._down(state)
+            raise state.down_error()
         if state.paused_until - now > _LONG_PAUSE:
-            raise self._paused(state)
+            raise state.paused_error()
         if state.queue.first is None and self._has_room(state) and state.may(now, self._fair_share):
             state.queue.pass_by(order)
             self._opened(state, order, now)
@@ -228,14 +239,6 @@ class ConnectionPool:
         if state.interval:
             self._quiet(state, now + state.interval)
 
-    def _down(self, state: Host, *, tried: bool = False) -> HostDownError:
-        error, heard = state.breaker.error, state.breaker.heard
-        assert error is not None
-        return HostDownError(error, host=state.name, is_own=True, heard=heard, tried=tried)
-
-    def _paused(self, state: Host) -> HostPausedError:
-        return HostPausedError(f"{state.name} asked for a pause", host=state.name)
-
     def _turn(self, state: Host) -> Turn:
         if state.breaker.down:
             return Turn.ANYONE  # the earliest file may itself be the reason that the host does not answer
@@ -283,18 +286,7 @@ class ConnectionPool:
 
     def report(self) -> list[HostReport]:
         """Return the state of each host that has changed since the last report, and reset its counters."""
-        reports = []
-        for state in self._hosts.all():
-            controller = state.controller
-            found = HostReport(
-                state.name, state.open, len(state.streams), len(state.queue), controller.received,
-                state.refused, state.limit.value, controller.latency, state.assigned,
-            )  # fmt: skip
-            if found != state.reported:
-                reports.append(found)
-                controller.received = state.refused = 0
-                state.reported = replace(found, received=0, refused=0)
-        return reports
+        return [found for state in self._hosts.all() if (found := state.report()) is not None]
 
     def _look_later(self, now: float) -> None:
         if self._controls and self._timer is None:
@@ -365,24 +357,8 @@ class ConnectionPool:
         if not state.breaker.silent(error):
             return None
         self._hosts.settle(state)
-        state.queue.send_away(lambda: self._down(state))
-        return self._down(state, tried=True)
-
-    async def until_back(self, host: str, seconds: float) -> None:
-        """Wait until `host` answers again, and until a pause that it asked for is over.
-
-        Args:
-            host: `host:port`.
-            seconds: Most seconds to wait for an answer.
-        """
-        state, loop = self.host(host), asyncio.get_running_loop()
-        if state.breaker.down:
-            state.back = state.back or loop.create_future()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await asyncio.shield(state.back)
-        if (left := state.paused_until - loop.time()) > 0:
-            await asyncio.sleep(left)
+        state.queue.send_away(state.down_error)
+        return state.down_error(tried=True)
 
     def limit(self, host: str) -> int:
         """Return the number of connections that `host` may have now."""
@@ -397,17 +373,18 @@ class ConnectionPool:
         left = state.paused_until - asyncio.get_running_loop().time()
         return left if left > _LONG_PAUSE else 0.0
 
-    def cool(self, host: str, seconds: float) -> None:
-        """Grant no slot for `host` for `seconds` seconds. Open connections continue.
+    def cool(self, host: str, seconds: float, *, sheds: bool = False) -> None:
+        """Grant no slot for `host` for `seconds` seconds. Open connections continue unless `sheds`.
 
         Requests that wait for a slot raise HostPausedError if the pause is long.
         """
         state = self.host(host)
+        state.streams.shed(len(state.streams) if sheds else 0)
         now = asyncio.get_running_loop().time()
         state.paused_until = max(state.paused_until, now + seconds)
         self._quiet(state, now + seconds)
         if seconds > _LONG_PAUSE:
-            state.queue.send_away(lambda: self._paused(state))
+            state.queue.send_away(state.paused_error)
 
     def _quiet(self, state: Host, until: float) -> None:
         if until > state.quiet_until:
@@ -445,6 +422,5 @@ class ConnectionPool:
         if state is None or state.throughput.value is None:
             return known.part_size if known else FIRST_PART
         others = not self.last_files and state.queue.has_others(order)
-        return state.throughput.part_size(
-            free, state.limit.value, None if others else 2 * state.controller.worth
-        )
+        worth = None if others else 2 * state.controller.worth
+        return state.throughput.part_size(free, state.limit.value, worth)

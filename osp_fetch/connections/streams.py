@@ -34,13 +34,18 @@ class Streams:
         """
         return Stream(self._open, why)
 
-    def shed(self, count: int) -> None:
+    def shed(self, count: int) -> int:
         """Close the `count` newest connections.
 
         Each of them raises YieldedError in its own task, even while it waits for its next byte.
+
+        Returns:
+            The number of connections that are closed; fewer than `count` where there are not as many.
         """
-        for stream in list(self._open)[-count:] if count > 0 else ():
+        closed = list(self._open)[-count:] if count > 0 else []
+        for stream in closed:
             stream.let_go()
+        return len(closed)
 
 
 class Stream:

@@ -45,12 +45,12 @@ class HostWait:
             raise error from None
         pause = self._pause(error, held) if isinstance(error, HostDownError) else 0.0
         if self._is_aside or streams:
-            await self._context.pool.until_back(error.host, pause)
+            await self._context.pool.host(error.host).until_back(pause)
             return
         self._is_aside = True
         try:
             with self._context.places.aside():
-                await self._context.pool.until_back(error.host, pause)
+                await self._context.pool.host(error.host).until_back(pause)
         finally:
             self._is_aside = False
 

@@ -7,16 +7,13 @@ import traceback
 from collections import deque
 from collections.abc import (
     AsyncGenerator,
-    AsyncIterable,
     AsyncIterator,
     Callable,
     Iterable,
-    Iterator,
     Sequence,
 )
 from contextlib import aclosing
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 
 from ..concurrency import at_most, stop
@@ -34,12 +31,12 @@ from ..model.errors import (
 from ..model.protocols import Manifest, Renewal, Row, Spill
 from ..model.record import Published, Record
 from ..model.report import Outcome, Status
-from .adopt import same_source
 from .context import Context
+from .failed import FailedJobs
 from .file import FetchOne, FileFetcher, Job
 from .host_queues import HostQueues
+from .rows import PAGE, digest_of, is_present, pages, present_outcome
 
-_PAGE = 500  # rows whose records are read from the ledger in one query
 _PROBES = 8  # while there are other jobs, every eighth that starts may probe a host that does not answer
 _LOOK = 1.0  # seconds after which fresh links are noticed
 
@@ -85,12 +82,19 @@ class Run:
         self._in_hand: dict[str, int] = {}  # path → order of the job that fetches it, or waits to
         self._folded: dict[str, str] = {}  # if the disk ignores case: case-folded path → path
         self._parked: list[Job] = []
+        self._stale = 0  # jobs that were parked since links were last renewed
+        self._has_renewed = False  # links were renewed, and the source of them may have more
         self._page: deque[Job] = deque()  # jobs that were read and not looked at yet
         self._has_ended = False  # all rows are read
         self._turns = 0
         self._woken: asyncio.Future[None] | None = None
         self._order = 0
         self._out = 0  # jobs that were started and have not ended
+        self._failed_jobs, self._repeats = FailedJobs(spill), 0  # the number that is to be repeated
+        self._more: deque[Manifest] = deque()  # manifests that were added
+        self._is_added = False  # whether any was
+        self._twins: dict[str, list[Job]] = {}  # path → jobs that wait until the one in hand has ended
+        self._asked, self._is_over = asyncio.Event(), False
         self._progressed = True  # whether a file was finished since links were last renewed
 
     async def fetch(self, manifest: Manifest) -> None:
@@ -109,6 +113,29 @@ class Run:
             for job in self._parked:  # also if the run is stopped, so that each of them has its outcome
                 if job.error is not None:
                     self._end(job, Status.PARKED, job.error)
+
+    def add(self, manifest: Manifest) -> bool:
+        """Fetch the files of another manifest, too. Return False if the run is ending.
+
+        A row whose file was fetched meanwhile is present. One whose file is being fetched waits for it.
+        """
+        if not self._is_over:
+            self._more.append(manifest)
+            self._fresh, self._is_added = False, True
+            self._ask()
+        return not self._is_over
+
+    def retry_failed(self) -> int | None:
+        """Fetch the files that have failed so far again. Return their number, None if the run is ending."""
+        if self._is_over:
+            return None
+        self._repeats = len(self._failed_jobs)
+        self._ask()
+        return self._repeats
+
+    def _ask(self) -> None:
+        self._asked.set()
+        self._wake()
 
     def observe(self, event: events.Event) -> None:
         """Start the queued jobs of a host that has answered again: an observer of the run's events."""
@@ -134,13 +161,17 @@ class Run:
                     yield job
                 for number, (job, error) in enumerate(self._queues.failed()):
                     self._give_up(job, error)
-                    if number % _PAGE == _PAGE - 1:
+                    if number % PAGE == PAGE - 1:
                         await asyncio.sleep(0)  # there may be a million of them
                 if reading is not None and reading.done():
                     jobs, reading = reading.result(), None
                     self._page.extend(jobs or ())
                     self._has_ended = jobs is None
-                elif self._parked and self._renewal and self._renewal.changed():
+                elif self._repeats and not self._page:
+                    self._page.extend(await self._repeated())
+                elif self._has_ended and self._more:
+                    pages, self._has_ended = self._pages(self._more.popleft()), False
+                elif self._parked and self._renewal and (self._renewal.changed() or self._is_stale):
                     self._page.extend(await self._renewed(self._renewal))
                 elif not self._has_ended and reading is None and not self._queues.is_full:
                     reading = asyncio.ensure_future(anext(pages, None))
@@ -150,6 +181,7 @@ class Run:
                 elif not await self._parked_again():
                     break
         finally:
+            self._is_over = True
             await stop({reading} if reading is not None else ())
 
     def _startable(self) -> Job | None:
@@ -169,15 +201,45 @@ class Run:
         """Wait for fresh links of the parked jobs at the end of the run; return whether to go on."""
         if not self._renewal or not self._parked:
             return False
-        if not await self._renewal.wait(progressed=self._progressed):
-            return False
-        self._progressed = False
+        if not (self._has_renewed and self._stale):
+            has_links = await self._links(self._renewal)
+            if not has_links:
+                return has_links is None
+            self._progressed = False
         self._page.extend(await self._renewed(self._renewal))
         return True
 
+    async def _links(self, renewal: Renewal) -> bool | None:
+        """Wait for fresh links; return whether there may be some, None if a command came first."""
+        self._asked.clear()
+        waiting = asyncio.ensure_future(renewal.wait(progressed=self._progressed))
+        asked = asyncio.ensure_future(self._asked.wait())
+        try:
+            await asyncio.wait({waiting, asked}, return_when=asyncio.FIRST_COMPLETED)
+            return waiting.result() if waiting.done() else None
+        finally:
+            await stop({waiting, asked})
+
+    async def _repeated(self) -> list[Job]:
+        """Return a page of the jobs that have failed, to be fetched again."""
+        failed = self._failed_jobs.take(min(PAGE, self._repeats))
+        self._repeats -= len(failed)
+        self._context.observe(events.Repeating(tuple(outcome for _, outcome in failed)))
+        jobs = []
+        for job, _ in failed:
+            self._queues.back(job.host)  # a host that was given up is asked again
+            (record,) = await self._context.ledger.get([job.entry.path])
+            jobs.append(replace(job, record=record))
+        return jobs
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether many jobs were parked since fresh links were found: their rows were read before that."""
+        return self._has_renewed and self._stale >= PAGE
+
     async def _renewed(self, renewal: Renewal) -> list[Job]:
         """Return the parked jobs that have fresh links. The others stay parked."""
-        parked, self._parked = self._parked, []
+        parked, self._parked, self._stale = self._parked, [], 0
         fresh = await renewal.renew([job.entry for job in parked])
         ready: list[Job] = []
         for job, entry in zip(parked, fresh, strict=True):
@@ -188,6 +250,7 @@ class Run:
             host = urls.host(entry.urls[0])
             ready.append(replace(job, entry=entry, record=record, host=host, error=None))
         if ready:
+            self._has_renewed = True
             first = _first_expiry(job.entry for job in ready)
             self._context.observe(events.LinksRenewed(len(ready), first))
         return ready
@@ -239,7 +302,7 @@ class Run:
         update = present and self._update and entry.digest is None and seen is not None
         recheck = self._recheck and seen is not None
         if record and present and not (update or recheck):
-            self._finish(_present(entry, record))
+            self._finish(present_outcome(entry, record))
             return None
         self._order += 1
         looked = None if again or (update and not recheck) else seen
@@ -291,14 +354,20 @@ class Run:
         begun = clock()
         answered, waiting = False, False
         other = self._in_hand.setdefault(entry.path, job.order)
+        if other != job.order and self._is_added:
+            self._twins.setdefault(entry.path, []).append(job)
+            self._queues.ended(job, answered=False)
+            return
         try:
+            if self._is_added and await self._came_meanwhile(job):
+                return
             if other != job.order:
                 raise ManifestError(
                     f"{entry.path}: two rows of the manifest have this path; remove or rename one"
                 )
             status, record = await self._fetch_one(job)
             answered = status is Status.FETCHED and len(entry.urls) == 1  # else by any of its mirrors
-            digest = _digest(entry, record)
+            digest = digest_of(entry, record)
             self._progressed = True
             self._finish(Outcome(entry.path, status, entry, record.length, digest, clock() - begun))
         except FetchError as error:
@@ -323,13 +392,35 @@ class Run:
             if not waiting:
                 self._queues.ended(job, answered=answered)
                 if other == job.order:
-                    del self._in_hand[entry.path]
+                    self._let_go(entry.path)
+
+    def _let_go(self, path: str) -> None:
+        """End the work on a path. Another row of the same path may begin."""
+        del self._in_hand[path]
+        if (twins := self._twins.get(path)) is not None:
+            self._page.append(twins.pop())
+            if not twins:
+                del self._twins[path]
+
+    async def _came_meanwhile(self, job: Job) -> bool:
+        """Finish the job of a row whose file was fetched for another row after this one was read."""
+        if job.update or self._again(job.entry.path):
+            return False
+        records, seen, deleted = await self._known([job.entry.path])
+        record = records[0]
+        if record is None or not is_present(record, job.entry, seen[0], deleted[0]):
+            return False
+        if record == job.record:
+            return False  # it was known when the row was read, and is examined again
+        self._finish(present_outcome(job.entry, record))
+        return True
 
     def _failed(self, job: Job, error: FetchError) -> None:
         """Park a job that needs fresh links, or deliver its failure."""
         _bare(error)
         if error.remedy is Remedy.PARK and self._renewal is not None:
             self._parked.append(replace(job, error=error))
+            self._stale += 1
             self._context.observe(events.Parked(len(self._parked)))
         else:
             self._end(job, Status.PARKED if error.remedy is Remedy.PARK else Status.FAILED, error)
@@ -337,12 +428,15 @@ class Run:
     def _give_up(self, job: Job, error: FetchError) -> None:
         """Deliver the failure of a job whose host is given up."""
         if self._in_hand.get(job.entry.path) == job.order:
-            del self._in_hand[job.entry.path]
+            self._let_go(job.entry.path)
         self._end(job, Status.FAILED, error)
 
     def _end(self, job: Job, status: Status, error: FetchError) -> None:
         entry = job.entry
-        self._finish(Outcome(entry.path, status, entry, entry.size, error=error))
+        outcome = Outcome(entry.path, status, entry, entry.size, error=error)
+        if status is Status.FAILED:
+            self._failed_jobs.add(job, outcome)
+        self._finish(outcome)
 
 
 def _first_expiry(entries: Iterable[Entry]) -> float | None:
@@ -351,63 +445,6 @@ def _first_expiry(entries: Iterable[Entry]) -> float | None:
     return min(filter(None, map(urls.expiry, signed)), default=None)
 
 
-def is_present(record: Record, entry: Entry, seen: Published | None, tombstone: Published | None) -> bool:
-    """Return whether the file of `entry` is published, or was unpacked and deleted, and fits the row.
-
-    Args:
-        record: The record of the file.
-        entry: The manifest row.
-        seen: State of the file under its final name, None if there is no file.
-        tombstone: State of the file before it was deleted after unpacking, None if it was not.
-    """
-    there = seen if seen is not None else tombstone
-    return record.published is not None and there == record.published and _fulfils(record, entry)
-
-
-def _fulfils(record: Record, entry: Entry) -> bool:
-    """Return whether the published file has the size and digest, or else the source, of the row."""
-    if entry.size is not None and entry.size != record.length:
-        return False
-    if entry.digest is not None:
-        return record.digests.get(entry.digest.algorithm) == entry.digest.hex
-    return same_source(record, entry)
-
-
 def _bare(error: BaseException) -> None:
     """Remove traceback and causes from `error`: their frames keep the objects of its file in memory."""
     error.__cause__ = error.__context__ = error.__traceback__ = None
-
-
-def _digest(entry: Entry, record: Record) -> str | None:
-    algorithm = entry.digest.algorithm if entry.digest else "sha256"
-    value = record.digests.get(algorithm)
-    return f"{algorithm}:{value}" if value else None
-
-
-def _present(entry: Entry, record: Record) -> Outcome:
-    return Outcome(entry.path, Status.PRESENT, entry, record.length, _digest(entry, record))
-
-
-async def pages(manifest: Manifest) -> AsyncIterator[tuple[list[Row], bool]]:
-    """Yield the rows of `manifest` in pages of up to 500.
-
-    A blocking iterable is read in a thread. Rows of an asynchronous iterable are yielded one by one, because
-    the next one may take long to arrive.
-
-    Args:
-        manifest: The rows.
-
-    Returns:
-        Pairs of the rows and whether this is the last page.
-    """
-    if isinstance(manifest, AsyncIterable):
-        async for row in manifest:
-            yield [row], False
-        yield [], True
-        return
-    rows: Iterator[Row] = iter(manifest)
-    last = False
-    while not last:
-        page = await asyncio.to_thread(lambda: list(islice(rows, _PAGE)))
-        last = len(page) < _PAGE  # stated with this page, whose files may take days
-        yield page, last

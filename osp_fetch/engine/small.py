@@ -48,7 +48,7 @@ class SmallTransfer:
             context: The shared objects of this process.
             entry: The manifest entry.
         """
-        rate = context.settings.limits.rate
+        rate = context.pool.rate.now
         return (entry.size is None or 0 < entry.size <= SMALL) and not 0 < rate < _PER_SECOND * SMALL
 
     async def receive(self, exchange: Exchange, part_size: int) -> bool:

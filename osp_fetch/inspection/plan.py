@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..archives.splits import is_piece
-from ..engine.run import is_present
+from ..engine.rows import is_present
 from ..engine.state import FileState
 from ..model import urls
 from ..model.entry import Entry, RelativePath

@@ -84,6 +84,8 @@ class FolderStatus:
         held_bytes: Bytes held in partials.
         owner: The process that runs in the folder, None if there is none.
         run: The content of `status.json` as that process last wrote it.
+        runs: For the folder, or for each shard: `shard` (`i/n` or None), `owner` (the process that works, or
+            None), and `state` (the last content of `status.json`, also of a run that has ended).
     """
 
     published: int = 0
@@ -95,6 +97,7 @@ class FolderStatus:
     held_bytes: int = 0
     owner: str | None = None
     run: dict[str, Any] | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
         """Return the status as a JSON-serializable dict, for `--json`."""
@@ -112,11 +115,11 @@ def folder_status(where: Path | Place) -> FolderStatus:
     """
     found, place = FolderStatus(), place_of(where)
     root = place.root
+    found.runs = runs_of(root)
+    for each in found.runs:
+        if each["owner"] is not None:
+            found.owner, found.run = each["owner"], each["state"]
     for state in state_folders(root):
-        owner = owner_of(state)
-        if owner is not None:
-            found.owner = owner
-            found.run = read_json(state / "status.json")
         for record in recorded_files(state):
             if not record.published and record.held:
                 found.begun.append({"path": record.path, "held": len(record.held), "length": record.length})
@@ -132,6 +135,15 @@ def folder_status(where: Path | Place) -> FolderStatus:
                 found.gone += 1
             case "changed":
                 found.changed += 1
+    return found
+
+
+def runs_of(root: Path) -> list[dict[str, Any]]:
+    """Return the runs of an output folder as `FolderStatus.runs` has them. Only small files are read."""
+    found = []
+    for state in state_folders(root):
+        shard = state.name.replace("-of-", "/") if state.parent.name == "shards" else None
+        found.append({"shard": shard, "owner": owner_of(state), "state": read_json(state / "status.json")})
     return found
 
 

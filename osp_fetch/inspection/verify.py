@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,13 +86,18 @@ class Checked:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
-def verify_folder(root: Path, listed: Mapping[str, Digest] | None = None) -> Iterator[Checked]:
+def verify_folder(
+    root: Path,
+    listed: Mapping[str, Digest] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Iterator[Checked]:
     """Hash every published file again, on all cores, and compare it with its recorded or listed digest.
 
     Args:
         root: The output folder.
         listed: Name → digest, to check against instead of the ledger. Names are matched with files as in
             `get --checksums`.
+        progress: Called with the number of bytes after each read, in the thread that has read them.
 
     Yields:
         One verdict per file, in the order of the ledger or of `listed`.
@@ -104,7 +109,7 @@ def verify_folder(root: Path, listed: Mapping[str, Digest] | None = None) -> Ite
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         waiting = []
         for path, digest in wanted:
-            waiting.append(pool.submit(_check, root, path, digest))
+            waiting.append(pool.submit(_check, root, path, digest, progress))
             if len(waiting) > _PAGE:
                 yield waiting.pop(0).result()
         for checked in waiting:
@@ -138,7 +143,19 @@ def _recorded(root: Path) -> Iterator[tuple[str, Digest | None]]:
         yield record.path, best[0] if best else None
 
 
-def _check(root: Path, path: str, digest: Digest | None) -> Checked:
+def expected(root: Path) -> tuple[int, int]:
+    """Return the number of the finished files that the ledgers record, and their bytes. It may take a while.
+
+    Raises:
+        StorageError: A ledger cannot be read.
+    """
+    files = size = 0
+    for record in published_files(root):
+        files, size = files + 1, size + (record.length or 0)
+    return files, size
+
+
+def _check(root: Path, path: str, digest: Digest | None, progress: Callable[[int], None]) -> Checked:
     place = root / path
     try:
         seen = Disk().look(place)
@@ -147,7 +164,7 @@ def _check(root: Path, path: str, digest: Digest | None) -> Checked:
         size = seen.size
         if digest is None:
             return Checked(path, "unchecked", size)
-        found, _ = digests_of(place, frozenset({digest.algorithm}))
+        found, _ = digests_of(place, frozenset({digest.algorithm}), progress)
     except FileNotFoundError:
         if tombstones(root).get(path) is not None:
             return Checked(path, "unpacked")

@@ -324,6 +324,47 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
+class Repeating:
+    """Files that have failed are fetched again, by a command. Each of them has another outcome later.
+
+    Attributes:
+        outcomes: their outcomes so far, which do not count any more.
+    """
+
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PageOpened:
+    """The page of the run can be opened in a browser. The event is not logged, because the link has a token.
+
+    Attributes:
+        url: the link.
+    """
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Steered:
+    """A command of `osp-fetch ctl`, or of the page, has changed the run.
+
+    Attributes:
+        what: the change in words.
+        paused: whether the run is paused.
+        hosts: names of the hosts that are paused, `host` or `host:port`.
+        rate: limit of the byte rate, as the setting `limits.rate` has it.
+        connections: largest number of connections; "auto" if the run finds it.
+    """
+
+    what: str
+    paused: bool
+    hosts: tuple[str, ...]
+    rate: int | str
+    connections: int | str
+
+
+@dataclass(frozen=True, slots=True)
 class Stopping:
     """The run has been asked to stop early."""
 
@@ -367,6 +408,9 @@ Event = (
     | WorkerStarted
     | WorkerDied
     | Finished
+    | Repeating
+    | PageOpened
+    | Steered
     | Stopping
     | RunEnded
 )

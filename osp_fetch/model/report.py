@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -18,6 +19,8 @@ JSON_VERSION: Final = 1
 # Outcomes that a report keeps in each of its two lists. A manifest may have ten million rows; memory must not
 # grow with it.
 OUTCOMES_KEPT = 20_000
+# Causes of failures by which a server or a source rejects the credentials.
+_CREDENTIALS: Final = ("status 401", "credentials")
 
 
 class Status(StrEnum):
@@ -108,7 +111,7 @@ class Report:
             self.outcomes.append(outcome)
         if outcome.status in (Status.FAILED, Status.PARKED) and len(self.failures) < OUTCOMES_KEPT:
             self.failures.append(outcome)
-        if outcome.error is not None and outcome.error.cause in ("status 401", "credentials"):
+        if outcome.error is not None and outcome.error.cause in _CREDENTIALS:
             self.credentials = True
 
     def merge(self, other: Report) -> None:
@@ -122,6 +125,15 @@ class Report:
         self.credentials = self.credentials or other.credentials
         self.notes += [note for note in other.notes if note not in self.notes]
         self.widths |= other.widths
+
+    def forget(self, outcomes: Sequence[Outcome]) -> None:
+        """Take back outcomes that `add` has counted: their files are fetched again."""
+        paths = {outcome.path for outcome in outcomes}
+        for outcome in outcomes:
+            self.counts[outcome.status] -= 1
+        self.outcomes = [o for o in self.outcomes if o.path not in paths or o.error is None]
+        self.failures = [o for o in self.failures if o.path not in paths]
+        self.credentials = any(o.error and o.error.cause in _CREDENTIALS for o in self.failures)
 
     @property
     def ok(self) -> bool:

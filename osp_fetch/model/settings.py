@@ -26,6 +26,7 @@ from .quantities import (
     server_list,
     size,
 )
+from .timetable import rate_of
 
 Layer = Mapping[str, Mapping[str, Any]]
 
@@ -44,7 +45,7 @@ class Limits:
         connections: maximum number of connections to all hosts together.
         per_host: maximum number of connections to one host.
         part_size: bytes of one part, at least 64 KiB.
-        rate: maximum total rate, in bytes per second.
+        rate: maximum total rate, in bytes per second; or a timetable of rates, `[DAY-]HH:MM,RATE …`.
         requests_per_second: maximum number of requests to one host each second.
         memory: bytes that the buffers of all connections, and the parts on their way to a bucket, may use
             together.
@@ -62,7 +63,7 @@ class Limits:
     # "auto": four seconds at the measured rate of a connection, between 4 and 64 MiB. That is long enough to
     # make the round trip of a request negligible, and short enough that the last part of a file ends soon.
     part_size: int | Auto = _setting("auto", or_auto(part_bytes))
-    rate: int = _setting(0, size)
+    rate: int | str = _setting(0, lambda v: rate_of(v, size))
     requests_per_second: float = _setting(0.0, lambda v: quantity(v, {"": 1.0}, "a rate"))
     # "auto": 128 MiB, of which `connections = "auto"` takes a connection for each 1.5 MiB. For a bucket
     # 512 MiB: what arrives is kept in memory until it is uploaded and hashed, in parts of at least 8 MiB.

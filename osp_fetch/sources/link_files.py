@@ -49,13 +49,26 @@ class LinkFileRenewal:
     ) -> None:
         self._observe, self._patience = observe, patience
         self._files, self._read, self._wait, self._command = list(files), read, wait, command
+        self._offered: Path | None = None
         self._stamp = self._look()
         self._looked = time.monotonic()
         self._printed: str | None = None
-        self._in_vain = False
+        self._in_vain = False  # the last result of the command was of no use
+        self._has_run = False  # the command has run since links were last renewed
+
+    def offer(self, file: Path) -> None:
+        """Take fresh links from `file` as well, from now on. It is watched like the others.
+
+        Raises:
+            ManifestError: the file cannot be read, or has no usable row.
+        """
+        if not any(isinstance(row, Entry) for row in self._read([file])):
+            raise ManifestError(f"{file}: it has no usable row")
+        self._offered = file
+        self._looked = -math.inf
 
     def _look(self) -> Stamp:
-        return tuple(_stamp(place) for place in self._files)
+        return tuple(_stamp(place) for place in [*self._files, *filter(None, [self._offered])])
 
     def changed(self) -> bool:
         """Return whether a file has changed since links were last read; checks at most once a second."""
@@ -98,7 +111,9 @@ class LinkFileRenewal:
         """
         found = await asyncio.to_thread(self._fresh, {entry.path for entry in entries})
         renewed = [_other(entry, found.get(entry.path)) for entry in entries]
-        self._in_vain = not any(renewed)
+        # what the files do not have says nothing about the command
+        self._in_vain = not any(renewed) and (self._in_vain or self._has_run)
+        self._has_run = False
         return renewed
 
     def _fresh(self, wanted: set[str]) -> dict[str, Entry]:
@@ -109,6 +124,8 @@ class LinkFileRenewal:
         try:
             if changed:
                 found = _entries(self._read(self._files), wanted)
+                if self._offered is not None:
+                    found |= _entries(self._read([self._offered]), wanted)
             if printed is None:
                 return found
             # links are secrets: the command's output is on disk only while it is read
@@ -140,7 +157,7 @@ class LinkFileRenewal:
                 raise
             self._failed(f"it did not exit within {self._patience:.0f} s and was killed")
             return False
-        printed = out.decode("utf-8", "replace")
+        printed, self._has_run = out.decode("utf-8", "replace"), True
         self._printed = printed if printed.strip() else None
         if process.returncode != 0:
             self._failed(f"it exited with status {process.returncode}")

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ..model import events
-from ..model.report import JSON_VERSION, Report, Status
+from ..model.report import JSON_VERSION, Outcome, Report, Status
 from . import formatting
 
 # Seconds over which the displayed rate is averaged.
 _WINDOW: Final = 15.0
 # Largest number of set-aside user files that the report names, to bound memory.
 _SET_ASIDE_KEPT: Final = 1000
+# Largest number of changes by commands that are remembered.
+_CHANGES: Final = 20
 # Seconds. A file in progress for less than this, with no connection and no bytes, is not displayed.
 _MOMENT: Final = 1.0
+# Bytes of a small file, and seconds after which it is displayed all the same. Lines of files that come and go
+# many times a second cannot be read.
+_SMALL, _LONG = 1 << 20, 5.0
+# Seconds without a byte, while connections are open, that are a stall. Bytes are counted once a second.
+_STALL: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -58,13 +65,17 @@ class Board:
         counts: Status → number of files that ended with it.
         files: Path → file in progress.
         connections: Open connections.
+        at_hosts: `host:port` → open connections, of hosts that have any.
         levels: `host:port` → (concurrency limit, reason for its last change).
         retries: Cause → number of retries.
+        failures: Cause → number of files that failed or are parked.
         expires: Unix seconds when the first link expires, None if unknown.
         set_aside: The first of the user's files that were moved out of the way.
         set_aside_count: Number of all such files.
         last_trouble: The most recent problem, in words.
         stopping: Why the run is being stopped, empty if it is not.
+        steered: The last change by a command, None if there was none.
+        changes: When the last changes by commands were made, in Unix seconds, and what they were.
         report: The report, once the run has ended.
     """
 
@@ -80,8 +91,10 @@ class Board:
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
     files: dict[str, FileLine] = field(default_factory=dict)
     connections: int = 0
+    at_hosts: Counter[str] = field(default_factory=Counter)
     levels: dict[str, tuple[int, str]] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
     expires: float | None = None
     set_aside: list[events.SetAside] = field(default_factory=list)
     set_aside_count: int = 0
@@ -90,15 +103,19 @@ class Board:
     widths: dict[str, int] = field(default_factory=dict)
     last_trouble: str = ""
     stopping: str = ""
+    steered: events.Steered | None = None
+    changes: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_CHANGES))
     report: Report | None = None
     _begun: float = 0.0
-    _samples: deque[tuple[float, int]] = field(default_factory=deque)
+    _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, bytes, files that ended
+    _came: float = 0.0  # when the last bytes came, or when no connection was open
 
     def __post_init__(self) -> None:
         self._begun = self.clock()
         # The line view first reads the rate after 30 s, which is longer than the window. Without this sample
         # it would show 0 B/s.
-        self._samples.append((self._begun, 0))
+        self._samples.append((self._begun, 0, 0))
+        self._came = self._begun
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
@@ -115,6 +132,7 @@ class Board:
                     self.files[path].held -= count
             case events.RowsRead(rows, sized, count, expires):
                 self.rows += rows
+                self.rows_final = False  # a manifest may be added after the end of another one
                 self.sized += sized
                 self.stated += count
                 self.expires = min(filter(None, (self.expires, expires)), default=None)
@@ -127,6 +145,11 @@ class Board:
                 self.rows_final = True
             case events.Stopping(why):
                 self.stopping = why
+            case events.Repeating(outcomes):
+                self._repeating(outcomes)
+            case events.Steered(what):
+                self.steered = event
+                self.changes.append((self.wall(), what))
             case events.RunEnded(report):
                 self.report = report
             case _:
@@ -166,16 +189,23 @@ class Board:
 
     def _wrote(self, event: events.Wrote) -> None:
         self.received += event.count
+        self._came = self.clock()
         self.done += event.count
         if line := self.files.get(event.path):
             line.held += event.count
 
     def _opened(self, event: events.Opened) -> None:
+        if not self.connections:
+            self._came = self.clock()
         self.connections += 1
+        self.at_hosts[event.host] += 1
         self._line(event.path).connections += 1
 
     def _closed(self, event: events.Closed) -> None:
         self.connections -= 1
+        self.at_hosts[event.host] -= 1
+        if not self.at_hosts[event.host]:
+            del self.at_hosts[event.host]
         if line := self.files.get(event.path):
             line.connections -= 1
 
@@ -199,6 +229,10 @@ class Board:
         self.counts[outcome.status] += 1
         line = self.files.pop(outcome.path, None)
         unknown = outcome.entry is None or outcome.entry.size is None
+        if unknown and outcome.status is Status.FAILED and line is not None and line.length is not None:
+            # as if its size were not known: it may be fetched again, and is counted then
+            self.sized, self.stated = self.sized - 1, self.stated - line.length
+            line.length = None
         if unknown and (line is None or line.length is None):
             self.sized += outcome.size is not None
             self.sizeless += outcome.size is None
@@ -207,13 +241,34 @@ class Board:
             self.done += outcome.size or 0
         elif outcome.error is not None:
             self.last_trouble = str(outcome.error)
+            self.failures[outcome.error.cause] += 1
             if line is not None:
                 self.done -= line.held
+
+    def _repeating(self, outcomes: Sequence[Outcome]) -> None:
+        """Take back the outcomes of files that are fetched again."""
+        for outcome in outcomes:
+            self.counts[outcome.status] -= 1
+            if outcome.error is not None:
+                self.failures[outcome.error.cause] -= 1
+            if outcome.entry is None or outcome.entry.size is None:
+                self.sized -= outcome.size is not None
+                self.sizeless -= outcome.size is None
+                self.stated -= outcome.size or 0
 
     @property
     def finished(self) -> int:
         """Number of files that have ended, with any status."""
         return sum(self.counts.values())
+
+    @property
+    def standing(self) -> str:
+        """What is paused by a command, in words; empty if nothing is."""
+        if self.steered is None:
+            return ""
+        if self.steered.paused:
+            return "paused by command; osp-fetch ctl DIR resume goes on"
+        return f"paused by command: {', '.join(self.steered.hosts)}" if self.steered.hosts else ""
 
     @property
     def seconds(self) -> float:
@@ -242,12 +297,25 @@ class Board:
         Each call takes a sample, so the method must be called regularly.
         """
         now = self.clock()
-        self._samples.append((now, self.received))
+        self._samples.append((now, self.received, self.finished))
         # keep one sample from before the window: the line view samples every 30 s, less often than 15 s
         while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW:
             self._samples.popleft()
-        then, before = self._samples[0]
+        then, before, _ = self._samples[0]
         return (self.received - before) / (now - then) if now > then else 0.0
+
+    def files_rate(self) -> float:
+        """Return the files that ended a second, over the seconds of `rate`, which takes the samples."""
+        (then, _, before), (now, _, after) = self._samples[0], self._samples[-1]
+        return (after - before) / (now - then) if now > then else 0.0
+
+    @property
+    def stalled(self) -> float:
+        """Seconds for which connections are open and bring nothing, 0 while that is no stall."""
+        if not self.connections or self.report is not None:
+            return 0.0
+        silent = self.clock() - self._came
+        return silent if silent >= _STALL else 0.0
 
     def eta(self, rate: float) -> float | None:
         """Return the seconds until the end, None while they cannot be estimated.
@@ -263,19 +331,32 @@ class Board:
     def slowest(self, most: int) -> list[FileLine]:
         """Return the files that have been in progress for the longest, oldest first.
 
-        A file that is just being published, with no connection and no held bytes, is skipped.
+        A file that is just being published, with no connection and no held bytes, is skipped; and so is a
+        small one that has not been in progress for long.
 
         Args:
             most: Largest number of files.
         """
         now = self.clock()
-        seen = [f for f in self.files.values() if f.connections or f.held or now - f.since > _MOMENT]
+        seen = [line for line in self.files.values() if _is_shown(line, now - line.since)]
         return sorted(seen, key=lambda line: line.since)[:most]
 
     def progress(self) -> events.Progress:
         """Return how far the run is."""
         rate = self.rate()
         return events.Progress(self.finished, self.rows, self.done, self.total, rate, self.eta(rate))
+
+    def _control(self) -> dict[str, Any] | None:
+        """Return what commands have changed, for `status.json`."""
+        if self.steered is None:
+            return None
+        return {
+            "paused": self.steered.paused,
+            "paused_hosts": list(self.steered.hosts),
+            "rate": self.steered.rate,
+            "connections": self.steered.connections,
+            "changes": [{"time": round(when, 1), "what": what} for when, what in self.changes],
+        }
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as a JSON-serializable dict, for `status.json`."""
@@ -296,10 +377,20 @@ class Board:
             "connections": self.connections,
             "levels": {host: n for host, (n, _) in self.levels.items()},
             "retries": dict(self.retries),
+            "failures": {cause: n for cause, n in self.failures.items() if n},
             "links_expire": self.expires,
+            "control": self._control(),
             "stopping": self.stopping or None,
             "ended": self.report is not None,
+            "stopped": self.report.stopped if self.report is not None else None,
         }
+
+
+def _is_shown(line: FileLine, age: float) -> bool:
+    """Return whether a file has a line of its own, `age` seconds after it began."""
+    if max(line.length or 0, line.held) < _SMALL and age < _LONG:
+        return False
+    return bool(line.connections or line.held) or age > _MOMENT
 
 
 # The most frequent events, dispatched by type: matching one pattern after another takes longer than the

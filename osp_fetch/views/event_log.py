@@ -135,6 +135,11 @@ def _of_run(event: events.Event) -> dict[str, Any] | None:
             return {"event": "links renewed", "files": files, "expires": expires}
         case events.LinksCommandFailed(why):
             return {"event": "links command failed", "why": why}
+        case events.Repeating(outcomes):
+            return {"event": "repeating", "files": len(outcomes)}
+        case events.Steered(what, paused, hosts, rate, connections):
+            state = {"paused": paused, "hosts": list(hosts), "rate": rate, "connections": connections}
+            return {"event": "steered", "what": what, **state}
         case events.Stopping(why):
             return {"event": "stopping", "why": why}
         case events.RunEnded(report):

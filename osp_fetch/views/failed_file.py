@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
@@ -49,10 +50,13 @@ class FailedFile:
     def __init__(self, place: Path, beside: Path, given: Collection[tuple[str, str]] = ()) -> None:
         self._place, self._beside, self._given = place, beside, frozenset(given)
         self._file: TextIO | None = None
+        self._repeated: Counter[str] = Counter()  # path → rows of it that do not count any more
         self._without: set[str] = set()  # names of headers that were left out
 
     def __call__(self, event: events.Event) -> None:
         """Collect the row of a `Finished` event if it failed or is parked."""
+        if isinstance(event, events.Repeating):
+            self._repeated.update(outcome.path for outcome in event.outcomes)
         if not isinstance(event, events.Finished):
             return
         outcome = event.outcome
@@ -91,13 +95,25 @@ class FailedFile:
         names = ", ".join(sorted(self._without))
         return [f"{self._place} does not contain the headers {names}, which may be secret; give them again"]
 
+    def _copy(self, collected: TextIO, file: TextIO) -> None:
+        """Write the rows that were collected, without those of files that were fetched again later."""
+        collected.seek(0)
+        if not self._repeated:
+            shutil.copyfileobj(collected, file)
+            return
+        for line in collected:
+            path = json.loads(line)["path"]
+            if self._repeated[path] > 0:
+                self._repeated[path] -= 1
+            else:
+                file.write(line)
+
     def _write(self) -> None:
         fd, beside = tempfile.mkstemp(prefix=f".{self._place.name[:100]}.", dir=self._place.parent)
         try:
             with os.fdopen(fd, "w", encoding="utf-8") as file:
                 if self._file is not None:
-                    self._file.seek(0)
-                    shutil.copyfileobj(self._file, file)
+                    self._copy(self._file, file)
                 file.flush()
                 os.fsync(file.fileno())
             Path(beside).replace(self._place)

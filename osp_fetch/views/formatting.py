@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Final
 
 from ..model import events
@@ -55,7 +55,10 @@ def expiry(when: float, now: float) -> str:
 
 def summary(report: Report) -> str:
     """Return the result of a run in one line."""
-    counts = report.counts
+    counts, present = report.counts, report.counts[Status.PRESENT]
+    if report.ok and present and present == sum(counts.values()):
+        here = "the file is" if present == 1 else f"all {present:,} files are"
+        return f"Nothing to do: {here} here ({present} present, looked at in {duration(report.seconds)})"
     parts = [f"{n} {status.value}" for status, n in counts.items() if n or status is Status.FETCHED]
     rate = report.bytes / report.seconds if report.seconds > 0 else 0
     share = f" (shard {report.shard[0]} of {report.shard[1]}, no other)" if report.shard else ""
@@ -75,9 +78,16 @@ _LASTING: Final = frozenset(
 )
 
 
-def _remedy(causes: Iterable[str]) -> str:
+def _remedy(causes: Collection[str]) -> str:
     """Return what to do about failures with these causes."""
-    if all(cause in _LASTING for cause in causes):
+    lasting = [cause for cause in causes if cause in _LASTING]
+    if lasting and len(lasting) < len(causes):
+        return (
+            "Run the same command again to retry these; finished files are not fetched again. Files with "
+            f"these causes would fail again: {', '.join(lasting)}. Correct the list, or write them to a file "
+            "with --failed FILE."
+        )
+    if lasting:
         return (
             "The same command would fail for these again: correct the list, or write them to a file with "
             "--failed FILE. Finished files are not fetched again."

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Final, TextIO
 
 from ..model import events
 from ..model.report import Status
+from ..model.text import printable
 from . import formatting
 from .board import Board, FileLine
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
 
-# Files that the panel shows. `rich.Progress` with hundreds of bars starves the event loop.
-_FILES: Final = 8
+# Files that the panel shows at most, and at least. `rich.Progress` with hundreds of bars starves the loop.
+_FILES, _FEWEST = 16, 3
 # Failures with one cause that get a line each.
 _FAILURES: Final = 5
 
@@ -62,13 +63,10 @@ class Plain:
 def headline(board: Board) -> str:
     """Return the state of a run in one line."""
     rate = board.rate()
-    rows = f"/{board.rows}" if board.rows_final else f" of {board.rows} so far"
-    parts = [
-        f"{board.finished}{rows} files",
-        amount(board),
-        f"{formatting.size(rate)}/s",
-        f"{board.connections} connection{'s' * (board.connections != 1)}",
-    ]
+    rows = f" of {board.rows:,}" + ("" if board.rows_final else " read so far")
+    parts = [board.standing] * bool(board.standing)
+    parts += [f"{board.finished:,}{rows} files", amount(board), f"{formatting.size(rate)}/s"]
+    parts += [stall(board) or connections(board)]
     if (eta := board.eta(rate)) is not None:
         parts.append(f"{'' if board.exact else 'about '}{formatting.duration(eta)} left")
     if board.counts[Status.FAILED] or board.counts[Status.PARKED]:
@@ -78,6 +76,30 @@ def headline(board: Board) -> str:
     if board.expires is not None:
         parts.append(formatting.expiry(board.expires, board.wall()))
     return "; ".join(parts)
+
+
+def connections(board: Board) -> str:
+    """Return how many connections are open, and how many the busiest host may have."""
+    if not board.at_hosts:
+        return formatting.count(board.connections, "connection")
+    ((host, used),) = board.at_hosts.most_common(1)
+    name, others = host.rpartition(":")[0], len(board.at_hosts) - 1
+    if host not in board.levels:
+        to = name if not others else formatting.count(others + 1, "host")
+        return f"{formatting.count(board.connections, 'connection')} to {to}"
+    most, why = board.levels[host]
+    more = f", {board.connections - used} to {formatting.count(others, 'other host')}" if others else ""
+    return f"{used} of {most} connections to {name} used ({why}){more}"
+
+
+def stall(board: Board) -> str:
+    """Return that no bytes come, and from where; empty while some do."""
+    if not (seconds := board.stalled):
+        return ""
+    ((host, _),) = board.at_hosts.most_common(1)
+    others = len(board.at_hosts) - 1
+    more = f" and {formatting.count(others, 'other host')}" if others else ""
+    return f"stalled: no bytes from {host.rpartition(':')[0]}{more} for {formatting.duration(seconds)}"
 
 
 def amount(board: Board) -> str:
@@ -137,6 +159,12 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
     match event:
         case events.Stopping(why):
             return f"stopping: {why}"
+        case events.Repeating(outcomes):
+            return f"fetched again: {formatting.count(len(outcomes), 'failed file')}"
+        case events.PageOpened(url):
+            return f"page: {url}"
+        case events.Steered(what):
+            return f"by command: {what}"
         case events.LinksRenewed(files, _):
             return f"fresh links found: {files} files continue"
         case events.LinksCommandFailed(why):
@@ -206,7 +234,8 @@ class Live:
 
     def tick(self) -> None:
         """Redraw the panel."""
-        self._live.update(panel(self._board), refresh=True)
+        width, height = self._live.console.size
+        self._live.update(panel(self._board, width, height), refresh=True)
 
     def close(self) -> None:
         """Remove the panel and end the view."""
@@ -214,48 +243,90 @@ class Live:
         self._live.stop()
 
 
-def panel(board: Board) -> Group:
-    """Return the panel: the total, the counts, the slowest files in progress, and the last trouble."""
+def panel(board: Board, width: int = 100, height: int = 24) -> Group:
+    """Return the panel: the total, the counts, the slowest files in progress, and what is wrong.
+
+    Args:
+        board: The state to show.
+        width: Columns of the terminal. Lines fit into them, and are broken between two statements only.
+        height: Rows of the terminal, which decide how many files are shown.
+    """
     from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    parts, share = _total(board)
+    counts = [Text(line, style="dim", no_wrap=True) for line in _wrapped(_counts(board), width)]
+    trouble = _trouble(board)
+    files = Table.grid(padding=(0, 1))
+    most = max(_FEWEST, min(_FILES, height - len(counts) - len(trouble) - 3))
+    bar = 16 if width >= 100 else 8
+    lines = board.slowest(most)
+    name = max(12, width - bar - 30)  # "1023.9 MiB of 1023.9 GiB", "×128", and blanks between the columns
+    for line in lines:
+        files.add_row(*_cells(line, name, bar))
+    return Group(_first_line(parts, share, width), *counts, files, *trouble)
+
+
+def _total(board: Board) -> tuple[list[str], float]:
+    """Return the statements of the first line, and the share that its bar shows."""
+    rate = board.rate()
+    whole = board.total if board.rows_final else None
+    share = min(board.done / whole, 1.0) if whole else 0.0
+    eta = board.eta(rate)
+    parts = [f"{'' if board.exact else '~'}{share:.0%}"] if whole else []
+    parts += [amount(board), f"{formatting.size(rate)}/s"]
+    if eta is not None:
+        parts.append(f"{'' if board.exact else 'about '}{formatting.duration(eta)} left")
+    return parts, share
+
+
+def _first_line(parts: list[str], share: float, width: int) -> RenderableType:
+    """Return the first line: a bar in the space that the statements leave, and the statements."""
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
-    rate = board.rate()
+    left = width - sum(len(part) + 1 for part in parts)
     total = Table.grid(padding=(0, 1))
-    whole = board.total if board.rows_final else None
-    share = min(board.done / whole, 1.0) if whole else 0.0
-    eta = board.eta(rate)
-    total.add_row(
-        ProgressBar(total=1.0, completed=share, width=30),
-        Text(f"{'' if board.exact else '~'}{share:.0%}" if whole else "", style="bold"),
-        amount(board),
-        Text(f"{formatting.size(rate)}/s", style="bold green"),
-        f"{'' if board.exact else 'about '}{formatting.duration(eta)} left" if eta is not None else "",
-    )
-    files = Table.grid(padding=(0, 1))
-    for line in board.slowest(_FILES):
-        files.add_row(*_cells(line))
-    return Group(total, Text(_counts(board), style="dim"), files, *_trouble(board))
+    cells: list[RenderableType] = [ProgressBar(total=1.0, completed=share, width=min(60, left - 1))]
+    for part in parts:
+        style = "bold green" if part.endswith("/s") else "bold" if part.endswith("%") else ""
+        cells.append(Text(part, style=style, no_wrap=True))
+    total.add_row(*(cells if left > 8 else cells[1:]))
+    return total
 
 
-def _counts(board: Board) -> str:
-    total = f"of {board.rows}" if board.rows_final else f"of {board.rows} read so far"
-    parts = [f"files: {board.finished} {total}"]
-    parts += [f"{n} {status.value}" for status, n in board.counts.items() if n]
-    parts.append(f"{board.connections} connections")
-    if board.levels:
-        host, (most, why) = list(board.levels.items())[-1]
-        parts.append(f"{most} to {host.rpartition(':')[0]} ({why})")
+def _wrapped(parts: list[str], width: int) -> list[str]:
+    """Return statements joined to lines of at most `width` columns, as far as each of them is shorter."""
+    lines = [parts[0]]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + 3 <= width:
+            lines[-1] += f" · {part}"
+        else:
+            lines.append(part)
+    return lines
+
+
+def _counts(board: Board) -> list[str]:
+    """Return the statements of the second line."""
+    total = f"of {board.rows:,}" if board.rows_final else f"of {board.rows:,} read so far"
+    parts = [f"{board.finished:,} {total} files"]
+    if (pace := board.files_rate()) >= 1:
+        parts.append(f"{pace:,.0f}/s")
+    parts += [f"{n:,} {status.value}" for status, n in board.counts.items() if n]
+    parts.append(connections(board))
     if board.retries:
         parts.append("retries: " + ", ".join(f"{n} {cause}" for cause, n in board.retries.most_common(3)))
-    return " · ".join(parts)
+    return parts
 
 
 def _trouble(board: Board) -> list[RenderableType]:
     from rich.text import Text
 
     lines: list[RenderableType] = []
+    if stalled := stall(board):
+        lines.append(Text(stalled, style="bold yellow", no_wrap=True, overflow="ellipsis"))
     if board.expires is not None:
         left = board.expires - time.time()
         style = "dim" if left > 86400 else "yellow"
@@ -269,24 +340,25 @@ def _trouble(board: Board) -> list[RenderableType]:
         )
     if board.last_trouble:
         lines.append(Text(f"last: {board.last_trouble}", style="yellow", no_wrap=True, overflow="ellipsis"))
+    if board.standing:
+        lines.append(Text(board.standing, style="bold yellow", no_wrap=True, overflow="ellipsis"))
     if board.stopping:
         lines.append(Text(f"stopping: {board.stopping}; saving what is held", style="bold yellow"))
     return lines
 
 
-def _cells(line: FileLine) -> tuple[RenderableType, ...]:
+def _cells(line: FileLine, width: int, bar: int) -> tuple[RenderableType, ...]:
+    """Return the cells of a file: its name in at most `width` columns, a bar, bytes, and connections."""
     from rich.progress_bar import ProgressBar
     from rich.text import Text
 
     share = line.held / line.length if line.length else 0.0
-    name = line.path if len(line.path) <= 40 else "…" + line.path[-39:]
+    path = printable(line.path)
+    name = path if len(path) <= width else "…" + path[1 - width :]
+    held = formatting.size(line.held)
     return (
-        Text(name, no_wrap=True),
-        ProgressBar(total=1.0, completed=min(share, 1.0), width=16),
-        Text(
-            f"{formatting.size(line.held)} of {formatting.size(line.length)}"
-            if line.length
-            else formatting.size(line.held)
-        ),
-        Text(f"×{line.connections}", style="dim"),
+        Text(name, no_wrap=True, overflow="ellipsis"),
+        ProgressBar(total=1.0, completed=min(share, 1.0), width=bar),
+        Text(f"{held} of {formatting.size(line.length)}" if line.length else held, no_wrap=True),
+        Text(f"×{line.connections}", style="dim", no_wrap=True),
     )

@@ -97,6 +97,17 @@ class Budget:
         """Connections to a host with which each of the first workers starts."""
         return max(1, (min(START, self.per_host) if self._controls else self.per_host) // self._workers)
 
+    def resize(self, total: int, per_host: int) -> None:
+        """Change the numbers of connections of all workers together.
+
+        Args:
+            total: Most connections to all hosts.
+            per_host: Most connections to one host.
+        """
+        self.total, self.per_host = total, per_host
+        for host, state in self._hosts.items():
+            state.controller.limit.resize(self._most(host), follows=not self._controls)
+
     def reported(self, worker: int, reports: Sequence[HostReport], now: float) -> None:
         """Take the report of a worker.
 
@@ -248,11 +259,14 @@ class Budget:
         if why is not None:
             self._observe(events.LimitChanged(host, state.controller.limit.value, why))
 
+    def _most(self, host: str) -> int:
+        own = self._own(host)
+        return self.per_host if own == "auto" else min(self.per_host, own)
+
     def _host(self, host: str) -> _Host:
         if host not in self._hosts:
             known = self._profiles.get(host) if self._controls else None
-            own = self._own(host)
-            most = self.per_host if own == "auto" else min(self.per_host, own)
+            own, most = self._own(host), self._most(host)
             start = known.connections if known else START if self._controls else most
             controller = Controller(ConcurrencyLimit(most, start, known=known is not None))
             shares: dict[int, _Share] = {}

@@ -12,6 +12,7 @@ from ..engine.context import Context
 from ..model import events
 from ..model.profile import Profile
 from ..model.settings import HostLimits
+from ..model.timetable import Timetable
 from ..model.well_known import WELL_KNOWN
 from ..storage.destination import Destination
 from .budget import Budget, part_of
@@ -56,7 +57,7 @@ def worker_pool(
     share = replace(
         limits,
         memory=limits.buffer_memory // count,
-        rate=-(-limits.rate // count),
+        rate=Timetable.of(limits.rate).divided(count),
         requests_per_second=limits.requests_per_second / count,
         # a fixed number of connections holds over all hosts: each worker keeps to its part of it, whatever
         # the budget assigns for one host

@@ -110,10 +110,34 @@ class Assign:
 
 @dataclass(frozen=True, slots=True)
 class CoolHost:
-    """Send `host` no request for `seconds`: it has asked another worker to wait."""
+    """Send `host` no request for `seconds`: it has asked another worker to wait, or the user pauses it.
+
+    Args:
+        host: `host:port`; or `host` for every port.
+        seconds: How long.
+        sheds: Whether open transfers are closed.
+    """
 
     host: str
     seconds: float
+    sheds: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """This worker's part of the limits that the user has changed.
+
+    Args:
+        rate: Byte rate, as `limits.rate` has it.
+        connections: Largest number of open connections; 0 while the run is paused.
+        is_fixed: Whether that number holds for all hosts, also for those that have not answered yet.
+        most_open: Transfers are closed until at most this many connections are open; None for none.
+    """
+
+    rate: int | str
+    connections: int
+    is_fixed: bool
+    most_open: int | None
 
 
 @dataclass(frozen=True, slots=True)

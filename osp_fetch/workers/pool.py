@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Final
+from typing import Final, Protocol
 
 from ..concurrency import completed, stop
 from ..connections.controller import LOOK
@@ -14,12 +14,36 @@ from ..model import events
 from ..model.errors import StorageError
 from ..model.record import Record
 from ..model.report import Status
+from ..model.timetable import Timetable
 from . import messages
-from .budget import Budget
+from .budget import Budget, part_of
 from .peer import WorkerDiedError
 from .process import Process
 
 _DEATHS: Final = 3  # workers that may die while they fetch one file, before the file fails
+
+
+class Workers(Protocol):
+    """Processes that fetch the files of a run, here or on other machines."""
+
+    @property
+    def processes(self) -> int:
+        """Number of workers."""
+        ...
+
+    def steer(
+        self, rate: int | str, connections: int, per_host: int, *, is_fixed: bool, most_open: int | None
+    ) -> None:
+        """Change the limits of the run in all workers; see `WorkerPool.steer`."""
+        ...
+
+    def cool(self, host: str, seconds: float) -> None:
+        """Send `host` no request for `seconds`, and close the transfers from it."""
+        ...
+
+    async def fetch(self, job: Job) -> tuple[Status, Record]:
+        """Fetch one file; see `WorkerPool.fetch`."""
+        ...
 
 
 class WorkerPool:
@@ -72,6 +96,36 @@ class WorkerPool:
         ending.result()
         if cancelled:
             raise asyncio.CancelledError
+
+    @property
+    def processes(self) -> int:
+        """Number of workers."""
+        return len(self._workers)
+
+    def steer(
+        self, rate: int | str, connections: int, per_host: int, *, is_fixed: bool, most_open: int | None
+    ) -> None:
+        """Change the limits of the run in all workers.
+
+        Args:
+            rate: Byte rate of all together, as `limits.rate` has it.
+            connections: Largest number of open connections of all together; 0 pauses the run.
+            per_host: Largest number of connections to one host.
+            is_fixed: Whether each worker has a fixed part of `connections`; otherwise the budget divides.
+            most_open: Transfers are closed until at most this many connections are open; None for none.
+        """
+        count = len(self._workers)
+        if connections:
+            self._budget.resize(connections, per_host)
+        for worker in self._workers:
+            most = part_of(connections, worker.number, count) if is_fixed else connections
+            left = None if most_open is None else part_of(most_open, worker.number, count)
+            worker.send(messages.Steer(Timetable.of(rate).divided(count), most, is_fixed, left))
+
+    def cool(self, host: str, seconds: float) -> None:
+        """Send `host` no request for `seconds`, and close the transfers from it."""
+        for worker in self._workers:
+            worker.send(messages.CoolHost(host, seconds, sheds=True))
 
     async def fetch(self, job: Job) -> tuple[Status, Record]:
         """Fetch one file in the worker that has the fewest jobs.

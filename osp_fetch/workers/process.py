@@ -44,6 +44,7 @@ class Process(Peer):
         self._process: asyncio.subprocess.Process
         self._serving: asyncio.Task[None] | None = None
         self._gone: WorkerDiedError | None = None  # why no process runs now
+        self._steered: messages.Steer | None = None  # the last one, which a replacement gets as well
 
     @property
     def there(self) -> bool:
@@ -75,10 +76,18 @@ class Process(Peer):
             theirs.close()
         self._wire, self._knows_last = await Channel.over(ours), False
         self._wire.send(self._setup)
+        if self._steered is not None:
+            self._wire.send(self._steered)
         self._serving = asyncio.create_task(self._serve())
         self._observe(events.WorkerStarted(self.number))
         if self._ending:
             self.send(messages.StopWork())
+
+    def send(self, message: object) -> None:
+        """Send a message of `messages` to the process."""
+        if isinstance(message, messages.Steer):
+            self._steered = message
+        self._wire.send(message)
 
     async def fetch(self, job: Job) -> tuple[Status, Record]:
         """Fetch one file in this worker; see `Peer.fetch`."""

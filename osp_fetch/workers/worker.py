@@ -170,7 +170,7 @@ async def serve(end: socket.socket) -> None:
             store=await stack.enter_async_context(store),
             ledger=ledger,
             pool=pool,
-            buffers=Buffers(limits),
+            buffers=Buffers(limits, pool.rate),
             settings=settings,
             observe=tell,
             may_publish=lifeline.check,
@@ -240,8 +240,12 @@ class _Worker:
                 self._ledger.answered(message)
             case messages.Assign(host, connections, shed, number):
                 self._context.pool.assign(host, connections, shed=shed, number=number)
-            case messages.CoolHost(host, seconds):
-                self._context.pool.cool(host, seconds)
+            case messages.CoolHost(host, seconds, sheds):
+                for name in self._context.pool.named(host):
+                    self._context.pool.cool(name, seconds, sheds=sheds)
+            case messages.Steer(rate, connections, is_fixed, most_open):
+                self._context.pool.rate.change(rate)
+                self._context.pool.resize(connections, is_fixed=is_fixed, most_open=most_open)
             case messages.LastFiles():
                 self._context.pool.last_files = True
             case messages.StopWork():

@@ -207,12 +207,15 @@ def digests_in(data: memoryview, algorithms: frozenset[str]) -> dict[str, str]:
     return found
 
 
-def digests_of(path: Path, algorithms: frozenset[str]) -> tuple[dict[str, str], tuple[int, ...]]:
+def digests_of(
+    path: Path, algorithms: frozenset[str], progress: Callable[[int], None] = lambda _: None
+) -> tuple[dict[str, str], tuple[int, ...]]:
     """Read a complete file and return its digests and checksums, as `Tally.result` does. Blocks.
 
     Args:
         path: the file.
         algorithms: digests to compute.
+        progress: called with the number of bytes after each read.
 
     Raises:
         FetchError: crc32c or crc64nvme is requested and its optional library is not installed, or the file
@@ -220,10 +223,16 @@ def digests_of(path: Path, algorithms: frozenset[str]) -> tuple[dict[str, str], 
         OSError: the file cannot be read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def read(block: memoryview, at: int) -> int:
+        count = os.preadv(fd, [block], at)
+        progress(count)
+        return count
+
     try:
         length = os.fstat(fd).st_size
         tally = Tally(algorithms)
-        tally.advance(lambda block, at: os.preadv(fd, [block], at), length, length)
+        tally.advance(read, length, length)
         return tally.result(length)
     finally:
         os.close(fd)

@@ -1,0 +1,216 @@
+"""Steering: applies commands to a run, and holds what is paused."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ..connections.totals import per_host
+from ..engine.context import Context, files_in_progress
+from ..model import events
+from ..model.errors import FetchError, ManifestError
+from ..model.urls import shown
+from ..views import formatting
+from ..views.status_lines import rate_limit
+from ..workers.pool import Workers
+from . import commands
+from .commands import Command, CommandError
+
+# Seconds for which a paused host is sent no request. Each tick renews it.
+_HOLD: Final = 3.0
+# Hosts that may be paused at a time.
+_MOST_HOSTS: Final = 1000
+
+
+class Links(Protocol):
+    """A source of fresh links that takes a further link file."""
+
+    def offer(self, file: Path) -> None:
+        """Take fresh links from `file` as well. Raises ManifestError if it has none."""
+        ...
+
+
+class Work(Protocol):
+    """The run as far as commands change what it fetches."""
+
+    def retry_failed(self) -> int | None:
+        """Fetch the files that have failed again; return their number, None if the run is ending."""
+        ...
+
+    async def add(self, source: str) -> bool:
+        """Fetch the files of `source`, too; return False if the run is ending. Raises FetchError."""
+        ...
+
+
+class Steering:
+    """Applies commands to one run, in its event loop.
+
+    While the run or a host is paused, `tick` has to be called every `period` seconds: a request that was on
+    its way when the pause began may be answered after it, and its transfer is closed then. The bytes that it
+    has brought are held, as after any interruption.
+
+    Args:
+        context: The shared objects of the process of the run.
+        status: Returns the state of the run as JSON-serializable values.
+        ask_stop: Asks the run to stop for a reason.
+        work: Repeats and adds files.
+        links: Takes further link files; None if the manifest has no file.
+        workers: The worker processes; None if the run fetches in its own process.
+
+    Attributes:
+        period: Seconds between two calls of `tick`.
+    """
+
+    period = 0.5
+
+    def __init__(
+        self,
+        context: Context,
+        status: Callable[[], dict[str, Any]],
+        ask_stop: Callable[[str], None],
+        work: Work,
+        links: Links | None = None,
+        workers: Workers | None = None,
+    ) -> None:
+        self._context, self._status, self._ask_stop = context, status, ask_stop
+        self._work, self._links, self._workers = work, links, workers
+        limits = context.settings.limits
+        self._rate: int | str = limits.rate
+        # the number that the settings and this process allow
+        self._usual, self._is_fixed = context.pool.total, limits.connections != "auto"
+        self._most: int | None = None
+        self._paused = False
+        self._hosts: dict[str, None] = {}
+
+    async def __call__(self, words: Sequence[str]) -> dict[str, Any]:
+        """Carry out a command.
+
+        Args:
+            words: The command and its arguments.
+
+        Returns:
+            `said`: what has changed, in words, empty for `status`; and `status`: the state of the run.
+
+        Raises:
+            CommandError: The command is not known, or cannot be carried out. Nothing has changed.
+        """
+        command = commands.parse(words)
+        said = await self._apply(command)
+        if said:
+            self._tell(said)
+            self.tick()
+        return {"said": said, "status": self._status()}
+
+    def tick(self) -> None:
+        """Hold what is paused."""
+        if self._paused:
+            self._limit(most_open=0)
+        for host in self._hosts:
+            for name in self._context.pool.named(host):
+                self._context.pool.cool(name, _HOLD, sheds=True)
+            if self._workers is not None:
+                self._workers.cool(host, _HOLD)
+
+    async def _apply(self, command: Command) -> str:
+        match command:
+            case commands.Pause():
+                self._paused = True
+                return "paused; what is held is kept"
+            case commands.Resume():
+                self._paused = False
+                self._limit()
+                return "resumed" + (f"; still paused: {', '.join(self._hosts)}" if self._hosts else "")
+            case commands.SetRate(rate):
+                self._rate = rate
+                self._limit()
+                return f"rate: {rate_limit(rate)}"
+            case commands.SetConnections(most):
+                return self._set_connections(most)
+            case commands.PauseHost(host, pauses):
+                return self._pause_host(host) if pauses else self._resume_host(host)
+            case commands.RetryFailed():
+                return self._retry_failed()
+            case commands.Add(source):
+                return await self._add(source)
+            case commands.UseLinks(file):
+                return await self._use_links(Path(file))
+            case commands.Stop():
+                self._ask_stop("osp-fetch ctl stop")
+                return "stopping; what is held is saved"
+            case _:
+                return ""
+
+    def _set_connections(self, most: int | None) -> str:
+        least = self._workers.processes if self._workers else 1
+        if most is None and self._is_fixed:
+            raise CommandError(f"connections: the run was begun with {self._usual}; write that number")
+        if most is not None and most < least:
+            raise CommandError(f"connections: each of the {least} processes needs at least one")
+        if most is not None and most > max(self._usual, self._context.pool.most):
+            raise CommandError(
+                f"connections: this run can have at most {self._context.pool.most}, because of its file "
+                "descriptors or its memory"
+            )
+        self._most = most
+        self._limit(most_open=most)
+        self._context.places.resize(files_in_progress(most or self._usual))
+        return f"connections: {most or f'auto, at most {self._usual}'}"
+
+    def _limit(self, most_open: int | None = None) -> None:
+        """Give the present limits to the pool and the workers."""
+        pool, total = self._context.pool, self._most or self._usual
+        is_fixed = self._paused or self._is_fixed or self._most is not None
+        granted = 0 if self._paused else total
+        pool.rate.change(self._rate)
+        pool.resize(granted, is_fixed=is_fixed, most_open=most_open)
+        if self._workers is not None:
+            each = per_host(self._context.settings.limits, total)
+            self._workers.steer(self._rate, granted, each, is_fixed=is_fixed, most_open=most_open)
+
+    def _pause_host(self, host: str) -> str:
+        if len(self._hosts) >= _MOST_HOSTS:
+            raise CommandError(f"host: {_MOST_HOSTS} hosts are paused already")
+        self._hosts[host] = None
+        return f"{host} is paused; its files wait"
+
+    def _resume_host(self, host: str) -> str:
+        if host not in self._hosts:
+            paused = f"paused are {', '.join(self._hosts)}" if self._hosts else "no host is"
+            raise CommandError(f"{host} is not paused; {paused}")
+        del self._hosts[host]
+        return f"{host} is resumed"
+
+    def _retry_failed(self) -> str:
+        count = self._work.retry_failed()
+        if count is None:
+            raise CommandError("retry-failed: the run is ending; run the same get again")
+        if not count:
+            raise CommandError("retry-failed: no file has failed that may be fetched again")
+        return f"{formatting.count(count, 'failed file')} will be fetched again"
+
+    async def _add(self, source: str) -> str:
+        try:
+            added = await self._work.add(source)
+        except FetchError as error:
+            raise CommandError(f"add: {error}") from None
+        if not added:
+            raise CommandError("add: the run is ending; begin another one with this SOURCE")
+        return f"the files of {shown(source)} are fetched, too"
+
+    async def _use_links(self, file: Path) -> str:
+        if self._links is None:
+            raise CommandError(
+                "links: the manifest of this run is no file, so that it has no links to replace"
+            )
+        try:
+            await asyncio.to_thread(self._links.offer, file)
+        except ManifestError as error:
+            raise CommandError(f"links: {error}") from None
+        return f"fresh links are taken from {file.name}"
+
+    def _tell(self, said: str) -> None:
+        connections = self._most or (self._usual if self._is_fixed else "auto")
+        hosts = tuple(self._hosts)
+        self._context.observe(events.Steered(said, self._paused, hosts, self._rate, connections))
