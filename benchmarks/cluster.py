@@ -56,11 +56,16 @@ class Shaper:
                 await writer.drain()
                 return
             other, into = await asyncio.open_connection("127.0.0.1", self._upstream)
-            up = asyncio.create_task(self._pass(reader, into))
+            who = writer.get_extra_info("peername")[0]
+            ways = [self._pass(reader, into), self._down(other, writer, who)]
+            tasks = [asyncio.create_task(way) for way in ways]
             try:
-                await self._down(other, writer, writer.get_extra_info("peername")[0])
+                # the client may close while the origin keeps its connection
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                up.cancel()
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
                 into.close()
         except (OSError, asyncio.IncompleteReadError):
             pass
