@@ -281,6 +281,14 @@ async def test_a_host_that_refuses_above_a_number_sees_no_more_from_three_nodes(
     assert tree(run.root) == files
 
 
+async def test_fewer_connections_than_nodes_are_never_exceeded(origin: Origin, fleet: Make) -> None:
+    files = {f"f{n:02}": noise(60_000, n) for n in range(30)}
+    run = fleet("a", "b", "c", settings=quick(limits={"connections": 2}))
+    await run.fetch(served(origin, files, slow(400_000)))
+    assert run.counts() == {Status.FETCHED: 30}
+    assert origin.most_open <= 2
+
+
 async def test_the_run_is_stopped_and_another_one_goes_on(origin: Origin, fleet: Make) -> None:
     files = {f"large{n}": noise(8 * MIB + n, n) for n in range(3)}
     rows = served(origin, files, slow(3 * MIB))
@@ -521,16 +529,16 @@ def test_every_job_ends_once_and_no_host_gets_more_than_its_limit(seed: int, hos
 async def test_a_node_that_receives_wrong_bytes_is_named_and_gets_no_more(
     origin: Origin, fleet: Make
 ) -> None:
-    files = {f"f{n:02}": noise(50_000 + n, n) for n in range(90)}
+    files = {f"f{n:02}": noise(50_000 + n, n) for n in range(60)}
 
     async def by_node(exchange: Exchange, page: o.Page) -> None:
         address, _ = exchange.writer.get_extra_info("peername")
         data = bytes(len(page.data)) if address == "127.0.0.9" else page.data
-        await exchange.serve(Blob(data), page.headers, rate=100_000)
+        await exchange.serve(Blob(data), page.headers, rate=40_000)
 
-    run = fleet("bad", "a", "b", sources={"bad": "127.0.0.9"})
+    run = fleet("a", "bad", "b", sources={"bad": "127.0.0.9"})
     await run.fetch(served(origin, files, by_node))
-    assert run.counts() == {Status.FETCHED: 90}
+    assert run.counts() == {Status.FETCHED: 60}
     assert tree(run.root) == files
     left = [(each.node, each.why) for each in run.seen if isinstance(each, events.NodeLeft)]
     assert left == [("bad", "wrong bytes")]

@@ -19,6 +19,7 @@ class State(Enum):
     """What a node may do."""
 
     ACTIVE = "active"
+    RESTING = "resting"  # there are fewer connections than nodes, and it has none of them
     DRAINING = "draining"  # it is about to leave, and gets no more jobs
     QUARANTINED = "quarantined"  # what it received was wrong several times
     GONE = "gone"
@@ -76,6 +77,11 @@ class Coordinator:
     def members(self) -> list[Member]:
         """The nodes that have not gone."""
         return list(self._members.values())
+
+    @property
+    def able(self) -> int:
+        """Number of nodes that may get jobs, or could if there were more connections."""
+        return sum(each.state in (State.ACTIVE, State.RESTING) for each in self._members.values())
 
     @property
     def active(self) -> int:
@@ -142,6 +148,14 @@ class Coordinator:
         member.leases.remove(lease.number)
         self._queue(member)
         return True
+
+    def rest(self, node: int, *, rests: bool) -> None:
+        """Give an active node no more jobs for a while, or let it go on."""
+        member = self._members.get(node)
+        if member is None or member.state not in (State.ACTIVE, State.RESTING):
+            return
+        member.state = State.RESTING if rests else State.ACTIVE
+        self._queue(member)
 
     def drain(self, node: int) -> None:
         """Give a node no more jobs: it is about to leave."""

@@ -159,6 +159,7 @@ class NodePool:
         self._nodes: dict[int, Node] = {}
         self._ends: dict[int, bool] = {}  # node → whether its process is known to have ended
         self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # a node has joined, or there will be none
         self._error: FetchError | None = None
         self._run_id = secrets.token_hex(4)
@@ -180,13 +181,12 @@ class NodePool:
         await stop(self._tasks)
         for node in self._nodes.values():
             node.send(messages.StopWork())
-        serving = [task for task in asyncio.all_tasks() if task.get_name().startswith(self._run_id)]
-        if serving:
-            await asyncio.wait(serving, timeout=_ENDING)
+        if self._serving:
+            await asyncio.wait(set(self._serving), timeout=_ENDING)
         for node in list(self._nodes.values()):
             node.link.kill()
             await self._gone(node, "the run has ended")
-        await stop(serving)
+        await stop(self._serving)
         if self._is_folder:
             await asyncio.to_thread(collect, self._setup.state)
 
@@ -215,8 +215,9 @@ class NodePool:
         self._budget.joined(member.number)
         setup = replace(self._setup, place=place, state=state, share=0, source=link.source)
         node.send(replace(setup, patience=self._patience))
-        task = asyncio.create_task(self._serve(node), name=f"{self._run_id} {link.name}")
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        task = asyncio.create_task(self._serve(node))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         self._resize()
         self._context.observe(events.NodeJoined(link.name, self._coordinator.active))
         self._changed.set()
@@ -271,8 +272,9 @@ class NodePool:
 
     @property
     def processes(self) -> int:
-        """Number of nodes that get jobs."""
-        return max(1, self._coordinator.active)
+        """Number of nodes that share the connections."""
+        limits, able = self._limits, self._coordinator.able
+        return max(1, min(able, limits.connections) if limits.is_fixed and limits.connections else able)
 
     def steer(
         self, rate: int | str, connections: int, per_host: int, *, is_fixed: bool, most_open: int | None
@@ -285,11 +287,15 @@ class NodePool:
         self._send_limits(most_open)
 
     def _send_limits(self, most_open: int | None = None) -> None:
-        """Give every node its part of the limits."""
+        """Give every node its part of the limits. One without any connection gets no jobs."""
         count, limits = self.processes, self._limits
         for place, node in enumerate(self._nodes.values()):
-            most = part_of(limits.connections, place, count) if limits.is_fixed else limits.connections
-            left = None if most_open is None else part_of(most_open, place, count)
+            self._coordinator.rest(node.number, rests=place >= count)
+            most, left = limits.connections, most_open
+            if limits.is_fixed:
+                most = part_of(most, place, count) if place < count else 0
+            if left is not None:
+                left = part_of(left, place, count) if place < count else 0
             node.send(messages.Steer(Timetable.of(limits.rate).divided(count), most, limits.is_fixed, left))
 
     def cool(self, host: str, seconds: float) -> None:
