@@ -25,7 +25,7 @@ from ..workers import messages
 from ..workers.budget import Budget, part_of
 from ..workers.channel import Channel
 from ..workers.peer import Cooled, Peer, WorkerDiedError, say
-from .coordinator import Coordinator, Lease, Member
+from .coordinator import Coordinator, Lease, Member, State
 
 LEASE: Final = 30.0
 """Seconds of silence after which a node's jobs are given to others."""
@@ -289,7 +289,8 @@ class NodePool:
     def _send_limits(self, most_open: int | None = None) -> None:
         """Give every node its part of the limits. One without any connection gets no jobs."""
         count, limits = self.processes, self._limits
-        for place, node in enumerate(self._nodes.values()):
+        able = [node for node in self._nodes.values() if node.member.state in (State.ACTIVE, State.RESTING)]
+        for place, node in enumerate(able):
             self._coordinator.rest(node.number, rests=place >= count)
             most, left = limits.connections, most_open
             if limits.is_fixed:
