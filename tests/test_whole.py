@@ -23,10 +23,11 @@ from osp_fetch import Entry, Event, Report, Status, entry, fetch_all
 from osp_fetch.demo.server import Blob, Exchange, Server
 from osp_fetch.engine.small import first_request
 from osp_fetch.engine.state import FileState
-from osp_fetch.model import events
+from osp_fetch.model import events, urls
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import IntegrityError
 from osp_fetch.model.http import Request
+from osp_fetch.model.profile import Profile
 from osp_fetch.network.transport import HttpTransport
 from osp_fetch.storage.folder.run_lock import RunLock, state_folder
 from osp_fetch.storage.folder.store import FolderStore
@@ -194,7 +195,7 @@ async def test_a_kept_connection_that_the_server_closed_costs_no_attempt(tmp_pat
 
 async def test_a_host_that_turns_away_above_a_number_is_not_left_for_dead(tmp_path: Path) -> None:
     """The host counts idle connections, too. A batch of simultaneous refusals lowers the limit once."""
-    refused, levels, lock = 0, [8], asyncio.Lock()
+    refused, levels, lock = 0, [32], asyncio.Lock()
 
     async def handle(exchange: Exchange) -> None:
         nonlocal refused
@@ -214,10 +215,12 @@ async def test_a_host_that_turns_away_above_a_number_is_not_left_for_dead(tmp_pa
     async with server:
         rows = [entry(f"f{n}", f"{server.url}/f{n}") for n in range(3000)]
         settings = quick(limits={"connections": "auto"}, retry={"attempts": 20})
-        report = await fetch_all(rows, tmp_path, settings=settings, observer=observe)
+        # the run begins above the number: whether it would climb there depends on what else the machine does
+        known = {urls.host(server.url): Profile(levels[0], 1 << 20, 1, 0.0)}
+        report = await fetch_all(rows, tmp_path, settings=settings, observer=observe, profiles=known)
     assert report.ok
-    assert max(levels) > 20
-    assert min(levels[levels.index(max(levels)) :]) >= 8
+    assert refused
+    assert min(levels) >= 8
     assert refused < 150
 
 
