@@ -116,19 +116,13 @@ class RayNodes:
                 first, self._first = self._first, False
                 if first and not links:
                     raise StorageError(
-                        "no node of the Ray cluster can start a worker; look at ray status",
+                        "the Ray cluster has no node with a processor; add one, or look at ray status",
                         remedy=Remedy.ABORT,
                     )
                 return links
 
     async def _new_nodes(self) -> list[Link]:
-        ray = _ray()
-        # a head without processors is common, and can run no actor
-        alive = {
-            each["NodeID"]: each
-            for each in await asyncio.to_thread(ray.nodes)
-            if each["Alive"] and each["Resources"].get("CPU", 0) >= _CPUS
-        }
+        alive = await self._alive()
         for gone in set(self._actors) - set(alive):
             del self._actors[gone]
         for name, relays in self._actors.items():
@@ -137,7 +131,7 @@ class RayNodes:
             self._why = next((relay.why for relay in ended if relay.why), self._why)
             relays[:] = [relay for relay in relays if not relay.has_ended]
         good = [name for name in alive if self._deaths[name] < _DEATHS * self._processes]
-        if not good and not any(self._actors.values()):
+        if alive and not good and not any(self._actors.values()):
             raise StorageError(
                 f"no node is left: the worker of each has ended {_DEATHS} times ({self._why or 'killed'}); "
                 "a node needs what a run on it would need: credentials, packages, memory",
@@ -154,6 +148,22 @@ class RayNodes:
         if failed and self._first and (unfit or not links):
             raise (unfit or failed)[0]
         return links
+
+    async def _alive(self) -> dict[str, dict[str, Any]]:
+        """Return the nodes that can run an actor: a head without processors is common."""
+        try:
+            nodes = await asyncio.to_thread(_ray().nodes)
+        except Exception as error:  # Ray has many kinds
+            raise StorageError(
+                f"the Ray cluster does not answer any more ({_why(error)}); run the same command again when "
+                "it is back",
+                remedy=Remedy.ABORT,
+            ) from None
+        return {
+            each["NodeID"]: each
+            for each in nodes
+            if each["Alive"] and each["Resources"].get("CPU", 0) >= _CPUS
+        }
 
     async def _start(self, node: dict[str, Any]) -> list[Link]:
         """Start the workers of one node."""
