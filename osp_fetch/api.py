@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from .concurrency import stop as stop_tasks
-from .launch import RUN_NAME, Joint, launch
+from .launch import RUN_NAME, Joint, launch, stopping_after
 from .model.engines import Folder
 from .model.errors import SettingsError
 from .model.report import Outcome, Report
-from .options import FetchOptions, PlainOptions, plain
+from .options import FetchOptions, PlainOptions, StopToken, plain
 from .storage.destination import destination
 
 if TYPE_CHECKING:
@@ -52,27 +52,45 @@ async def _fetch(
     manifest: AnyManifest, folder: str | Path, options: PlainOptions, deliver: Callable[[Outcome], None]
 ) -> Report:
     """Fetch with the engine of the options."""
-    if not isinstance(options.get("engine"), Folder):
-        return await launch(manifest, folder, options, deliver)
-    from .cluster.folder import Session, fetch_shares  # few runs need it
+    if isinstance(options.get("engine"), Folder):
+        return await _fetch_shares(manifest, folder, options, deliver)
+    return await launch(manifest, folder, options, deliver)
 
+
+async def _fetch_shares(
+    manifest: AnyManifest, folder: str | Path, options: PlainOptions, deliver: Callable[[Outcome], None]
+) -> Report:
+    """Fetch shares of the manifest, each in a run of its own, until all are done here or elsewhere.
+
+    Raises:
+        SettingsError: an option or the manifest belongs to a single run.
+    """
+    from .cluster.folder import OneRun, Session, fetch_shares  # few runs need it
+
+    given = list(manifest) if isinstance(manifest, (list, tuple)) else [manifest]
     place = destination(folder, options.get("state"))
-    if place.bucket is not None or "shard" in options or not isinstance(manifest, str | Path | list | tuple):
+    single = [name for name in ("shard", "failed", "name", "page") if name in options]
+    if place.bucket or single or not all(isinstance(each, str | Path) for each in given):
+        what = single[0] if single else "a bucket" if place.bucket else "a manifest in memory"
         raise SettingsError(
-            "runs can share a folder, but no bucket and no single shard, and the manifest has to be one that "
-            "all of them can read; use Ray for a bucket"
+            f"{what} does not go with runs that share a folder: each share of the manifest is a run of its "
+            "own, on any machine; leave it out, or use Ray"
         )
     chosen = {name: options.get(name) for name in ("include", "exclude", "names", "fan_out", "columns")}
-    given = [manifest] if isinstance(manifest, str | Path) else list(manifest)
-    sources = " ".join([*map(str, given), *(f"{k}={v}" for k, v in chosen.items() if v)])
-
-    joint = Joint()
+    sources = [*map(str, given), *(f"{name}={value}" for name, value in chosen.items() if value)]
+    joint, stop = Joint(), options.get("stop") or StopToken()
+    each: PlainOptions = {**options, "stop": stop}
+    if "observer" in options:
+        each["observer"] = seen = OneRun(options["observer"])
 
     async def share(which: tuple[int, int]) -> Report:
-        mine: PlainOptions = {**options, "shard": which}
-        return await launch(manifest, folder, mine, deliver, joint=joint)
+        return await launch(manifest, folder, {**each, "shard": which}, deliver, joint=joint)
 
-    return await fetch_shares(Session(place.root, sources), share)
+    with stopping_after(stop, each.pop("max_duration", None)):
+        report = await fetch_shares(Session(place.root, sources), share)
+    if "observer" in options:
+        seen.end(report)
+    return report
 
 
 def fetch_iter(

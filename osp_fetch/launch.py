@@ -6,9 +6,9 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -78,7 +78,8 @@ async def launch(
     report, begun = Report(shard=options.get("shard")), time.monotonic()
     async with AsyncExitStack() as stack:
         stack.callback(resolved.close)
-        stop, permissions = _stop_of(stack, options), Permissions(settings.storage.mode)
+        stop, permissions = options.get("stop") or StopToken(), Permissions(settings.storage.mode)
+        stack.enter_context(stopping_after(stop, options.get("max_duration")))
         stack.enter_context(permissions.applied())
         lock = await _locked(stack, state, options, stop)
         if lock is None:
@@ -287,13 +288,17 @@ async def _paged(
     await stack.enter_async_context(Page(address(options["page"]), shows, state, disk, observe, carry))
 
 
-def _stop_of(stack: AsyncExitStack, options: PlainOptions) -> StopToken:
-    """Return the token of the run, which `max_duration` asks to stop, too."""
-    stop = options.get("stop") or StopToken()
-    if limit := options.get("max_duration"):
-        timer = asyncio.get_running_loop().call_later(limit, stop.ask, "--max-duration")
-        stack.callback(timer.cancel)
-    return stop
+@contextmanager
+def stopping_after(stop: StopToken, limit: float | None) -> Iterator[None]:
+    """Ask `stop` to stop after `limit` seconds, unless the context ends before; None for no limit."""
+    if not limit:
+        yield
+        return
+    timer = asyncio.get_running_loop().call_later(limit, stop.ask, "--max-duration")
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 async def _locked(

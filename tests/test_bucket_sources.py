@@ -14,11 +14,12 @@ from osp_fetch import Entry, Settings, Status, fetch_all
 from osp_fetch.model.errors import CredentialsError, ManifestError
 from osp_fetch.model.settings import S3
 from osp_fetch.s3.credentials import SignatureRequest
+from osp_fetch.s3.signing import Signer
 from osp_fetch.sources.buckets import ObjectAddress, listing
 from tests.conftest import quick
 from tests.origin import noise
 from tests.s3_proxy import proxied
-from tests.seaweed import Seaweed
+from tests.seaweed import KEYS, Seaweed
 
 MIB = 1 << 20
 
@@ -227,3 +228,30 @@ def test_addresses_are_parsed() -> None:
     assert ObjectAddress.parse("s3://bbb").folder == ""
     assert ObjectAddress.parse("s3://bbb/x").folder == "x/"
     assert S3().sign == "auto"
+
+
+async def test_a_list_cannot_make_the_keys_of_the_user_sign(
+    source: Bucket, seaweed: Seaweed, tmp_path: Path
+) -> None:
+    source.put("private", b"secret")
+    row = {
+        "url": f"{seaweed.url}/{source.name}/private",
+        "path": "taken",
+        "headers": {"Authorization": str(SignatureRequest("aws", "us-east-1"))},
+    }
+    listed = tmp_path / "list.jsonl"
+    listed.write_text(json.dumps(row))
+    report = await fetch_all(listed, tmp_path / "out", settings=s3(seaweed))
+    assert [each.status for each in report.outcomes] == [Status.FAILED]
+    assert "ask for a signature" in str(report.outcomes[0].error)
+
+
+async def test_keys_are_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    signer, headers = Signer(), {"Authorization": str(SignatureRequest("aws", "us-east-1"))}
+    first = await signer.signed("http://127.0.0.1/b/k", headers)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    second = await signer.signed("http://127.0.0.1/b/k", headers)
+    assert first["Authorization"].partition("/")[0] == second["Authorization"].partition("/")[0]
+    assert first["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=key/")

@@ -391,3 +391,13 @@ def test_the_plan_of_files_without_sizes_says_at_least(tmp_path: Path, command: 
     (tmp_path / "m.csv").write_text("\n".join(rows))
     out = command("plan", "m.csv", "-o", "out", "--limit-rate", "64KiB").stdout
     assert "at least 16 s at --limit-rate" in out
+
+
+async def test_the_link_of_the_page_is_printed_also_when_nothing_else_is(
+    origin: Origin, tmp_path: Path
+) -> None:
+    (tmp_path / "m.txt").write_text(origin.add("f.bin", noise(1_000)))
+    code, _, said = await get("get", "m.txt", "-o", "out", "-q", "--page", "0", cwd=tmp_path)
+    assert code == 0, said
+    assert said.startswith("page: http://127.0.0.1:")
+    assert said.count("\n") == 1

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from osp_fetch import Folder, fetch_all
 from osp_fetch.cluster.folder import Session, fetch_shares
+from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import FolderBusyError, SettingsError, StorageError
 from osp_fetch.model.report import Report, Status
@@ -98,19 +100,50 @@ async def test_a_share_that_another_run_holds_is_waited_for(tmp_path: Path) -> N
             raise FolderBusyError("held")
         return Report()
 
-    await fetch_shares(Session(tmp_path, "a"), fetch)
+    await fetch_shares(Session(tmp_path, ["a"]), fetch)
     assert sorted(set(calls)) == list(range(32))
     assert calls.count(3) == 3
 
 
 def test_another_manifest_is_refused(tmp_path: Path) -> None:
-    Session(tmp_path, "a.txt").join()
-    with pytest.raises(SettingsError, match=r"fetches a\.txt, this one b\.txt"):
-        Session(tmp_path, "b.txt").join()
+    Session(tmp_path, ["http://a.test/list?token=secret"]).join()
+    with pytest.raises(SettingsError, match=r"fetches http://a\.test/list\?…,? this one b\.txt"):
+        Session(tmp_path, ["b.txt"]).join()
+    written = [place.read_text() for place in (tmp_path / ".osp-fetch" / "join").iterdir()]
+    assert not any("secret" in text for text in written)
+
+
+async def test_an_observer_sees_one_run_and_the_duration_is_that_of_all_shares(
+    origin: Origin, tmp_path: Path
+) -> None:
+    files = {f"f{n}": noise(5_000, n) for n in range(40)}
+    seen: list[events.Event] = []
+    report = await fetch_all(
+        manifest(tmp_path, origin, files), tmp_path / "out", settings=quick(), engine=Folder(),
+        observer=seen.append,
+    )  # fmt: skip
+    kinds = Counter(type(each).__name__ for each in seen)
+    assert (kinds["RunStarted"], kinds["RunEnded"], kinds["ManifestEnded"], kinds["Finished"]) == (
+        1,
+        1,
+        1,
+        40,
+    )
+    assert seen[-1] == events.RunEnded(report)
+    slowly = manifest(tmp_path, origin, files, slow(2_000))
+    short = await fetch_all(slowly, tmp_path / "other", settings=quick(), engine=Folder(), max_duration=3)
+    assert short.stopped == "--max-duration"
+    assert short.seconds < 30
+
+
+@pytest.mark.parametrize("option", [{"shard": "0/2"}, {"page": "0"}, {"failed": "f.jsonl"}, {"name": "x"}])
+async def test_options_of_a_single_run_are_refused(tmp_path: Path, option: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=f"{next(iter(option))} does not go with"):
+        await fetch_all("list.txt", tmp_path, engine=Folder(), **option)
 
 
 async def test_a_bucket_is_refused() -> None:
-    with pytest.raises(SettingsError, match="no bucket"):
+    with pytest.raises(SettingsError, match="a bucket does not go with"):
         await fetch_all("list.txt", "s3://bucket/x", engine=Folder())
 
 

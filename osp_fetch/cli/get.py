@@ -163,8 +163,9 @@ async def _fetched(
     screen = _screen(watching.board, flags)
     signals = _Signals(stop)
     made["stop"] = stop
-    observe = Fanout([each for each in (watching, screen, unpacker) if each])
-    if screen or unpacker or watching.is_wanted or flags["page"]:
+    shows = screen or (_only_page if flags["page"] else None)
+    observe = Fanout([each for each in (watching, shows, unpacker) if each])
+    if shows or unpacker or watching.is_wanted:
         made["observer"] = observe
     try:
         if screen is None:
@@ -192,17 +193,6 @@ async def _fetched(
     if flags["layout"] and not stop.why:
         _lay_out(flags)
     return code
-
-
-def _observer(*each: events.Observer | None) -> events.Observer:
-    """Return an observer that calls those of `each` that are not None, in this order."""
-    observers = [observer for observer in each if observer is not None]
-
-    def observe(event: events.Event) -> None:
-        for observer in observers:
-            observer(event)
-
-    return observe
 
 
 def _only_page(event: events.Event) -> None:

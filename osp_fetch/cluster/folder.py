@@ -11,19 +11,22 @@ partials of each holder of a share are in a folder of its own, so that no two ru
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
 import secrets
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from ..model import events
 from ..model.errors import FolderBusyError, SettingsError, StorageError
 from ..model.report import Report, Status
+from ..model.urls import shown
 from ..storage.folder.disk import storage_error
 from ..storage.folder.run_lock import state_folder
 
@@ -39,12 +42,13 @@ class Session:
 
     Args:
         root: the output folder.
-        sources: what names the manifest; all runs must state the same.
+        sources: what names the manifest and selects its rows; all runs must state the same.
     """
 
-    def __init__(self, root: Path, sources: str) -> None:
+    def __init__(self, root: Path, sources: Sequence[str]) -> None:
         self._folder = state_folder(root) / "join"
-        self._sources = sources
+        self._shown = ", ".join(map(shown, sources))
+        self._hash = hashlib.sha256("\0".join(sources).encode("utf-8", "surrogateescape")).hexdigest()
         self.id, self.shares = "", SHARES
 
     def join(self) -> None:
@@ -55,7 +59,7 @@ class Session:
             StorageError: the folder cannot be written.
         """
         place = self._folder / "session.json"
-        mine = {"id": secrets.token_hex(8), "shares": SHARES, "sources": self._sources}
+        mine = {"id": secrets.token_hex(8), "shares": SHARES, "sources": self._shown, "hash": self._hash}
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             beside = self._folder / f"session.{mine['id']}"
@@ -68,10 +72,10 @@ class Session:
             if isinstance(error, OSError):
                 raise storage_error(error, f"{self._folder} cannot be used to share a run") from None
             raise StorageError(f"{place} is damaged ({error}); remove it while no run is active") from None
-        if found["sources"] != self._sources:
+        if found["hash"] != self._hash:
             raise SettingsError(
                 f"{self._folder.parent.parent}: the run that is to be joined fetches {found['sources']}, "
-                f"this one {self._sources}; give the same SOURCE and selection, or another folder"
+                f"this one {self._shown}; give the same SOURCE and selection, or another folder"
             )
         self.id, self.shares = found["id"], found["shares"]
 
@@ -104,7 +108,7 @@ async def fetch_shares(session: Session, fetch: FetchShare) -> Report:
     """
     total, begun = Report(), time.monotonic()
     await asyncio.to_thread(session.join)
-    order = list(range(session.shares))
+    order, is_complete = list(range(session.shares)), True
     random.shuffle(order)  # runs that start together want different shares
     while order and total.stopped is None:
         busy: list[int] = []
@@ -119,13 +123,44 @@ async def fetch_shares(session: Session, fetch: FetchShare) -> Report:
             total.merge(report)
             if report.stopped is not None:
                 break
-            if not report.counts[Status.PARKED]:
+            if report.counts[Status.PARKED]:
+                is_complete = False  # it needs fresh links, and another run
+            else:
                 await asyncio.to_thread(session.end, share)
-        else:
-            if not busy:
-                await asyncio.to_thread(session.close)
-            elif len(busy) == len(order):
-                await asyncio.sleep(_PAUSE)
+        if len(busy) == len(order):
+            await asyncio.sleep(_PAUSE)
         order = busy
+    if is_complete and total.stopped is None:
+        await asyncio.to_thread(session.close)
     total.seconds = time.monotonic() - begun
     return total
+
+
+class OneRun:
+    """An observer that passes the events of the runs over several shares on as those of one run.
+
+    What counts the rows of a single share (`Progress`, `ManifestEnded`) is not passed on.
+
+    Args:
+        observe: receives them.
+    """
+
+    def __init__(self, observe: events.Observer) -> None:
+        self._observe = observe
+        self._has_begun = False
+
+    def __call__(self, event: events.Event) -> None:
+        """Pass an event on."""
+        if isinstance(event, events.RunEnded | events.ManifestEnded | events.Progress):
+            return
+        if isinstance(event, events.RunStarted):
+            if self._has_begun:
+                return
+            self._has_begun = True
+        self._observe(event)
+
+    def end(self, report: Report) -> None:
+        """Report the end of all shares."""
+        if self._has_begun:
+            self._observe(events.ManifestEnded())
+            self._observe(events.RunEnded(report))

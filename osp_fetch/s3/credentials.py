@@ -61,27 +61,44 @@ class SignatureRequest:
         return cls(match["provider"], match["region"]) if match else None
 
 
-def find_keys(provider: str) -> Keys | None:
-    """Return the user's keys, None if there are none. Blocks: an instance role is asked for over the network.
+class KeySource:
+    """The user's keys at one provider. botocore renews those of a role before they expire.
 
     Args:
         provider: `aws` finds keys as every AWS tool does; `gs` takes HMAC keys from GS_ACCESS_KEY_ID and
             GS_SECRET_ACCESS_KEY.
-
-    Raises:
-        CredentialsError: the configuration of the AWS tools cannot be used.
     """
-    if provider == "gs":
-        identity, secret = os.environ.get("GS_ACCESS_KEY_ID"), os.environ.get("GS_SECRET_ACCESS_KEY")
-        return Keys(identity, secret) if identity and secret else None
-    from botocore import exceptions
-    from botocore.session import Session
 
-    try:
-        found = Session().get_credentials()
-        frozen = found.get_frozen_credentials() if found else None
-    except exceptions.BotoCoreError as error:
-        raise CredentialsError(
-            f"the credentials of AWS cannot be found: {error}; check AWS_PROFILE"
-        ) from None
-    return Keys(frozen.access_key, frozen.secret_key, frozen.token) if frozen else None
+    def __init__(self, provider: str) -> None:
+        self._provider = provider
+        self._found: Any = None  # botocore's credentials
+
+    @property
+    def may_block(self) -> bool:
+        """Whether `keys` may ask over the network: for the first keys, and for renewed ones."""
+        if self._provider == "gs":
+            return False
+        is_due = getattr(self._found, "refresh_needed", None)
+        return self._found is None or (is_due is not None and bool(is_due()))
+
+    def keys(self) -> Keys | None:
+        """Return the keys that are valid now, None if the user has none.
+
+        Raises:
+            CredentialsError: the configuration of the AWS tools cannot be used.
+            ImportError: the library is not installed.
+        """
+        if self._provider == "gs":
+            identity, secret = os.environ.get("GS_ACCESS_KEY_ID"), os.environ.get("GS_SECRET_ACCESS_KEY")
+            return Keys(identity, secret) if identity and secret else None
+        from botocore import exceptions
+        from botocore.session import Session
+
+        try:
+            self._found = self._found or Session().get_credentials()
+            frozen = self._found.get_frozen_credentials() if self._found else None
+        except exceptions.BotoCoreError as error:
+            raise CredentialsError(
+                f"the credentials of AWS cannot be found: {error}; check AWS_PROFILE"
+            ) from None
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token) if frozen else None

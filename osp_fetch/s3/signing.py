@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from typing import Final
 
 from ..model.errors import CredentialsError
-from .credentials import Keys, SignatureRequest, find_keys
-
-# Seconds for which keys are used before they are looked up again: those of a role are renewed in advance.
-_FRESH: Final = 60.0
+from .credentials import Keys, KeySource, SignatureRequest
 
 
 class Signer:
     """Replaces requests for signatures by signatures. One object serves all requests of a transport."""
 
     def __init__(self) -> None:
-        self._keys: dict[str, tuple[float, Keys]] = {}
+        self._sources: dict[str, KeySource] = {}
         self._looking = asyncio.Lock()
 
     async def signed(self, url: str, headers: dict[str, str]) -> dict[str, str]:
@@ -34,26 +29,27 @@ class Signer:
         wanted = SignatureRequest.parse(headers[name]) if name else None
         if wanted is None:
             return headers
-        keys = await self._found(wanted.provider)
+        keys = await self._keys(wanted.provider)
         return _signed(url, {k: v for k, v in headers.items() if k != name}, keys, wanted.region)
 
-    async def _found(self, provider: str) -> Keys:
-        async with self._looking:
-            since, keys = self._keys.get(provider, (0.0, None))
-            if keys is None or time.monotonic() - since > _FRESH:
-                try:
-                    keys = await asyncio.to_thread(find_keys, provider)
-                except ImportError:
-                    raise CredentialsError(
-                        "signing requests for a bucket needs a library; run: pip install 'osp-fetch[s3]'"
-                    ) from None
-                if keys is None:
-                    raise CredentialsError(
-                        "a row asks for a signed request, and there are no credentials; set AWS_PROFILE, or "
-                        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for gs:// GS_ACCESS_KEY_ID and "
-                        "GS_SECRET_ACCESS_KEY)"
-                    )
-                self._keys[provider] = (time.monotonic(), keys)
+    async def _keys(self, provider: str) -> Keys:
+        source = self._sources.setdefault(provider, KeySource(provider))
+        try:
+            if source.may_block:
+                async with self._looking:
+                    keys = await asyncio.to_thread(source.keys)
+            else:
+                keys = source.keys()
+        except ImportError:
+            raise CredentialsError(
+                "signing requests for a bucket needs a library; run: pip install 'osp-fetch[s3]'"
+            ) from None
+        if keys is None:
+            raise CredentialsError(
+                "a row asks for a signed request, and there are no credentials; set AWS_PROFILE, or "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (for gs:// GS_ACCESS_KEY_ID and "
+                "GS_SECRET_ACCESS_KEY)"
+            )
         return keys
 
 

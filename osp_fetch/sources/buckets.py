@@ -19,7 +19,7 @@ from ..model.settings import S3
 from ..model.urls import shown
 from ..s3.address import BUCKET_NAME, BucketAddress
 from ..s3.client import Bucket
-from ..s3.credentials import Keys, SignatureRequest, find_keys
+from ..s3.credentials import Keys, KeySource, SignatureRequest
 from ..s3.errors import BucketError
 from ..s3.session import connected
 from .row_parser import Blocks, Numbered, broken
@@ -137,7 +137,7 @@ async def _next(blocks: AsyncIterator[list[Numbered]]) -> list[Numbered] | None:
 def _keys(address: ObjectAddress, settings: S3) -> Keys | None:
     """Return the keys to sign with, None to sign nothing."""
     try:
-        return None if settings.sign == "never" else find_keys(_SCHEMES[address.scheme])
+        return None if settings.sign == "never" else KeySource(_SCHEMES[address.scheme]).keys()
     except ImportError:
         raise broken(f"{address}: buckets need a library; run: pip install 'osp-fetch[s3]'") from None
 
@@ -176,7 +176,8 @@ class _Listing:
             bucket = await stack.enter_async_context(
                 connected(
                     place, self._settings, _AT_ONCE, _PATIENCE, reads_only=True,
-                    keys=self._keys, unsigned=self._keys is None,
+                    # those of AWS are found again by botocore, which renews them during a long listing
+                    keys=self._keys if address.scheme == "gs://" else None, unsigned=self._keys is None,
                 )
             )  # fmt: skip
             bucket.watch(self._sent)

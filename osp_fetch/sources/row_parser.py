@@ -14,6 +14,7 @@ from ..model.entry import Entry, entry, is_link
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Row
 from ..model.urls import encoded, shown
+from ..s3.credentials import SignatureRequest
 
 _NO_PATH: Final = frozenset(
     {"None", "none", "null", "NULL", "nan", "NaN"}
@@ -173,7 +174,11 @@ def _headers(value: Any) -> tuple[tuple[str, str], ...]:
         return ()
     if not isinstance(value, Mapping):
         raise ManifestError("headers must be an object of names and values")
-    return tuple((str(name), str(text)) for name, text in value.items())
+    found = tuple((str(name), str(text)) for name, text in value.items())
+    if any(SignatureRequest.parse(text) for _, text in found):
+        # a list of other people must not make the user's keys sign requests of its choice
+        raise ManifestError("its headers ask for a signature; write an s3:// SOURCE instead")
+    return found
 
 
 def read_size(value: Any) -> int | None:
