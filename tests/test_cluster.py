@@ -34,6 +34,7 @@ from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, entry
 from osp_fetch.model.report import Outcome, Status
 from osp_fetch.model.settings import Settings
+from osp_fetch.s3.address import BucketAddress, bucket_address
 from osp_fetch.storage.destination import Destination
 from osp_fetch.storage.folder.run_lock import RunLock, state_folder
 from osp_fetch.workers.budget import Budget
@@ -41,6 +42,7 @@ from osp_fetch.workers.channel import Channel
 from osp_fetch.workers.reach import Reach
 from tests import origin as o
 from tests.conftest import quick
+from tests.held import Held
 from tests.origin import Origin, noise, refuse_above, sha256, slow
 
 MIB = 1 << 20
@@ -104,14 +106,16 @@ class Fleet:
     """A run over nodes.
 
     Attributes:
-        root: the output folder.
+        root: the output folder, or that of the state.
         nodes: the nodes.
+        bucket: the bucket that is fetched into, None for the folder.
         seen: all events, in order.
         outcomes: the outcome of every row.
     """
 
     root: Path
     nodes: LocalNodes
+    bucket: BucketAddress | None = None
     patience: float = 30.0
     settings: Settings = field(default_factory=quick)
     seen: list[events.Event] = field(default_factory=list)
@@ -120,7 +124,7 @@ class Fleet:
 
     async def fetch(self, rows: Sequence[Entry]) -> None:
         """Fetch all rows."""
-        place, state = Destination(self.root), state_folder(self.root)
+        place, state = Destination(self.root, self.bucket), state_folder(self.root)
         async with contextlib.AsyncExitStack() as stack:
             lock = stack.enter_context(RunLock(state))
             context = await build_context(
@@ -255,6 +259,20 @@ async def test_a_node_that_is_told_to_go_gives_its_jobs_back(origin: Origin, fle
     assert tree(run.root) == files
     assert run.received() < 1.3 * sum(map(len, files.values()))
     assert [each.why for each in run.seen if isinstance(each, events.NodeLeft)] == ["it ended with status 0"]
+
+
+async def test_a_killed_node_leaves_no_upload_in_a_bucket(
+    origin: Origin, fleet: Make, held: Held, bucket: str
+) -> None:
+    files = {f"large{n}": noise(20 * MIB + n, n) for n in range(4)}
+    run = fleet("a", "b", bucket=bucket_address(f"s3://{bucket}/x"))
+    work = run.start(served(origin, files, slow(3 * MIB)))
+    await run.until(lambda: len(held.uploads()) > 2)
+    run.nodes.signal("a", signal.SIGKILL)
+    await work
+    assert run.counts() == {Status.FETCHED: 4}
+    assert {key: held.data(key) for key in held.every("x/")} == {f"x/{n}": d for n, d in files.items()}
+    assert held.uploads() == []
 
 
 async def test_a_node_that_joins_has_work(origin: Origin, fleet: Make) -> None:

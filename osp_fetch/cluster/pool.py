@@ -18,6 +18,7 @@ from ..model.errors import FetchError, IntegrityError, StorageError
 from ..model.record import Record
 from ..model.report import Status
 from ..model.timetable import Timetable
+from ..storage.bucket.store import BucketStore
 from ..storage.destination import Destination
 from ..storage.folder.node_folders import collect, hand_over, mark_ended, node_folder
 from ..storage.folder.run_lock import state_folder
@@ -29,6 +30,7 @@ from .coordinator import Coordinator, Lease, Member, State
 
 LEASE: Final = 30.0
 """Seconds of silence after which a node's jobs are given to others."""
+_SCOPE: Final = "node-"  # what the names of nodes begin with, and so the scopes of their uploads
 _TRIES: Final = 5  # nodes that may be lost while they fetch one file, before the file fails
 _STEAL: Final = 2.0  # seconds between two looks whether an idle node could take jobs of another
 _ENDING: Final = 60.0  # seconds that the nodes may take to record the held bytes
@@ -170,8 +172,7 @@ class NodePool:
         self._is_folder = setup.place.bucket is None
 
     async def __aenter__(self) -> NodePool:
-        if self._is_folder:
-            await asyncio.to_thread(collect, self._setup.state)
+        await self._tidy_up()
         for work in (self._arrivals(), self._look(), self._steal()):
             self._tasks.add(asyncio.create_task(work))
         return self
@@ -187,7 +188,14 @@ class NodePool:
             node.link.kill()
             await self._gone(node, "the run has ended")
         await stop(self._serving)
-        if self._is_folder:
+        await self._tidy_up()
+
+    async def _tidy_up(self) -> None:
+        """Collect what nodes that have ended left: their partials, or their unfinished uploads."""
+        store = self._context.store
+        if isinstance(store, BucketStore):
+            await store.abort_all(_SCOPE)  # another node cannot continue them
+        else:
             await asyncio.to_thread(collect, self._setup.state)
 
     # ---- membership
@@ -207,7 +215,7 @@ class NodePool:
     def _join(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
         member = self._coordinator.join(link.name, loop.time())
-        name = f"{self._run_id}-{member.number}"
+        name = f"{_SCOPE}{self._run_id}-{member.number}"
         place = self._source.destination(self._setup.place)
         state = node_folder(state_folder(place.root), name)
         node = Node(member, link, state, self._context, self._budget, self._cool)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
@@ -167,13 +167,25 @@ class BucketStore:
         """
         shared = self._shared
         known = dict(await in_thread(shared.ledger_thread, shared.uploads.all))
-        async for noted in unknown_uploads(shared.bucket, f"{self._scope}/", set(known.values())):
-            await abort(shared.bucket, noted)
+        await self.abort_all(f"{self._scope}/", set(known.values()))
         paths = [RelativePath(path) for path in known]
         for path, state in zip(paths, await states(shared.bucket, paths), strict=True):
             upload = await in_thread(shared.ledger_thread, partial(shared.uploads.get, path))
             if state is not None and upload is not None and await self._confirmed(path, upload) is None:
                 await self._forget(path, upload)
+
+    async def abort_all(self, scope: str, known: Container[str] = ()) -> None:
+        """Abort the uploads of runs, shards and nodes that have ended.
+
+        Args:
+            scope: what their scopes begin with.
+            known: ids of uploads that can be continued, and are kept.
+
+        Raises:
+            StorageError: the store does not answer.
+        """
+        async for noted in unknown_uploads(self._shared.bucket, scope, known):
+            await abort(self._shared.bucket, noted)
 
     async def _forget(self, path: RelativePath, upload: Upload) -> None:
         """Remove what is noted of an upload that the bucket has no more."""
