@@ -65,7 +65,7 @@ async def _fetch_shares(
     Raises:
         SettingsError: an option or the manifest belongs to a single run.
     """
-    from .cluster.folder import OneRun, Session, fetch_shares  # few runs need it
+    from .cluster.shares import OneRun, SharedRun, fetch_shares  # few runs need it
 
     given = list(manifest) if isinstance(manifest, (list, tuple)) else [manifest]
     place = destination(folder, options.get("state"))
@@ -87,7 +87,7 @@ async def _fetch_shares(
         return await launch(manifest, folder, {**each, "shard": which}, deliver, joint=joint)
 
     with stopping_after(stop, each.pop("max_duration", None)):
-        report = await fetch_shares(Session(place.root, sources), share)
+        report = await fetch_shares(SharedRun(place.root, sources), share)
     if "observer" in options:
         seen.end(report)
     return report

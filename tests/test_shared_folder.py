@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from osp_fetch import Folder, fetch_all
-from osp_fetch.cluster.folder import Session, fetch_shares
+from osp_fetch.cluster.shares import SharedRun, fetch_shares
 from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import FolderBusyError, SettingsError, StorageError
@@ -100,15 +100,15 @@ async def test_a_share_that_another_run_holds_is_waited_for(tmp_path: Path) -> N
             raise FolderBusyError("held")
         return Report()
 
-    await fetch_shares(Session(tmp_path, ["a"]), fetch)
+    await fetch_shares(SharedRun(tmp_path, ["a"]), fetch)
     assert sorted(set(calls)) == list(range(32))
     assert calls.count(3) == 3
 
 
 def test_another_manifest_is_refused(tmp_path: Path) -> None:
-    Session(tmp_path, ["http://a.test/list?token=secret"]).join()
+    SharedRun(tmp_path, ["http://a.test/list?token=secret"]).join()
     with pytest.raises(SettingsError, match=r"fetches http://a\.test/list\?…,? this one b\.txt"):
-        Session(tmp_path, ["b.txt"]).join()
+        SharedRun(tmp_path, ["b.txt"]).join()
     written = [place.read_text() for place in (tmp_path / ".osp-fetch" / "join").iterdir()]
     assert not any("secret" in text for text in written)
 

@@ -183,9 +183,9 @@ class Unpacker:
     def _submit(self, pool: ProcessPoolExecutor, job: UnpackJob) -> Future[Unpacked]:
         if self._bucket is None:
             return pool.submit(unpack, job)
-        from .objects import BucketJob, unpack_objects
+        from .bucket_extract import BucketJob, unpack_in_bucket
 
-        return pool.submit(unpack_objects, BucketJob(job, *self._bucket))
+        return pool.submit(unpack_in_bucket, BucketJob(job, *self._bucket))
 
     def _done(self, job: Future[Unpacked]) -> None:
         if not job.cancelled() and job.exception() is None:

@@ -4,7 +4,7 @@ A node is a worker behind a longer wire: it runs `workers.worker` in a process o
 same messages. `coordinator` decides without I/O which node gets a job and when a node is lost; `pool` carries
 that out in the process of the run, which also has the only ledger; `ray_nodes` starts the nodes on a Ray
 cluster.
-`folder` is another way, without a coordinator: runs that share an output folder share a manifest by leases.
+`shares` is another way, without a coordinator: runs that share an output folder share a manifest by leases.
 
 The package may import everything below floor 5 of `tests/test_architecture.py`, as `workers` does. `ray` is
 imported in `ray_nodes` only, inside functions. Start with `coordinator.Coordinator` and `pool.NodePool`.

@@ -50,7 +50,7 @@ class BucketFiles:
         Raises:
             StorageError: the object does not exist, or cannot be read.
         """
-        return await _range(self._shared.bucket, path, span)
+        return await read_range(self._shared.bucket, path, span)
 
 
 async def digests_of_object(
@@ -73,7 +73,7 @@ async def digests_of_object(
     for at in range(0, found.size, _BLOCK):
         span = ByteRange(at, min(found.size, at + _BLOCK))
         # each block by a request of its own, which can be repeated
-        block = await _range(bucket, path, span, IfMatch=found.etag)
+        block = await read_range(bucket, path, span, IfMatch=found.etag)
         if len(block) != len(span):
             raise StorageError(f"{bucket.address.url(path)}: it changed while it was read; run again")
 
@@ -85,7 +85,7 @@ async def digests_of_object(
     return Examined(found.size, digests.result(), (), seen.found)
 
 
-async def _range(bucket: Bucket, path: RelativePath, span: ByteRange, **more: str) -> bytes:
+async def read_range(bucket: Bucket, path: RelativePath, span: ByteRange, **more: str) -> bytes:
     """Return the bytes of `span` of an object, fewer if it ends before."""
     try:
         return await bucket.body(

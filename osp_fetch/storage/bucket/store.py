@@ -30,9 +30,10 @@ from .files import BucketFiles, BucketSmallFiles, NoSetAside
 from .grid import LEAST
 from .listing import is_empty, states
 from .lock import BucketLock
-from .notes import Notes, Objects
+from .notes import Notes
 from .part_memory import PartMemory
 from .partial import BucketPartial
+from .pieces import ArchiveObjects
 from .resources import BucketResources
 from .sums import SCHEMES, Scheme
 from .unfinished import abort, forget, unknown_uploads
@@ -69,7 +70,7 @@ class BucketStore:
         set_aside: nothing: a bucket cannot keep a file without giving it a name.
         writer: creates objects from the members of archives.
         notes: objects of osp-fetch itself.
-        objects: complete objects.
+        archives: objects that are archives.
     """
 
     def __init__(
@@ -133,8 +134,8 @@ class BucketStore:
         self.small_files: SmallFiles = BucketSmallFiles(self._shared)
         self.published: Files = BucketFiles(self._shared)
         self.copies: Copies | None = BucketCopies(self._shared)
-        self.writer, self.notes, self.objects = (
-            BucketWriter(self._shared), Notes(self._shared), Objects(self._shared),
+        self.writer, self.notes, self.archives = (
+            BucketWriter(self._shared), Notes(self._shared), ArchiveObjects(self._shared),
         )  # fmt: skip
         if self._locks:
             await self._tidy_up()

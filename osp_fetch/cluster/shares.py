@@ -37,7 +37,7 @@ FetchShare = Callable[[tuple[int, int]], Awaitable[Report]]
 """Fetches one share, (index, count). Raises FolderBusyError if another run has it."""
 
 
-class Session:
+class SharedRun:
     """The shares of one manifest in one output folder, as every run sees them. All methods block.
 
     Args:
@@ -93,7 +93,7 @@ class Session:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-async def fetch_shares(session: Session, fetch: FetchShare) -> Report:
+async def fetch_shares(session: SharedRun, fetch: FetchShare) -> Report:
     """Fetch shares until all of them are done, here or by other runs.
 
     Args:

@@ -25,7 +25,7 @@ from ..model.entry import STATE_FOLDER, RelativePath, relative_path
 from ..model.errors import FetchError, StorageError
 from ..model.record import Published
 from ..model.settings import Settings
-from ..storage.bucket.notes import ObjectPiece
+from ..storage.bucket.pieces import ObjectPiece
 from ..storage.bucket.store import BucketStore
 from ..storage.destination import Destination
 from ..storage.folder.run_lock import state_folder
@@ -59,7 +59,7 @@ class BucketJob:
     settings: Settings
 
 
-def unpack_objects(work: BucketJob) -> Unpacked:
+def unpack_in_bucket(work: BucketJob) -> Unpacked:
     """Unpack one archive. Blocks. A broken archive is a result, not an error.
 
     Raises:
@@ -129,7 +129,7 @@ class _Unpacking:
     def __init__(self, job: UnpackJob, store: BucketStore, reader: ThreadPoolExecutor) -> None:
         self._job, self._store, self._reader = job, store, reader
         self._name, self._root = job.archive.name, Path(job.root)
-        self._writer, self._notes, self._objects = store.writer, store.notes, store.objects
+        self._writer, self._notes, self._archives = store.writer, store.notes, store.archives
         self._loop = asyncio.get_running_loop()
         self._there: dict[str, UnpackedFile] = {}  # members that are right already
         self._old: dict[str, UnpackedFile] = {}  # members of an earlier version, which may be replaced
@@ -140,7 +140,7 @@ class _Unpacking:
     async def run(self) -> Unpacked:
         """Unpack the archive if its mark does not say that it is unpacked already."""
         mark, listed = await self._mark()
-        pieces = [await self._objects.piece(RelativePath(path)) for path in self._job.archive.pieces]
+        pieces = [await self._archives.piece(RelativePath(path)) for path in self._job.archive.pieces]
         is_same = mark is not None and self._is_archive_of(mark, pieces)
         if mark is not None and is_same:
             self._there = await self._present(listed)
@@ -193,7 +193,7 @@ class _Unpacking:
         every = sorted(listed.values())
         for start in range(0, len(every), _PAGE):
             page = every[start : start + _PAGE]
-            states = await self._objects.states([self._final(member.path) for member in page])
+            states = await self._store.stat([self._final(member.path) for member in page])
             for member, state in zip(page, states, strict=True):
                 if state == Published(member.size, member.mtime_ns):
                     found[member.path] = member
@@ -236,7 +236,7 @@ class _Unpacking:
         finally:
             journal.close()
         for path, piece in zip(self._job.archive.pieces, pieces, strict=True):
-            now = await self._objects.piece(RelativePath(path))
+            now = await self._archives.piece(RelativePath(path))
             if now is None or now.state != piece.state:
                 raise StorageError(f"{self._name} changed while it was read; run the same command again")
         mark = Mark(
@@ -363,7 +363,7 @@ class _Unpacking:
         if not mark.deleted:
             await self._write_mark(replace(mark, deleted=True))
         for path, state in pieces:
-            await self._objects.delete(path, state)
+            await self._archives.delete(path, state)
 
 
 def _complete(member: Member) -> bytes:
