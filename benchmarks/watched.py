@@ -59,7 +59,7 @@ def flags(folder: Path, port: int) -> list[str]:
     words = ["--metrics", "0", "--metrics-file", str(folder / "osp.prom"), "--report", str(folder / "r.html")]
     for url in (f"json://127.0.0.1:{port}/silent", "json://127.0.0.1:9/refused"):
         words += ["--notify", url]
-    return [*words, "--on-event", "exit 3", "--on-event", f"cat >> {folder / 'told.jsonl'}"]
+    return [*words, "--on-event", "exit 3", "--on-event", f"cat >> {folder / 'notices.jsonl'}"]
 
 
 async def started(folder: Path, urls: Path, *words: str) -> asyncio.subprocess.Process:
@@ -128,7 +128,7 @@ async def soak(minutes: float, folder: Path) -> None:
 
 
 def _told(folder: Path) -> int:
-    place = folder / "told.jsonl"
+    place = folder / "notices.jsonl"
     return len(place.read_text().splitlines()) if place.exists() else 0
 
 

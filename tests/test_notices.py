@@ -184,23 +184,23 @@ def test_what_a_command_reads_follows_its_schema() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tell", "told"),
+    ("kinds", "found"),
     [
         ("all", [Kind.BEGUN, Kind.DISK_FULL, Kind.DONE, Kind.FAILED]),
         ("problems", [Kind.DISK_FULL, Kind.FAILED]),
         ("failed , begun", [Kind.BEGUN, Kind.FAILED]),
     ],
 )
-def test_only_what_is_wanted_is_told(tell: str, told: list[Kind]) -> None:
-    of = notices(tell=tell)
-    found = [*of.event(events.RunStarted("d"), 0), *of.event(events.DiskWaiting("full"), 1)]
-    found += [*of.ended(Report(), None, 0, 2), *of.ended(None, "no", 1, 2)]
-    assert [notice.kind for notice in found] == told
+def test_only_the_kinds_asked_for_are_delivered(kinds: str, found: list[Kind]) -> None:
+    of = notices(kinds=kinds)
+    delivered = [*of.event(events.RunStarted("d"), 0), *of.event(events.DiskWaiting("full"), 1)]
+    delivered += [*of.ended(Report(), None, 0, 2), *of.ended(None, "no", 1, 2)]
+    assert [notice.kind for notice in delivered] == found
 
 
 def test_a_kind_that_does_not_exist_is_said_with_those_that_do() -> None:
     with pytest.raises(SettingsError, match="links dying"):
-        notices(tell="link dying")
+        notices(kinds="link dying")
 
 
 _EVENTS = st.one_of(

@@ -96,7 +96,7 @@ NOTICE = trial_notice("/data", "node7", 1.0)
 
 
 def test_a_service_and_a_command_get_the_notice(tmp_path: Path) -> None:
-    place = tmp_path / "told.jsonl"
+    place = tmp_path / "notices.jsonl"
     with sink() as server:
         targets = [Target.of_url(server.url), Target.of_command(f"cat >> {shlex.quote(str(place))}")]
         channels = [Channel(target, 30.0) for target in targets]
@@ -144,7 +144,7 @@ def test_a_command_that_reads_nothing_is_no_failure() -> None:
 
 
 def test_a_service_that_hangs_delays_neither_the_others_nor_the_end_for_long(tmp_path: Path) -> None:
-    place = tmp_path / "told.jsonl"
+    place = tmp_path / "notices.jsonl"
     with sink(hangs=True) as silent:
         hanging = Channel(Target.of_url(silent.url), 1000.0)
         other = Channel(Target.of_command(f"cat >> {shlex.quote(str(place))}"), 30.0)
@@ -178,7 +178,7 @@ def test_a_message_of_a_service_is_shown_without_the_parts_of_its_address() -> N
 
 
 def test_nothing_is_told_before_a_run_begins_and_after_it_has_ended(tmp_path: Path) -> None:
-    place, now = tmp_path / "told.jsonl", 0.0
+    place, now = tmp_path / "notices.jsonl", 0.0
     board = Board(clock=lambda: now, wall=lambda: now)
     channel = Channel(Target.of_command(f"cat >> {shlex.quote(str(place))}"), 30.0)
     notifier = Notifier(board, Notices(Notify(stalled=10.0), "/d", "m"), [channel], wall=lambda: now)
@@ -247,7 +247,7 @@ def recorder(place: Path) -> str:
 
 
 async def test_get_tells_a_service_and_a_command_of_its_begin_and_end(origin: Origin, tmp_path: Path) -> None:
-    place = tmp_path / "told.jsonl"
+    place = tmp_path / "notices.jsonl"
     url = origin.add("a.bin", noise(1000))
     gone = origin.add("gone.bin", b"", always=o.status(404))
     (tmp_path / "m.txt").write_text(f"{url}\n{gone}\n")
@@ -268,7 +268,7 @@ async def test_get_tells_a_service_and_a_command_of_its_begin_and_end(origin: Or
 
 
 async def test_a_shard_says_which_one_it_is(origin: Origin, tmp_path: Path) -> None:
-    place = tmp_path / "told.jsonl"
+    place = tmp_path / "notices.jsonl"
     (tmp_path / "m.txt").write_text("\n".join(origin.add(f"f{n}", noise(9, n)) for n in range(4)))
     words = ["m.txt", "-o", "out", *QUICK, "--shard", "1/2", "--on-event", recorder(place)]
     code, _, _ = await get("get", *words, cwd=tmp_path)
@@ -291,7 +291,7 @@ async def test_a_notifier_that_hangs_costs_no_file_and_the_run_ends(origin: Orig
 async def test_a_run_that_cannot_begin_and_one_that_is_stopped_are_told(
     origin: Origin, tmp_path: Path
 ) -> None:
-    place = tmp_path / "told.jsonl"
+    place = tmp_path / "notices.jsonl"
     code, _, _ = await get("get", "absent.tsv", "-o", "out", "--on-event", recorder(place), cwd=tmp_path)
     assert code == 2
     assert [(line["event"], line["facts"]) for line in lines(place)] == [("failed", {"exit_code": 2})]
@@ -309,7 +309,7 @@ async def test_a_run_that_cannot_begin_and_one_that_is_stopped_are_told(
 
 
 async def test_dead_links_and_fresh_ones_are_told_by_a_run(tmp_path: Path) -> None:
-    place = tmp_path / "told.jsonl"
+    place = tmp_path / "notices.jsonl"
     (tmp_path / "links.py").write_text(
         "import sys; sys.exit(4)\n"  # the command for fresh links fails
     )
@@ -325,7 +325,7 @@ async def test_dead_links_and_fresh_ones_are_told_by_a_run(tmp_path: Path) -> No
 
 
 async def test_links_that_will_not_last_are_told_while_the_run_goes_on(tmp_path: Path) -> None:
-    place = tmp_path / "told.jsonl"
+    place = tmp_path / "notices.jsonl"
     async with o.serving() as origin:
         url = origin.add("a.tar", noise(3_000_000), always=o.slow(20_000))
         expires = int(time.time()) + 60
@@ -374,7 +374,7 @@ async def test_addresses_come_from_a_file_and_the_environment_and_never_into_mes
 
 
 async def test_a_kind_that_does_not_exist_is_said_before_the_run(tmp_path: Path) -> None:
-    words = ["--on-event", "cat", "--metrics", "0", "--set", "notify.tell=dead links"]
+    words = ["--on-event", "cat", "--metrics", "0", "--set", "notify.kinds=dead links"]
     code, _, err = await get("get", "http://127.0.0.1:9/a", "-o", "out", *words, cwd=tmp_path)
     assert code == 2
     assert "links dead" in err

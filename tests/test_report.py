@@ -313,7 +313,7 @@ def test_the_memory_of_a_report_does_not_grow_with_the_log(tmp_path: Path) -> No
         assert runs.count == files / 10
         assert len(runs.hosts_over_time) <= 51
         assert len(happened.slowest) == 15
-        assert len(happened.told) == 200
+        assert len(happened.timeline) == 200
         assert len(happened.failures) <= 101
         assert sum(each.count for each in happened.failures.values()) == math.ceil(files / 3)
         assert len(happened.hosts) <= 1000

@@ -1,4 +1,4 @@
-"""`osp-fetch notify`: show what is told during a run, and test where it goes."""
+"""`osp-fetch notify`: list the notices of a run, and test where they go."""
 
 from __future__ import annotations
 

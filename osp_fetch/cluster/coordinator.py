@@ -182,7 +182,7 @@ class Coordinator:
         if member is None or member.state is not State.ACTIVE:
             return False
         member.wrong += 1
-        if member.wrong < _WRONG or self.active == 1:  # the only node: nobody else could do better
+        if member.wrong < _WRONG or self.active == 1:  # there is no other node
             return False
         member.state = State.QUARANTINED
         return True

@@ -38,7 +38,7 @@ async def node_pool(
         profiles: `host:port` → what an earlier run learned of the host.
 
     Raises:
-        SettingsError: The library is not installed, nobody answers at the address, or a setting cannot be
+        SettingsError: The library is not installed, no cluster answers at the address, or a setting cannot be
             applied to several machines.
         StorageError: The folder is not shared by the nodes.
     """

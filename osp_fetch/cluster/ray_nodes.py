@@ -330,7 +330,7 @@ def _mute() -> None:
 
 
 def _check_address(address: str) -> None:
-    """Raise SettingsError if nobody listens at `HOST:PORT`; Ray itself would try for a minute."""
+    """Raise SettingsError if no server listens at `HOST:PORT`; Ray itself would try for a minute."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=10):

@@ -21,7 +21,7 @@ _CAUSES: Final = 100
 _SLOWEST: Final = 15
 _HOSTS: Final = 1000
 _DRAWN: Final = 50  # hosts of which is known when they gave what
-_TOLD: Final = 200  # lines of the timeline
+_TIMELINE: Final = 200  # lines of the timeline
 
 # sums of a line of the history, of which a run's last line has the final value
 _NUMBERS: Final = (
@@ -175,7 +175,7 @@ class Happened:
         hosts: by `host:port`.
         failures: by cause, of the last run of each state folder.
         slowest: (seconds, path, size) of the fetched files that took longest.
-        told: (time, words) of what is worth a line of the timeline.
+        timeline: (time, words) of what is worth a line of the timeline.
         adopted: what proved files that were there → their number.
         moved: files of the user that were moved aside.
         dropped: mirrors whose bytes were wrong: how often.
@@ -187,7 +187,7 @@ class Happened:
     hosts: dict[str, HostPast] = field(default_factory=dict)
     failures: dict[str, Failures] = field(default_factory=dict)
     slowest: list[tuple[float, str, int]] = field(default_factory=list)
-    told: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_TOLD))
+    timeline: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_TIMELINE))
     adopted: Counter[str] = field(default_factory=Counter)
     moved: int = 0
     dropped: Named = field(default_factory=Named)
@@ -261,16 +261,16 @@ class Happened:
             case "host down" if host.since is None:
                 host.since, host.outages = when, host.outages + 1
                 if line["heard"]:
-                    self.told.append((when, f"{name} does not answer ({line['why']})"))
+                    self.timeline.append((when, f"{name} does not answer ({line['why']})"))
             case "host back" if host.since is not None:
                 host.down, host.since = host.down + when - host.since, None
-                self.told.append((when, f"{name} answers again"))
+                self.timeline.append((when, f"{name} answers again"))
 
     def _tell(self, line: dict[str, Any], when: float) -> None:
         words = _words(line)
         # a full disk is waited for by each file: one line says it
-        if words and not (self.told and self.told[-1][1] == words):
-            self.told.append((when, words))
+        if words and not (self.timeline and self.timeline[-1][1] == words):
+            self.timeline.append((when, words))
 
 
 def _words(line: dict[str, Any]) -> str | None:
@@ -299,5 +299,5 @@ def read_past(states: Iterable[Path]) -> tuple[Runs, Happened]:
         runs.read(state)
         happened.read(state)
     runs.recent = deque(sorted(runs.recent, key=lambda run: run.begun), maxlen=_RUNS)
-    happened.told = deque(sorted(happened.told), maxlen=_TOLD)
+    happened.timeline = deque(sorted(happened.timeline), maxlen=_TIMELINE)
     return runs, happened

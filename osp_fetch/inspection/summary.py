@@ -75,7 +75,7 @@ def summary_of(
             for seconds, path, size in sorted(happened.slowest, reverse=True)
         ],
         "goodput": _goodput(over_time, runs.hosts_over_time),
-        "timeline": [{"time": round(when, 1), "text": text} for when, text in happened.told],
+        "timeline": [{"time": round(when, 1), "text": text} for when, text in happened.timeline],
         "events_since": happened.first,
     }  # fmt: skip
 

@@ -215,7 +215,7 @@ class S3:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """What is told by `--notify` and `--on-event`, and how often.
+    """Which notices `--notify` and `--on-event` send, and how often.
 
     Attributes:
         host_down: seconds for which a host that answered earlier must be silent.
@@ -225,14 +225,14 @@ class Notify:
         every: least seconds between two notices of one kind.
         most: largest number of notices in one run, without those of its begin and end.
         timeout: seconds after which the delivery of one notice is ended.
-        tell: "all"; "problems" for what needs a person; or the names of kinds, comma-separated.
+        kinds: "all"; "problems" for what needs a person; or the names of kinds, comma-separated.
     """
 
     # Most outages are shorter. A host is probed at least once a minute (`retry.longest`).
     host_down: float = _setting(900.0, seconds)
     # Longer than every timeout and pause between two attempts.
     stalled: float = _setting(600.0, seconds)
-    # Long enough to cover the search for the concurrency limit, and short enough to be told on the first day.
+    # Long enough to cover the search for the concurrency limit, short enough to be reported on the first day.
     pace: float = _setting(1800.0, seconds)
     # Shorter pauses are normal: servers that limit requests ask for a few seconds each time.
     pause: float = _setting(60.0, seconds)
@@ -240,7 +240,7 @@ class Notify:
     # A run of a month in which something happens each day stays below it.
     most: int = _setting(100, count)
     timeout: float = _setting(30.0, seconds)
-    tell: str = _setting("all", plain_text)
+    kinds: str = _setting("all", plain_text)
 
 
 @dataclass(frozen=True, slots=True)

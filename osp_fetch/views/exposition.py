@@ -33,7 +33,7 @@ class Exposed:
     Args:
         metrics: The values.
         run: The values of RUN_LABELS.
-        around: Returns what the events do not tell; it must not block.
+        around: Returns what the events do not state; it must not block.
 
     Attributes:
         period: Seconds between two calls of `tick`.

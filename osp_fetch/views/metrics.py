@@ -78,7 +78,7 @@ Values = Mapping[str, Mapping[Labels, float]]
 
 @dataclass(slots=True)
 class Surroundings:
-    """What the events of a run do not tell.
+    """What the events of a run do not state.
 
     Attributes:
         free: free bytes on the disk, None if unknown.
@@ -112,7 +112,7 @@ class RunMetrics:
         """Return the value of each metric now; a metric whose value is unknown is left out.
 
         Args:
-            around: What the events do not tell.
+            around: What the events do not state.
         """
         made: dict[str, dict[Labels, float]] = {}
         for name, labels, value in (

@@ -1,8 +1,8 @@
 """Notices: what is worth a message to a person who does not watch the run.
 
 Nothing here does I/O. `Notices` gets the events of a run, and every few seconds a `Look` at its state. It
-returns the notices to deliver. Each matter is told once, each kind at most once in `notify.every` seconds.
-A run has at most `notify.most` notices beside those of its begin and end.
+returns the notices to deliver. Each matter is reported once, each kind at most once in `notify.every`
+seconds. A run has at most `notify.most` notices beside those of its begin and end.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ MEANINGS: Final[Mapping[Kind, str]] = {
     Kind.DISK_LOW: "What is left does not fit on the disk.",
     Kind.DISK_FULL: "The disk is full, and the run waits for space.",
     Kind.HOST_DOWN: "A host has not answered for long.",
-    Kind.HOST_BACK: "A host that was told to be down answers again.",
+    Kind.HOST_BACK: "A host that was reported as down answers again.",
     Kind.THROTTLED: "A server asks for long or many pauses.",
     Kind.STALLED: "No byte has come and no file has ended for long.",
     Kind.MOVING: "A stalled run goes on.",
@@ -84,21 +84,21 @@ _LEVELS: Final = {
 }
 
 
-def wanted_kinds(tell: str) -> frozenset[Kind]:
-    """Return the kinds that the setting `notify.tell` names.
+def wanted_kinds(kinds: str) -> frozenset[Kind]:
+    """Return the kinds that the setting `notify.kinds` names.
 
     Raises:
         SettingsError: it names a kind that does not exist.
     """
-    if tell == "all":
+    if kinds == "all":
         return frozenset(Kind)
-    if tell == "problems":
+    if kinds == "problems":
         return frozenset(kind for kind in Kind if _LEVELS.get(kind, _WARNING) in (_WARNING, "failure"))
-    names = [name.strip() for name in tell.split(",")]
+    names = [name.strip() for name in kinds.split(",")]
     known = {kind.value: kind for kind in Kind}
     for name in names:
         if name not in known:
-            raise SettingsError(f'notify.tell: {name!r} is none of "all", "problems", {", ".join(known)}')
+            raise SettingsError(f'notify.kinds: {name!r} is none of "all", "problems", {", ".join(known)}')
     return frozenset(known[name] for name in names)
 
 
@@ -181,7 +181,7 @@ class Gate:
         self._last: dict[Kind, float] = {}
 
     def admits(self, kind: Kind, now: float) -> bool:
-        """Return whether a notice of `kind` may be told now, and count it if so."""
+        """Return whether a notice of `kind` may be sent now, and count it if so."""
         last = self._last.get(kind)
         if self.left <= 0 or (last is not None and now - last < self._every):
             return False
@@ -191,7 +191,7 @@ class Gate:
 
 
 class Notices:
-    """Decides what is told of one run.
+    """Decides which notices one run sends.
 
     Args:
         limits: the settings `[notify]`.
@@ -199,19 +199,19 @@ class Notices:
         machine: name of the machine.
 
     Raises:
-        SettingsError: `notify.tell` names a kind that does not exist.
+        SettingsError: `notify.kinds` names a kind that does not exist.
     """
 
     def __init__(self, limits: Notify, place: str, machine: str) -> None:
         self._limits, self._place, self._machine = limits, place, machine
-        self._wanted = wanted_kinds(limits.tell)
+        self._wanted = wanted_kinds(limits.kinds)
         self._gate = Gate(limits.every, limits.most)
         self._pace = Pace(limits.pace)
         self._parked, self._parked_since = 0, 0.0
         self._told_expiry: float | None = None
-        self._told: set[Kind] = set()  # matters that go on now and were told
+        self._sent: set[Kind] = set()  # matters that go on now and were reported
         self._down: dict[str, tuple[float, str]] = {}  # host → since when, and why
-        self._told_down: set[str] = set()
+        self._sent_down: set[str] = set()
         self._pauses: dict[str, tuple[float, float]] = {}  # host → begin of a window, and seconds of pauses
         self._moved: tuple[int, int] | None = None
         self._moved_at = 0.0
@@ -235,12 +235,12 @@ class Notices:
             case events.LinksRenewed(files):
                 return self._renewed(files, now)
             case events.LinksCommandFailed(why):
-                return self._told_of(
+                return self._notice_of(
                     Kind.LINKS_COMMAND_FAILED, now, "the command for fresh links failed", why
                 )
             case events.DiskWaiting(why):
-                self._told.add(Kind.DISK_FULL)
-                return self._told_of(
+                self._sent.add(Kind.DISK_FULL)
+                return self._notice_of(
                     Kind.DISK_FULL, now, "the disk is full", f"{why}. The run waits for space."
                 )
             case events.Cooling(host, seconds, why):
@@ -253,11 +253,11 @@ class Notices:
 
     def _renewed(self, files: int, now: float) -> list[Notice]:
         self._parked = 0
-        if Kind.LINKS_DEAD not in self._told:
+        if Kind.LINKS_DEAD not in self._sent:
             return []
-        self._told.discard(Kind.LINKS_DEAD)
+        self._sent.discard(Kind.LINKS_DEAD)
         text = f"{formatting.count(files, 'file')} that waited for fresh links continue at the same byte."
-        return self._told_of(Kind.LINKS_RENEWED, now, "fresh links are in use", text, files=files)
+        return self._notice_of(Kind.LINKS_RENEWED, now, "fresh links are in use", text, files=files)
 
     def _cooling(self, host: str, seconds: float, why: str, now: float) -> list[Notice]:
         begun, total = self._pauses.get(host, (now, 0.0))
@@ -269,17 +269,17 @@ class Notices:
         if not before < self._limits.pause <= total:
             return []
         text = f"{host} asks for pauses, {formatting.duration(total)} in all: {why}. They are obeyed."
-        return self._told_of(
+        return self._notice_of(
             Kind.THROTTLED, now, f"{_name(host)} slows the run down", text, host=host, seconds=round(total)
         )
 
     def _back(self, host: str, now: float) -> list[Notice]:
         since, _ = self._down.pop(host, (now, ""))
-        if host not in self._told_down:
+        if host not in self._sent_down:
             return []
-        self._told_down.discard(host)
+        self._sent_down.discard(host)
         text = f"{host} answers again after {formatting.duration(now - since)}. Its files continue."
-        return self._told_of(Kind.HOST_BACK, now, f"{_name(host)} answers again", text, hosts=[host])
+        return self._notice_of(Kind.HOST_BACK, now, f"{_name(host)} answers again", text, hosts=[host])
 
     # ---- looks
 
@@ -307,32 +307,32 @@ class Notices:
             f"{formatting.size(rate)}/s. Get a fresh link file, and put it in place of the old one; the run "
             "continues with it."
         )
-        told = self._told_of(
+        made = self._notice_of(
             Kind.LINKS_DYING, look.now, f"{size} will not make it before {when}", text, short=round(short),
             left=look.left, bytes_per_second=round(rate), expires=look.expires,
         )  # fmt: skip
-        if told:
+        if made:
             self._told_expiry = look.expires
-        return told
+        return made
 
     def _dead(self, now: float) -> list[Notice]:
-        if not self._parked or now - self._parked_since < _SETTLED or Kind.LINKS_DEAD in self._told:
+        if not self._parked or now - self._parked_since < _SETTLED or Kind.LINKS_DEAD in self._sent:
             return []
         text = (
             f"{formatting.count(self._parked, 'file')} waiting for fresh links. Put a fresh link file in "
             "place of the old one; what is held is kept."
         )
-        told = self._told_of(Kind.LINKS_DEAD, now, "links have expired", text, files=self._parked)
-        self._told |= {Kind.LINKS_DEAD} if told else set()
-        return told
+        made = self._notice_of(Kind.LINKS_DEAD, now, "links have expired", text, files=self._parked)
+        self._sent |= {Kind.LINKS_DEAD} if made else set()
+        return made
 
     def _low(self, look: Look) -> list[Notice]:
         if look.room is None or not look.left:
             return []
         if look.left <= look.room:
-            self._told.discard(Kind.DISK_LOW)
+            self._sent.discard(Kind.DISK_LOW)
             return []
-        if look.left <= look.room * (1 + _MARGIN) or Kind.DISK_LOW in self._told:
+        if look.left <= look.room * (1 + _MARGIN) or Kind.DISK_LOW in self._sent:
             return []
         text = (
             f"{formatting.size(look.left)} are left to fetch, and the disk has room for "
@@ -340,15 +340,15 @@ class Notices:
             "is full, the run waits for it."
         )
         title = "the disk is too small for what is left"
-        told = self._told_of(Kind.DISK_LOW, look.now, title, text, left=look.left, room=look.room)
-        self._told |= {Kind.DISK_LOW} if told else set()
-        return told
+        made = self._notice_of(Kind.DISK_LOW, look.now, title, text, left=look.left, room=look.room)
+        self._sent |= {Kind.DISK_LOW} if made else set()
+        return made
 
     def _silent(self, now: float) -> list[Notice]:
         new = [
             host
             for host, (since, _) in self._down.items()
-            if now - since >= self._limits.host_down and host not in self._told_down
+            if now - since >= self._limits.host_down and host not in self._sent_down
         ]
         if not new:
             return []
@@ -357,9 +357,9 @@ class Notices:
             f"{formatting.duration(now - self._down[new[0]][0])} ({self._down[new[0]][1] or 'no answer'}). "
             "The files of other hosts are fetched; these wait."
         )
-        told = self._told_of(Kind.HOST_DOWN, now, f"{_listed(new)} down", text, hosts=new[:100])
-        self._told_down |= set(new) if told else set()
-        return told
+        made = self._notice_of(Kind.HOST_DOWN, now, f"{_listed(new)} down", text, hosts=new[:100])
+        self._sent_down |= set(new) if made else set()
+        return made
 
     def _standstill(self, look: Look) -> list[Notice]:
         moved = look.received, look.ended
@@ -367,12 +367,12 @@ class Notices:
             self._moved, self._moved_at = moved, look.now
         if moved != self._moved:
             self._moved, self._moved_at = moved, look.now
-            self._told.discard(Kind.DISK_FULL)
-            if Kind.STALLED not in self._told:
+            self._sent.discard(Kind.DISK_FULL)
+            if Kind.STALLED not in self._sent:
                 return []
-            self._told.discard(Kind.STALLED)
-            return self._told_of(Kind.MOVING, look.now, "the run goes on", "Bytes arrive again.")
-        waits = {Kind.LINKS_DEAD, Kind.DISK_FULL, Kind.STALLED} & self._told
+            self._sent.discard(Kind.STALLED)
+            return self._notice_of(Kind.MOVING, look.now, "the run goes on", "Bytes arrive again.")
+        waits = {Kind.LINKS_DEAD, Kind.DISK_FULL, Kind.STALLED} & self._sent
         still = look.now - self._moved_at
         if waits or still < self._limits.stalled:
             return []
@@ -380,9 +380,9 @@ class Notices:
             f"No byte has come and no file has ended for {formatting.duration(still)}. events.jsonl in "
             ".osp-fetch says what was tried."
         )
-        told = self._told_of(Kind.STALLED, look.now, "the run has stalled", text, seconds=round(still))
-        self._told |= {Kind.STALLED} if told else set()
-        return told
+        made = self._notice_of(Kind.STALLED, look.now, "the run has stalled", text, seconds=round(still))
+        self._sent |= {Kind.STALLED} if made else set()
+        return made
 
     # ---- end
 
@@ -416,7 +416,7 @@ class Notices:
             kind, title = Kind.DONE, "done"
         return self._notice(kind, now, title, "\n".join(lines), **facts, exit_code=code)
 
-    def _told_of(self, kind: Kind, now: float, title: str, text: str, **facts: Any) -> list[Notice]:
+    def _notice_of(self, kind: Kind, now: float, title: str, text: str, **facts: Any) -> list[Notice]:
         """Return the notice in a list, or an empty list if it is held back."""
         if kind not in self._wanted or not self._gate.admits(kind, now):
             return []

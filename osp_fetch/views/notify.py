@@ -21,7 +21,7 @@ class Notifier:
 
     Args:
         board: The state of the run. It must receive the same events, before this observer.
-        notices: Decides what is told.
+        notices: Decides which notices are sent.
         channels: Where notices go.
         room: Returns the bytes that may still be written to the disk, None if unknown. It must not block.
         wall: Clock in Unix seconds.
@@ -53,7 +53,7 @@ class Notifier:
         self._tell(self._notices.event(event, self._wall()))
 
     def tick(self) -> None:
-        """Look at the state of the run. Before it begins, as while it waits for a lock, nothing is told."""
+        """Look at the state of the run. Before it begins, as while it waits for a lock, nothing is sent."""
         if self._is_begun and self._board.report is None:
             self._tell(self._notices.look(look_at(self._board, self._wall(), self._room())))
 

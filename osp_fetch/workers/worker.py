@@ -198,9 +198,7 @@ class _Worker:
         Args:
             messages: Messages that were received together with the `Setup`.
         """
-        if (
-            self._lifeline.patience
-        ):  # a node, which may be told to go: by Slurm, or before a spot machine ends
+        if self._lifeline.patience:  # a node: Slurm and spot machines announce its end by SIGTERM
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: self._wire.send(Draining()))
         reporting = asyncio.create_task(self._report())
         try:

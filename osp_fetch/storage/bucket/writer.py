@@ -20,7 +20,7 @@ _BLOCK: Final = 1 << 20  # bytes of a large member that are read at a time
 _DIGEST: Final = frozenset({"sha256"})
 
 Read = Callable[[int], bytes]
-"""Returns the next bytes, at most so many; none at the end. It is called in a thread."""
+"""Returns up to the given number of bytes, none at the end. It is called in a thread."""
 
 
 class BucketWriter:

@@ -38,7 +38,7 @@ class PageState:
     Attributes:
         period: Seconds between two calls of `tick`.
         number: Number of ticks so far: the version of the document.
-        free: Bytes that are free on the disk, None if that is not known; whoever looks at the disk sets it.
+        free: Bytes that are free on the disk, None if that is not known; the page's server sets it.
         min_free: Bytes that the run leaves free.
     """
 
