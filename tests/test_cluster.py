@@ -335,7 +335,7 @@ def test_a_job_goes_to_the_node_with_the_fewest() -> None:
     lease = coordinator.deal()
     assert lease is not None
     assert lease.node == third.number
-    other = coordinator.deal(besides=third.number)
+    other = coordinator.deal(besides=[third.number])
     assert other is not None
     assert other.node != third.number
 
@@ -560,3 +560,31 @@ async def test_a_node_that_receives_wrong_bytes_is_named_and_gets_no_more(
     assert tree(run.root) == files
     left = [(each.node, each.why) for each in run.seen if isinstance(each, events.NodeLeft)]
     assert left == [("bad", "wrong bytes")]
+
+
+async def test_a_file_that_is_given_back_does_not_return_to_the_node_that_received_it_wrong(
+    origin: Origin, fleet: Make
+) -> None:
+    files = {"f": noise(4 * MIB, 1)}
+    all_there, at_a = asyncio.Event(), asyncio.Event()
+
+    async def by_node(exchange: Exchange, page: o.Page) -> None:
+        address, _ = exchange.writer.get_extra_info("peername")
+        if address == "127.0.0.9":
+            await all_there.wait()
+            await exchange.serve(Blob(bytes(len(page.data))), page.headers)
+        elif address == "127.0.0.10":
+            at_a.set()
+            await exchange.serve(Blob(page.data), page.headers, rate=200_000)
+        else:
+            await exchange.serve(Blob(page.data), page.headers)
+
+    run = fleet("bad", "a", "b", sources={"bad": "127.0.0.9", "a": "127.0.0.10"})
+    run.start(served(origin, files, by_node))
+    await run.until(lambda: sum(isinstance(each, events.NodeJoined) for each in run.seen) == 3)
+    all_there.set()
+    await run.until(at_a.is_set)
+    run.nodes.signal("a", signal.SIGTERM)
+    await run.work
+    assert run.counts() == {Status.FETCHED: 1}, run.outcomes
+    assert tree(run.root) == files

@@ -8,6 +8,7 @@ lease, so that a node that was frozen and wakes up changes nothing.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Container
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
@@ -108,11 +109,11 @@ class Coordinator:
             member.heard = now
         return member is not None
 
-    def deal(self, besides: int | None = None) -> Lease | None:
+    def deal(self, besides: Container[int] = ()) -> Lease | None:
         """Give a job to the active node with the fewest jobs.
 
         Args:
-            besides: a node that does not get it, None for none.
+            besides: nodes that do not get it.
 
         Returns:
             The lease; None if there is no such node.
@@ -124,7 +125,7 @@ class Coordinator:
             member = self._members.get(number)
             if member is None or member.state is not State.ACTIVE or len(member.leases) != count:
                 continue
-            if number == besides:
+            if number in besides:
                 skipped.append((count, number))
                 continue
             found = Lease(self._next_lease, number)

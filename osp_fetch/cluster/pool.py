@@ -328,10 +328,10 @@ class NodePool:
             StorageError: No node can be started, or five nodes were lost while fetching the file.
             RuntimeError: A node failed with an exception that is no FetchError.
         """
-        lost, besides, wrong = 0, None, list[Node]()
+        lost, idle, wrong = 0, list[int](), list[Node]()  # idle: the node that gave it back, if any
         state, moves = state_folder(self._setup.place.root), True  # where its partial is
         while True:
-            lease = await self._lease(besides)
+            lease = await self._lease([each.number for each in wrong], idle)
             node = self._nodes[lease.node]
             try:
                 if self._is_folder and job.record is not None:
@@ -341,12 +341,12 @@ class NodePool:
                     self._blame(each)
                 return (Status.FETCHED if lost else status), record
             except messages.GivenBackError:
-                besides, state, moves = node.number, node.state, True
+                idle, state, moves = [node.number], node.state, True
             except IntegrityError as error:
                 if wrong or self._coordinator.active < 2:
                     # what the node has set aside is collected from its folder when the run ends
                     raise IntegrityError(str(error).replace(f"nodes/{node.state.name}/", "")) from None
-                wrong, besides, state, moves = [node], node.number, node.state, True
+                wrong, state, moves = [node], node.state, True
                 message = (
                     f"{node.member.name} received other bytes than the digest says; another node tries it"
                 )
@@ -357,7 +357,7 @@ class NodePool:
                     raise StorageError(
                         f"{job.entry.path}: {_TRIES} nodes were lost while fetching it; the last one: {error}"
                     ) from None
-                besides, state, moves = None, node.state, self._ends.get(node.number, False)
+                idle, state, moves = [], node.state, self._ends.get(node.number, False)
             finally:
                 self._coordinator.end(lease)
             job = await self._refreshed(job)
@@ -370,10 +370,16 @@ class NodePool:
             raise WorkerDiedError(f"{node.member.name}: its result came too late")
         return found
 
-    async def _lease(self, besides: int | None) -> Lease:
-        """Return a lease on an active node, and wait until there is one."""
+    async def _lease(self, wrong: list[int], idle: list[int]) -> Lease:
+        """Return a lease on an active node, and wait until there is one.
+
+        Args:
+            wrong: nodes that received the file with a wrong digest; they get it only if there is no other.
+            idle: the node that gave the file back; it gets it only before those of `wrong`.
+        """
         while True:
-            lease = self._coordinator.deal(besides) or self._coordinator.deal()
+            deal = self._coordinator.deal
+            lease = deal([*wrong, *idle]) or deal(wrong) or deal()
             if lease is not None:
                 return lease
             if self._error is not None:
