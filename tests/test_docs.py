@@ -23,8 +23,10 @@ import osp_fetch
 from osp_fetch import Event, Outcome, Report, Settings, Status, entry
 from osp_fetch.cli import exits, group
 from osp_fetch.demo import media
+from osp_fetch.model import events
 from osp_fetch.model.errors import NetworkError
 from osp_fetch.model.settings import HostLimits
+from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import described
 from osp_fetch.views.metrics import METRICS
 from tests import origin as o
@@ -440,10 +442,14 @@ async def test_the_json_of_status_and_verify_is_as_the_reference_says(origin: Or
         running.terminate()
         code = await running.wait()
     assert code == 75
+    board = Board()
+    for event in (events.NodeJoined("a", 1), events.NodeLeft("a", "it ended", 0)):
+        board(event)
+    run["nodes"] = board.snapshot()["nodes"]
     compare("status.json", run, status["run"], told, json.loads((state / "status.json").read_text()))
     history = [json.loads(line) for line in (state / "history.jsonl").read_text().splitlines()]
-    assert {"pauses"} == {key for key in history[-1] if history[-1][key] == {}}
-    history[-1]["pauses"], history[-1]["error"] = {"h:80": 1.5}, "x"
+    assert {"pauses", "nodes"} == {key for key in history[-1] if history[-1][key] == {}}
+    history[-1].update(pauses={"h:80": 1.5}, nodes={"a": 1}, error="x")
     compare("history.jsonl", *history)
     runs = [{**each, "state": {}} for each in status["runs"]]
     sharded = {"runs": [{"shard": "0/2", "owner": None, "state": None}]}

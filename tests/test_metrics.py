@@ -157,7 +157,7 @@ def test_every_metric_is_exposed_with_its_help_and_type() -> None:
     run = Run()(
         events.RowsRead(9, 9, 90, 5000.0), events.ManifestEnded(), events.Opened("a", "h:80"),
         events.Wrote("a", 5, "h:80"), events.Retrying("a", "network", 1, "x"), events.Cooling("h:80", 9, "x"),
-        events.LimitChanged("h:80", 4, ""), outcome("c", Status.FAILED),
+        events.LimitChanged("h:80", 4, ""), outcome("c", Status.FAILED), events.NodeJoined("n", 1),
     )  # fmt: skip
     run.now += 5
     text = run.exposed(Surroundings(1, 2, {"unpacked": 1}, 0)).text()

@@ -457,11 +457,9 @@ async def test_get_writes_a_report_also_when_it_is_stopped_and_when_it_fails(
 async def test_the_document_is_as_the_reference_says(origin: Origin, tmp_path: Path) -> None:
     await fetched(origin, tmp_path)
     summary = summary_of(tmp_path, "x")
-    summary["pauses"], summary["adopted"], summary["mirrors_dropped"] = (
-        {"h:80": 1.5},
-        {"samples": 1},
-        {"h:80": 1},
-    )
+    summary.update(
+        pauses={"h:80": 1.5}, adopted={"samples": 1}, mirrors_dropped={"h:80": 1}, nodes={"a": 1}
+    )  # fmt: skip
     stopped = {**summary["recent_runs"][0], "stopped": "SIGTERM", "error": "x"}
     summary["recent_runs"].append(stopped)
     summary["hosts"].append({**summary["hosts"][0], "limit": 4})

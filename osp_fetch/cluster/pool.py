@@ -334,6 +334,7 @@ class NodePool:
             lease = await self._lease([each.number for each in wrong], idle)
             node = self._nodes[lease.node]
             try:
+                self._context.observe(events.FileAssigned(job.entry.path, node.member.name))
                 if self._is_folder and job.record is not None:
                     await asyncio.to_thread(hand_over, job.entry.path, state, node.state, moves=moves)
                 status, record = await self._on(node, lease, job)

@@ -28,7 +28,7 @@ _NUMBERS: Final = (
     "bytes_received", "bytes_fetched", "bytes_lost", "bytes_adopted", "disk_waits", "links_renewed",
     "worker_deaths",
 )  # fmt: skip
-_BY_NAME: Final = ("hosts", "proofs", "retries", "delays", "pauses")
+_BY_NAME: Final = ("hosts", "nodes", "proofs", "retries", "delays", "pauses")
 
 
 def rows_of(place: Path) -> Iterator[dict[str, Any]]:
@@ -282,6 +282,10 @@ def _words(line: dict[str, Any]) -> str | None:
             counts = ", ".join(f"{count} {status}" for status, count in line["counts"].items() if count)
             stopped = f"; stopped by {line['stopped']}" if line["stopped"] else ""
             return f"the run ended: {counts or 'no files'}{stopped}"
+        case "node joined":
+            return f"{line['node']} has joined"
+        case "node left":
+            return f"{line['node']} has left ({line['why']})"
         case "disk waiting":
             return f"waiting for disk space: {line['why']}"
         case "links renewed":

@@ -70,6 +70,7 @@ def summary_of(
         "links_renewed": sums.get("links_renewed", 0),
         "worker_deaths": sums.get("worker_deaths", 0),
         "hosts": _hosts(runs, happened.hosts, wall()),
+        "nodes": _whole(runs.by_name["nodes"]),
         "slowest": [
             {"path": path, "size": size, "seconds": round(seconds, 1)}
             for seconds, path, size in sorted(happened.slowest, reverse=True)

@@ -258,6 +258,14 @@ class NodeLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class FileAssigned:
+    """A file is fetched by the machine `node` from now on. Later events of the file are about its work."""
+
+    path: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """The number of parked files has changed.
 
@@ -400,6 +408,7 @@ Event = (
     | HostBack
     | NodeJoined
     | NodeLeft
+    | FileAssigned
     | Parked
     | LinksRenewed
     | LinksCommandFailed

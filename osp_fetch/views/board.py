@@ -11,6 +11,7 @@ from typing import Any, Final
 from ..model import events
 from ..model.report import JSON_VERSION, Outcome, Report, Status
 from . import formatting
+from .nodes import Nodes
 
 # Seconds over which the displayed rate is averaged.
 _WINDOW: Final = 15.0
@@ -76,6 +77,7 @@ class Board:
         stopping: Why the run is being stopped, empty if it is not.
         steered: The last change by a command, None if there was none.
         changes: When the last changes by commands were made, in Unix seconds, and what they were.
+        nodes: The nodes of a cluster; empty for a run of one machine.
         report: The report, once the run has ended.
     """
 
@@ -105,6 +107,7 @@ class Board:
     stopping: str = ""
     steered: events.Steered | None = None
     changes: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_CHANGES))
+    nodes: Nodes = field(default_factory=Nodes)
     report: Report | None = None
     _begun: float = 0.0
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, bytes, files that ended
@@ -150,6 +153,8 @@ class Board:
             case events.Steered(what):
                 self.steered = event
                 self.changes.append((self.wall(), what))
+            case events.NodeJoined() | events.NodeLeft() | events.FileAssigned():
+                self.nodes.observe(event)
             case events.RunEnded(report):
                 self.report = report
             case _:
@@ -193,6 +198,8 @@ class Board:
         self.done += event.count
         if line := self.files.get(event.path):
             line.held += event.count
+        if self.nodes:
+            self.nodes.wrote(event)
 
     def _opened(self, event: events.Opened) -> None:
         if not self.connections:
@@ -200,6 +207,8 @@ class Board:
         self.connections += 1
         self.at_hosts[event.host] += 1
         self._line(event.path).connections += 1
+        if self.nodes:
+            self.nodes.opened(event.path, 1)
 
     def _closed(self, event: events.Closed) -> None:
         self.connections -= 1
@@ -208,6 +217,8 @@ class Board:
             del self.at_hosts[event.host]
         if line := self.files.get(event.path):
             line.connections -= 1
+        if self.nodes:
+            self.nodes.opened(event.path, -1)
 
     def _line(self, path: str) -> FileLine:
         line = self.files.get(path)
@@ -227,6 +238,8 @@ class Board:
     def _finished(self, event: events.Finished) -> None:
         outcome = event.outcome
         self.counts[outcome.status] += 1
+        if self.nodes:
+            self.nodes.finished(event)
         line = self.files.pop(outcome.path, None)
         unknown = outcome.entry is None or outcome.entry.size is None
         if unknown and outcome.status is Status.FAILED and line is not None and line.length is not None:
@@ -301,6 +314,7 @@ class Board:
         # keep one sample from before the window: the line view samples every 30 s, less often than 15 s
         while len(self._samples) > 2 and now - self._samples[1][0] > _WINDOW:
             self._samples.popleft()
+        self.nodes.sample(now, _WINDOW)
         then, before, _ = self._samples[0]
         return (self.received - before) / (now - then) if now > then else 0.0
 
@@ -379,6 +393,7 @@ class Board:
             "retries": dict(self.retries),
             "failures": {cause: n for cause, n in self.failures.items() if n},
             "links_expire": self.expires,
+            "nodes": [line.row() for line in self.nodes.lines()],
             "control": self._control(),
             "stopping": self.stopping or None,
             "ended": self.report is not None,

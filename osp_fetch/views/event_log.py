@@ -37,13 +37,25 @@ class EventLog:
 
     def __init__(self, place: Path, permissions: Permissions | None = None, most: int = 0) -> None:
         self._file = RotatedFile(place, most, permissions)
+        self._nodes: dict[str, str] = {}  # path of a file in progress → the node that fetches it
 
     def __call__(self, event: events.Event) -> None:
         """Append one event. Files that were already present are not logged."""
         if isinstance(event, events.Finished) and event.outcome.status is Status.PRESENT:
             return
-        if (line := _line(event)) is not None:
-            self._file.write(f'{{"time": {time.time():.3f}, {line}}}')
+        if isinstance(event, events.FileAssigned):
+            self._nodes[event.path] = event.node
+        elif (line := _line(event)) is not None:
+            node = self._node(event) if self._nodes else ""
+            self._file.write(f'{{"time": {time.time():.3f}, {line}{node}}}')
+
+    def _node(self, event: events.Event) -> str:
+        """Return the node of an event about a file, as a further member of its line."""
+        if isinstance(event, events.Finished):
+            node = self._nodes.pop(event.outcome.path, None)
+        else:
+            node = self._nodes.get(getattr(event, "path", ""))
+        return "" if node is None else f', "node": {_encode(node)}'
 
     def close(self) -> None:
         """Flush and close the file. Errors are ignored."""

@@ -75,6 +75,7 @@ class HistoryFile:
             "bytes_adopted": totals.adopted,
             "connections": board.connections,
             "hosts": dict(totals.hosts),
+            "nodes": dict(board.nodes.received()),
             "failures": dict(totals.failures),
             "proofs": dict(totals.proofs),
             "retries": dict(totals.retries),

@@ -68,6 +68,9 @@ METRICS: Final = (
     Metric("osp_fetch_disk_size_bytes", "gauge", "Size of that disk."),
     Metric("osp_fetch_archives", "gauge", "Archives by state: unpacking, unpacked, broken.", ("state",)),
     Metric("osp_fetch_workers", "gauge", "Processes that fetch."),
+    Metric("osp_fetch_nodes", "gauge", "Nodes of a cluster that take part; absent in other runs."),
+    Metric("osp_fetch_node_received_bytes_total", "counter", "Bytes that a node has received.", ("node",)),
+    Metric("osp_fetch_node_connections", "gauge", "Open connections of a node.", ("node",)),
     Metric("osp_fetch_exit_code", "gauge", "Exit code of the run; absent until it has ended."),
 )
 
@@ -116,7 +119,8 @@ class RunMetrics:
         """
         made: dict[str, dict[Labels, float]] = {}
         for name, labels, value in (
-            *self._by_label(around), *self._grown(), *self._state(), *self._estimates(), *_around(around)
+            *self._by_label(around), *self._nodes(), *self._grown(), *self._state(), *self._estimates(),
+            *_around(around),
         ):  # fmt: skip
             if value is not None:
                 made.setdefault(f"osp_fetch_{name}", {})[labels] = float(value)
@@ -139,6 +143,14 @@ class RunMetrics:
             yield "host_up", (host,), float(host not in totals.down)
             if host in board.levels:
                 yield "connection_limit", (host,), board.levels[host][0]
+
+    def _nodes(self) -> Iterator[tuple[str, Labels, float | None]]:
+        lines = [line for line in self._board.nodes.lines() if not line.left]
+        if self._board.nodes:
+            yield "nodes", (), len(lines)
+        for line in lines:
+            yield "node_received_bytes_total", (line.name,), line.received
+            yield "node_connections", (line.name,), line.connections
 
     def _grown(self) -> Iterator[tuple[str, Labels, float | None]]:
         totals = self.totals

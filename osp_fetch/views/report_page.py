@@ -44,8 +44,8 @@ def report_page(summary: Mapping[str, Any]) -> str:
     main = tag(
         "main",
         _header(summary), _tiles(summary), _goodput(summary), _failures(summary), _proofs(summary),
-        _hosts(summary), _cost(summary), _timeline(summary), _runs(summary), _slowest(summary),
-        _copy(summary),
+        _hosts(summary), _nodes(summary), _cost(summary), _timeline(summary), _runs(summary),
+        _slowest(summary), _copy(summary),
     )  # fmt: skip
     return MARK + tag("html", head, tag("body", main), lang="en")
 
@@ -218,6 +218,15 @@ def _hosts(summary: Mapping[str, Any]) -> Html | None:
     ]
     head = ("host", "received", "share", "connections at last", "pauses asked for", "not answering")
     return _section("What each host gave", table(head, rows, numbers=(1, 2)))
+
+
+def _nodes(summary: Mapping[str, Any]) -> Html | None:
+    nodes = summary["nodes"]
+    if not nodes:
+        return None
+    total = sum(nodes.values()) or 1
+    rows = [(name, formatting.size(count), f"{count / total:.1%}") for name, count in nodes.items()]
+    return _section("What each node received", _long(("node", "received", "share"), rows, numbers=(1, 2)))
 
 
 def _cost(summary: Mapping[str, Any]) -> Html:

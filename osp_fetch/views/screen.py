@@ -12,6 +12,7 @@ from ..model.report import Status
 from ..model.text import printable
 from . import formatting
 from .board import Board, FileLine
+from .nodes import node_lines
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType
@@ -259,13 +260,20 @@ def panel(board: Board, width: int = 100, height: int = 24) -> Group:
     counts = [Text(line, style="dim", no_wrap=True) for line in _wrapped(_counts(board), width)]
     trouble = _trouble(board)
     files = Table.grid(padding=(0, 1))
-    most = max(_FEWEST, min(_FILES, height - len(counts) - len(trouble) - 3))
+    nodes = [Text(line, no_wrap=True, overflow="ellipsis") for line in _nodes(board, height)]
+    most = max(_FEWEST, min(_FILES, height - len(counts) - len(nodes) - len(trouble) - 3))
     bar = 16 if width >= 100 else 8
     lines = board.slowest(most)
     name = max(12, width - bar - 30)  # "1023.9 MiB of 1023.9 GiB", "×128", and blanks between the columns
     for line in lines:
         files.add_row(*_cells(line, name, bar))
-    return Group(_first_line(parts, share, width), *counts, files, *trouble)
+    return Group(_first_line(parts, share, width), *counts, *nodes, files, *trouble)
+
+
+def _nodes(board: Board, height: int) -> list[str]:
+    """Return the nodes of a cluster that take part, in at most a third of the terminal's rows."""
+    rows = [line.row() for line in board.nodes.lines() if not line.left]
+    return node_lines(rows, max(_FEWEST, height // 3))
 
 
 def _total(board: Board) -> tuple[list[str], float]:

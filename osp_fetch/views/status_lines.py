@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from . import formatting
+from .nodes import node_lines
+
+_NODES: Final = 20  # lines for the nodes of a cluster
 
 
 def run_lines(run: Mapping[str, Any]) -> list[str]:
@@ -32,7 +35,7 @@ def run_lines(run: Mapping[str, Any]) -> list[str]:
         lines.append(f"stopping: {run['stopping']}")
     if run["control"] is not None:
         lines += _control(run["control"])
-    return lines
+    return lines + node_lines(run.get("nodes", []), _NODES)
 
 
 def last_run(run: Mapping[str, Any]) -> list[str]:

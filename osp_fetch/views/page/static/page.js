@@ -112,6 +112,13 @@
     ]), ["", "n", "n", "n", "n", "words"]);
     text(at("hosts-more"), doc.hosts_total > doc.hosts.length
       ? `${number(doc.hosts.length)} of ${plural(doc.hosts_total, "host")}: those in trouble, then the fastest` : plural(doc.hosts_total, "host"));
+    const nodes = doc.status.nodes, shown = nodes.slice(0, 100);
+    at("nodes-section").hidden = !nodes.length;
+    fill(at("nodes"), shown.map((n) => [
+      n.node, rate(n.bytes_per_second), size(n.bytes_received), number(n.connections), number(n.files), number(n.fetched),
+      n.left === null ? "takes part" : { trouble: `has left: ${n.left}` },
+    ]), ["", "n", "n", "n", "n", "n", "words"]);
+    text(at("nodes-more"), nodes.length > shown.length ? `${number(shown.length)} of ${plural(nodes.length, "node")}: the fastest` : plural(nodes.length, "node"));
     fill(at("files"), doc.files.map((f) => [
       f.path, size(f.held), f.length === null ? "unknown" : size(f.length), rate(f.rate), number(f.connections), duration(f.seconds),
     ]), ["", "n", "n", "n", "n", "n"]);
