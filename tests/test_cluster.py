@@ -342,6 +342,21 @@ async def test_fewer_connections_than_nodes_are_never_exceeded(origin: Origin, f
     assert origin.most_open <= 2
 
 
+async def test_the_request_rate_of_a_host_is_that_of_all_nodes_together(origin: Origin, fleet: Make) -> None:
+    files = {f"f{n:02}": noise(1000, n) for n in range(40)}
+    times: list[float] = []
+
+    async def timed(exchange: Exchange, page: o.Page) -> None:
+        times.append(asyncio.get_running_loop().time())
+        await o.polite(exchange, page)
+
+    run = fleet("a", "b", "c", settings=quick(limits={"requests_per_second": 20}))
+    await run.fetch(served(origin, files, timed))
+    assert run.counts() == {Status.FETCHED: 40}
+    # each node may begin with one request at once, whenever the parts change
+    assert times[-1] - times[0] >= (len(times) - 6) / 20
+
+
 async def test_the_run_is_stopped_and_another_one_goes_on(origin: Origin, fleet: Make) -> None:
     files = {f"large{n}": noise(8 * MIB + n, n) for n in range(3)}
     rows = served(origin, files, slow(3 * MIB))

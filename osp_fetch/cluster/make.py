@@ -10,7 +10,6 @@ from typing import Final
 from ..connections.hosts import limits_of
 from ..engine.context import Context
 from ..model.engines import Ray
-from ..model.errors import SettingsError
 from ..model.profile import Profile
 from ..storage.destination import Destination
 from ..storage.folder.run_lock import state_folder
@@ -38,16 +37,10 @@ async def node_pool(
         profiles: `host:port` → what an earlier run learned of the host.
 
     Raises:
-        SettingsError: The library is not installed, no cluster answers at the address, or a setting cannot be
-            applied to several machines.
+        SettingsError: The library is not installed, or no cluster answers at the address.
         StorageError: The folder is not shared by the nodes.
     """
     limits = context.settings.limits
-    if limits.requests_per_second:
-        raise SettingsError(
-            "limits.requests_per_second is not divided among nodes; set limits.rate, limits.connections or "
-            "limits.per_host, or run without --engine"
-        )
     processes = max(1, min(_MOST, (os.cpu_count() or 1) // _CORES))
     if limits.processes != "auto":
         processes = limits.processes

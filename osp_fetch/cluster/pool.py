@@ -159,6 +159,7 @@ class NodePool:
         self._patience, self._sockets = patience, sockets
         self._coordinator = Coordinator(patience)
         self._nodes: dict[int, Node] = {}
+        self._leaving: set[int] = set()  # lost nodes whose connections and requests may go on for a while
         self._ends: dict[int, bool] = {}  # node → whether its process is known to have ended
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving: set[asyncio.Task[None]] = set()
@@ -260,12 +261,20 @@ class NodePool:
         else:
             # its connections may live on: no other node gets them before they are closed for certain
             self._budget.lost(node.number)
-            asyncio.get_running_loop().call_later(self._sockets, self._budget.gone, node.number)
+            self._leaving.add(node.number)
+            asyncio.get_running_loop().call_later(self._sockets, self._closed_for_certain, node.number)
             node.link.kill()
         self._resize()
         if not self._is_ending:
             self._context.observe(events.NodeLeft(node.member.name, why, self._coordinator.active))
         await node.end(why)
+
+    def _closed_for_certain(self, number: int) -> None:
+        """Give what a lost node had to the others."""
+        self._leaving.discard(number)
+        self._budget.gone(number)
+        if not self._is_ending:
+            self._resize()
 
     def _resize(self) -> None:
         """Let as many files be in progress as all nodes together can have."""
@@ -295,8 +304,12 @@ class NodePool:
         self._send_limits(most_open)
 
     def _send_limits(self, most_open: int | None = None) -> None:
-        """Give every node its part of the limits. One without any connection gets no jobs."""
+        """Give every node its part of the limits. One without any connection gets no jobs.
+
+        A node that is lost may go on for a while: its part of the rates is given to the others later.
+        """
         count, limits = self.processes, self._limits
+        parts = count + len(self._leaving)
         able = [node for node in self._nodes.values() if node.member.state in (State.ACTIVE, State.RESTING)]
         for place, node in enumerate(able):
             self._coordinator.rest(node.number, rests=place >= count)
@@ -305,7 +318,8 @@ class NodePool:
                 most = part_of(most, place, count) if place < count else 0
             if left is not None:
                 left = part_of(left, place, count) if place < count else 0
-            node.send(messages.Steer(Timetable.of(limits.rate).divided(count), most, limits.is_fixed, left))
+            rate = Timetable.of(limits.rate).divided(parts)
+            node.send(messages.Steer(rate, most, limits.is_fixed, left, parts))
 
     def cool(self, host: str, seconds: float) -> None:
         """Send `host` no request for `seconds`, and close the transfers from it."""

@@ -48,6 +48,7 @@ class Hosts:
         self._limits, self._own = limits, own
         self._profiles, self._per_host, self._share = profiles, per_host, share
         self._controls = limits.connections == "auto" and share is None
+        self._parts = 1  # of the request rates, of which this process has one
         self._states: dict[str, Host] = {}
         self.in_use: dict[Host, None] = {}
         self.serving: set[Host] = set()
@@ -93,6 +94,14 @@ class Hosts:
         for state in self._states.values():
             state.limit.resize(self._most(state.name), follows=not self._controls)
 
+    def divide(self, parts: int) -> None:
+        """Use one of `parts` parts of the request rates from now on."""
+        if parts == self._parts:
+            return
+        self._parts = parts
+        for state in self._states.values():
+            state.interval = self._interval(limits_of(state.name, self._limits, self._own))
+
     def use(self, state: Host) -> None:
         """Record that a host has open connections."""
         self._states[state.name] = state  # it may have been forgotten since the caller asked for it
@@ -125,11 +134,13 @@ class Hosts:
         first = known.connections if known else START
         start = first if self._controls else most if self._share is None else self._share
         controller = Controller(ConcurrencyLimit(most, start, known=known is not None))
-        interval = 1 / own.requests_per_second if own.requests_per_second else 0.0
-        state = Host(name, controller, not self._controls or known is not None, interval)
+        state = Host(name, controller, not self._controls or known is not None, self._interval(own))
         state.breaker.heard = name in self._heard
         state.manners.widest = self.widest(name)
         return state
+
+    def _interval(self, own: HostLimits) -> float:
+        return self._parts / own.requests_per_second if own.requests_per_second else 0.0
 
     def _most(self, name: str) -> int:
         own = limits_of(name, self._limits, self._own).connections

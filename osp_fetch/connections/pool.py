@@ -124,6 +124,10 @@ class ConnectionPool:
             self._put_in_line(state)
         self._admit()
 
+    def divide_requests(self, parts: int) -> None:
+        """Send each host only one of `parts` parts of its request rate: other machines send the rest."""
+        self._hosts.divide(parts)
+
     @property
     def open(self) -> int:
         """Number of slots that are held now."""

@@ -132,12 +132,15 @@ class Steer:
         connections: Largest number of open connections; 0 while the run is paused.
         is_fixed: Whether that number holds for all hosts, also for those that have not answered yet.
         most_open: Transfers are closed until at most this many connections are open; None for none.
+        parts: Workers among which the request rates in the settings are divided. 1 for a process of the run's
+            own machine, whose settings state its part.
     """
 
     rate: int | str
     connections: int
     is_fixed: bool
     most_open: int | None
+    parts: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -241,8 +241,9 @@ class _Worker:
             case messages.CoolHost(host, seconds, sheds):
                 for name in self._context.pool.named(host):
                     self._context.pool.cool(name, seconds, sheds=sheds)
-            case messages.Steer(rate, connections, is_fixed, most_open):
+            case messages.Steer(rate, connections, is_fixed, most_open, parts):
                 self._context.pool.rate.change(rate)
+                self._context.pool.divide_requests(parts)
                 self._context.pool.resize(connections, is_fixed=is_fixed, most_open=most_open)
             case messages.LastFiles():
                 self._context.pool.last_files = True
