@@ -33,6 +33,7 @@ from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.engine.run import Run
 from osp_fetch.model import events
 from osp_fetch.model.entry import Entry, entry
+from osp_fetch.model.errors import StorageError
 from osp_fetch.model.report import Outcome, Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.s3.address import BucketAddress, bucket_address
@@ -43,6 +44,7 @@ from osp_fetch.views.event_log import EventLog
 from osp_fetch.views.status_lines import run_lines
 from osp_fetch.workers.budget import Budget
 from osp_fetch.workers.channel import Channel
+from osp_fetch.workers.peer import Losses, WorkerDiedError
 from osp_fetch.workers.reach import Reach
 from tests import origin as o
 from tests.conftest import quick
@@ -355,6 +357,40 @@ async def test_the_request_rate_of_a_host_is_that_of_all_nodes_together(origin: 
     assert run.counts() == {Status.FETCHED: 40}
     # each node may begin with one request at once, whenever the parts change
     assert times[-1] - times[0] >= (len(times) - 6) / 20
+
+
+async def test_files_that_only_waited_on_nodes_that_died_do_not_fail(origin: Origin, fleet: Make) -> None:
+    files = {f"f{n:02}": noise(100_000, n) for n in range(20)}
+    run = fleet("n0", settings=quick(limits={"connections": 1}))
+    work = run.start(served(origin, files, slow(400_000)))
+    for number in range(7):  # more nodes than a file may lose while it is fetched
+        await run.until(lambda more=2 * (number + 1): run.published() >= more)  # type: ignore[misc]
+        run.nodes.signal(f"n{number}", signal.SIGKILL)
+        run.nodes.add(f"n{number + 1}")
+    await work
+    assert run.counts() == {Status.FETCHED: 20}, run.outcomes
+    assert tree(run.root) == files
+
+
+def test_a_file_fails_when_workers_die_of_it_and_not_when_they_bring_it_further() -> None:
+    def died(*, begun: bool) -> WorkerDiedError:
+        error = WorkerDiedError("killed")
+        error.begun = begun
+        return error
+
+    further = Losses("f", 3)
+    for held in range(20):
+        further.add(died(begun=True), held)
+    of_it = Losses("f", 3)
+    for held in (5, 5, 0):
+        of_it.add(died(begun=True), held)
+    with pytest.raises(StorageError, match="f: 3 workers died while they fetched it, and it got no further"):
+        of_it.add(died(begun=True), 5)
+    waits = Losses("f", 3)
+    for _ in range(29):
+        waits.add(died(begun=False), 0)
+    with pytest.raises(StorageError, match="30 workers died"):
+        waits.add(died(begun=False), 0)
 
 
 async def test_the_run_is_stopped_and_another_one_goes_on(origin: Origin, fleet: Make) -> None:

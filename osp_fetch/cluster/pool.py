@@ -14,7 +14,7 @@ from ..connections.controller import LOOK
 from ..engine.context import Context, files_in_progress
 from ..engine.file import Job
 from ..model import events
-from ..model.errors import FetchError, IntegrityError, StorageError
+from ..model.errors import FetchError, IntegrityError
 from ..model.record import Record
 from ..model.report import Status
 from ..model.timetable import Timetable
@@ -25,13 +25,13 @@ from ..storage.folder.run_lock import state_folder
 from ..workers import messages
 from ..workers.budget import Budget, part_of
 from ..workers.channel import Channel
-from ..workers.peer import Cooled, Peer, WorkerDiedError, say
+from ..workers.peer import Cooled, Losses, Peer, WorkerDiedError, say
 from .coordinator import Coordinator, Lease, Member, State
 
 LEASE: Final = 30.0
 """Seconds of silence after which a node's jobs are given to others."""
 _SCOPE: Final = "node-"  # what the names of nodes begin with, and so the scopes of their uploads
-_TRIES: Final = 5  # nodes that may be lost while they fetch one file, before the file fails
+_TRIES: Final = 5  # nodes in a row that may be lost while they fetch one file and bring it no further
 _STEAL: Final = 2.0  # seconds between two looks whether an idle node could take jobs of another
 _ENDING: Final = 60.0  # seconds that the nodes may take to record the held bytes
 
@@ -116,7 +116,7 @@ class Node(Peer):
         """Fail the jobs of the node, and take back its connections as far as the views are concerned."""
         self.is_lost = True
         self._close_all()
-        self._fail_all(WorkerDiedError(f"{self.member.name}: {why}"))
+        self._fail_all(f"{self.member.name}: {why}")
         await self._stop_answering()
         await self._wire.close()
 
@@ -339,10 +339,12 @@ class NodePool:
 
         Raises:
             FetchError: The error of the node's `engine.file.FileFetcher`.
-            StorageError: No node can be started, or five nodes were lost while fetching the file.
+            StorageError: No node can be started; or five nodes in a row were lost while they fetched the
+                file, and it got no further.
             RuntimeError: A node failed with an exception that is no FetchError.
         """
-        lost, idle, wrong = 0, list[int](), list[Node]()  # idle: the node that gave it back, if any
+        losses, was_lost = Losses(job.entry.path, _TRIES), False
+        idle, wrong = list[int](), list[Node]()  # idle: the node that gave it back, if any
         state, moves = state_folder(self._setup.place.root), True  # where its partial is
         while True:
             lease = await self._lease([each.number for each in wrong], idle)
@@ -354,7 +356,7 @@ class NodePool:
                 status, record = await self._on(node, lease, job)
                 for each in wrong:  # another node received it right: the fault was not the source's
                     self._blame(each)
-                return (Status.FETCHED if lost else status), record
+                return (Status.FETCHED if was_lost else status), record
             except messages.GivenBackError:
                 idle, state, moves = [node.number], node.state, True
             except IntegrityError as error:
@@ -367,11 +369,9 @@ class NodePool:
                 )
                 self._context.observe(events.Retrying(job.entry.path, error.cause, 0.0, message))
             except WorkerDiedError as error:
-                lost += 1
-                if lost == _TRIES:
-                    raise StorageError(
-                        f"{job.entry.path}: {_TRIES} nodes were lost while fetching it; the last one: {error}"
-                    ) from None
+                was_lost = True
+                job = await self._refreshed(job)
+                losses.add(error, len(job.record.held) if job.record else 0)
                 idle, state, moves = [], node.state, self._ends.get(node.number, False)
             finally:
                 self._coordinator.end(lease)

@@ -24,9 +24,51 @@ Cooled = Callable[[int, events.Cooling], None]
 
 
 class WorkerDiedError(StorageError):
-    """The worker that fetched the file has ended. Another worker resumes from the held bytes."""
+    """The worker that fetched the file has ended. Another worker resumes from the held bytes.
+
+    Attributes:
+        begun: Whether it had opened a connection for the file. A file that only waited for its turn has no
+            part in the death of its worker.
+    """
 
     cause = "worker died"
+    begun = False
+
+
+class Losses:
+    """The workers that died while they had one file. It fails if the file itself may be the reason.
+
+    Args:
+        path: The file.
+        most: Deaths in a row after which it fails: of workers that had begun it and brought it no further.
+            Ten times as many of any workers, so that workers which cannot start end the run, too.
+    """
+
+    def __init__(self, path: str, most: int) -> None:
+        self._path, self._most = path, most
+        self._held = self._begun = self._count = 0
+
+    def add(self, error: WorkerDiedError, held: int) -> None:
+        """Count a death.
+
+        Args:
+            error: The death.
+            held: Bytes of the file that are held after it.
+
+        Raises:
+            StorageError: There were too many.
+        """
+        if held > self._held:
+            self._held, self._begun, self._count = held, 0, 0
+            return
+        self._count += 1
+        self._begun += error.begun
+        if self._begun >= self._most or self._count >= 10 * self._most:
+            number = self._count
+            raise StorageError(
+                f"{self._path}: {number} workers died while they fetched it, and it got no further; the last "
+                f"one: {error}; run the same command again"
+            ) from None
 
 
 class Peer:
@@ -45,6 +87,7 @@ class Peer:
         self._asked: dict[int, tuple[str, asyncio.Future[tuple[Status, Record]]]] = {}
         self._numbers = itertools.count()
         self._open: Counter[tuple[str, str]] = Counter()  # (path, host) of its open connections
+        self._begun: set[str] = set()  # paths for which it has opened a connection
         self._answering: set[asyncio.Task[None]] = set()
         self._knows_last = False
         self._wire: Channel
@@ -94,6 +137,7 @@ class Peer:
             return found
         finally:
             self._asked.pop(number, None)
+            self._begun.discard(job.entry.path)
 
     def _close_all(self) -> None:
         """Report the connections of a worker that has ended as closed."""
@@ -129,6 +173,7 @@ class Peer:
         """Count the connections of the process, and pass its event to the observers."""
         if isinstance(event, events.Opened):
             self._open[event.path, event.host] += 1
+            self._begun.add(event.path)
         elif isinstance(event, events.Closed):
             self._open[event.path, event.host] -= 1
         elif isinstance(event, events.Cooling):
@@ -165,10 +210,12 @@ class Peer:
         else:
             wire.send(messages.RecordKept(message.number, failed))
 
-    def _fail_all(self, error: Exception) -> None:
-        """Fail every job in progress."""
+    def _fail_all(self, why: str) -> None:
+        """Fail every job in progress with a `WorkerDiedError`."""
         asked, self._asked = self._asked, {}
-        for _, each in asked.values():
+        for path, each in asked.values():
+            error = WorkerDiedError(why)
+            error.begun = path in self._begun
             _fail(each, error)
 
     async def _stop_answering(self) -> None:

@@ -11,16 +11,15 @@ from ..connections.controller import LOOK
 from ..engine.context import Context
 from ..engine.file import Job
 from ..model import events
-from ..model.errors import StorageError
 from ..model.record import Record
 from ..model.report import Status
 from ..model.timetable import Timetable
 from . import messages
 from .budget import Budget, part_of
-from .peer import WorkerDiedError
+from .peer import Losses, WorkerDiedError
 from .process import Process
 
-_DEATHS: Final = 3  # workers that may die while they fetch one file, before the file fails
+_DEATHS: Final = 3  # workers in a row that may die while they fetch one file and bring it no further
 
 
 class Workers(Protocol):
@@ -138,25 +137,24 @@ class WorkerPool:
 
         Raises:
             FetchError: The error of the worker's `engine.file.FileFetcher`.
-            StorageError: Three workers died while fetching the file, or the job cannot be sent to a worker.
+            StorageError: Three workers in a row died while fetching the file, and it got no further; or the
+                job cannot be sent to a worker.
             RuntimeError: The worker failed with an exception that is no FetchError.
         """
-        died: WorkerDiedError | None = None
-        for _ in range(_DEATHS):
+        losses, was_lost = Losses(job.entry.path, _DEATHS), False
+        while True:
             there = [worker for worker in self._workers if worker.there]
             worker = min(there or self._workers, key=lambda each: each.in_hand)
             try:
                 status, record = await worker.fetch(job)
                 # a file that was published just before its worker died counts as fetched by this run
-                return (Status.FETCHED if died else status), record
+                return (Status.FETCHED if was_lost else status), record
             except WorkerDiedError as error:
-                died = error
+                was_lost = True
                 (known,) = await self._context.ledger.get([job.entry.path])
+                losses.add(error, len(known.held) if known else 0)
                 (seen,) = await self._context.store.stat([job.entry.path])
                 job = replace(job, record=known, seen=seen)
-        raise StorageError(
-            f"{job.entry.path}: {_DEATHS} workers died while fetching it; the last one: {died}"
-        )
 
     async def _look(self) -> None:
         """Send new assignments, and the notice of the last files, every `LOOK` seconds."""

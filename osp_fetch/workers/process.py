@@ -125,7 +125,7 @@ class Process(Peer):
         except StorageError as error:
             died = self._gone = WorkerDiedError(str(error))
         # only now, so that jobs dealt since the death fail as well
-        self._fail_all(died)
+        self._fail_all(str(died))
 
     async def end(self) -> None:
         """Let the worker record the held bytes, and return when its process has ended.
