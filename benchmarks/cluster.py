@@ -1,6 +1,6 @@
 """Measure a run over several nodes: speed against one node, a host with a limit, and the coordinator's cost.
 
-    python benchmarks/cluster.py [--only speed|limit|coordinator|chaos] [--rounds 3] [--minutes 30]
+    python benchmarks/cluster.py [--only speed|limit|coordinator] [--rounds 3]
 
 The nodes are those of a Ray cluster on this machine. Each has a loopback address of its own, and a proxy
 limits the bytes of each address, so that every node has "its" bandwidth.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import hashlib
 import json
 import multiprocessing
 import random
@@ -138,6 +137,10 @@ class Nodes:
     def address(self) -> str:
         return str(self._cluster.address)
 
+    @property
+    def count(self) -> int:
+        return len(self._nodes)
+
     def add(self) -> None:
         """Add a node with a loopback address of its own."""
         self._number += 1
@@ -263,52 +266,13 @@ def coordinator() -> dict[str, Any]:
     }
 
 
-def chaos(minutes: float, place: str) -> dict[str, Any]:
-    """Nodes killed and added, and the coordinator killed, while files are fetched; then all are compared."""
-    size, count, chance = 4 * MIB, max(40, int(minutes * 60 * 10)), random.Random(7)
-    kills = troubles = 0
-    ends = time.monotonic() + minutes * 60
-    with origin([size], place) as (url, _):
-        upstream = int(url.split(":")[2].split("/")[0])
-        with shaped(upstream, 20 * MB) as port, Nodes(3) as nodes:
-            folder = Path(tempfile.mkdtemp(dir=place))
-            listed, out = manifest(folder, port, count, size), folder / "out"
-            text = ""
-            while not text:
-                run = subprocess.Popen(
-                    command(listed, out, nodes.address), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                    text=True,
-                )  # fmt: skip
-                until = min(ends, time.monotonic() + chance.uniform(15, 40))
-                while time.monotonic() < until and run.poll() is None:
-                    time.sleep(chance.uniform(2, 6))
-                    chance.choice((nodes.add, nodes.remove))()
-                    troubles += 1
-                if run.poll() is None and time.monotonic() < ends:
-                    run.kill()
-                    kills += 1
-                text, _ = run.communicate()
-            report = json.loads(text)
-            wrong = sum(not _is_right(out / f"f{n}", size) for n in range(count))
-            shutil.rmtree(folder)
-    return {
-        "files": count, "wrong or missing": wrong, "counts": report["counts"],
-        "nodes killed or added": troubles, "kills of the coordinator": kills,
-    }  # fmt: skip
-
-
-def _is_right(place: Path, size: int) -> bool:
-    return place.is_file() and hashlib.sha256(place.read_bytes()).hexdigest() == digest(size)[-64:]
-
-
 def main() -> None:
     """Run what was asked for, and print one JSON line for each."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["speed", "limit", "coordinator", "chaos"])
+    parser.add_argument("--only", choices=["speed", "limit", "coordinator"])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--json", type=Path)
     flags = parser.parse_args()
     place = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
@@ -316,7 +280,6 @@ def main() -> None:
         "coordinator": coordinator,
         "speed": lambda: speed(flags.rounds, place),
         "limit": lambda: limit(flags.rounds, place),
-        "chaos": lambda: chaos(flags.minutes, place),
     }
     found = {}
     for name, work in parts.items():  # each returns what it has measured
