@@ -1,6 +1,6 @@
-"""Measure a run over several nodes: speed against one node, a host with a limit, and the coordinator's cost.
+"""Measure a run over several nodes: speed against one node, a host with a limit, and the cost of decisions.
 
-    python benchmarks/cluster.py [--only speed|limit|coordinator] [--rounds 3]
+    python benchmarks/cluster.py [--only speed|limit|simulation] [--rounds 3] [--jobs 10000000]
 
 The nodes are those of a Ray cluster on this machine. Each has a loopback address of its own, and a proxy
 limits the bytes of each address, so that every node has "its" bandwidth.
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -227,41 +227,151 @@ def limit(rounds: int, place: str) -> dict[str, Any]:
     } | {"failed": failed}
 
 
-def coordinator() -> dict[str, Any]:
-    """What a decision costs: 1,000 nodes, 10 million jobs in turn, 10,000 hosts."""
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from osp_fetch.cluster.coordinator import Coordinator
-    from osp_fetch.connections.controller import HostReport
-    from osp_fetch.workers.budget import Budget
+class _Simulated:
+    """A node in virtual time: each second it ends as many jobs as it has connections.
 
-    made = Coordinator(30.0)
-    members = [made.join(f"n{n}", 0.0) for n in range(1_000)]
-    budget = Budget(0, 128_000, 128, lambda _: None, {}, steers=True)
-    for member in members:
-        budget.joined(member.number)
-    held: list[Any] = []
-    jobs, begun = 1_000_000, time.perf_counter()
-    for number in range(jobs):
-        lease = made.deal()
-        assert lease is not None
-        budget.grant(lease.node, f"h{number % 10_000}:443")
-        held.append(lease)
-        if len(held) > 100_000:
-            made.end(held[number % 100_000])
-            held[number % 100_000] = held.pop()
-    deals = jobs / (time.perf_counter() - begun)
-    for member in members:
-        first = 10 * (member.number % 1_000)
-        reports = [
-            HostReport(f"h{host}:443", 2, 2, 1, 10**6, 0, 2, 0.1, 1) for host in range(first, first + 10)
-        ]
-        budget.reported(member.number, reports, 1.0)
-    begun = time.perf_counter()
-    budget.look(2.0)
-    looked = time.perf_counter() - begun
+    Args:
+        number: of the member.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.jobs: dict[str, deque[Any]] = defaultdict(deque)  # host → leases
+        self.share: dict[str, tuple[int, int]] = {}  # host → connections, and the number of the assignment
+        self.changed: set[str] = set()
+
+    def assigned(self, assign: Any) -> None:
+        """Apply an assignment."""
+        self.share[assign.host] = assign.connections, assign.number
+        self.changed.add(assign.host)
+
+    def work(self) -> Iterator[Any]:
+        """Yield the leases of the jobs that end now."""
+        for host in list(self.jobs):
+            jobs = self.jobs[host]
+            for _ in range(min(self.share.get(host, (0, 0))[0], len(jobs))):
+                yield jobs.popleft()
+                self.changed.add(host)
+            if not jobs:
+                del self.jobs[host]
+
+    def report(self, kind: Any) -> list[Any]:
+        """Return the reports on the hosts that have changed."""
+        found = []
+        for host in self.changed:
+            (share, number), jobs = self.share.get(host, (0, 0)), len(self.jobs.get(host, ()))
+            used = min(share, jobs)
+            found.append(kind(host, used, used, jobs - used, 10**6 * used, 0, share, 0.1, number))
+            if not share and not jobs:
+                self.share.pop(host, None)
+        self.changed.clear()
+        return found
+
+
+class Simulation:
+    """A coordinator and a budget in virtual time: 1,000 nodes that come and go, 10,000 hosts.
+
+    A step is a look of half a second. No host may have more than 16 connections, and each job ends once.
+
+    Args:
+        jobs: number of jobs.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        from osp_fetch.cluster.coordinator import Coordinator
+        from osp_fetch.workers.budget import Budget
+
+        self._jobs, self._begun, self.ended, self.looks = jobs, 0, 0, 0
+        self._waiting, self._held = deque[int](), dict[int, int]()  # held: lease → job
+        self._made = Coordinator(30.0)
+        self._budget = Budget(0, 128_000, 16, lambda _: None, {}, steers=False)
+        self._nodes: dict[int, _Simulated] = {}
+        self._chance = random.Random(1)
+        self.spent: dict[str, float] = defaultdict(float)  # kind of decision → CPU seconds
+        for _ in range(1_000):
+            self._join()
+
+    @property
+    def _now(self) -> float:
+        return 1.0 + self.looks / 2
+
+    @contextlib.contextmanager
+    def _counted(self, what: str) -> Iterator[None]:
+        begun = time.process_time()
+        yield
+        self.spent[what] += time.process_time() - begun
+
+    def _join(self) -> None:
+        member = self._made.join("n", self._now)
+        self._budget.joined(member.number)
+        self._nodes[member.number] = _Simulated(member.number)
+
+    def _die(self) -> None:
+        dead = self._nodes.pop(self._chance.choice(list(self._nodes)))
+        self._made.leave(dead.number)
+        self._budget.gone(dead.number)
+        self._waiting.extend(self._held.pop(each.number) for many in dead.jobs.values() for each in many)
+
+    def step(self) -> None:
+        """Let half a second pass."""
+        from osp_fetch.connections.controller import HostReport
+
+        self.looks += 1
+        if self.looks % 20 == 0:
+            self._die()
+            self._join()
+        with self._counted("deal"):
+            self._deal()
+        done = [lease for node in self._nodes.values() for lease in node.work()]
+        with self._counted("end"):
+            for lease in done:
+                assert self._made.end(lease)
+                del self._held[lease.number]
+        self.ended += len(done)
+        reports = [(node, node.report(HostReport)) for node in self._nodes.values()]
+        with self._counted("reports"):
+            for node, each in reports:
+                self._made.heard(node.number, self._now)
+                self._budget.reported(node.number, each, self._now)
+        with self._counted("look"):
+            assigned = self._budget.look(self._now)
+        for number, assign in assigned:
+            self._nodes[number].assigned(assign)
+        if self.looks % 50 == 0:
+            self._check()
+
+    def _deal(self) -> None:
+        while len(self._held) < 100_000 and (self._waiting or self._begun < self._jobs):
+            job = self._waiting.popleft() if self._waiting else self._begun
+            lease = self._made.deal()
+            assert lease is not None
+            self._begun, self._held[lease.number] = max(self._begun, job + 1), job
+            host, node = f"h{hash((job, 7)) % 10_000}:443", self._nodes[lease.node]
+            node.jobs[host].append(lease)
+            node.changed.add(host)
+            if (granted := self._budget.grant(node.number, host)) is not None:
+                node.assigned(granted)
+
+    def _check(self) -> None:
+        opened: dict[str, int] = defaultdict(int)
+        for node in self._nodes.values():
+            for host, many in node.jobs.items():
+                opened[host] += min(node.share.get(host, (0, 0))[0], len(many))
+        assert max(opened.values()) <= 16
+
+
+def simulation(jobs: int) -> dict[str, Any]:
+    """What the decisions of a run cost."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    made = Simulation(jobs)
+    while made.ended < jobs:
+        made.step()
+    total = sum(made.spent.values())
     return {
-        "jobs dealt per second": round(deals),
-        "seconds to divide 10,000 hosts among 1,000 nodes": round(looked, 2),
+        "jobs": made.ended,
+        "CPU microseconds a job": round(total / made.ended * 1e6, 1),
+        "of these": {name: round(seconds / made.ended * 1e6, 1) for name, seconds in made.spent.items()},
+        "CPU seconds of one look": round(made.spent["look"] / made.looks, 3),
         "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
     }
 
@@ -271,13 +381,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["speed", "limit", "coordinator"])
+    parser.add_argument("--only", choices=["speed", "limit", "simulation"])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=10_000_000)
     parser.add_argument("--json", type=Path)
     flags = parser.parse_args()
     place = "/dev/shm" if Path("/dev/shm").is_dir() else tempfile.gettempdir()
     parts = {
-        "coordinator": coordinator,
+        "simulation": lambda: simulation(flags.jobs),
         "speed": lambda: speed(flags.rounds, place),
         "limit": lambda: limit(flags.rounds, place),
     }

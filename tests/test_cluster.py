@@ -481,6 +481,35 @@ def test_an_idle_node_makes_the_busiest_give_jobs_back() -> None:
     assert coordinator.surplus() == 0
 
 
+def test_a_node_without_work_for_a_host_gives_its_share_back_and_gets_one_with_the_next_job() -> None:
+    budget = Budget(0, 100, 8, lambda _: None, {}, steers=False)
+    for number in (0, 1):
+        budget.joined(number)
+    share = {number: budget.grant(number, "h:80") for number in (0, 1)}
+
+    def look(now: float, *, demand: dict[int, int]) -> None:
+        for number, waiting in demand.items():
+            if (mine := share[number]) is not None:
+                used = min(waiting, mine.connections)
+                report = HostReport(
+                    "h:80", used, used, waiting - used, 0, 0, mine.connections, 0.0, mine.number
+                )
+                budget.reported(number, [report], now)
+        share.update(budget.look(now))
+
+    for second in range(10):
+        look(second, demand={0: 20, 1: 20})
+    assert [each.connections for each in share.values() if each] == [4, 4]
+    for second in range(10, 20):
+        look(second, demand={0: 20, 1: 0})
+    assert [each.connections for each in share.values() if each] == [8, 0]
+    for second in range(20, 30):
+        look(second, demand={0: 0, 1: 0})
+    again = budget.grant(1, "h:80")
+    assert again is not None
+    assert again.connections > 0
+
+
 @dataclass
 class Simulated:
     """A node in virtual time: it may be slow, freeze, die or leave."""

@@ -376,6 +376,15 @@ async def test_the_state_of_hosts_is_small_and_forgotten_when_they_are_idle() ->
     assert used < 1000 * 2500 + 20_000 * 200, "state of 1,000 idle hosts, and names of the others"
 
 
+async def test_a_node_forgets_hosts_of_which_it_has_no_share() -> None:
+    pool = ConnectionPool(limits(), share=0)
+    for n in range(3000):
+        pool.assign(f"h{n}:80", int(n < 10), shed=False, number=n)
+    kept = [report.host for report in pool.report()]
+    assert len(kept) <= 1100
+    assert {f"h{n}:80" for n in range(10)} <= set(kept)
+
+
 async def test_requests_to_one_host_keep_their_distance_and_other_hosts_do_not_wait() -> None:
     pool = ConnectionPool(Limits(requests_per_second=50.0))
     clock = asyncio.get_running_loop().time

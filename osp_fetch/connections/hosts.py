@@ -149,13 +149,19 @@ class Hosts:
     def _forget_one(self) -> None:
         """Forget the host that was not used for longest, unless requests to it wait.
 
-        A worker forgets none, because the parent process has assigned a share of each host to it.
+        A worker process forgets none, because the parent process has assigned a share of each host to it. A
+        node of a cluster forgets those of which it has no share.
         """
-        if self._share is not None:
+        if self._share:
             return
         name = next(iter(self._idle))
         state = self._idle.pop(name)
-        if state.queue.first is not None or state.quiet_until > asyncio.get_running_loop().time():
+        has_share = self._share is not None and state.limit.value > 0
+        if (
+            has_share
+            or state.queue.first is not None
+            or state.quiet_until > asyncio.get_running_loop().time()
+        ):
             self._idle[name] = state
             return
         del self._states[name]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +18,10 @@ from .messages import Assign
 
 # Seconds for which an idle connection of a node is counted as open: the transport keeps it for 2 s.
 _IDLE: Final = 2.5
+# Hosts without shares whose limits are remembered, at about 1.5 KB each.
+_HOSTS_KEPT: Final = 10_000
+# Hosts at which one look looks. It takes about 0.1 s for so many, in which nothing else is done.
+_HOSTS_AT_ONCE: Final = 2_000
 
 
 def part_of(number: int, worker: int, workers: int) -> int:
@@ -33,8 +39,9 @@ class _Share:
         open: connections that it has open.
         demand: connections that it has open or waits for.
         streaming: connections over which bytes come.
-        sent: number of assignments that were sent to it.
+        sent: number of the last assignment that was sent to it.
         falls_at: when `most` sinks to what it has confirmed, None if it has not confirmed less.
+        idle_at: since when it demands no connections, None if it does.
     """
 
     share: int = 0
@@ -44,6 +51,12 @@ class _Share:
     streaming: int = 0
     sent: int = 0
     falls_at: float | None = None
+    idle_at: float | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the worker has nothing of the host, and asks for nothing."""
+        return not (self.share or self.most or self.open or self.demand)
 
 
 @dataclass(slots=True)
@@ -90,7 +103,10 @@ class Budget:
         self._workers, self.total, self.per_host, self._controls = workers, total, per_host, steers
         self._observe, self._profiles, self._own = observe, profiles, own
         self._hosts: dict[str, _Host] = {}
+        self._unused: dict[str, None] = {}  # hosts without shares, the one that was used last at the end
         self._present: set[int] = set()
+        self._turn: list[str] = []  # hosts that are still to be looked at in this round
+        self._numbers = itertools.count(1)  # of assignments
 
     @property
     def first_share(self) -> int:
@@ -121,6 +137,10 @@ class Budget:
             mine = state.shares.setdefault(worker, _Share())
             mine.open, mine.streaming = report.open, report.streaming
             mine.demand = report.open + report.waiting
+            if mine.demand:
+                mine.idle_at = None
+            elif mine.idle_at is None:
+                mine.idle_at = now if mine.share else -math.inf
             # the worker may yet use an assignment that it has not received
             late = report.assigned != mine.sent
             most = max(report.open, report.share, mine.most if late else 0)
@@ -190,7 +210,7 @@ class Budget:
         if mine.share or mine.most or count <= 0:
             return None
         mine.share = mine.most = count
-        mine.sent += 1
+        mine.sent = next(self._numbers)
         return Assign(host, count, False, mine.sent)
 
     def begun(self, worker: int) -> list[Assign]:
@@ -211,6 +231,8 @@ class Budget:
     def look(self, now: float) -> list[tuple[int, Assign]]:
         """Adjust the limits and the shares; to be called every `LOOK` seconds.
 
+        Of more than 2,000 hosts in use, each call adjusts the next 2,000.
+
         Args:
             now: Seconds of a monotonic clock.
 
@@ -223,23 +245,39 @@ class Budget:
         # where many hosts are in use, the total is smaller than the sum of their limits: divide it evenly
         crowded = sum(state.controller.limit.value for state in used) > self.total
         most = max(LEAST_SHARE, self.total // len(used)) if crowded else self.total
-        for host, state in self._hosts.items():
+        for host in self._due():
+            state = self._hosts[host]
             for mine in state.shares.values():
                 if mine.falls_at is not None and now >= mine.falls_at:
                     mine.most, mine.falls_at = max(mine.open, mine.share), None
             if self._controls and (is_open := state.open):
                 streaming = sum(each.streaming for each in state.shares.values())
                 self._changed(host, state, state.controller.look(now, is_open, streaming))
-            assignments += self._divide(host, state, min(state.controller.limit.value, most))
+            assignments += self._divide(host, state, min(state.controller.limit.value, most), now)
+            self._forget_shares(host, state)
         return assignments
 
-    def _divide(self, host: str, state: _Host, level: int) -> list[tuple[int, Assign]]:
+    def _due(self) -> list[str]:
+        """Return the hosts that are looked at now: all in use, or the next ones of them in turn."""
+        if not self._turn:
+            self._turn = [host for host in self._hosts if host not in self._unused]
+        due, self._turn = self._turn[:_HOSTS_AT_ONCE], self._turn[_HOSTS_AT_ONCE:]
+        return [host for host in due if host in self._hosts]
+
+    def _divide(self, host: str, state: _Host, level: int, now: float) -> list[tuple[int, Assign]]:
         """Divide `level` connections to a host, and return the assignments that have changed."""
         shed, found = state.controller.limit.shed, list[tuple[int, Assign]]()
-        each = [(worker, mine) for worker, mine in state.shares.items() if self._is_there(worker)]
-        lost = sum(mine.most for worker, mine in state.shares.items() if not self._is_there(worker))
+        each, others = list[tuple[int, _Share]](), 0
+        for worker, mine in state.shares.items():
+            if self._gets(worker, mine, now):
+                each.append((worker, mine))
+                continue
+            others += mine.most
+            if mine.share and self._is_there(worker):
+                mine.share, mine.sent = 0, next(self._numbers)
+                found.append((worker, Assign(host, 0, shed, mine.sent)))
         wanted = shared(
-            max(0, level - lost),
+            max(0, level - others),
             [s.demand for _, s in each],
             [s.most for _, s in each],
             [s.share for _, s in each],
@@ -248,9 +286,31 @@ class Budget:
             if share != mine.share or (shed and mine.open > share):
                 mine.share = share
                 mine.most = max(mine.most, share)
-                mine.sent += 1
+                mine.sent = next(self._numbers)
                 found.append((worker, Assign(host, share, shed, mine.sent)))
         return found
+
+    def _gets(self, worker: int, mine: _Share, now: float) -> bool:
+        """Return whether a worker takes part in the division of a host.
+
+        The first workers always do. A node does while it has work for the host: of thousands of hosts, each
+        node would else have a share of each, and a part of the limit that it does not use.
+        """
+        if worker < self._workers:
+            return True
+        return worker in self._present and (mine.idle_at is None or now - mine.idle_at < _IDLE)
+
+    def _forget_shares(self, host: str, state: _Host) -> None:
+        """Forget nodes that have nothing of a host, and hosts of which no node has anything, beyond some."""
+        empty = [worker for worker, mine in state.shares.items() if worker >= self._workers and mine.is_empty]
+        for worker in empty:
+            del state.shares[worker]
+        if state.shares:
+            return
+        self._unused[host] = None
+        if len(self._unused) > _HOSTS_KEPT:
+            oldest = next(iter(self._unused))
+            del self._unused[oldest], self._hosts[oldest]
 
     def _is_there(self, worker: int) -> bool:
         return worker < self._workers or worker in self._present
@@ -276,7 +336,28 @@ class Budget:
                     part = min(part, part_of(own, worker, self._workers))
                 shares[worker] = _Share(part, part)
             self._hosts[host] = _Host(controller, shares)
+        self._unused.pop(host, None)
         return self._hosts[host]
+
+
+def _targets(level: int, demand: Sequence[int]) -> list[int]:
+    """Return what each worker should have: as even as its demand allows, and what is left evenly, too."""
+    if sum(demand) <= level:
+        targets, left = list(demand), level - sum(demand)
+        ceilings = [level + 1] * len(demand)
+    else:
+        targets, left, ceilings = [0] * len(demand), level, list(demand)
+    while left and targets:
+        # raise the lowest to the next height, all by the same number, or the first ones by one
+        lowest = min(target for target, most in zip(targets, ceilings, strict=True) if target < most)
+        low = [n for n, target in enumerate(targets) if target == lowest < ceilings[n]]
+        above = [target for target in targets if target > lowest]
+        height = min([ceilings[n] for n in low] + above) - lowest
+        rise = min(height, left // len(low))
+        for n in low if rise else low[:left]:
+            targets[n] += max(rise, 1)
+            left -= max(rise, 1)
+    return targets
 
 
 def shared(level: int, demand: Sequence[int], busy: Sequence[int], shares: Sequence[int]) -> list[int]:
@@ -294,10 +375,7 @@ def shared(level: int, demand: Sequence[int], busy: Sequence[int], shares: Seque
     Returns:
         The new share of each worker.
     """
-    targets = [0] * len(demand)
-    for _ in range(level if demand else 0):
-        hungry = [n for n in range(len(demand)) if targets[n] < demand[n]] or range(len(demand))
-        targets[min(hungry, key=lambda n: targets[n])] += 1
+    targets = _targets(level, demand)
     found = [min(target, share) for target, share in zip(targets, shares, strict=True)]
     free = level - sum(max(share, used) for share, used in zip(found, busy, strict=True))
     for number in range(len(found)):

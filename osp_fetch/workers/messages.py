@@ -99,7 +99,7 @@ class Assign:
         host: `host:port`.
         connections: Connections that the worker may have to it from now on.
         shed: Whether connections above this number are closed at once; otherwise they end with their reply.
-        number: The number of this assignment to the worker for this host, from 1; 0 at the worker's start.
+        number: Unique among all assignments of a run; 0 at the worker's start.
     """
 
     host: str
