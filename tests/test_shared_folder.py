@@ -37,26 +37,16 @@ def manifest(folder: Path, origin: Origin, files: dict[str, bytes], fault: Any =
     return place
 
 
-def started(listed: Path, out: Path) -> subprocess.Popen[bytes]:
-    words = [
-        sys.executable,
-        "-m",
-        "osp_fetch",
-        "get",
-        str(listed),
-        "-o",
-        str(out),
-        "--engine",
-        "folder",
-        "-q",
-    ]
-    return subprocess.Popen([*words, "-k", "1MiB"], cwd=listed.parent)
+def started(listed: Path, out: Path, *engine: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, "-m", "osp_fetch", "get", str(listed), "-o", str(out), "-q", "-k", "1MiB"]
+    return subprocess.Popen([*words, *(engine or ("--engine", "folder"))], cwd=listed.parent)
 
 
 async def test_three_runs_fetch_each_file_once(origin: Origin, tmp_path: Path) -> None:
     files = {f"f{n:03}": noise(60_000 + n, n) for n in range(120)}
     listed = manifest(tmp_path, origin, files)
-    runs = [started(listed, tmp_path / "out") for _ in range(3)]
+    ways = (["--engine", "folder"], ["--join"], ["--engine", "folder", "--shard", "auto"])
+    runs = [started(listed, tmp_path / "out", *way) for way in ways]
     codes = await asyncio.gather(*(asyncio.to_thread(run.wait) for run in runs))
     assert codes == [0, 0, 0]
     assert tree(tmp_path / "out") == files

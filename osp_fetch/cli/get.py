@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     default="local",
     help="Where files are fetched: here, on a Ray cluster, or by all runs that share the folder.",
 )
+@click.option("--join", is_flag=True, help="The same as --engine folder.")
 @click.option("--address", default="auto", metavar="HOST:PORT", help="The Ray cluster.  [default: auto]")
 @click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster.")
 @click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
@@ -84,7 +85,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         from .plan import show
 
         return show(sources, flags)
-    flags = with_folder(sources, flags)
+    flags = _joined(with_folder(sources, flags))
     _check_bucket(flags)
     limit = duration(flags["max_duration"])
     made = options(flags)
@@ -109,6 +110,21 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     with Permissions(made["settings"].storage.mode).applied():  # also for the unpacking after the run
         return uvloop.run(_get(list(sources), flags, made))
+
+
+def _joined(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags with `--join` as the engine, whose shares need no `--shard auto`.
+
+    Raises:
+        click.UsageError: `--join` and another engine were given.
+    """
+    if flags["join"]:
+        if flags["engine"] == "ray":
+            raise click.UsageError("--join: runs that share a folder need no Ray; leave one of the two out")
+        flags = {**flags, "engine": "folder"}
+    if flags["engine"] == "folder" and flags["shard"] == "auto":
+        flags = {**flags, "shard": None}
+    return flags
 
 
 def _add_page(made: PlainOptions, flags: dict[str, Any]) -> None:
