@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -657,6 +657,8 @@ class Simulation:
 
 
 @given(seed=st.integers(0, 10**9), hosts=st.integers(1, 5), nodes=st.integers(1, 8))
+@example(seed=7497, hosts=1, nodes=1)
+@example(seed=1346, hosts=2, nodes=3)
 @hypothesis_settings(max_examples=60, deadline=None)
 def test_every_job_ends_once_and_no_host_gets_more_than_its_limit(seed: int, hosts: int, nodes: int) -> None:
     simulation = Simulation(seed, 120, hosts, nodes)

@@ -209,9 +209,7 @@ class Budget:
         count = min(max(1, START // max(1, len(self._present))), state.free)
         if mine.share or mine.most or count <= 0:
             return None
-        mine.share = mine.most = count
-        mine.sent = next(self._numbers)
-        return Assign(host, count, False, mine.sent)
+        return self._assign(mine, host, count, shed=False)
 
     def begun(self, worker: int) -> list[Assign]:
         """Return the first assignments of a worker that starts during the run in place of another.
@@ -274,8 +272,7 @@ class Budget:
                 continue
             others += mine.most
             if mine.share and self._is_there(worker):
-                mine.share, mine.sent = 0, next(self._numbers)
-                found.append((worker, Assign(host, 0, shed, mine.sent)))
+                found.append((worker, self._assign(mine, host, 0, shed=shed)))
         wanted = shared(
             max(0, level - others),
             [s.demand for _, s in each],
@@ -284,11 +281,14 @@ class Budget:
         )
         for (worker, mine), share in zip(each, wanted, strict=True):
             if share != mine.share or (shed and mine.open > share):
-                mine.share = share
-                mine.most = max(mine.most, share)
-                mine.sent = next(self._numbers)
-                found.append((worker, Assign(host, share, shed, mine.sent)))
+                found.append((worker, self._assign(mine, host, share, shed=shed)))
         return found
+
+    def _assign(self, mine: _Share, host: str, count: int, *, shed: bool) -> Assign:
+        """Change a share, and return the assignment. `most` sinks once the worker has replied."""
+        mine.share, mine.most, mine.sent = count, max(mine.most, count), next(self._numbers)
+        mine.falls_at = None  # that was about the assignment before
+        return Assign(host, count, shed, mine.sent)
 
     def _gets(self, worker: int, mine: _Share, now: float) -> bool:
         """Return whether a worker takes part in the division of a host.
