@@ -3,7 +3,8 @@
 1. The members are written into `.osp-fetch/unpack/NAME/tree/` and synced.
 2. `plan` is written beside `tree/`: the archive, the target, and the list of members.
 3. The members are renamed to their final names, never over another file.
-4. The mark `.osp-fetch/unpacked/NAME.json` is written, which states that the archive is unpacked.
+4. The list of members is written, and the archive is appended to the log of unpacked archives.
+5. The mark `.osp-fetch/unpacked/NAME.json` is written, which states that the archive is unpacked.
 
 After a kill before step 2, unpacking starts again. After a later kill, the plan is finished first, even if
 the next command asks for another target. `storage.folder.ownership` decides what may be replaced or deleted.
@@ -28,7 +29,7 @@ from ..storage.folder.ownership import Decision
 from ..storage.folder.tombstones import tombstones
 from . import marks, webdataset
 from .alone import alone
-from .marks import Mark, MarkFile, Piece, UnpackedFile
+from .marks import Mark, MarkFile, Piece, UnpackedFile, UnpackedOrder
 from .read import BrokenArchiveError, Findings, Member, members
 from .splits import Archive
 
@@ -114,7 +115,7 @@ class _Unpacking:
     def run(self) -> Unpacked:
         with alone(self.work.with_name(self.work.name + ".lock")):
             if plan := self._left_plan():
-                self._finish_plan(plan)
+                self._finish_plan(plan, repeated=True)
             mark = self.file.read()
             pieces = self._look()
             known = mark is not None and self._fits(mark) and self._is_archive_of(mark)
@@ -275,8 +276,13 @@ class _Unpacking:
         plan = Mark.read(self.plan)
         return plan if plan is not None and self.plan_list.is_file() else None
 
-    def _finish_plan(self, plan: Mark) -> Mark:
-        """Publish all members of `plan` into the plan's target, and mark the archive as unpacked."""
+    def _finish_plan(self, plan: Mark, *, repeated: bool = False) -> Mark:
+        """Publish all members of `plan` into the plan's target, and mark the archive as unpacked.
+
+        Args:
+            plan: what is to be published.
+            repeated: whether a killed process may have published it.
+        """
         with alone(self.state / "publish.lock"):
             try:
                 found = self._publish(plan)
@@ -285,7 +291,10 @@ class _Unpacking:
                     # no member is published: drop the plan, so that the next command can choose a new target
                     self.disk.remove_tree(self.work)
                 raise
-        self.file.write(plan, found)
+            self.file.write_members(found)
+            # before the mark: a process that is killed in between finishes its plan again
+            UnpackedOrder(self.root).add(self.name, plan, repeated=repeated)
+        self.file.write(plan)
         self.disk.remove_tree(self.work)
         return plan
 

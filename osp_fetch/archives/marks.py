@@ -10,15 +10,19 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import socket
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Final, NamedTuple
+from urllib.parse import quote
 
 from ..model.entry import STATE_FOLDER
 from ..model.record import Published
 from ..storage.folder.disk import Disk, replace_text
 from ..storage.folder.hashing import digests_of
+from ..storage.ordered_log import OrderedLog, OrderedReader
 
 _VERSION: Final = 2
 
@@ -122,16 +126,23 @@ class MarkFile:
         """Return the mark, or None if it is absent or not valid."""
         return Mark.read(self.place)
 
-    def write(self, mark: Mark, members: Sequence[UnpackedFile] | None = None) -> None:
-        """Write `mark` durably, after its `members` if they are given.
+    def write(self, mark: Mark) -> None:
+        """Write `mark` durably.
 
         Raises:
-            OSError: a file cannot be written.
+            OSError: the file cannot be written.
         """
         self.place.parent.mkdir(parents=True, exist_ok=True)
-        if members is not None:
-            write_members(self.list_place, members)
         replace_text(self.place, mark.to_text(), durable=True)
+
+    def write_members(self, members: Sequence[UnpackedFile]) -> None:
+        """Write the list of members durably. Call this before `write`.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self.place.parent.mkdir(parents=True, exist_ok=True)
+        write_members(self.list_place, members)
 
     def members(self) -> Iterator[UnpackedFile]:
         """Yield the members; none if the list is missing, and those before the damage if it is torn."""
@@ -160,6 +171,43 @@ class MarkFile:
         if listed < mark.files:
             lost.append(f"(the list of members {self.list_place.relative_to(self.root)} is torn)")
         return lost
+
+
+class UnpackedOrder:
+    """The archives of an output folder in the order in which they were unpacked, in one log for each machine.
+
+    A row has the position, the archive's name, its target, and size and mtime of its pieces. Only one process
+    of a machine may call `add` at a time. All methods block.
+
+    Args:
+        root: the output folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._folder = root / STATE_FOLDER / "unpacked-order"
+
+    def logs(self) -> list[Path]:
+        """Return the logs, sorted."""
+        return sorted(self._folder.glob("*.jsonl"))
+
+    def add(self, name: str, mark: Mark, *, repeated: bool) -> None:
+        """Append an archive.
+
+        Args:
+            name: the archive.
+            mark: how it was unpacked.
+            repeated: whether a killed process may have appended it already. Then it is not appended twice.
+
+        Raises:
+            OSError: the log cannot be read or written.
+        """
+        row = [name, mark.target, [[piece.size, piece.mtime_ns] for piece in mark.pieces]]
+        if repeated and any(row == old[1:] for log in self.logs() for old in OrderedReader(log).read_all()):
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        log = OrderedLog(self._folder / f"{quote(socket.gethostname(), safe='')}.jsonl")
+        position = max(log.settle() + 1, time.time_ns() // 1000)
+        log.append([[position, *row]], durable=mark.durable)
 
 
 def all_marks(root: Path) -> Iterator[tuple[str, MarkFile, Mark]]:

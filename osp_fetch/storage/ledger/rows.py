@@ -17,10 +17,15 @@ from ...model.record import Published, Record
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS files (
     path TEXT PRIMARY KEY, source_key TEXT NOT NULL, length INTEGER, etag TEXT, last_modified TEXT,
-    held TEXT NOT NULL, digests TEXT NOT NULL, checksums TEXT NOT NULL, size INTEGER, mtime_ns INTEGER
+    held TEXT NOT NULL, digests TEXT NOT NULL, checksums TEXT NOT NULL, size INTEGER, mtime_ns INTEGER,
+    position INTEGER
 ) WITHOUT ROWID
 """
-COLUMNS: Final = "path source_key length etag last_modified held digests checksums size mtime_ns".split()
+# `position` orders published files by publication. It is NULL in rows of format 1, and of other files.
+COLUMNS: Final = (
+    "path source_key length etag last_modified held digests checksums size mtime_ns position".split()
+)
+_RECORD: Final = ",".join(COLUMNS[:-1])  # what `record_of` takes; ledgers of format 1 have no other column
 # Seconds that a connection waits for the lock of another. Readers and writers block each other on disks that
 # do not support WAL.
 PATIENCE: Final = 30.0
@@ -89,7 +94,7 @@ class LedgerReader:
         Raises:
             StorageError: the ledger cannot be read.
         """
-        return map(record_of, self._rows("SELECT * FROM files ORDER BY path"))
+        return map(record_of, self._rows(f"SELECT {_RECORD} FROM files ORDER BY path"))
 
     def look(self, paths: Sequence[str]) -> dict[str, Record]:
         """Return the records of `paths` by path; a path without a record is missing from the result.
@@ -115,12 +120,18 @@ def look(rows: Callable[[str, Sequence[str]], Iterable[_Row]], paths: Sequence[s
     for at in range(0, len(paths), _ASK):
         some = paths[at : at + _ASK]
         marks = ",".join("?" * len(some))
-        found.update((r[0], record_of(r)) for r in rows(f"SELECT * FROM files WHERE path IN ({marks})", some))
+        query = f"SELECT {_RECORD} FROM files WHERE path IN ({marks})"
+        found.update((row[0], record_of(row)) for row in rows(query, some))
     return found
 
 
-def row_of(record: Record) -> _Row:
-    """Return `record` as a row of the table, in the order of `COLUMNS`."""
+def row_of(record: Record, position: int | None) -> _Row:
+    """Return `record` as a row of the table, in the order of `COLUMNS`.
+
+    Args:
+        record: the record.
+        position: its place in the order of publication, None if it is not published.
+    """
     published = record.published
     return (
         record.path,
@@ -133,7 +144,25 @@ def row_of(record: Record) -> _Row:
         ",".join(f"{value:x}" for value in record.checksums),
         published.size if published else None,
         published.mtime_ns if published else None,
+        position,
     )
+
+
+def publications(rows: Callable[[str, Sequence[int]], Iterable[_Row]], after: int) -> Iterator[list[Any]]:
+    """Yield the published files in order of publication: position, path, size, mtime_ns, digests.
+
+    Args:
+        rows: executes a query with its values.
+        after: only files with a larger position are yielded.
+    """
+    query = (
+        "SELECT position, path, size, mtime_ns, digests FROM files WHERE mtime_ns IS NOT NULL AND position "
+    )
+    if after == 0:  # files of format 1 come first. Their order is not known
+        for number, (_, *row) in enumerate(rows(f"{query}IS NULL ORDER BY path", ()), 1):
+            yield [number, *row[:-1], _decode(row[-1])]
+    for *row, digests in rows(f"{query}> ? ORDER BY position", (after,)):
+        yield [*row, _decode(digests)]
 
 
 def record_of(row: _Row) -> Record:

@@ -22,13 +22,17 @@ from ...model.record import Record
 from ..folder.disk import storage_error
 from ..folder.executors import in_thread
 from ..folder.permissions import Permissions
-from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, look, row_of
+from ..ordered_log import OrderedLog
+from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, look, publications, row_of
 from .sidecars import Sidecars
 
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2  # format 1 had no column `position`
+PUBLICATIONS: Final = "published.jsonl"
+"""Name of the log of publications, beside the ledger, from which it is completed."""
+_INDEX: Final = "CREATE INDEX IF NOT EXISTS published ON files(position) WHERE position IS NOT NULL"
 _PUT: Final = "INSERT OR REPLACE INTO files VALUES "
-_MARKS: Final = "(?,?,?,?,?,?,?,?,?,?)"
-# Rows in one statement, at 10 variables each. Old builds of SQLite accept at most 999 variables.
+_MARKS: Final = f"({','.join('?' * len(COLUMNS))})"
+# Rows in one statement, at 11 variables each. Old builds of SQLite accept at most 999 variables.
 _TOGETHER: Final = 90
 # Seconds for which opening a ledger is retried while another process holds it.
 _OPENING: Final = 5.0
@@ -67,6 +71,9 @@ class SqliteLedger:
         self._db: sqlite3.Connection
         self._claims = Sidecars(place.parent / "claims")
         self._readers: list[LedgerReader] = []
+        self._log = OrderedLog(place.with_name(PUBLICATIONS), self._permissions)
+        self._position = 0  # of the last publication
+        self._is_behind = True  # whether the log may not have all publications
 
     async def __aenter__(self) -> SqliteLedger:
         opening = asyncio.ensure_future(in_thread(self._thread, self._open))
@@ -101,6 +108,15 @@ class SqliteLedger:
                     f"{self._place} cannot be opened: {error}", remedy=Remedy.ABORT
                 ) from None
             self._begin_anew()
+        try:
+            self._or_anew(self._resume_log)
+        except sqlite3.Error as error:
+            self._db.close()
+            raise StorageError(f"{self._place} cannot be read: {error}", remedy=Remedy.ABORT) from None
+
+    def _resume_log(self) -> None:
+        self._position = self._db.execute("SELECT max(position) FROM files").fetchone()[0] or 0
+        self._catch_up()
 
     def _begin_anew(self) -> None:
         """Move a damaged or foreign ledger to `*.damaged`, and begin with an empty one.
@@ -151,16 +167,19 @@ class SqliteLedger:
                 db.execute("PRAGMA journal_mode=TRUNCATE")
             db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _SCHEMA_VERSION):
+            if version not in (0, 1, _SCHEMA_VERSION):
                 raise StorageError(
                     f"{self._place} was written by a newer osp-fetch (format {version}); update osp-fetch"
                 )
             db.execute(SCHEMA)
+            columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
+            if columns == COLUMNS[:-1]:
+                db.execute("ALTER TABLE files ADD COLUMN position INTEGER")
+            elif columns != COLUMNS:
+                raise _Foreign(f"{self._place} is not a ledger: its table has other columns")
+            db.execute(_INDEX)
             if version != _SCHEMA_VERSION:
                 db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-            columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
-            if columns != COLUMNS:
-                raise _Foreign(f"{self._place} is not a ledger: its table has other columns")
             db.execute("SELECT path, held, mtime_ns FROM files LIMIT 1").fetchone()
         except BaseException:
             db.close()
@@ -168,6 +187,8 @@ class SqliteLedger:
         return db
 
     def _close(self) -> None:
+        with suppress(sqlite3.Error, ValueError):
+            self._catch_up()
         for reader in self._readers:
             reader.close()
         self._db.close()
@@ -256,11 +277,12 @@ class SqliteLedger:
         # few statements, because sqlite3 releases the interpreter's lock for each, and waits to get it back.
         # A single statement is atomic and needs no transaction
         several = len(records) > _TOGETHER
+        placed = [(record, self._next(record)) for record in records]
         try:
             if several:
                 self._db.execute("BEGIN")
-            for at in range(0, len(records), _TOGETHER):
-                rows = [row_of(record) for record in records[at : at + _TOGETHER]]
+            for at in range(0, len(placed), _TOGETHER):
+                rows = [row_of(*each) for each in placed[at : at + _TOGETHER]]
                 marks = ",".join([_MARKS] * len(rows))
                 self._db.execute(_PUT + marks, [value for row in rows for value in row])
             if several:
@@ -271,6 +293,44 @@ class SqliteLedger:
             raise
         for record in records:
             self._claims.after(record)
+        self._announce(placed)
+
+    def _next(self, record: Record) -> int | None:
+        """Return the position of `record` in the order of publication, None if it is not published.
+
+        Positions are times in microseconds, as far as these increase. So they also increase where an empty
+        ledger took the place of a damaged one, and positions of several ledgers can be compared.
+        """
+        if record.published is None:
+            return None
+        self._position = max(self._position + 1, time.time_ns() // 1000)
+        return self._position
+
+    def _announce(self, placed: Sequence[tuple[Record, int | None]]) -> None:
+        """Append the published ones of `placed` to the log. After an error the log catches up later."""
+        if self._is_behind:
+            self._catch_up()
+            return
+        rows = [
+            [position, record.path, *record.published, record.digests]
+            for record, position in placed
+            if record.published is not None
+        ]
+        try:
+            if rows:
+                self._log.append(rows)
+        except OSError:
+            self._is_behind = True
+
+    def _catch_up(self) -> None:
+        """Append to the log what a killed run, or a full disk, has kept from it."""
+        if not self._is_behind:
+            return
+        with suppress(OSError):
+            last = self._log.settle()
+            self._position = max(self._position, last)
+            (self._log.append if last else self._log.rewrite)(publications(self._db.execute, last))
+            self._is_behind = False
 
 
 class _Foreign(sqlite3.DatabaseError):

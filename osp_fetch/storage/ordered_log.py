@@ -1,0 +1,149 @@
+"""Logs of lines with increasing positions, which other processes and machines follow while they grow.
+
+A line is a JSON list whose first value is its position, a whole number. One process appends at a time. A
+reader opens the file anew for each look: a network file system then shows what another machine has closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any, Final, Literal
+
+from .folder.permissions import Permissions
+
+Row = list[Any]
+_TAIL: Final = 1 << 20  # bytes at the end of a log in which its last line is looked for; no line is as long
+_NEAR: Final = 1 << 16  # bytes that are read line by line, where a position is looked for by halving
+_PAGE: Final = 1000  # lines that are read at a time
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+
+
+class OrderedLog:
+    """Appends to a log. All methods block and raise OSError.
+
+    Args:
+        place: the file.
+        permissions: of the file.
+    """
+
+    def __init__(self, place: Path, permissions: Permissions | None = None) -> None:
+        self._place, self._permissions = place, permissions or Permissions()
+
+    def settle(self) -> int:
+        """Cut off an incomplete line at the end; return the position of the last line, 0 if there is none."""
+        try:
+            file = self._place.open("r+b")
+        except FileNotFoundError:
+            return 0
+        with file:
+            size = file.seek(0, os.SEEK_END)
+            begin = file.seek(max(0, size - _TAIL))
+            tail = file.read()
+            end = len(tail)
+            while (end := tail.rfind(b"\n", 0, end)) >= 0:
+                row = _row(tail[tail.rfind(b"\n", 0, end) + 1 : end])
+                if row is not None:
+                    if begin + end + 1 < size:
+                        file.truncate(begin + end + 1)
+                    return int(row[0])
+        return 0
+
+    def append(self, rows: Iterable[Row], *, durable: bool = False) -> None:
+        """Append `rows`, whose positions are larger than those in the log.
+
+        Args:
+            rows: the lines.
+            durable: whether they must survive a power loss.
+        """
+        self._write(self._place, "ab", rows, durable=durable)
+
+    def rewrite(self, rows: Iterable[Row]) -> None:
+        """Replace the log atomically by one of `rows`."""
+        beside = self._place.with_name(self._place.name + ".new")
+        self._write(beside, "wb", rows, durable=False)
+        beside.replace(self._place)
+
+    def _write(self, place: Path, mode: Literal["ab", "wb"], rows: Iterable[Row], *, durable: bool) -> None:
+        with place.open(mode) as file:
+            self._permissions.grant(file.fileno())
+            file.writelines(_encode(row).encode() + b"\n" for row in rows)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+
+
+class OrderedReader:
+    """Reads a log from any position, again and again. It may be used while the log grows, or does not exist.
+
+    Args:
+        place: the file.
+        after: position of the last line that is not to be read.
+    """
+
+    def __init__(self, place: Path, after: int = 0) -> None:
+        self.place, self.after = place, after
+        self._offset, self._inode = 0, -1
+
+    def read(self, most: int) -> list[Row]:
+        """Return the lines that follow, `most` at most; `after` becomes the position of the last one.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        try:
+            file = self.place.open("rb")
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+                return []
+            raise
+        with file:
+            seen = os.fstat(file.fileno())
+            if seen.st_ino != self._inode or seen.st_size < self._offset:
+                self._inode, self._offset = seen.st_ino, self._found(file, seen.st_size)
+            file.seek(self._offset)
+            return self._lines(file, most)
+
+    def read_all(self) -> Iterator[Row]:
+        """Yield all lines that follow. Raises OSError as `read`."""
+        while rows := self.read(_PAGE):
+            yield from rows
+
+    def _lines(self, file: IO[bytes], most: int) -> list[Row]:
+        rows: list[Row] = []
+        while len(rows) < most and (line := file.readline()).endswith(b"\n"):
+            row = _row(line)
+            if row is None:
+                continue  # damaged by a power loss; the next run cuts it off
+            self._offset = file.tell()
+            if row[0] > self.after:
+                self.after = row[0]
+                rows.append(row)
+        return rows
+
+    def _found(self, file: IO[bytes], size: int) -> int:
+        """Return where a line begins before which no line is wanted, near the first that is."""
+        low, high = 0, size
+        while high - low > _NEAR:
+            middle = (low + high) // 2
+            file.seek(middle)
+            file.readline()
+            start = file.tell()
+            row = _row(file.readline())
+            if row is not None and row[0] <= self.after:
+                low = start
+            else:
+                high = middle
+        return low
+
+
+def _row(line: bytes) -> Row | None:
+    """Return the content of a line, None if it is damaged."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, list) and row and type(row[0]) is int else None

@@ -1,0 +1,137 @@
+"""Tests of the logs that `finished` reads: of publications, and of archives that were unpacked."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from osp_fetch.archives.marks import Mark, Piece, UnpackedOrder
+from osp_fetch.model.entry import RelativePath
+from osp_fetch.model.record import Published, Record
+from osp_fetch.storage.ledger.sqlite import PUBLICATIONS, SqliteLedger
+from osp_fetch.storage.ordered_log import OrderedLog, OrderedReader
+
+
+def record(path: str, size: int | None = 5) -> Record:
+    state = None if size is None else Published(size, 1_700_000_000_000_000_000)
+    return Record(RelativePath(path), "host/f", size, digests={"sha256": "0" * 64}, published=state)
+
+
+# logs
+
+
+def test_a_log_is_read_from_any_position(tmp_path: Path) -> None:
+    log = OrderedLog(tmp_path / "log")
+    log.append([n, f"file {n}", "x" * 90] for n in range(10, 30_000, 10))
+    for after in (0, 5, 10, 11, 15_000, 29_989, 29_990, 40_000):
+        found = list(OrderedReader(tmp_path / "log", after).read_all())
+        assert [row[0] for row in found] == [n for n in range(10, 30_000, 10) if n > after]
+
+
+def test_a_reader_goes_on_with_a_log_that_is_replaced(tmp_path: Path) -> None:
+    log, reader = OrderedLog(tmp_path / "log"), OrderedReader(tmp_path / "log")
+    assert reader.read(10) == []
+    log.append([[1, "a"], [2, "b"], [3, "c"]])
+    assert reader.read(2) == [[1, "a"], [2, "b"]]
+    log.rewrite([[3, "c"], [4, "d"]])
+    assert reader.read(10) == [[3, "c"], [4, "d"]]
+
+
+@pytest.mark.parametrize("torn", [b'[3,"c', b"\0" * 500, b'[3,"c\n\0\0\0', b""])
+def test_a_torn_end_is_not_read_and_is_cut_off(tmp_path: Path, torn: bytes) -> None:
+    place = tmp_path / "log"
+    log, reader = OrderedLog(place), OrderedReader(place)
+    log.append([[1, "a"], [2, "b"]])
+    whole = place.read_bytes()
+    place.write_bytes(whole + torn)
+    assert reader.read(10) == [[1, "a"], [2, "b"]]
+    assert log.settle() == 2
+    assert place.read_bytes() == whole
+    log.append([[5, "e"]])
+    assert reader.read(10) == [[5, "e"]]
+
+
+def test_a_log_without_a_line_has_position_0(tmp_path: Path) -> None:
+    log = OrderedLog(tmp_path / "log")
+    assert log.settle() == 0
+    (tmp_path / "log").write_bytes(b"\0" * (3 << 20))
+    assert log.settle() == 0
+
+
+# the ledger's log
+
+
+async def test_a_file_is_logged_each_time_that_it_is_published(tmp_path: Path) -> None:
+    place = tmp_path / "ledger.sqlite3"
+    async with SqliteLedger(place) as ledger:
+        await ledger.put(record("a", None))
+        await asyncio.gather(*(ledger.put(record(f"f{n}")) for n in range(200)))
+        await ledger.put(record("a"))
+    async with SqliteLedger(place) as ledger:
+        await ledger.put(record("f0", None))
+        await ledger.put(record("f0"))
+    rows = list(OrderedReader(tmp_path / PUBLICATIONS).read_all())
+    assert [row[1] for row in rows] == [*(f"f{n}" for n in range(200)), "a", "f0"]
+    assert all(before[0] < after[0] for before, after in pairwise(rows))
+    assert rows[0][2:] == [5, 1_700_000_000_000_000_000, {"sha256": "0" * 64}]
+
+
+async def test_a_log_that_was_lost_or_torn_is_completed_from_the_ledger(tmp_path: Path) -> None:
+    place, log = tmp_path / "ledger.sqlite3", tmp_path / PUBLICATIONS
+    async with SqliteLedger(place) as ledger:
+        for n in range(5):
+            await ledger.put(record(f"f{4 - n}"))
+    whole = log.read_bytes()
+    for left in (None, whole[:40], whole[:-1], whole[:-30] + b"\0" * 30):
+        log.unlink()
+        if left is not None:
+            log.write_bytes(left)
+        async with SqliteLedger(place):
+            assert log.read_bytes() == whole
+
+
+async def test_a_log_that_cannot_be_written_costs_no_record_and_catches_up(tmp_path: Path) -> None:
+    log = tmp_path / PUBLICATIONS
+    log.mkdir()
+    async with SqliteLedger(tmp_path / "ledger.sqlite3") as ledger:
+        await ledger.put(record("a"))
+        assert await ledger.get([RelativePath("a")]) == [record("a")]
+        log.rmdir()
+        await ledger.put(record("b"))
+        assert [row[1] for row in OrderedReader(log).read_all()] == ["a", "b"]
+
+
+async def test_a_ledger_of_format_1_is_continued(tmp_path: Path) -> None:
+    place = tmp_path / "ledger.sqlite3"
+    async with SqliteLedger(place) as ledger:
+        for path in ("b", "a", "c"):
+            await ledger.put(record(path))
+        await ledger.put(record("partial", None))
+    with closing(sqlite3.connect(place)) as db:
+        db.execute("DROP INDEX published")
+        db.execute("ALTER TABLE files DROP COLUMN position")
+        db.execute("PRAGMA user_version=1")
+    (tmp_path / PUBLICATIONS).unlink()
+    async with SqliteLedger(place) as ledger:
+        assert await ledger.get([RelativePath("a")]) == [record("a")]
+        await ledger.put(record("d"))
+    assert [row[1] for row in OrderedReader(tmp_path / PUBLICATIONS).read_all()] == ["a", "b", "c", "d"]
+
+
+# archives
+
+
+def test_an_archive_is_not_logged_twice_when_its_plan_is_finished_again(tmp_path: Path) -> None:
+    order, mark = UnpackedOrder(tmp_path), Mark((Piece(1, 2, 3, 4),), "target")
+    order.add("a.tar", mark, repeated=True)
+    order.add("a.tar", mark, repeated=True)
+    order.add("b.tar", mark, repeated=True)
+    order.add("a.tar", Mark((Piece(5, 6, 7, 8),), "target"), repeated=False)
+    rows = [row for log in order.logs() for row in OrderedReader(log).read_all()]
+    assert [row[1] for row in rows] == ["a.tar", "b.tar", "a.tar"]
+    assert rows[0][0] < rows[1][0] < rows[2][0]
