@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .archives.extract import Unpacked
     from .archives.extractor import Unpacker, UnpackOptions, unpack_folder
     from .archives.read import BrokenArchiveError
+    from .inspection.finished import FinishedFile, FinishedSample, finished
     from .model.digest import Digest
     from .model.engines import Folder, Ray
     from .model.entry import Entry, RelativePath, entry
@@ -103,6 +104,7 @@ _HOMES: Final = {
     "archives.extract": "Unpacked",
     "archives.extractor": "UnpackOptions Unpacker unpack_folder",
     "archives.read": "BrokenArchiveError",
+    "inspection.finished": "FinishedFile FinishedSample finished",
     "model.digest": "Digest",
     "model.engines": "Folder Ray",
     "model.entry": "Entry RelativePath entry",
@@ -142,6 +144,8 @@ __all__ = [
     "FetchOptions",
     "FileBegun",
     "Finished",
+    "FinishedFile",
+    "FinishedSample",
     "Folder",
     "FolderBusyError",
     "FolderWaiting",
@@ -208,6 +212,7 @@ __all__ = [
     "fetch",
     "fetch_all",
     "fetch_iter",
+    "finished",
     "unpack_folder",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from osp_fetch import finished
 from osp_fetch.demo import media
 from osp_fetch.demo.server import Blob, Server
 from osp_fetch.demo.sources import MetaCdn
@@ -24,13 +26,13 @@ from tests.origin import Origin, noise, serving, sha256
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
-async def run(name: str, *words: str | Path) -> tuple[int, str, str]:
+async def run_example(name: str, *words: str | Path, **environment: str) -> tuple[int, str, str]:
     """Run one example as a process. Return its exit code, stdout and stderr."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLES / name),
         *map(str, words),
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -64,16 +66,16 @@ def everything_below(folder: Path) -> dict[str, bytes]:
     return {name: place.read_bytes() for name, place in named if not name.startswith(".osp-fetch/")}
 
 
-def test_each_of_the_five_examples_is_run_here() -> None:
+def test_each_of_the_seven_examples_is_run_here() -> None:
     names = sorted(place.name for place in EXAMPLES.glob("*.py"))
-    assert len(names) == 5
+    assert len(names) == 7
     here = Path(__file__).read_text()
     assert [name for name in names if f'"{name}"' not in here] == []
 
 
 @pytest.mark.parametrize("name", sorted(place.name for place in EXAMPLES.glob("*.py")))
 async def test_an_example_without_arguments_says_how_to_run_it(name: str) -> None:
-    code, out, err = await run(name)
+    code, out, err = await run_example(name)
     assert (code, out) == (1, "")
     assert f"python examples/{name} " in err
     assert "Traceback" not in err
@@ -83,7 +85,7 @@ async def test_fetch_list_prints_a_table_of_outcomes_and_totals(origin: Origin, 
     data = {f"d/f{n}.bin": noise(1000 + n, n) for n in range(4)}
     urls = {path: origin.add(path, content) for path, content in data.items()}
     place, folder = manifest(tmp_path / "files.csv", urls), tmp_path / "out"
-    code, out, err = await run("01_fetch_list.py", place, folder)
+    code, out, err = await run_example("01_fetch_list.py", place, folder)
     assert (code, err) == (0, "")
     assert everything_below(folder) == data
     assert all(path in out and sha256(content) in out for path, content in data.items())
@@ -92,20 +94,22 @@ async def test_fetch_list_prints_a_table_of_outcomes_and_totals(origin: Origin, 
 
 async def test_fetch_list_names_failed_files_and_exits_with_1(origin: Origin, tmp_path: Path) -> None:
     urls = {"good": origin.add("good", b"right"), "bad": f"{origin.url}/absent"}
-    code, out, err = await run("01_fetch_list.py", manifest(tmp_path / "files.csv", urls), tmp_path / "out")
+    code, out, err = await run_example(
+        "01_fetch_list.py", manifest(tmp_path / "files.csv", urls), tmp_path / "out"
+    )
     assert code == 1
     assert "fetched" in out
     assert err.startswith("bad: ")
     assert "404" in err
-    assert (await run("01_fetch_list.py", tmp_path / "absent.csv", tmp_path / "out"))[0] == 2
+    assert (await run_example("01_fetch_list.py", tmp_path / "absent.csv", tmp_path / "out"))[0] == 2
 
 
 async def test_fetch_as_they_finish_unpacks_each_finished_tar(tmp_path: Path) -> None:
     tars, links, folder = sa1b_tars(), tmp_path / "links.tsv", tmp_path / "out"
     async with meta(tars, links):
-        code, out, err = await run("02_fetch_as_they_finish.py", links, folder)
+        code, out, err = await run_example("02_fetch_as_they_finish.py", links, folder)
         assert (code, err) == (0, "")
-        again, said, _ = await run("02_fetch_as_they_finish.py", links, folder)
+        again, said, _ = await run_example("02_fetch_as_they_finish.py", links, folder)
     assert again == 0, said
     members = [place for place in folder.rglob("sa_*.jpg") if ".osp-fetch" not in place.parts]
     assert members
@@ -118,7 +122,7 @@ async def test_fetch_as_they_finish_unpacks_each_finished_tar(tmp_path: Path) ->
 async def test_fetch_as_they_finish_exits_with_1_for_a_broken_archive(origin: Origin, tmp_path: Path) -> None:
     urls = {"half.tar": origin.add("half.tar", sa1b_tars(1)["sa_000000.tar"][:200_000])}
     place = manifest(tmp_path / "files.csv", urls)
-    code, out, err = await run("02_fetch_as_they_finish.py", place, tmp_path / "out")
+    code, out, err = await run_example("02_fetch_as_they_finish.py", place, tmp_path / "out")
     assert (code, err) == (1, "")
     assert "fetched half.tar" in out
     assert "unpacked half.tar: " in out
@@ -130,7 +134,7 @@ async def test_progress_bar_reaches_100_percent(origin: Origin, tmp_path: Path) 
     urls = [origin.add(name, content, always=o.slow(600e3)) for name, content in data.items()]
     origin.pages["/f1.bin"].faults.append(o.cut(100_000))
     folder = tmp_path / "out"
-    code, out, err = await run("03_progress_bar.py", *urls, folder)
+    code, out, err = await run_example("03_progress_bar.py", *urls, folder)
     assert (code, out) == (0, ""), err
     assert everything_below(folder) == data
     drawn = err.replace("\r", "\n").splitlines()
@@ -142,7 +146,7 @@ async def test_progress_bar_reaches_100_percent(origin: Origin, tmp_path: Path) 
 
 
 async def test_progress_bar_ends_with_the_reason_of_a_failure(origin: Origin, tmp_path: Path) -> None:
-    code, _, err = await run("03_progress_bar.py", f"{origin.url}/absent", tmp_path / "out")
+    code, _, err = await run_example("03_progress_bar.py", f"{origin.url}/absent", tmp_path / "out")
     assert code == 1
     assert "404" in err.splitlines()[-1]
 
@@ -150,7 +154,7 @@ async def test_progress_bar_ends_with_the_reason_of_a_failure(origin: Origin, tm
 async def test_train_from_tars_reads_every_member_of_every_tar(tmp_path: Path) -> None:
     tars, links = sa1b_tars(), tmp_path / "links.tsv"
     async with meta(tars, links):
-        code, out, err = await run("04_train_from_tars.py", links, tmp_path / "out")
+        code, out, err = await run_example("04_train_from_tars.py", links, tmp_path / "out")
     assert (code, err) == (0, "")
     assert {line.partition(":")[0] for line in out.splitlines()} == set(tars)
     assert set(everything_below(tmp_path / "out")) == set(tars)  # nothing is unpacked
@@ -158,6 +162,55 @@ async def test_train_from_tars_reads_every_member_of_every_tar(tmp_path: Path) -
     samples = dict(example.TarSamples([tmp_path / "out" / name for name in tars]))
     assert len(samples) == sum(int(line.split()[1]) for line in out.splitlines())
     assert all(name.endswith((".jpg", ".json")) and data for name, data in samples.items())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+async def test_train_while_it_downloads_trains_on_each_sample_once(tmp_path: Path, ranks: int) -> None:
+    tars, links, folder = sa1b_tars(), tmp_path / "links.tsv", tmp_path / "out"
+    async with meta(tars, links):
+        words = ("get", links, "-o", folder, "--unpack", "-q", "--min-free", "0")
+        run = await asyncio.create_subprocess_exec(sys.executable, "-m", "osp_fetch", *map(str, words))
+        shares = await asyncio.gather(
+            *(
+                run_example("06_train_while_it_downloads.py", folder, RANK=str(rank), WORLD_SIZE=str(ranks))
+                for rank in range(ranks)
+            )
+        )
+        assert await run.wait() == 0
+    assert [(code, err) for code, _, err in shares] == [(0, "")] * ranks
+    trained = [line.partition(":")[0] for _, out, _ in shares for line in out.splitlines()]
+    samples = [place.relative_to(folder).with_suffix("").as_posix() for place in folder.rglob("sa_*.jpg")]
+    assert sorted(trained) == sorted(samples)
+    assert all(out for _, out, _ in shares)
+
+
+async def test_train_while_it_downloads_continues_behind_its_position(tmp_path: Path) -> None:
+    tars, links, folder = sa1b_tars(1), tmp_path / "links.tsv", tmp_path / "out"
+    async with meta(tars, links):
+        words = ("get", links, "-o", folder, "--unpack", "-q", "--min-free", "0")
+        run = await asyncio.create_subprocess_exec(sys.executable, "-m", "osp_fetch", *map(str, words))
+        assert await run.wait() == 0
+    place = tmp_path / "out.positions-0.json"
+    found = list(finished(folder, samples=True))
+    place.write_text(json.dumps({"0 of 1": found[1].position}))
+    code, out, err = await run_example("06_train_while_it_downloads.py", folder)
+    assert (code, err) == (0, "")
+    assert [line.partition(":")[0] for line in out.splitlines()] == [each.key for each in found[2:]]
+    assert json.loads(place.read_text()) == {"0 of 1": found[-1].position}
+
+
+async def test_webdataset_reads_each_tar_while_others_are_downloaded(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    tars, links, folder = sa1b_tars(), tmp_path / "links.tsv", tmp_path / "out"
+    async with meta(tars, links):
+        words = ("get", links, "-o", folder, "-q", "--min-free", "0")
+        run = await asyncio.create_subprocess_exec(sys.executable, "-m", "osp_fetch", *map(str, words))
+        code, out, err = await run_example("07_webdataset_while_it_downloads.py", folder)
+        assert await run.wait() == 0
+    assert (code, err) == (0, "")
+    example = load("04_train_from_tars.py")
+    names = {name.rpartition(".")[0] for name, _ in example.TarSamples([folder / tar for tar in tars])}
+    assert sorted(out.splitlines()) == sorted(f"./{name}: jpg, json" for name in names)
 
 
 async def test_mirror_with_checksums_takes_missing_files_from_the_mirror(
@@ -176,7 +229,7 @@ async def test_mirror_with_checksums_takes_missing_files_from_the_mirror(
             manifest(tmp_path / "mirror.csv", second),
             tmp_path / "out",
         )
-        code, out, err = await run("05_mirror_with_checksums.py", *words)
+        code, out, err = await run_example("05_mirror_with_checksums.py", *words)
         assert (code, err) == (0, "")
         assert "3 files are present and verified" in out
         assert everything_below(tmp_path / "out") == data
@@ -185,7 +238,7 @@ async def test_mirror_with_checksums_takes_missing_files_from_the_mirror(
         for source in (origin, other):
             source.add("d/f2.bin", b"other bytes")
         (tmp_path / "out" / "d" / "f2.bin").unlink()
-        code, out, err = await run("05_mirror_with_checksums.py", *words)
+        code, out, err = await run_example("05_mirror_with_checksums.py", *words)
     assert code == 1
     assert "not complete: 1 of the files" in err
     assert not (tmp_path / "out" / "d" / "f2.bin").exists()

@@ -19,9 +19,13 @@ from ..model.report import Status
 from ..model.settings import Settings
 from ..storage.destination import Destination
 from ..storage.folder.disk import Disk
+from ..storage.folder.heartbeat import Heartbeat
 from . import marks, splits
 from .extract import Unpacked, UnpackJob, unpack, why_broken
 from .splits import Archive
+
+UNPACKING = "unpacking"
+"""Name of the file in `.osp-fetch/` that is touched while archives are unpacked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,7 @@ class Unpacker:
         self._archives: dict[str, Archive] = {}
         self._pool: ProcessPoolExecutor | None = None
         self._jobs: list[tuple[Archive, Future[Unpacked]]] = []
+        self._heartbeat: Heartbeat | None = None
 
     def expect(self, paths: Iterable[str], own: Iterable[str] | None = None) -> None:
         """Register the files of the run; an archive in pieces starts when all pieces are complete.
@@ -153,6 +158,9 @@ class Unpacker:
 
     def begin(self, archive: Archive) -> None:
         """Start to unpack `archive` as soon as a worker process is free."""
+        if self._heartbeat is None and self._bucket is None:
+            self._heartbeat = Heartbeat(self._root / STATE_FOLDER / UNPACKING)
+            self._heartbeat.start()
         if self._pool is None:
             workers = self._how.workers or max(1, (os.cpu_count() or 2) // 2)
             # spawn: a fork would inherit this process's event loop, locks and sockets
@@ -221,6 +229,9 @@ class Unpacker:
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
 
 
 def loose_archives(root: Path) -> list[str]:

@@ -12,15 +12,14 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from ...model.entry import STATE_FOLDER
 from ...model.errors import FolderBusyError, Remedy, StorageError
 from .disk import Disk, storage_error
+from .heartbeat import BEAT, Pulse
 from .permissions import Permissions
 
-# Seconds between two heartbeats of the run that holds the lock.
-_BEAT: Final = 2.0
 # Attempts to get the lock, 0.1 s apart. `status` holds it for a moment while it looks at the folder.
 _TRIES: Final = 5
 # Error numbers of flock that mean that another process holds the lock.
@@ -64,7 +63,7 @@ class RunLock:
             full.
     """
 
-    def __init__(self, state: Path, beat: float = _BEAT, permissions: Permissions | None = None) -> None:
+    def __init__(self, state: Path, beat: float = BEAT, permissions: Permissions | None = None) -> None:
         self._state, self._place, self._beat = state, state / "lock", beat
         self._permissions = permissions or Permissions()
         self._fd = -1
@@ -208,6 +207,27 @@ def owner_of(state: Path) -> str | None:
     finally:
         os.close(fd)
     return None
+
+
+class LockWatch:
+    """Sees again and again whether a run owns a state folder, on any machine, without touching the lock.
+
+    Args:
+        state: the state folder.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._place = state / "lock"
+        self._pulse = Pulse(self._place)
+
+    def look(self) -> Literal["held", "left", "free"]:
+        """Return "held" while a run works, "left" after it was killed, or "free".
+
+        It takes six seconds to notice that a run was killed.
+        """
+        if not _read(self._place):
+            return "free"
+        return "held" if self._pulse.beats() else "left"
 
 
 def _read(place: Path) -> dict[str, object]:
