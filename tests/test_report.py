@@ -22,11 +22,11 @@ from hypothesis import strategies as st
 from osp_fetch import fetch_all
 from osp_fetch.inspection.past import read_past
 from osp_fetch.inspection.summary import summary_of
+from osp_fetch.model.advice import what_to_do
 from osp_fetch.model.entry import entry
-from osp_fetch.views.advice import what_to_do
+from osp_fetch.model.html import Html, tag
 from osp_fetch.views.bins import Bins
 from osp_fetch.views.charts import nice, stacked
-from osp_fetch.views.html import Html, tag
 from osp_fetch.views.report_page import report_page
 from tests import origin as o
 from tests.conftest import quick

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from ..model.advice import what_to_do
 from ..model.report import JSON_VERSION
 from ..storage.folder.run_lock import state_folders
-from ..views.advice import what_to_do
 from ..views.bins import Bins
 from .past import HostPast, Runs, read_past
 from .place import Place, place_of

@@ -7,8 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from ..model.html import Html, tag, text
 from . import formatting
-from .html import Html, tag, text
 
 WIDTH: Final = 960
 HEIGHT: Final = 260

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from ..model.html import Child, Html, join, table, tag
 from . import formatting
 from .charts import stacked
-from .html import Child, Html, join, table, tag
 from .report_style import STYLE
 
 MARK: Final = "<!doctype html>\n<!-- report of osp-fetch -->\n"

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from ..model.text import printable
+from .text import printable
 
 
 class Html(str):
