@@ -15,6 +15,9 @@ from .model.errors import SettingsError
 from .model.report import Outcome, Report
 from .options import FetchOptions, PlainOptions, StopToken, plain
 from .storage.destination import destination
+from .views.board import Board
+from .views.fanout import Fanout, Ticking
+from .views.notebook import progress_view
 
 if TYPE_CHECKING:
     from .assembly import AnyManifest
@@ -51,10 +54,20 @@ async def fetch_all(
 async def _fetch(
     manifest: AnyManifest, folder: str | Path, options: PlainOptions, deliver: Callable[[Outcome], None]
 ) -> Report:
-    """Fetch with the engine of the options."""
-    if isinstance(options.get("engine"), Folder):
-        return await _fetch_shares(manifest, folder, options, deliver)
-    return await launch(manifest, folder, options, deliver)
+    """Fetch with the engine of the options, and show progress if it is wanted."""
+    run = _fetch_shares if isinstance(options.get("engine"), Folder) else launch
+    given, board = [options["observer"]] if "observer" in options else [], Board()
+    view = progress_view(board, options.get("progress"), is_observed=bool(given))
+    if view is None:
+        return await run(manifest, folder, options, deliver)
+    observe = Fanout([board, view, *given])
+    try:
+        async with Ticking(view, at_end=False):
+            report = await run(manifest, folder, {**options, "observer": observe}, deliver)
+    finally:
+        view.close()
+    report.notes += observe.failures
+    return report
 
 
 async def _fetch_shares(
@@ -148,5 +161,8 @@ def fetch(manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[Fet
 
     with suppress(RuntimeError):
         asyncio.get_running_loop()
-        raise SettingsError("fetch() cannot run inside an event loop; use `await fetch_all(...)` instead")
+        raise SettingsError(
+            "fetch() cannot run in a running event loop, such as that of a notebook; write `await "
+            "fetch_all(...)` with the same arguments"
+        )
     return uvloop.run(fetch_all(manifest, folder, **options))

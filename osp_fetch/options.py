@@ -81,6 +81,9 @@ class FetchOptions(TypedDict, total=False):
         page: `[HOST:]PORT` to serve a page about the run on; port 0 takes a free one. The event `PageOpened`
             has the link.
         page_control: whether the page may steer the run.
+        progress: whether to show the run while it goes on: in a notebook as a bar, on a terminal as the panel
+            of `osp-fetch get`, elsewhere as a line every 30 seconds on stderr. By default it is shown in a
+            notebook, unless there is an `observer`, and nowhere else.
     """
 
     settings: Settings | Mapping[str, Mapping[str, Any]]
@@ -115,6 +118,7 @@ class FetchOptions(TypedDict, total=False):
     engine: Engine
     page: str
     page_control: bool
+    progress: bool
 
 
 class PlainOptions(TypedDict, total=False):
@@ -152,6 +156,7 @@ class PlainOptions(TypedDict, total=False):
     engine: Engine
     page: str
     page_control: bool
+    progress: bool
 
 
 def plain(options: Mapping[str, Any]) -> PlainOptions:
@@ -285,6 +290,12 @@ def _depth(value: object) -> int:
     raise TypeError(f"depth={value!r}: pass a whole number of at least 1")
 
 
+def _progress(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError(f"progress={value!r}: pass True or False")
+
+
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "settings": _settings,
     "observer": _observer,
@@ -297,6 +308,7 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "headers": _headers,
     "shard": _shard,
     "depth": _depth,
+    "progress": _progress,
     "max_duration": _duration("max_duration"),
     "wait_lock": _duration("wait_lock"),
     "failed": _path("failed", "file"),

@@ -71,6 +71,7 @@ DOORS = {
     "ray": {"cluster/ray_nodes.py"},
     "matplotlib": {"bench/curve.py"},
     "click": {"cli/"},
+    "IPython": {"views/notebook.py"},
     "rich": {"views/screen.py", "cli/"},
 }
 

@@ -323,10 +323,9 @@ def _screen(board: Any, flags: dict[str, Any]) -> Any:
     """Return the progress view: None with --quiet, a live panel on a terminal, else lines of text."""
     if flags["quiet"]:
         return None
-    from ..views.screen import Live, Plain
+    from ..views.screen import screen_of
 
-    terminal = sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
-    return (Live if terminal else Plain)(board, verbose=flags["verbose"])
+    return screen_of(board, verbose=flags["verbose"])
 
 
 def _tell(report: Report, flags: dict[str, Any]) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from .advice import what_to_do
 from .entry import Entry
 from .errors import FetchError
+from .html import Child, join, table, tag
 
 if TYPE_CHECKING:
     import pandas
@@ -19,6 +21,7 @@ JSON_VERSION: Final = 1
 # Outcomes that a report keeps in each of its two lists. A manifest may have ten million rows; memory must not
 # grow with it.
 OUTCOMES_KEPT = 20_000
+_EXAMPLES: Final = 3  # errors with one cause that a report shows
 # Causes of failures by which a server or a source rejects the credentials.
 _CREDENTIALS: Final = ("status 401", "credentials")
 
@@ -164,6 +167,22 @@ class Report:
         stopped = f"; stopped: {self.stopped}" if self.stopped else ""
         return f"{counts}; {self.bytes} bytes received in {self.seconds:.1f} s{stopped}"
 
+    def _repr_html_(self) -> str:
+        """Return the report for a notebook: files by outcome, and failures by cause with what to do."""
+        stopped = f"; stopped: {self.stopped}" if self.stopped else ""
+        by_cause: dict[str, list[Outcome]] = {}
+        for outcome in self.failures:
+            by_cause.setdefault(outcome.error.cause if outcome.error else "", []).append(outcome)
+        counts = [(status.value, f"{n:,}") for status, n in self.counts.items() if n]
+        failed = [_failed(*each) for each in by_cause.items()]
+        return tag(
+            "div",
+            tag("p", f"{self.bytes:,} bytes received in {self.seconds:.1f} s{stopped}"),
+            table(["outcome", "files"], counts) if counts else "no files",
+            table(["cause", "files", "what to do", "first of them"], failed) if failed else None,
+            (tag("p", note) for note in self.notes),
+        )
+
     def frame(self) -> pandas.DataFrame:
         """Return `outcomes` as a pandas DataFrame with one row for each file.
 
@@ -186,3 +205,9 @@ class Report:
             "notes": self.notes,
             "failures": [o.row() for o in self.failures],
         }
+
+
+def _failed(cause: str, outcomes: Sequence[Outcome]) -> tuple[Child, ...]:
+    """Return the row of a cause in the table of failures."""
+    first = (tag("div", str(outcome.error)) for outcome in outcomes[:_EXAMPLES])
+    return cause, f"{len(outcomes):,}", what_to_do(cause), join(first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter
@@ -244,6 +245,12 @@ class Live:
         self._live.stop()
 
 
+def screen_of(board: Board, *, verbose: bool = False) -> Live | Plain:
+    """Return a live panel if stderr is a terminal that can show one, else lines of text."""
+    terminal = sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
+    return Live(board, verbose=verbose) if terminal else Plain(board, verbose=verbose)
+
+
 def panel(board: Board, width: int = 100, height: int = 24) -> Group:
     """Return the panel: the total, the counts, the slowest files in progress, and what is wrong.
 
@@ -256,9 +263,9 @@ def panel(board: Board, width: int = 100, height: int = 24) -> Group:
     from rich.table import Table
     from rich.text import Text
 
-    parts, share = _total(board)
-    counts = [Text(line, style="dim", no_wrap=True) for line in _wrapped(_counts(board), width)]
-    trouble = _trouble(board)
+    parts, share = total(board)
+    counts = [Text(line, style="dim", no_wrap=True) for line in _wrapped(counts_of(board), width)]
+    trouble = [Text(line, style=style, no_wrap=True, overflow="ellipsis") for line, style in troubles(board)]
     files = Table.grid(padding=(0, 1))
     nodes = [Text(line, no_wrap=True, overflow="ellipsis") for line in _nodes(board, height)]
     most = max(_FEWEST, min(_FILES, height - len(counts) - len(nodes) - len(trouble) - 3))
@@ -276,7 +283,7 @@ def _nodes(board: Board, height: int) -> list[str]:
     return node_lines(rows, max(_FEWEST, height // 3))
 
 
-def _total(board: Board) -> tuple[list[str], float]:
+def total(board: Board) -> tuple[list[str], float]:
     """Return the statements of the first line, and the share that its bar shows."""
     rate = board.rate()
     whole = board.total if board.rows_final else None
@@ -316,7 +323,7 @@ def _wrapped(parts: list[str], width: int) -> list[str]:
     return lines
 
 
-def _counts(board: Board) -> list[str]:
+def counts_of(board: Board) -> list[str]:
     """Return the statements of the second line."""
     total = f"of {board.rows:,}" if board.rows_final else f"of {board.rows:,} read so far"
     parts = [f"{board.finished:,} {total} files"]
@@ -329,29 +336,20 @@ def _counts(board: Board) -> list[str]:
     return parts
 
 
-def _trouble(board: Board) -> list[RenderableType]:
-    from rich.text import Text
-
-    lines: list[RenderableType] = []
+def troubles(board: Board) -> list[tuple[str, str]]:
+    """Return what is wrong with a run, or unusual: sentences and their styles."""
+    lines: list[tuple[str, str]] = []
     if stalled := stall(board):
-        lines.append(Text(stalled, style="bold yellow", no_wrap=True, overflow="ellipsis"))
+        lines.append((stalled, "bold yellow"))
     if board.expires is not None:
         left = board.expires - time.time()
-        style = "dim" if left > 86400 else "yellow"
-        lines.append(
-            Text(
-                formatting.expiry(board.expires, board.wall()),
-                style=style,
-                no_wrap=True,
-                overflow="ellipsis",
-            )
-        )
+        lines.append((formatting.expiry(board.expires, board.wall()), "dim" if left > 86400 else "yellow"))
     if board.last_trouble:
-        lines.append(Text(f"last: {board.last_trouble}", style="yellow", no_wrap=True, overflow="ellipsis"))
+        lines.append((f"last: {board.last_trouble}", "yellow"))
     if board.standing:
-        lines.append(Text(board.standing, style="bold yellow", no_wrap=True, overflow="ellipsis"))
+        lines.append((board.standing, "bold yellow"))
     if board.stopping:
-        lines.append(Text(f"stopping: {board.stopping}; saving what is held", style="bold yellow"))
+        lines.append((f"stopping: {board.stopping}; saving what is held", "bold yellow"))
     return lines
 
 
