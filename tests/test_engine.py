@@ -304,7 +304,7 @@ async def test_a_host_can_have_limits_of_its_own() -> None:
     slow = ConnectionPool(Limits(requests_per_second=50.0), hosts={"slow": HostLimits(requests_per_second=5)})
     assert [slow.host(f"{name}:80").interval for name in ("slow", "fast", "www.sec.gov")] == [0.2, 0.02, 0.02]
     assert ConnectionPool(Limits()).host("www.sec.gov:443").interval == 0.1
-    slow.divide_requests(3)
+    slow.resize(8, is_fixed=False, parts=3)
     assert [slow.host(f"{name}:80").interval for name in ("slow", "new")] == [3 / 5, 3 / 50]
 
 

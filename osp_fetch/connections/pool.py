@@ -104,14 +104,20 @@ class ConnectionPool:
         # a quarter is kept for hosts that answer
         self._most_connecting = total - total // 4 if is_fixed else self._connecting_at_most
 
-    def resize(self, total: int, *, is_fixed: bool, most_open: int | None = None) -> None:
+    def resize(
+        self, total: int, *, is_fixed: bool, most_open: int | None = None, parts: int | None = None
+    ) -> None:
         """Change the number of connections. With a fixed total of 0, no slot is granted until the next call.
 
         Args:
             total: Largest number of open connections.
             is_fixed: Whether it holds for all hosts, also for those that have not answered yet.
             most_open: Transfers are closed until at most this many connections are open; None for none.
+            parts: Each host is sent one of so many parts of its request rate, because other machines send the
+                rest; None for no change.
         """
+        if parts is not None:
+            self._hosts.divide(parts)
         self._allow(total, is_fixed=is_fixed)
         if total and self._share is None:
             self.per_host = per_host(self._limits, total)
@@ -123,10 +129,6 @@ class ConnectionPool:
         for state in self._hosts.all():
             self._put_in_line(state)
         self._admit()
-
-    def divide_requests(self, parts: int) -> None:
-        """Send each host only one of `parts` parts of its request rate: other machines send the rest."""
-        self._hosts.divide(parts)
 
     @property
     def open(self) -> int:

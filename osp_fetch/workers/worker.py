@@ -243,8 +243,7 @@ class _Worker:
                     self._context.pool.cool(name, seconds, sheds=sheds)
             case messages.Steer(rate, connections, is_fixed, most_open, parts):
                 self._context.pool.rate.change(rate)
-                self._context.pool.divide_requests(parts)
-                self._context.pool.resize(connections, is_fixed=is_fixed, most_open=most_open)
+                self._context.pool.resize(connections, is_fixed=is_fixed, most_open=most_open, parts=parts)
             case messages.LastFiles():
                 self._context.pool.last_files = True
             case messages.StopWork():
