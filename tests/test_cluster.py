@@ -243,6 +243,24 @@ async def test_the_files_of_a_killed_node_go_on_at_another_from_the_held_bytes(
     assert [(each.node, each.nodes) for each in left] == [("a", 1)]
 
 
+async def test_a_partial_that_no_node_can_continue_is_deleted_when_the_file_is_complete(
+    origin: Origin, fleet: Make
+) -> None:
+    files = {f"f{n}": noise(100_000 + n, n) for n in range(4)}
+    run = fleet("a", settings=quick(limits={"connections": 4}))
+    left = run.root / ".osp-fetch" / "partial" / "f1"  # as a killed run leaves it before the first record
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"x" * 5000)
+    work = run.start(served(origin, files, slow(30_000)))
+    await run.until(lambda: run.received() > 0)
+    run.nodes.add("b")
+    await run.until(lambda: sum(isinstance(each, events.NodeJoined) for each in run.seen) == 2)
+    run.nodes.signal("a", signal.SIGKILL)
+    await work
+    assert tree(run.root) == files
+    assert not [path for path in (run.root / ".osp-fetch").rglob("partial/*") if path.is_file()]
+
+
 async def test_a_frozen_node_is_given_up_and_changes_nothing_when_it_wakes(
     origin: Origin, fleet: Make
 ) -> None:

@@ -14,13 +14,21 @@ from ..connections.controller import LOOK
 from ..engine.context import Context, files_in_progress
 from ..engine.file import Job
 from ..model import events
+from ..model.entry import RelativePath
 from ..model.errors import FetchError, IntegrityError
 from ..model.record import Record
 from ..model.report import Status
 from ..model.timetable import Timetable
 from ..storage.bucket.store import BucketStore
 from ..storage.destination import Destination
-from ..storage.folder.node_folders import collect, hand_over, mark_ended, node_folder
+from ..storage.folder.node_folders import (
+    collect,
+    drop_partials,
+    hand_over,
+    mark_ended,
+    node_folder,
+    partials_of,
+)
 from ..storage.folder.run_lock import state_folder
 from ..workers import messages
 from ..workers.budget import Budget, part_of
@@ -171,6 +179,7 @@ class NodePool:
         self._limits = _Limits(limits.rate, context.pool.total, limits.connections != "auto")
         self._is_ending = False
         self._is_folder = setup.place.bucket is None
+        self._partials: set[RelativePath] = set()  # files of which an earlier run has left a partial
 
     async def __aenter__(self) -> NodePool:
         await self._tidy_up()
@@ -198,6 +207,7 @@ class NodePool:
             await store.abort_all(_SCOPE)  # another node cannot continue them
         else:
             await asyncio.to_thread(collect, self._setup.state)
+            self._partials = await asyncio.to_thread(partials_of, self._setup.state)
 
     # ---- membership
 
@@ -346,6 +356,8 @@ class NodePool:
         losses, was_lost = Losses(job.entry.path, _TRIES), False
         idle, wrong = list[int](), list[Node]()  # idle: the node that gave it back, if any
         state, moves = state_folder(self._setup.place.root), True  # where its partial is
+        # state folders that may have a partial of it
+        left = {state} if job.entry.path in self._partials else set[Path]()
         while True:
             lease = await self._lease([each.number for each in wrong], idle)
             node = self._nodes[lease.node]
@@ -356,6 +368,8 @@ class NodePool:
                 status, record = await self._on(node, lease, job)
                 for each in wrong:  # another node received it right: the fault was not the source's
                     self._blame(each)
+                if left and self._is_folder:
+                    await asyncio.to_thread(drop_partials, job.entry.path, left - {node.state})
                 return (Status.FETCHED if was_lost else status), record
             except messages.GivenBackError:
                 idle, state, moves = [node.number], node.state, True
@@ -375,6 +389,7 @@ class NodePool:
                 idle, state, moves = [], node.state, self._ends.get(node.number, False)
             finally:
                 self._coordinator.end(lease)
+                left.add(node.state)
             job = await self._refreshed(job)
 
     async def _on(self, node: Node, lease: Lease, job: Job) -> tuple[Status, Record]:

@@ -7,6 +7,7 @@ has ended, its partials are moved. When it is only silent, it may wake up and wr
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +57,24 @@ def hand_over(path: RelativePath, old: Path, new: Path, *, moves: bool, kind: st
         disk.sync_folder(other.parent)
     except OSError as error:
         raise storage_error(error, f"the partial of {path} cannot be given to another node") from None
+
+
+def partials_of(state: Path) -> set[RelativePath]:
+    """Return the files that have a partial in a state folder. Blocks."""
+    folder = state / "partial"
+    return {
+        RelativePath(place.relative_to(folder).as_posix()) for place in folder.rglob("*") if place.is_file()
+    }
+
+
+def drop_partials(path: RelativePath, states: Iterable[Path]) -> None:
+    """Delete what nodes hold of a file that another node has completed. Blocks, and ignores errors.
+
+    A node that was lost before the first record of a file has a partial that no other node can continue.
+    """
+    for state in states:
+        with suppress(OSError):
+            (state / "partial" / path).unlink()
 
 
 def collect(state: Path) -> None:
