@@ -5,15 +5,17 @@
 
 The first form fetches small files for a long time, some of them with faults, with metrics that are
 scraped each second, a metrics file, a service that never answers, one that refuses, a command that
-fails, and a report at the end. Notices are as frequent as the settings allow. The second form fetches
-10,000 files of 20 kB in turns without and with all of that, and prints the seconds and the processor
-seconds of each.
+fails, a page with one viewer that reads and one that does not, a command of `ctl` every ten seconds, and a
+report at the end. Notices are as frequent as the settings allow. The second form fetches 100,000 files of
+20 kB in turns without and with all of that but `ctl`, and prints the seconds of the run, as its report states
+them, and the processor seconds of each.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
 import shutil
@@ -26,7 +28,8 @@ from pathlib import Path
 
 from osp_fetch.demo.server import Blob, Exchange, Server
 
-FILES, LENGTH = 30_000, 20_000
+FILES, LENGTH = 100_000, 20_000
+COMMANDS = ["status", "rate 50MiB", "rate 0", "connections 8", "pause", "resume", "connections auto"]
 QUICK = ["notify.every=0", "notify.stalled=2s", "notify.pause=1s", "notify.pace=5s", "notify.timeout=2s"]
 
 
@@ -57,6 +60,7 @@ async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
 def flags(folder: Path, port: int) -> list[str]:
     """Return the flags of everything that watches a run."""
     words = ["--metrics", "0", "--metrics-file", str(folder / "osp.prom"), "--report", str(folder / "r.html")]
+    words += ["--page", "0", "--page-control"]
     for url in (f"json://127.0.0.1:{port}/silent", "json://127.0.0.1:9/refused"):
         words += ["--notify", url]
     return [*words, "--on-event", "exit 3", "--on-event", f"cat >> {folder / 'notices.jsonl'}"]
@@ -65,7 +69,7 @@ def flags(folder: Path, port: int) -> list[str]:
 async def started(folder: Path, urls: Path, *words: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "osp_fetch", "get", str(urls), "-o", str(folder / "out"), "--min-free", "0"),
-        *(*words, "--profiles", "none"), stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+        *(*words, "--profiles", "none"), stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
 
@@ -93,6 +97,42 @@ async def scraped(url: str) -> int:
     return len(data)
 
 
+async def viewed(link: str, *, reads: bool) -> None:
+    """Follow the page at `link` as a browser does; without `reads`, never read what comes."""
+    address, _, query = link.partition("?")
+    host, port = address.split("/")[2].split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /events?{query} HTTP/1.1\r\nHost: {host}:{port}\r\n\r\n".encode())
+    try:
+        while not reads or await reader.read(1 << 16):
+            await asyncio.sleep(0 if reads else 3600)
+    finally:
+        writer.close()
+
+
+async def commanded(folder: Path) -> None:
+    """Send a command to the run every ten seconds."""
+    for number in itertools.count():
+        await asyncio.sleep(10)
+        command = COMMANDS[number % len(COMMANDS)].split()
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "osp_fetch", "ctl", str(folder / "out"), *command),
+            stdout=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        await process.wait()
+
+
+async def links_of(process: asyncio.subprocess.Process, *names: str) -> list[str]:
+    """Return the links that a run prints, such as that of `page`, in the order of `names`."""
+    assert process.stderr is not None
+    found: dict[str, str] = {}
+    while len(found) < len(names) and (line := (await process.stderr.readline()).decode()):
+        name, _, link = line.partition(": ")
+        if name in names:
+            found[name] = link.strip()
+    return [found[name] for name in names]
+
+
 async def soak(minutes: float, folder: Path) -> None:
     origin = Origin(faulty=True)
     async with Server(origin.handle) as server, await asyncio.start_server(silent, "127.0.0.1", 0) as sink:
@@ -103,10 +143,11 @@ async def soak(minutes: float, folder: Path) -> None:
         duration = f"{minutes * 60:.0f}s"
         process = await started(folder, urls, *flags(folder, port), *words, "--max-duration", duration)
         assert process.stderr is not None
-        url, begun, rows = "", time.monotonic(), []
-        while not url:
-            url = (await process.stderr.readline()).decode().partition("metrics: ")[2].strip()
+        begun, rows = time.monotonic(), []
+        url, page = await links_of(process, "metrics", "page")
         draining = asyncio.ensure_future(process.stderr.read())
+        around = [viewed(page, reads=True), viewed(page, reads=False), commanded(folder)]
+        tasks = [asyncio.ensure_future(each) for each in around]
         while process.returncode is None and time.monotonic() - begun < minutes * 60 - 2:
             with suppress(OSError):
                 size = await scraped(url)
@@ -117,6 +158,8 @@ async def soak(minutes: float, folder: Path) -> None:
                 print(json.dumps(rows[-1]), flush=True)
             await asyncio.sleep(1)
         await process.wait()
+        for task in tasks:
+            task.cancel()
         said = (await draining).decode().splitlines()
         print(f"exit {process.returncode}; {origin.asked} requests; told {_told(folder)}")
         print("\n".join(line[:200] for line in said[-8:]))
@@ -143,14 +186,20 @@ async def compare(rounds: int, folder: Path) -> None:
             name = ("without", "with")[(number + number // 2) % 2]
             shutil.rmtree(folder / "out", ignore_errors=True)
             words = flags(folder, port) if name == "with" else []
-            before, begun = os.times(), time.monotonic()
-            process = await started(folder, urls, *words, "-q", "--set", "notify.timeout=200ms")
-            await process.communicate()
+            before = os.times()
+            process = await started(folder, urls, *words, "--json", "--set", "notify.timeout=200ms")
+            viewing = None
+            if name == "with":
+                (page,) = await links_of(process, "page")
+                viewing = asyncio.ensure_future(viewed(page, reads=True))
+            report, _ = await process.communicate()
+            if viewing is not None:
+                viewing.cancel()
             after = os.times()
             spent = (
                 after.children_user + after.children_system - before.children_user - before.children_system
             )
-            found[name].append((time.monotonic() - begun, spent))
+            found[name].append((json.loads(report)["seconds"], spent))
             print(f"{name}: {found[name][-1][0]:.2f} s, {spent:.2f} s of processors", flush=True)
     for name, values in found.items():
         seconds, processors = (sorted(column) for column in zip(*values, strict=True))
