@@ -28,6 +28,7 @@ from osp_fetch.assembly import build_context
 from osp_fetch.cluster.coordinator import Coordinator, Lease
 from osp_fetch.cluster.make import pool_over
 from osp_fetch.cluster.pool import Link
+from osp_fetch.concurrency import stop
 from osp_fetch.connections.controller import HostReport
 from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.engine.run import Run
@@ -61,10 +62,21 @@ class LocalNodes:
         names: the nodes that are there at the start.
         in_reach: whether the run can kill them.
         sources: node → the address from which it makes its connections.
+        environment: node → further variables of its environment.
     """
 
-    def __init__(self, *names: str, in_reach: bool = True, sources: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *names: str,
+        in_reach: bool = True,
+        sources: dict[str, str] | None = None,
+        environment: dict[str, dict[str, str]] | None = None,
+    ) -> None:
         self._in_reach, self._sources = in_reach, sources or {}
+        self._environment = environment or {}
+        self._cut: set[str] = set()
+        self._relays: set[asyncio.Task[None]] = set()
+        self._sockets: list[socket.socket] = []
         self.processes: dict[str, asyncio.subprocess.Process] = {}
         self._wanted: asyncio.Queue[str] = asyncio.Queue()
         for name in names:
@@ -78,16 +90,34 @@ class LocalNodes:
         """Send a signal to a node."""
         self.processes[name].send_signal(number)
 
+    def cut(self, name: str) -> None:
+        """Lose all that the run and a node send to each other from now on, without closing anything."""
+        self._cut.add(name)
+
+    async def _relay(self, name: str, source: socket.socket, target: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with contextlib.suppress(OSError):
+            while data := await loop.sock_recv(source, 1 << 20):
+                if name not in self._cut:
+                    await loop.sock_sendall(target, data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
     async def arrivals(self) -> list[Link]:
         name = await self._wanted.get()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
+        (ours, near), (far, theirs) = socket.socketpair(), socket.socketpair()
+        for each in (ours, near, far):
+            each.setblocking(False)
+        self._sockets += [near, far]
+        package = {"PYTHONPATH": str(Path(__file__).parents[1])}
         process = self.processes[name] = await asyncio.create_subprocess_exec(
             sys.executable, "-P", "-m", "osp_fetch.workers.worker", str(theirs.fileno()),
-            pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+            pass_fds=[theirs.fileno()], env={**os.environ, **package, **self._environment.get(name, {})},
         )  # fmt: skip
         theirs.close()
         wire = await Channel.over(ours)
+        for source, target in ((near, far), (far, near)):
+            self._relays.add(asyncio.create_task(self._relay(name, source, target)))
 
         def kill() -> None:
             with contextlib.suppress(ProcessLookupError):
@@ -101,6 +131,9 @@ class LocalNodes:
 
     async def end(self) -> None:
         """Kill what is left."""
+        await stop(self._relays)
+        for each in self._sockets:
+            each.close()
         for process in self.processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -184,8 +217,14 @@ class Fleet:
 async def fleet(tmp_path: Path) -> AsyncIterator[Callable[..., Fleet]]:
     made: list[Fleet] = []
 
-    def make(*names: str, in_reach: bool = True, sources: dict[str, str] | None = None, **more: Any) -> Fleet:
-        nodes = LocalNodes(*names, in_reach=in_reach, sources=sources)
+    def make(
+        *names: str,
+        in_reach: bool = True,
+        sources: dict[str, str] | None = None,
+        environment: dict[str, dict[str, str]] | None = None,
+        **more: Any,
+    ) -> Fleet:
+        nodes = LocalNodes(*names, in_reach=in_reach, sources=sources, environment=environment)
         made.append(Fleet(tmp_path / "out", nodes, **more))
         return made[-1]
 
@@ -277,6 +316,55 @@ async def test_a_frozen_node_is_given_up_and_changes_nothing_when_it_wakes(
     assert tree(run.root) == files
     assert Counter(each.path for each in run.outcomes) == dict.fromkeys(files, 1)
     assert not list((run.root / ".osp-fetch").glob("replaced/*"))
+
+
+async def test_a_node_that_is_cut_off_is_given_up_and_ends(origin: Origin, fleet: Make) -> None:
+    files = {f"f{n}": noise(4 * MIB + n, n) for n in range(6)}
+    run = fleet("a", "b", patience=4.0, in_reach=False)
+    work = run.start(served(origin, files, slow(2 * MIB)))
+    await run.until(lambda: run.received() > 2 * MIB)
+    run.nodes.cut("a")
+    await work
+    await run.nodes.processes["a"].wait()  # it ends by itself: no one can tell it to
+    assert run.counts() == {Status.FETCHED: 6}
+    assert tree(run.root) == files
+    assert Counter(each.path for each in run.outcomes) == dict.fromkeys(files, 1)
+    left = [(each.node, each.why) for each in run.seen if isinstance(each, events.NodeLeft)]
+    assert left == [("a", "it was silent for 4 s")]
+    assert not list((run.root / ".osp-fetch").glob("replaced/*"))
+
+
+async def test_a_node_needs_no_disk_of_its_own(
+    origin: Origin, fleet: Make, held: Held, bucket: str, tmp_path: Path
+) -> None:
+    nowhere = dict.fromkeys(("HOME", "TMPDIR", "XDG_STATE_HOME", "XDG_CACHE_HOME"), str(tmp_path / "absent"))
+    run = fleet("a", environment={"a": nowhere})
+    await run.fetch(served(origin, MIXED))
+    assert run.counts() == {Status.FETCHED: len(MIXED)}
+    assert tree(run.root) == MIXED
+    into = fleet("a", environment={"a": nowhere}, bucket=bucket_address(f"s3://{bucket}/x"))
+    await into.fetch(served(origin, MIXED))
+    assert {key: held.data(key) for key in held.every("x/")} == {f"x/{n}": d for n, d in MIXED.items()}
+    assert not (tmp_path / "absent").exists()
+
+
+async def test_a_node_whose_clock_is_an_hour_off_is_like_any_other(origin: Origin, fleet: Make) -> None:
+    found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found:
+        pytest.skip("faketime is not installed")
+    files = {f"f{n}": noise(2 * MIB + n, n) for n in range(8)}
+    off = {"LD_PRELOAD": str(found[0]), "FAKETIME": "+1h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    run = fleet("off", "right", environment={"off": off}, patience=6.0)
+    work = run.start(served(origin, files, slow(2 * MIB)))
+    await run.until(lambda: run.received() > 4 * MIB)
+    run.nodes.signal("right", signal.SIGKILL)
+    await work
+    assert run.counts() == {Status.FETCHED: 8}
+    assert tree(run.root) == files
+    assert [each.node for each in run.seen if isinstance(each, events.NodeLeft)] == ["right"]
+    again = fleet("right")
+    await again.fetch(served(origin, files))
+    assert again.counts() == {Status.PRESENT: 8}
 
 
 async def test_a_node_that_is_told_to_go_gives_its_jobs_back(origin: Origin, fleet: Make) -> None:
