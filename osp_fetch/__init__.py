@@ -89,6 +89,7 @@ if TYPE_CHECKING:
         SetAside,
         Steered,
         Stopping,
+        Waited,
         WidthLearned,
         WorkerDied,
         WorkerStarted,
@@ -119,7 +120,7 @@ _HOMES: Final = {
         "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
         "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped NodeJoined NodeLeft "
         "Observer Opened PageOpened Parked Progress Repeating Retrying RowsRead RunEnded RunStarted SetAside "
-        "Steered Stopping WidthLearned WorkerDied WorkerStarted Wrote "
+        "Steered Stopping Waited WidthLearned WorkerDied WorkerStarted Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -202,6 +203,7 @@ __all__ = [
     "Unpacker",
     "UnreachableError",
     "UntrustedServerError",
+    "Waited",
     "WidthLearned",
     "WorkerDied",
     "WorkerStarted",

@@ -22,6 +22,7 @@ from .assembly import (
     rows_of,
 )
 from .concurrency import stop as stop_tasks
+from .connections.wait_reporter import WaitReporter
 from .control.endpoint import ControlSocket
 from .control.steering import Steering
 from .engine.run import Run
@@ -31,6 +32,7 @@ from .model.errors import FetchError, FolderBusyError
 from .model.report import Outcome, Report
 from .model.settings import Settings
 from .options import PlainOptions, StopToken
+from .processor import processor_times
 from .sources.huggingface import DownloadMetadata
 from .storage.destination import Destination, destination
 from .storage.folder.disk import Disk
@@ -96,6 +98,7 @@ async def launch(
         if joint is not None:
             joint.share_rate(context)
         workers = await _workers(stack, context, place, state, reach, options, lock.descriptor)
+        await stack.enter_async_context(Ticking(WaitReporter(context.pool, observe, processor_times)))
         renewal = renewal_of(manifest, options, settings, observe)
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
         if "observer" in options:

@@ -432,7 +432,7 @@ async def test_the_json_of_status_and_verify_is_as_the_reference_says(origin: Or
     state = tmp_path / "out" / ".osp-fetch"
     run: dict[str, Any] = {}
     try:
-        while not (run.get("levels") and run["retries"] and run["counts"]["fetched"] == 3):
+        while not (run.get("levels") and run["limited"] and run["retries"] and run["counts"]["fetched"] == 3):
             await asyncio.sleep(0.1)
             assert running.returncode is None, run
             run = json.loads((state / "status.json").read_text()) if (state / "status.json").exists() else {}

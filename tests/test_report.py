@@ -458,7 +458,8 @@ async def test_the_document_is_as_the_reference_says(origin: Origin, tmp_path: P
     await fetched(origin, tmp_path)
     summary = summary_of(tmp_path, "x")
     summary.update(
-        pauses={"h:80": 1.5}, adopted={"samples": 1}, mirrors_dropped={"h:80": 1}, nodes={"a": 1}
+        pauses={"h:80": 1.5}, adopted={"samples": 1}, mirrors_dropped={"h:80": 1}, nodes={"a": 1},
+        limited={"disk": 2.0},
     )  # fmt: skip
     stopped = {**summary["recent_runs"][0], "stopped": "SIGTERM", "error": "x"}
     summary["recent_runs"].append(stopped)

@@ -134,7 +134,7 @@ class Exchange:
             HostDownError: The host does not answer.
         """
         if self._pool.rate.is_limited:
-            await self._pool.rate.wait()
+            await self._within_rate()
         self._asked, self._range = time.monotonic(), request.range
         self._sent = self._transport.send(request)
         try:
@@ -200,7 +200,7 @@ class Exchange:
         if self._over or self._reply is None:
             return 0
         if self._pool.rate.is_limited:
-            await self._pool.rate.wait()
+            await self._within_rate()
         try:
             count = await self._reply.readinto(view)
         except FetchError as error:
@@ -209,6 +209,11 @@ class Exchange:
             self._pool.received(self.host, count)
             self._connection.manners.served(self._order, self._asked)
         return count
+
+    async def _within_rate(self) -> None:
+        """Wait until the byte rate allows more bytes."""
+        with self._pool.waits.delayed:
+            await self._pool.rate.wait()
 
     def unread(self, data: memoryview, *, last: bool = False) -> None:
         """Push back bytes that were read. `readinto` returns them again without counting them twice.

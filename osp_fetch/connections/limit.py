@@ -15,6 +15,10 @@ from typing import Final
 
 from .processor import Load
 
+# Reasons for a change of the limit that say what a host does not serve.
+REFUSED: Final = "refused above"
+NO_GAIN: Final = "goodput has not increased"
+COLLAPSED: Final = "goodput collapsed above"
 # Connections of a host that nothing is known about.
 START: Final = 8
 # Fraction of the best goodput that must return after stepping down, before the next, smaller step up.
@@ -173,7 +177,7 @@ class ConcurrencyLimit:
             self._phase, self._step = _Phase.CLIMB, max(1, self._best // 4)
         else:
             self._begin_hold(now)
-        return self._move(self._best, "goodput collapsed above" if collapsed else "goodput has not increased")
+        return self._move(self._best, COLLAPSED if collapsed else NO_GAIN)
 
     def _up(self, now: float, why: str, factor: int) -> str | None:
         target = self.value * factor if self._phase is _Phase.RAMP else self.value + self._step
@@ -222,7 +226,7 @@ class ConcurrencyLimit:
             return None
         self._ceiling = self._best = target
         self._best_rate = 0.0
-        return self._move(target, "refused above")
+        return self._move(target, REFUSED)
 
     def _begin_hold(self, now: float) -> None:
         self._phase, self._hold_until = _Phase.HOLD, now + self._hold

@@ -27,6 +27,7 @@ from .processor import Load, Processor, Times
 from .throughput import FIRST_PART
 from .totals import most_connections, per_host
 from .wait_queue import Turn
+from .waits import Waits
 
 # Connections to hosts that have not answered yet, beside the total when `limits.connections` is "auto".
 CONNECTING: Final = 256
@@ -62,6 +63,7 @@ class ConnectionPool:
         most: Largest number that `total` may be changed to.
         named: Returns the `host:port` of each port that a host has, or may have; see `Hosts.named`.
         rate: The byte rate of all connections together. Readers wait for it; `received` charges it.
+        waits: What the connections wait for.
         last_files: Whether all files of the manifest have been started.
     """
 
@@ -95,7 +97,7 @@ class ConnectionPool:
         self._open = self._connecting = 0
         self._times, self._processor = times, Processor()
         self._numbers = itertools.count()
-        self.rate = ByteRate(limits.rate)
+        self.rate, self.waits = ByteRate(limits.rate), Waits()
         self.last_files = False
 
     def _allow(self, total: int, *, is_fixed: bool) -> None:
@@ -191,6 +193,7 @@ class ConnectionPool:
         if state.probe == order:
             state.probe = None
         state.open -= 1
+        self.waits.open.add(-1)
         if state.connecting:
             state.connecting -= 1
             self._connecting -= 1
@@ -233,6 +236,7 @@ class ConnectionPool:
 
     def _opened(self, state: Host, order: int, now: float) -> None:
         state.open += 1
+        self.waits.open.add(1)
         if state.is_new:
             state.connecting += 1
             self._connecting += 1

@@ -10,7 +10,7 @@ from typing import Final
 # Seconds over which the load is measured at least. The system counts in hundredths of a second.
 _SPAN: Final = 0.1
 # Share of one core that the thread of the event loop uses when it is the limit.
-_LOOP: Final = 0.95
+LOOP: Final = 0.95
 # Cores that this process uses at least, and the idle share of all cores at most, when it is limited by them.
 _OWN, _IDLE = 0.6, 0.08
 # Idle share of all cores below which more connections cost processor time and may bring little. On two cores
@@ -67,7 +67,7 @@ class Processor:
         past = times.now - before.now
         if past < _SPAN:
             return Load.LOW
-        if times.loop - before.loop >= _LOOP * past:
+        if times.loop - before.loop >= LOOP * past:
             return Load.FULL
         if times.idle is None or before.idle is None or times.own - before.own < _OWN * past:
             return Load.LOW

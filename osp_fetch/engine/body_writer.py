@@ -141,7 +141,8 @@ class BodyWriter:
         span, parts = ByteRange(at, at + len(data)), self._state.parts
         length = self._state.length if parts.begin_write(part.claim, span.stop) else None
         try:
-            await completed(self._partial.write(at, data, length))
+            with self._context.pool.waits.writing:
+                await completed(self._partial.write(at, data, length))
         except asyncio.CancelledError:
             self._wrote(span, exchange)  # `completed` has waited for the write, so the bytes are written
             raise

@@ -144,7 +144,9 @@ class FileFetcher:
                 small = SmallTransfer(self._context, entry)
                 if await small.receive(exchange, part_size):
                     await exchange.aclose()  # the slot is free while the file is published
-                    if record := await small.publish(exchange):
+                    with self._context.pool.waits.publishing:
+                        record = await small.publish(exchange)
+                    if record:
                         self._full_since = None
                         return record
                 first = First(exchange, part_size)

@@ -145,7 +145,8 @@ class PartedTransfer:
         if length == 0:
             await self._partial.write(0, b"")  # creates the file, which nothing else does for an empty one
         self._partial.hashing.advance(length, length)
-        digests, checksums = await self._partial.hashing.digests(length)
+        with self._context.pool.waits.hashing:
+            digests, checksums = await self._partial.hashing.digests(length)
         try:
             self._state.check(digests)
         except IntegrityError:
@@ -161,6 +162,11 @@ class PartedTransfer:
             raise
         self._name_dropped(self._state.mirrors.suspect)
         await self._checkpoint.done()
+        with self._context.pool.waits.publishing:
+            return await self._publish(length, digests, checksums)
+
+    async def _publish(self, length: int, digests: dict[str, str], checksums: tuple[int, ...]) -> Record:
+        """Sync, publish and record the complete file."""
         complete = self._state.record(self._state.held, digests, checksums)
         if length > self._context.claim_size or self._replaces is not None:
             # after a kill between the rename and the last record, this one proves that the file is right, and

@@ -28,7 +28,7 @@ _NUMBERS: Final = (
     "bytes_received", "bytes_fetched", "bytes_lost", "bytes_adopted", "disk_waits", "links_renewed",
     "worker_deaths",
 )  # fmt: skip
-_BY_NAME: Final = ("hosts", "nodes", "proofs", "retries", "delays", "pauses")
+_BY_NAME: Final = ("hosts", "nodes", "proofs", "retries", "delays", "pauses", "limited")
 
 
 def rows_of(place: Path) -> Iterator[dict[str, Any]]:

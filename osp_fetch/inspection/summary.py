@@ -66,6 +66,7 @@ def summary_of(
         "retries": _whole(runs.by_name["retries"]),
         "delays": _rounded(runs.by_name["delays"]),
         "pauses": _rounded(runs.by_name["pauses"]),
+        "limited": _rounded(runs.by_name["limited"]),
         "disk_waits": sums.get("disk_waits", 0),
         "links_renewed": sums.get("links_renewed", 0),
         "worker_deaths": sums.get("worker_deaths", 0),

@@ -199,6 +199,36 @@ class LimitChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Waited:
+    """What connections and files waited for, as means over an interval; sent every second by each process.
+
+    Attributes:
+        seconds: length of the interval.
+        open: open connections.
+        delayed: those that `limits.rate` delayed.
+        writing: those whose bytes were being written.
+        hashing: complete files whose digests were being computed.
+        publishing: complete files that were being synced, renamed and recorded.
+        most: largest number of connections to one host that is allowed; 0 from a worker.
+        total: the same, to all hosts together; 0 from a worker.
+        rate: `limits.rate` in bytes per second at this time; 0 for no limit.
+        busy: "loop" if the event loop used one core, "cores" if all cores were busy and this process used
+            them, else empty.
+    """
+
+    seconds: float
+    open: float
+    delayed: float
+    writing: float
+    hashing: float
+    publishing: float
+    most: int
+    total: int
+    rate: int
+    busy: str
+
+
+@dataclass(frozen=True, slots=True)
 class WidthLearned:
     """A host refuses wide ranges, and takes ranges of up to `bytes` bytes."""
 
@@ -403,6 +433,7 @@ Event = (
     | Retrying
     | Cooling
     | LimitChanged
+    | Waited
     | WidthLearned
     | HostDown
     | HostBack

@@ -11,6 +11,8 @@ from typing import Any, Final
 from ..model import events
 from ..model.report import JSON_VERSION, Outcome, Report, Status
 from . import formatting
+from .bottleneck import Bottleneck, Facts
+from .host_facts import HostFacts
 from .nodes import Nodes
 
 # Seconds over which the displayed rate is averaged.
@@ -79,6 +81,7 @@ class Board:
         changes: When the last changes by commands were made, in Unix seconds, and what they were.
         nodes: The nodes of a cluster; empty for a run of one machine.
         report: The report, once the run has ended.
+        destination: The output folder, or the address of a bucket.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -109,6 +112,8 @@ class Board:
     changes: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_CHANGES))
     nodes: Nodes = field(default_factory=Nodes)
     report: Report | None = None
+    destination: str = ""
+    _host_facts: HostFacts = field(init=False)
     _begun: float = 0.0
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, bytes, files that ended
     _came: float = 0.0  # when the last bytes came, or when no connection was open
@@ -119,6 +124,7 @@ class Board:
         # it would show 0 B/s.
         self._samples.append((self._begun, 0, 0))
         self._came = self._begun
+        self._host_facts = HostFacts(self.clock)
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
@@ -126,6 +132,7 @@ class Board:
         if often is not None:
             often(self, event)
             return
+        self._host_facts(event)
         match event:
             case events.FileBegun():
                 self._file_begun(event)
@@ -157,6 +164,11 @@ class Board:
                 self.nodes.observe(event)
             case events.RunEnded(report):
                 self.report = report
+            case events.RunStarted(folder):
+                self.destination = folder
+            case events.Waited():
+                self._host_facts.waited(event, self.received)
+                self._host_facts.count(self.bottleneck())
             case _:
                 self._trouble(event)
 
@@ -342,6 +354,25 @@ class Board:
         # if some sizes are unknown, require three known ones for a usable mean
         return max(0, self.total - self.done) / rate if self.exact or self.sized >= 3 else None
 
+    def bottleneck(self) -> Bottleneck | None:
+        """Return what limits the run; None if that is not known, or the run is paused, stalled or ending."""
+        if self.standing or self.stopping or self.stalled or self.report is not None:
+            return None
+        ((host, _),) = self.at_hosts.most_common(1) or (("", 0),)
+        facts = Facts(
+            None,
+            hosts=len(self.at_hosts),
+            limit=self.levels[host][0] if host in self.levels else None,
+            files_left=self.rows - self.finished if self.rows_final else None,
+            is_bucket="://" in self.destination,
+        )
+        return self._host_facts.find(facts, host)
+
+    @property
+    def limited(self) -> dict[str, float]:
+        """Cause of a bottleneck → seconds for which it limited the run."""
+        return self._host_facts.seconds
+
     def slowest(self, most: int) -> list[FileLine]:
         """Return the files that have been in progress for the longest, oldest first.
 
@@ -374,7 +405,7 @@ class Board:
 
     def snapshot(self) -> dict[str, Any]:
         """Return the state as a JSON-serializable dict, for `status.json`."""
-        rate = self.rate()
+        rate, found = self.rate(), self.bottleneck()
         return {
             "version": JSON_VERSION,
             "time": round(self.wall(), 1),
@@ -394,6 +425,8 @@ class Board:
             "failures": {cause: n for cause, n in self.failures.items() if n},
             "links_expire": self.expires,
             "nodes": [line.row() for line in self.nodes.lines()],
+            "limited": None if found is None else {"cause": found.cause, "text": found.text},
+            "limited_seconds": {cause: round(seconds, 1) for cause, seconds in self.limited.items()},
             "control": self._control(),
             "stopping": self.stopping or None,
             "ended": self.report is not None,

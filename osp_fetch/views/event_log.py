@@ -32,7 +32,7 @@ class EventLog:
     """
 
     passes_over: Final = frozenset(
-        {events.Wrote, events.Opened, events.Closed, events.RowsRead, events.Progress}
+        {events.Wrote, events.Opened, events.Closed, events.RowsRead, events.Progress, events.Waited}
     )
 
     def __init__(self, place: Path, permissions: Permissions | None = None, most: int = 0) -> None:

@@ -81,6 +81,7 @@ class HistoryFile:
             "retries": dict(totals.retries),
             "delays": {cause: round(seconds, 1) for cause, seconds in totals.delays.items()},
             "pauses": {host: round(seconds, 1) for host, seconds in totals.pauses.items()},
+            "limited": {cause: round(seconds, 1) for cause, seconds in board.limited.items()},
             "disk_waits": totals.waits,
             "links_renewed": totals.renewed,
             "worker_deaths": totals.deaths,

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ..model.html import Child, Html, join, table, tag
 from . import formatting
+from .bottleneck import shares
 from .charts import stacked
 from .report_style import STYLE
 
@@ -44,8 +45,8 @@ def report_page(summary: Mapping[str, Any]) -> str:
     main = tag(
         "main",
         _header(summary), _tiles(summary), _goodput(summary), _failures(summary), _proofs(summary),
-        _hosts(summary), _nodes(summary), _cost(summary), _timeline(summary), _runs(summary),
-        _slowest(summary), _copy(summary),
+        _hosts(summary), _nodes(summary), _limits(summary), _cost(summary), _timeline(summary),
+        _runs(summary), _slowest(summary), _copy(summary),
     )  # fmt: skip
     return MARK + tag("html", head, tag("body", main), lang="en")
 
@@ -252,6 +253,14 @@ def _cost(summary: Mapping[str, Any]) -> Html:
         if said:
             rows.append((words, said))
     return _section("What it cost", table(("", ""), rows, numbers=(1,)))
+
+
+def _limits(summary: Mapping[str, Any]) -> Html | None:
+    """Return what limited the runs, as shares of their time."""
+    found = shares(summary["limited"], summary["seconds"])
+    if not found:
+        return None
+    return _section("What limited the runs, of their time", tag("ul", [tag("li", each) for each in found]))
 
 
 def _timeline(summary: Mapping[str, Any]) -> Html | None:

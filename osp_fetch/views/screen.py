@@ -69,6 +69,7 @@ def headline(board: Board) -> str:
     parts = [board.standing] * bool(board.standing)
     parts += [f"{board.finished:,}{rows} files", amount(board), f"{formatting.size(rate)}/s"]
     parts += [stall(board) or connections(board)]
+    parts += [found.text] if (found := board.bottleneck()) is not None else []
     if (eta := board.eta(rate)) is not None:
         parts.append(f"{'' if board.exact else 'about '}{formatting.duration(eta)} left")
     if board.counts[Status.FAILED] or board.counts[Status.PARKED]:
@@ -348,6 +349,8 @@ def troubles(board: Board) -> list[tuple[str, str]]:
         lines.append((f"last: {board.last_trouble}", "yellow"))
     if board.standing:
         lines.append((board.standing, "bold yellow"))
+    if (found := board.bottleneck()) is not None:
+        lines.append((found.text, "cyan"))
     if board.stopping:
         lines.append((f"stopping: {board.stopping}; saving what is held", "bold yellow"))
     return lines

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from . import formatting
+from .bottleneck import shares
 from .nodes import node_lines
 
 _NODES: Final = 20  # lines for the nodes of a cluster
@@ -29,6 +30,8 @@ def run_lines(run: Mapping[str, Any]) -> list[str]:
     if run["retries"]:
         causes = sorted(run["retries"].items(), key=lambda each: -each[1])
         lines.append("retries: " + ", ".join(f"{cause} {number}" for cause, number in causes[:6]))
+    if run.get("limited"):
+        lines.append(run["limited"]["text"])
     if run["links_expire"] is not None:
         lines.append(formatting.expiry(run["links_expire"], run["time"]))
     if run["stopping"]:
@@ -49,6 +52,8 @@ def last_run(run: Mapping[str, Any]) -> list[str]:
     else:
         how = f"ended {at}, after {took}"
     lines = [f"last run {how}: {counts or 'no files'}; {formatting.size(run['bytes_received'])} received"]
+    if limits := shares(run.get("limited_seconds", {}), run["seconds"]):
+        lines.append(f"limited by {', '.join(limits[:3])} of the time")
     failures = sorted(run.get("failures", {}).items(), key=lambda each: -each[1])
     if failures:
         more = f", … ({len(failures) - 8} more causes)" if len(failures) > 8 else ""

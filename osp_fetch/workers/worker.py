@@ -17,6 +17,7 @@ from ..concurrency import stop
 from ..connections.buffers import Buffers
 from ..connections.controller import LOOK
 from ..connections.pool import ConnectionPool
+from ..connections.wait_reporter import WaitReporter
 from ..engine.context import Context
 from ..engine.file import FileFetcher
 from ..model import events
@@ -24,13 +25,14 @@ from ..model.entry import RelativePath
 from ..model.errors import FetchError, StorageError
 from ..model.record import Record
 from ..model.report import Status
+from ..processor import processor_times
 from . import messages
 from .channel import Channel
 from .messages import Draining
 from .reach import transport_of
 
 # Events that occur many times for each file. Only views use them, so that they may be sent late.
-_MANY: Final = frozenset({events.Opened, events.FileBegun, events.Wrote, events.Closed})
+_MANY: Final = frozenset({events.Opened, events.FileBegun, events.Wrote, events.Closed, events.Waited})
 
 _GIVE_BACK: Final = "given back"  # the argument of the cancellation of a job that has not begun
 
@@ -275,9 +277,12 @@ class _Worker:
         # without the run this process ends; another worker, or the next run, resumes from the held bytes
 
     async def _report(self) -> None:
-        """Send the state of all hosts every `LOOK` seconds."""
-        while True:
+        """Send the state of all hosts every `LOOK` seconds, and what connections waited for every second."""
+        waits = WaitReporter(self._context.pool, self._context.observe, processor_times, is_worker=True)
+        for turn in itertools.count(1):
             await asyncio.sleep(LOOK)
+            if turn % round(waits.period / LOOK) == 0:
+                waits.tick()
             if self._lifeline.patience:
                 self._wire.send(messages.StillHere())
             if hosts := self._context.pool.report():

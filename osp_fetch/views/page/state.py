@@ -141,7 +141,7 @@ class PageState:
             "folder": _cut(self._folder),
             "state": self._standing(),
             "status": board.snapshot(),
-            "outlook": {"level": view.level, "text": view.text, "ends": view.ends},
+            "outlook": {"level": view.level, "text": view.text + self._limited(), "ends": view.ends},
             "wrong": self._wrong(),
             "disk": {"free": self.free, "min_free": self.min_free},
             "hosts": self._hosts.rows(_HOSTS),
@@ -180,6 +180,11 @@ class PageState:
         free = None if self.free is None else self.free - self.min_free
         files = board.rows - board.finished
         return outlook(Pace(self._wall(), left, board.exact, rate, files, board.expires, free))
+
+    def _limited(self) -> str:
+        """Return what limits the run as a further sentence, empty if that is not known."""
+        found = self._board.bottleneck()
+        return f" {found.text[:1].upper()}{found.text[1:]}." if found is not None else ""
 
     def _wrong(self) -> list[str]:
         """Return what is wrong now, in sentences."""
