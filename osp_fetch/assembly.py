@@ -390,10 +390,14 @@ def _descriptors() -> int:
 
 
 def _most_connections() -> int:
-    """Return the number of connections for which this process has enough file descriptors.
+    """Return the number of connections for which this process has enough file descriptors."""
+    return connections_of(_descriptors())
+
+
+def connections_of(count: int) -> int:
+    """Return the number of connections for which `count` file descriptors are enough.
 
     Each connection needs four: a socket, its partial, and two files that are being finished. A quarter of all
     is kept for connections to hosts that have not answered yet.
     """
-    count = _descriptors()
     return max(1, (count - _OWN_DESCRIPTORS - min(CONNECTING, count // _KEPT)) // 4)

@@ -219,7 +219,7 @@ def test_the_sentence_on_the_limit_names_the_slowest_part(
     network: int, disk: int, digest: int, through: int, said: str
 ) -> None:
     curve_of_host = tuple(point(Level(n), min(n / 24, 1) * network * MB) for n in (4, 24, 64))
-    rates = DiskRates("data", disk * MB, {"sha256": digest * MB})
+    rates = DiskRates("data", disk * MB, 0.001, {"sha256": digest * MB})
     top = point(Level(12), through * MB)
     assert said in verdict.limit(result(top, None, network=curve_of_host, disk=rates))
 

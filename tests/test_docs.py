@@ -182,6 +182,7 @@ def test_the_reference_says_which_flags_have_a_variable() -> None:
         "plan": shared,
         "bench": shared,
         "config show": {"--config", "--set"},
+        "doctor": bucket["status"] | {"--config", "--set"},
         "notify": {"--notify", "--on-event"},
     }
     assert {name: set(each) for name, each in with_variable.items() if each} == others

@@ -22,6 +22,8 @@ _SYNC: Final = 32 << 20
 _FILE: Final = 1 << 30
 # Seconds for which one digest is computed.
 _HASHING: Final = 0.15
+# Bytes of a small file, and how many of them are synced, one after another.
+_SMALL, _SMALL_FILES = 4 << 10, 10
 # Bytes of the smallest free space that is left on the disk.
 _LEFT: Final = 256 << 20
 
@@ -33,11 +35,13 @@ class DiskRates:
     Attributes:
         folder: The folder on the disk.
         write: Rate of writing with a sync each 32 MiB, which is what a run with full durability can reach.
+        sync: Seconds until one small file is written and synced.
         hashing: Algorithm → rate of one core.
     """
 
     folder: str
     write: float
+    sync: float
     hashing: dict[str, float]
 
     def row(self) -> dict[str, Any]:
@@ -45,6 +49,7 @@ class DiskRates:
         return {
             "folder": self.folder,
             "write_bytes_per_second": round(self.write),
+            "sync_seconds": round(self.sync, 6),
             "hash_bytes_per_second": {name: round(rate) for name, rate in self.hashing.items()},
         }
 
@@ -61,10 +66,10 @@ def disk_rates(scratch: Path, output: Path, seconds: float) -> DiskRates:
         StorageError: The folder cannot be written.
     """
     try:
-        write = _write_rate(scratch, seconds)
+        write, sync = _write_rate(scratch, seconds), _sync_seconds(scratch)
     except OSError as error:
         raise storage_error(error, f"{output}: the disk cannot be measured") from None
-    return DiskRates(str(output), write, hash_rates())
+    return DiskRates(str(output), write, sync, hash_rates())
 
 
 def _write_rate(scratch: Path, seconds: float) -> float:
@@ -84,6 +89,19 @@ def _write_rate(scratch: Path, seconds: float) -> float:
         return count / (time.monotonic() - begun)
     finally:
         os.close(fd)
+
+
+def _sync_seconds(scratch: Path) -> float:
+    """Return the mean time to write and sync a small file."""
+    begun, data = time.monotonic(), os.urandom(_SMALL)
+    for number in range(_SMALL_FILES):
+        fd = os.open(scratch / f"small{number}", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    return (time.monotonic() - begun) / _SMALL_FILES
 
 
 def hash_rates() -> dict[str, float]:

@@ -123,5 +123,6 @@ def disk_lines(disk: DiskRates) -> Iterator[str]:
     Args:
         disk: The rates.
     """
-    yield f"{disk.folder}: writes and syncs {rate(disk.write)}"
+    sync = f"{disk.sync * 1e3:.1f} ms"
+    yield f"{disk.folder}: writes and syncs {rate(disk.write)}; a small file is synced in {sync}"
     yield "one core hashes: " + ", ".join(f"{name} {rate(value)}" for name, value in disk.hashing.items())

@@ -33,6 +33,7 @@ _COMMANDS: Final = {
     "coverage": "Count the caption entries whose file is present.",
     "notify": "Test where get sends its messages.",
     "bench": "Find the best settings for a host, and what limits a run.",
+    "doctor": "Say what limits a run, and what to do.",
     "demo": "Run a demonstration without a network.",
     "config": "Show the settings and where they come from.",
 }

@@ -146,6 +146,7 @@ class HostPast:
         limit: connections that it got at last, None if that never changed.
         why: why it got that number.
         changes: changes of that number.
+        changed: when the last one was, in Unix seconds; None if there was none.
         outages: times that it did not answer.
         down: seconds of these.
         since: since when it does not answer; None if it does.
@@ -154,6 +155,7 @@ class HostPast:
     limit: int | None = None
     why: str = ""
     changes: int = 0
+    changed: float | None = None
     outages: int = 0
     down: float = 0.0
     since: float | None = None
@@ -253,11 +255,8 @@ class Happened:
         host = self.hosts.setdefault(name, HostPast())
         match line["event"]:
             case "limit changed":
-                host.limit, host.why, host.changes = (
-                    int(line["connections"]),
-                    str(line["why"]),
-                    host.changes + 1,
-                )
+                host.limit, host.why = int(line["connections"]), str(line["why"])
+                host.changes, host.changed = host.changes + 1, when
             case "host down" if host.since is None:
                 host.since, host.outages = when, host.outages + 1
                 if line["heard"]:

@@ -52,12 +52,12 @@ def last_run(run: Mapping[str, Any]) -> list[str]:
     else:
         how = f"ended {at}, after {took}"
     lines = [f"last run {how}: {counts or 'no files'}; {formatting.size(run['bytes_received'])} received"]
-    if limits := shares(run.get("limited_seconds", {}), run["seconds"]):
-        lines.append(f"limited by {', '.join(limits[:3])} of the time")
     failures = sorted(run.get("failures", {}).items(), key=lambda each: -each[1])
     if failures:
         more = f", … ({len(failures) - 8} more causes)" if len(failures) > 8 else ""
         lines.append("failures: " + ", ".join(f"{cause} {number:,}" for cause, number in failures[:8]) + more)
+    if limits := shares(run.get("limited_seconds", {}), run["seconds"]):
+        lines.append(f"limited by {', '.join(limits[:3])} of the time")
     return lines
 
 
