@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any, cast
 import click
 
 from ..model import events
-from ..model.engines import Folder, Ray
 from ..model.errors import FetchError
 from ..s3.address import is_bucket
 from . import exits
-from .flags import PREFIX, shared
+from .flags import shared
 from .groups import Grouped
-from .options import duration, options, profiles_place, with_folder
+from .options import profiles_place, with_folder
 from .plan import show_before
-from .unpack import end_workers, how_flags, how_of, line_of
-from .watching import Watching, watch_flags
+from .run_flags import run_flags, run_options
+from .unpack import end_workers, how_of, line_of
+from .watching import Watching
 
 if TYPE_CHECKING:
     from ..archives.extract import Unpacked
@@ -38,38 +38,7 @@ if TYPE_CHECKING:
 @click.command("get", cls=Grouped, short_help="Download files into a folder; run it again to resume.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @shared
-@click.option("--unpack", is_flag=True, help="Unpack each archive when it is complete.")
-@click.option("--layout", is_flag=True, help="At the end, write the file lists that training reads.")
-@how_flags
-@click.option(
-    "--recheck", is_flag=True, envvar=PREFIX + "RECHECK", help="Check finished files against their checksums."
-)
-@click.option("--update", is_flag=True, help="Fetch finished files again if their source has changed.")
-@click.option(
-    "--max-duration",
-    envvar=PREFIX + "MAX_DURATION",
-    metavar="TIME",
-    help="Stop after TIME with exit code 75.",
-)
-@click.option("--wait-lock", metavar="TIME", help="Wait up to TIME while another run uses the folder.")
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray", "folder"]),
-    default="local",
-    help="Where files are fetched: here, on a Ray cluster, or by all runs that share the folder.",
-)
-@click.option("--join", is_flag=True, help="The same as --engine folder.")
-@click.option("--address", default="auto", metavar="HOST:PORT", help="The Ray cluster.  [default: auto]")
-@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster.")
-@click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get.")
-@watch_flags
-@click.option("--page", metavar="PORT|HOST:PORT", help="Serve a page about the run; its link is printed.")
-@click.option("--page-control", is_flag=True, help="Let the page pause, limit and stop the run.")
-@click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan.")
-@click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only.")
-@click.option(
-    "-v", "--verbose", is_flag=True, envvar=PREFIX + "VERBOSE", help="Print a line for every file and retry."
-)
+@run_flags
 def command(sources: tuple[str, ...], **flags: Any) -> int:
     """Download every file that SOURCE names into a folder. Run the same command again to resume.
 
@@ -85,22 +54,8 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         from .plan import show
 
         return show(sources, flags)
-    flags = _joined(with_folder(sources, flags))
-    _check_bucket(flags)
-    limit = duration(flags["max_duration"])
-    made = options(flags)
-    made["recheck"], made["update"] = flags["recheck"], flags["update"]
-    if (patience := duration(flags["wait_lock"])) is not None:
-        made["wait_lock"] = patience
-    if flags["failed"]:
-        made["failed"] = Path(flags["failed"])
-    if limit is not None:
-        made["max_duration"] = limit
-    if flags["engine"] != "local":
-        made["engine"] = (
-            Folder() if flags["engine"] == "folder" else Ray(flags["address"], flags["nodes"] or 0)
-        )
-    _add_page(made, flags)
+    flags = with_folder(sources, flags)
+    made = run_options(flags)
     _raise_descriptor_limit()
     if "-" in sources and sys.stdin is not None and sys.stdin.isatty():
         click.echo("Reading the list from the terminal; end it with Ctrl-D on a line of its own.", err=True)
@@ -110,42 +65,6 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     with Permissions(made["settings"].storage.mode).applied():  # also for the unpacking after the run
         return uvloop.run(_get(list(sources), flags, made))
-
-
-def _joined(flags: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags with `--join` as the engine, whose shares need no `--shard auto`.
-
-    Raises:
-        click.UsageError: `--join` and another engine were given.
-    """
-    if flags["join"]:
-        if flags["engine"] == "ray":
-            raise click.UsageError("--join: runs that share a folder need no Ray; leave one of the two out")
-        flags = {**flags, "engine": "folder"}
-    if flags["engine"] == "folder" and flags["shard"] == "auto":
-        flags = {**flags, "shard": None}
-    return flags
-
-
-def _add_page(made: PlainOptions, flags: dict[str, Any]) -> None:
-    """Add the options of the page. Raises click.UsageError for a flag that needs the other one."""
-    if flags["page_control"] and not flags["page"]:
-        raise click.UsageError("--page-control: give --page, too")
-    if flags["page"]:
-        from ..views.page.access import address
-
-        address(flags["page"])
-        made["page"], made["page_control"] = flags["page"], flags["page_control"]
-
-
-def _check_bucket(flags: dict[str, Any]) -> None:
-    """Raise click.UsageError if a flag was given that needs a local folder, and the output is a bucket."""
-    if not is_bucket(flags["output"]):
-        return
-    if flags["layout"]:
-        raise click.UsageError(
-            "--layout: the file lists are written beside the files; fetch to a local folder for it"
-        )
 
 
 async def _get(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> int:
@@ -323,9 +242,10 @@ def _screen(board: Any, flags: dict[str, Any]) -> Any:
     """Return the progress view: None with --quiet, a live panel on a terminal, else lines of text."""
     if flags["quiet"]:
         return None
-    from ..views.screen import screen_of
+    from ..views.screen import Live, Plain
 
-    return screen_of(board, verbose=flags["verbose"])
+    terminal = sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
+    return (Live if terminal else Plain)(board, verbose=flags["verbose"])
 
 
 def _tell(report: Report, flags: dict[str, Any]) -> None:

@@ -28,9 +28,13 @@ _OTHER: Final = "Other"
 class Grouped(click.Command):
     """A command whose help lists the flags in groups."""
 
+    def listed(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the parameters that the help lists."""
+        return self.get_params(ctx)
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the flags below the titles of their groups."""
-        flags = (each for each in self.get_params(ctx) if isinstance(each, click.Option))
+        flags = (each for each in self.listed(ctx) if isinstance(each, click.Option))
         records = {each.name: record for each in flags if (record := each.get_help_record(ctx))}
         for title, names in _GROUPS.items():
             some = [records.pop(name) for name in names.split() if name in records]

@@ -15,7 +15,8 @@ from ..model.text import printable
 from . import exits
 from .flags import shared
 from .groups import Grouped
-from .options import options, with_folder
+from .options import with_folder
+from .run_flags import announced, run_flags, run_names, run_options
 
 if TYPE_CHECKING:
     from ..inspection.place import Place
@@ -24,7 +25,15 @@ if TYPE_CHECKING:
     from ..options import PlainOptions
 
 
-@click.command("plan", cls=Grouped, short_help="Show what get would do.")
+class PlanHelp(Grouped):
+    """Help without the flags that `plan` only takes because `get` does."""
+
+    def listed(self, ctx: click.Context) -> list[click.Parameter]:
+        """Return the flags that change the plan itself."""
+        return [each for each in super().listed(ctx) if each.name not in run_names()]
+
+
+@click.command("plan", cls=PlanHelp, short_help="Show what get would do.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @click.option(
     "--export",
@@ -34,8 +43,13 @@ if TYPE_CHECKING:
     help="Write the files as a list of FORMAT: aria2, metalink, tsvhttp or sha256sums. FILE may be -.",
 )
 @shared
+@run_flags
 def command(sources: tuple[str, ...], **flags: Any) -> int:
-    """Show what get would do with the same arguments: files, bytes, finished files, expiry of links."""
+    """Show what get would do with the same arguments: files, bytes, finished files, expiry of links.
+
+    It takes every flag of get. Those that are not listed here change how a run works; the plan
+    says what they would do.
+    """
     return show(sources, flags)
 
 
@@ -60,7 +74,8 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     from ..inspection.plan import make_plan
 
     flags = with_folder(sources, flags)
-    made = options(flags)
+    made = run_options(flags)
+    run = announced(list(sources), flags, made)
     resolved = rows_of(list(sources), made)
     rows = cast("Iterable[Row]", resolved.rows)
     stderr = False
@@ -76,7 +91,7 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
         place = stack.enter_context(_opened(flags["output"], made))
         plan = make_plan(rows, place, made.get("shard"), again_of(made))
     plan.notes = [*resolved.notes(), *(export.notes() if export else ())]
-    plan.columns = resolved.reading.columns
+    plan.columns, plan.run = resolved.reading.columns, run
     if flags["as_json"]:
         click.echo(json.dumps(plan.row(), indent=2), err=stderr)
     else:
@@ -202,7 +217,7 @@ def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
         rows.append(("", "not enough disk space for all files"))
     if plan.expires_first is not None:
         rows.append(("links", _links(plan, rate)))
-    return rows
+    return [*rows, *plan.run.items()]
 
 
 def _uploads(plan: Plan) -> str:

@@ -90,6 +90,52 @@ def watch_flags(command: F) -> F:
     return notify_flags(command)
 
 
+def check_watching(flags: dict[str, Any]) -> dict[str, str]:
+    """Check the flags of `watch_flags` as a run does, and return what they would do, by name.
+
+    Raises:
+        SettingsError: An address is not known, a package is not installed, or a file cannot be used.
+        StorageError: A report cannot be written.
+        click.UsageError: A flag is malformed.
+    """
+    found: dict[str, str] = {}
+    if targets := targets_of(flags):
+        found["notices"] = f"to {', '.join(target.name for target in targets)}"
+    if flags["metrics"] or flags["metrics_file"]:
+        _need_metrics()
+    if flags["metrics"]:
+        from ..views.exposition import metrics_address
+
+        host, port = usage(metrics_address, flags["metrics"])
+        found["metrics"] = port_of(host, port)
+    if flags["metrics_file"]:
+        found["metrics file"] = str(metrics_file(Path(flags["metrics_file"])))
+    if flags["report"]:
+        check_report(Path(flags["report"]))
+        found["report"] = str(flags["report"])
+    return found
+
+
+def port_of(host: str, port: int) -> str:
+    """Return where something will be served, and whether that port can be used now; port 0 is a free one."""
+    where = f"port {port} of {host}" if port else f"a free port of {host}"
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return f"{where} cannot be used now ({error.strerror})"
+    return where
+
+
+def _need_metrics() -> None:
+    """Raise SettingsError if the package for metrics is not installed."""
+    if find_spec("prometheus_client") is None:
+        raise SettingsError(
+            "--metrics needs prometheus_client, which is not installed: pip install 'osp-fetch[metrics]'"
+        )
+
+
 class Watching:
     """The views for people elsewhere, as a context around a run. Also an observer that feeds them.
 
@@ -177,10 +223,7 @@ class Watching:
 
     async def _measure(self) -> None:
         """Start the metrics. Raises SettingsError if they cannot be served or written."""
-        if find_spec("prometheus_client") is None:
-            raise SettingsError(
-                "--metrics needs prometheus_client, which is not installed: pip install 'osp-fetch[metrics]'"
-            )
+        _need_metrics()
         from ..views.exposition import Exposed, MetricsFile, MetricsServer, metrics_address
         from ..views.fanout import Ticking
         from ..views.metrics import RunMetrics

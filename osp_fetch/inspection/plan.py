@@ -66,6 +66,7 @@ class Plan:
             are not used, and about repeated rows.
         paths: The first paths, as examples of how files are named.
         columns: Manifest → meaning → the column of the table that was taken for it.
+        run: What flags of a run would do, by name.
     """
 
     files: int = 0
@@ -95,6 +96,7 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     columns: dict[str, dict[str, str]] = field(default_factory=dict)
+    run: dict[str, str] = field(default_factory=dict)
 
     @property
     def missing_bytes(self) -> int:

@@ -1,0 +1,187 @@
+"""The flags of `get` that `bench` does not share. `plan` takes them, and says what they would do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import click
+
+from ..model.engines import Folder, Ray
+from ..s3.address import is_bucket
+from .flags import PREFIX
+from .options import duration, options
+from .unpack import how_flags, how_of
+from .watching import check_watching, port_of, watch_flags
+
+if TYPE_CHECKING:
+    from ..options import PlainOptions
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_FIRST: Final = (
+    click.option("--unpack", is_flag=True, help="Unpack each archive when it is complete."),
+    click.option("--layout", is_flag=True, help="At the end, write the file lists that training reads."),
+)
+_LAST: Final = (
+    click.option(
+        "--recheck", is_flag=True, envvar=PREFIX + "RECHECK",
+        help="Check finished files against their checksums.",
+    ),
+    click.option("--update", is_flag=True, help="Fetch finished files again if their source has changed."),
+    click.option(
+        "--max-duration", envvar=PREFIX + "MAX_DURATION", metavar="TIME",
+        help="Stop after TIME with exit code 75.",
+    ),
+    click.option("--wait-lock", metavar="TIME", help="Wait up to TIME while another run uses the folder."),
+    click.option(
+        "--engine", type=click.Choice(["local", "ray", "folder"]), default="local",
+        help="Where files are fetched: here, on a Ray cluster, or by all runs that share the folder.",
+    ),
+    click.option("--join", is_flag=True, help="The same as --engine folder."),
+    click.option("--address", default="auto", metavar="HOST:PORT", help="The Ray cluster.  [default: auto]"),
+    click.option(
+        "--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster."
+    ),
+    click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get."),
+    watch_flags,
+    click.option("--page", metavar="PORT|HOST:PORT", help="Serve a page about the run; its link is printed."),
+    click.option("--page-control", is_flag=True, help="Let the page pause, limit and stop the run."),
+    click.option("-n", "--dry-run", is_flag=True, help="Only show what would be done, like plan."),
+    click.option("-q", "--quiet", is_flag=True, envvar=PREFIX + "QUIET", help="Print errors only."),
+    click.option(
+        "-v", "--verbose", is_flag=True, envvar=PREFIX + "VERBOSE",
+        help="Print a line for every file and retry.",
+    ),
+)  # fmt: skip
+
+
+def run_flags(command: F) -> F:
+    """Add the flags of `get` beyond the shared ones to a command."""
+    for option in (*reversed(_LAST), how_flags, *reversed(_FIRST)):
+        command = option(command)
+    return command
+
+
+def run_names() -> frozenset[str]:
+    """Return the names of the parameters that `run_flags` adds."""
+
+    @run_flags
+    def holder() -> None:
+        """Hold the parameters, as click collects them."""
+
+    params: list[click.Parameter] = vars(holder)["__click_params__"]
+    return frozenset(str(param.name) for param in params)
+
+
+def run_options(flags: dict[str, Any]) -> PlainOptions:
+    """Convert the flags of a run to options of the library.
+
+    Args:
+        flags: Flags by parameter name, with a folder as `output`.
+
+    Raises:
+        SettingsError: A setting is invalid, or a file that a flag names cannot be used.
+        click.UsageError: A flag is malformed, or needs another one.
+    """
+    flags = _joined(flags)
+    if flags["layout"] and is_bucket(flags["output"]):
+        raise click.UsageError(
+            "--layout: the file lists are written beside the files; fetch to a local folder for it"
+        )
+    limit, patience = duration(flags["max_duration"]), duration(flags["wait_lock"])
+    made = options(flags)
+    made["recheck"], made["update"] = flags["recheck"], flags["update"]
+    if patience is not None:
+        made["wait_lock"] = patience
+    if flags["failed"]:
+        made["failed"] = Path(flags["failed"])
+    if limit is not None:
+        made["max_duration"] = limit
+    if flags["engine"] != "local":
+        is_shared = flags["engine"] == "folder"
+        made["engine"] = Folder() if is_shared else Ray(flags["address"], flags["nodes"] or 0)
+    _add_page(made, flags)
+    return made
+
+
+def _joined(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags with `--join` as the engine, whose shares need no `--shard auto`.
+
+    Raises:
+        click.UsageError: `--join` and another engine were given.
+    """
+    if flags["join"]:
+        if flags["engine"] == "ray":
+            raise click.UsageError("--join: runs that share a folder need no Ray; leave one of the two out")
+        flags = {**flags, "engine": "folder"}
+    if flags["engine"] == "folder" and flags["shard"] == "auto":
+        flags = {**flags, "shard": None}
+    return flags
+
+
+def _add_page(made: PlainOptions, flags: dict[str, Any]) -> None:
+    """Add the options of the page. Raises click.UsageError for a flag that needs the other one."""
+    if flags["page_control"] and not flags["page"]:
+        raise click.UsageError("--page-control: give --page, too")
+    if flags["page"]:
+        from ..views.page.access import address
+
+        address(flags["page"])
+        made["page"], made["page_control"] = flags["page"], flags["page_control"]
+
+
+def announced(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> dict[str, str]:
+    """Return what the flags of a run would do, by name; the checks are those of `get`.
+
+    Args:
+        sources: The SOURCE arguments.
+        flags: Flags by parameter name.
+        made: The result of `run_options`.
+
+    Raises:
+        SettingsError: A file, an address or a package that a flag needs cannot be used.
+        click.UsageError: A flag is malformed.
+    """
+    from ..assembly import failed_file_of
+    from ..storage.destination import destination
+    from ..storage.folder.run_lock import state_folder
+
+    if flags["unpack"]:
+        how_of(flags, made["settings"].storage.min_free)
+    root = destination(flags["output"], made.get("state")).root
+    failed_file_of(sources, made, state_folder(root, made.get("shard")))
+    return dict(_announced(_joined(flags), made, check_watching(flags)))
+
+
+def _announced(
+    flags: dict[str, Any], made: PlainOptions, watching: dict[str, str]
+) -> Iterator[tuple[str, str]]:
+    from ..views import formatting
+
+    if flags["engine"] == "ray":
+        most = f", at most {formatting.count(flags['nodes'], 'node')}" if flags["nodes"] else ""
+        yield "engine", f"the nodes of the Ray cluster at {flags['address']}{most}"
+    elif flags["engine"] == "folder":
+        yield "engine", "shared with all runs in the folder"
+    if (processes := made["settings"].limits.processes) != 1:
+        yield "processes", str(processes)
+    if flags["recheck"]:
+        yield "recheck", "finished files are hashed again; those that are wrong are fetched"
+    if flags["update"]:
+        yield "update", "finished files without a digest are fetched again if their source has changed"
+    if (limit := made.get("max_duration")) is not None:
+        yield "stops after", formatting.duration(limit)
+    if (patience := made.get("wait_lock")) is not None:
+        yield "waits", f"up to {formatting.duration(patience)} for another run in the folder"
+    if flags["layout"]:
+        yield "layout", "the file lists that training reads are written at the end"
+    if flags["failed"]:
+        yield "failures", f"written to {flags['failed']}"
+    if flags["page"]:
+        from ..views.page.access import address
+
+        page = address(flags["page"])
+        yield "page", port_of(page.host, page.port)
+    yield from watching.items()
