@@ -18,6 +18,7 @@ from typing import Final
 import click
 
 from ..version import __version__
+from .completion import complete
 
 _COMMANDS: Final = {
     "get": "Download files into a folder; run it again to resume.",
@@ -50,6 +51,7 @@ class _Lazy(click.Group):
             return None
         command = import_module(f".{cmd_name}", __name__).command
         assert isinstance(command, click.Command)
+        complete(command)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
