@@ -116,7 +116,7 @@ async def launch(
         steering = Steering(context, board.snapshot, stop.ask, work, renewal, workers)
         await _steered(stack, steering, state, report)
         await _paged(stack, options, place, state, board, observe, steering)
-        observe(events.RunStarted(str(place)))
+        observe(events.RunStarted(str(place), settings.timeouts.idle))
         try:
             await _until_stopped(run.fetch(resolved.rows), report, stop, observe)
         finally:

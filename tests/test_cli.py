@@ -6,11 +6,14 @@ import asyncio
 import hashlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -401,3 +404,26 @@ async def test_the_link_of_the_page_is_printed_also_when_nothing_else_is(
     assert code == 0, said
     assert said.startswith("page: http://127.0.0.1:")
     assert said.count("\n") == 1
+
+
+def test_long_lines_are_broken_between_words_on_a_terminal(origin: Origin, tmp_path: Path) -> None:
+    (tmp_path / "m.txt").write_text("http://127.0.0.1:1/a-file-of-a-host-that-does-not-answer.bin\n")
+    words = [sys.executable, "-m", "osp_fetch", "get", "m.txt", "-o", "out", *QUICK]
+    shown, other = pty.openpty()
+    termios.tcsetwinsize(other, (24, 60))
+    ended = subprocess.Popen(
+        words, cwd=tmp_path, stdout=other, stderr=other, env={**os.environ, "COLUMNS": ""}
+    )
+    os.close(other)
+    seen = b""
+    with suppress(OSError):  # the other end is closed
+        while part := os.read(shown, 1 << 16):
+            seen += part
+    assert ended.wait(60) == 1
+    os.close(shown)
+    lines = re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", seen).decode().splitlines()
+    (first,) = (number for number, line in enumerate(lines) if line == "  failed, no answer:")
+    end = next(number for number, line in enumerate(lines) if line.startswith("Run the same command again"))
+    assert all(len(line) <= 60 or " " not in line.strip() for line in lines[first:end])
+    assert all(line.startswith("    ") for line in lines[first + 1 : end])
+    assert lines[end + 1].startswith("  "), "further lines are indented"

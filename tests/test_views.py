@@ -37,7 +37,7 @@ def test_the_first_line_of_a_log_states_the_rate() -> None:
     now += view.period
     board(events.Wrote("f", 60 << 20))
     view.tick()
-    line = "0 of 1 files; 60.0 MiB of 600.0 MiB; 2.0 MiB/s; 1 connection to h; 4 min 30 s left\n"
+    line = "0 of 1 file; 60.0 MiB of 600.0 MiB; 2.0 MiB/s; 1 connection to h; 4 min 30 s left\n"
     assert out.getvalue() == line
 
 
@@ -163,6 +163,10 @@ def test_a_stall_is_told_and_ends_with_the_next_byte() -> None:
     assert stall(board) == ""
     now[0] += 9.5
     assert stall(board) == "stalled: no bytes from h for 12 s"
+    board(events.RunStarted("out", 20.0))
+    assert stall(board) == "stalled: no bytes from h for 12 s (gives up at 20 s)"
+    board(events.RunStarted("out", 10.0))
+    assert stall(board) == "stalled: no bytes from h for 12 s", "it was given up, and is asked again"
     assert "stalled: no bytes from h for 12 s" in headline(board)
     board(events.Wrote("f1300", 1000))
     assert stall(board) == ""
@@ -251,3 +255,13 @@ def test_verify_draws_one_line_on_a_terminal_and_removes_it() -> None:
             time.sleep(0.01)
     assert out.getvalue().endswith("\r\x1b[K")
     assert "\n" not in out.getvalue()
+
+
+def test_files_are_counted_in_words_and_nothing_is_estimated_from_nothing() -> None:
+    board = Board()
+    assert headline(board).startswith("0 of 0 files read so far; 0 B; ")
+    board(events.RowsRead(1, 0, 0, None))
+    assert headline(board).startswith("0 of 1 file read so far; ")
+    board(events.RowsRead(1000, 0, 0, None))
+    board(events.ManifestEnded())
+    assert headline(board).startswith("0 of 1,001 files; ")

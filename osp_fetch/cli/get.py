@@ -24,6 +24,7 @@ from .groups import Grouped
 from .options import profiles_place, with_folder
 from .plan import show_before
 from .run_flags import run_flags, run_options
+from .streams import say
 from .unpack import end_workers, how_of, line_of
 from .watching import Watching
 
@@ -88,13 +89,13 @@ async def _fetched(
         await asyncio.to_thread(show_before, sources, flags["output"], made)
     screen: Any = None
 
-    def say(line: str) -> None:
+    def say_above(line: str) -> None:
         if screen and not screen.closed:
             screen.say(line)
         else:
             click.echo(line, err=True)
 
-    unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say, watching)
+    unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say_above, watching)
     screen = _screen(watching.board, flags)
     signals = _Signals(stop)
     made["stop"] = stop
@@ -254,16 +255,14 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
     if flags["as_json"]:
         click.echo(json.dumps(report.row(), indent=2))
     if not flags["quiet"]:
-        click.echo(formatting.summary(report), err=True)
+        say(formatting.summary(report), err=True)
     if not flags["quiet"] or report.failures:
         for line in formatting.advice(report):
-            click.echo(line, err=True)
+            say(line, err=True)
     if sum(report.counts.values()) == 0 and report.stopped is None:
-        click.echo(
-            "Nothing to fetch: the manifest is empty, or --include and --exclude leave no file.", err=True
-        )
+        say("Nothing to fetch: the manifest is empty, or --include and --exclude leave no file.", err=True)
     for note in report.notes:
-        click.echo(note, err=True)
+        say(note, err=True)
 
 
 class _Signals:

@@ -149,7 +149,8 @@ def _print(plan: Plan, rate: int | str, sources: Sequence[str], *, stderr: bool 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in _rows(plan, rate):
         table.add_row(name, value)
-    console = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    console = Console(stderr=stderr, highlight=False, soft_wrap=not terminal)
     console.print(table)
     for said in warnings(sources):
         console.print(said, style="yellow", markup=False)
@@ -179,7 +180,7 @@ def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
     left = plan.files - plan.present
     missing = formatting.size(plan.missing_bytes) if plan.missing_bytes or not unsized else ""
     rows = [
-        ("files", f"{plan.files}, {plan.digests} of them with a checksum"),
+        ("files", _files(plan)),
         ("such as", _examples(plan)),
         (
             "bytes",
@@ -189,11 +190,13 @@ def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
         ("begun", f"{formatting.count(plan.begun, 'file')}, {formatting.size(plan.held_bytes)} held"),
         (
             "to fetch",
-            ", ".join(filter(None, (formatting.count(left, "file"), missing, unsized if left else ""))),
+            unsized
+            if left == plan.unsized and left
+            else ", ".join(filter(None, (formatting.count(left, "file"), missing, unsized if left else ""))),
         ),
         ("free on disk", formatting.size(plan.free) if plan.free is not None else ""),
         ("uploads", _uploads(plan) if plan.free is None else ""),
-        ("from", ", ".join(f"{host} ({n})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
+        ("from", ", ".join(f"{host} ({n:,})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
     ]
     rows = [row for row in rows if row[1]]
     rows += [("columns", text) for text in _columns(plan)]
@@ -201,7 +204,7 @@ def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
         rows.append(("time", time_left))
     if plan.archives_bytes:
         more = f"about {formatting.size(plan.archives_bytes)} of extra space, or little with --delete-after"
-        rows.append(("to unpack", f"{plan.archives} archives or pieces: {more}"))
+        rows.append(("to unpack", f"{plan.archives:,} archives or pieces: {more}"))
     if plan.resolves:
         rows.append(
             (
@@ -218,6 +221,13 @@ def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
     if plan.expires_first is not None:
         rows.append(("links", _links(plan, rate)))
     return [*rows, *plan.run.items()]
+
+
+def _files(plan: Plan) -> str:
+    """Return the number of files, and how many of them have a checksum."""
+    if plan.digests in (0, plan.files):
+        return f"{plan.files:,}, {'with' if plan.digests else 'without'} checksums"
+    return f"{plan.files:,}, {plan.digests:,} of them with a checksum"
 
 
 def _uploads(plan: Plan) -> str:

@@ -14,6 +14,7 @@ import click
 from . import exits
 from .flags import bucket_flags
 from .options import place_of_flags
+from .streams import say
 
 if TYPE_CHECKING:
     from ..inspection.place import Place
@@ -61,16 +62,16 @@ def command(folder: str, sums: bool, put: bool, watch: bool, as_json: bool, **fl
         click.echo(json.dumps(found.row(), indent=2))
         return exits.OK
     for line in folder_lines(found.runs):
-        click.echo(line)
-    click.echo(f"finished: {found.published} files, {formatting.size(found.published_bytes)}")
+        say(line)
+    say(f"finished: {formatting.count(found.published, 'file')}, {formatting.size(found.published_bytes)}")
     if found.unpacked:
-        click.echo(f"unpacked and deleted: {found.unpacked} archives")
+        say(f"unpacked and deleted: {formatting.count(found.unpacked, 'archive')}")
     if found.gone or found.changed:
-        click.echo(f"{_missed(found.gone, found.changed)}; run get again to fetch them")
-    click.echo(f"unfinished: {len(found.begun)} files, {formatting.size(found.held_bytes)} held")
+        say(f"{_missed(found.gone, found.changed)}; run get again to fetch them")
+    say(f"unfinished: {formatting.count(len(found.begun), 'file')}, {formatting.size(found.held_bytes)} held")
     for each in found.begun[:20]:
         length = formatting.size(each["length"]) if each["length"] is not None else "unknown size"
-        click.echo(f"  {each['path']}: {formatting.size(each['held'])} of {length}")
+        say(f"  {each['path']}: {formatting.size(each['held'])} of {length}")
     return exits.OK
 
 

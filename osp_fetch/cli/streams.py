@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import sys
+import textwrap
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TextIO
+
+import click
 
 from ..model.errors import StorageError
 
@@ -42,6 +46,23 @@ class _Stream(io.FileIO):
                     "destination"
                 ) from None
             return memoryview(data).nbytes
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print a line. On a terminal it is broken between words, and its further lines are indented.
+
+    Args:
+        text: The line.
+        err: Whether it goes to stderr.
+    """
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        width, begin = shutil.get_terminal_size().columns, len(text) - len(text.lstrip())
+        text = textwrap.fill(
+            text, width, subsequent_indent=" " * (begin + 2), break_long_words=False, break_on_hyphens=False,
+            drop_whitespace=True,
+        )  # fmt: skip
+    click.echo(text, err=err)
 
 
 def make_safe() -> None:

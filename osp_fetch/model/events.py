@@ -21,9 +21,11 @@ class RunStarted:
 
     Attributes:
         folder: the output folder.
+        idle: seconds without a byte after which a connection is given up: `timeouts.idle`.
     """
 
     folder: str
+    idle: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

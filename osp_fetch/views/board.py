@@ -82,6 +82,7 @@ class Board:
         nodes: The nodes of a cluster; empty for a run of one machine.
         report: The report, once the run has ended.
         destination: The output folder, or the address of a bucket.
+        patience: Seconds without a byte after which a connection is given up; 0 if that is not known.
     """
 
     clock: Callable[[], float] = time.monotonic
@@ -113,6 +114,7 @@ class Board:
     nodes: Nodes = field(default_factory=Nodes)
     report: Report | None = None
     destination: str = ""
+    patience: float = 0.0
     _host_facts: HostFacts = field(init=False)
     _begun: float = 0.0
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, bytes, files that ended
@@ -164,8 +166,8 @@ class Board:
                 self.nodes.observe(event)
             case events.RunEnded(report):
                 self.report = report
-            case events.RunStarted(folder):
-                self.destination = folder
+            case events.RunStarted(folder, idle):
+                self.destination, self.patience = folder, idle
             case events.Waited():
                 self._host_facts.waited(event, self.received)
                 self._host_facts.count(self.bottleneck())

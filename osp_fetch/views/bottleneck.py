@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -183,7 +184,9 @@ def _of_last_files(facts: Facts, waited: Waited, limit: int) -> Bottleneck | Non
     if not facts.is_settled or not facts.files_left or facts.files_left > waited.open + 1:
         return None
     which = "the last file does" if facts.files_left == 1 else f"the last {facts.files_left} files do"
-    return Bottleneck("few files", f"{which} not use more than {waited.open:.0f} of {limit} connections")
+    return Bottleneck(
+        "few files", f"{which} not use more than {math.ceil(waited.open)} of {limit} connections"
+    )
 
 
 def shares(seconds: Mapping[str, float], whole: float) -> list[str]:

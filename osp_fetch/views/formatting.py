@@ -59,7 +59,7 @@ def summary(report: Report) -> str:
     if report.ok and present and present == sum(counts.values()):
         here = "the file is" if present == 1 else f"all {present:,} files are"
         return f"Nothing to do: {here} here ({present} present, looked at in {duration(report.seconds)})"
-    parts = [f"{n} {status.value}" for status, n in counts.items() if n or status is Status.FETCHED]
+    parts = [f"{n:,} {status.value}" for status, n in counts.items() if n or status is Status.FETCHED]
     rate = report.bytes / report.seconds if report.seconds > 0 else 0
     share = f" (shard {report.shard[0]} of {report.shard[1]}, no other)" if report.shard else ""
     return f"{', '.join(parts)}{share}; {size(report.bytes)} in {duration(report.seconds)} ({size(rate)}/s)"
@@ -111,7 +111,7 @@ def advice(report: Report) -> list[str]:
             # a bad row has no path, but its message starts with its position, such as `m.tsv:7`
             names = [o.path or str(o.error).partition(": ")[0] for o in outcomes[1:4]]
             names += ["…"] * (len(outcomes) > 4)
-            said.append(f"    … and {len(outcomes) - 1} more with this cause: {', '.join(names)}")
+            said.append(f"    … and {len(outcomes) - 1:,} more with this cause: {', '.join(names)}")
     if report.stopped:
         said.append(f"Stopped by {report.stopped}. Run the same command again to continue.")
     elif report.counts[Status.PARKED]:

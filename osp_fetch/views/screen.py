@@ -65,9 +65,8 @@ class Plain:
 def headline(board: Board) -> str:
     """Return the state of a run in one line."""
     rate = board.rate()
-    rows = f" of {board.rows:,}" + ("" if board.rows_final else " read so far")
     parts = [board.standing] * bool(board.standing)
-    parts += [f"{board.finished:,}{rows} files", amount(board), f"{formatting.size(rate)}/s"]
+    parts += [files_of(board), amount(board), f"{formatting.size(rate)}/s"]
     parts += [stall(board) or connections(board)]
     parts += [found.text] if (found := board.bottleneck()) is not None else []
     if (eta := board.eta(rate)) is not None:
@@ -79,6 +78,12 @@ def headline(board: Board) -> str:
     if board.expires is not None:
         parts.append(formatting.expiry(board.expires, board.wall()))
     return "; ".join(parts)
+
+
+def files_of(board: Board) -> str:
+    """Return how many files have ended, such as `5 of 40 files`."""
+    files = f"{board.finished:,} of {formatting.count(board.rows, 'file')}"
+    return files if board.rows_final else f"{files} read so far"
 
 
 def connections(board: Board) -> str:
@@ -102,7 +107,9 @@ def stall(board: Board) -> str:
     ((host, _),) = board.at_hosts.most_common(1)
     others = len(board.at_hosts) - 1
     more = f" and {formatting.count(others, 'other host')}" if others else ""
-    return f"stalled: no bytes from {host.rpartition(':')[0]}{more} for {formatting.duration(seconds)}"
+    ends = f" (gives up at {formatting.duration(board.patience)})" if seconds < board.patience else ""
+    name = host.rpartition(":")[0]
+    return f"stalled: no bytes from {name}{more} for {formatting.duration(seconds)}{ends}"
 
 
 def amount(board: Board) -> str:
@@ -110,7 +117,7 @@ def amount(board: Board) -> str:
 
     An estimated total is marked with `about`; an unknown total is omitted.
     """
-    if board.total is None:
+    if board.total is None or not (board.total or board.rows_final):
         return formatting.size(board.done)
     return f"{formatting.size(board.done)} of {'' if board.exact else 'about '}{formatting.size(board.total)}"
 
@@ -326,8 +333,7 @@ def _wrapped(parts: list[str], width: int) -> list[str]:
 
 def counts_of(board: Board) -> list[str]:
     """Return the statements of the second line."""
-    total = f"of {board.rows:,}" if board.rows_final else f"of {board.rows:,} read so far"
-    parts = [f"{board.finished:,} {total} files"]
+    parts = [files_of(board)]
     if (pace := board.files_rate()) >= 1:
         parts.append(f"{pace:,.0f}/s")
     parts += [f"{n:,} {status.value}" for status, n in board.counts.items() if n]

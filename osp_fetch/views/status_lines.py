@@ -85,7 +85,7 @@ def _progress(run: Mapping[str, Any]) -> str:
     about = "" if run["bytes_total_exact"] else "about "
     total = "" if run["bytes_total"] is None else f" of {about}{formatting.size(run['bytes_total'])}"
     parts = [
-        f"{ended:,} of {rows:,} files" if run["rows_final"] else f"{ended:,} files of {rows:,} read so far",
+        f"{ended:,} of {formatting.count(rows, 'file')}" + ("" if run["rows_final"] else " read so far"),
         f"{formatting.size(run['bytes_done'])}{total}",
         f"{formatting.size(run['bytes_per_second'])}/s",
         formatting.count(run["connections"], "connection"),
