@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from osp_fetch import Entry, StopToken, entry, fetch_all
 from osp_fetch.connections.buffers import Buffers
@@ -152,6 +154,12 @@ def test_a_report_that_is_too_old_or_too_short_says_nothing() -> None:
     assert board.bottleneck() is not None
     assert "limited by --limit-rate: 1.0 MiB/s" in headline(board)
     assert "limited by --limit-rate: 1.0 MiB/s" in run_lines(board.snapshot())
+    console = Console(width=30, file=io.StringIO())
+    console.print(panel(board, 30, 24))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "limited by --limit-rate:\n  1.0 MiB/s\n" in shown.replace(" \n", "\n"), (
+        "it is broken between words"
+    )
     assert board.snapshot()["limited_seconds"] == {"rate limit": 2.0}
     now[0] = 6.5
     assert board.bottleneck() is None, "the last report is too old"

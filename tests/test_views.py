@@ -6,6 +6,7 @@ import io
 import json
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from osp_fetch.model.report import Outcome, Report, Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import EventLog
-from osp_fetch.views.formatting import advice, summary
+from osp_fetch.views.formatting import advice, folded, summary
 from osp_fetch.views.hash_progress import HashProgress
 from osp_fetch.views.screen import Plain, connections, headline, panel, stall
 from tests.origin import Origin, noise
@@ -265,3 +266,22 @@ def test_files_are_counted_in_words_and_nothing_is_estimated_from_nothing() -> N
     board(events.RowsRead(1000, 0, 0, None))
     board(events.ManifestEnded())
     assert headline(board).startswith("0 of 1,001 files; ")
+
+
+def test_lines_are_broken_between_words_and_not_before_a_unit() -> None:
+    assert folded("5 of 15 files, 9 s left", 16) == ["5 of 15 files,", "  9 s left"]
+    assert folded("it gives 1.0 MiB/s each", 13) == ["it gives", "  1.0 MiB/s", "  each"]
+    assert folded("a/very/long/path and more", 8, "> ", ". ") == ["> a/very/long/path", ". and", ". more"]
+    assert folded("one two three four", 9, most=2) == ["one two", "  three…"]
+    assert folded("", 9) == [""]
+
+
+@given(
+    st.lists(st.sampled_from(["one", "12", "3.5", "s", "MiB/s", "a-b", "%", "words,"])), st.integers(14, 40)
+)
+def test_no_word_is_lost_and_no_line_too_long_where_lines_are_broken(words: list[str], width: int) -> None:
+    lines = folded(" ".join(words), width)
+    assert " ".join(lines).split() == words
+    assert all(len(line) <= width for line in lines)
+    for line, after in pairwise(lines):
+        assert not (line[-1:].isdigit() and after.split()[0] in ("s", "MiB/s", "%"))

@@ -64,4 +64,6 @@ def command(folder: str, as_json: bool, **flags: Any) -> int:
 
 def _say(begin: str, text: str, width: int) -> None:
     """Print a paragraph whose lines fit into `width` columns and begin below its text."""
-    click.echo(click.wrap_text(text, width, begin, " " * len(begin)))
+    from ..views.formatting import folded
+
+    click.echo("\n".join(folded(text, width, begin, " " * len(begin))))

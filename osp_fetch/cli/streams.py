@@ -7,7 +7,6 @@ import io
 import os
 import shutil
 import sys
-import textwrap
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -55,13 +54,11 @@ def say(text: str, *, err: bool = False) -> None:
         text: The line.
         err: Whether it goes to stderr.
     """
-    stream = sys.stderr if err else sys.stdout
-    if stream.isatty():
-        width, begin = shutil.get_terminal_size().columns, len(text) - len(text.lstrip())
-        text = textwrap.fill(
-            text, width, subsequent_indent=" " * (begin + 2), break_long_words=False, break_on_hyphens=False,
-            drop_whitespace=True,
-        )  # fmt: skip
+    from ..views.formatting import folded
+
+    if (sys.stderr if err else sys.stdout).isatty():
+        width, begin = shutil.get_terminal_size().columns, text[: len(text) - len(text.lstrip())]
+        text = "\n".join(folded(text.lstrip(), width, begin, f"{begin}  "))
     click.echo(text, err=err)
 
 

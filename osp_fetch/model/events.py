@@ -214,8 +214,7 @@ class Waited:
         most: largest number of connections to one host that is allowed; 0 from a worker.
         total: the same, to all hosts together; 0 from a worker.
         rate: `limits.rate` in bytes per second at this time; 0 for no limit.
-        busy: "loop" if the event loop used one core, "cores" if all cores were busy and this process used
-            them, else empty.
+        busy: "loop" if the event loop used a core, "cores" if this process and others used all, else empty.
     """
 
     seconds: float

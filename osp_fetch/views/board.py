@@ -193,12 +193,11 @@ class Board:
             case events.HostBack(host):
                 self.last_trouble = f"{host} answers again"
             case events.Parked(files):
-                self.last_trouble = (
-                    f"{files} files wait for fresh links: put a fresh link file in place of the old one"
-                )
+                dead = formatting.count(files, "file")
+                self.last_trouble = f"{dead} with a dead link: put a fresh link file in place of the old one"
             case events.LinksRenewed(files, expires):
                 self.expires = expires or self.expires
-                self.last_trouble = f"fresh links found: {files} files continue"
+                self.last_trouble = f"fresh links found for {formatting.count(files, 'file')}"
             case events.LinksCommandFailed(why):
                 self.last_trouble = why
             case events.DiskWaiting(why):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 import time
 from collections.abc import Collection
 from typing import Final
 
 from ..model import events
 from ..model.report import Outcome, Report, Status
+
+# The blank between a number and its unit.
+_UNIT: Final = re.compile(r"(\d) (?=(?:[KMGT]?i?B|ms|s|min|h|d|%)(?:\W|$))")
 
 
 def count(number: int, noun: str) -> str:
@@ -32,6 +37,24 @@ def duration(seconds: float) -> str:
             rest = total % large // small
             return f"{total // large} {names[0]}" + (f" {rest} {names[1]}" if rest else "")
     return f"{total} s"
+
+
+def folded(text: str, width: int, begin: str = "", indent: str = "  ", most: int | None = None) -> list[str]:
+    """Return text as lines of at most `width` columns, broken between words but not before a unit.
+
+    Args:
+        text: A line.
+        width: Columns. A longer word has a line of its own.
+        begin: What the first line begins with.
+        indent: What the further lines begin with.
+        most: Largest number of lines; what does not fit is replaced by an ellipsis. None for any number.
+    """
+    fold = textwrap.TextWrapper(
+        width, initial_indent=begin, subsequent_indent=indent, max_lines=most, placeholder="…",
+        break_long_words=most is not None, break_on_hyphens=False,
+    )  # fmt: skip
+    lines = fold.wrap(_UNIT.sub("\\1\N{NO-BREAK SPACE}", text))
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines] or [begin]
 
 
 def moment(when: float) -> str:

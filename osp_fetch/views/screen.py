@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Files that the panel shows at most, and at least. `rich.Progress` with hundreds of bars starves the loop.
 _FILES, _FEWEST = 16, 3
+# Lines that one statement about a trouble may take.
+_LINES: Final = 2
 # Failures with one cause that get a line each.
 _FAILURES: Final = 5
 
@@ -176,7 +178,7 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
         case events.Steered(what):
             return f"by command: {what}"
         case events.LinksRenewed(files, _):
-            return f"fresh links found: {files} files continue"
+            return f"fresh links found for {formatting.count(files, 'file')}"
         case events.LinksCommandFailed(why):
             return why
         case events.FolderWaiting(why):
@@ -273,7 +275,11 @@ def panel(board: Board, width: int = 100, height: int = 24) -> Group:
 
     parts, share = total(board)
     counts = [Text(line, style="dim", no_wrap=True) for line in _wrapped(counts_of(board), width)]
-    trouble = [Text(line, style=style, no_wrap=True, overflow="ellipsis") for line, style in troubles(board)]
+    trouble = [
+        Text(line, style=style, no_wrap=True, overflow="ellipsis")
+        for text, style in troubles(board)
+        for line in formatting.folded(printable(text), width, most=_LINES)
+    ]
     files = Table.grid(padding=(0, 1))
     nodes = [Text(line, no_wrap=True, overflow="ellipsis") for line in _nodes(board, height)]
     most = max(_FEWEST, min(_FILES, height - len(counts) - len(nodes) - len(trouble) - 3))
