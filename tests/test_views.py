@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -117,6 +117,7 @@ def test_many_small_files_are_a_count_and_a_pace_and_no_lines() -> None:
     )
 
 
+@settings(deadline=None)  # the first example imports rich
 @given(
     st.integers(60, 220), st.integers(5, 60), st.integers(0, 1 << 50), st.text(min_size=1, max_size=300),
     st.sampled_from(["goodput has increased", "refused above", "a reason that is far too long to fit " * 5]),
@@ -285,3 +286,19 @@ def test_no_word_is_lost_and_no_line_too_long_where_lines_are_broken(words: list
     assert all(len(line) <= width for line in lines)
     for line, after in pairwise(lines):
         assert not (line[-1:].isdigit() and after.split()[0] in ("s", "MiB/s", "%"))
+
+
+def test_the_total_of_a_plan_stands_while_the_list_is_being_read() -> None:
+    now = [0.0]
+    board = Board(clock=lambda: now[0])
+    board.expected = 1000
+    board(events.RowsRead(100, 100, 100 << 20, None))
+    now[0] = 10.0
+    board(events.Opened("f", "h:443"))
+    board(events.Wrote("f", 50 << 20))
+    assert headline(board).startswith("0 of 1,000 files; 50.0 MiB of about 1000.0 MiB; 5.0 MiB/s; ")
+    assert headline(board).endswith("; about 3 min 10 s left")
+    board(events.RowsRead(1000, 1000, 1000 << 20, None))  # another list was added meanwhile
+    assert headline(board).startswith("0 of 1,100 files read so far; ")
+    board(events.ManifestEnded())
+    assert headline(board).startswith("0 of 1,100 files; ")

@@ -86,7 +86,7 @@ async def _fetched(
     from ..views.fanout import Fanout, Ticking
 
     if not flags["quiet"]:
-        await asyncio.to_thread(show_before, sources, flags["output"], made)
+        watching.board.expected = await asyncio.to_thread(show_before, sources, flags["output"], made)
     screen: Any = None
 
     def say_above(line: str) -> None:

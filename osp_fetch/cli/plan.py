@@ -99,7 +99,7 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     return exits.SOME_FAILED if plan.bad_rows else exits.OK
 
 
-def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> None:
+def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> int:
     """Print on stderr what `get` is about to do, if the manifest is already in memory.
 
     A streamed manifest is not read twice: only warnings are printed for it.
@@ -108,6 +108,9 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> None
         sources: The SOURCE arguments.
         folder: The output folder.
         made: Options of the library.
+
+    Returns:
+        The number of rows, 0 if it is not known.
 
     Raises:
         ManifestError: The manifest cannot be read.
@@ -119,7 +122,7 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> None
     from ..sources.opening import is_pipe
 
     if any(map(is_pipe, sources)):
-        return  # it can be read only once
+        return 0  # it can be read only once
     resolved = rows_of(list(sources), made)
     rows = resolved.rows
     if not isinstance(rows, list):
@@ -130,6 +133,8 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> None
             plan = make_plan(rows, place, made.get("shard"), again_of(made))
         plan.notes, plan.columns = resolved.notes(), resolved.reading.columns
         _print(plan, made["settings"].limits.rate, sources, stderr=True)
+        return plan.files + plan.bad_rows
+    return 0
 
 
 def _opened(folder: str, made: PlainOptions) -> AbstractContextManager[Place]:

@@ -60,6 +60,7 @@ class Board:
         wall: Wall clock in Unix seconds.
         rows: Rows of the manifest that have been read.
         rows_final: Whether all rows have been read.
+        expected: Rows of the manifest, as a plan has counted them before; 0 if none has.
         sized: Rows with a known size, from the manifest or from the server.
         sizeless: Rows that ended without a known size.
         stated: Bytes of the sized rows.
@@ -82,6 +83,7 @@ class Board:
         nodes: The nodes of a cluster; empty for a run of one machine.
         report: The report, once the run has ended.
         destination: The output folder, or the address of a bucket.
+        limited: Cause of a bottleneck → seconds for which it limited the run.
         patience: Seconds without a byte after which a connection is given up; 0 if that is not known.
     """
 
@@ -89,6 +91,7 @@ class Board:
     wall: Callable[[], float] = time.time
     rows: int = 0
     rows_final: bool = False
+    expected: int = 0
     sized: int = 0
     sizeless: int = 0
     stated: int = 0
@@ -115,6 +118,7 @@ class Board:
     report: Report | None = None
     destination: str = ""
     patience: float = 0.0
+    limited: dict[str, float] = field(init=False)
     _host_facts: HostFacts = field(init=False)
     _begun: float = 0.0
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, bytes, files that ended
@@ -127,6 +131,7 @@ class Board:
         self._samples.append((self._begun, 0, 0))
         self._came = self._begun
         self._host_facts = HostFacts(self.clock)
+        self.limited = self._host_facts.seconds
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
@@ -307,10 +312,20 @@ class Board:
 
         If some sizes are unknown (see `exact`), this is an estimate from the mean of the known ones.
         """
-        unknown = self.rows - self.sized - self.sizeless
+        unknown = self.all_rows - self.sized - self.sizeless
         if self.sized == 0:
             return None if unknown else self.stated
         return self.stated + unknown * self.stated // self.sized
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is known how many rows there are."""
+        return self.rows_final or self.expected > self.rows
+
+    @property
+    def all_rows(self) -> int:
+        """Number of all rows, as far as it is known."""
+        return self.rows if self.rows_final else max(self.rows, self.expected)
 
     @property
     def exact(self) -> bool:
@@ -350,7 +365,7 @@ class Board:
         Args:
             rate: Bytes per second.
         """
-        if not self.rows_final or self.total is None or rate <= 0:
+        if not self.is_counted or self.total is None or rate <= 0:
             return None
         # if some sizes are unknown, require three known ones for a usable mean
         return max(0, self.total - self.done) / rate if self.exact or self.sized >= 3 else None
@@ -368,11 +383,6 @@ class Board:
             is_bucket="://" in self.destination,
         )
         return self._host_facts.find(facts, host)
-
-    @property
-    def limited(self) -> dict[str, float]:
-        """Cause of a bottleneck → seconds for which it limited the run."""
-        return self._host_facts.seconds
 
     def slowest(self, most: int) -> list[FileLine]:
         """Return the files that have been in progress for the longest, oldest first.

@@ -84,8 +84,8 @@ def headline(board: Board) -> str:
 
 def files_of(board: Board) -> str:
     """Return how many files have ended, such as `5 of 40 files`."""
-    files = f"{board.finished:,} of {formatting.count(board.rows, 'file')}"
-    return files if board.rows_final else f"{files} read so far"
+    files = f"{board.finished:,} of {formatting.count(board.all_rows, 'file')}"
+    return files if board.is_counted else f"{files} read so far"
 
 
 def connections(board: Board) -> str:
@@ -119,7 +119,7 @@ def amount(board: Board) -> str:
 
     An estimated total is marked with `about`; an unknown total is omitted.
     """
-    if board.total is None or not (board.total or board.rows_final):
+    if board.total is None or not (board.total or board.is_counted):
         return formatting.size(board.done)
     return f"{formatting.size(board.done)} of {'' if board.exact else 'about '}{formatting.size(board.total)}"
 
@@ -300,7 +300,7 @@ def _nodes(board: Board, height: int) -> list[str]:
 def total(board: Board) -> tuple[list[str], float]:
     """Return the statements of the first line, and the share that its bar shows."""
     rate = board.rate()
-    whole = board.total if board.rows_final else None
+    whole = board.total if board.is_counted else None
     share = min(board.done / whole, 1.0) if whole else 0.0
     eta = board.eta(rate)
     parts = [f"{'' if board.exact else '~'}{share:.0%}"] if whole else []
