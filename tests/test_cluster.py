@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from osp_fetch.assembly import build_context
 from osp_fetch.cluster.coordinator import Coordinator, Lease
 from osp_fetch.cluster.make import pool_over
-from osp_fetch.cluster.pool import Link
+from osp_fetch.cluster.node import Link
 from osp_fetch.concurrency import stop
 from osp_fetch.connections.controller import HostReport
 from osp_fetch.demo.server import Blob, Exchange

@@ -16,7 +16,8 @@ from ..storage.folder.run_lock import state_folder
 from ..workers.budget import Budget
 from ..workers.messages import Setup
 from ..workers.reach import Reach
-from .pool import LEASE, NodePool, NodeSource
+from .node import NodeSource
+from .pool import LEASE, NodePool
 from .ray_nodes import RayNodes
 
 _CORES: Final = 4  # cores of this machine for each worker of a node; nodes are taken to be alike

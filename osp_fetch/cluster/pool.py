@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from ..concurrency import stop
 from ..connections.controller import LOOK
@@ -20,7 +19,6 @@ from ..model.record import Record
 from ..model.report import Status
 from ..model.timetable import Timetable
 from ..storage.bucket.store import BucketStore
-from ..storage.destination import Destination
 from ..storage.folder.node_folders import (
     collect,
     drop_partials,
@@ -32,9 +30,9 @@ from ..storage.folder.node_folders import (
 from ..storage.folder.run_lock import state_folder
 from ..workers import messages
 from ..workers.budget import Budget, part_of
-from ..workers.channel import Channel
-from ..workers.peer import Cooled, Losses, Peer, WorkerDiedError, say
-from .coordinator import Coordinator, Lease, Member, State
+from ..workers.peer import Losses, WorkerDiedError
+from .coordinator import Coordinator, Lease, State
+from .node import Link, Node, NodeSource
 
 LEASE: Final = 30.0
 """Seconds of silence after which a node's jobs are given to others."""
@@ -42,91 +40,6 @@ _SCOPE: Final = "node-"  # what the names of nodes begin with, and so the scopes
 _TRIES: Final = 5  # nodes in a row that may be lost while they fetch one file and bring it no further
 _STEAL: Final = 2.0  # seconds between two looks whether an idle node could take jobs of another
 _ENDING: Final = 60.0  # seconds that the nodes may take to record the held bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A way to a node that has started.
-
-    Attributes:
-        name: the machine, for people.
-        wire: the channel to its worker process.
-        ended: returns the exit status of the worker process once the channel is closed, None if it is not
-            known to have ended.
-        kill: ends the worker process at once, if it can be reached.
-        source: the address from which the node makes its connections; empty for any.
-    """
-
-    name: str
-    wire: Channel
-    ended: Callable[[], Awaitable[int | None]]
-    kill: Callable[[], None] = lambda: None
-    source: str = ""
-
-
-class NodeSource(Protocol):
-    """Where nodes come from: an adapter for one kind of cluster."""
-
-    async def arrivals(self) -> list[Link]:
-        """Return the nodes that have started since the last call; wait a moment for them.
-
-        Raises:
-            StorageError: no node can be started.
-        """
-        ...
-
-    def destination(self, place: Destination) -> Destination:
-        """Return the destination as a node names it."""
-        ...
-
-
-class Node(Peer):
-    """One node as the run sees it.
-
-    Args:
-        member: what the coordinator knows of it.
-        link: the way to it.
-        state: its state folder.
-        context: the engine's context in the process of the run.
-        budget: divides the connections of each host among the nodes.
-        cool: called when a host asks this node to wait.
-    """
-
-    def __init__(
-        self, member: Member, link: Link, state: Path, context: Context, budget: Budget, cool: Cooled
-    ) -> None:
-        super().__init__(member.number, context, budget, cool)
-        self.member, self.state, self.link = member, state, link
-        self._wire = link.wire
-        self.is_lost = False
-
-    async def serve(self, heard: Callable[[], None], drains: Callable[[], None]) -> None:
-        """Handle the messages of the node until its channel is closed.
-
-        Args:
-            heard: called whenever something has come.
-            drains: called when the node is about to leave.
-        """
-        try:
-            while received := await self._wire.receive():
-                if self.is_lost:
-                    break
-                heard()
-                for message in received:
-                    if isinstance(message, messages.Draining):
-                        drains()
-                    else:
-                        self._take(message)
-        except Exception as error:
-            say(error, f"{self.member.name} sent an invalid message and is given up")
-
-    async def end(self, why: str) -> None:
-        """Fail the jobs of the node, and take back its connections as far as the views are concerned."""
-        self.is_lost = True
-        self._close_all()
-        self._fail_all(f"{self.member.name}: {why}")
-        await self._stop_answering()
-        await self._wire.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +217,14 @@ class NodePool:
         return max(1, min(able, limits.connections) if limits.is_fixed and limits.connections else able)
 
     def steer(
-        self, rate: int | str, connections: int, per_host: int, *, is_fixed: bool, most_open: int | None
+        self,
+        rate: int | str,
+        connections: int,
+        per_host: int,
+        *,
+        is_fixed: bool,
+        most_open: int | None,
+        parts: int = 1,
     ) -> None:
         """Change the limits of the run on all nodes; the arguments are those of `WorkerPool.steer`."""
         count = self.processes

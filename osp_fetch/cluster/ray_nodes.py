@@ -26,7 +26,7 @@ from ..model.urls import redact
 from ..storage.destination import Destination
 from ..version import __version__
 from ..workers.channel import Channel
-from .pool import Link
+from .node import Link
 
 _LOOK: Final = 2.0  # seconds between two looks for nodes that have come
 _START: Final = 120.0  # seconds that an actor may take to start
@@ -43,7 +43,7 @@ class _UnfitNodeError(StorageError):
 
 
 class RayNodes:
-    """The nodes of a Ray cluster; implements `pool.NodeSource`. An async context manager.
+    """The nodes of a Ray cluster; implements `node.NodeSource`. An async context manager.
 
     Args:
         engine: which cluster, and how many of its nodes.

@@ -128,11 +128,7 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """The user's own file had the name of a fetched file, and was moved.
-
-    Attributes:
-        kept: where the user's file is now, relative to the output folder.
-    """
+    """The user's own file had the name of a fetched file, and was moved to `kept` in the output folder."""
 
     path: str
     kept: str
@@ -298,11 +294,7 @@ class FileAssigned:
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """The number of parked files has changed.
-
-    Attributes:
-        files: number of files that wait for fresh links.
-    """
+    """The number of parked files, which wait for fresh links, is now `files`."""
 
     files: int
 
@@ -375,11 +367,7 @@ class Repeating:
 
 @dataclass(frozen=True, slots=True)
 class PageOpened:
-    """The page of the run can be opened in a browser. The event is not logged, because the link has a token.
-
-    Attributes:
-        url: the link.
-    """
+    """The page of the run can be opened at `url`. The event is not logged, because the link has a token."""
 
     url: str
 

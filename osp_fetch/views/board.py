@@ -12,6 +12,7 @@ from ..model import events
 from ..model.report import JSON_VERSION, Outcome, Report, Status
 from . import formatting
 from .bottleneck import Bottleneck, Facts
+from .file_line import FileLine
 from .host_facts import HostFacts
 from .nodes import Nodes
 
@@ -21,32 +22,8 @@ _WINDOW: Final = 15.0
 _SET_ASIDE_KEPT: Final = 1000
 # Largest number of changes by commands that are remembered.
 _CHANGES: Final = 20
-# Seconds. A file in progress for less than this, with no connection and no bytes, is not displayed.
-_MOMENT: Final = 1.0
-# Bytes of a small file, and seconds after which it is displayed all the same. Lines of files that come and go
-# many times a second cannot be read.
-_SMALL, _LONG = 1 << 20, 5.0
 # Seconds without a byte, while connections are open, that are a stall. Bytes are counted once a second.
 _STALL: Final = 5.0
-
-
-@dataclass(slots=True)
-class FileLine:
-    """A file in progress.
-
-    Attributes:
-        path: Path below the output folder.
-        length: Size in bytes, None if unknown.
-        held: Bytes held so far.
-        connections: Connections that transfer it now.
-        since: Time when it started, in seconds on the board's clock.
-    """
-
-    path: str
-    length: int | None
-    held: int
-    connections: int
-    since: float
 
 
 @dataclass(slots=True)
@@ -394,7 +371,7 @@ class Board:
             most: Largest number of files.
         """
         now = self.clock()
-        seen = [line for line in self.files.values() if _is_shown(line, now - line.since)]
+        seen = [line for line in self.files.values() if line.is_shown(now - line.since)]
         return sorted(seen, key=lambda line: line.since)[:most]
 
     def progress(self) -> events.Progress:
@@ -443,13 +420,6 @@ class Board:
             "ended": self.report is not None,
             "stopped": self.report.stopped if self.report is not None else None,
         }
-
-
-def _is_shown(line: FileLine, age: float) -> bool:
-    """Return whether a file has a line of its own, `age` seconds after it began."""
-    if max(line.length or 0, line.held) < _SMALL and age < _LONG:
-        return False
-    return bool(line.connections or line.held) or age > _MOMENT
 
 
 # The most frequent events, dispatched by type: matching one pattern after another takes longer than the

@@ -9,7 +9,8 @@ from ..model import events
 from ..model.html import Html, tag
 from ..model.text import printable
 from . import formatting
-from .board import Board, FileLine
+from .board import Board
+from .file_line import FileLine
 from .screen import Live, Plain, counts_of, headline, screen_of, total, troubles
 
 _FILES: Final = 5  # files in progress that are shown

@@ -12,7 +12,8 @@ from ..model import events
 from ..model.report import Status
 from ..model.text import printable
 from . import formatting
-from .board import Board, FileLine
+from .board import Board
+from .file_line import FileLine
 from .nodes import node_lines
 
 if TYPE_CHECKING:
