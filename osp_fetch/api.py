@@ -100,7 +100,7 @@ async def _fetch_shares(
         return await launch(manifest, folder, {**each, "shard": which}, deliver, joint=joint)
 
     with stopping_after(stop, each.pop("max_duration", None)):
-        report = await fetch_shares(SharedRun(place.root, sources), share)
+        report = await fetch_shares(SharedRun(place.root, sources), share, joint.divide)
     if "observer" in options:
         seen.end(report)
     return report

@@ -114,7 +114,7 @@ async def launch(
         work = _Work(run, stack, options)
         observe.add(_forgetter(report))
         steering = Steering(context, board.snapshot, stop.ask, work, renewal, workers)
-        await _steered(stack, steering, state, report)
+        await _steered(stack, steering, state, report, joint)
         await _paged(stack, options, place, state, board, observe, steering)
         observe(events.RunStarted(str(place), settings.timeouts.idle))
         try:
@@ -157,16 +157,41 @@ def _total(report: Report, board: Board, begun: float) -> None:
 
 
 class Joint:
-    """What the runs over the shares of one manifest have in common in this process: the byte rate."""
+    """What the runs over the shares of one manifest have in common in this process.
+
+    That is the byte rate, what commands have changed, and the part of the limits that this machine has.
+    """
 
     def __init__(self) -> None:
         self._rate: ByteRate | None = None
+        self._before: Steering | None = None
+        self._present: Steering | None = None
+        self._part = 0, 1
 
     def share_rate(self, context: Context) -> None:
         """Let the run of `context` continue with the rate of the one before, which may have used it up."""
         if self._rate is None:
             self._rate = context.pool.rate
         context.pool.rate = self._rate
+
+    @contextmanager
+    def steering(self, steering: Steering) -> Iterator[None]:
+        """Let a run continue with what commands have changed in the one before, until the context ends."""
+        if self._before is not None:
+            steering.take_over(self._before)
+        steering.divide(*self._part)
+        self._before = self._present = steering
+        try:
+            yield
+        finally:
+            self._present = None
+
+    def divide(self, place: int, parts: int) -> None:
+        """Keep to part number `place` of `parts` parts of the limits, in this share and the next ones."""
+        if (place, parts) != self._part:
+            self._part = place, parts
+            if self._present is not None:
+                self._present.divide(place, parts)
 
 
 def _own_partials(stack: AsyncExitStack, state: Path) -> Path:
@@ -261,8 +286,12 @@ class _Work:
         return [note for resolved in self._added for note in resolved.notes()]
 
 
-async def _steered(stack: AsyncExitStack, steering: Steering, state: Path, report: Report) -> None:
+async def _steered(
+    stack: AsyncExitStack, steering: Steering, state: Path, report: Report, joint: Joint | None
+) -> None:
     """Let `osp-fetch ctl` reach the run until it ends."""
+    if joint is not None:
+        stack.enter_context(joint.steering(steering))
     await stack.enter_async_context(Ticking(steering, at_end=False))
     await stack.enter_async_context(ControlSocket(state, steering, report.notes.append))
 

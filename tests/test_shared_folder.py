@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import sys
@@ -15,7 +16,9 @@ from typing import Any
 import pytest
 
 from osp_fetch import Folder, fetch_all
+from osp_fetch.cluster.members import Members
 from osp_fetch.cluster.shares import SharedRun, fetch_shares
+from osp_fetch.demo.server import Exchange
 from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import FolderBusyError, SettingsError, StorageError
@@ -23,7 +26,7 @@ from osp_fetch.model.report import Report, Status
 from osp_fetch.storage.folder.node_folders import collect, hand_over, mark_ended, node_folder
 from osp_fetch.storage.folder.run_lock import RunLock
 from tests.conftest import quick
-from tests.origin import Origin, noise, slow
+from tests.origin import Origin, Page, noise, polite, slow
 from tests.test_cluster import tree
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
@@ -164,3 +167,74 @@ def test_the_partial_of_a_silent_holder_is_copied_and_that_of_an_ended_one_moved
     assert not (tmp_path / "nodes").exists()
     hand_over(path, tmp_path, silent, moves=True)
     assert not (found / "d/f").exists()
+
+
+async def test_limits_are_those_of_all_runs_together(origin: Origin, tmp_path: Path) -> None:
+    files = {f"f{n:02}": noise(40_000, n) for n in range(120)}
+
+    async def after_a_moment(exchange: Exchange, page: Page) -> None:
+        await asyncio.sleep(0.3)  # a request is over for the origin when it is over for the run
+        await polite(exchange, page)
+
+    listed = manifest(tmp_path, origin, files, after_a_moment)
+    runs = [started(listed, tmp_path / "out", "--join", "-j", "6") for _ in range(3)]
+    codes = await asyncio.gather(*(asyncio.to_thread(run.wait) for run in runs))
+    assert codes == [0, 0, 0]
+    assert tree(tmp_path / "out") == files
+    assert origin.most_open <= 6
+
+
+def test_members_see_each_other_until_they_leave(tmp_path: Path) -> None:
+    first, second = Members(tmp_path), Members(tmp_path)
+    first.enter()
+    assert first.look() == (0, 1)
+    first.confirm()
+    assert first.is_confirmed()
+    second.enter()
+    try:
+        assert sorted([first.look(), second.look()]) == [(0, 2), (1, 2)]
+        assert not second.is_confirmed(), "the first one still uses all of the limits"
+        first.confirm()
+        assert second.is_confirmed()
+    finally:
+        second.leave()
+    assert first.look() == (0, 1)
+    first.leave()
+
+
+def test_a_silent_member_is_counted_for_some_seconds_only(tmp_path: Path) -> None:
+    mine = Members(tmp_path)
+    mine.enter()
+    (tmp_path / "members" / "killed").touch()
+    try:
+        until = time.monotonic() + 60
+        assert mine.look()[1] == 2
+        while mine.look()[1] == 2:
+            assert time.monotonic() < until
+            time.sleep(0.2)
+    finally:
+        mine.leave()
+
+
+async def test_commands_hold_for_the_shares_after_them(
+    origin: Origin, command: Command, tmp_path: Path
+) -> None:
+    files = {f"f{n:02}": noise(30_000, n) for n in range(40)}
+    run = started(manifest(tmp_path, origin, files, slow(60_000)), tmp_path / "out", "--join", "-j", "4")
+    try:
+        while not origin.seen:
+            await asyncio.sleep(0.02)
+        for words in (("connections", "2"), ("rate", "1MiB")):
+            while (await asyncio.to_thread(command, "ctl", tmp_path / "out", *words)).returncode:
+                assert run.poll() is None
+        shares = set[str]()
+        while len(shares) < 3:  # later ones begin with what was changed
+            assert run.poll() is None, "it ended before three shares were seen"
+            await asyncio.sleep(0.1)
+            for place in (tmp_path / "out" / ".osp-fetch").glob("shards/*/status.json"):
+                control = json.loads(place.read_text())["control"]
+                if control and (control["connections"], control["rate"]) == (2, 1 << 20):
+                    shares.add(place.parent.name)
+    finally:
+        run.kill()
+        run.wait()

@@ -18,21 +18,25 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from ..concurrency import stop
 from ..model import events
 from ..model.errors import FolderBusyError, SettingsError, StorageError
 from ..model.report import Report, Status
 from ..model.urls import shown
 from ..storage.folder.disk import storage_error
+from ..storage.folder.heartbeat import BEAT
 from ..storage.folder.run_lock import state_folder
+from .members import Members
 
 SHARES: Final = 32
 """Shares of a manifest: enough that a slow machine has little left at the end. Each reads all of the list."""
 _PAUSE: Final = 2.0  # seconds until shares that others hold are looked at again
+_CLOSING: Final = 1.0  # seconds in which a host sees that connections were closed
 FetchShare = Callable[[tuple[int, int]], Awaitable[Report]]
 """Fetches one share, (index, count). Raises FolderBusyError if another run has it."""
 
@@ -43,6 +47,11 @@ class SharedRun:
     Args:
         root: the output folder.
         sources: what names the manifest and selects its rows; all runs must state the same.
+
+    Attributes:
+        id: the session, after `join`.
+        shares: number of shares of the manifest.
+        members: the runs that take part.
     """
 
     def __init__(self, root: Path, sources: Sequence[str]) -> None:
@@ -50,6 +59,7 @@ class SharedRun:
         self._shown = ", ".join(map(shown, sources))
         self._hash = hashlib.sha256("\0".join(sources).encode("utf-8", "surrogateescape")).hexdigest()
         self.id, self.shares = "", SHARES
+        self.members = Members(self._folder)
 
     def join(self) -> None:
         """Begin the session, or join the one that another run has begun.
@@ -93,12 +103,16 @@ class SharedRun:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
-async def fetch_shares(session: SharedRun, fetch: FetchShare) -> Report:
+async def fetch_shares(
+    session: SharedRun, fetch: FetchShare, divide: Callable[[int, int], None] = lambda *_: None
+) -> Report:
     """Fetch shares until all of them are done, here or by other runs.
 
     Args:
         session: the session, not yet joined.
         fetch: fetches one share.
+        divide: called with the place of this run among those that take part, and their number, whenever that
+            changes.
 
     Returns:
         The report on the files of this run's shares.
@@ -106,8 +120,46 @@ async def fetch_shares(session: SharedRun, fetch: FetchShare) -> Report:
     Raises:
         FetchError: as `fetch`, but for FolderBusyError.
     """
-    total, begun = Report(), time.monotonic()
+    begun = time.monotonic()
     await asyncio.to_thread(session.join)
+    async with _taking_part(session.members, divide):
+        total = await _fetched(session, fetch)
+    total.seconds = time.monotonic() - begun
+    return total
+
+
+@asynccontextmanager
+async def _taking_part(members: Members, divide: Callable[[int, int], None]) -> AsyncIterator[None]:
+    """Take part in the session, and watch who else does."""
+
+    begins = asyncio.Event()
+
+    async def watch() -> None:
+        try:
+            while True:
+                place, count = await asyncio.to_thread(members.look)
+                divide(place, count)
+                await asyncio.to_thread(members.confirm)
+                if await asyncio.to_thread(members.is_confirmed) and not begins.is_set():
+                    await asyncio.sleep(_CLOSING if count > 1 else 0)
+                    begins.set()
+                await asyncio.sleep(BEAT if begins.is_set() else BEAT / 4)
+        finally:
+            begins.set()
+
+    await asyncio.to_thread(members.enter)
+    watching = asyncio.create_task(watch())
+    try:
+        await begins.wait()  # until then the others still use all of the limits
+        yield
+    finally:
+        await stop({watching})
+        await asyncio.to_thread(members.leave)
+
+
+async def _fetched(session: SharedRun, fetch: FetchShare) -> Report:
+    """Fetch shares until all of them are done, and close the session then."""
+    total = Report()
     order, is_complete = list(range(session.shares)), True
     random.shuffle(order)  # runs that start together want different shares
     while order and total.stopped is None:
@@ -132,7 +184,6 @@ async def fetch_shares(session: SharedRun, fetch: FetchShare) -> Report:
         order = busy
     if is_complete and total.stopped is None:
         await asyncio.to_thread(session.close)
-    total.seconds = time.monotonic() - begun
     return total
 
 

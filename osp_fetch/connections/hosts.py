@@ -35,6 +35,7 @@ class Hosts:
     Attributes:
         in_use: Hosts with open connections.
         serving: Those of them that have answered, and share the connections that bring bytes.
+        parts: Number of processes that share the limits of a host; see `divide`.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Hosts:
         self._limits, self._own = limits, own
         self._profiles, self._per_host, self._share = profiles, per_host, share
         self._controls = limits.connections == "auto" and share is None
-        self._parts = 1  # of the request rates, of which this process has one
+        self.parts = 1
         self._states: dict[str, Host] = {}
         self.in_use: dict[Host, None] = {}
         self.serving: set[Host] = set()
@@ -95,10 +96,13 @@ class Hosts:
             state.limit.resize(self._most(state.name), follows=not self._controls)
 
     def divide(self, parts: int) -> None:
-        """Use one of `parts` parts of the request rates from now on."""
-        if parts == self._parts:
+        """Use one of `parts` parts of what the settings allow for a host: its request rate, its connections.
+
+        A worker uses a part of the rate only; its connections are assigned.
+        """
+        if parts == self.parts:
             return
-        self._parts = parts
+        self.parts = parts
         for state in self._states.values():
             state.interval = self._interval(limits_of(state.name, self._limits, self._own))
 
@@ -140,11 +144,12 @@ class Hosts:
         return state
 
     def _interval(self, own: HostLimits) -> float:
-        return self._parts / own.requests_per_second if own.requests_per_second else 0.0
+        return self.parts / own.requests_per_second if own.requests_per_second else 0.0
 
     def _most(self, name: str) -> int:
         own = limits_of(name, self._limits, self._own).connections
-        return self._per_host if own == "auto" else min(self._per_host, own)
+        parts = self.parts if self._share is None else 1
+        return self._per_host if own == "auto" else min(self._per_host, max(1, own // parts))
 
     def _forget_one(self) -> None:
         """Forget the host that was not used for longest, unless requests to it wait.

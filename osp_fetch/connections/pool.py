@@ -115,14 +115,14 @@ class ConnectionPool:
             total: Largest number of open connections.
             is_fixed: Whether it holds for all hosts, also for those that have not answered yet.
             most_open: Transfers are closed until at most this many connections are open; None for none.
-            parts: Each host is sent one of so many parts of its request rate, because other machines send the
-                rest; None for no change.
+            parts: Number of processes on other machines, and this one, that share what the settings allow for
+                one host; None for no change.
         """
         if parts is not None:
             self._hosts.divide(parts)
         self._allow(total, is_fixed=is_fixed)
         if total and self._share is None:
-            self.per_host = per_host(self._limits, total)
+            self.per_host = per_host(self._limits, total, self._hosts.parts)
             self._hosts.resize(self.per_host)
         if most_open is not None:
             excess = self.open - most_open

@@ -23,11 +23,12 @@ def most_connections(limits: Limits) -> int:
     return limits.connections
 
 
-def per_host(limits: Limits, total: int) -> int:
+def per_host(limits: Limits, total: int, parts: int = 1) -> int:
     """Return the largest number of connections to one host.
 
     Args:
         limits: Settings.
         total: Largest number of connections to all hosts.
+        parts: Number of runs that share the number in the settings. Each has at least one connection.
     """
-    return total if limits.per_host == "auto" else min(total, limits.per_host)
+    return total if limits.per_host == "auto" else min(total, max(1, limits.per_host // parts))

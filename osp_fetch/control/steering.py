@@ -11,9 +11,11 @@ from ..connections.totals import per_host
 from ..engine.context import Context, files_in_progress
 from ..model import events
 from ..model.errors import FetchError, ManifestError
+from ..model.timetable import Timetable
 from ..model.urls import shown
 from ..views import formatting
 from ..views.status_lines import rate_limit
+from ..workers.budget import part_of
 from ..workers.pool import Workers
 from . import commands
 from .commands import Command, CommandError
@@ -83,6 +85,28 @@ class Steering:
         self._most: int | None = None
         self._paused = False
         self._hosts: dict[str, None] = {}
+        self._place, self._parts = 0, 1
+        self._is_steered = False
+
+    def divide(self, place: int, parts: int) -> None:
+        """Keep to one part of the limits that the user has set, because other runs keep to the rest.
+
+        Args:
+            place: Which part, from 0.
+            parts: Number of parts.
+        """
+        self._place, self._parts = place, parts
+        self._limit(sheds=True)
+
+    def take_over(self, before: Steering) -> None:
+        """Apply what commands have changed in the run before."""
+        self._place, self._parts = before._place, before._parts
+        self._rate, self._most, self._paused = before._rate, before._most, before._paused
+        self._hosts = dict(before._hosts)
+        self._limit()
+        if before._is_steered:
+            self._tell("what was changed before still holds")
+        self.tick()
 
     async def __call__(self, words: Sequence[str]) -> dict[str, Any]:
         """Carry out a command.
@@ -158,16 +182,27 @@ class Steering:
         self._context.places.resize(files_in_progress(most or self._usual))
         return f"connections: {most or f'auto, at most {self._usual}'}"
 
-    def _limit(self, most_open: int | None = None) -> None:
-        """Give the present limits to the pool and the workers."""
+    def _limit(self, most_open: int | None = None, *, sheds: bool = False) -> None:
+        """Give the present limits to the pool and the workers.
+
+        Args:
+            most_open: Transfers are closed until at most this many connections are open; None for none.
+            sheds: Whether that holds for a number of connections that the user has set.
+        """
         pool, total = self._context.pool, self._most or self._usual
-        is_fixed = self._paused or self._is_fixed or self._most is not None
-        granted = 0 if self._paused else total
-        pool.rate.change(self._rate)
-        pool.resize(granted, is_fixed=is_fixed, most_open=most_open)
+        is_chosen = self._is_fixed or self._most is not None
+        if is_chosen:
+            total = max(1, part_of(total, self._place, self._parts))
+            most_open = total if sheds else most_open
+        granted, is_fixed = 0 if self._paused else total, is_chosen or self._paused
+        rate = Timetable.of(self._rate).divided(self._parts)
+        pool.rate.change(rate)
+        pool.resize(granted, is_fixed=is_fixed, most_open=most_open, parts=self._parts)
         if self._workers is not None:
-            each = per_host(self._context.settings.limits, total)
-            self._workers.steer(self._rate, granted, each, is_fixed=is_fixed, most_open=most_open)
+            each = per_host(self._context.settings.limits, total, self._parts)
+            self._workers.steer(
+                rate, granted, each, is_fixed=is_fixed, most_open=most_open, parts=self._parts
+            )
 
     def _pause_host(self, host: str) -> str:
         if len(self._hosts) >= _MOST_HOSTS:
@@ -211,6 +246,7 @@ class Steering:
         return f"fresh links are taken from {file.name}"
 
     def _tell(self, said: str) -> None:
+        self._is_steered = True
         connections = self._most or (self._usual if self._is_fixed else "auto")
         hosts = tuple(self._hosts)
         self._context.observe(events.Steered(said, self._paused, hosts, self._rate, connections))

@@ -132,8 +132,8 @@ class Steer:
         connections: Largest number of open connections; 0 while the run is paused.
         is_fixed: Whether that number holds for all hosts, also for those that have not answered yet.
         most_open: Transfers are closed until at most this many connections are open; None for none.
-        parts: Workers among which the request rates in the settings are divided. 1 for a process of the run's
-            own machine, whose settings state its part.
+        parts: Nodes, or runs, among which the request rates in the settings are divided; the settings of a
+            process of the run's own machine state its part of those of the run.
     """
 
     rate: int | str

@@ -31,7 +31,14 @@ class Workers(Protocol):
         ...
 
     def steer(
-        self, rate: int | str, connections: int, per_host: int, *, is_fixed: bool, most_open: int | None
+        self,
+        rate: int | str,
+        connections: int,
+        per_host: int,
+        *,
+        is_fixed: bool,
+        most_open: int | None,
+        parts: int = 1,
     ) -> None:
         """Change the limits of the run in all workers; see `WorkerPool.steer`."""
         ...
@@ -102,7 +109,14 @@ class WorkerPool:
         return len(self._workers)
 
     def steer(
-        self, rate: int | str, connections: int, per_host: int, *, is_fixed: bool, most_open: int | None
+        self,
+        rate: int | str,
+        connections: int,
+        per_host: int,
+        *,
+        is_fixed: bool,
+        most_open: int | None,
+        parts: int = 1,
     ) -> None:
         """Change the limits of the run in all workers.
 
@@ -112,6 +126,7 @@ class WorkerPool:
             per_host: Largest number of connections to one host.
             is_fixed: Whether each worker has a fixed part of `connections`; otherwise the budget divides.
             most_open: Transfers are closed until at most this many connections are open; None for none.
+            parts: Number of runs that share the request rates in the settings.
         """
         count = len(self._workers)
         if connections:
@@ -119,7 +134,7 @@ class WorkerPool:
         for worker in self._workers:
             most = part_of(connections, worker.number, count) if is_fixed else connections
             left = None if most_open is None else part_of(most_open, worker.number, count)
-            worker.send(messages.Steer(Timetable.of(rate).divided(count), most, is_fixed, left))
+            worker.send(messages.Steer(Timetable.of(rate).divided(count), most, is_fixed, left, parts))
 
     def cool(self, host: str, seconds: float) -> None:
         """Send `host` no request for `seconds`, and close the transfers from it."""

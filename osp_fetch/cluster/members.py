@@ -1,0 +1,74 @@
+"""Which runs share an output folder now: each has a file with a heartbeat, which all others see.
+
+The file names the runs with which its owner divides the limits. A run that comes begins when all others name
+it, so that together they never use more than one run may.
+"""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from pathlib import Path
+
+from ..storage.folder.disk import storage_error
+from ..storage.folder.heartbeat import Heartbeat, Pulse
+
+
+class Members:
+    """The runs that take part in a session. All methods block.
+
+    A run that falls silent is counted for six more seconds, in which its connections may live on.
+
+    Args:
+        folder: the folder of the session.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._name = folder / "members", secrets.token_hex(8)
+        self._heartbeat = Heartbeat(self._folder / self._name)
+        self._pulses: dict[str, Pulse] = {}
+        self._alive: list[str] = []
+
+    def enter(self) -> None:
+        """Take part.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / self._name).touch()
+        except OSError as error:
+            raise storage_error(error, f"{self._folder} cannot be used to share a run") from None
+        self._heartbeat.start()
+
+    def look(self) -> tuple[int, int]:
+        """Return the place of this run among those that take part, from 0, and their number."""
+        try:
+            there = {place.name for place in self._folder.iterdir()}
+        except OSError:  # the session has ended
+            there = set[str]()
+        self._pulses = {name: self._pulses.get(name) or Pulse(self._folder / name) for name in there}
+        self._alive = sorted({self._name, *(name for name, pulse in self._pulses.items() if pulse.beats())})
+        return self._alive.index(self._name), len(self._alive)
+
+    def confirm(self) -> None:
+        """Let the others know that this run divides its limits with those of the last `look`."""
+        with suppress(OSError):
+            (self._folder / self._name).write_text("\n".join(self._alive))
+
+    def is_confirmed(self) -> bool:
+        """Return whether all others of the last `look` divide their limits with this run."""
+        return all(self._name in self._named_by(name) for name in self._alive if name != self._name)
+
+    def _named_by(self, name: str) -> list[str]:
+        try:
+            return (self._folder / name).read_text().split()
+        except OSError:  # it has left
+            return [self._name]
+
+    def leave(self) -> None:
+        """Take part no more."""
+        self._heartbeat.stop()
+        with suppress(OSError):
+            (self._folder / self._name).unlink()
