@@ -13,6 +13,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,7 @@ from osp_fetch.model.report import Outcome, Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.s3.address import BucketAddress, bucket_address
 from osp_fetch.storage.destination import Destination
+from osp_fetch.storage.folder.node_folders import hand_over
 from osp_fetch.storage.folder.run_lock import RunLock, state_folder
 from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import EventLog
@@ -280,6 +282,51 @@ async def test_the_files_of_a_killed_node_go_on_at_another_from_the_held_bytes(
     assert run.received() < 1.6 * sum(map(len, files.values()))
     left = [each for each in run.seen if isinstance(each, events.NodeLeft)]
     assert [(each.node, each.nodes) for each in left] == [("a", 1)]
+
+
+async def test_a_node_that_is_lost_while_it_gets_a_partial_holds_nothing_up(
+    origin: Origin, fleet: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handing, lost = threading.Event(), threading.Event()
+
+    def until_it_is_lost(*places: Any, **more: Any) -> None:
+        handing.set()
+        lost.wait(30)
+        hand_over(*places, **more)
+
+    monkeypatch.setattr("osp_fetch.cluster.pool.hand_over", until_it_is_lost)
+    files = {"large": noise(8 * MIB, 1)}
+    run = fleet("a", settings=quick(limits={"part_size": "1MiB"}))
+    work = run.start(served(origin, files, slow(2 * MIB)))
+    await run.until(lambda: run.received() > 3 * MIB)
+    run.nodes.add("b")
+    await run.until(lambda: sum(isinstance(each, events.NodeJoined) for each in run.seen) == 2)
+    run.nodes.signal("a", signal.SIGKILL)
+    await run.until(handing.is_set)
+    run.nodes.signal("b", signal.SIGKILL)
+    await run.until(lambda: sum(isinstance(each, events.NodeLeft) for each in run.seen) == 2)
+    lost.set()
+    run.nodes.add("c")
+    await work
+    assert run.counts() == {Status.FETCHED: 1}
+    assert tree(run.root) == files
+
+
+async def test_a_file_that_kills_its_node_at_once_kills_few_of_them(origin: Origin, fleet: Make) -> None:
+    run = fleet("n0")
+    killed = list[str]()
+
+    async def poison(exchange: Exchange, page: o.Page) -> None:
+        for name, process in run.nodes.processes.items():
+            if process.returncode is None and name not in killed:
+                process.kill()
+                killed.append(name)
+        run.nodes.add(f"n{len(killed)}")
+        await asyncio.sleep(30)
+
+    await run.fetch(served(origin, {"bad": noise(50_000, 1)}, poison))
+    assert run.counts() == {Status.FAILED: 1}
+    assert len(killed) <= 7, "one whose begin was not known yet, and five in a row"
 
 
 async def test_a_partial_that_no_node_can_continue_is_deleted_when_the_file_is_complete(
@@ -614,6 +661,33 @@ def test_a_node_without_work_for_a_host_gives_its_share_back_and_gets_one_with_t
     again = budget.grant(1, "h:80")
     assert again is not None
     assert again.connections > 0
+
+
+def test_what_a_lost_node_may_have_open_is_given_to_others_only_when_it_has_gone() -> None:
+    budget = Budget(0, 100, 8, lambda _: None, {}, steers=False)
+    for number in (0, 1):
+        budget.joined(number)
+
+    def reported(worker: int, is_open: int, waiting: int, share: int, number: int, now: float) -> None:
+        budget.reported(
+            worker, [HostReport("h:80", is_open, is_open, waiting, 0, 0, share, 0.0, number)], now
+        )
+
+    first = budget.grant(0, "h:80")
+    assert first is not None
+    reported(0, 4, 4, 4, first.number, 0.0)
+    (_, raised), *_ = budget.look(0.1)
+    reported(0, 8, 0, 8, raised.number, 0.2)
+    reported(1, 0, 8, 0, 0, 0.3)
+    lowered = dict(budget.look(0.4))[0]
+    assert lowered.connections == 4
+    reported(0, 4, 0, 4, lowered.number, 0.5)
+    budget.lost(0)
+    given = [dict(budget.look(now)).get(1) for now in (1.0, 3.1, 10.0)]
+    assert sum(each.connections for each in given if each) <= 4
+    assert budget.grant(0, "h:80") is None
+    budget.gone(0)
+    assert dict(budget.look(11.0))[1].connections == 8
 
 
 @dataclass

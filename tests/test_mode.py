@@ -65,7 +65,8 @@ async def test_every_file_and_folder_has_the_mode(
     await killed(origin, tmp_path, "--set", f"storage.mode={mode}", "--processes", "2")
     files, folders = modes(tmp_path / "out")
     # whoever may write to the folder may still not steer the run of another user
-    assert files.pop(".osp-fetch/control.sock") == 0o600
+    files.pop(".osp-fetch/control.sock")  # a symbolic link, if its path is too long for a socket
+    assert stat.S_IMODE((tmp_path / "out/.osp-fetch/control.sock").stat().st_mode) == 0o600
     assert {path: oct(found) for path, found in files.items() if found != of_files} == {}
     assert {path: oct(found) for path, found in folders.items() if found & 0o777 != of_folders} == {}
     passed_on = folders[".osp-fetch"] & stat.S_ISGID

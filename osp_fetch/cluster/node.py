@@ -98,4 +98,4 @@ class Node(Peer):
         self._close_all()
         self._fail_all(f"{self.member.name}: {why}")
         await self._stop_answering()
-        await self._wire.close()
+        await self._wire.abort()  # a silent node reads nothing

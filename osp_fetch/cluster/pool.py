@@ -236,20 +236,27 @@ class NodePool:
     def _send_limits(self, most_open: int | None = None) -> None:
         """Give every node its part of the limits. One without any connection gets no jobs.
 
-        A node that is lost may go on for a while: its part of the rates is given to the others later.
+        A node that is lost may go on for a while: its part of the rates is given to the others later. A node
+        that gets no more jobs completes those that it has.
         """
         count, limits = self.processes, self._limits
-        parts = count + len(self._leaving)
         able = [node for node in self._nodes.values() if node.member.state in (State.ACTIVE, State.RESTING)]
-        for place, node in enumerate(able):
-            self._coordinator.rest(node.number, rests=place >= count)
+        others = [node for node in self._nodes.values() if node not in able]
+        sharing = count + len(others)
+        parts = sharing + len(self._leaving)
+        rate = Timetable.of(limits.rate).divided(parts)
+        for place, node in enumerate([*able[:count], *others]):
             most, left = limits.connections, most_open
-            if limits.is_fixed:
-                most = part_of(most, place, count) if place < count else 0
+            if limits.is_fixed and most:
+                most = part_of(most, place, sharing)
+                most = max(1, most) if place >= count else most
             if left is not None:
-                left = part_of(left, place, count) if place < count else 0
-            rate = Timetable.of(limits.rate).divided(parts)
+                left = min(most, part_of(left, place, sharing))
+            self._coordinator.rest(node.number, rests=not most and limits.connections > 0)
             node.send(messages.Steer(rate, most, limits.is_fixed, left, parts))
+        for node in able[count:]:
+            self._coordinator.rest(node.number, rests=True)
+            node.send(messages.Steer(rate, 0, limits.is_fixed, None if most_open is None else 0, parts))
 
     def cool(self, host: str, seconds: float) -> None:
         """Send `host` no request for `seconds`, and close the transfers from it."""
@@ -285,7 +292,7 @@ class NodePool:
                 self._context.observe(events.FileAssigned(job.entry.path, node.member.name))
                 if self._is_folder and job.record is not None:
                     await asyncio.to_thread(hand_over, job.entry.path, state, node.state, moves=moves)
-                status, record = await self._on(node, lease, job)
+                status, record = await self._on(node, lease, job, is_suspect=was_lost)
                 for each in wrong:  # another node received it right: the fault was not the source's
                     self._blame(each)
                 if left and self._is_folder:
@@ -312,10 +319,12 @@ class NodePool:
                 left.add(node.state)
             job = await self._refreshed(job)
 
-    async def _on(self, node: Node, lease: Lease, job: Job) -> tuple[Status, Record]:
+    async def _on(self, node: Node, lease: Lease, job: Job, *, is_suspect: bool) -> tuple[Status, Record]:
+        if not self._coordinator.is_valid(lease):  # it left while the partial was handed to it
+            raise WorkerDiedError(f"{node.member.name}: it has left")
         if (granted := self._budget.grant(node.number, job.host)) is not None:
             node.send(granted)
-        found = await node.fetch(job)
+        found = await node.fetch(job, is_suspect=is_suspect)
         if not self._coordinator.is_valid(lease):
             raise WorkerDiedError(f"{node.member.name}: its result came too late")
         return found

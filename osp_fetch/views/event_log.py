@@ -42,6 +42,7 @@ class EventLog:
     def __call__(self, event: events.Event) -> None:
         """Append one event. Files that were already present are not logged."""
         if isinstance(event, events.Finished) and event.outcome.status is Status.PRESENT:
+            self._nodes.pop(event.outcome.path, None)
             return
         if isinstance(event, events.FileAssigned):
             self._nodes[event.path] = event.node

@@ -10,7 +10,7 @@ from ..model import events
 from ..model.report import Status
 from ..model.text import printable
 from . import formatting
-from .totals import Named
+from .totals import OTHER, Named
 
 _GONE_KEPT: Final = 100  # nodes that have left and are still listed
 
@@ -59,6 +59,7 @@ class Nodes:
 
     def __init__(self) -> None:
         self._lines: dict[str, NodeLine] = {}
+        self._forgotten = 0  # bytes of nodes that are not listed any more
         self._of: dict[str, NodeLine] = {}  # path of a file in progress → the node that fetches it
 
     def __len__(self) -> int:
@@ -73,6 +74,8 @@ class Nodes:
         sums = Named()
         for line in sorted(self._lines.values(), key=lambda line: -line.received):
             sums.add(line.name, line.received)
+        if self._forgotten:
+            sums.add(OTHER, self._forgotten)
         return sums
 
     def of(self, path: str) -> str:
@@ -100,6 +103,7 @@ class Nodes:
             line.left = why
             gone = [each for each in self._lines.values() if each.left]
             if len(gone) > _GONE_KEPT:
+                self._forgotten += gone[0].received
                 del self._lines[gone[0].name]
 
     def _release(self, path: str) -> NodeLine | None:

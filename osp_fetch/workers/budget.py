@@ -184,6 +184,7 @@ class Budget:
         for state in self._hosts.values():
             if (mine := state.shares.get(worker)) is not None:
                 mine.share = mine.open = mine.demand = mine.streaming = 0
+                mine.falls_at = None  # `most` holds until it has gone
         self._present.discard(worker)
 
     def joined(self, worker: int) -> None:
@@ -202,8 +203,10 @@ class Budget:
             host: `host:port`.
 
         Returns:
-            An assignment; None if the worker has connections to the host, or there is none left.
+            An assignment; None if the worker has connections to the host or has left, or there is none left.
         """
+        if not self._is_there(worker):
+            return None
         state = self._host(host)
         mine = state.shares.setdefault(worker, _Share())
         count = min(max(1, START // max(1, len(self._present))), state.free)

@@ -136,8 +136,14 @@ class Channel:
                 messages.append(pickled.load())
         return messages
 
+    async def abort(self) -> None:
+        """Close this end at once; what the other end has not read is lost."""
+        self._writer.transport.abort()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+
     async def close(self) -> None:
-        """Send the waiting messages, and close this end."""
+        """Send the waiting messages, and close this end. It waits until the other end has read them."""
         self._flush()
         self._writer.close()
         with suppress(OSError):  # the other process has ended already

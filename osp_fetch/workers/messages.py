@@ -69,10 +69,14 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class FetchJob:
-    """Fetch `job`. The reply is the `JobDone` of the same number."""
+    """Fetch `job`. The reply is the `JobDone` of the same number.
+
+    With `is_suspect`, events about the file are sent at once: a worker has died while it had it.
+    """
 
     number: int
     job: Job
+    is_suspect: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,11 +107,13 @@ class Peer:
             self._knows_last = True
             self.send(messages.LastFiles())
 
-    async def fetch(self, job: Job) -> tuple[Status, Record]:
+    async def fetch(self, job: Job, *, is_suspect: bool = False) -> tuple[Status, Record]:
         """Fetch one file in this worker.
 
         Args:
             job: The job to fetch.
+            is_suspect: Whether a worker has died while it had the file, so that it must be known at once
+                when this one begins it.
 
         Returns:
             The status of the file, and its record.
@@ -125,7 +127,7 @@ class Peer:
         number = next(self._numbers)
         asked = asyncio.get_running_loop().create_future()
         try:
-            self.send(messages.FetchJob(number, job))
+            self.send(messages.FetchJob(number, job, is_suspect))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise StorageError(
                 f"{job.entry.path}: its row cannot be sent to a worker process ({error}); use only plain "

@@ -161,7 +161,7 @@ class WorkerPool:
             there = [worker for worker in self._workers if worker.there]
             worker = min(there or self._workers, key=lambda each: each.in_hand)
             try:
-                status, record = await worker.fetch(job)
+                status, record = await worker.fetch(job, is_suspect=was_lost)
                 # a file that was published just before its worker died counts as fetched by this run
                 return (Status.FETCHED if was_lost else status), record
             except WorkerDiedError as error:

@@ -31,7 +31,7 @@ from .channel import Channel
 from .messages import Draining
 from .reach import transport_of
 
-# Events that occur many times for each file. Only views use them, so that they may be sent late.
+# Events that occur many times for each file. They may be sent late, unless a worker has died with the file.
 _MANY: Final = frozenset({events.Opened, events.FileBegun, events.Wrote, events.Closed, events.Waited})
 
 _GIVE_BACK: Final = "given back"  # the argument of the cancellation of a job that has not begun
@@ -151,11 +151,13 @@ async def serve(end: socket.socket) -> None:
     if not isinstance(first, messages.Setup):
         return
     ledger, begun, lifeline = RemoteLedger(wire), set[str](), Lifeline(first.patience)
+    suspects = set[str]()
 
     def tell(event: events.Event) -> None:
         if isinstance(event, events.Opened):
             begun.add(event.path)
-        wire.send(messages.EventSent(event), patient=type(event) in _MANY)
+        is_patient = type(event) in _MANY and not (suspects and getattr(event, "path", None) in suspects)
+        wire.send(messages.EventSent(event), patient=is_patient)
 
     async with AsyncExitStack() as stack:
         settings, place = first.settings, first.place
@@ -177,7 +179,7 @@ async def serve(end: socket.socket) -> None:
             observe=tell,
             may_publish=lifeline.check,
         )
-        await _Worker(wire, context, ledger, begun, lifeline).work(rest)
+        await _Worker(wire, context, ledger, begun, suspects, lifeline).work(rest)
     await wire.close()
 
 
@@ -185,10 +187,16 @@ class _Worker:
     """The work of the process: receives messages, and runs a task for each job."""
 
     def __init__(
-        self, wire: Channel, context: Context, ledger: RemoteLedger, begun: set[str], lifeline: Lifeline
+        self,
+        wire: Channel,
+        context: Context,
+        ledger: RemoteLedger,
+        begun: set[str],
+        suspects: set[str],
+        lifeline: Lifeline,
     ) -> None:
         self._wire, self._context, self._ledger = wire, context, ledger
-        self._begun, self._lifeline = begun, lifeline
+        self._begun, self._suspects, self._lifeline = begun, suspects, lifeline
         self._fetcher = FileFetcher(context)
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[str, asyncio.Task[None]] = {}  # path → task that fetches it
@@ -226,6 +234,8 @@ class _Worker:
         """Handle one message of the run."""
         match message:
             case messages.FetchJob():
+                if message.is_suspect:
+                    self._suspects.add(message.job.entry.path)
                 task = asyncio.create_task(self._fetch_job(message))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
@@ -272,6 +282,7 @@ class _Worker:
         finally:
             self._waiting.pop(path, None)
             self._begun.discard(path)
+            self._suspects.discard(path)
         if not self._ledger.lost:
             self._wire.send(messages.JobDone(message.number, result))
         # without the run this process ends; another worker, or the next run, resumes from the held bytes
