@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -84,23 +83,24 @@ async def test_a_killed_coordinator_is_gone_on_with(
     cluster: Any, origin: Origin, command: Command, tmp_path: Path
 ) -> None:
     files = {f"large{n}": noise(24 * MIB + n, n) for n in range(2)}
-    listed = manifest(tmp_path, origin, files, slow(2 * MIB))
+    listed = manifest(tmp_path, origin, files, slow(MIB // 2))
     words = ["get", str(listed), "-o", str(tmp_path / "out"), "--engine", "ray", "--address", cluster.address]
     more = ["-k", "1MiB"]
     run = subprocess.Popen(
         [sys.executable, "-m", "osp_fetch", *words, *more], stderr=subprocess.DEVNULL, cwd=tmp_path
     )
-    partials = tmp_path / "out" / ".osp-fetch" / "nodes"
-    until = time.monotonic() + 60
-    while sum(place.stat().st_blocks * 512 for place in partials.rglob("large*")) < 32 * MIB:
-        assert time.monotonic() < until
-        await asyncio.sleep(0.05)
+    held = 0  # as recorded: what was written since the last record is fetched again
+    while held < 16 * MIB:
+        assert run.poll() is None
+        shown = await asyncio.to_thread(command, "status", tmp_path / "out", "--json")
+        held = json.loads(shown.stdout)["held_bytes"] if shown.returncode == 0 else 0
     run.send_signal(signal.SIGKILL)
     run.wait()
     done = await asyncio.to_thread(command, *words, *more, "--json")
     assert done.returncode == 0, done.stderr
     assert tree(tmp_path / "out") == files
-    assert json.loads(done.stdout)["bytes"] < 36 * MIB
+    # the last parts may be fetched a second time over another connection
+    assert json.loads(done.stdout)["bytes"] <= 48 * MIB + 1 - held + 8 * MIB
 
 
 async def test_a_killed_node_is_replaced_by_the_others(
