@@ -551,23 +551,19 @@ async def test_the_run_is_stopped_and_another_one_goes_on(origin: Origin, fleet:
     rows = served(origin, files, slow(3 * MIB))
     first = fleet("a", "b", settings=quick(limits={"part_size": "1MiB"}))
     work = first.start(rows)
-    await first.until(lambda: first.received() > 10 * MIB)
+    await first.until(lambda: first.received() > 16 * MIB)
     work.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await work
     second = fleet("c", settings=quick(limits={"part_size": "1MiB"}))
     await second.fetch(rows)
     # a file may have been published while the first run ended
-    assert {each.path for each in second.outcomes if each.status in (Status.FETCHED, Status.PRESENT)} == set(
-        files
-    )
+    outcomes = {each.path: each.status for each in second.outcomes}
+    assert outcomes.keys() == files.keys()
+    assert set(outcomes.values()) <= {Status.FETCHED, Status.PRESENT}
     assert tree(second.root) == files
-    assert second.received() < 0.8 * sum(map(len, files.values())), (
-        first.received(),
-        second.received(),
-        second.outcomes,
-        [x for x in first.seen if not isinstance(x, events.Wrote)],
-    )
+    # the last parts may be fetched a second time over another connection
+    assert second.received() < 0.8 * sum(map(len, files.values())), (first.received(), second.received())
 
 
 # the coordinator alone
