@@ -334,7 +334,9 @@ async def build_context(
     others = [each / ledger_file.name for each in state_folders(place.root) if each != state]
     permissions = Permissions(settings.storage.mode)
     durable = settings.storage.durability == "full"
-    ledger = SqliteLedger(ledger_file, others, durable=durable, permissions=permissions)
+    ledger = SqliteLedger(
+        ledger_file, others, durable=durable, permissions=permissions, min_free=settings.storage.min_free
+    )
     wait = options.get("wait_lock", 0.0)
     opening = place.store(working or state, settings, lock=lock, is_new=is_new, wait_lock=wait)
     store = await stack.enter_async_context(opening)

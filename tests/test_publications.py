@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -98,7 +100,7 @@ async def test_a_log_that_was_lost_or_torn_is_completed_from_the_ledger(tmp_path
 async def test_a_log_that_cannot_be_written_costs_no_record_and_catches_up(tmp_path: Path) -> None:
     log = tmp_path / PUBLICATIONS
     log.mkdir()
-    async with SqliteLedger(tmp_path / "ledger.sqlite3") as ledger:
+    async with SqliteLedger(tmp_path / "ledger.sqlite3", retry=0) as ledger:
         await ledger.put(record("a"))
         assert await ledger.get([RelativePath("a")]) == [record("a")]
         log.rmdir()
@@ -106,17 +108,61 @@ async def test_a_log_that_cannot_be_written_costs_no_record_and_catches_up(tmp_p
         assert [row[1] for row in OrderedReader(log).read_all()] == ["a", "b"]
 
 
-async def test_a_ledger_of_format_1_is_continued(tmp_path: Path) -> None:
-    place = tmp_path / "ledger.sqlite3"
+@pytest.mark.parametrize("after", [0, 2])
+def test_rows_that_cannot_all_be_written_leave_the_log_as_it_was(tmp_path: Path, after: int) -> None:
+    log = OrderedLog(tmp_path / "log")
+    log.append([n] for n in range(1, after + 1))
+
+    def rows() -> Iterator[list[object]]:
+        yield from ([n, "x" * 90] for n in range(10, 2000))
+        raise OSError(errno.ENOSPC, "full")
+
+    for write in (log.append, log.rewrite):
+        with pytest.raises(OSError, match="full"):
+            write(rows())
+    assert list(OrderedReader(tmp_path / "log").read_all()) == [[n] for n in range(1, after + 1)]
+    assert not (tmp_path / "log.new").exists()
+
+
+async def test_a_log_that_cannot_be_written_is_not_tried_at_each_commit(tmp_path: Path) -> None:
+    log = tmp_path / PUBLICATIONS
+    async with SqliteLedger(tmp_path / "ledger.sqlite3", retry=3600) as ledger:
+        await ledger.put(record("a"))
+        log.rename(tmp_path / "kept")
+        log.mkdir()
+        await ledger.put(record("b"))
+        log.rmdir()
+        (tmp_path / "kept").rename(log)
+        await ledger.put(record("c"))
+        assert [row[1] for row in OrderedReader(log).read_all()] == ["a"]
+    assert [row[1] for row in OrderedReader(log).read_all()] == ["a", "b", "c"]
+
+
+async def test_a_log_is_written_anew_only_beside_the_space_that_stays_free(tmp_path: Path) -> None:
+    place, log = tmp_path / "ledger.sqlite3", tmp_path / PUBLICATIONS
+    async with SqliteLedger(place, min_free=1 << 60) as ledger:
+        await ledger.put(record("a"))
+    assert not log.exists()
+    async with SqliteLedger(place):
+        assert [row[1] for row in OrderedReader(log).read_all()] == ["a"]
+
+
+async def format_1(folder: Path, *paths: str) -> Path:
+    """Write a ledger of format 1, with published files and a partial."""
+    place = folder / "ledger.sqlite3"
     async with SqliteLedger(place) as ledger:
-        for path in ("b", "a", "c"):
-            await ledger.put(record(path))
+        await asyncio.gather(*(ledger.put(record(path)) for path in paths))
         await ledger.put(record("partial", None))
     with closing(sqlite3.connect(place)) as db:
         db.execute("DROP INDEX published")
         db.execute("ALTER TABLE files DROP COLUMN position")
         db.execute("PRAGMA user_version=1")
-    (tmp_path / PUBLICATIONS).unlink()
+    (folder / PUBLICATIONS).unlink()
+    return place
+
+
+async def test_a_ledger_of_format_1_is_continued(tmp_path: Path) -> None:
+    place = await format_1(tmp_path, "b", "a", "c")
     async with SqliteLedger(place) as ledger:
         assert await ledger.get([RelativePath("a")]) == [record("a")]
         await ledger.put(record("d"))

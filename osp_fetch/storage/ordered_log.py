@@ -10,6 +10,7 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final, Literal
 
@@ -53,19 +54,33 @@ class OrderedLog:
         return 0
 
     def append(self, rows: Iterable[Row], *, durable: bool = False) -> None:
-        """Append `rows`, whose positions are larger than those in the log.
+        """Append all of `rows`, whose positions are larger than those in the log, or none if this raises.
 
         Args:
             rows: the lines.
             durable: whether they must survive a power loss.
         """
-        self._write(self._place, "ab", rows, durable=durable)
+        try:
+            before = self._place.stat().st_size
+        except FileNotFoundError:
+            before = 0
+        try:
+            self._write(self._place, "ab", rows, durable=durable)
+        except BaseException:
+            with suppress(OSError):  # on a full disk a part of the rows would keep the last free bytes
+                os.truncate(self._place, before)
+            raise
 
     def rewrite(self, rows: Iterable[Row]) -> None:
-        """Replace the log atomically by one of `rows`."""
+        """Replace the log atomically by one of `rows`. If this raises, no temporary file stays."""
         beside = self._place.with_name(self._place.name + ".new")
-        self._write(beside, "wb", rows, durable=False)
-        beside.replace(self._place)
+        try:
+            self._write(beside, "wb", rows, durable=False)
+            beside.replace(self._place)
+        except BaseException:
+            with suppress(OSError):
+                beside.unlink()
+            raise
 
     def _write(self, place: Path, mode: Literal["ab", "wb"], rows: Iterable[Row], *, durable: bool) -> None:
         with place.open(mode) as file:

@@ -7,6 +7,8 @@ wrote to one SQLite file over a network lost 76 of 200 rows. Each shard therefor
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from typing import Final, TypeVar
 from ...model.entry import RelativePath
 from ...model.errors import DiskFullError, Remedy, StorageError
 from ...model.record import Record
-from ..folder.disk import storage_error
+from ..folder.disk import Disk, storage_error
 from ..folder.executors import in_thread
 from ..folder.permissions import Permissions
 from ..ordered_log import OrderedLog
@@ -48,6 +50,8 @@ class SqliteLedger:
             as published.
         durable: whether `put` returns only when the record survives a power loss.
         permissions: of the database file; SQLite gives its other files the same.
+        min_free: bytes that stay free on the disk when the log of publications is written anew.
+        retry: seconds without an attempt to write the log after one that has failed.
 
     Raises:
         DiskFullError: on entering, the disk is full.
@@ -62,6 +66,8 @@ class SqliteLedger:
         *,
         durable: bool = True,
         permissions: Permissions | None = None,
+        min_free: int = 0,
+        retry: float = 60.0,
     ) -> None:
         self._place, self._others, self._durable = place, others, durable
         self._permissions = permissions or Permissions()
@@ -74,6 +80,8 @@ class SqliteLedger:
         self._log = OrderedLog(place.with_name(PUBLICATIONS), self._permissions)
         self._position = 0  # of the last publication
         self._is_behind = True  # whether the log may not have all publications
+        self._min_free, self._retry = min_free, retry
+        self._tried_until = 0.0  # monotonic time before which the log is not tried again
 
     async def __aenter__(self) -> SqliteLedger:
         opening = asyncio.ensure_future(in_thread(self._thread, self._open))
@@ -309,7 +317,8 @@ class SqliteLedger:
     def _announce(self, placed: Sequence[tuple[Record, int | None]]) -> None:
         """Append the published ones of `placed` to the log. After an error the log catches up later."""
         if self._is_behind:
-            self._catch_up()
+            if time.monotonic() >= self._tried_until:
+                self._catch_up()
             return
         rows = [
             [position, record.path, *record.published, record.digests]
@@ -320,17 +329,36 @@ class SqliteLedger:
             if rows:
                 self._log.append(rows)
         except OSError:
-            self._is_behind = True
+            self._fall_behind()
+
+    def _fall_behind(self) -> None:
+        """Do not write the log for a while: an attempt at each commit could rewrite a gigabyte each time."""
+        self._is_behind, self._tried_until = True, time.monotonic() + self._retry
 
     def _catch_up(self) -> None:
         """Append to the log what a killed run, or a full disk, has kept from it."""
         if not self._is_behind:
             return
-        with suppress(OSError):
+        try:
             last = self._log.settle()
             self._position = max(self._position, last)
-            (self._log.append if last else self._log.rewrite)(publications(self._db.execute, last))
+            if last:
+                self._log.append(publications(self._db.execute, last))
+            else:
+                self._rewrite()
             self._is_behind = False
+        except OSError:
+            self._fall_behind()
+
+    def _rewrite(self) -> None:
+        """Write the log anew if that leaves room for the ledger beside `min_free`.
+
+        A row takes less space in the log than in the ledger, where its path is also in the index.
+        """
+        size = self._db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        if Disk().free(self._place.parent) - self._min_free < 2 * int(size.fetchone()[0]):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._log.rewrite(publications(self._db.execute, 0))
 
 
 class _Foreign(sqlite3.DatabaseError):
