@@ -6,15 +6,20 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from osp_fetch import Event, Status, entry, fetch_all
 from osp_fetch.model import events
+from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import DiskFullError, StorageError
+from osp_fetch.storage.ledger.sqlite import PUBLICATIONS, SqliteLedger
+from osp_fetch.storage.ordered_log import OrderedReader
 from tests.conftest import quick
 from tests.origin import Origin, endless, noise
+from tests.test_publications import format_1, record
 
 
 @pytest.fixture
@@ -27,6 +32,13 @@ def small(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("this machine does not allow mounting file systems")
     yield place
     subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def fill(place: Path) -> None:
+    """Write zeros to a file until its disk is full."""
+    with suppress(OSError), place.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 12)):
+            pass
 
 
 async def test_what_fits_is_finished_and_a_full_disk_ends_the_run(origin: Origin, small: Path) -> None:
@@ -87,6 +99,23 @@ async def test_a_file_without_an_end_costs_itself_and_not_the_run(origin: Origin
     assert report.counts[Status.FAILED] == 1
     assert "the disk is full after" in str(report.failures[0].error)
     assert not (small / "endless").exists()
+
+
+async def test_a_ledger_of_format_1_is_used_as_it_is_while_the_disk_is_full(small: Path) -> None:
+    names = [f"{n:05}" for n in range(3000)]
+    place, log, ballast = await format_1(small, *names), small / PUBLICATIONS, small / "ballast"
+    fill(ballast)
+    async with SqliteLedger(place) as ledger:
+        assert await ledger.get([RelativePath("00007")]) == [record("00007")]
+        with pytest.raises(DiskFullError):
+            await asyncio.gather(*(ledger.put(record(f"new {n}")) for n in range(1000)))
+        ballast.unlink()
+        await ledger.put(record("new"))
+        assert await ledger.get([RelativePath("new")]) == [record("new")]
+    assert not log.exists()
+    async with SqliteLedger(place):
+        found = [row[1] for row in OrderedReader(log).read_all()]
+    assert set(found) >= {*names, "new"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

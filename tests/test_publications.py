@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +15,7 @@ import pytest
 from osp_fetch.archives.marks import Mark, Piece, UnpackedOrder
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.record import Published, Record
+from osp_fetch.storage.ledger.rows import last_position, publications
 from osp_fetch.storage.ledger.sqlite import PUBLICATIONS, SqliteLedger
 from osp_fetch.storage.ordered_log import OrderedLog, OrderedReader
 
@@ -167,6 +168,44 @@ async def test_a_ledger_of_format_1_is_continued(tmp_path: Path) -> None:
         assert await ledger.get([RelativePath("a")]) == [record("a")]
         await ledger.put(record("d"))
     assert [row[1] for row in OrderedReader(tmp_path / PUBLICATIONS).read_all()] == ["a", "b", "c", "d"]
+
+
+async def test_files_of_format_1_keep_their_positions_when_the_log_is_lost(tmp_path: Path) -> None:
+    place, log = await format_1(tmp_path, "a", "b", "c"), tmp_path / PUBLICATIONS
+    async with SqliteLedger(place) as ledger:
+        before = {row[1]: row[0] for row in OrderedReader(log).read_all()}
+        await ledger.put(record("a", 6))
+    log.unlink()
+    async with SqliteLedger(place):
+        after = {row[1]: row[0] for row in OrderedReader(log).read_all()}
+    assert (after["b"], after["c"]) == (before["b"], before["c"])
+    assert after["a"] > before["c"]
+
+
+async def test_a_ledger_whose_log_numbered_the_files_of_format_1_is_converted(tmp_path: Path) -> None:
+    place, log = await format_1(tmp_path, "a", "b"), tmp_path / PUBLICATIONS
+    with closing(sqlite3.connect(place)) as db:
+        db.execute("ALTER TABLE files ADD COLUMN position INTEGER")
+        db.execute("PRAGMA user_version=2")
+    OrderedLog(log).append([[1, "gone", 5, 5, {}], [2, "a", 5, 5, {}], [3, "b", 5, 5, {}]])
+    async with SqliteLedger(place):
+        assert [row[:2] for row in OrderedReader(log).read_all()] == [[1, "a"], [2, "b"]]
+
+
+async def test_queries_of_positions_use_their_index(tmp_path: Path) -> None:
+    async with SqliteLedger(tmp_path / "ledger.sqlite3") as ledger:
+        await asyncio.gather(*(ledger.put(record(f"{n}")) for n in range(9)))
+    plans: list[str] = []
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite3")) as db:
+
+        def execute(query: str, values: Sequence[object]) -> sqlite3.Cursor:
+            plans.extend(row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values))
+            return db.execute(query, values)
+
+        after = last_position(execute)
+        assert list(publications(execute, after)) == []
+    assert len(plans) == 2
+    assert all("USING INDEX published" in plan or "COVERING INDEX published" in plan for plan in plans)
 
 
 # archives

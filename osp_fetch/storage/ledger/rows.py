@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS files (
     position INTEGER
 ) WITHOUT ROWID
 """
-# `position` orders published files by publication. It is NULL in rows of format 1, and of other files.
+# `position` orders published files by publication. It is NULL in rows of other files.
 COLUMNS: Final = (
     "path source_key length etag last_modified held digests checksums size mtime_ns position".split()
 )
@@ -155,14 +155,20 @@ def publications(rows: Callable[[str, Sequence[int]], Iterable[_Row]], after: in
         rows: executes a query with its values.
         after: only files with a larger position are yielded.
     """
-    query = (
-        "SELECT position, path, size, mtime_ns, digests FROM files WHERE mtime_ns IS NOT NULL AND position "
-    )
-    if after == 0:  # files of format 1 come first. Their order is not known
-        for number, (_, *row) in enumerate(rows(f"{query}IS NULL ORDER BY path", ()), 1):
-            yield [number, *row[:-1], _decode(row[-1])]
-    for *row, digests in rows(f"{query}> ? ORDER BY position", (after,)):
+    query = "SELECT position, path, size, mtime_ns, digests FROM files WHERE position > ? ORDER BY position"
+    for *row, digests in rows(query, (after,)):
         yield [*row, _decode(digests)]
+
+
+def last_position(rows: Callable[[str, Sequence[int]], Iterable[_Row]]) -> int:
+    """Return the position of the last publication, 0 if there is none.
+
+    Args:
+        rows: executes a query with its values.
+    """
+    # without the condition SQLite does not use the index, and reads the whole ledger
+    ((found,),) = rows("SELECT max(position) FROM files WHERE position IS NOT NULL", ())
+    return int(found or 0)
 
 
 def record_of(row: _Row) -> Record:

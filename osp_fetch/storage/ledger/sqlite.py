@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import sqlite3
 import time
@@ -16,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from ...model.entry import RelativePath
 from ...model.errors import DiskFullError, Remedy, StorageError
@@ -25,15 +26,14 @@ from ..folder.disk import Disk, storage_error
 from ..folder.executors import in_thread
 from ..folder.permissions import Permissions
 from ..ordered_log import OrderedLog
-from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, look, publications, row_of
+from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, last_position, look, publications, row_of
 from .sidecars import Sidecars
 
-_SCHEMA_VERSION: Final = 2  # format 1 had no column `position`
+# Format 1 had no column `position`. In format 2 it was NULL in the published rows of format 1.
+_SCHEMA_VERSION: Final = 3
 PUBLICATIONS: Final = "published.jsonl"
 """Name of the log of publications, beside the ledger, from which it is completed."""
 _INDEX: Final = "CREATE INDEX IF NOT EXISTS published ON files(position) WHERE position IS NOT NULL"
-_PUT: Final = "INSERT OR REPLACE INTO files VALUES "
-_MARKS: Final = f"({','.join('?' * len(COLUMNS))})"
 # Rows in one statement, at 11 variables each. Old builds of SQLite accept at most 999 variables.
 _TOGETHER: Final = 90
 # Seconds for which opening a ledger is retried while another process holds it.
@@ -75,6 +75,7 @@ class SqliteLedger:
         self._waiting: list[tuple[Record, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
         self._db: sqlite3.Connection
+        self._is_ordered = True  # False for a ledger of an earlier format on a full disk: it has no log
         self._claims = Sidecars(place.parent / "claims")
         self._readers: list[LedgerReader] = []
         self._log = OrderedLog(place.with_name(PUBLICATIONS), self._permissions)
@@ -123,7 +124,7 @@ class SqliteLedger:
             raise StorageError(f"{self._place} cannot be read: {error}", remedy=Remedy.ABORT) from None
 
     def _resume_log(self) -> None:
-        self._position = self._db.execute("SELECT max(position) FROM files").fetchone()[0] or 0
+        self._position = last_position(self._db.execute) if self._is_ordered else 0
         self._catch_up()
 
     def _begin_anew(self) -> None:
@@ -175,24 +176,46 @@ class SqliteLedger:
                 db.execute("PRAGMA journal_mode=TRUNCATE")
             db.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'OFF'}")
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, 1, _SCHEMA_VERSION):
+            if version > _SCHEMA_VERSION:
                 raise StorageError(
                     f"{self._place} was written by a newer osp-fetch (format {version}); update osp-fetch"
                 )
             db.execute(SCHEMA)
-            columns = [row[1] for row in db.execute("PRAGMA table_info(files)")]
-            if columns == COLUMNS[:-1]:
-                db.execute("ALTER TABLE files ADD COLUMN position INTEGER")
-            elif columns != COLUMNS:
+            columns = _columns(db)
+            if columns not in (COLUMNS, COLUMNS[:-1]):
                 raise _Foreign(f"{self._place} is not a ledger: its table has other columns")
-            db.execute(_INDEX)
-            if version != _SCHEMA_VERSION:
-                db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+            self._is_ordered = version == _SCHEMA_VERSION or self._convert(db, version)
             db.execute("SELECT path, held, mtime_ns FROM files LIMIT 1").fetchone()
         except BaseException:
             db.close()
             raise
         return db
+
+    def _convert(self, db: sqlite3.Connection, version: int) -> bool:
+        """Convert a ledger to the current format, with positions for the published files of format 1.
+
+        Returns:
+            False if the disk is full. Format 1 and 2 can be used as they are, but have no log.
+        """
+        numbers = itertools.count(1)
+        db.create_function("number", 0, lambda: next(numbers))
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            if _columns(db) != COLUMNS:
+                db.execute("ALTER TABLE files ADD COLUMN position INTEGER")
+            db.execute(_INDEX)
+            db.execute("UPDATE files SET position = number() WHERE mtime_ns IS NOT NULL AND position IS NULL")
+            db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
+            if version:
+                self._log.remove()  # format 2 counted the files of format 1 anew for each log
+            db.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            if version == 0 or error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+                raise
+            return False
+        return True
 
     def _close(self) -> None:
         with suppress(sqlite3.Error, ValueError):
@@ -290,9 +313,7 @@ class SqliteLedger:
             if several:
                 self._db.execute("BEGIN")
             for at in range(0, len(placed), _TOGETHER):
-                rows = [row_of(*each) for each in placed[at : at + _TOGETHER]]
-                marks = ",".join([_MARKS] * len(rows))
-                self._db.execute(_PUT + marks, [value for row in rows for value in row])
+                self._insert([row_of(*each) for each in placed[at : at + _TOGETHER]])
             if several:
                 self._db.execute("COMMIT")
         except BaseException:
@@ -302,6 +323,12 @@ class SqliteLedger:
         for record in records:
             self._claims.after(record)
         self._announce(placed)
+
+    def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        count = len(COLUMNS) if self._is_ordered else len(COLUMNS) - 1
+        marks = ",".join([f"({','.join('?' * count)})"] * len(rows))
+        put = f"INSERT OR REPLACE INTO files ({','.join(COLUMNS[:count])}) VALUES {marks}"
+        self._db.execute(put, [value for row in rows for value in row[:count]])
 
     def _next(self, record: Record) -> int | None:
         """Return the position of `record` in the order of publication, None if it is not published.
@@ -316,7 +343,7 @@ class SqliteLedger:
 
     def _announce(self, placed: Sequence[tuple[Record, int | None]]) -> None:
         """Append the published ones of `placed` to the log. After an error the log catches up later."""
-        if self._is_behind:
+        if self._is_behind or not self._is_ordered:
             if time.monotonic() >= self._tried_until:
                 self._catch_up()
             return
@@ -337,7 +364,7 @@ class SqliteLedger:
 
     def _catch_up(self) -> None:
         """Append to the log what a killed run, or a full disk, has kept from it."""
-        if not self._is_behind:
+        if not self._is_behind or not self._is_ordered:
             return
         try:
             last = self._log.settle()
@@ -363,6 +390,10 @@ class SqliteLedger:
 
 class _Foreign(sqlite3.DatabaseError):
     """An SQLite file that is not a ledger."""
+
+
+def _columns(db: sqlite3.Connection) -> list[str]:
+    return [row[1] for row in db.execute("PRAGMA table_info(files)")]
 
 
 def _is_wreck(error: sqlite3.DatabaseError) -> bool:
