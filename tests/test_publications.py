@@ -84,6 +84,22 @@ async def test_a_file_is_logged_each_time_that_it_is_published(tmp_path: Path) -
     assert rows[0][2:] == [5, 1_700_000_000_000_000_000, {"sha256": "0" * 64}]
 
 
+async def test_a_file_that_is_recorded_again_unchanged_is_not_logged_again(tmp_path: Path) -> None:
+    place, log = tmp_path / "ledger.sqlite3", tmp_path / PUBLICATIONS
+    async with SqliteLedger(place) as ledger:
+        await asyncio.gather(*(ledger.put(record(f"{n}")) for n in range(700)))
+    whole = log.read_bytes()
+    async with SqliteLedger(place) as ledger:
+        await asyncio.gather(*(ledger.put(record(f"{n}")) for n in range(700)))
+        assert log.read_bytes() == whole
+        await asyncio.gather(ledger.put(record("7", 6)), ledger.put(record("8")))
+    assert [row[1] for row in OrderedReader(log).read_all()] == [*(f"{n}" for n in range(700)), "7"]
+    log.unlink()
+    async with SqliteLedger(place):
+        found = [row[1] for row in OrderedReader(log).read_all()]
+    assert found == [*(f"{n}" for n in range(700) if n != 7), "7"]
+
+
 async def test_a_log_that_was_lost_or_torn_is_completed_from_the_ledger(tmp_path: Path) -> None:
     place, log = tmp_path / "ledger.sqlite3", tmp_path / PUBLICATIONS
     async with SqliteLedger(place) as ledger:

@@ -160,6 +160,24 @@ def publications(rows: Callable[[str, Sequence[int]], Iterable[_Row]], after: in
         yield [*row, _decode(digests)]
 
 
+def positions(
+    rows: Callable[[str, Sequence[str]], Iterable[_Row]], paths: Sequence[str]
+) -> dict[tuple[str, int, int], int]:
+    """Return path, size and mtime_ns → position of the published ones of `paths`.
+
+    Args:
+        rows: executes a query with its values.
+        paths: paths below the output folder, any number of them.
+    """
+    found: dict[tuple[str, int, int], int] = {}
+    for at in range(0, len(paths), _ASK):
+        some = paths[at : at + _ASK]
+        marks = ",".join("?" * len(some))
+        query = f"SELECT path, size, mtime_ns, position FROM files WHERE path IN ({marks})"
+        found.update((row[:3], row[3]) for row in rows(query, some) if row[3] is not None)
+    return found
+
+
 def last_position(rows: Callable[[str, Sequence[int]], Iterable[_Row]]) -> int:
     """Return the position of the last publication, 0 if there is none.
 

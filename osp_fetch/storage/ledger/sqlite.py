@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, Literal, TypeVar
 
 from ...model.entry import RelativePath
 from ...model.errors import DiskFullError, Remedy, StorageError
@@ -26,7 +26,17 @@ from ..folder.disk import Disk, storage_error
 from ..folder.executors import in_thread
 from ..folder.permissions import Permissions
 from ..ordered_log import OrderedLog
-from .rows import COLUMNS, PATIENCE, SCHEMA, LedgerReader, last_position, look, publications, row_of
+from .rows import (
+    COLUMNS,
+    PATIENCE,
+    SCHEMA,
+    LedgerReader,
+    last_position,
+    look,
+    positions,
+    publications,
+    row_of,
+)
 from .sidecars import Sidecars
 
 # Format 1 had no column `position`. In format 2 it was NULL in the published rows of format 1.
@@ -39,6 +49,7 @@ _TOGETHER: Final = 90
 # Seconds for which opening a ledger is retried while another process holds it.
 _OPENING: Final = 5.0
 T = TypeVar("T")
+_Placed = tuple[Record, int | None]  # with its position, None if it is not published
 
 
 class SqliteLedger:
@@ -308,48 +319,70 @@ class SqliteLedger:
         # few statements, because sqlite3 releases the interpreter's lock for each, and waits to get it back.
         # A single statement is atomic and needs no transaction
         several = len(records) > _TOGETHER
-        placed = [(record, self._next(record)) for record in records]
+        before = self._position
+        placed: Sequence[_Placed] = [
+            (record, None if record.published is None else self._next()) for record in records
+        ]
         try:
             if several:
                 self._db.execute("BEGIN")
-            for at in range(0, len(placed), _TOGETHER):
-                self._insert([row_of(*each) for each in placed[at : at + _TOGETHER]])
+            placed = self._stored(placed)
             if several:
                 self._db.execute("COMMIT")
         except BaseException:
+            self._is_behind = True  # a part may have been stored
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
         for record in records:
             self._claims.after(record)
-        self._announce(placed)
+        self._announce([(record, at) for record, at in placed if at is not None and at > before])
 
-    def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        count = len(COLUMNS) if self._is_ordered else len(COLUMNS) - 1
-        marks = ",".join([f"({','.join('?' * count)})"] * len(rows))
-        put = f"INSERT OR REPLACE INTO files ({','.join(COLUMNS[:count])}) VALUES {marks}"
-        self._db.execute(put, [value for row in rows for value in row[:count]])
+    def _stored(self, placed: Sequence[_Placed]) -> Sequence[_Placed]:
+        """Store records, and return them with their positions.
 
-    def _next(self, record: Record) -> int | None:
-        """Return the position of `record` in the order of publication, None if it is not published.
+        A file that is recorded again as it was published, as by `--recheck`, keeps its position. In most
+        batches all paths are new, which takes one statement to find out and to store.
+        """
+        if not self._is_ordered:
+            self._insert("REPLACE", placed)
+            return placed
+        if all(record.published for record, _ in placed) and self._insert("IGNORE", placed) == len(placed):
+            return placed
+        known = positions(self._db.execute, [record.path for record, at in placed if at is not None])
+        kept = [(r, known.get((r.path, *r.published), at) if r.published else None) for r, at in placed]
+        self._insert("REPLACE", kept)
+        return kept
+
+    def _insert(self, conflict: Literal["IGNORE", "REPLACE"], placed: Sequence[_Placed]) -> int:
+        """Insert records, and return the number of rows that were stored."""
+        count, stored = len(COLUMNS) if self._is_ordered else len(COLUMNS) - 1, 0
+        marks = f"({','.join('?' * count)})"
+        statement = f"INSERT OR {conflict} INTO files ({','.join(COLUMNS[:count])}) VALUES "
+        for at in range(0, len(placed), _TOGETHER):
+            rows = [row_of(*each)[:count] for each in placed[at : at + _TOGETHER]]
+            values = [value for row in rows for value in row]
+            stored += self._db.execute(statement + ",".join([marks] * len(rows)), values).rowcount
+        return stored
+
+    def _next(self) -> int:
+        """Return the next position in the order of publication.
 
         Positions are times in microseconds, as far as these increase. So they also increase where an empty
         ledger took the place of a damaged one, and positions of several ledgers can be compared.
         """
-        if record.published is None:
-            return None
         self._position = max(self._position + 1, time.time_ns() // 1000)
         return self._position
 
-    def _announce(self, placed: Sequence[tuple[Record, int | None]]) -> None:
-        """Append the published ones of `placed` to the log. After an error the log catches up later."""
+    def _announce(self, new: Sequence[tuple[Record, int]]) -> None:
+        """Append published files to the log. After an error the log catches up later."""
         if self._is_behind or not self._is_ordered:
             if time.monotonic() >= self._tried_until:
                 self._catch_up()
             return
         rows = [
             [position, record.path, *record.published, record.digests]
-            for record, position in placed
+            for record, position in new
             if record.published is not None
         ]
         try:
