@@ -15,7 +15,7 @@ import pytest
 from osp_fetch.archives.marks import Mark, Piece, UnpackedOrder
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.record import Published, Record
-from osp_fetch.storage.ledger.rows import last_position, publications
+from osp_fetch.storage.ledger.rows import end_position, publications
 from osp_fetch.storage.ledger.sqlite import PUBLICATIONS, SqliteLedger
 from osp_fetch.storage.ordered_log import OrderedLog, OrderedReader
 
@@ -112,6 +112,24 @@ async def test_a_log_that_was_lost_or_torn_is_completed_from_the_ledger(tmp_path
             log.write_bytes(left)
         async with SqliteLedger(place):
             assert log.read_bytes() == whole
+
+
+async def test_a_log_that_has_lost_lines_is_written_anew(tmp_path: Path) -> None:
+    place, log = tmp_path / "ledger.sqlite3", tmp_path / PUBLICATIONS
+    async with SqliteLedger(place) as ledger:
+        await asyncio.gather(*(ledger.put(record(f"{n}")) for n in range(1000)))
+        whole = log.read_bytes()
+        third = len(whole) // 3
+        log.unlink()
+        await ledger.put(record("last"))
+    whole += log.read_bytes()
+    for damaged in (log.read_bytes(), whole[200:], whole[:third] + bytes(third) + whole[2 * third :]):
+        log.write_bytes(damaged)
+        async with SqliteLedger(place):
+            assert log.read_bytes() == whole
+    inode = log.stat().st_ino
+    async with SqliteLedger(place):
+        assert log.stat().st_ino == inode
 
 
 async def test_a_log_that_cannot_be_written_costs_no_record_and_catches_up(tmp_path: Path) -> None:
@@ -218,9 +236,10 @@ async def test_queries_of_positions_use_their_index(tmp_path: Path) -> None:
             plans.extend(row[-1] for row in db.execute(f"EXPLAIN QUERY PLAN {query}", values))
             return db.execute(query, values)
 
-        after = last_position(execute)
+        assert end_position(execute, "min")
+        after = end_position(execute, "max")
         assert list(publications(execute, after)) == []
-    assert len(plans) == 2
+    assert len(plans) == 3
     assert all("USING INDEX published" in plan or "COVERING INDEX published" in plan for plan in plans)
 
 

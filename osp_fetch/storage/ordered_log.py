@@ -18,7 +18,8 @@ from .folder.permissions import Permissions
 
 Row = list[Any]
 _TAIL: Final = 1 << 20  # bytes at the end of a log in which its last line is looked for; no line is as long
-_NEAR: Final = 1 << 16  # bytes that are read line by line, where a position is looked for by halving
+_NEAR: Final = 1 << 16  # bytes of a block; it is read line by line where a position is looked for by halving
+_BLOCKS: Final = 256  # blocks of `_NEAR` bytes in which gaps are looked for
 _PAGE: Final = 1000  # lines that are read at a time
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -52,6 +53,24 @@ class OrderedLog:
                         file.truncate(begin + end + 1)
                     return int(row[0])
         return 0
+
+    def has_gap(self, first: int) -> bool:
+        """Return whether the beginning of the log is lost, or bytes that a power loss has zeroed are found.
+
+        A log up to 16 MiB is read completely, and that much of a longer one, evenly spread.
+
+        Args:
+            first: the log must have a line with this position, unless it is 0.
+        """
+        if first and [row[0] for row in OrderedReader(self._place, first - 1).read(1)] != [first]:
+            return True
+        with self._place.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            for at in range(0, size, max(_NEAR, size // _BLOCKS)):
+                file.seek(at)
+                if b"\0" in file.read(_NEAR):
+                    return True
+        return False
 
     def append(self, rows: Iterable[Row], *, durable: bool = False) -> None:
         """Append all of `rows`, whose positions are larger than those in the log, or none if this raises.

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ...model.entry import RelativePath
 from ...model.errors import StorageError
@@ -178,14 +178,15 @@ def positions(
     return found
 
 
-def last_position(rows: Callable[[str, Sequence[int]], Iterable[_Row]]) -> int:
-    """Return the position of the last publication, 0 if there is none.
+def end_position(rows: Callable[[str, Sequence[int]], Iterable[_Row]], which: Literal["min", "max"]) -> int:
+    """Return the position of the first or the last publication, 0 if there is none.
 
     Args:
         rows: executes a query with its values.
+        which: the first is "min", the last "max".
     """
     # without the condition SQLite does not use the index, and reads the whole ledger
-    ((found,),) = rows("SELECT max(position) FROM files WHERE position IS NOT NULL", ())
+    ((found,),) = rows(f"SELECT {which}(position) FROM files WHERE position IS NOT NULL", ())
     return int(found or 0)
 
 

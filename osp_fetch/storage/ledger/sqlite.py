@@ -31,7 +31,7 @@ from .rows import (
     PATIENCE,
     SCHEMA,
     LedgerReader,
-    last_position,
+    end_position,
     look,
     positions,
     publications,
@@ -135,7 +135,7 @@ class SqliteLedger:
             raise StorageError(f"{self._place} cannot be read: {error}", remedy=Remedy.ABORT) from None
 
     def _resume_log(self) -> None:
-        self._position = last_position(self._db.execute) if self._is_ordered else 0
+        self._position = end_position(self._db.execute, "max") if self._is_ordered else 0
         self._catch_up()
 
     def _begin_anew(self) -> None:
@@ -396,13 +396,13 @@ class SqliteLedger:
         self._is_behind, self._tried_until = True, time.monotonic() + self._retry
 
     def _catch_up(self) -> None:
-        """Append to the log what a killed run, or a full disk, has kept from it."""
+        """Append what a killed run or a full disk has kept from the log. If the log has gaps, rewrite it."""
         if not self._is_behind or not self._is_ordered:
             return
         try:
             last = self._log.settle()
             self._position = max(self._position, last)
-            if last:
+            if last and not self._log.has_gap(end_position(self._db.execute, "min")):
                 self._log.append(publications(self._db.execute, last))
             else:
                 self._rewrite()
