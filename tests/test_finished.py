@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -299,6 +300,42 @@ async def test_records_without_an_order_are_reported(origin: Origin, tmp_path: P
     (tmp_path / ".osp-fetch" / PUBLICATIONS).unlink()
     with pytest.raises(StorageError, match="run the same get again"):
         list(finished(tmp_path))
+
+
+async def test_a_log_that_a_run_has_not_created_yet_is_not_missed(origin: Origin, tmp_path: Path) -> None:
+    await fetch_all(origin.add("f", b"x"), tmp_path, settings=quick())
+    (tmp_path / ".osp-fetch" / PUBLICATIONS).unlink()
+    with RunLock(tmp_path / ".osp-fetch"):
+        assert paths(tmp_path) == []
+
+
+OTHER_USER = """
+import os, sys
+from osp_fetch import FinishedFile, StorageError, finished
+items = finished(sys.argv[1])
+if os.geteuid() == 0:
+    os.seteuid(65534)
+try:
+    print(list(items))
+except StorageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("folder", [".osp-fetch", ".osp-fetch/shards"])
+async def test_state_that_another_user_cannot_read_is_reported(origin: Origin, folder: str) -> None:
+    with tempfile.TemporaryDirectory() as name:  # other users can reach it, unlike `tmp_path`
+        out = Path(name)
+        out.chmod(0o755)
+        await fetch_all(origin.add("f", b"x"), out, shard=(0, 1), settings=quick())
+        (out / ".osp-fetch").chmod(0o755)
+        (out / folder).chmod(0)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", OTHER_USER, name, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await process.communicate()
+        (out / folder).chmod(0o700)
+    assert f"{out / folder} cannot be read: Permission denied" in said.decode()
 
 
 # samples

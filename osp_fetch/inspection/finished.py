@@ -10,6 +10,7 @@ import asyncio
 import heapq
 import itertools
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -200,6 +201,7 @@ class FinishedItems(Generic[T]):
         """Yield what is new, up to a page of it, or an empty list if nothing is, until the end. Blocks."""
         source, runs = self._source(), _Runs(self._root, self._pace)
         while True:
+            _check_access(self._root)
             # in this order: what was published before the end of the run is found afterwards
             is_last, is_empty = runs.are_over(), True
             new = source.look()
@@ -211,6 +213,21 @@ class FinishedItems(Generic[T]):
                 return
             if is_empty:
                 yield []
+
+
+def _check_access(root: Path) -> None:
+    """Raise StorageError if the state cannot be listed: `Path.glob` then finds nothing, without an error."""
+    for folder in (state_folder(root), state_folder(root) / "shards"):
+        try:
+            with os.scandir(folder):
+                pass
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise StorageError(
+                f"{folder} cannot be read: {error.strerror}; run as the user who fetches, or let `get` set "
+                "permissions for a group (`storage.mode`)"
+            ) from None
 
 
 class _Runs:
@@ -259,12 +276,12 @@ class _Runs:
         )
 
     def check_logs(self) -> None:
-        """Raise StorageError if a ledger has no log, because an earlier version wrote it last."""
+        """Raise StorageError if a ledger has no log, unless a run works, which may be about to create it."""
         for state in state_folders(self._root):
-            if not (state / PUBLICATIONS).exists():
+            if not (state / PUBLICATIONS).exists() and LockWatch(state).look() != "held":
                 raise StorageError(
-                    f"{self._root}: an earlier version of osp-fetch wrote the records, without the order of "
-                    "publication; run the same get again"
+                    f"{self._root}: the records are without a log of publications, as those of an earlier "
+                    "version of osp-fetch; run the same get again"
                 )
 
 
