@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from osp_fetch.demo.server import Exchange
 from osp_fetch.model.errors import SettingsError, StorageError
 from osp_fetch.storage.folder.run_lock import RunLock
 from osp_fetch.storage.ledger.sqlite import PUBLICATIONS
+from osp_fetch.storage.ordered_log import OrderedLog
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Origin, noise, sha256
@@ -225,6 +227,20 @@ async def test_shards_are_merged_and_the_iteration_ends_when_all_have_ended(
         assert len(paths(out, position)) == len(names) - at - 1
 
 
+async def test_without_follow_it_ends_although_a_run_adds_files_faster_than_they_are_read(
+    origin: Origin, tmp_path: Path
+) -> None:
+    await fetch_all([origin.add(name, name.encode()) for name in "abc"], tmp_path, settings=quick())
+    log, seen = OrderedLog(tmp_path / ".osp-fetch" / PUBLICATIONS), []
+    for each in finished(tmp_path):
+        seen.append(each.path)
+        assert len(seen) < 9
+        added = tmp_path / f"added {len(seen)}"
+        added.write_bytes(b"x")
+        log.append([[time.time_ns(), added.name, 1, added.stat().st_mtime_ns, {}]])
+    assert sorted(seen) == ["a", "b", "c"]
+
+
 async def test_files_of_another_run_in_the_folder_are_adopted_once(origin: Origin, tmp_path: Path) -> None:
     url = origin.add("f", b"content")
     (tmp_path / "f").write_bytes(b"content")
@@ -289,6 +305,23 @@ def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
         finished("s3://bucket/prefix")
     with pytest.raises(SettingsError, match="not the position of one of the files"):
         finished(tmp_path, after='{"samples": {}}')
+    for after in (
+        '{"files": {".": "x"}}',
+        '{"files": {".": []}}',
+        '{"files": {".": null}}',
+        "[]",
+        "null",
+        "x",
+    ):
+        with pytest.raises(SettingsError, match="not the position of one of the files"):
+            finished(tmp_path, after=after)
+    for after in (
+        '{"samples": {"host": 5}}',
+        '{"samples": {"host": [5]}}',
+        '{"samples": {"host": ["x", 0]}}',
+    ):
+        with pytest.raises(SettingsError, match="not the position of one of the samples"):
+            finished(tmp_path, samples=True, after=after)
     with pytest.raises(SettingsError, match=r"interval=0: pass at least 0\.05 seconds"):
         finished(tmp_path, interval=0)
     with pytest.raises(SettingsError, match="wait='soon'"):

@@ -119,7 +119,7 @@ def finished(
         folder: the output folder. It need not exist yet. Buckets are not supported.
         follow: whether to wait for further files until the run ends. If it has ended by itself, or all shards
             have, the iteration ends at once. If it was stopped or killed, or none has begun, the iteration
-            waits for the next one.
+            waits for the next one. Without `follow`, what is published after the start is left out.
         samples: whether to yield the samples of archives that `--unpack` has unpacked, instead of files.
             Each comes after its archive was read to its end and all of its members were published. With
             `--format webdataset`, the tars come, each as a sample with the only file `tar`.
@@ -142,8 +142,8 @@ def finished(
     every, patience = _seconds("interval", interval, _LEAST_INTERVAL), _seconds("wait", wait, 0.0)
     pace = _Pace(follow, every, patience, samples)
     if samples:
-        return FinishedItems(place.root, partial(_Samples, place.root, begin), pace)
-    return FinishedItems(place.root, partial(_Files, place.root, begin), pace)
+        return FinishedItems(place.root, partial(_Samples, place.root, begin, follow=follow), pace)
+    return FinishedItems(place.root, partial(_Files, place.root, begin, follow=follow), pace)
 
 
 def _seconds(name: str, value: float | str, least: float) -> float:
@@ -160,10 +160,19 @@ def _positions(after: str | None, kind: str) -> _Positions:
     if after is None:
         return {}
     try:
-        read = json.loads(after)
-        return dict(read[kind])
+        read = dict(json.loads(after)[kind])
     except (ValueError, KeyError, TypeError):
-        raise SettingsError(f"after={after!r}: this is not the position of one of the {kind}") from None
+        read = {"": None}
+    if not all(_is_position(each, kind) for each in read.values()):
+        raise SettingsError(f"after={after!r}: this is not the position of one of the {kind}")
+    return read
+
+
+def _is_position(value: Any, kind: str) -> bool:
+    """Return whether `value` is a position: a number, or for samples the archive and the sample in it."""
+    if kind == "files":
+        return type(value) is int
+    return isinstance(value, list) and len(value) == 2 and all(type(each) is int for each in value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +217,7 @@ class FinishedItems(Generic[T]):
             while page := list(itertools.islice(new, _PAGE)):
                 is_empty = False
                 yield page
-            if is_last and is_empty:
+            if is_last and (is_empty or not self._pace.follow):
                 runs.check_logs()
                 return
             if is_empty:
@@ -291,10 +300,12 @@ class _Logs:
 
     Attributes:
         positions: name of a log → the position after which its reader begins.
+        follow: whether lines count that are appended after the first look.
         readers: name of a log → its reader.
     """
 
     positions: _Positions
+    follow: bool
     readers: dict[str, OrderedReader] = field(default_factory=dict)
 
     def look(self, places: Mapping[str, Path]) -> Iterator[tuple[str, Row]]:
@@ -306,10 +317,12 @@ class _Logs:
         Raises:
             StorageError: a log cannot be read.
         """
-        for name, place in places.items():
-            if name not in self.readers:
-                self.readers[name] = OrderedReader(place, _number(self.positions.get(name, 0)))
         try:
+            for name, place in places.items():
+                if name not in self.readers:
+                    self.readers[name] = OrderedReader(place, _number(self.positions.get(name, 0)))
+                    if not self.follow:
+                        self.readers[name].limit()
             yield from heapq.merge(*map(self._lines, places), key=_position_of)
         except OSError as error:
             raise StorageError(f"the log of finished files cannot be read: {error}") from None
@@ -330,9 +343,9 @@ def _number(position: Any) -> int:
 class _Files:
     """The published files of an output folder."""
 
-    def __init__(self, root: Path, begin: _Positions) -> None:
+    def __init__(self, root: Path, begin: _Positions, *, follow: bool) -> None:
         self._root, self._done, self._disk = root, dict(begin), Disk()
-        self._logs = _Logs(dict(begin))
+        self._logs = _Logs(dict(begin), follow)
 
     def look(self) -> Iterator[FinishedFile]:
         """Yield the files that were published since the last call."""
@@ -352,9 +365,9 @@ class _Files:
 class _Samples:
     """The samples of the archives of an output folder that were unpacked."""
 
-    def __init__(self, root: Path, begin: _Positions) -> None:
+    def __init__(self, root: Path, begin: _Positions, *, follow: bool) -> None:
         self._root, self._done, self._disk = root, dict(begin), Disk()
-        self._logs = _Logs(dict(begin))
+        self._logs = _Logs(dict(begin), follow)
 
     def look(self) -> Iterator[FinishedSample]:
         """Yield the samples of the archives that were unpacked since the last call."""

@@ -125,6 +125,14 @@ class OrderedReader:
     def __init__(self, place: Path, after: int = 0) -> None:
         self.place, self.after = place, after
         self._offset, self._inode = 0, -1
+        self._end: int | None = None
+
+    def limit(self) -> None:
+        """Do not read lines that are appended from now on. Raises OSError as `read`."""
+        try:
+            self._end = self.place.stat().st_size
+        except FileNotFoundError:
+            self._end = 0
 
     def read(self, most: int) -> list[Row]:
         """Return the lines that follow, `most` at most; `after` becomes the position of the last one.
@@ -152,7 +160,9 @@ class OrderedReader:
 
     def _lines(self, file: IO[bytes], most: int) -> list[Row]:
         rows: list[Row] = []
-        while len(rows) < most and (line := file.readline()).endswith(b"\n"):
+        while len(rows) < most and (self._end is None or self._offset < self._end):
+            if not (line := file.readline()).endswith(b"\n"):
+                break
             row = _row(line)
             if row is None:
                 continue  # damaged by a power loss; the next run cuts it off
