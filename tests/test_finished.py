@@ -265,6 +265,19 @@ async def test_it_ends_at_once_after_a_run_that_ended_by_itself(origin: Origin, 
     assert await ends(tmp_path, wait=3600) == ["f"]
 
 
+async def test_a_shard_that_was_given_up_does_not_count_after_an_unsharded_run(
+    origin: Origin, tmp_path: Path
+) -> None:
+    urls = [origin.add(name, name.encode()) for name in "abcd"]
+    place, out = manifest(tmp_path / "m.csv", {url[-1]: url for url in urls}), tmp_path / "out"
+    await fetch_all(str(place), out, shard=(0, 2), settings=quick())
+    assert len(await ends(out, wait=0.2)) < 4
+    killed = {"pid": 1, "host": "another-machine", "since": 1, "token": "0"}
+    (out / ".osp-fetch" / "shards" / "0-of-2" / "lock").write_text(json.dumps(killed))
+    await fetch_all(str(place), out, settings=quick())
+    assert {*await ends(out, wait=3600)} == set("abcd")
+
+
 async def test_without_a_run_it_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
     assert await ends(tmp_path / "absent", wait=0.2) == []
     assert await ends(tmp_path, wait=0) == []

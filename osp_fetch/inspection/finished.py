@@ -118,8 +118,9 @@ def finished(
     Args:
         folder: the output folder. It need not exist yet. Buckets are not supported.
         follow: whether to wait for further files until the run ends. If it has ended by itself, or all shards
-            have, the iteration ends at once. If it was stopped or killed, or none has begun, the iteration
-            waits for the next one. Without `follow`, what is published after the start is left out.
+            have, the iteration ends at once, with `samples` within some seconds. If it was stopped or killed,
+            or none has begun, the iteration waits for the next one. Without `follow`, what is published after
+            the start is left out.
         samples: whether to yield the samples of archives that `--unpack` has unpacked, instead of files.
             Each comes after its archive was read to its end and all of its members were published. With
             `--format webdataset`, the tars come, each as a sample with the only file `tar`.
@@ -267,21 +268,30 @@ class _Runs:
         has_waited, now = self._idle_since is not None, time.monotonic()
         if self._idle_since is None:
             self._idle_since = now
-        if "left" not in looks.values() and self._have_ended():
+        if self._have_ended({state for state, look in looks.items() if look == "left"}):
             # between the end of a run and the unpacking of archives that several shards fetched is a moment
             return has_waited or not self._pace.unpacking
         return now - self._idle_since >= self._pace.wait
 
-    def _have_ended(self) -> bool:
-        """Return whether the last run, or the last one of each shard, has ended by itself."""
+    def _have_ended(self, left: set[Path]) -> bool:
+        """Return whether the last run, or the last one of each shard, has ended by itself.
+
+        Args:
+            left: state folders of runs that were killed.
+        """
         states = state_folders(self._root)
         if not states or (self._state / "join" / "session.json").exists():
             return False
+        if max(states, key=_last_change) == self._state:
+            # an unsharded run fetches all files, also those of shards that were given up
+            states, left = [self._state], left & {self._state}
         last = [read_json(state / "status.json") or {} for state in states]
         shards = {state.name for state in states if state.parent.name == "shards"}
         counts = {name.rpartition("-of-")[2] for name in shards}
-        return all(each.get("ended") and each.get("stopped") is None for each in last) and all(
-            f"{number}-of-{count}" in shards for count in counts for number in range(int(count))
+        return (
+            not left
+            and all(each.get("ended") and each.get("stopped") is None for each in last)
+            and all(f"{number}-of-{count}" in shards for count in counts for number in range(int(count)))
         )
 
     def check_logs(self) -> None:
@@ -292,6 +302,12 @@ class _Runs:
                     f"{self._root}: the records are without a log of publications, as those of an earlier "
                     "version of osp-fetch; run the same get again"
                 )
+
+
+def _last_change(state: Path) -> int:
+    """Return when a run last wrote its lock or its status, in Unix nanoseconds; 0 if none has."""
+    seen = [Disk().look(state / name) for name in ("lock", "status.json")]
+    return max(each.mtime_ns if each else 0 for each in seen)
 
 
 @dataclass(slots=True)
