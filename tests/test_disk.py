@@ -111,6 +111,7 @@ async def test_a_ledger_of_format_1_is_used_as_it_is_while_the_disk_is_full(smal
             await asyncio.gather(*(ledger.put(record(f"new {n}")) for n in range(1000)))
         ballast.unlink()
         await ledger.put(record("new"))
+        assert (small / "ledger.sqlite3-wal").stat().st_size < 1 << 20
         assert await ledger.get([RelativePath("new")]) == [record("new")]
     assert not log.exists()
     async with SqliteLedger(place):

@@ -61,7 +61,7 @@ class SqliteLedger:
             as published.
         durable: whether `put` returns only when the record survives a power loss.
         permissions: of the database file; SQLite gives its other files the same.
-        min_free: bytes that stay free on the disk when the log of publications is written anew.
+        min_free: bytes that stay free when the ledger is converted or the log of publications is rewritten.
         retry: seconds without an attempt to write the log after one that has failed.
 
     Raises:
@@ -208,17 +208,20 @@ class SqliteLedger:
         Returns:
             False if the disk is full. Format 1 and 2 can be used as they are, but have no log.
         """
+        if version and not self._has_room(db):
+            return False  # rolling back would leave a WAL file that has filled the disk
         numbers = itertools.count(1)
         db.create_function("number", 0, lambda: next(numbers))
         try:
             db.execute("BEGIN IMMEDIATE")
             if _columns(db) != COLUMNS:
                 db.execute("ALTER TABLE files ADD COLUMN position INTEGER")
-            db.execute(_INDEX)
             db.execute("UPDATE files SET position = number() WHERE mtime_ns IS NOT NULL AND position IS NULL")
+            db.execute(_INDEX)
             db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-            if version:
-                self._log.remove()  # format 2 counted the files of format 1 anew for each log
+            if version:  # format 2 counted the files of format 1 anew for each log
+                with suppress(OSError):
+                    self._log.remove()
             db.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if db.in_transaction:
@@ -411,14 +414,18 @@ class SqliteLedger:
             self._fall_behind()
 
     def _rewrite(self) -> None:
-        """Write the log anew if that leaves room for the ledger beside `min_free`.
-
-        A row takes less space in the log than in the ledger, where its path is also in the index.
-        """
-        size = self._db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
-        if Disk().free(self._place.parent) - self._min_free < 2 * int(size.fetchone()[0]):
+        if not self._has_room(self._db):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._log.rewrite(publications(self._db.execute, 0))
+
+    def _has_room(self, db: sqlite3.Connection) -> bool:
+        """Return whether twice the size of the ledger is free beside `min_free`.
+
+        Converting it takes less, and so does a log: a row has more bytes in the ledger, where its path is
+        also in the index.
+        """
+        size = db.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size")
+        return Disk().free(self._place.parent) - self._min_free >= 2 * int(size.fetchone()[0])
 
 
 class _Foreign(sqlite3.DatabaseError):
