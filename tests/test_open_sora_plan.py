@@ -295,6 +295,16 @@ async def test_coverage_counts_what_is_missing_and_what_no_caption_names(tmp_pat
     assert "54,735 are documented" in said
 
 
+async def test_coverage_shows_a_folder_with_brackets_as_it_is(tmp_path: Path) -> None:
+    a_folder(tmp_path, 3, 3)
+    inside = tmp_path / "datasets/mixkit/[red]"
+    inside.mkdir()
+    for n in range(3):
+        (inside / f"m{n}.mp4").write_bytes(b"x")
+    _, said = await run("coverage", str(tmp_path))
+    assert "[red]/" in said
+
+
 def test_a_caption_file_that_is_cut_is_said(tmp_path: Path) -> None:
     place = a_folder(tmp_path, 300, 0)
     place.write_bytes(place.read_bytes()[:-100])

@@ -105,6 +105,18 @@ def test_it_says_what_a_run_would_do(command: Command, listed: Path) -> None:
     assert {"recheck", "update", "layout"} <= set(rows)
 
 
+def test_names_with_brackets_are_shown_as_they_are(command: Command, listed: Path) -> None:
+    (listed / "m.jsonl").write_text(
+        '{"url": "http://127.0.0.1:1/a", "path": "a[/b].bin"}\n'
+        '{"url": "http://127.0.0.1:1/b", "path": "x[red]b.bin"}\n'
+    )
+    done = command("plan", "m.jsonl", "-o", "out", COLUMNS="200")
+    assert done.returncode == 0, done.stderr
+    assert "a[/b].bin, x[red]b.bin" in done.stdout
+    got = command("get", "m.jsonl", "-o", "out", "--max-duration", "1s", COLUMNS="200")
+    assert "a[/b].bin, x[red]b.bin" in got.stderr
+
+
 def test_a_port_that_is_taken_is_named(command: Command, listed: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

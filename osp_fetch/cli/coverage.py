@@ -55,6 +55,7 @@ def command(folder: str, missing: str | None, as_json: bool) -> int:
 def _print(found: list[Coverage]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     text = ("dataset", "captions", "path used")
@@ -63,7 +64,7 @@ def _print(found: list[Coverage]) -> None:
     for each in found:
         table.add_row(
             each.dataset, each.captions, f"{each.pairs:,}", f"{each.documented:,}", f"{each.found:,}",
-            f"{each.missing:,}", f"{each.unnamed:,}", each.scheme,
+            f"{each.missing:,}", f"{each.unnamed:,}", Text(each.scheme),
         )  # fmt: skip
     console = Console(highlight=False, soft_wrap=True)
     console.print(table)

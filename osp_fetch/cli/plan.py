@@ -148,12 +148,13 @@ def _opened(folder: str, made: PlainOptions) -> AbstractContextManager[Place]:
 def _print(plan: Plan, rate: int | str, sources: Sequence[str], *, stderr: bool = False) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from ..datasets.catalogue import warnings
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in _rows(plan, rate):
-        table.add_row(name, value)
+        table.add_row(name, Text(value))  # a name may hold brackets, which rich takes for markup
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     console = Console(stderr=stderr, highlight=False, soft_wrap=not terminal)
     console.print(table)
