@@ -359,6 +359,22 @@ def test_the_demo_ends_well(command: Command) -> None:
     assert "All as it should be" in done.stderr
 
 
+async def test_a_damaged_ledger_is_replaced_by_get_and_said_by_report(origin: Origin, tmp_path: Path) -> None:
+    listed = manifest(origin, tmp_path)
+    assert (await get("get", listed, "-o", "out", *QUICK, cwd=tmp_path))[0] == 0
+    ledger = tmp_path / "out/.osp-fetch/ledger.sqlite3"
+    ledger.write_bytes(b"no database" * 1000)
+    code, _, said = await get("report", "out", cwd=tmp_path)
+    assert code == 0, said
+    assert "cannot be read: file is not a database; the report leaves out which files are here" in said
+    assert (tmp_path / "report.html").stat().st_size
+    code, _, said = await get("get", listed, "-o", "out", *QUICK, cwd=tmp_path)
+    assert code == 0, said
+    assert "the run replaces the ledger if it is damaged" in said
+    assert ledger.with_name("ledger.sqlite3.damaged").exists()
+    assert (await get("verify", "out", cwd=tmp_path))[0] == 0
+
+
 async def test_repair_fetches_only_what_is_damaged(origin: Origin, tmp_path: Path) -> None:
     data = noise(40 << 20)
     url = origin.add("f.bin", data, headers={"ETag": '"1"'})

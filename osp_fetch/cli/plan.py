@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from ..model.errors import StorageError
 from ..model.text import printable
 from . import exits
 from .flags import shared
 from .groups import Grouped
 from .options import with_folder
 from .run_flags import announced, run_flags, run_names, run_options
+from .streams import say
 
 if TYPE_CHECKING:
     from ..inspection.place import Place
@@ -102,7 +104,8 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
 def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> int:
     """Print on stderr what `get` is about to do, if the manifest is already in memory.
 
-    A streamed manifest is not read twice: only warnings are printed for it.
+    A streamed manifest is not read twice: only warnings are printed for it. If a ledger cannot be read, that
+    is printed instead, because a run replaces a damaged one.
 
     Args:
         sources: The SOURCE arguments.
@@ -114,7 +117,7 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> int:
 
     Raises:
         ManifestError: The manifest cannot be read.
-        StorageError: A ledger cannot be read.
+        StorageError: The destination cannot be opened.
     """
     from ..assembly import again_of, rows_of
     from ..datasets.catalogue import warnings
@@ -130,7 +133,11 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> int:
             click.echo(said, err=True)
     elif len(rows) > 1:
         with _opened(folder, made) as place:
-            plan = make_plan(rows, place, made.get("shard"), again_of(made))
+            try:
+                plan = make_plan(rows, place, made.get("shard"), again_of(made))
+            except StorageError as error:
+                say(f"{error}; there is no plan, and the run replaces the ledger if it is damaged", err=True)
+                return 0
         plan.notes, plan.columns = resolved.notes(), resolved.reading.columns
         _print(plan, made["settings"].limits.rate, sources, stderr=True)
         return plan.files + plan.bad_rows

@@ -14,6 +14,7 @@ from ..model.errors import StorageError
 from . import exits
 from .flags import bucket_flags
 from .options import place_of_flags
+from .streams import say
 
 if TYPE_CHECKING:
     from ..model.settings import Settings
@@ -57,15 +58,21 @@ def command(folder: str, output: str | None, as_json: bool, **flags: Any) -> int
 def summary_at(where: Destination, settings: Settings) -> dict[str, Any]:
     """Return the summary of a destination. Blocks.
 
+    If a ledger cannot be read, that is printed, and the summary leaves out what is here now.
+
     Raises:
-        StorageError: A ledger cannot be read, or a bucket does not answer.
+        StorageError: A bucket does not answer.
     """
     from ..inspection.place import opened_place
     from ..inspection.summary import summary_of
 
     name = str(where.bucket) if where.bucket else str(where.root.absolute())
     with opened_place(where, settings) as place:
-        return summary_of(place, name)
+        try:
+            return summary_of(place, name)
+        except StorageError as error:
+            say(f"{error}; the report leaves out which files are here", err=True)
+            return summary_of(place, name, check=False)
 
 
 def check_report(place: Path) -> None:
