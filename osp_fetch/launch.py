@@ -98,7 +98,8 @@ async def launch(
         if joint is not None:
             joint.share_rate(context)
         workers = await _workers(stack, context, place, state, reach, options, lock.descriptor)
-        await stack.enter_async_context(Ticking(WaitReporter(context.pool, observe, processor_times)))
+        waits = WaitReporter(context.pool, observe, processor_times, allowed=workers)
+        await stack.enter_async_context(Ticking(waits))
         renewal = renewal_of(manifest, options, settings, observe)
         await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
         if "observer" in options:

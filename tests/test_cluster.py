@@ -31,6 +31,7 @@ from osp_fetch.cluster.make import pool_over
 from osp_fetch.cluster.node import Link
 from osp_fetch.concurrency import stop
 from osp_fetch.connections.controller import HostReport
+from osp_fetch.connections.wait_reporter import WaitReporter
 from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.engine.run import Run
 from osp_fetch.model import events
@@ -38,12 +39,14 @@ from osp_fetch.model.entry import Entry, entry
 from osp_fetch.model.errors import StorageError
 from osp_fetch.model.report import Outcome, Status
 from osp_fetch.model.settings import Settings
+from osp_fetch.processor import processor_times
 from osp_fetch.s3.address import BucketAddress, bucket_address
 from osp_fetch.storage.destination import Destination
 from osp_fetch.storage.folder.node_folders import hand_over
 from osp_fetch.storage.folder.run_lock import RunLock, state_folder
 from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import EventLog
+from osp_fetch.views.fanout import Ticking
 from osp_fetch.views.status_lines import run_lines
 from osp_fetch.workers.budget import Budget
 from osp_fetch.workers.channel import Channel
@@ -153,6 +156,7 @@ class Fleet:
         seen: all events, in order.
         observers: receive the events as well.
         outcomes: the outcome of every row.
+        each: the number of connections that each node may have.
     """
 
     root: Path
@@ -163,6 +167,7 @@ class Fleet:
     seen: list[events.Event] = field(default_factory=list)
     observers: list[events.Observer] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    each: int = 0
     work: asyncio.Task[None] = field(init=False)
 
     async def fetch(self, rows: Sequence[Entry]) -> None:
@@ -181,8 +186,12 @@ class Fleet:
                 lock.descriptor,
                 is_new=False,
             )
-            pool = pool_over(self.nodes, context, place, Reach(), {}, self.patience)
-            async with pool:
+            pool, self.each = (
+                pool_over(self.nodes, context, place, Reach(), {}, self.patience),
+                context.pool.total,
+            )
+            waits = WaitReporter(context.pool, self.observe, processor_times, allowed=pool)
+            async with pool, Ticking(waits):
                 run = Run(context, self.outcomes.append, fetch_one=pool.fetch)
                 await run.fetch(rows)
 
@@ -327,6 +336,18 @@ async def test_a_file_that_kills_its_node_at_once_kills_few_of_them(origin: Orig
     await run.fetch(served(origin, {"bad": noise(50_000, 1)}, poison))
     assert run.counts() == {Status.FAILED: 1}
     assert len(killed) <= 7, "one whose begin was not known yet, and five in a row"
+
+
+async def test_the_run_states_the_connections_of_all_nodes_together(origin: Origin, fleet: Make) -> None:
+    files = {f"f{n}": noise(400_000 + n, n) for n in range(4)}
+    run = fleet("a", "b")
+    work = run.start(served(origin, files, slow(100_000)))
+    await run.until(lambda: sum(isinstance(each, events.NodeJoined) for each in run.seen) == 2)
+    begun = len(run.seen)
+    await run.until(lambda: any(isinstance(each, events.Waited) and each.total for each in run.seen[begun:]))
+    await work
+    *_, stated = (each.total for each in run.seen if isinstance(each, events.Waited) and each.total)
+    assert stated == 2 * run.each
 
 
 async def test_a_partial_that_no_node_can_continue_is_deleted_when_the_file_is_complete(

@@ -216,6 +216,11 @@ class NodePool:
         limits, able = self._limits, self._coordinator.able
         return max(1, min(able, limits.connections) if limits.is_fixed and limits.connections else able)
 
+    @property
+    def total(self) -> int:
+        """Largest number of connections of all nodes together."""
+        return self._budget.total
+
     def steer(
         self,
         rate: int | str,

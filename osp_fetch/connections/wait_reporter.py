@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from ..model import events
 from .pool import ConnectionPool
 from .processor import LOOP, Load, Processor, Times
+
+
+class Allowed(Protocol):
+    """What states how many connections a run may have, in all its processes together."""
+
+    @property
+    def total(self) -> int:
+        """Largest number of connections to all hosts."""
+        ...
 
 
 class WaitReporter:
@@ -18,6 +27,7 @@ class WaitReporter:
         observe: Receives the events.
         times: Returns the processor times; called in the thread of the event loop.
         is_worker: Whether the run, in another process, states the numbers of connections that are allowed.
+        allowed: States how many connections all processes may have; None if `pool` does.
 
     Attributes:
         period: Seconds between two ticks.
@@ -32,8 +42,9 @@ class WaitReporter:
         times: Callable[[], Times],
         *,
         is_worker: bool = False,
+        allowed: Allowed | None = None,
     ) -> None:
-        self._is_worker = is_worker
+        self._is_worker, self._allowed = is_worker, allowed or pool
         self._pool, self._observe, self._times = pool, observe, times
         self._processor, self._then = Processor(), times()
         self._processor.load(self._then)
@@ -47,7 +58,7 @@ class WaitReporter:
 
     def tick(self) -> None:
         """Send what was measured since the last tick."""
-        now, then, pool = self._times(), self._then, self._pool
+        now, then, pool, total = self._times(), self._then, self._pool, self._allowed.total
         seconds, self._then = now.now - then.now, now
         waits = [each / seconds if seconds > 0 else 0.0 for each in self._taken()]
         full = self._processor.load(now) is Load.FULL
@@ -55,8 +66,8 @@ class WaitReporter:
         self._observe(
             events.Waited(
                 seconds, waits[0], waits[1], waits[2], waits[3], waits[4],
-                most=0 if self._is_worker else min(pool.total, pool.per_host),
-                total=0 if self._is_worker else pool.total,
+                most=0 if self._is_worker else min(total, pool.per_host),
+                total=0 if self._is_worker else total,
                 rate=pool.rate.now, busy="loop" if is_loop else "cores" if full else "",
             )
         )  # fmt: skip

@@ -30,6 +30,11 @@ class Workers(Protocol):
         """Number of workers."""
         ...
 
+    @property
+    def total(self) -> int:
+        """Largest number of connections of all of them together."""
+        ...
+
     def steer(
         self,
         rate: int | str,
@@ -107,6 +112,11 @@ class WorkerPool:
     def processes(self) -> int:
         """Number of workers."""
         return len(self._workers)
+
+    @property
+    def total(self) -> int:
+        """Largest number of connections of all workers together."""
+        return self._budget.total
 
     def steer(
         self,
