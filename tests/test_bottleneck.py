@@ -29,7 +29,7 @@ from osp_fetch.processor import processor_times
 from osp_fetch.storage.folder.disk import Disk
 from osp_fetch.storage.folder.store import FolderStore
 from osp_fetch.views.board import Board
-from osp_fetch.views.bottleneck import Facts, bottleneck
+from osp_fetch.views.bottleneck import Bottleneck, Facts, WaitWindow, bottleneck
 from osp_fetch.views.fanout import Ticking
 from osp_fetch.views.screen import headline, panel
 from osp_fetch.views.status_lines import run_lines
@@ -180,6 +180,49 @@ def test_workers_are_added_up_and_the_run_states_what_is_allowed() -> None:
     assert found.text.startswith("limited by h: 1.0 MiB/s on each of 16 connections")
 
 
+def test_a_conclusion_is_drawn_once_a_second_with_any_number_of_workers() -> None:
+    drawn = 0
+
+    class Counting(Board):
+        def bottleneck(self) -> Bottleneck | None:
+            nonlocal drawn
+            drawn += 1
+            return super().bottleneck()
+
+    now = [0.0]
+    board = Counting(clock=lambda: now[0])
+    for tick in range(10 * 100):  # 100 workers for 10 seconds
+        now[0] = tick / 100
+        board(replace(FREE, seconds=1.0, total=0, most=0))
+    assert 9 <= drawn <= 12
+
+
+def test_a_mean_over_many_workers_takes_no_look_at_each_event() -> None:
+    reads = 0
+
+    class Watched(events.Waited):
+        def __getattribute__(self, name: str) -> Any:
+            nonlocal reads
+            reads += 1
+            return object.__getattribute__(self, name)
+
+    window = WaitWindow()
+    idle, full = Watched(1.0, 0.5, 0.0, 0.25, 0.0, 0.0, 0, 0, 0, ""), replace(FREE, seconds=1.0, busy="loop")
+    for tick in range(5 * 100):
+        window.add(tick / 100, idle, tick)
+        if tick % 100 == 0:
+            window.add(tick / 100, full, tick)
+    reads = 0
+    found, goodput = window.mean(5.0)
+    assert reads == 0
+    assert found is not None
+    assert goodput == pytest.approx(100)
+    assert (found.busy, found.total) == ("loop", FREE.total)
+    assert found.seconds == pytest.approx(5.99)
+    assert found.open == pytest.approx((500 * 0.5 + 5 * FREE.open) / 5.99)
+    assert found.writing == pytest.approx((500 * 0.25 + 5 * FREE.writing) / 5.99)
+
+
 def test_refusals_are_believed_until_the_host_has_served_more() -> None:
     now = [0.0]
     board = Board(clock=lambda: now[0])
@@ -216,7 +259,7 @@ async def found_in(
         observe(event)
         if isinstance(event, events.Waited) and (found := board.bottleneck()) is not None:
             seen.append(found.cause)
-            if found.cause == cause and stop.why is None:
+            if found.cause == cause and cause in board.limited and stop.why is None:
                 panel(board, 80, 24)
                 stop.ask("it is known")
 

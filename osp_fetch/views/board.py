@@ -152,7 +152,8 @@ class Board:
                 self.destination, self.patience = folder, idle
             case events.Waited():
                 self._host_facts.waited(event, self.received)
-                self._host_facts.count(self.bottleneck())
+                if self._host_facts.is_due:
+                    self._host_facts.count(self.bottleneck())
             case _:
                 self._trouble(event)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from ..connections.limit import REFUSED
@@ -35,6 +35,8 @@ LIMITS: Final[dict[Cause, str]] = {
 
 # Seconds over which waits are averaged, and the least that have to be known.
 WINDOW, _LEAST = 5.0, 1.5
+# Seconds of the steps in which waits are added up.
+_STEP: Final = 0.25
 # Seconds after which the last report is too old.
 _OLD: Final = 3.0
 # Share of connections, and of time, from which something is what a run waits for.
@@ -204,10 +206,14 @@ def shares(seconds: Mapping[str, float], whole: float) -> list[str]:
 
 
 class WaitWindow:
-    """The means of `Waited` events over the last seconds, added up over all processes of a run."""
+    """The means of `Waited` events over the last seconds, added up over all processes of a run.
+
+    Each process sends an event every second. They are added up in steps, so that a mean takes the same time
+    for one process and for a thousand.
+    """
 
     def __init__(self) -> None:
-        self._events: deque[tuple[float, Waited, int]] = deque()
+        self._steps: deque[_Step] = deque()
 
     def add(self, now: float, event: Waited, received: int) -> None:
         """Add an event.
@@ -217,34 +223,76 @@ class WaitWindow:
             event: The event.
             received: Bytes received so far.
         """
-        self._events.append((now, event, received))
-        while now - self._events[0][0] > WINDOW:
-            self._events.popleft()
+        if not self._steps or now - self._steps[-1].first >= _STEP:
+            self._steps.append(_Step(now, received, now - event.seconds))
+        self._steps[-1].add(now, event, received)
+        while now - self._steps[0].last > WINDOW:
+            self._steps.popleft()
 
     def mean(self, now: float) -> tuple[Waited | None, float]:
         """Return the means, and bytes per second; (None, 0) if too little is known or it is too old."""
-        if not self._events or now - self._events[-1][0] > _OLD:
+        steps = self._steps
+        if not steps or now - steps[-1].last > _OLD:
             return None, 0.0
-        (first, _, before), (last, _, received) = self._events[0], self._events[-1]
-        span = last - min(when - each.seconds for when, each, _ in self._events)
+        first, last = steps[0].first, steps[-1].last
+        span = last - min(each.begin for each in steps)
         if span < _LEAST or last <= first:
             return None, 0.0
-        some = [each for _, each, _ in self._events]
-
-        def total(name: str) -> float:
-            return float(sum(getattr(each, name) * each.seconds for each in some)) / span
-
-        own, workers = [each.busy for each in some if each.total], [e.busy for e in some if not e.total]
+        sums = [sum(each) / span for each in zip(*(step.sums for step in steps), strict=True)]
         found = Waited(
-            span, total("open"), total("delayed"), total("writing"), total("hashing"), total("publishing"),
-            most=max(each.most for each in some), total=max(each.total for each in some),
-            rate=max((each.rate for each in some if each.total), default=0),
-            busy=_usual(own) or _usual(workers),
+            span, sums[0], sums[1], sums[2], sums[3], sums[4],
+            most=max(each.most for each in steps), total=max(each.total for each in steps),
+            rate=max(each.rate for each in steps),
+            busy=_usual(each.own for each in steps) or _usual(each.workers for each in steps),
         )  # fmt: skip
-        return found, (received - before) / (last - first)
+        return found, (steps[-1].received - steps[0].before) / (last - first)
 
 
-def _usual(busy: Sequence[str]) -> str:
+@dataclass(slots=True)
+class _Step:
+    """The events of a short time, added up.
+
+    Attributes:
+        first: When the first of them came.
+        before: Bytes that had been received then.
+        begin: When the earliest of their intervals began.
+        last: When the last of them came.
+        received: Bytes that had been received then.
+        sums: Seconds for which connections were open, delayed and writing, and files hashing and publishing.
+        most: Largest number of connections to one host that is allowed.
+        total: The same, to all hosts.
+        rate: The rate limit in bytes per second.
+        own: How often the process of the run stated what was busy, by what it was.
+        workers: The same, of the other processes.
+    """
+
+    first: float
+    before: int
+    begin: float
+    last: float = 0.0
+    received: int = 0
+    sums: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0)
+    most: int = 0
+    total: int = 0
+    rate: int = 0
+    own: Counter[str] = field(default_factory=Counter)
+    workers: Counter[str] = field(default_factory=Counter)
+
+    def add(self, now: float, event: Waited, received: int) -> None:
+        """Add an event."""
+        self.last, self.received = now, received
+        self.begin = min(self.begin, now - event.seconds)
+        waits = event.open, event.delayed, event.writing, event.hashing, event.publishing
+        self.sums = tuple(a + b * event.seconds for a, b in zip(self.sums, waits, strict=True))
+        self.most, self.total = max(self.most, event.most), max(self.total, event.total)
+        (self.own if event.total else self.workers)[event.busy] += 1
+        if event.total:
+            self.rate = max(self.rate, event.rate)
+
+
+def _usual(busy: Iterable[Counter[str]]) -> str:
     """Return what was busy at most of the times, empty if nothing was."""
-    said = [each for each in busy if each]
-    return max(said, key=said.count) if said and len(said) >= _MOST * len(busy) else ""
+    said = sum(busy, Counter[str]())
+    idle = said.pop("", 0)
+    often = said.total()
+    return max(said, key=lambda each: said[each]) if said and often >= _MOST * (often + idle) else ""

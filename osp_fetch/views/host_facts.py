@@ -15,6 +15,8 @@ T = TypeVar("T")
 
 # Seconds after a change of a host's limit until its connections show what it gives.
 _SETTLED: Final = 3.0
+# Seconds between two conclusions about what limits a run, somewhat less than between two reports.
+_APART: Final = 0.9
 # Seconds for which the number of connections above which a host gives no more is believed.
 _BELIEVED: Final = 120.0
 # Hosts that are remembered; of more, the oldest are forgotten.
@@ -62,6 +64,11 @@ class HostFacts:
     def waited(self, event: events.Waited, received: int) -> None:
         """Add what connections have waited for; `received` is the number of bytes so far."""
         self._window.add(self._clock(), event, received)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `count` was last called so long ago that it should be called again."""
+        return self._clock() - self._counted >= _APART
 
     def count(self, found: Bottleneck | None) -> None:
         """Count the time since the last call for a bottleneck."""
