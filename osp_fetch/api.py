@@ -14,7 +14,7 @@ from .model.engines import Folder
 from .model.errors import SettingsError
 from .model.report import Outcome, Report
 from .options import FetchOptions, PlainOptions, StopToken, plain
-from .storage.destination import destination
+from .storage.destination import Destination, destination
 from .views.board import Board
 from .views.fanout import Fanout, Ticking
 from .views.notebook import progress_view
@@ -80,15 +80,8 @@ async def _fetch_shares(
     """
     from .cluster.shares import OneRun, SharedRun, fetch_shares  # few runs need it
 
-    given = list(manifest) if isinstance(manifest, (list, tuple)) else [manifest]
     place = destination(folder, options.get("state"))
-    single = [name for name in ("shard", "failed", "name", "page") if name in options]
-    if place.bucket or single or not all(isinstance(each, str | Path) for each in given):
-        what = single[0] if single else "a bucket" if place.bucket else "a manifest in memory"
-        raise SettingsError(
-            f"{what} does not go with runs that share a folder: each share of the manifest is a run of its "
-            "own, on any machine; leave it out, or use Ray"
-        )
+    given = check_shares(manifest, place, options)
     chosen = {name: options.get(name) for name in ("include", "exclude", "names", "fan_out", "columns")}
     sources = [*map(str, given), *(f"{name}={value}" for name, value in chosen.items() if value)]
     joint, stop = Joint(), options.get("stop") or StopToken()
@@ -104,6 +97,29 @@ async def _fetch_shares(
     if "observer" in options:
         seen.end(report)
     return report
+
+
+def check_shares(manifest: AnyManifest, place: Destination, options: PlainOptions) -> list[str | Path]:
+    """Check that runs that share a folder can fetch a manifest, and return its sources.
+
+    Args:
+        manifest: as in `fetch_all`.
+        place: the destination.
+        options: the options of such a run.
+
+    Raises:
+        SettingsError: an option, the manifest or the destination belongs to a single run.
+    """
+    given = list(manifest) if isinstance(manifest, (list, tuple)) else [manifest]
+    sources = [each for each in given if isinstance(each, str | Path)]
+    single = [name for name in ("shard", "failed", "name", "page") if name in options]
+    if place.bucket or single or len(sources) < len(given):
+        what = single[0] if single else "a bucket" if place.bucket else "a manifest in memory"
+        raise SettingsError(
+            f"{what} does not go with runs that share a folder: each share of the manifest is a run of its "
+            "own, on any machine; leave it out, or use Ray"
+        )
+    return sources
 
 
 def fetch_iter(

@@ -30,7 +30,7 @@ VALUES = {
     "links": "links.tsv", "links_command": "true", "s3_endpoint": "http://127.0.0.1:1",
     "s3_source_endpoint": "http://127.0.0.1:1", "state": "state",
 }  # fmt: skip
-NEEDS = {"page_control": ["--page", "0"]}
+NEEDS = {"page_control": ["--page", "0"], "nodes": ["--engine", "ray"]}
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_it_says_what_a_run_would_do(command: Command, listed: Path) -> None:
     ]
     done = command("plan", "m.csv", "-o", "out", *words, COLUMNS="200")
     rows = {line[:14].strip(): line[14:].strip() for line in done.stdout.splitlines()}
-    assert rows["engine"] == "the nodes of the Ray cluster at auto, at most 3 nodes"
+    assert rows["engine"] == "the nodes of this machine's Ray cluster, at most 3 nodes"
     assert rows["stops after"] == "1 h 30 min"
     assert rows["processes"] == "2"
     assert rows["failures"] == "written to f.jsonl"
@@ -138,6 +138,11 @@ def test_a_port_that_is_taken_is_named(command: Command, listed: Path) -> None:
         (["--metrics-file", "x.txt"], "must end in .prom"),
         (["--unpack", "--shard-size", "big", "--format", "webdataset"], "big"),
         (["--layout", "-o", "s3://bucket/x"], "--layout: the file lists"),
+        (["--engine", "folder", "--page", "0"], "page does not go with runs that share a folder"),
+        (["--engine", "folder", "--failed", "f"], "failed does not go with runs that share a folder"),
+        (["--engine", "folder", "--shard", "0/2"], "shard does not go with runs that share a folder"),
+        (["--nodes", "3"], "--nodes: it is for nodes of a Ray cluster"),
+        (["--join", "--address", "h:1"], "--address: it is for nodes of a Ray cluster"),
         (["--report", "m.csv"], "is no report of osp-fetch"),
     ],
 )

@@ -99,6 +99,11 @@ def run_options(flags: dict[str, Any]) -> PlainOptions:
         made["failed"] = Path(flags["failed"])
     if limit is not None:
         made["max_duration"] = limit
+    if flags["engine"] != "ray" and (flags["nodes"] or flags["address"] != "auto"):
+        raise click.UsageError(
+            f"{'--nodes' if flags['nodes'] else '--address'}: it is for nodes of a Ray cluster; give "
+            "--engine ray, too, or leave it out"
+        )
     if flags["engine"] != "local":
         is_shared = flags["engine"] == "folder"
         made["engine"] = Folder() if is_shared else Ray(flags["address"], flags["nodes"] or 0)
@@ -144,14 +149,17 @@ def announced(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> 
         SettingsError: A file, an address or a package that a flag needs cannot be used.
         click.UsageError: A flag is malformed.
     """
+    from ..api import check_shares
     from ..assembly import failed_file_of
     from ..storage.destination import destination
     from ..storage.folder.run_lock import state_folder
 
     if flags["unpack"]:
         how_of(flags, made["settings"].storage.min_free)
-    root = destination(flags["output"], made.get("state")).root
-    failed_file_of(sources, made, state_folder(root, made.get("shard")))
+    place = destination(flags["output"], made.get("state"))
+    if isinstance(made.get("engine"), Folder):
+        check_shares(sources, place, made)
+    failed_file_of(sources, made, state_folder(place.root, made.get("shard")))
     return dict(_announced(_joined(flags), made, check_watching(flags)))
 
 
@@ -162,7 +170,9 @@ def _announced(
 
     if flags["engine"] == "ray":
         most = f", at most {formatting.count(flags['nodes'], 'node')}" if flags["nodes"] else ""
-        yield "engine", f"the nodes of the Ray cluster at {flags['address']}{most}"
+        is_here = flags["address"] == "auto"
+        which = "this machine's Ray cluster" if is_here else f"the Ray cluster at {flags['address']}"
+        yield "engine", f"the nodes of {which}{most}"
     elif flags["engine"] == "folder":
         yield "engine", "shared with all runs in the folder"
     if (processes := made["settings"].limits.processes) != 1:
