@@ -9,7 +9,9 @@ import pytest
 
 from osp_fetch import FileBegun, Outcome, Report, RowsRead, RunStarted, Status, fetch_all
 from osp_fetch.model.errors import LinkExpiredError, Remedy, StatusError
+from osp_fetch.model.report import OUTCOMES_KEPT
 from osp_fetch.views.board import Board
+from osp_fetch.views.formatting import advice
 from osp_fetch.views.notebook import is_notebook, markup, progress_view, text
 from tests import origin as o
 from tests.conftest import quick
@@ -145,6 +147,24 @@ def test_a_report_groups_failures_by_cause_and_escapes_everything() -> None:
     assert "Put a fresh link file in place of the old one" in made
     assert "a &lt;note&gt;" in made
     assert "<td>fetched</td>" not in made
+
+
+def test_a_report_counts_failures_beyond_those_that_it_keeps() -> None:
+    error = StatusError("404", status=404, remedy=Remedy.FAIL)
+
+    def failed(count: int) -> list[Outcome]:
+        return [Outcome(f"f{n}", Status.FAILED, error=error) for n in range(count)]
+
+    report, other = Report(), Report()
+    for each in failed(OUTCOMES_KEPT + 10):
+        report.add(each)
+    other.add(failed(1)[0])
+    report.merge(other)
+    report.forget(failed(5))
+    made = report._repr_html_()
+    assert "<td>failed</td><td>20,006</td>" in made
+    assert "<td>status 404</td><td>20,006</td>" in made
+    assert "… and 20,005 more with this cause" in advice(report)[1]
 
 
 def test_a_report_of_nothing_is_a_sentence() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -81,7 +82,7 @@ class Report:
     """The result of one run.
 
     `outcomes` and `failures` are truncated, so that a manifest of ten million rows cannot fill the memory.
-    `counts` always covers every row.
+    `counts` and `causes` always cover every row.
 
     Attributes:
         counts: number of rows by status.
@@ -94,6 +95,7 @@ class Report:
         shard: (index, count), index from 0, if this run fetched one shard of the manifest.
         notes: further remarks for the user, one sentence each.
         widths: `host:port` → widest range in bytes that the host takes, for hosts that refused wider ones.
+        causes: cause → number of outcomes that are FAILED or PARKED.
     """
 
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
@@ -106,14 +108,17 @@ class Report:
     shard: tuple[int, int] | None = None
     notes: list[str] = field(default_factory=list)
     widths: dict[str, int] = field(default_factory=dict, repr=False)
+    causes: Counter[str] = field(default_factory=Counter, repr=False)
 
     def add(self, outcome: Outcome) -> None:
         """Count `outcome`, and keep it while its list is not full."""
         self.counts[outcome.status] += 1
         if len(self.outcomes) < OUTCOMES_KEPT:
             self.outcomes.append(outcome)
-        if outcome.status in (Status.FAILED, Status.PARKED) and len(self.failures) < OUTCOMES_KEPT:
-            self.failures.append(outcome)
+        if outcome.status in (Status.FAILED, Status.PARKED):
+            self.causes[_cause(outcome)] += 1
+            if len(self.failures) < OUTCOMES_KEPT:
+                self.failures.append(outcome)
         if outcome.error is not None and outcome.error.cause in _CREDENTIALS:
             self.credentials = True
 
@@ -128,12 +133,14 @@ class Report:
         self.credentials = self.credentials or other.credentials
         self.notes += [note for note in other.notes if note not in self.notes]
         self.widths |= other.widths
+        self.causes += other.causes
 
     def forget(self, outcomes: Sequence[Outcome]) -> None:
         """Take back outcomes that `add` has counted: their files are fetched again."""
         paths = {outcome.path for outcome in outcomes}
         for outcome in outcomes:
             self.counts[outcome.status] -= 1
+        self.causes -= Counter(_cause(o) for o in outcomes if o.status in (Status.FAILED, Status.PARKED))
         self.outcomes = [o for o in self.outcomes if o.path not in paths or o.error is None]
         self.failures = [o for o in self.failures if o.path not in paths]
         self.credentials = any(o.error and o.error.cause in _CREDENTIALS for o in self.failures)
@@ -172,9 +179,9 @@ class Report:
         stopped = f"; stopped: {self.stopped}" if self.stopped else ""
         by_cause: dict[str, list[Outcome]] = {}
         for outcome in self.failures:
-            by_cause.setdefault(outcome.error.cause if outcome.error else "", []).append(outcome)
+            by_cause.setdefault(_cause(outcome), []).append(outcome)
         counts = [(status.value, f"{n:,}") for status, n in self.counts.items() if n]
-        failed = [_failed(*each) for each in by_cause.items()]
+        failed = [_failed(cause, number, by_cause.get(cause, [])) for cause, number in self.causes.items()]
         return tag(
             "div",
             tag("p", f"{self.bytes:,} bytes received in {self.seconds:.1f} s{stopped}"),
@@ -207,7 +214,11 @@ class Report:
         }
 
 
-def _failed(cause: str, outcomes: Sequence[Outcome]) -> tuple[Child, ...]:
+def _cause(outcome: Outcome) -> str:
+    return outcome.error.cause if outcome.error else ""
+
+
+def _failed(cause: str, number: int, outcomes: Sequence[Outcome]) -> tuple[Child, ...]:
     """Return the row of a cause in the table of failures."""
     first = (tag("div", str(outcome.error)) for outcome in outcomes[:_EXAMPLES])
-    return cause, f"{len(outcomes):,}", what_to_do(cause), join(first)
+    return cause, f"{number:,}", what_to_do(cause), join(first)

@@ -130,11 +130,11 @@ def advice(report: Report) -> list[str]:
         by_cause.setdefault(outcome.error.cause if outcome.error else "", []).append(outcome)
     for cause, outcomes in by_cause.items():
         said.append(f"  {outcomes[0].status.value}, {cause}: {outcomes[0].error}")
-        if len(outcomes) > 1:
+        if (number := max(len(outcomes), report.causes[cause])) > 1:
             # a bad row has no path, but its message starts with its position, such as `m.tsv:7`
             names = [o.path or str(o.error).partition(": ")[0] for o in outcomes[1:4]]
-            names += ["…"] * (len(outcomes) > 4)
-            said.append(f"    … and {len(outcomes) - 1:,} more with this cause: {', '.join(names)}")
+            names += ["…"] * (number > 4)
+            said.append(f"    … and {number - 1:,} more with this cause: {', '.join(names)}")
     if report.stopped:
         said.append(f"Stopped by {report.stopped}. Run the same command again to continue.")
     elif report.counts[Status.PARKED]:
