@@ -100,6 +100,14 @@ def test_facts_are_compared_with_what_the_run_needs(
     assert finding["advice"] or not wrong
 
 
+def test_nothing_is_to_come_for_a_run_that_has_everything(tmp_path: Path) -> None:
+    whole = {"bytes_total": 10, "bytes_done": 10, "ended": True}
+    text = found(tmp_path, whole)["space"]["text"]
+    assert text.endswith("may be written before --min-free is reached")
+    text = found(tmp_path, {**whole, "bytes_done": 4, "bytes_total_exact": True})["space"]["text"]
+    assert text.endswith("; 6 B of the last run are to come")
+
+
 def test_a_slow_disk_is_marked(tmp_path: Path) -> None:
     run = {"bytes_received": 300 * MB, "seconds": 10.0, "ended": True}
     slow = DiskRates("data", 35 * MB, 0.05, {"sha256": 2000.0 * MB})
@@ -107,7 +115,7 @@ def test_a_slow_disk_is_marked(tmp_path: Path) -> None:
     rows = diagnosis(destination(tmp_path), Settings(), slow)["findings"]
     first = next(each for each in rows if each["topic"] == "disk")
     assert first["wrong"]
-    assert first["text"] == "writes and syncs 33.4 MiB/s; the run receives 28.6 MiB/s"
+    assert first["text"] == "writes and syncs 33.4 MiB/s; the last run received 28.6 MiB/s"
     assert first["advice"] == ADVICE["disk"]
 
 

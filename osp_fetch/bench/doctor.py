@@ -151,10 +151,11 @@ def _of_hosts(where: Destination, run: Mapping[str, Any] | None) -> Iterator[Fin
             text = f"{name}: {formatting.count(limit, 'connection')}{why}"
             yield Finding("hosts", is_wrong=False, text=text)
         if past.since is not None:
-            text = f"{name} does not answer since {formatting.moment(past.since)}"
+            text = f"{name} has not answered since {formatting.moment(past.since)}"
             yield Finding("hosts", is_wrong=True, text=text, advice=ADVICE["no answer"])
     if len(names) > _HOSTS:
-        yield Finding("hosts", is_wrong=False, text=f"… and {len(names) - _HOSTS:,} more hosts")
+        more = formatting.count(len(names) - _HOSTS, "more host")
+        yield Finding("hosts", is_wrong=False, text=f"… and {more}")
 
 
 def _changed(past: HostPast) -> str:
@@ -168,7 +169,8 @@ def _of_disk(run: Mapping[str, Any] | None, disk: DiskRates | None) -> Iterator[
         return
     pace = _pace(run)
     near = pace >= _NEAR * disk.write
-    text = f"writes and syncs {rate(disk.write)}" + (f"; the run receives {rate(pace)}" if pace >= 1 else "")
+    receives = "the last run received" if run and run["ended"] else "the run receives"
+    text = f"writes and syncs {rate(disk.write)}" + (f"; {receives} {rate(pace)}" if pace >= 1 else "")
     yield Finding("disk", is_wrong=near, text=text, advice=ADVICE["disk"] if near else "")
     slow = disk.sync > _SLOW_SYNC
     advice = "Small files take that long each, some at a time. storage.durability=none skips it." * slow
@@ -196,13 +198,14 @@ def _of_space(where: Destination, run: Mapping[str, Any] | None, settings: Setti
     except OSError as error:
         yield Finding("space", is_wrong=True, text=f"the free space cannot be read ({error.strerror})")
         return
-    keeps = f"{formatting.size(max(0, free))} may be written beside --min-free"
+    keeps = f"{formatting.size(max(0, free))} may be written before --min-free is reached"
     left = max(0, run["bytes_total"] - run["bytes_done"]) if run and run["bytes_total"] is not None else None
-    if left is None:
+    if not left:
         yield Finding("space", is_wrong=free <= 0, text=keeps, advice="Make room." if free <= 0 else "")
         return
     short = left > free
-    need = f"{'' if run and run['bytes_total_exact'] else 'about '}{formatting.size(left)} are to come"
+    ended = " of the last run" if run and run["ended"] else ""
+    need = f"{'' if run and run['bytes_total_exact'] else 'about '}{formatting.size(left)}{ended} are to come"
     advice = "Make room, or unpack and delete archives (--unpack --delete-after)." if short else ""
     yield Finding("space", is_wrong=short, text=f"{keeps}; {need}", advice=advice)
 
@@ -227,7 +230,7 @@ def _descriptors() -> Finding:
     count = max(soft, min(hard, 65536)) if hard != resource.RLIM_INFINITY else 65536
     most = connections_of(count)
     few = most < _CONNECTIONS
-    text = f"{count:,} open files are allowed, enough for {most:,} connections"
+    text = f"{count:,} open files are allowed, enough for {formatting.count(most, 'connection')}"
     return Finding("open files", few, text, "Raise the hard limit (ulimit -Hn, LimitNOFILE=)." if few else "")
 
 
