@@ -180,6 +180,18 @@ def test_workers_are_added_up_and_the_run_states_what_is_allowed() -> None:
     assert found.text.startswith("limited by h: 1.0 MiB/s on each of 16 connections")
 
 
+def test_of_several_pauses_the_one_that_ends_first_is_named() -> None:
+    now = [0.0]
+    board = Board(clock=lambda: now[0])
+    for host, seconds in (("long:80", 100.0), ("short:80", 13.0), ("longer:80", 200.0)):
+        board(events.Cooling(host, seconds, "status 429"))
+    for now[0] in (1.0, 2.0, 3.0):
+        board(replace(FREE, seconds=1.0, open=0.0))
+    found = board.bottleneck()
+    assert found is not None
+    assert found.text == "waiting for short, which asked for a pause: 10 s left"
+
+
 def test_a_conclusion_is_drawn_once_a_second_with_any_number_of_workers() -> None:
     drawn = 0
 

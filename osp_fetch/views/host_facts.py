@@ -95,7 +95,8 @@ class HostFacts:
         waited, goodput = self._window.mean(now)
         host = self._host = host or self._host  # between two files there may be none
         number, why, since = self._tops.get(host, (0, "", 0.0))
-        pauses = [(name, until - now) for name, until in self._pauses.items() if until > now]
+        pauses = [(until - now, name) for name, until in self._pauses.items() if until > now]
+        left, paused = min(pauses, default=(0.0, ""))  # the wait is over when the first pause is
         return bottleneck(
             Facts(
                 waited, goodput, _name(host), max(1, facts.hosts), facts.limit,
@@ -103,7 +104,7 @@ class HostFacts:
                 is_settled=now - self._moved.get(host, -_SETTLED) >= _SETTLED,
                 files_left=facts.files_left,
                 refusals=sum(now - each < WINDOW for each in self._refused),
-                pause=(_name(pauses[0][0]), pauses[0][1]) if pauses else None,
+                pause=(_name(paused), left) if paused else None,
                 down=_name(next(iter(self._down), "")),
                 is_bucket=facts.is_bucket,
             )
