@@ -20,7 +20,7 @@ from .messages import Assign
 _IDLE: Final = 2.5
 # Hosts without shares whose limits are remembered, at about 1.5 KB each.
 _HOSTS_KEPT: Final = 10_000
-# Hosts at which one look looks. It takes about 0.1 s for so many, in which nothing else is done.
+# Hosts that one look adjusts. That takes about 0.2 s of processor time, in which nothing else is done.
 _HOSTS_AT_ONCE: Final = 2_000
 
 
