@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections import Counter
@@ -585,6 +586,21 @@ async def test_the_run_is_stopped_and_another_one_goes_on(origin: Origin, fleet:
     assert tree(second.root) == files
     # the last parts may be fetched a second time over another connection
     assert second.received() < 0.8 * sum(map(len, files.values())), (first.received(), second.received())
+
+
+@pytest.mark.timeout(900)
+def test_nothing_is_lost_or_published_twice_in_chaos() -> None:
+    """The short form of `benchmarks/cluster_chaos.py`."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    root = Path(__file__).resolve().parents[1]
+    words = [sys.executable, str(root / "benchmarks/cluster_chaos.py"), "--minutes", "1", "--seed", "3"]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    for name in ("wrong or missing", "published twice", "partials left"):
+        assert found[name] == 0, found
+    assert found["bytes sent, of those of the files"] <= 1.1
+    assert found["node killed"] + found["worker frozen"] > 0, "there was no chaos"
 
 
 # the coordinator alone
