@@ -211,6 +211,7 @@ class _Client:
         self._pool, self._transport, self._retry, self._orders = pool, transport, retry, orders
         # host → attempts in a row without an answer; those that were made at the same time count as one
         self._silences: Counter[str] = Counter()
+        self._silent: dict[str, str] = {}  # host → the error of the last of these
 
     async def persist(
         self,
@@ -235,6 +236,10 @@ class _Client:
 
         async def attempt() -> None:
             before = self._silences[place]
+            if (
+                not received() and before >= silences
+            ):  # others have found out; one more attempt each would add up
+                raise TransferError(self._silent[place])
             try:
                 async with self._exchange(place, order, request.name) as exchange:
                     await work(exchange)
@@ -242,6 +247,7 @@ class _Client:
             except UnreachableError as error:
                 if not isinstance(error, HostDownError) or error.tried or not error.is_own:
                     self._silences[place] = max(self._silences[place], before + 1)
+                    self._silent[place] = str(error)
                 if not received() and self._silences[place] >= silences:
                     raise TransferError(str(error)) from None
                 raise
