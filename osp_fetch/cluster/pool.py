@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -31,6 +31,7 @@ from ..storage.folder.run_lock import state_folder
 from ..workers import messages
 from ..workers.budget import Budget, part_of
 from ..workers.peer import Losses, WorkerDiedError
+from ..workers.pool import RunLimits
 from .coordinator import Coordinator, Lease, State
 from .node import Link, Node, NodeSource
 
@@ -42,17 +43,32 @@ _STEAL: Final = 2.0  # seconds between two looks whether an idle node could take
 _ENDING: Final = 60.0  # seconds that the nodes may take to record the held bytes
 
 
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    """What all nodes together may use: the byte rate, and the connections to all hosts.
+@dataclass(slots=True)
+class _Attempts:
+    """The attempts of nodes at one file.
 
-    With `is_fixed`, each node has a part of `connections`; otherwise each may have as many, and the budget
-    divides those of each host.
+    Attributes:
+        losses: the nodes that were lost meanwhile.
+        state: the state folder that has its partial.
+        moves: whether the partial may be moved from there; else it is copied.
+        was_lost: whether a node was lost while it had the file.
+        idle: the node that gave it back last, if any.
+        wrong: the node that received other bytes than the digest says, if any.
+        left: state folders that may have a partial of it.
     """
 
-    rate: int | str
-    connections: int
-    is_fixed: bool
+    losses: Losses
+    state: Path
+    moves: bool = True
+    was_lost: bool = False
+    idle: list[int] = field(default_factory=list)
+    wrong: list[Node] = field(default_factory=list)
+    left: set[Path] = field(default_factory=set)
+
+    def ended_on(self, node: Node, *, moves: bool) -> None:
+        """Note that the attempt of a node has ended, and whether its partial may be moved."""
+        self.state, self.moves = node.state, moves
+        self.left.add(node.state)
 
 
 class NodePool:
@@ -89,13 +105,17 @@ class NodePool:
         self._run_id = secrets.token_hex(4)
         self._per_node = context.places.limit
         limits = context.settings.limits
-        self._limits = _Limits(limits.rate, context.pool.total, limits.connections != "auto")
+        self._limits = RunLimits(
+            limits.rate, context.pool.total, context.pool.per_host, limits.connections != "auto"
+        )
         self._is_ending = False
         self._is_folder = setup.place.bucket is None
         self._partials: set[RelativePath] = set()  # files of which an earlier run has left a partial
 
     async def __aenter__(self) -> NodePool:
         await self._tidy_up()
+        if self._is_folder:
+            self._partials = await asyncio.to_thread(partials_of, self._setup.state)
         for work in (self._arrivals(), self._look(), self._steal()):
             self._tasks.add(asyncio.create_task(work))
         return self
@@ -120,7 +140,6 @@ class NodePool:
             await store.abort_all(_SCOPE)  # another node cannot continue them
         else:
             await asyncio.to_thread(collect, self._setup.state)
-            self._partials = await asyncio.to_thread(partials_of, self._setup.state)
 
     # ---- membership
 
@@ -176,6 +195,7 @@ class NodePool:
         """Take the jobs and the connections of a node that has ended or is lost."""
         if self._nodes.pop(node.number, None) is None:
             return
+        has_left = node.member.state is State.QUARANTINED  # which was reported as such
         self._coordinator.leave(node.number)
         self._ends[node.number] = has_ended
         if has_ended:
@@ -188,7 +208,7 @@ class NodePool:
             asyncio.get_running_loop().call_later(self._sockets, self._closed_for_certain, node.number)
             node.link.kill()
         self._resize()
-        if not self._is_ending:
+        if not (self._is_ending or has_left):
             self._context.observe(events.NodeLeft(node.member.name, why, self._coordinator.active))
         await node.end(why)
 
@@ -221,22 +241,13 @@ class NodePool:
         """Largest number of connections of all nodes together."""
         return self._budget.total
 
-    def steer(
-        self,
-        rate: int | str,
-        connections: int,
-        per_host: int,
-        *,
-        is_fixed: bool,
-        most_open: int | None,
-        parts: int = 1,
-    ) -> None:
-        """Change the limits of the run on all nodes; the arguments are those of `WorkerPool.steer`."""
-        count = self.processes
-        if connections:
-            self._budget.resize(connections if is_fixed else connections * count, per_host)
-        self._limits = _Limits(rate, connections, is_fixed)
-        self._send_limits(most_open)
+    def steer(self, limits: RunLimits) -> None:
+        """Change the limits of the run on all nodes."""
+        if limits.connections:
+            total = limits.connections * (1 if limits.is_fixed else self.processes)
+            self._budget.resize(total, limits.per_host)
+        self._limits = limits
+        self._send_limits(limits.most_open)
 
     def _send_limits(self, most_open: int | None = None) -> None:
         """Give every node its part of the limits. One without any connection gets no jobs.
@@ -285,44 +296,48 @@ class NodePool:
                 file, and it got no further.
             RuntimeError: A node failed with an exception that is no FetchError.
         """
-        losses, was_lost = Losses(job.entry.path, _TRIES), False
-        idle, wrong = list[int](), list[Node]()  # idle: the node that gave it back, if any
-        state, moves = state_folder(self._setup.place.root), True  # where its partial is
-        # state folders that may have a partial of it
-        left = {state} if job.entry.path in self._partials else set[Path]()
+        tries = _Attempts(Losses(job.entry.path, _TRIES), self._setup.state)
+        if job.entry.path in self._partials:
+            tries.left.add(self._setup.state)
         while True:
-            lease = await self._lease([each.number for each in wrong], idle)
-            node = self._nodes[lease.node]
+            lease = await self._lease([each.number for each in tries.wrong], tries.idle)
+            node, died = self._nodes[lease.node], None
             try:
                 self._context.observe(events.FileAssigned(job.entry.path, node.member.name))
                 if self._is_folder and job.record is not None:
-                    await asyncio.to_thread(hand_over, job.entry.path, state, node.state, moves=moves)
-                status, record = await self._on(node, lease, job, is_suspect=was_lost)
-                for each in wrong:  # another node received it right: the fault was not the source's
-                    self._blame(each)
-                if left and self._is_folder:
-                    await asyncio.to_thread(drop_partials, job.entry.path, left - {node.state})
-                return (Status.FETCHED if was_lost else status), record
+                    await asyncio.to_thread(
+                        hand_over, job.entry.path, tries.state, node.state, moves=tries.moves
+                    )
+                status, record = await self._on(node, lease, job, is_suspect=tries.was_lost)
+                await self._completed(job, node, tries)
+                return (Status.FETCHED if tries.was_lost else status), record
             except messages.GivenBackError:
-                idle, state, moves = [node.number], node.state, True
+                tries.idle = [node.number]
             except IntegrityError as error:
-                if wrong or self._coordinator.active < 2:
-                    # what the node has set aside is collected from its folder when the run ends
-                    raise IntegrityError(str(error).replace(f"nodes/{node.state.name}/", "")) from None
-                wrong, state, moves = [node], node.state, True
-                message = (
-                    f"{node.member.name} received other bytes than the digest says; another node tries it"
-                )
-                self._context.observe(events.Retrying(job.entry.path, error.cause, 0.0, message))
+                self._received_wrong(job, node, tries, error)
             except WorkerDiedError as error:
-                was_lost = True
-                job = await self._refreshed(job)
-                losses.add(error, len(job.record.held) if job.record else 0)
-                idle, state, moves = [], node.state, self._ends.get(node.number, False)
+                died, tries.was_lost, tries.idle = error, True, []
             finally:
                 self._coordinator.end(lease)
-                left.add(node.state)
+            tries.ended_on(node, moves=died is None or self._ends.get(node.number, False))
             job = await self._refreshed(job)
+            if died is not None:
+                tries.losses.add(died, len(job.record.held) if job.record else 0)
+
+    async def _completed(self, job: Job, node: Node, tries: _Attempts) -> None:
+        for each in tries.wrong:  # another node received it right: the fault was not the source's
+            self._blame(each)
+        if tries.left and self._is_folder:
+            await asyncio.to_thread(drop_partials, job.entry.path, tries.left - {node.state})
+
+    def _received_wrong(self, job: Job, node: Node, tries: _Attempts, error: IntegrityError) -> None:
+        """Let another node try a file; raise IntegrityError if there is none, or it was the second one."""
+        if tries.wrong or self._coordinator.active < 2:
+            # what the node has set aside is collected from its folder when the run ends
+            raise IntegrityError(str(error).replace(f"nodes/{node.state.name}/", "")) from None
+        tries.wrong = [node]
+        message = f"{node.member.name} received other bytes than the digest says; another node tries it"
+        self._context.observe(events.Retrying(job.entry.path, error.cause, 0.0, message))
 
     async def _on(self, node: Node, lease: Lease, job: Job, *, is_suspect: bool) -> tuple[Status, Record]:
         if not self._coordinator.is_valid(lease):  # it left while the partial was handed to it

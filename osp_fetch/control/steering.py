@@ -16,7 +16,7 @@ from ..model.urls import shown
 from ..views import formatting
 from ..views.status_lines import rate_limit
 from ..workers.budget import part_of
-from ..workers.pool import Workers
+from ..workers.pool import RunLimits, Workers
 from . import commands
 from .commands import Command, CommandError
 
@@ -130,7 +130,7 @@ class Steering:
     def tick(self) -> None:
         """Hold what is paused."""
         if self._paused:
-            self._limit(most_open=0)
+            self._limit(sheds=True)
         for host in self._hosts:
             for name in self._context.pool.named(host):
                 self._context.pool.cool(name, _HOLD, sheds=True)
@@ -178,31 +178,31 @@ class Steering:
                 "descriptors or its memory"
             )
         self._most = most
-        self._limit(most_open=most)
+        self._limit(sheds=True)
         self._context.places.resize(files_in_progress(most or self._usual))
         return f"connections: {most or f'auto, at most {self._usual}'}"
 
-    def _limit(self, most_open: int | None = None, *, sheds: bool = False) -> None:
+    def _limit(self, *, sheds: bool = False) -> None:
         """Give the present limits to the pool and the workers.
 
         Args:
-            most_open: Transfers are closed until at most this many connections are open; None for none.
-            sheds: Whether that holds for a number of connections that the user has set.
+            sheds: Whether transfers above a number that was chosen are closed; otherwise they end first.
         """
-        pool, total = self._context.pool, self._most or self._usual
-        is_chosen = self._is_fixed or self._most is not None
-        if is_chosen:
+        pool, settings = self._context.pool, self._context.settings.limits
+        total, is_fixed = self._most or self._usual, self._is_fixed or self._most is not None
+        if is_fixed:
             total = max(1, part_of(total, self._place, self._parts))
-            most_open = total if sheds else most_open
-        granted, is_fixed = 0 if self._paused else total, is_chosen or self._paused
-        rate = Timetable.of(self._rate).divided(self._parts)
-        pool.rate.change(rate)
-        pool.resize(granted, is_fixed=is_fixed, most_open=most_open, parts=self._parts)
+        if self._paused:
+            total, is_fixed = 0, True
+        limits = RunLimits(
+            Timetable.of(self._rate).divided(self._parts), total,
+            per_host(settings, total or self._usual, self._parts), is_fixed,
+            most_open=total if sheds and is_fixed else None, parts=self._parts,
+        )  # fmt: skip
+        pool.rate.change(limits.rate)
+        pool.resize(total, is_fixed=is_fixed, most_open=limits.most_open, parts=self._parts)
         if self._workers is not None:
-            each = per_host(self._context.settings.limits, total, self._parts)
-            self._workers.steer(
-                rate, granted, each, is_fixed=is_fixed, most_open=most_open, parts=self._parts
-            )
+            self._workers.steer(limits)
 
     def _pause_host(self, host: str) -> str:
         if len(self._hosts) >= _MOST_HOSTS:

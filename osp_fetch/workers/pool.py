@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from ..concurrency import completed, stop
@@ -22,6 +22,28 @@ from .process import Process
 _DEATHS: Final = 3  # workers in a row that may die while they fetch one file and bring it no further
 
 
+@dataclass(frozen=True, slots=True)
+class RunLimits:
+    """The limits of a run that its workers divide among them.
+
+    Attributes:
+        rate: Byte rate of all together, as `limits.rate` has it.
+        connections: Largest number of open connections of all together; 0 pauses the run.
+        per_host: Largest number of connections to one host.
+        is_fixed: Whether each worker has a fixed part of `connections`; otherwise the budget divides those to
+            each host.
+        most_open: Transfers are closed until at most this many connections are open; None for none.
+        parts: Number of runs that share the request rates in the settings.
+    """
+
+    rate: int | str
+    connections: int
+    per_host: int
+    is_fixed: bool
+    most_open: int | None = None
+    parts: int = 1
+
+
 class Workers(Protocol):
     """Processes that fetch the files of a run, here or on other machines."""
 
@@ -35,17 +57,8 @@ class Workers(Protocol):
         """Largest number of connections of all of them together."""
         ...
 
-    def steer(
-        self,
-        rate: int | str,
-        connections: int,
-        per_host: int,
-        *,
-        is_fixed: bool,
-        most_open: int | None,
-        parts: int = 1,
-    ) -> None:
-        """Change the limits of the run in all workers; see `WorkerPool.steer`."""
+    def steer(self, limits: RunLimits) -> None:
+        """Change the limits of the run in all workers."""
         ...
 
     def cool(self, host: str, seconds: float) -> None:
@@ -118,33 +131,17 @@ class WorkerPool:
         """Largest number of connections of all workers together."""
         return self._budget.total
 
-    def steer(
-        self,
-        rate: int | str,
-        connections: int,
-        per_host: int,
-        *,
-        is_fixed: bool,
-        most_open: int | None,
-        parts: int = 1,
-    ) -> None:
-        """Change the limits of the run in all workers.
-
-        Args:
-            rate: Byte rate of all together, as `limits.rate` has it.
-            connections: Largest number of open connections of all together; 0 pauses the run.
-            per_host: Largest number of connections to one host.
-            is_fixed: Whether each worker has a fixed part of `connections`; otherwise the budget divides.
-            most_open: Transfers are closed until at most this many connections are open; None for none.
-            parts: Number of runs that share the request rates in the settings.
-        """
+    def steer(self, limits: RunLimits) -> None:
+        """Change the limits of the run in all workers."""
         count = len(self._workers)
-        if connections:
-            self._budget.resize(connections, per_host)
+        if limits.connections:
+            self._budget.resize(limits.connections, limits.per_host)
+        rate, left = Timetable.of(limits.rate).divided(count), limits.most_open
         for worker in self._workers:
-            most = part_of(connections, worker.number, count) if is_fixed else connections
-            left = None if most_open is None else part_of(most_open, worker.number, count)
-            worker.send(messages.Steer(Timetable.of(rate).divided(count), most, is_fixed, left, parts))
+            most = limits.connections
+            most = part_of(most, worker.number, count) if limits.is_fixed else most
+            open_ = None if left is None else part_of(left, worker.number, count)
+            worker.send(messages.Steer(rate, most, limits.is_fixed, open_, limits.parts))
 
     def cool(self, host: str, seconds: float) -> None:
         """Send `host` no request for `seconds`, and close the transfers from it."""
