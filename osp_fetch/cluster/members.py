@@ -28,6 +28,7 @@ class Members:
         self._heartbeat = Heartbeat(self._folder / self._name)
         self._pulses: dict[str, Pulse] = {}
         self._alive: list[str] = []
+        self._confirmed: list[str] = []
 
     def enter(self) -> None:
         """Take part.
@@ -54,8 +55,10 @@ class Members:
 
     def confirm(self) -> None:
         """Let the others know that this run divides its limits with those of the last `look`."""
-        with suppress(OSError):
-            (self._folder / self._name).write_text("\n".join(self._alive))
+        if self._alive != self._confirmed:
+            with suppress(OSError):
+                (self._folder / self._name).write_text("\n".join(self._alive))
+                self._confirmed = self._alive
 
     def is_confirmed(self) -> bool:
         """Return whether all others of the last `look` divide their limits with this run."""

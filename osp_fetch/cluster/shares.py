@@ -140,7 +140,7 @@ async def _taking_part(members: Members, divide: Callable[[int, int], None]) -> 
                 place, count = await asyncio.to_thread(members.look)
                 divide(place, count)
                 await asyncio.to_thread(members.confirm)
-                if await asyncio.to_thread(members.is_confirmed) and not begins.is_set():
+                if not begins.is_set() and await asyncio.to_thread(members.is_confirmed):
                     await asyncio.sleep(_CLOSING if count > 1 else 0)
                     begins.set()
                 await asyncio.sleep(BEAT if begins.is_set() else BEAT / 4)

@@ -7,5 +7,5 @@ what a run gave and cost. The report is drawn here, too, from what `inspection` 
 The package may import everything below floor 4: `model`, `concurrency`, `storage` and, if ever needed,
 `sources`, `network`, `connections` and `engine`. It may not import the command line.
 Start with `board.py` (the state of a run), then `screen.py` (panel and lines; `notebook.py` for Jupyter),
-`notices.py` (what people are told), `metrics.py` and `report_page.py`.
+`notices.py` (messages to people), `metrics.py` and `report_page.py`.
 """

@@ -78,11 +78,6 @@ class Nodes:
             sums.add(OTHER, self._forgotten)
         return sums
 
-    def of(self, path: str) -> str:
-        """Return the node that fetches a file; empty if none does."""
-        line = self._of.get(path)
-        return line.name if line is not None else ""
-
     def observe(self, event: events.NodeJoined | events.NodeLeft | events.FileAssigned) -> None:
         """Add an event about nodes."""
         match event:
