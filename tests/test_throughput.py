@@ -6,9 +6,10 @@ import random
 
 import pytest
 
-from osp_fetch.connections.throughput import Throughput
+from osp_fetch.connections.throughput import Throughput, fair_size
 
 MB = 1e6
+MIB = 1 << 20
 
 
 def known(*paces: float, connections: int = 8) -> Throughput:
@@ -24,6 +25,16 @@ def test_a_connection_is_compared_with_the_better_ones() -> None:
     assert throughput.lagging(8.7 * MB, 8, 0.0)
     assert not throughput.lagging(68 * MB, 8, 0.0)
     assert not throughput.lagging(30 * MB, 8, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("free", "connections", "size"),
+    [(None, 8, 8 * MIB), (500 * MIB, 8, 8 * MIB), (32 * MIB, 8, 2 * MIB), (32 * MIB, 64, MIB), (9, 8, MIB)],
+)
+def test_parts_of_a_host_that_nothing_is_known_of_are_shares_of_the_rest(
+    free: int | None, connections: int, size: int
+) -> None:
+    assert fair_size(8 * MIB, free, connections) == size
 
 
 def test_a_link_that_is_shared_by_more_connections_is_not_a_slow_connection() -> None:

@@ -24,7 +24,7 @@ from .host_line import HostLine
 from .hosts import Hosts
 from .limit import START
 from .processor import Load, Processor, Times
-from .throughput import FIRST_PART
+from .throughput import FIRST_PART, fair_size
 from .totals import most_connections, per_host
 from .wait_queue import Turn
 from .waits import Waits
@@ -430,7 +430,9 @@ class ConnectionPool:
         if known and known.keeps_parts:
             return known.part_size
         if state is None or state.throughput.value is None:
-            return known.part_size if known else FIRST_PART
+            size = known.part_size if known else FIRST_PART
+            # the last files: on a slow link a large part would take longer than all the rest
+            return fair_size(size, free, state.limit.value) if state and self.last_files else size
         others = not self.last_files and state.queue.has_others(order)
         worth = None if others else 2 * state.controller.worth
         return state.throughput.part_size(free, state.limit.value, worth)

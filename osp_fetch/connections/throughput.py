@@ -23,6 +23,20 @@ _BUDGET_SECONDS: Final = 30.0
 _USELESS, _USELESS_SECONDS = 8, 300.0
 
 
+def fair_size(size: int, free: int | None, connections: int) -> int:
+    """Return the size of a part with which all connections share the rest of a file and end together.
+
+    Args:
+        size: Bytes of a part that is large enough.
+        free: Bytes of the file that no request has taken yet, None if not known.
+        connections: Connections that the host may have.
+
+    Returns:
+        `size`, or fewer bytes, but at least 1 MiB.
+    """
+    return size if free is None else min(size, max(free // (2 * max(1, connections)), _MIB))
+
+
 class Throughput:
     """The throughput of single connections to one host.
 

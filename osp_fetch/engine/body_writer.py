@@ -20,8 +20,8 @@ from .state import FileState, PartRequest
 # First and longest interval in seconds after which received bytes are written even if the buffer is not full.
 # The first is short because only written bytes can be recorded, and only recorded bytes survive a kill.
 _WRITE_SECONDS: Final = (0.25, 1.0)
-# Seconds for which a connection may have less than a tenth of its host's median throughput.
-_LAG_SECONDS: Final = 3.0
+# Seconds after which a connection is compared with the better ones of its host.
+_LAG_SECONDS: Final = 2.0
 
 
 class BodyWriter:
