@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from .connections.byte_rate import ByteRate
     from .engine.context import Context
     from .sources.resolve import Resolved
-    from .workers.pool import Workers
+    from .workers.limits import Workers
     from .workers.reach import Reach
 
 RUN_NAME: Final = "osp-fetch run"

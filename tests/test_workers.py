@@ -41,8 +41,9 @@ from osp_fetch.model.report import Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.storage.destination import Destination
 from osp_fetch.storage.folder.run_lock import RunLock
-from osp_fetch.workers.budget import Budget, part_of, shared
+from osp_fetch.workers.budget import Budget, shared
 from osp_fetch.workers.channel import Channel
+from osp_fetch.workers.limits import part_of
 from osp_fetch.workers.messages import EventSent, RecordKept, Setup
 from osp_fetch.workers.peer import WorkerDiedError
 from osp_fetch.workers.process import Process

@@ -154,10 +154,10 @@ def _lost(flags: dict[str, Any], unpacker: Unpacker | None) -> bool:
 
     Returns whether there is one. With --unpack, the unpacker finds them.
     """
-    from ..archives.extractor import lost_members
-
     if not flags["recheck"] or unpacker or is_bucket(flags["output"]):
         return False
+    from ..archives.extractor import lost_members
+
     lost = list(lost_members(Path(flags["output"])))
     for name, members in lost:
         click.echo(

@@ -29,9 +29,9 @@ from ..storage.folder.node_folders import (
 )
 from ..storage.folder.run_lock import state_folder
 from ..workers import messages
-from ..workers.budget import Budget, part_of
+from ..workers.budget import Budget
+from ..workers.limits import RunLimits, part_of
 from ..workers.peer import Losses, WorkerDiedError
-from ..workers.pool import RunLimits
 from .coordinator import Coordinator, Lease, State
 from .node import Link, Node, NodeSource
 

@@ -15,8 +15,7 @@ from ..model.timetable import Timetable
 from ..model.urls import shown
 from ..views import formatting
 from ..views.status_lines import rate_limit
-from ..workers.budget import part_of
-from ..workers.pool import RunLimits, Workers
+from ..workers.limits import RunLimits, Workers, part_of
 from . import commands
 from .commands import Command, CommandError
 

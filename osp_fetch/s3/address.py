@@ -45,6 +45,11 @@ class BucketAddress:
         return f"{self.scheme}{self.bucket}/{self.prefix}".rstrip("/")
 
 
+def is_objects(source: str) -> bool:
+    """Return whether `source` names objects of a bucket of any kind that can be read."""
+    return source.lower().startswith((SCHEME, "gs://"))
+
+
 def is_bucket(place: object) -> bool:
     """Return whether `place` is the address of a bucket, and not the path of a folder."""
     return str(place).lower().startswith(SCHEME) and not isinstance(place, Path)

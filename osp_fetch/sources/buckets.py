@@ -92,11 +92,6 @@ class ObjectAddress:
         return f"{self.scheme}{self.bucket}/{self.name}"
 
 
-def is_address(text: str) -> bool:
-    """Return whether `text` names objects of a bucket."""
-    return text[:5].lower() in _SCHEMES
-
-
 def listing(text: str, settings: S3, note: Callable[[str], None]) -> Blocks:
     """List the objects that an address names. Blocks; not to be called in the thread of an event loop.
 

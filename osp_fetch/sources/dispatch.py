@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final, cast
 
 from ..model import urls
 from ..model.settings import S3
-from . import buckets, folder_pages, gdrive, huggingface, remote_sums, table
+from ..s3.address import is_objects
+from . import folder_pages, huggingface, remote_sums, table
 from .formats import part_files, rows_of_file
 from .opening import STDIN
 from .pages import Pages
@@ -101,10 +102,14 @@ def _on_servers(source: str, how: Listing, reading: Reading) -> list[Source]:
         modelscope.ModelScopeAddress.parse(source)
         return [Source(source, lambda: modelscope.listing(source, how.pages))]
     if source.startswith("gdrive://"):
+        from . import gdrive
+
         gdrive.check_address(source)
         gdrive.check_client()
         return [Source(source, lambda: gdrive.listing(source, how.pages))]
-    if buckets.is_address(source):
+    if is_objects(source):
+        from . import buckets  # few runs need it
+
         buckets.ObjectAddress.parse(source)
         return [Source(source, lambda: buckets.listing(source, how.s3, reading.note))]
     if source.lower().startswith(("http://", "https://")):

@@ -14,6 +14,7 @@ from ..connections.pool import LEAST_SHARE
 from ..model import events
 from ..model.profile import Profile
 from ..model.quantities import Auto
+from .limits import part_of
 from .messages import Assign
 
 # Seconds for which an idle connection of a node is counted as open: the transport keeps it for 2 s.
@@ -22,11 +23,6 @@ _IDLE: Final = 2.5
 _HOSTS_KEPT: Final = 10_000
 # Hosts that one look adjusts. That takes about 0.2 s of processor time, in which nothing else is done.
 _HOSTS_AT_ONCE: Final = 2_000
-
-
-def part_of(number: int, worker: int, workers: int) -> int:
-    """Return the part of one worker if a number of connections is divided among `workers` of them."""
-    return number // workers + (worker < number % workers)
 
 
 @dataclass(slots=True)

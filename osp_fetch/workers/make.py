@@ -15,7 +15,8 @@ from ..model.settings import HostLimits
 from ..model.timetable import Timetable
 from ..model.well_known import WELL_KNOWN
 from ..storage.destination import Destination
-from .budget import Budget, part_of
+from .budget import Budget
+from .limits import part_of
 from .messages import Setup
 from .peer import say
 from .pool import WorkerPool

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from dataclasses import replace
+from typing import Final
 
 from ..concurrency import completed, stop
 from ..connections.controller import LOOK
@@ -15,59 +15,12 @@ from ..model.record import Record
 from ..model.report import Status
 from ..model.timetable import Timetable
 from . import messages
-from .budget import Budget, part_of
+from .budget import Budget
+from .limits import RunLimits, part_of
 from .peer import Losses, WorkerDiedError
 from .process import Process
 
 _DEATHS: Final = 3  # workers in a row that may die while they fetch one file and bring it no further
-
-
-@dataclass(frozen=True, slots=True)
-class RunLimits:
-    """The limits of a run that its workers divide among them.
-
-    Attributes:
-        rate: Byte rate of all together, as `limits.rate` has it.
-        connections: Largest number of open connections of all together; 0 pauses the run.
-        per_host: Largest number of connections to one host.
-        is_fixed: Whether each worker has a fixed part of `connections`; otherwise the budget divides those to
-            each host.
-        most_open: Transfers are closed until at most this many connections are open; None for none.
-        parts: Number of runs that share the request rates in the settings.
-    """
-
-    rate: int | str
-    connections: int
-    per_host: int
-    is_fixed: bool
-    most_open: int | None = None
-    parts: int = 1
-
-
-class Workers(Protocol):
-    """Processes that fetch the files of a run, here or on other machines."""
-
-    @property
-    def processes(self) -> int:
-        """Number of workers."""
-        ...
-
-    @property
-    def total(self) -> int:
-        """Largest number of connections of all of them together."""
-        ...
-
-    def steer(self, limits: RunLimits) -> None:
-        """Change the limits of the run in all workers."""
-        ...
-
-    def cool(self, host: str, seconds: float) -> None:
-        """Send `host` no request for `seconds`, and close the transfers from it."""
-        ...
-
-    async def fetch(self, job: Job) -> tuple[Status, Record]:
-        """Fetch one file; see `WorkerPool.fetch`."""
-        ...
 
 
 class WorkerPool:
