@@ -111,9 +111,9 @@ async def launch(
             fresh=fresh and context.store.is_new, again=again,
             update=options.get("update", False), spill=stack.enter_context(DiskSpill(state)),
         )  # fmt: skip
-        observe.add(run.observe)
+        observe.add(run.observe, events.HostBack)
         work = _Work(run, stack, options)
-        observe.add(_forgetter(report))
+        observe.add(_forgetter(report), events.Repeating)
         steering = Steering(context, board.snapshot, stop.ask, work, renewal, workers)
         await _steered(stack, steering, state, report, joint)
         await _paged(stack, options, place, state, board, observe, steering)

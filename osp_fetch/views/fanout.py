@@ -28,12 +28,15 @@ class Fanout:
 
     def __init__(self, observers: Sequence[events.Observer]) -> None:
         self._observers = list(observers)
+        self._only: dict[int, type[events.Event]] = {}  # id of an observer → the only type that it gets
         self._by_type: dict[type[events.Event], list[events.Observer]] = {}
         self.failures: list[str] = []
 
-    def add(self, observer: events.Observer) -> None:
-        """Forward further events to `observer`, too."""
+    def add(self, observer: events.Observer, only: type[events.Event] | None = None) -> None:
+        """Forward further events to `observer`, too; with `only`, those of this type."""
         self._observers.append(observer)
+        if only is not None:
+            self._only[id(observer)] = only
         self._by_type.clear()
 
     def __call__(self, event: events.Event) -> None:
@@ -42,7 +45,9 @@ class Fanout:
         receivers = self._by_type.get(kind)
         if receivers is None:
             receivers = self._by_type[kind] = [
-                each for each in self._observers if kind not in getattr(each, "passes_over", ())
+                each
+                for each in self._observers
+                if self._only.get(id(each), kind) is kind and kind not in getattr(each, "passes_over", ())
             ]
         for observer in receivers:
             try:

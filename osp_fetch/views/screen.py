@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 # Files that the panel shows at most, and at least. `rich.Progress` with hundreds of bars starves the loop.
 _FILES, _FEWEST = 16, 3
+# Events that are never worth a line, and those that are only with details of each file.
+_NEVER: Final = frozenset(
+    {events.Opened, events.Wrote, events.Closed, events.Waited, events.RowsRead, events.Progress}
+)
+_DETAILS: Final = frozenset({events.FileBegun, events.Retrying, events.LimitChanged})
 # Lines that one statement about a trouble may take.
 _LINES: Final = 2
 # Failures with one cause that get a line each.
@@ -46,6 +51,7 @@ class Plain:
     def __init__(self, board: Board, out: TextIO | None = None, *, verbose: bool = False) -> None:
         self._board, self._out = board, out or sys.stderr
         self._details = Details(verbose=verbose)
+        self.passes_over = self._details.passes_over
 
     def __call__(self, event: events.Event) -> None:
         """Print the event if it is worth a line."""
@@ -132,9 +138,13 @@ class Details:
 
     Args:
         verbose: Whether to include events of single files and hosts.
+
+    Attributes:
+        passes_over: Types of events that are never worth a line.
     """
 
     def __init__(self, *, verbose: bool) -> None:
+        self.passes_over = _NEVER if verbose else _NEVER | _DETAILS
         self._verbose = verbose
         self._failures: Counter[str] = Counter()
         self._down: set[str] = set()  # hosts of which a line said that they do not answer
@@ -231,6 +241,7 @@ class Live:
         from rich.live import Live as RichLive
 
         self._board, self._details = board, Details(verbose=verbose)
+        self.passes_over = self._details.passes_over
         console = Console(stderr=True)
         self._live = RichLive(console=console, auto_refresh=False, transient=True)
         self._live.start()
