@@ -14,9 +14,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+import osp_fetch
 from osp_fetch import Entry, Report, Settings, Status, fetch_all
 from osp_fetch.model.entry import RelativePath, entry
 from osp_fetch.model.errors import FetchError, FolderBusyError, SettingsError
@@ -86,6 +88,23 @@ async def test_files_of_every_size_become_objects_and_are_not_fetched_again(
     assert counts(again) == {Status.PRESENT: len(data)}
     metadata = held.client.head_object(Bucket=bucket, Key="a/b/d/small")["Metadata"]
     assert metadata["sha256"] == sha256(data["small"]).removeprefix("sha256:")
+
+
+@on_both_stores
+@pytest.mark.parametrize("size", [500, PART, 2 * PART + 1])
+async def test_an_object_states_the_sha256_the_source_and_the_version(
+    origin: Origin, held: Held, bucket: str, size: int
+) -> None:
+    data = noise(size, 5)
+    url = quote(origin.add("folder/déjà.tar", data), safe=":/") + "?token=s3cret"
+    report = await fetch_all([entry("f", url, size, sha256(data))], f"s3://{bucket}", settings=quick())
+    assert report.ok, report.failures
+    metadata = held.client.head_object(Bucket=bucket, Key="f")["Metadata"]
+    assert metadata["sha256"] == sha256(data).removeprefix("sha256:")
+    assert metadata["osp-version"] == osp_fetch.__version__
+    assert "/folder/d" in metadata["source"]
+    assert metadata["source"].isascii()
+    assert "s3cret" not in str(metadata)
 
 
 @on_both_stores

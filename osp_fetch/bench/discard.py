@@ -95,6 +95,7 @@ class _DiscardingSmallFiles:
         algorithms: frozenset[str],
         wanted: Digest | None,
         modified: str | None = None,
+        source: str = "",
     ) -> tuple[Placed, dict[str, str]]:
         """Return the state that the file would have, without a digest."""
         return _placed(length), {}
@@ -160,6 +161,8 @@ class DiscardingStore:
         fresh: bool,
         lost: Lost | None = None,
         replaces: Published | None = None,
+        wanted: Digest | None = None,
+        source: str = "",
     ) -> Partial:
         """Return a partial that discards its bytes."""
         return _DiscardingPartial()

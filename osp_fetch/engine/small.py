@@ -129,11 +129,12 @@ class SmallTransfer:
         algorithms = _USUAL
         if entry.digest is not None and entry.digest.algorithm not in _USUAL:
             algorithms = _USUAL | {entry.digest.algorithm}
-        validator = exchange.reply.representation.validator
+        validator, source = exchange.reply.representation.validator, entry.source_key(entry.urls[0])
+        modified = self._context.mtime_of(validator)
         try:
             self._context.may_publish()
             placed, digests = await self._context.store.small_files.publish(
-                entry.path, memory, length, algorithms, entry.digest, self._context.mtime_of(validator)
+                entry.path, memory, length, algorithms, entry.digest, modified, source
             )
         except FetchError:
             exchange.unread(memory.view, last=True)
@@ -142,7 +143,7 @@ class SmallTransfer:
         if placed.kept is not None:
             self._context.observe(events.SetAside(entry.path, placed.kept))
         record = Record(
-            entry.path, entry.source_key(entry.urls[0]), length, validator,
+            entry.path, source, length, validator,
             RangeSet((ByteRange(0, length),)), digests, (), placed.published,
         )  # fmt: skip
         await self._context.ledger.put(record)

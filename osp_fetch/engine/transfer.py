@@ -89,7 +89,13 @@ class PartedTransfer:
         algorithms = frozenset({"sha256", *wanted})
         self._resumed, before = bool(state.held), state.held
         self._partial: Partial = context.store.partial(
-            entry.path, algorithms, fresh=not state.held, lost=state.unwrote, replaces=replaces
+            entry.path,
+            algorithms,
+            fresh=not state.held,
+            lost=state.unwrote,
+            replaces=replaces,
+            wanted=entry.digest,
+            source=entry.source_key(entry.urls[0]),
         )
         if (gone := len(before) - len(state.held)) > 0:  # the store cannot continue what an earlier run held
             context.observe(events.Lost(entry.path, gone))

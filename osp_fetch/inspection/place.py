@@ -186,7 +186,7 @@ class BucketPlace:
         Raises:
             StorageError: there is an object of another program, or the store refuses it.
         """
-        from ..storage.bucket.objects import TOKEN, look, metadata_of, new_token, taken
+        from ..storage.bucket.objects import TOKEN, look, new_token, own_metadata, taken
 
         async def write() -> None:
             found = await look(self.bucket, RelativePath(path))
@@ -194,7 +194,7 @@ class BucketPlace:
                 raise taken(self.bucket, RelativePath(path))
             await self.bucket.ask(
                 "put_object", f"{self.address.url(path)}: it cannot be written", Key=self.address.key(path),
-                Body=content, Metadata=metadata_of(new_token()),
+                Body=content, Metadata=own_metadata(new_token(), {}),
                 **({"IfMatch": found.etag} if found else {"IfNoneMatch": "*"}),
             )  # fmt: skip
 

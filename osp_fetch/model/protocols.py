@@ -228,10 +228,11 @@ class SmallFiles(Protocol):
         algorithms: frozenset[str],
         wanted: Digest | None,
         modified: str | None = None,
+        source: str = "",
     ) -> tuple[Placed, dict[str, str]]:
         """Publish the first `length` bytes of `memory`, and return algorithm → hexadecimal digest.
 
-        `modified` is as in `Partial.publish`.
+        `modified` is as in `Partial.publish`, `source` as in `Store.partial`.
 
         The store owns the memory from now on. If this raises, its view is a copy that stays valid.
 
@@ -338,6 +339,8 @@ class Store(Protocol):
         fresh: bool,
         lost: Lost | None = None,
         replaces: Published | None = None,
+        wanted: Digest | None = None,
+        source: str = "",
     ) -> Partial:
         """Return the partial of `path`.
 
@@ -348,6 +351,8 @@ class Store(Protocol):
             lost: called with bytes that the store had to give up for want of memory.
             replaces: state of the finished file of an earlier run, which may be replaced. Any other file of
                 that name is kept.
+            wanted: digest that the file must have, None if unknown. The caller compares it.
+            source: source key of the file. A store of objects states both with the object.
         """
         ...
 

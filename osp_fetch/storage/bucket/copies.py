@@ -19,7 +19,7 @@ from ...s3.credentials import SignatureRequest
 from ...s3.errors import BucketError
 from ..ledger.uploads import Upload, UploadedPart
 from .multipart import Multipart, check
-from .objects import Creation, Object, metadata_of, new_token
+from .objects import Creation, Object, metadata_of, new_token, own_metadata
 from .resources import BucketResources
 from .sums import scheme_of
 
@@ -116,7 +116,7 @@ class BucketCopies:
         self, entry: Entry, source: _Source, found: Object, creation: Creation
     ) -> tuple[Placed, dict[str, str]]:
         """Copy by a multipart upload, and compare the checksum of the complete object."""
-        multipart = Multipart(self._shared, entry.path)
+        multipart = Multipart(self._shared, entry.path, _states(entry))
         upload = await multipart.begin(found.size)
         try:
             parts = await self._parts(entry, source, upload, found.size)
@@ -166,7 +166,8 @@ class BucketCopies:
                 raise StorageError(f"{what}: its source has changed since it was listed; run again")
             await self._bucket.once(
                 "copy_object", f"{what}: it cannot be copied", Key=self._bucket.address.key(entry.path),
-                MetadataDirective="REPLACE", Metadata=metadata_of(token), **source.arguments, **condition,
+                MetadataDirective="REPLACE", Metadata=own_metadata(token, _states(entry)),
+                **source.arguments, **condition,
             )  # fmt: skip
 
         made = await creation.run(send, token)
@@ -175,3 +176,9 @@ class BucketCopies:
         shown = Object(made.size, made.etag, made.metadata, made.sums | {"md5": made.etag.strip('"')})
         await check(self._shared, entry.path, shown, found.size, proof)
         return Placed(made.state), proof | made.sums
+
+
+def _states(entry: Entry) -> dict[str, str]:
+    """Return what the metadata of the copy state of the file."""
+    digests = {entry.digest.algorithm: entry.digest.hex} if entry.digest else {}
+    return metadata_of(digests, source=entry.source_key(entry.urls[0]))

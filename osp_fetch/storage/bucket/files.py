@@ -16,7 +16,7 @@ from ...s3.errors import BucketError
 from ..folder import blanks
 from ..folder.hashing import digests_in
 from .multipart import check
-from .objects import Creation, look, put
+from .objects import Creation, look, metadata_of, put
 from .resources import BucketResources
 from .sums import RunningDigests
 
@@ -159,6 +159,7 @@ class BucketSmallFiles:
         algorithms: frozenset[str],
         wanted: Digest | None,
         modified: str | None = None,
+        source: str = "",
     ) -> tuple[Placed, dict[str, str]]:
         """Publish a complete small file. It replaces no object unless that is allowed.
 
@@ -169,6 +170,7 @@ class BucketSmallFiles:
             algorithms: names of the digests to compute.
             wanted: digest that the file must have, None if unknown.
             modified: Last-Modified of the server, which becomes metadata of the object.
+            source: source key of the file, which becomes metadata, too.
 
         Returns:
             The state of the object, and algorithm → hexadecimal digest with the checksum of the object.
@@ -186,7 +188,7 @@ class BucketSmallFiles:
                 f"{wanted.hex}"
             )
         creation = Creation(self._shared.bucket, path, None, overwrite=self._shared.overwrite)
-        found = await put(self._shared, path, creation, data, digests, modified)
+        found = await put(self._shared, path, creation, data, metadata_of(digests, modified, source))
         sums = {scheme.digest: scheme.hex(scheme.sum(data))} if scheme.name else {}
         await check(self._shared, path, found, length, sums)
         return Placed(found.state), digests | sums

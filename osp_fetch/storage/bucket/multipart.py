@@ -13,7 +13,7 @@ from ...s3.errors import BucketError
 from ..folder.executors import in_thread
 from ..ledger.uploads import Upload, UploadedPart
 from . import unfinished
-from .objects import Creation, Object, metadata_of, new_token
+from .objects import Creation, Object, new_token, own_metadata
 from .part_memory import Body
 from .resources import BucketResources
 from .sums import scheme_of
@@ -31,10 +31,12 @@ class Multipart:
     Args:
         shared: what the store shares.
         path: the file.
+        states: what the metadata of the object state of the file.
     """
 
-    def __init__(self, shared: BucketResources, path: RelativePath) -> None:
+    def __init__(self, shared: BucketResources, path: RelativePath, states: dict[str, str]) -> None:
         self._shared, self._bucket, self._path = shared, shared.bucket, path
+        self._states = states
         self._what = shared.bucket.address.url(path)
         self._key = shared.bucket.address.key(path)
 
@@ -69,7 +71,7 @@ class Multipart:
         scheme = self._shared.scheme
         found = await self._bucket.once(
             "create_multipart_upload", f"{self._what}: it cannot be uploaded", Key=self._key,
-            Metadata=metadata_of(token), **scheme.create(),
+            Metadata=own_metadata(token, self._states), **scheme.create(),
         )  # fmt: skip
         upload = Upload(found["UploadId"], token, scheme.name, length)
         await unfinished.note(self._bucket, self._noted(upload))

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import quote
 
 from ...model.entry import RelativePath
 from ...model.errors import FetchError, StorageError
@@ -25,6 +26,8 @@ TOKEN: Final = "osp-token"
 """The key of an object's metadata whose value names the upload that made it."""
 # First and longest pause in seconds before a request that creates an object is repeated.
 _PAUSES: Final = (0.2, 20.0)
+_SOURCE: Final = 1024  # bytes of a source key that are stated
+_PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _TAKEN: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 
 
@@ -66,21 +69,25 @@ def new_token() -> str:
     return secrets.token_hex(16)
 
 
-def metadata_of(
-    token: str, digests: dict[str, str] | None = None, modified: str | None = None
-) -> dict[str, str]:
-    """Return the metadata of a new object.
+def own_metadata(token: str, states: dict[str, str]) -> dict[str, str]:
+    """Return the metadata of a new object: the token of its upload, and what `metadata_of` states."""
+    return {TOKEN: token, "osp-version": __version__, **states}
+
+
+def metadata_of(digests: dict[str, str], modified: str | None = None, source: str = "") -> dict[str, str]:
+    """Return what the metadata of an object state of its file.
 
     Args:
-        token: names the upload.
         digests: algorithm → hexadecimal digest, as far as known; its sha256 is stated.
         modified: Last-Modified of the source.
+        source: source key of the file: its host and path, without what may be secret. Metadata are ASCII, and
+            a store takes 2 KB of them in all, so that a long one is cut.
     """
-    found = {TOKEN: token, "osp-version": __version__}
-    if digests and "sha256" in digests:
-        found["sha256"] = digests["sha256"]
+    found = {"sha256": digests["sha256"]} if "sha256" in digests else {}
     if modified:
         found["source-last-modified"] = modified
+    if source:
+        found["source"] = quote(source, safe=_PRINTABLE)[:_SOURCE]
     return found
 
 
@@ -217,8 +224,7 @@ async def put(
     path: RelativePath,
     creation: Creation,
     data: memoryview,
-    digests: dict[str, str],
-    modified: str | None,
+    states: dict[str, str],
 ) -> Object:
     """Create an object with one request.
 
@@ -227,8 +233,7 @@ async def put(
         path: the file.
         creation: what the object may replace.
         data: all bytes.
-        digests: algorithm → hexadecimal digest; its sha256 becomes metadata.
-        modified: Last-Modified of the source, which becomes metadata.
+        states: what the metadata state of the file; see `metadata_of`.
 
     Returns:
         The object.
@@ -245,7 +250,7 @@ async def put(
             reply = await bucket.once(
                 "put_object", f"{bucket.address.url(path)}: it cannot be uploaded",
                 Key=bucket.address.key(path), Body=body, ContentLength=len(data),
-                Metadata=metadata_of(token, digests, modified), **sums, **condition,
+                Metadata=own_metadata(token, states), **sums, **condition,
             )  # fmt: skip
         stored = reply.get(scheme.field) if scheme.name else None
         return Object(len(data), reply["ETag"], {}, {scheme.digest: scheme.hex_of(stored)} if stored else {})

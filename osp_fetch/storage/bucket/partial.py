@@ -21,7 +21,7 @@ from ..folder.executors import in_thread
 from ..ledger.uploads import Upload, UploadedPart
 from .grid import Cell, Grid
 from .multipart import Multipart, check
-from .objects import Creation, Object, put
+from .objects import Creation, Object, metadata_of, put
 from .part_memory import Part
 from .recorded_parts import RecordedParts
 from .resources import BucketResources
@@ -45,6 +45,7 @@ class BucketPartial:
         lost: called with bytes that had to be given up.
         replaces: state of the object that may be replaced; None if there is none.
         found: the upload that an earlier run left, as far as the bucket confirms it.
+        states: what the metadata of the object state of the file.
 
     Attributes:
         hashing: this object.
@@ -61,13 +62,15 @@ class BucketPartial:
         lost: Lost | None,
         replaces: Published | None,
         found: Upload | None,
+        states: dict[str, str] | None = None,
     ) -> None:
         self._shared, self._path, self._algorithms = shared, path, algorithms
         self._lost = lost or (lambda _: None)
         self._creation = Creation(shared.bucket, path, replaces, overwrite=shared.overwrite)
         self._opening = asyncio.Lock()
         self._fresh = fresh
-        self._multipart = Multipart(shared, path)
+        self._states = states or {}
+        self._multipart = Multipart(shared, path, self._states)
         self._empty()
         if found is not None and not fresh:
             self._continue(found)
@@ -407,7 +410,8 @@ class BucketPartial:
         part = self._parts.get(1)
         data = part.data if part else memoryview(b"")
         digests = self._digests.result() if self._digests else {}
-        return await put(self._shared, self._path, self._creation, data[:length], digests, modified)
+        states = self._states | metadata_of(digests, modified)
+        return await put(self._shared, self._path, self._creation, data[:length], states)
 
     async def set_aside(self) -> None:
         """Abort the upload: a bucket cannot keep a file without giving it a name."""

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+from ...model.digest import Digest
 from ...model.entry import RelativePath
 from ...model.errors import SettingsError, StorageError
 from ...model.protocols import Copies, Files, Lost, SetAsideFiles, SmallFiles
@@ -31,6 +32,7 @@ from .grid import LEAST
 from .listing import is_empty, states
 from .lock import BucketLock
 from .notes import Notes
+from .objects import metadata_of
 from .part_memory import PartMemory
 from .partial import BucketPartial
 from .pieces import ArchiveObjects
@@ -259,6 +261,8 @@ class BucketStore:
         fresh: bool,
         lost: Lost | None = None,
         replaces: Published | None = None,
+        wanted: Digest | None = None,
+        source: str = "",
     ) -> BucketPartial:
         """Return the unfinished file of `path`; nothing is uploaded before its first part is full.
 
@@ -269,10 +273,13 @@ class BucketStore:
             lost: called with bytes that had to be given up.
             replaces: state of the object that may be replaced. Any other object of that name is kept, and the
                 file fails.
+            wanted: digest that the file must have; a sha256 becomes metadata of the object.
+            source: source key of the file, which becomes metadata, too.
         """
+        states = metadata_of({wanted.algorithm: wanted.hex} if wanted else {}, source=source)
         return BucketPartial(
             self._shared, path, algorithms, fresh=fresh, lost=lost, replaces=replaces,
-            found=self._found.pop(path, None),
+            found=self._found.pop(path, None), states=states,
         )  # fmt: skip
 
     async def room(self) -> int:

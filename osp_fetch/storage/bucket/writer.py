@@ -12,7 +12,7 @@ from ...model.errors import StorageError
 from ...model.record import Published
 from ..folder.executors import in_thread
 from ..folder.hashing import digests_in
-from .objects import TOKEN, Creation, look, put
+from .objects import TOKEN, Creation, look, metadata_of, put
 from .partial import BucketPartial
 from .resources import BucketResources
 
@@ -58,7 +58,7 @@ class BucketWriter:
         sums = {scheme.digest: scheme.hex(scheme.sum(view))} if scheme.name else {}
         creation = Creation(shared.bucket, path, replaces, overwrite=shared.overwrite)
         try:
-            found = await put(shared, path, creation, view, digests, None)
+            found = await put(shared, path, creation, view, metadata_of(digests))
         except StorageError:
             if (same := await self._same(path, len(data), digests | sums)) is not None:
                 return same

@@ -81,6 +81,7 @@ class FolderSmallFiles:
         algorithms: frozenset[str],
         wanted: Digest | None,
         modified: str | None = None,
+        source: str = "",
     ) -> tuple[Placed, dict[str, str]]:
         """Publish a complete small file. When this returns, it survives a power loss.
 

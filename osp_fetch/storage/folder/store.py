@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
+from ...model.digest import Digest
 from ...model.entry import RelativePath
 from ...model.protocols import Copies, Files, Lost, SetAsideFiles, SmallFiles
 from ...model.record import Published
@@ -148,6 +149,8 @@ class FolderStore:
         fresh: bool,
         lost: Lost | None = None,
         replaces: Published | None = None,
+        wanted: Digest | None = None,
+        source: str = "",
     ) -> FilePartial:
         """Return the partial of `path`; nothing is created before the first write.
 
