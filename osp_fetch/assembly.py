@@ -330,19 +330,23 @@ async def build_context(
         FolderBusyError: a run of another machine fetches to the same prefix of a bucket.
         StorageError: the destination or the ledger cannot be opened.
     """
-    ledger_file = state / "ledger.sqlite3"
-    others = [each / ledger_file.name for each in state_folders(place.root) if each != state]
-    permissions = Permissions(settings.storage.mode)
-    durable = settings.storage.durability == "full"
-    ledger = SqliteLedger(
-        ledger_file, others, durable=durable, permissions=permissions, min_free=settings.storage.min_free
-    )
+    ledger = _ledger(place, state, settings)
     wait = options.get("wait_lock", 0.0)
     opening = place.store(working or state, settings, lock=lock, is_new=is_new, wait_lock=wait)
     store = await stack.enter_async_context(opening)
     await stack.enter_async_context(ledger)
     made = await context_over(stack, store, ledger, settings, options, reach, observe, place)
     return replace(made, may_publish=may_publish)
+
+
+def _ledger(place: Destination, state: Path, settings: Settings) -> SqliteLedger:
+    """Return the ledger of a run, not yet open. It reads those of the other runs at `place`, too."""
+    file, storage = state / "ledger.sqlite3", settings.storage
+    others = [each / file.name for each in state_folders(place.root) if each != state]
+    return SqliteLedger(
+        file, others, durable=storage.durability == "full", permissions=Permissions(storage.mode),
+        min_free=storage.min_free,
+    )  # fmt: skip
 
 
 async def context_over(

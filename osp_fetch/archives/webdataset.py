@@ -109,12 +109,7 @@ def regroup(
             shorter than its header states.
         DiskFullError: raised by `room`.
     """
-    counts: dict[int, int] = {}  # hash of a key → its members; hashes take a tenth of the keys' memory
-    members = total = 0
-    for member in read():
-        number = hash(key_of(member.path))
-        counts[number] = counts.get(number, 0) + 1
-        members, total = members + 1, total + member.size
+    counts, total = _counted(read())
     waiting, shards = _Waiting(folder), _Shards(create, stem, size, room)
     try:
         for member in read():
@@ -128,7 +123,18 @@ def regroup(
     finally:
         shards.abandon()
         waiting.close()
-    return members, total
+    return sum(counts.values()), total
+
+
+def _counted(members: Iterator[Member]) -> tuple[dict[int, int], int]:
+    """Return the number of members by the hash of their key, and the bytes of all. The archive is read."""
+    counts: dict[int, int] = {}  # hashes take a tenth of the memory of the keys
+    total = 0
+    for member in members:
+        number = hash(key_of(member.path))
+        counts[number] = counts.get(number, 0) + 1
+        total += member.size
+    return counts, total
 
 
 class _Shards:

@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -104,11 +104,8 @@ async def _fetched(
     if shows or unpacker or watching.is_wanted:
         made["observer"] = observe
     try:
-        if screen is None:
+        async with Ticking(screen, at_end=False) if screen else nullcontext():
             report = await fetch_all(sources, flags["output"], **made)
-        else:
-            async with Ticking(screen, at_end=False):
-                report = await fetch_all(sources, flags["output"], **made)
     finally:
         if screen:
             screen.close()
@@ -118,6 +115,16 @@ async def _fetched(
     watching.report = report
     _tell(report, flags)
     _keep_widths(flags, report.widths)
+    code = await _unpacked_code(report, flags, unpacker, signals, stop)
+    if flags["layout"] and not stop.why:
+        _lay_out(flags)
+    return code
+
+
+async def _unpacked_code(
+    report: Report, flags: dict[str, Any], unpacker: Unpacker | None, signals: _Signals, stop: StopToken
+) -> int:
+    """Wait until archives are unpacked. Return the exit code of the run and of the unpacking."""
     lost = await asyncio.to_thread(_lost, flags, unpacker)
     code = exits.code_of_report(report, interrupted=signals.interrupted)
     if unpacker and not stop.why and await _unpacked(unpacker, stop):
@@ -126,8 +133,6 @@ async def _fetched(
         code = code or exits.SOME_FAILED
     if stop.why and report.stopped is None:
         code = exits.INTERRUPTED if signals.interrupted else exits.STOPPED_EARLY
-    if flags["layout"] and not stop.why:
-        _lay_out(flags)
     return code
 
 

@@ -187,12 +187,25 @@ def _print(plan: Plan, rate: int | str, sources: Sequence[str], *, stderr: bool 
 
 
 def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
+    """Return the lines of the plan: what each is about, and a text."""
+    rows = [row for row in _amounts(plan) if row[1]]
+    rows += [("columns", text) for text in _columns(plan)]
+    if (time_left := _time(plan, rate)) is not None:
+        rows.append(("time", time_left))
+    rows += _cautions(plan)
+    if plan.expires_first is not None:
+        rows.append(("links", _links(plan, rate)))
+    return [*rows, *plan.run.items()]
+
+
+def _amounts(plan: Plan) -> list[tuple[str, str]]:
+    """Return the lines about numbers of files and bytes. The text of one that does not apply is empty."""
     from ..views import formatting
 
     unsized = formatting.count(plan.unsized, "file") + " of unknown size" if plan.unsized else ""
     left = plan.files - plan.present
     missing = formatting.size(plan.missing_bytes) if plan.missing_bytes or not unsized else ""
-    rows = [
+    return [
         ("files", _files(plan)),
         ("such as", _examples(plan)),
         (
@@ -211,10 +224,13 @@ def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
         ("uploads", _uploads(plan) if plan.free is None else ""),
         ("from", ", ".join(f"{host} ({n:,})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
     ]
-    rows = [row for row in rows if row[1]]
-    rows += [("columns", text) for text in _columns(plan)]
-    if (time_left := _time(plan, rate)) is not None:
-        rows.append(("time", time_left))
+
+
+def _cautions(plan: Plan) -> list[tuple[str, str]]:
+    """Return the lines about what the run needs further, and what is not as it was."""
+    from ..views import formatting
+
+    rows: list[tuple[str, str]] = []
     if plan.archives_bytes:
         more = f"about {formatting.size(plan.archives_bytes)} of extra space, or little with --delete-after"
         rows.append(("to unpack", f"{plan.archives:,} archives or pieces: {more}"))
@@ -231,9 +247,7 @@ def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
         rows.append(("", ", ".join(parts)))
     if plan.free is not None and plan.missing_bytes > plan.free:
         rows.append(("", "not enough disk space for all files"))
-    if plan.expires_first is not None:
-        rows.append(("links", _links(plan, rate)))
-    return [*rows, *plan.run.items()]
+    return rows
 
 
 def _files(plan: Plan) -> str:

@@ -21,6 +21,7 @@ from .options import place_of_flags
 
 if TYPE_CHECKING:
     from ..inspection.verify import Checked
+    from ..model.digest import Digest
     from ..views.hash_progress import HashProgress
 
 
@@ -108,38 +109,12 @@ def _told(
 
 def _folder(folder: str, checksums: str | None, *, repair: bool, archives: bool, as_json: bool) -> int:
     """Check the files of a folder, and print what differs."""
-    from urllib.request import getproxies
-
-    from ..archives.extractor import any_marks, lost_members
-    from ..assembly import checksums_of
-    from ..inspection.status import has_ledger
-    from ..inspection.verify import verify_folder
-    from ..views.hash_progress import HashProgress
+    from ..archives.extractor import lost_members
 
     root = Path(folder)
-    if not root.is_dir():
-        raise StorageError(f"{folder}: there is no such folder")
-    listed = checksums_of(checksums, {"proxies": getproxies()}).digests if checksums else None
-    if listed is None and not (root / ".osp-fetch").is_dir():
-        raise StorageError(f"{folder}: nothing was fetched into this folder; pass --checksums FILE")
+    listed = _listed(root, folder, checksums)
     lost = dict(lost_members(root)) if listed is None else {}
-    if listed is None and not has_ledger(root) and not any_marks(root):
-        raise FetchError(
-            f"{folder}: the ledger is gone, so the finished files are not known; run get again, which "
-            "keeps files with correct content, or pass --checksums FILE"
-        )
-    here: list[str] = []
-
-    def noted(progress: HashProgress) -> Iterator[Checked]:
-        for checked in verify_folder(root, listed, progress.read):
-            if checked.verdict in ("ok", "unchecked"):
-                here.append(checked.path)
-            yield checked
-
-    with HashProgress() as progress:
-        if listed is None:
-            _expect(root, progress)
-        counts, bad = _told(noted(progress), progress, as_json=as_json)
+    counts, bad, here = _checked(root, listed, as_json=as_json)
     tried = _tried(root, here, quiet=as_json) if archives else {}
     if as_json:
         click.echo(json.dumps(_document(counts, bad, lost, tried if archives else None), indent=2))
@@ -158,6 +133,54 @@ def _folder(folder: str, checksums: str | None, *, repair: bool, archives: bool,
     nothing = not counts and not (root / ".osp-fetch" / "unpacked").is_dir()
     failed = bad or lost or any(tried.values()) or nothing
     return exits.SOME_FAILED if failed else exits.OK
+
+
+def _listed(root: Path, folder: str, checksums: str | None) -> Mapping[str, Digest] | None:
+    """Return the digests of --checksums, None without it.
+
+    Raises:
+        FetchError: the folder does not exist, or nothing states which files are finished.
+    """
+    from urllib.request import getproxies
+
+    from ..archives.extractor import any_marks
+    from ..assembly import checksums_of
+    from ..inspection.status import has_ledger
+
+    if not root.is_dir():
+        raise StorageError(f"{folder}: there is no such folder")
+    if checksums:
+        return checksums_of(checksums, {"proxies": getproxies()}).digests
+    if not (root / ".osp-fetch").is_dir():
+        raise StorageError(f"{folder}: nothing was fetched into this folder; pass --checksums FILE")
+    if not has_ledger(root) and not any_marks(root):
+        raise FetchError(
+            f"{folder}: the ledger is gone, so the finished files are not known; run get again, which "
+            "keeps files with correct content, or pass --checksums FILE"
+        )
+    return None
+
+
+def _checked(
+    root: Path, listed: Mapping[str, Digest] | None, *, as_json: bool
+) -> tuple[Counter[str], list[Checked], list[str]]:
+    """Hash the files. Return their number by verdict, those that differ, and the paths of correct ones."""
+    from ..inspection.verify import verify_folder
+    from ..views.hash_progress import HashProgress
+
+    correct: list[str] = []
+
+    def noted(progress: HashProgress) -> Iterator[Checked]:
+        for checked in verify_folder(root, listed, progress.read):
+            if checked.verdict in ("ok", "unchecked"):
+                correct.append(checked.path)
+            yield checked
+
+    with HashProgress() as progress:
+        if listed is None:
+            _expect(root, progress)
+        counts, bad = _told(noted(progress), progress, as_json=as_json)
+    return counts, bad, correct
 
 
 def _document(

@@ -152,20 +152,30 @@ class ConcurrencyLimit:
             self._best_rate = rate
             return None
         if self.value == self._best and self._best_rate:
-            # The limit has stepped down to its best value. Wait until goodput has recovered, then try
-            # smaller steps.
-            self._bad_since = min(self._bad_since, now)
-            if rate < self._best_rate * _RECOVERED and now - self._bad_since < _BAD_SECONDS:
-                return None
-            self._bad_since = math.inf
-            self._best_rate = max(rate, self._best_rate + 0.3 * (rate - self._best_rate))
-            return self._up(now, "between", factor)
+            return self._recovering(now, rate, factor)
         if rate >= self._best_rate * (_LOADED_PAYS if is_strict else _PAYS):
-            if self._phase is _Phase.RAMP and rate < self._best_rate * _DOUBLING_PAYS:
-                # a gain below 30 % may be noise: something other than the connection count is the bottleneck
-                self._phase, self._step = _Phase.CLIMB, max(1, self.value // 4)
-            self._best, self._best_rate = self.value, rate
+            self._gained(rate)
             return None if load is Load.FULL else self._up(now, "goodput has increased", factor)
+        return self._down(now, rate)
+
+    def _recovering(self, now: float, rate: float, factor: int) -> str | None:
+        """Wait after a step down to the best value until goodput has recovered, then try smaller steps."""
+        self._bad_since = min(self._bad_since, now)
+        if rate < self._best_rate * _RECOVERED and now - self._bad_since < _BAD_SECONDS:
+            return None
+        self._bad_since = math.inf
+        self._best_rate = max(rate, self._best_rate + 0.3 * (rate - self._best_rate))
+        return self._up(now, "between", factor)
+
+    def _gained(self, rate: float) -> None:
+        """Keep the present value as the best one."""
+        if self._phase is _Phase.RAMP and rate < self._best_rate * _DOUBLING_PAYS:
+            # a gain below 30 % may be noise: something other than the connection count is the bottleneck
+            self._phase, self._step = _Phase.CLIMB, max(1, self.value // 4)
+        self._best, self._best_rate = self.value, rate
+
+    def _down(self, now: float, rate: float) -> str | None:
+        """Return to the best value after a step that has brought no gain."""
         collapsed = rate < self._best_rate * _COLLAPSE
         self.shed = collapsed
         overshot = self._phase is _Phase.RAMP

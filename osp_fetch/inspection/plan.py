@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -139,22 +139,8 @@ def make_plan(
     try:
         rows = iter(rows)
         while page := list(islice(rows, _PAGE)):
-            entries = [row for row in page if isinstance(row, Entry)]
-            for bad in (row for row in page if not isinstance(row, Entry)):
-                made.bad_rows += 1
-                if len(made.problems) < _BAD_SHOWN:
-                    made.problems.append(str(bad))
-            records: dict[str, Record] = {}
-            if there:
-                records = there.records([entry.path for entry in entries])
-                place.prepare([entry.path for entry in entries])
-            for entry in entries:
-                record = records.get(entry.path)
-                _count(made, entry, record)
-                if made.free is None:
-                    _count_parts(made, entry, record)
-                if there and not again(entry.path):
-                    _count_held(made, entry, record, there)
+            _count_bad(made, [row for row in page if not isinstance(row, Entry)])
+            _count_page(made, [row for row in page if isinstance(row, Entry)], there, again)
     finally:
         if there:
             there.close()
@@ -184,6 +170,28 @@ class _Held:
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()
+
+
+def _count_bad(made: Plan, rows: Sequence[Row]) -> None:
+    made.bad_rows += len(rows)
+    made.problems += map(str, rows[: max(0, _BAD_SHOWN - len(made.problems))])
+
+
+def _count_page(
+    made: Plan, entries: Sequence[Entry], there: _Held | None, again: Callable[[str], bool]
+) -> None:
+    """Count files, and what is there of them; `there` is None if nothing is."""
+    records: dict[str, Record] = {}
+    if there:
+        records = there.records([entry.path for entry in entries])
+        there.place.prepare([entry.path for entry in entries])
+    for entry in entries:
+        record = records.get(entry.path)
+        _count(made, entry, record)
+        if made.free is None:
+            _count_parts(made, entry, record)
+        if there and not again(entry.path):
+            _count_held(made, entry, record, there)
 
 
 def _count(made: Plan, entry: Entry, record: Record | None) -> None:

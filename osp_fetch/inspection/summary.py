@@ -11,9 +11,9 @@ from ..model.advice import what_to_do
 from ..model.report import JSON_VERSION
 from ..storage.folder.run_lock import state_folders
 from ..views.bins import Bins
-from .past import HostPast, Runs, read_past
+from .past import Happened, HostPast, Runs, read_past
 from .place import Place, place_of
-from .status import folder_status
+from .status import FolderStatus, folder_status
 
 _COLUMNS: Final = 240  # columns of a drawing
 _DRAWN: Final = 6  # hosts that are drawn by name
@@ -37,24 +37,46 @@ def summary_of(
     place = place_of(where)
     runs, happened = read_past(state_folders(place.root))
     status = folder_status(place) if check else None
-    sums = {key: int(value) for key, value in runs.sums.items()}
-    held = status.held_bytes if status else 0
-    received, fetched = sums.get("bytes_received", 0), sums.get("bytes_fetched", 0)
-    over_time = runs.over_time if runs.count else happened.over_time
     return {
         "version": JSON_VERSION,
         "made": round(wall(), 1),
         "place": name,
         "running": status.owner if status else None,
         "here": _here(status),
+        **_work(runs, happened, status),
+        **_files(runs, happened),
+        **_obstacles(runs),
+        "hosts": _hosts(runs, happened.hosts, wall()),
+        "nodes": _whole(runs.by_name["nodes"]),
+        "slowest": [
+            {"path": path, "size": size, "seconds": round(seconds, 1)}
+            for seconds, path, size in sorted(happened.slowest, reverse=True)
+        ],
+        "goodput": _goodput(runs.over_time if runs.count else happened.over_time, runs.hosts_over_time),
+        "timeline": [{"time": round(when, 1), "text": text} for when, text in happened.timeline],
+        "events_since": happened.first,
+    }
+
+
+def _work(runs: Runs, happened: Happened, status: FolderStatus | None) -> dict[str, Any]:
+    """Return what the runs were, and the bytes that they received. Without a history, their log is used."""
+    received, fetched = _sum(runs, "bytes_received"), _sum(runs, "bytes_fetched")
+    held = status.held_bytes if status else 0
+    return {
         "runs": runs.count,
         "seconds": round(runs.seconds, 1),
         "recent_runs": [run.row() for run in runs.recent],
         "bytes_received": received if runs.count else happened.fetched,
         "bytes_fetched": fetched if runs.count else happened.fetched,
-        "bytes_refetched": sums.get("bytes_lost", 0),
+        "bytes_refetched": _sum(runs, "bytes_lost"),
         "bytes_not_kept": max(0, received - fetched - held) if status else None,
-        "bytes_adopted": sums.get("bytes_adopted", 0),
+        "bytes_adopted": _sum(runs, "bytes_adopted"),
+    }
+
+
+def _files(runs: Runs, happened: Happened) -> dict[str, Any]:
+    """Return how files were proved, what became of them, and why others failed."""
+    return {
         "proofs": _whole(runs.by_name["proofs"]),
         "adopted": dict(happened.adopted),
         "moved": happened.moved,
@@ -63,26 +85,27 @@ def summary_of(
             {"cause": cause, "files": found.count, "advice": what_to_do(cause), "examples": found.examples}
             for cause, found in sorted(happened.failures.items(), key=lambda item: -item[1].count)
         ],
+    }
+
+
+def _obstacles(runs: Runs) -> dict[str, Any]:
+    """Return what has delayed the runs."""
+    return {
         "retries": _whole(runs.by_name["retries"]),
         "delays": _rounded(runs.by_name["delays"]),
         "pauses": _rounded(runs.by_name["pauses"]),
         "limited": _rounded(runs.by_name["limited"]),
-        "disk_waits": sums.get("disk_waits", 0),
-        "links_renewed": sums.get("links_renewed", 0),
-        "worker_deaths": sums.get("worker_deaths", 0),
-        "hosts": _hosts(runs, happened.hosts, wall()),
-        "nodes": _whole(runs.by_name["nodes"]),
-        "slowest": [
-            {"path": path, "size": size, "seconds": round(seconds, 1)}
-            for seconds, path, size in sorted(happened.slowest, reverse=True)
-        ],
-        "goodput": _goodput(over_time, runs.hosts_over_time),
-        "timeline": [{"time": round(when, 1), "text": text} for when, text in happened.timeline],
-        "events_since": happened.first,
-    }  # fmt: skip
+        "disk_waits": _sum(runs, "disk_waits"),
+        "links_renewed": _sum(runs, "links_renewed"),
+        "worker_deaths": _sum(runs, "worker_deaths"),
+    }
 
 
-def _here(status: Any) -> dict[str, int] | None:
+def _sum(runs: Runs, name: str) -> int:
+    return int(runs.sums.get(name, 0))
+
+
+def _here(status: FolderStatus | None) -> dict[str, int] | None:
     if status is None:
         return None
     kept = ("published", "published_bytes", "unpacked", "gone", "changed", "held_bytes")

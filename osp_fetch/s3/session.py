@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final
 
 from ..model.errors import CredentialsError, SettingsError
@@ -43,15 +43,10 @@ async def connected(
         SettingsError: the library is not installed, or its configuration cannot be used.
         CredentialsError: the profile does not exist.
     """
-    try:
-        from aiobotocore.session import get_session
-        from botocore import exceptions
-    except ImportError:
-        raise SettingsError(f"{address}: buckets need a library; run: pip install 'osp-fetch[s3]'") from None
-    session = get_session()
+    session = _session(address)
     own = settings.endpoint or session.get_config_variable("endpoint_url") or _endpoint_of_environment()
     options = keys.options() if keys else {}
-    try:
+    with _translated(address):
         making = session.create_client(
             "s3",
             endpoint_url=settings.endpoint or None,
@@ -60,14 +55,32 @@ async def connected(
             **options,
         )
         client = await making.__aenter__()
-    except exceptions.ProfileNotFound as error:
-        raise CredentialsError(f"{address}: {error}; check AWS_PROFILE") from None
-    except (exceptions.BotoCoreError, ValueError) as error:
-        raise SettingsError(f"{address}: {error}") from None
     try:
         yield Bucket(client, address, patience, reads_only=reads_only)
     finally:
         await making.__aexit__(None, None, None)
+
+
+def _session(address: BucketAddress) -> Any:
+    """Return a session of the library. Raises SettingsError if it is not installed."""
+    try:
+        from aiobotocore.session import get_session
+    except ImportError:
+        raise SettingsError(f"{address}: buckets need a library; run: pip install 'osp-fetch[s3]'") from None
+    return get_session()
+
+
+@contextmanager
+def _translated(address: BucketAddress) -> Iterator[None]:
+    """Translate what the library raises while a client is made."""
+    from botocore import exceptions
+
+    try:
+        yield
+    except exceptions.ProfileNotFound as error:
+        raise CredentialsError(f"{address}: {error}; check AWS_PROFILE") from None
+    except (exceptions.BotoCoreError, ValueError) as error:
+        raise SettingsError(f"{address}: {error}") from None
 
 
 def _config(settings: S3, connections: int, *, has_own_endpoint: bool, unsigned: bool) -> Any:

@@ -130,9 +130,6 @@ class Board:
                 self.sized += sized
                 self.stated += count
                 self.expires = min(filter(None, (self.expires, expires)), default=None)
-            case events.Retrying(_, cause, _, message):
-                self.retries[cause] += 1
-                self.last_trouble = message
             case events.LimitChanged(host, connections, why):
                 self.levels[host] = (connections, why)
             case events.ManifestEnded():
@@ -159,6 +156,9 @@ class Board:
 
     def _trouble(self, event: events.Event) -> None:
         match event:
+            case events.Retrying(_, cause, _, message):
+                self.retries[cause] += 1
+                self.last_trouble = message
             case events.SetAside():
                 self.set_aside_count += 1
                 if len(self.set_aside) < _SET_ASIDE_KEPT:

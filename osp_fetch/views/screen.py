@@ -204,18 +204,25 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return f"{node} has joined: {nodes} node{'s' * (nodes != 1)}"
         case events.NodeLeft(node, why, nodes):
             return f"{node} has left ({why}): {nodes} node{'s' * (nodes != 1)}"
-        case events.LimitChanged(host, connections, why) if verbose:
-            return f"{host}: limit is now {connections} connections: {why}"
         case events.MirrorDropped(path, host):
             return f"{path}: the data from {host} does not match the digest; other mirrors are used"
         case events.Finished(outcome) if outcome.status is Status.FAILED:
             return f"failed: {outcome.error}"
-        case events.FileBegun(path, length, _, held) if verbose:
+        case _:
+            return _further_detail(event) if verbose else None
+
+
+def _further_detail(event: events.Event) -> str | None:
+    """Return an event of a single file or host as a line of text, None if it is another event."""
+    match event:
+        case events.LimitChanged(host, connections, why):
+            return f"{host}: limit is now {connections} connections: {why}"
+        case events.FileBegun(path, length, _, held):
             size = formatting.size(length) if length is not None else "unknown size"
             return f"started: {path} ({size}{f', {formatting.size(held)} held' if held else ''})"
-        case events.Retrying(_, _, delay, message) if verbose:
+        case events.Retrying(_, _, delay, message):
             return f"retrying in {delay:.1f} s: {message}"
-        case events.Finished(outcome) if verbose:
+        case events.Finished(outcome):
             return f"{outcome.status.value}: {outcome.error or outcome.path}"
         case _:
             return None
