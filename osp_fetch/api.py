@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from .concurrency import stop as stop_tasks
-from .launch import RUN_NAME, Joint, launch, stopping_after
+from .joint import Joint
+from .launch import RUN_NAME, launch, stopping_after
 from .model.engines import Folder
 from .model.errors import SettingsError
 from .model.report import Outcome, Report

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,9 +26,10 @@ from .connections.wait_reporter import WaitReporter
 from .control.endpoint import ControlSocket
 from .control.steering import Steering
 from .engine.run import Run
+from .joint import Joint, own_partials
 from .model import events
 from .model.engines import Folder
-from .model.errors import FetchError, FolderBusyError
+from .model.errors import FolderBusyError
 from .model.report import Outcome, Report
 from .model.settings import Settings
 from .options import PlainOptions, StopToken
@@ -36,21 +37,21 @@ from .processor import processor_times
 from .sources.huggingface import DownloadMetadata
 from .storage.destination import Destination, destination
 from .storage.folder.disk import Disk
-from .storage.folder.node_folders import collect, mark_ended, node_folder
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
 from .storage.folder.spill import DiskSpill
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
 from .views.fanout import Fanout, ProgressTicker, Ticking
+from .views.file_notes import notes_of
 from .views.history import HistoryFile
 from .views.totals import Totals
 
 if TYPE_CHECKING:
     from .assembly import AnyManifest
-    from .connections.byte_rate import ByteRate
     from .engine.context import Context
     from .sources.resolve import Resolved
+    from .views.failed_file import FailedFile
     from .workers.limits import Workers
     from .workers.reach import Reach
 
@@ -59,6 +60,51 @@ _WINDING_UP: Final = 10.0  # seconds to wait until a cancelled run of this proce
 # Seconds between two looks at a folder that a run of this process, or another one, still owns.
 _OWN_LOOK: Final = 0.05
 _LOCK_LOOK: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a run is given, and what of it is read before the run has the lock of its folder.
+
+    Attributes:
+        manifest: The manifest.
+        options: The options of the run.
+        place: The destination.
+        settings: The settings, with the memory that a run to this destination may use.
+        state: The state folder of this run or shard.
+        reach: How servers are reached.
+        resolved: The rows of the manifest.
+        failed: Collects the rows that fail, None if the options do not ask for it.
+        was_empty: Whether the output folder had no file. Creating the state folder changes that.
+    """
+
+    manifest: AnyManifest
+    options: PlainOptions
+    place: Destination
+    settings: Settings
+    state: Path
+    reach: Reach
+    resolved: Resolved
+    failed: FailedFile | None
+    was_empty: bool
+
+    @property
+    def stop(self) -> StopToken:
+        """The token by which the run is asked to stop; the options have one."""
+        return self.options["stop"]
+
+
+async def _read(manifest: AnyManifest, folder: str | Path, options: PlainOptions) -> _Given:
+    """Read what a run needs to know before it begins. Raises as `rows_of` does."""
+    place = destination(folder, options.get("state"))
+    settings = place.with_memory(options.get("settings") or Settings())
+    reach = await asyncio.to_thread(reach_of, settings, options)
+    resolved = await asyncio.to_thread(rows_of, manifest, options)
+    state = state_folder(place.root, options.get("shard"))
+    failed = await asyncio.to_thread(failed_file_of, manifest, options, state)
+    was_empty = await asyncio.to_thread(_is_empty, place.root)
+    given: PlainOptions = {**options, "stop": options.get("stop") or StopToken()}
+    return _Given(manifest, given, place, settings, state, reach, resolved, failed, was_empty)
 
 
 async def launch(
@@ -70,144 +116,114 @@ async def launch(
     joint: Joint | None = None,
 ) -> Report:
     """Fetch in one run. With `joint`, another machine may take the place of this run if it is silent."""
-    place = destination(folder, options.get("state"))
-    settings = place.with_memory(options.get("settings") or Settings())
-    reach = await asyncio.to_thread(reach_of, settings, options)
-    resolved = await asyncio.to_thread(rows_of, manifest, options)
-    state = state_folder(place.root, options.get("shard"))
-    failed = await asyncio.to_thread(failed_file_of, manifest, options, state)
-    fresh = await asyncio.to_thread(_is_empty, place.root)  # before the lock creates the state folder in it
+    given = await _read(manifest, folder, options)
     report, begun = Report(shard=options.get("shard")), time.monotonic()
     async with AsyncExitStack() as stack:
-        stack.callback(resolved.close)
-        stop, permissions = options.get("stop") or StopToken(), Permissions(settings.storage.mode)
-        stack.enter_context(stopping_after(stop, options.get("max_duration")))
-        stack.enter_context(permissions.applied())
-        lock = await _locked(stack, state, options, stop)
+        stack.callback(given.resolved.close)
+        stack.enter_context(stopping_after(given.stop, options.get("max_duration")))
+        stack.enter_context(Permissions(given.settings.storage.mode).applied())
+        lock = await _locked(stack, given.state, given.options, given.stop)
         if lock is None:
-            report.stopped, report.seconds = stop.why, time.monotonic() - begun
+            report.stopped, report.seconds = given.stop.why, time.monotonic() - begun
             return report
-        fresh = fresh and not state_folders(place.root)  # another run may have used it meanwhile
-        forget_failed(state)
-        board, observe = await _observers(stack, state, settings, failed, options)
-        working = await asyncio.to_thread(_own_partials, stack, state) if joint else None
-        context = await build_context(
-            stack, place, state, settings, options, reach, observe, lock.descriptor, is_new=fresh,
-            working=working, may_publish=lock.check if joint else lambda: None,
-        )  # fmt: skip
-        if joint is not None:
-            joint.share_rate(context)
-        workers = await _workers(stack, context, place, state, reach, options, lock.descriptor)
-        waits = WaitReporter(context.pool, observe, processor_times, allowed=workers)
-        await stack.enter_async_context(Ticking(waits))
-        renewal = renewal_of(manifest, options, settings, observe)
-        await stack.enter_async_context(Ticking(StatusFile(state / "status.json", board)))
-        if "observer" in options:
-            await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
-        again = again_of(options)
-        run = Run(
-            context, _finisher(stack, place, report, deliver), renewal,
-            fetch_one=workers.fetch if workers else None, recheck=options.get("recheck", False),
-            fresh=fresh and context.store.is_new, again=again,
-            update=options.get("update", False), spill=stack.enter_context(DiskSpill(state)),
-        )  # fmt: skip
-        observe.add(run.observe, events.HostBack)
-        work = _Work(run, stack, options)
-        observe.add(_forgetter(report), events.Repeating)
-        steering = Steering(context, board.snapshot, stop.ask, work, renewal, workers)
-        await _steered(stack, steering, state, report, joint)
-        await _paged(stack, options, place, state, board, observe, steering)
-        observe(events.RunStarted(str(place), settings.timeouts.idle))
-        try:
-            await _until_stopped(run.fetch(resolved.rows), report, stop, observe)
-        finally:
-            unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
-            report.notes += [*reach.notes, *resolved.notes(), *work.notes(), *unmatched]
-            report.notes += [*_notes_of(board), *observe.failures, *run.notes()]
-            report.notes += failed.close() if failed else []
-            _total(report, board, begun)
-            observe(events.RunEnded(report))
+        await _fetch(stack, given, lock, report, begun, deliver, joint)
     return report
 
 
-async def _observers(
+async def _fetch(
     stack: AsyncExitStack,
-    state: Path,
-    settings: Settings,
-    failed: events.Observer | None,
-    options: PlainOptions,
-) -> tuple[Board, Fanout]:
+    given: _Given,
+    lock: RunLock,
+    report: Report,
+    begun: float,
+    deliver: Callable[[Outcome], None],
+    joint: Joint | None,
+) -> None:
+    """Assemble the run, fetch, and complete the report. The lock of the folder is held."""
+    # another run may have used the folder meanwhile
+    is_new = given.was_empty and not state_folders(given.place.root)
+    forget_failed(given.state)
+    board, observe = await _observers(stack, given)
+    context = await _context(stack, given, observe, lock, joint, is_new=is_new)
+    workers = await _workers(stack, context, given, lock.descriptor)
+    renewal = renewal_of(given.manifest, given.options, given.settings, observe)
+    await _ticking(stack, given, context, board, observe, workers)
+    again = again_of(given.options)
+    run = Run(
+        context, _finisher(stack, given.place, report, deliver), renewal,
+        fetch_one=workers.fetch if workers else None, recheck=given.options.get("recheck", False),
+        fresh=is_new and context.store.is_new, again=again,
+        update=given.options.get("update", False), spill=stack.enter_context(DiskSpill(given.state)),
+    )  # fmt: skip
+    observe.add(run.observe, events.HostBack)
+    work = _Work(run, stack, given.options)
+    observe.add(_forgetter(report), events.Repeating)
+    steering = Steering(context, board.snapshot, given.stop.ask, work, renewal, workers)
+    await _steered(stack, steering, given.state, report, joint)
+    await _paged(stack, given, board, observe, steering)
+    observe(events.RunStarted(str(given.place), given.settings.timeouts.idle))
+    try:
+        await _until_stopped(run.fetch(given.resolved.rows), report, given.stop, observe)
+    finally:
+        unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
+        of_rows = [*given.resolved.notes(), *work.notes(), *unmatched]
+        report.notes += [*given.reach.notes, *of_rows, *notes_of(board), *observe.failures, *run.notes()]
+        report.notes += given.failed.close() if given.failed else []
+        _total(report, board, begun)
+        observe(events.RunEnded(report))
+
+
+async def _observers(stack: AsyncExitStack, given: _Given) -> tuple[Board, Fanout]:
     """Open the log and the history; return the board, and what passes events to all observers."""
-    permissions, board, totals = Permissions(settings.storage.mode), Board(), Totals()
-    log = EventLog(state / "events.jsonl", permissions, settings.storage.log_size)
+    state, storage = given.state, given.settings.storage
+    permissions, board, totals = Permissions(storage.mode), Board(), Totals()
+    log = EventLog(state / "events.jsonl", permissions, storage.log_size)
     stack.callback(log.close)
     await stack.enter_async_context(HistoryFile(state / "history.jsonl", board, totals, permissions))
-    further = [failed, options.get("observer")]
+    further = [given.failed, given.options.get("observer")]
     return board, Fanout([board, totals, log, *(each for each in further if each is not None)])
 
 
-def _notes_of(board: Board) -> list[str]:
-    """Return the notes on files that were set aside or decompressed."""
-    return [*_kept_notes(board), *_decoded_notes(board)]
+async def _context(
+    stack: AsyncExitStack,
+    given: _Given,
+    observe: Fanout,
+    lock: RunLock,
+    joint: Joint | None,
+    *,
+    is_new: bool,
+) -> Context:
+    """Open what the run fetches with. Of joint runs, each has partials of its own, and all have one rate."""
+    working = await asyncio.to_thread(own_partials, stack, given.state) if joint else None
+    context = await build_context(
+        stack, given.place, given.state, given.settings, given.options, given.reach, observe, lock.descriptor,
+        is_new=is_new, working=working, may_publish=lock.check if joint else lambda: None,
+    )  # fmt: skip
+    if joint is not None:
+        joint.share_rate(context)
+    return context
+
+
+async def _ticking(
+    stack: AsyncExitStack,
+    given: _Given,
+    context: Context,
+    board: Board,
+    observe: Fanout,
+    workers: Workers | None,
+) -> None:
+    """Report what the run waits for, its status and its progress at intervals, until it ends."""
+    waits = WaitReporter(context.pool, observe, processor_times, allowed=workers)
+    await stack.enter_async_context(Ticking(waits))
+    await stack.enter_async_context(Ticking(StatusFile(given.state / "status.json", board)))
+    if "observer" in given.options:
+        await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
 
 
 def _total(report: Report, board: Board, begun: float) -> None:
     """Add what the board has counted to the report of a run that began at `begun`."""
     report.widths = board.widths
     report.bytes, report.seconds = board.received, time.monotonic() - begun
-
-
-class Joint:
-    """What the runs over the shares of one manifest have in common in this process.
-
-    That is the byte rate, what commands have changed, and the part of the limits that this machine has.
-    """
-
-    def __init__(self) -> None:
-        self._rate: ByteRate | None = None
-        self._before: Steering | None = None
-        self._present: Steering | None = None
-        self._part = 0, 1
-
-    def share_rate(self, context: Context) -> None:
-        """Let the run of `context` continue with the rate of the one before, which may have used it up."""
-        if self._rate is None:
-            self._rate = context.pool.rate
-        context.pool.rate = self._rate
-
-    @contextmanager
-    def steering(self, steering: Steering) -> Iterator[None]:
-        """Let a run continue with what commands have changed in the one before, until the context ends."""
-        if self._before is not None:
-            steering.take_over(self._before)
-        steering.divide(*self._part)
-        self._before = self._present = steering
-        try:
-            yield
-        finally:
-            self._present = None
-
-    def divide(self, place: int, parts: int) -> None:
-        """Keep to part number `place` of `parts` parts of the limits, in this share and the next ones."""
-        if (place, parts) != self._part:
-            self._part = place, parts
-            if self._present is not None:
-                self._present.divide(place, parts)
-
-
-def _own_partials(stack: AsyncExitStack, state: Path) -> Path:
-    """Return a folder for partials that no other run ever writes to; take over those of earlier runs."""
-    collect(state)
-    own = node_folder(state, secrets.token_hex(8))
-    own.mkdir(parents=True)
-
-    def give_back() -> None:
-        mark_ended(own)
-        with suppress(FetchError):  # else the next run collects them
-            collect(state)
-
-    stack.callback(give_back)
-    return own
 
 
 def _finisher(
@@ -226,27 +242,19 @@ def _finisher(
     return finish
 
 
-async def _workers(
-    stack: AsyncExitStack,
-    context: Context,
-    place: Destination,
-    state: Path,
-    reach: Reach,
-    options: PlainOptions,
-    lock: int,
-) -> Workers | None:
+async def _workers(stack: AsyncExitStack, context: Context, given: _Given, lock: int) -> Workers | None:
     """Start the worker processes or nodes that the options ask for."""
-    profiles = dict(options.get("profiles") or {})
-    engine = options.get("engine")
+    profiles = dict(given.options.get("profiles") or {})
+    engine = given.options.get("engine")
     if engine is not None and not isinstance(engine, Folder):
         from .cluster.make import node_pool  # few runs need it
 
-        return await stack.enter_async_context(node_pool(engine, context, place, reach, profiles))
+        return await stack.enter_async_context(node_pool(engine, context, given.place, given.reach, profiles))
     if context.settings.limits.processes == 1:
         return None
     from .workers.make import worker_pool  # most runs use one process and do not need this import
 
-    workers = worker_pool(context, place, state, reach, profiles, lock)
+    workers = worker_pool(context, given.place, given.state, given.reach, profiles, lock)
     return await stack.enter_async_context(workers) if workers else None
 
 
@@ -298,27 +306,22 @@ async def _steered(
 
 
 async def _paged(
-    stack: AsyncExitStack,
-    options: PlainOptions,
-    place: Destination,
-    state: Path,
-    board: Board,
-    observe: Fanout,
-    steering: Steering,
+    stack: AsyncExitStack, given: _Given, board: Board, observe: Fanout, steering: Steering
 ) -> None:
     """Serve the page of the run until it ends, if the options ask for it."""
-    if "page" not in options:
+    if "page" not in given.options:
         return
     from .views.page.access import address
     from .views.page.server import Page
     from .views.page.state import PageState
 
-    shows = PageState(board, str(place))
-    shows.min_free = (options.get("settings") or Settings()).storage.min_free
+    shows = PageState(board, str(given.place))
+    shows.min_free = given.settings.storage.min_free
     observe.add(shows)
-    carry = steering if options.get("page_control") else None
-    disk = None if place.bucket else place.root
-    await stack.enter_async_context(Page(address(options["page"]), shows, state, disk, observe, carry))
+    carry = steering if given.options.get("page_control") else None
+    disk = None if given.place.bucket else given.place.root
+    where = address(given.options["page"])
+    await stack.enter_async_context(Page(where, shows, given.state, disk, observe, carry))
 
 
 @contextmanager
@@ -382,37 +385,6 @@ async def _entered(lock: RunLock) -> None:
 def _is_winding_up() -> bool:
     """Return whether a run of this event loop is being cancelled."""
     return any(task.get_name() == RUN_NAME and task.cancelling() for task in asyncio.all_tasks())
-
-
-def _kept_notes(board: Board) -> list[str]:
-    """Return a note on files of the user that were renamed because a fetched file has their name."""
-    if not board.set_aside_count:
-        return []
-    shown = ", ".join(f"{each.path} is now {each.kept}" for each in board.set_aside[:3])
-    more = ", …" if board.set_aside_count > 3 else ""
-    if board.set_aside_count == 1:
-        return [
-            "1 existing file, not written by osp-fetch, had the name of a fetched file and was renamed: "
-            f"{shown} (--overwrite replaces it instead)"
-        ]
-    return [
-        f"{board.set_aside_count} existing files, not written by osp-fetch, had the names of fetched files "
-        f"and were renamed: {shown}{more} (--overwrite replaces them instead)"
-    ]
-
-
-def _decoded_notes(board: Board) -> list[str]:
-    """Return a note on files that servers sent compressed although they were asked not to."""
-    if not board.decoded_count:
-        return []
-    shown = ", ".join(each.path for each in board.decoded[:3]) + (", …" if board.decoded_count > 3 else "")
-    files, are = (
-        ("1 file was", "is") if board.decoded_count == 1 else (f"{board.decoded_count} files were", "are")
-    )
-    return [
-        f"{files} sent compressed by {board.decoded[0].host} although the request forbade it, and {are} "
-        f"saved decompressed: {shown}"
-    ]
 
 
 def _is_empty(root: Path) -> bool:
