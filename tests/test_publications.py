@@ -216,16 +216,6 @@ async def test_files_of_format_1_keep_their_positions_when_the_log_is_lost(tmp_p
     assert after["a"] > before["c"]
 
 
-async def test_a_ledger_whose_log_numbered_the_files_of_format_1_is_converted(tmp_path: Path) -> None:
-    place, log = await format_1(tmp_path, "a", "b"), tmp_path / PUBLICATIONS
-    with closing(sqlite3.connect(place)) as db:
-        db.execute("ALTER TABLE files ADD COLUMN position INTEGER")
-        db.execute("PRAGMA user_version=2")
-    OrderedLog(log).append([[1, "gone", 5, 5, {}], [2, "a", 5, 5, {}], [3, "b", 5, 5, {}]])
-    async with SqliteLedger(place):
-        assert [row[:2] for row in OrderedReader(log).read_all()] == [[1, "a"], [2, "b"]]
-
-
 async def test_queries_of_positions_use_their_index(tmp_path: Path) -> None:
     async with SqliteLedger(tmp_path / "ledger.sqlite3") as ledger:
         await asyncio.gather(*(ledger.put(record(f"{n}")) for n in range(9)))

@@ -101,10 +101,6 @@ class OrderedLog:
                 beside.unlink()
             raise
 
-    def remove(self) -> None:
-        """Remove the log if it exists."""
-        self._place.unlink(missing_ok=True)
-
     def _write(self, place: Path, mode: Literal["ab", "wb"], rows: Iterable[Row], *, durable: bool) -> None:
         with place.open(mode) as file:
             self._permissions.grant(file.fileno())

@@ -39,8 +39,9 @@ from .rows import (
 )
 from .sidecars import Sidecars
 
-# Format 1 had no column `position`. In format 2 it was NULL in the published rows of format 1.
+# Format 1 had no column `position`. Format 2 was never released.
 _SCHEMA_VERSION: Final = 3
+_UNRELEASED: Final = 2
 PUBLICATIONS: Final = "published.jsonl"
 """Name of the log of publications, beside the ledger, from which it is completed."""
 _INDEX: Final = "CREATE INDEX IF NOT EXISTS published ON files(position) WHERE position IS NOT NULL"
@@ -193,7 +194,7 @@ class SqliteLedger:
                 )
             db.execute(SCHEMA)
             columns = _columns(db)
-            if columns not in (COLUMNS, COLUMNS[:-1]):
+            if version == _UNRELEASED or columns not in (COLUMNS, COLUMNS[:-1]):
                 raise _Foreign(f"{self._place} is not a ledger: its table has other columns")
             self._is_ordered = version == _SCHEMA_VERSION or self._convert(db, version)
             db.execute("SELECT path, held, mtime_ns FROM files LIMIT 1").fetchone()
@@ -206,7 +207,7 @@ class SqliteLedger:
         """Convert a ledger to the current format, with positions for the published files of format 1.
 
         Returns:
-            False if the disk is full. Format 1 and 2 can be used as they are, but have no log.
+            False if the disk is full. Format 1 can be used as it is, but has no log.
         """
         if version and not self._has_room(db):
             return False  # rolling back would leave a WAL file that has filled the disk
@@ -216,12 +217,9 @@ class SqliteLedger:
             db.execute("BEGIN IMMEDIATE")
             if _columns(db) != COLUMNS:
                 db.execute("ALTER TABLE files ADD COLUMN position INTEGER")
-            db.execute("UPDATE files SET position = number() WHERE mtime_ns IS NOT NULL AND position IS NULL")
+            db.execute("UPDATE files SET position = number() WHERE mtime_ns IS NOT NULL")
             db.execute(_INDEX)
             db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-            if version:  # format 2 counted the files of format 1 anew for each log
-                with suppress(OSError):
-                    self._log.remove()
             db.execute("COMMIT")
         except sqlite3.OperationalError as error:
             if db.in_transaction:
