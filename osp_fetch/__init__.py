@@ -68,6 +68,7 @@ if TYPE_CHECKING:
         FolderWaiting,
         HostBack,
         HostDown,
+        LedgerReplaced,
         LimitChanged,
         LinksCommandFailed,
         LinksRenewed,
@@ -118,9 +119,9 @@ _HOMES: Final = {
     ),
     "model.events": (
         "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
-        "LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped NodeJoined NodeLeft "
-        "Observer Opened PageOpened Parked Progress Repeating Retrying RowsRead RunEnded RunStarted SetAside "
-        "Steered Stopping Waited WidthLearned WorkerDied WorkerStarted Wrote "
+        "LedgerReplaced LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped "
+        "NodeJoined NodeLeft Observer Opened PageOpened Parked Progress Repeating Retrying RowsRead RunEnded "
+        "RunStarted SetAside Steered Stopping Waited WidthLearned WorkerDied WorkerStarted Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -154,6 +155,7 @@ __all__ = [
     "HostDown",
     "HostDownError",
     "IntegrityError",
+    "LedgerReplaced",
     "LimitChanged",
     "LinkExpiredError",
     "LinksCommandFailed",

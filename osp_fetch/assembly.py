@@ -330,7 +330,7 @@ async def build_context(
         FolderBusyError: a run of another machine fetches to the same prefix of a bucket.
         StorageError: the destination or the ledger cannot be opened.
     """
-    ledger = _ledger(place, state, settings)
+    ledger = _ledger(place, state, settings, observe)
     wait = options.get("wait_lock", 0.0)
     opening = place.store(working or state, settings, lock=lock, is_new=is_new, wait_lock=wait)
     store = await stack.enter_async_context(opening)
@@ -339,13 +339,13 @@ async def build_context(
     return replace(made, may_publish=may_publish)
 
 
-def _ledger(place: Destination, state: Path, settings: Settings) -> SqliteLedger:
+def _ledger(place: Destination, state: Path, settings: Settings, observe: events.Observer) -> SqliteLedger:
     """Return the ledger of a run, not yet open. It reads those of the other runs at `place`, too."""
     file, storage = state / "ledger.sqlite3", settings.storage
     others = [each / file.name for each in state_folders(place.root) if each != state]
     return SqliteLedger(
         file, others, durable=storage.durability == "full", permissions=Permissions(storage.mode),
-        min_free=storage.min_free,
+        min_free=storage.min_free, observe=observe,
     )  # fmt: skip
 
 

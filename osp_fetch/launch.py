@@ -40,6 +40,7 @@ from .storage.folder.disk import Disk
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
 from .storage.folder.spill import DiskSpill
+from .views import formatting
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
 from .views.fanout import Fanout, ProgressTicker, Ticking
@@ -143,7 +144,7 @@ async def _fetch(
     # another run may have used the folder meanwhile
     is_new = given.was_empty and not state_folders(given.place.root)
     forget_failed(given.state)
-    board, observe = await _observers(stack, given)
+    board, observe = await _observers(stack, given, report)
     context = await _context(stack, given, observe, lock, joint, is_new=is_new)
     workers = await _workers(stack, context, given, lock.descriptor)
     renewal = renewal_of(given.manifest, given.options, given.settings, observe)
@@ -157,7 +158,6 @@ async def _fetch(
     )  # fmt: skip
     observe.add(run.observe, events.HostBack)
     work = _Work(run, stack, given.options)
-    observe.add(_forgetter(report), events.Repeating)
     steering = Steering(context, board.snapshot, given.stop.ask, work, renewal, workers)
     await _steered(stack, steering, given.state, report, joint)
     await _paged(stack, given, board, observe, steering)
@@ -173,7 +173,7 @@ async def _fetch(
         observe(events.RunEnded(report))
 
 
-async def _observers(stack: AsyncExitStack, given: _Given) -> tuple[Board, Fanout]:
+async def _observers(stack: AsyncExitStack, given: _Given, report: Report) -> tuple[Board, Fanout]:
     """Open the log and the history; return the board, and what passes events to all observers."""
     state, storage = given.state, given.settings.storage
     permissions, board, totals = Permissions(storage.mode), Board(), Totals()
@@ -181,7 +181,8 @@ async def _observers(stack: AsyncExitStack, given: _Given) -> tuple[Board, Fanou
     stack.callback(log.close)
     await stack.enter_async_context(HistoryFile(state / "history.jsonl", board, totals, permissions))
     further = [given.failed, given.options.get("observer")]
-    return board, Fanout([board, totals, log, *(each for each in further if each is not None)])
+    always: list[events.Observer] = [board, totals, log, _reported(report)]
+    return board, Fanout([*always, *(each for each in further if each is not None)])
 
 
 async def _context(
@@ -258,14 +259,16 @@ async def _workers(stack: AsyncExitStack, context: Context, given: _Given, lock:
     return await stack.enter_async_context(workers) if workers else None
 
 
-def _forgetter(report: Report) -> events.Observer:
-    """Return an observer that takes back the outcomes of files that are fetched again."""
+def _reported(report: Report) -> events.Observer:
+    """Return an observer that notes a new ledger, and takes back outcomes of files that are fetched again."""
 
-    def forget(event: events.Event) -> None:
+    def observe(event: events.Event) -> None:
         if isinstance(event, events.Repeating):
             report.forget(event.outcomes)
+        elif isinstance(event, events.LedgerReplaced):
+            report.notes.append(formatting.ledger_replaced(event.why, event.kept))
 
-    return forget
+    return observe
 
 
 class _Work:

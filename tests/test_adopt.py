@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from osp_fetch import Entry, Event, Report, Status, entry, fetch_all
 from osp_fetch.demo.server import Exchange
 from osp_fetch.engine.adopt import spots
 from osp_fetch.model import events
+from osp_fetch.views.formatting import ledger_replaced
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Origin, noise, sha256
@@ -53,9 +55,12 @@ def lose(folder: Path, how: str) -> None:
             other.execute("CREATE TABLE files (name TEXT, done INTEGER)")
             other.commit()
             other.close()
+        case "unreleased":
+            with closing(sqlite3.connect(ledger)) as db:
+                db.execute("PRAGMA user_version=2")
 
 
-WAYS = ["lost", "torn", "scribbled", "foreign"]
+WAYS = ["lost", "torn", "scribbled", "foreign", "unreleased"]
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -69,8 +74,12 @@ async def test_finished_files_outlive_the_ledger(
     lose(tmp_path, how)
     origin.sent.clear()
     inode = (tmp_path / "f.bin").stat().st_ino
-    report = await get(row, tmp_path)
+    seen: list[Event] = []
+    report = await fetch_all([row], tmp_path, settings=quick(), observer=seen.append)
     assert report.counts[Status.PRESENT] == 1
+    said = [(event.why, event.kept) for event in seen if isinstance(event, events.LedgerReplaced)]
+    assert [kept for _, kept in said] == [f"{tmp_path / LEDGER}.damaged"] * (how != "lost")
+    assert [note for note in report.notes if "ledger" in note] == [ledger_replaced(*each) for each in said]
     assert (tmp_path / "f.bin").stat().st_ino == inode
     assert origin.sent.total() <= (0 if digest else 32 << 10)
     # The adopted file is in the ledger now: the next run needs no request.

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from osp_fetch.views.formatting import ledger_replaced
 from tests import origin as o
 from tests.origin import Origin, noise
 
@@ -371,7 +372,14 @@ async def test_a_damaged_ledger_is_replaced_by_get_and_said_by_report(origin: Or
     code, _, said = await get("get", listed, "-o", "out", *QUICK, cwd=tmp_path)
     assert code == 0, said
     assert "the run replaces the ledger if it is damaged" in said
-    assert ledger.with_name("ledger.sqlite3.damaged").exists()
+    kept = ledger.with_name("ledger.sqlite3.damaged")
+    assert kept.exists()
+    sentence = ledger_replaced("file is not a database", str(kept.relative_to(tmp_path)))
+    assert said.count(sentence) == 2, said  # when it happened, and in the summary
+    log = (tmp_path / "out/.osp-fetch/events.jsonl").read_text()
+    assert '"event": "ledger replaced", "why": "file is not a database"' in log
+    assert (await get("report", "out", cwd=tmp_path))[0] == 0
+    assert "was begun anew; the old one is kept as" in (tmp_path / "report.html").read_text()
     assert (await get("verify", "out", cwd=tmp_path))[0] == 0
 
 

@@ -40,6 +40,7 @@ EVERY_EVENT: list[events.Event] = [
     events.NodeJoined("n1", 2),
     events.NodeLeft("n1", "it ended", 1),
     events.DiskWaiting("too little space"),
+    events.LedgerReplaced("file is not a database", "out/.osp-fetch/ledger.sqlite3.damaged"),
     events.WorkerDied(0, "killed"),
     events.LinksRenewed(3),
     events.LinksCommandFailed("exit 1"),

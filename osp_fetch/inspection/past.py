@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..model.report import JSON_VERSION
+from ..views import formatting
 from ..views.bins import Bins
 from ..views.rotated import lines_of
 from ..views.totals import Named
@@ -289,6 +290,8 @@ def _words(line: dict[str, Any]) -> str | None:
             return f"waiting for disk space: {line['why']}"
         case "links renewed":
             return f"fresh links: {line['files']} files continue"
+        case "ledger replaced":
+            return formatting.ledger_replaced(line["why"], line["kept"])
         case "links command failed" | "worker died":
             return str(line["why"])
         case _:

@@ -333,6 +333,14 @@ class FolderWaiting:
 
 
 @dataclass(frozen=True, slots=True)
+class LedgerReplaced:
+    """The ledger could not be used, and an empty one took its place. `kept` is the path of the old one."""
+
+    why: str
+    kept: str
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerStarted:
     """The worker process with this number has been started, also in place of one that died."""
 
@@ -406,42 +414,11 @@ class RunEnded:
 
 
 Event = (
-    RunStarted
-    | Progress
-    | RowsRead
-    | ManifestEnded
-    | FileBegun
-    | Opened
-    | Closed
-    | Wrote
-    | Adopted
-    | SetAside
-    | Decoded
-    | MirrorDropped
-    | Lost
-    | Retrying
-    | Cooling
-    | LimitChanged
-    | Waited
-    | WidthLearned
-    | HostDown
-    | HostBack
-    | NodeJoined
-    | NodeLeft
-    | FileAssigned
-    | Parked
-    | LinksRenewed
-    | LinksCommandFailed
-    | DiskWaiting
-    | FolderWaiting
-    | WorkerStarted
-    | WorkerDied
-    | Finished
-    | Repeating
-    | PageOpened
-    | Steered
-    | Stopping
-    | RunEnded
-)
+    RunStarted | Progress | RowsRead | ManifestEnded | FileBegun | Opened | Closed | Wrote | Adopted
+    | SetAside | Decoded | MirrorDropped | Lost | Retrying | Cooling | LimitChanged | Waited | WidthLearned
+    | HostDown | HostBack | NodeJoined | NodeLeft | FileAssigned | Parked | LinksRenewed
+    | LinksCommandFailed | DiskWaiting | FolderWaiting | LedgerReplaced | WorkerStarted | WorkerDied
+    | Finished | Repeating | PageOpened | Steered | Stopping | RunEnded
+)  # fmt: skip
 Observer = Callable[[Event], None]
 """A function that receives every event of a run."""

@@ -144,6 +144,8 @@ def _of_run(event: events.Event) -> dict[str, Any] | None:
             return {"event": "worker died", "number": number, "why": why}
         case events.DiskWaiting(why):
             return {"event": "disk waiting", "why": why}
+        case events.LedgerReplaced(why, kept):
+            return {"event": "ledger replaced", "why": why, "kept": kept}
         case events.LinksRenewed(files, expires):
             return {"event": "links renewed", "files": files, "expires": expires}
         case events.LinksCommandFailed(why):

@@ -150,3 +150,17 @@ def host_down(event: events.HostDown) -> str:
     if event.probed_in is None:
         return f"{event.host} does not answer{why}"
     return f"{event.host} does not answer{why}; next attempt in {event.probed_in:.1f} s"
+
+
+def ledger_replaced(why: str, kept: str) -> str:
+    """Return in one sentence that the ledger was begun anew, and what that means.
+
+    Args:
+        why: What was wrong with the old one.
+        kept: Where it is now.
+    """
+    return (
+        f"the ledger could not be used ({why}) and was begun anew; the old one is kept as {kept}: complete "
+        "files are recognised by their digests, or by samples from their servers, partials of 1 MiB and more "
+        "go on, and smaller ones begin again"
+    )

@@ -196,6 +196,8 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return f"waiting: {why}"
         case events.DiskWaiting(why):
             return f"waiting for disk space: {why}"
+        case events.LedgerReplaced(why, kept):
+            return formatting.ledger_replaced(why, kept)
         case events.HostDown() if event.heard or verbose:
             return formatting.host_down(event)
         case events.HostBack(host):

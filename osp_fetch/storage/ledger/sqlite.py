@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
+from ...model import events
 from ...model.entry import RelativePath
 from ...model.errors import DiskFullError, Remedy, StorageError
 from ...model.record import Record
@@ -64,6 +65,7 @@ class SqliteLedger:
         permissions: of the database file; SQLite gives its other files the same.
         min_free: bytes that stay free when the ledger is converted or the log of publications is rewritten.
         retry: seconds without an attempt to write the log after one that has failed.
+        observe: receives a LedgerReplaced event if the ledger is damaged and begun anew.
 
     Raises:
         DiskFullError: on entering, the disk is full.
@@ -80,6 +82,7 @@ class SqliteLedger:
         permissions: Permissions | None = None,
         min_free: int = 0,
         retry: float = 60.0,
+        observe: events.Observer = lambda _: None,
     ) -> None:
         self._place, self._others, self._durable = place, others, durable
         self._permissions = permissions or Permissions()
@@ -93,10 +96,12 @@ class SqliteLedger:
         self._log = OrderedLog(place.with_name(PUBLICATIONS), self._permissions)
         self._position = 0  # of the last publication
         self._is_behind = True  # whether the log may not have all publications
-        self._min_free, self._retry = min_free, retry
+        self._min_free, self._retry, self._observe = min_free, retry, observe
+        self._loop: asyncio.AbstractEventLoop
         self._tried_until = 0.0  # monotonic time before which the log is not tried again
 
     async def __aenter__(self) -> SqliteLedger:
+        self._loop = asyncio.get_running_loop()
         opening = asyncio.ensure_future(in_thread(self._thread, self._open))
         try:
             await asyncio.shield(opening)
@@ -128,7 +133,7 @@ class SqliteLedger:
                 raise (DiskFullError if full else StorageError)(
                     f"{self._place} cannot be opened: {error}", remedy=Remedy.ABORT
                 ) from None
-            self._begin_anew()
+            self._begin_anew(error)
         try:
             self._or_anew(self._resume_log)
         except sqlite3.Error as error:
@@ -139,16 +144,19 @@ class SqliteLedger:
         self._position = end_position(self._db.execute, "max") if self._is_ordered else 0
         self._catch_up()
 
-    def _begin_anew(self) -> None:
+    def _begin_anew(self, why: Exception) -> None:
         """Move a damaged or foreign ledger to `*.damaged`, and begin with an empty one.
 
         What the old ledger stated is found again from the files themselves. The old one is kept for
         inspection.
         """
-        self._place.replace(self._place.with_name(self._place.name + ".damaged"))
+        kept = self._place.with_name(self._place.name + ".damaged")
+        self._place.replace(kept)
         for ending in ("-wal", "-shm", "-journal"):
             self._place.with_name(self._place.name + ending).unlink(missing_ok=True)
         self._db = self._connect()
+        # observers are called in the thread of the event loop
+        self._loop.call_soon_threadsafe(self._observe, events.LedgerReplaced(str(why), str(kept)))
 
     def _patiently_connected(self) -> sqlite3.Connection:
         """Return `_connect()`, and retry it while a reader or another shard holds a lock.
@@ -195,7 +203,7 @@ class SqliteLedger:
             db.execute(SCHEMA)
             columns = _columns(db)
             if version == _UNRELEASED or columns not in (COLUMNS, COLUMNS[:-1]):
-                raise _Foreign(f"{self._place} is not a ledger: its table has other columns")
+                raise _Foreign("it is not a ledger of osp-fetch")
             self._is_ordered = version == _SCHEMA_VERSION or self._convert(db, version)
             db.execute("SELECT path, held, mtime_ns FROM files LIMIT 1").fetchone()
         except BaseException:
@@ -258,7 +266,7 @@ class SqliteLedger:
             if isinstance(error, sqlite3.DatabaseError) and not _is_wreck(error):
                 raise
             self._db.close()
-            self._begin_anew()
+            self._begin_anew(error)
             return work()
 
     def _look(self, paths: Sequence[RelativePath]) -> dict[str, Record]:
