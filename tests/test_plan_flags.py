@@ -151,6 +151,7 @@ def test_what_get_refuses_is_refused(command: Command, listed: Path, words: list
     assert planned.returncode == got.returncode != 0
     assert said in planned.stderr
     assert planned.stderr.splitlines()[-1] == got.stderr.splitlines()[-1]
+    assert "already here" not in got.stderr  # the plan is not printed before
 
 
 def test_a_package_that_a_flag_needs_is_named(

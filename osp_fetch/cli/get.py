@@ -23,7 +23,7 @@ from .flags import shared
 from .groups import Grouped
 from .options import profiles_place, with_folder
 from .plan import show_before
-from .run_flags import run_flags, run_options
+from .run_flags import check_run, run_flags, run_options
 from .streams import say
 from .unpack import end_workers, how_of, line_of
 from .watching import Watching
@@ -57,6 +57,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
         return show(sources, flags)
     flags = with_folder(sources, flags)
     made = run_options(flags)
+    check_run(list(sources), flags, made)
     _raise_descriptor_limit()
     if "-" in sources and sys.stdin is not None and sys.stdin.isatty():
         click.echo("Reading the list from the terminal; end it with Ctrl-D on a line of its own.", err=True)

@@ -138,7 +138,13 @@ def _add_page(made: PlainOptions, flags: dict[str, Any]) -> None:
 
 
 def announced(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> dict[str, str]:
-    """Return what the flags of a run would do, by name; the checks are those of `get`.
+    """Return what the flags of a run would do, by name; the arguments and errors are those of `check_run`."""
+    check_run(sources, flags, made)
+    return dict(_announced(_joined(flags), made, check_watching(flags)))
+
+
+def check_run(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> None:
+    """Check what a run would refuse only after it has been announced.
 
     Args:
         sources: The SOURCE arguments.
@@ -160,7 +166,6 @@ def announced(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> 
     if isinstance(made.get("engine"), Folder):
         check_shares(sources, place, made)
     failed_file_of(sources, made, state_folder(place.root, made.get("shard")))
-    return dict(_announced(_joined(flags), made, check_watching(flags)))
 
 
 def _announced(
