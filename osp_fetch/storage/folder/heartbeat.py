@@ -11,17 +11,20 @@ from typing import Final
 
 BEAT: Final = 2.0
 """Seconds between two heartbeats."""
+_LOOKS: Final = 12  # in three intervals, while a heartbeat is waited for
 
 
 class Heartbeat:
     """Touches a file at intervals from `start` to `stop`. Several processes may share it.
 
     Args:
-        place: the file. It is created, and stays. If it cannot be written, there is no heartbeat.
+        file: the path of the file, which is created and stays, or the descriptor of an open file. If it
+            cannot be written, there is no heartbeat.
+        beat: seconds between two heartbeats.
     """
 
-    def __init__(self, place: Path) -> None:
-        self._place = place
+    def __init__(self, file: Path | int, beat: float = BEAT) -> None:
+        self._file, self._interval = file, beat
         self._over = threading.Event()
         self._beating = threading.Thread(target=self._beat, name="osp-heartbeat", daemon=True)
 
@@ -31,12 +34,15 @@ class Heartbeat:
         self._beating.start()
 
     def _beat(self) -> None:
-        while not self._over.wait(BEAT):
+        while not self._over.wait(self._interval):
             self._touch()
 
     def _touch(self) -> None:
         with suppress(OSError):
-            self._place.touch()
+            if isinstance(self._file, int):
+                os.utime(self._file)
+            else:
+                self._file.touch()
 
     def stop(self) -> None:
         """End the heartbeat."""
@@ -58,12 +64,26 @@ class Pulse:
 
     def beats(self) -> bool:
         """Return whether the file was touched since the last call, or within three intervals."""
-        try:
-            with self._place.open("rb") as file:  # a network file system asks the server on opening only
-                seen = os.fstat(file.fileno()).st_mtime_ns
-        except OSError:
-            return False
         now = time.monotonic()
+        if (seen := self._touched()) is None:
+            return False
         if seen != self._seen:
             self._seen, self._since = seen, now
         return now - self._since <= self._patience
+
+    def awaited(self) -> bool:
+        """Wait until the file is touched, for three intervals at most. Return whether it was. Blocks."""
+        before, until = self._touched(), time.monotonic() + self._patience
+        while time.monotonic() < until:
+            time.sleep(self._patience / _LOOKS)
+            if self._touched() not in (None, before):
+                return True
+        return False
+
+    def _touched(self) -> int | None:
+        """Return when the file was touched, None if it cannot be read."""
+        try:
+            with self._place.open("rb") as file:  # a network file system asks the server on opening only
+                return os.fstat(file.fileno()).st_mtime_ns
+        except OSError:
+            return None

@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import socket
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Final, Literal
 from ...model.entry import STATE_FOLDER
 from ...model.errors import FolderBusyError, Remedy, StorageError
 from .disk import Disk, storage_error
-from .heartbeat import BEAT, Pulse
+from .heartbeat import BEAT, Heartbeat, Pulse
 from .permissions import Permissions
 
 # Attempts to get the lock, 0.1 s apart. `status` holds it for a moment while it looks at the folder.
@@ -69,8 +68,7 @@ class RunLock:
         self._fd = -1
         self._mine: dict[str, object] = {}
         self._checked = 0.0  # when the lock was known to be held, on the monotonic clock
-        self._over = threading.Event()
-        self._beating = threading.Thread(target=self._live, name="osp-lock", daemon=True)
+        self._heartbeat: Heartbeat
 
     def __enter__(self) -> RunLock:
         try:
@@ -84,7 +82,8 @@ class RunLock:
         except BaseException:
             os.close(self._fd)
             raise
-        self._beating.start()
+        self._heartbeat = Heartbeat(self._fd, self._beat)
+        self._heartbeat.start()
         return self
 
     @property
@@ -140,19 +139,7 @@ class RunLock:
         """Return whether the run that wrote `left` is still alive."""
         if left.get("host") == socket.gethostname() and (locked or not _runs(left.get("pid"))):
             return False
-        before = os.fstat(self._fd).st_mtime_ns
-        until = time.monotonic() + 3 * self._beat
-        while time.monotonic() < until:
-            time.sleep(self._beat / 4)
-            # `stat` by name, because a network file system may answer `fstat` from its cache
-            if self._place.stat().st_mtime_ns != before:
-                return True
-        return False
-
-    def _live(self) -> None:
-        while not self._over.wait(self._beat):
-            with suppress(OSError):
-                os.utime(self._fd)
+        return Pulse(self._place, self._beat).awaited()
 
     def _busy(self) -> FolderBusyError:
         error = FolderBusyError(
@@ -165,8 +152,7 @@ class RunLock:
         return error
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._beating.join()
+        self._heartbeat.stop()
         with suppress(OSError):
             os.ftruncate(self._fd, 0)
         os.close(self._fd)
