@@ -192,6 +192,22 @@ def test_of_several_pauses_the_one_that_ends_first_is_named() -> None:
     assert found.text == "waiting for short, which asked for a pause: 10 s left"
 
 
+def test_a_host_whose_files_are_given_up_is_not_waited_for() -> None:
+    now = [0.0]
+    board = Board(clock=lambda: now[0])
+    for host in ("gone:80", "later:80"):
+        board(events.HostDown(host, 5.0))
+    for now[0] in (1.0, 2.0, 3.0):
+        board(replace(FREE, seconds=1.0, open=0.0))
+    said = []
+    for host in ("gone:80", "later:80", ""):
+        found = board.bottleneck()
+        said.append(found.text if found else None)
+        board(events.HostDown(host, None))
+    answer = "which does not answer"
+    assert said == [f"waiting for gone, {answer}", f"waiting for later, {answer}", None]
+
+
 def test_a_conclusion_is_drawn_once_a_second_with_any_number_of_workers() -> None:
     drawn = 0
 

@@ -54,10 +54,10 @@ class HostFacts:
                 self._limit(host, connections, why)
             case events.Cooling(host, seconds):
                 _put(self._pauses, host, self._clock() + seconds)
-            case events.HostDown(host) if event.heard:
+            case events.HostDown(host, seconds) if event.heard and seconds is not None:
                 _put(self._down, host, None)
-            case events.HostBack(host):
-                self._down.pop(host, None)
+            case events.HostDown(host) | events.HostBack(host):
+                self._down.pop(host, None)  # it is not probed any more: its files fail, or wait for the end
             case events.Retrying(_, cause) if cause in _CROWDED:
                 self._refused.append(self._clock())
 
