@@ -308,6 +308,17 @@ async def test_a_host_can_have_limits_of_its_own() -> None:
     assert [slow.host(f"{name}:80").interval for name in ("slow", "new")] == [3 / 5, 3 / 50]
 
 
+async def test_a_host_that_was_forgotten_before_a_slot_is_taken_has_the_present_limits() -> None:
+    pool = ConnectionPool(Limits(requests_per_second=50.0))
+    early = pool.connection("h:80", 0)
+    for n in range(1100):
+        pool.host(f"other{n}:80")
+    pool.resize(8, is_fixed=False, parts=2)
+    async with early:
+        assert pool.host("h:80").interval == 2 / 50
+        assert pool.host("h:80").open == 1
+
+
 async def test_many_hosts_share_the_connections() -> None:
     pool = ConnectionPool(Limits(memory=48 << 20))  # 32 connections
     async with AsyncExitStack() as held:

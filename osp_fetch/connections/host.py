@@ -135,24 +135,24 @@ class Connection:
 
     The context is reentrant: a callee that receives an open slot may enter it again, which takes no second
     slot. The first exit releases the slot; later exits do nothing.
+
+    Attributes:
+        manners: What the host has shown of which requests it refuses. Known from the first entry on.
     """
 
-    __slots__ = ("_enter", "_held", "_host", "_leave", "_order")
+    __slots__ = ("_enter", "_held", "_host", "_leave", "_name", "_order", "manners")
 
     def __init__(
         self,
-        enter: Callable[[Host, int], Awaitable[None]],
+        enter: Callable[[str, int], Awaitable[Host]],
         leave: Callable[[Host, int], None],
-        host: Host,
+        name: str,
         order: int,
     ) -> None:
-        self._enter, self._leave, self._host, self._order = enter, leave, host, order
+        self._enter, self._leave, self._name, self._order = enter, leave, name, order
         self._held = False
-
-    @property
-    def manners(self) -> Manners:
-        """What the host has shown of which requests it refuses."""
-        return self._host.manners
+        self._host: Host
+        self.manners: Manners
 
     @property
     def has_others(self) -> bool:
@@ -161,7 +161,8 @@ class Connection:
 
     async def __aenter__(self) -> None:
         if not self._held:
-            await self._enter(self._host, self._order)
+            self._host = await self._enter(self._name, self._order)
+            self.manners = self._host.manners
             self._held = True
 
     async def __aexit__(self, *_: object) -> None:

@@ -108,7 +108,6 @@ class Hosts:
 
     def use(self, state: Host) -> None:
         """Record that a host has open connections."""
-        self._states[state.name] = state  # it may have been forgotten since the caller asked for it
         self._idle.pop(state.name, None)
         self.in_use[state] = None
         self.settle(state)

@@ -144,14 +144,17 @@ class ConnectionPool:
             host: `host:port`.
             order: Position of the file in the manifest. Among waiting requests the smallest goes first.
         """
-        return Connection(self._enter, self._leave, self.host(host), order)
+        return Connection(self._enter, self._leave, host, order)
 
-    async def _enter(self, state: Host, order: int) -> None:
-        """Wait for a slot of the host `state` and take it.
+    async def _enter(self, name: str, order: int) -> Host:
+        """Wait for a slot of a host and take it.
 
         Args:
-            state: State of the host.
+            name: `host:port`.
             order: Position of the file in the manifest.
+
+        Returns:
+            The state of the host, which is not forgotten while it has slots or requests that wait.
 
         Raises:
             HostDownError: The host is down, and another connection probes it.
@@ -160,7 +163,7 @@ class ConnectionPool:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._move_to(loop)
-        now = loop.time()
+        state, now = self.host(name), loop.time()
         if state.breaker.down and state.probe is not None:
             raise state.down_error()
         if state.paused_until - now > _LONG_PAUSE:
@@ -168,17 +171,18 @@ class ConnectionPool:
         if state.queue.first is None and self._has_room(state) and state.may(now, self._fair_share):
             state.queue.pass_by(order)
             self._opened(state, order, now)
-            return
+            return state
         ticket = state.queue.join(order, next(self._numbers))
         self._wake(state)
         if ticket.done() and not ticket.exception():
-            return
+            return state
         try:
             await ticket
         except asyncio.CancelledError:
             if ticket.done() and not ticket.cancelled() and not ticket.exception():
                 self._leave(state, order)
             raise
+        return state
 
     def _move_to(self, loop: asyncio.AbstractEventLoop) -> None:
         """Schedule in `loop` what the event loop before was to do; it has ended, and all slots are free."""
@@ -189,7 +193,7 @@ class ConnectionPool:
                 loop.call_at(state.quiet_until + 0.001, self._wake, state)
 
     def _leave(self, state: Host, order: int) -> None:
-        """Release a slot that `_enter` took, with the same arguments."""
+        """Release a slot of the host that `_enter` returned."""
         if state.probe == order:
             state.probe = None
         state.open -= 1
