@@ -55,19 +55,20 @@ _KEPT = 4  # one file descriptor in four is kept for connections to hosts that h
 _OWN_DESCRIPTORS = 64  # file descriptors for the interpreter, the ledger, logs and pipes
 
 
-def rows_of(manifest: AnyManifest, options: PlainOptions) -> Resolved:
+def rows_of(manifest: AnyManifest, options: PlainOptions, pages: WebPages | None = None) -> Resolved:
     """Return the rows of `manifest`, selected, joined and sharded by `options`.
 
     Args:
         manifest: a SOURCE string, a path, a list of these, a DataFrame, or an (async) iterable of Entry.
         options: the options of the run.
+        pages: gets the pages of listings; None makes one.
 
     Raises:
         ManifestError: the manifest or a list cannot be read, or a dataset needs a link file.
         CredentialsError: a server refuses to list a source.
         NetworkError: a source cannot be listed.
     """
-    pages = _pages(options)
+    pages = pages or pages_of(options)
     resolved = resolve(_sources(manifest, options) or manifest, _row_options(options, pages))
     name = options.get("name")
     return _renamed(resolved, manifest, name, options) if name else resolved
@@ -181,7 +182,11 @@ def forget_failed(state: Path) -> None:
 
 
 def renewal_of(
-    manifest: AnyManifest, options: PlainOptions, settings: Settings, observe: events.Observer
+    manifest: AnyManifest,
+    options: PlainOptions,
+    settings: Settings,
+    observe: events.Observer,
+    pages: WebPages,
 ) -> LinkFileRenewal | None:
     """Return the source of fresh links: the manifest's files, or None if it has no files.
 
@@ -190,6 +195,7 @@ def renewal_of(
         options: the options of the run.
         settings: `links` configures waiting and the command for fresh links.
         observe: receives events.
+        pages: asks servers for the names of links.
 
     Raises:
         ManifestError: a dataset needs a link file and none is given.
@@ -202,7 +208,7 @@ def renewal_of(
     selection = Options(
         selection=_selection(options),
         headers=_headers(options),
-        naming=_naming(options, _pages(options)),
+        naming=_naming(options, pages),
         columns=tuple(options.get("columns", {}).items()),
     )
 
@@ -245,7 +251,8 @@ def _naming(options: PlainOptions, pages: WebPages) -> Naming:
     )
 
 
-def _pages(options: PlainOptions) -> WebPages:
+def pages_of(options: PlainOptions) -> WebPages:
+    """Return what gets the pages of listings. Raises as `reach_of` does."""
     settings = options.get("settings") or Settings()
     return WebPages(settings, reach_of(settings, options), _headers(options))
 
@@ -292,7 +299,7 @@ def checksums_of(place: str, options: PlainOptions, pages: WebPages | None = Non
         NetworkError: the list cannot be read from its server.
     """
     if place.lower().startswith(("http://", "https://")):
-        return Checksums.fetch(place, pages or _pages(options))
+        return Checksums.fetch(place, pages or pages_of(options))
     return Checksums.read(Path(place))
 
 

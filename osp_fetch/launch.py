@@ -17,6 +17,7 @@ from .assembly import (
     build_context,
     failed_file_of,
     forget_failed,
+    pages_of,
     reach_of,
     renewal_of,
     rows_of,
@@ -51,6 +52,7 @@ from .views.totals import Totals
 if TYPE_CHECKING:
     from .assembly import AnyManifest
     from .engine.context import Context
+    from .pages import WebPages
     from .sources.resolve import Resolved
     from .views.failed_file import FailedFile
     from .workers.limits import Workers
@@ -74,6 +76,7 @@ class _Given:
         settings: The settings, with the memory that a run to this destination may use.
         state: The state folder of this run or shard.
         reach: How servers are reached.
+        pages: Gets the pages of listings.
         resolved: The rows of the manifest.
         failed: Collects the rows that fail, None if the options do not ask for it.
         was_empty: Whether the output folder had no file. Creating the state folder changes that.
@@ -85,6 +88,7 @@ class _Given:
     settings: Settings
     state: Path
     reach: Reach
+    pages: WebPages
     resolved: Resolved
     failed: FailedFile | None
     was_empty: bool
@@ -100,12 +104,13 @@ async def _read(manifest: AnyManifest, folder: str | Path, options: PlainOptions
     place = destination(folder, options.get("state"))
     settings = place.with_memory(options.get("settings") or Settings())
     reach = await asyncio.to_thread(reach_of, settings, options)
-    resolved = await asyncio.to_thread(rows_of, manifest, options)
+    pages = await asyncio.to_thread(pages_of, options)
+    resolved = await asyncio.to_thread(rows_of, manifest, options, pages)
     state = state_folder(place.root, options.get("shard"))
     failed = await asyncio.to_thread(failed_file_of, manifest, options, state)
     was_empty = await asyncio.to_thread(_is_empty, place.root)
     given: PlainOptions = {**options, "stop": options.get("stop") or StopToken()}
-    return _Given(manifest, given, place, settings, state, reach, resolved, failed, was_empty)
+    return _Given(manifest, given, place, settings, state, reach, pages, resolved, failed, was_empty)
 
 
 async def launch(
@@ -147,7 +152,9 @@ async def _fetch(
     board, observe = await _observers(stack, given, report)
     context = await _context(stack, given, observe, lock, joint, is_new=is_new)
     workers = await _workers(stack, context, given, lock.descriptor)
-    renewal = renewal_of(given.manifest, given.options, given.settings, observe)
+    pool = workers.own_pool if workers else context.pool
+    await stack.enter_async_context(given.pages.over(pool, context.transport, observe))
+    renewal = renewal_of(given.manifest, given.options, given.settings, observe, given.pages)
     await _ticking(stack, given, context, board, observe, workers)
     again = again_of(given.options)
     run = Run(
@@ -157,7 +164,7 @@ async def _fetch(
         update=given.options.get("update", False), spill=stack.enter_context(DiskSpill(given.state)),
     )  # fmt: skip
     observe.add(run.observe, events.HostBack)
-    work = _Work(run, stack, given.options)
+    work = _Work(run, stack, given)
     steering = Steering(context, board.snapshot, given.stop.ask, work, renewal, workers)
     await _steered(stack, steering, given.state, report, joint)
     await _paged(stack, given, board, observe, steering)
@@ -277,18 +284,19 @@ class _Work:
     Args:
         run: The run.
         stack: Ends the reading of added sources.
-        options: The options of the run, by which added sources are read, too.
+        given: The options of the run, by which added sources are read, too, and what gets their pages.
     """
 
-    def __init__(self, run: Run, stack: AsyncExitStack, options: PlainOptions) -> None:
-        self._run, self._stack, self._options = run, stack, options.copy()
+    def __init__(self, run: Run, stack: AsyncExitStack, given: _Given) -> None:
+        self._run, self._stack, self._pages = run, stack, given.pages
+        self._options = given.options.copy()
         self._options.pop("name", None)  # it is that of a single file
         self._added: list[Resolved] = []
         self.retry_failed = run.retry_failed
 
     async def add(self, source: str) -> bool:
         """Fetch the files of `source`, too. Return False if the run is ending."""
-        resolved = await asyncio.to_thread(rows_of, source, self._options)
+        resolved = await asyncio.to_thread(rows_of, source, self._options, self._pages)
         self._stack.callback(resolved.close)
         self._added.append(resolved)
         return self._run.add(resolved.rows)

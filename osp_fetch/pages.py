@@ -7,16 +7,19 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any, Final, TypeVar, cast
 
+from .concurrency import stop as stop_tasks
 from .connections.exchange import Exchange
 from .connections.pool import ConnectionPool
 from .connections.totals import most_connections
 from .engine.retry import persist
+from .model import events
 from .model.errors import (
     BorrowedLinkSpentError,
     FetchError,
@@ -45,6 +48,7 @@ _ASKED: Final = 16  # links whose names are asked for at the same time
 _SILENT: Final = 2  # attempts at a host that does not answer when asked for a name
 _PROBED: Final = 0.5  # seconds between two looks at a host that another request probes
 _END: Final = 1 << 40  # past the end of every document
+_FIRST_ORDER: Final = -1 << 40  # before the files of a manifest: pages tell which files there are
 
 
 T = TypeVar("T")
@@ -56,9 +60,10 @@ class WebPages:
     A document is received completely before it is read: a run reads rows only as fast as it fetches files,
     and no server keeps a connection open for that long.
 
-    Each call has an event loop and connections of its own. The connection pool outlives the calls, so that
-    the rates of requests and bytes, and the pauses that hosts ask for, hold from one call to the next. It is
-    not the pool of the run, which has another event loop. Calls from several threads wait for each other.
+    Before the run begins, each call has an event loop and connections of its own, and calls from several
+    threads wait for each other. The connection pool outlives the calls, so that the rates of requests and
+    bytes, and the pauses that hosts ask for, hold from one call to the next. During the run, in `over`, calls
+    are made in its event loop, over its connections.
 
     Args:
         settings: the settings of the run; limits, timeouts and retries apply.
@@ -71,10 +76,31 @@ class WebPages:
         self._settings, self._reach, self._headers = settings, reach, tuple(headers)
         connections = min(_ASKED, most_connections(settings.limits))
         self._pool = ConnectionPool(replace(settings.limits, connections=connections), hosts=settings.hosts)
-        self._orders = itertools.count()
+        self._orders = itertools.count(_FIRST_ORDER)
         self._turn = threading.Lock()
         self._stopped = False
-        self._active: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self._active: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
+        self._run_loop: asyncio.AbstractEventLoop | None = None
+        self._run_client: _Client
+
+    @asynccontextmanager
+    async def over(
+        self, pool: ConnectionPool, transport: Transport, observe: events.Observer
+    ) -> AsyncIterator[None]:
+        """Make all calls in this event loop while the context is open. At its end, requests end.
+
+        Args:
+            pool: the connection pool of a run, so that its limits hold for pages and files together.
+            transport: sends the requests.
+            observe: receives the pauses that servers ask for, because they hold for files, too.
+        """
+        self._run_client = _Client(pool, transport, self._settings.retry, self._orders, observe)
+        self._run_loop = asyncio.get_running_loop()
+        try:
+            yield
+        finally:
+            self._stopped = True
+            await stop_tasks([task for task, loop in self._active.items() if loop is self._run_loop])
 
     def get(
         self,
@@ -108,34 +134,42 @@ class WebPages:
     def stop(self) -> None:
         """End every request that another thread waits for, and refuse further ones."""
         self._stopped = True
-        if self._active is not None:
-            loop, task = self._active
+        for task, loop in list(self._active.items()):
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(task.cancel)
 
     def _run(self, work: Callable[[_Client], Awaitable[list[T]]]) -> list[T]:
-        """Do `work` in an event loop of this thread; raise TransferError if `stop` ends it."""
-        with self._turn:
-            try:
-                return asyncio.run(self._until_stopped(work))
-            except asyncio.CancelledError:
-                if not self._stopped:
-                    raise
-                raise TransferError(
-                    "the run was stopped while a list was read; run the same command again"
-                ) from None
+        """Do `work` in an event loop while this thread waits; raise TransferError if `stop` ends it."""
+        try:
+            if self._stopped:
+                raise CancelledError
+            if self._run_loop is not None:
+                doing = self._until_stopped(lambda: work(self._run_client))
+                return asyncio.run_coroutine_threadsafe(doing, self._run_loop).result()
+            with self._turn:
+                return asyncio.run(self._until_stopped(lambda: self._alone(work)))
+        except (asyncio.CancelledError, CancelledError):
+            if not self._stopped:
+                raise
+            raise TransferError(
+                "the run was stopped while a list was read; run the same command again"
+            ) from None
 
-    async def _until_stopped(self, work: Callable[[_Client], Awaitable[list[T]]]) -> list[T]:
+    async def _alone(self, work: Callable[[_Client], Awaitable[list[T]]]) -> list[T]:
+        """Do `work` over connections of its own."""
+        async with transport_of(self._settings, self._reach) as transport:
+            return await work(_Client(self._pool, transport, self._settings.retry, self._orders))
+
+    async def _until_stopped(self, work: Callable[[], Awaitable[list[T]]]) -> list[T]:
         task = asyncio.current_task()
         assert task is not None
-        self._active = asyncio.get_running_loop(), task
+        self._active[task] = asyncio.get_running_loop()
         try:
             if self._stopped:
                 task.cancel()
-            async with transport_of(self._settings, self._reach) as transport:
-                return await work(_Client(self._pool, transport, self._settings.retry, self._orders))
+            return await work()
         finally:
-            self._active = None
+            del self._active[task]
 
     async def _all(
         self,
@@ -203,12 +237,19 @@ class _Client:
         transport: sends the requests.
         retry: number of attempts, and waiting times.
         orders: yields the order of each request; earlier ones get slots first.
+        observe: receives the pauses that servers ask for.
     """
 
     def __init__(
-        self, pool: ConnectionPool, transport: Transport, retry: Retry, orders: Iterator[int]
+        self,
+        pool: ConnectionPool,
+        transport: Transport,
+        retry: Retry,
+        orders: Iterator[int],
+        observe: events.Observer = lambda _: None,
     ) -> None:
         self._pool, self._transport, self._retry, self._orders = pool, transport, retry, orders
+        self._observe = observe
         # host → attempts in a row without an answer; those that were made at the same time count as one
         self._silences: Counter[str] = Counter()
         self._silent: dict[str, str] = {}  # host → the error of the last of these
@@ -255,8 +296,12 @@ class _Client:
         await persist(lambda: self._until_open(attempt), self._retry, received, _ignore_retry)
 
     def _exchange(self, place: str, order: int, name: str) -> Exchange:
-        # the events of a run are about its files alone
-        return Exchange(self._pool, self._transport, lambda _: None, place, order, name)
+        return Exchange(self._pool, self._transport, self._pauses, place, order, name)
+
+    def _pauses(self, event: events.Event) -> None:
+        """Pass on a pause. The other events of an exchange are about the files of a run."""
+        if isinstance(event, events.Cooling):
+            self._observe(event)
 
     async def _until_open(self, attempt: Callable[[], Awaitable[None]]) -> None:
         """Make an attempt, after the pause of its host and while no other request probes the host."""

@@ -10,6 +10,7 @@ import io
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -358,6 +359,38 @@ async def test_pages_keep_to_the_connections_of_a_host(origin: Origin, limits: d
     url = tree_of(origin, "abcdefgh")
     assert len(await asyncio.to_thread(walked, url, **limits)) == 8
     assert origin.most_open <= max(limits.values())
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_pages_and_files_of_a_run_keep_to_the_connections_of_a_host_together(
+    origin: Origin, tmp_path: Path, processes: int
+) -> None:
+    kinds: Counter[bool] = Counter()  # open requests, for pages and for files
+    both, begun = 0, asyncio.Event()
+
+    async def late(exchange: Exchange, page: o.Page) -> None:
+        nonlocal both
+        kind = exchange.path.endswith("/")
+        kinds[kind] += 1
+        both += kinds[True] > 0 < kinds[False]
+        if not kind:
+            begun.set()
+        await begun.wait()  # no page is answered before a file is fetched
+        await asyncio.sleep(0.02)
+        await o.polite(exchange, page)
+        kinds[kind] -= 1
+
+    first = [f"{n}.bin" for n in range(500)]  # rows are read in pages of 500
+    for path in (*first, *(f"{n}/f.bin" for n in range(40))):
+        origin.add(f"d/{path}", path.encode(), always=late)
+    for n in range(40):
+        origin.add(f"d/{n}/", index("f.bin"), always=late)
+    url = origin.add("d/", index(*first, *(f"{n}/" for n in range(40))))
+    report = await fetch_all(url, tmp_path, settings=quick(limits={"per_host": 4, "processes": processes}))
+    assert report.ok, report.failures
+    assert report.counts[Status.FETCHED] == 540
+    assert both, "pages were walked while files were fetched"
+    assert origin.most_open == 4
 
 
 @pytest.mark.parametrize("seconds", [1, 2])

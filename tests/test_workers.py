@@ -41,7 +41,7 @@ from osp_fetch.model.report import Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.storage.destination import Destination
 from osp_fetch.storage.folder.run_lock import RunLock
-from osp_fetch.workers.budget import Budget, shared
+from osp_fetch.workers.budget import OWN, Budget, shared
 from osp_fetch.workers.channel import Channel
 from osp_fetch.workers.limits import part_of
 from osp_fetch.workers.messages import EventSent, RecordKept, Setup
@@ -470,6 +470,18 @@ def test_who_needs_none_leaves_its_share_to_the_others() -> None:
         shares = shared(8, [9, 5], busy, shares)
         busy = [max(shares[0], busy[0] - 1), min(shares[1], 5)]
     assert shares == [4, 4]
+
+
+def test_the_process_of_the_run_is_served_first_where_connections_are_few() -> None:
+    budget = Budget(2, 8, 2, lambda _: None, {}, steers=False)
+    for worker in (0, 1):
+        budget.reported(worker, [HostReport("h", 1, 1, 9, 0, 0, 1, 0.01)], 1.0)
+    budget.joined(OWN)
+    budget.reported(OWN, [HostReport("h", 0, 0, 4, 0, 0, 0, 0.01)], 1.0)
+    ((worker, lowered),) = budget.look(1.1)
+    assert (worker, lowered.connections) == (1, 0)
+    budget.reported(1, [HostReport("h", 0, 0, 9, 0, 0, 0, 0.01, lowered.number)], 1.2)
+    assert [(number, each.connections) for number, each in budget.look(1.3)] == [(OWN, 1)]
 
 
 def test_a_lowered_share_counts_until_the_worker_knows_of_it() -> None:

@@ -10,6 +10,7 @@ from typing import Final
 
 from ..concurrency import stop
 from ..connections.controller import LOOK
+from ..connections.pool import ConnectionPool
 from ..engine.context import Context, files_in_progress
 from ..engine.file import Job
 from ..model import events
@@ -31,6 +32,7 @@ from ..storage.folder.run_lock import state_folder
 from ..workers import messages
 from ..workers.budget import Budget
 from ..workers.limits import RunLimits, part_of
+from ..workers.own_share import OwnShare
 from ..workers.peer import Losses, WorkerDiedError
 from .coordinator import Coordinator, Lease, State
 from .node import Link, Node, NodeSource
@@ -96,6 +98,7 @@ class NodePool:
         self._patience, self._sockets = patience, sockets
         self._coordinator = Coordinator(patience)
         self._nodes: dict[int, Node] = {}
+        self._own = OwnShare(context, budget)
         self._leaving: set[int] = set()  # lost nodes whose connections and requests may go on for a while
         self._ends: dict[int, bool] = {}  # node → whether its process is known to have ended
         self._tasks: set[asyncio.Task[None]] = set()
@@ -241,8 +244,14 @@ class NodePool:
         """Largest number of connections of all nodes together."""
         return self._budget.total
 
+    @property
+    def own_pool(self) -> ConnectionPool:
+        """The connection pool of this process, which has a share of each host beside the nodes."""
+        return self._own.pool
+
     def steer(self, limits: RunLimits) -> None:
         """Change the limits of the run on all nodes."""
+        self._own.pool.resize(limits.connections, is_fixed=limits.is_fixed, most_open=limits.most_open)
         if limits.connections:
             total = limits.connections * (1 if limits.is_fixed else self.processes)
             self._budget.resize(total, limits.per_host)
@@ -276,6 +285,7 @@ class NodePool:
 
     def cool(self, host: str, seconds: float) -> None:
         """Send `host` no request for `seconds`, and close the transfers from it."""
+        self._own.pool.cool(host, seconds, sheds=True)
         for node in self._nodes.values():
             node.send(messages.CoolHost(host, seconds, sheds=True))
 
@@ -387,7 +397,7 @@ class NodePool:
             for member in self._coordinator.overdue(loop.time()):
                 if (node := self._nodes.get(member.number)) is not None:
                     await self._gone(node, f"it was silent for {self._patience:.0f} s")
-            for number, assign in self._budget.look(loop.time()):
+            for number, assign in self._own.look(loop.time()):
                 if (node := self._nodes.get(number)) is not None:
                     node.send(assign)
             for node in self._nodes.values():
@@ -406,6 +416,7 @@ class NodePool:
     def _cool(self, by: int, event: events.Cooling) -> None:
         """Forward a host's request to wait from node `by` to all others, and to the queues of the run."""
         self._context.pool.cool(event.host, event.seconds)
+        self._own.pool.cool(event.host, event.seconds)
         for node in self._nodes.values():
             if node.number != by:
                 node.send(messages.CoolHost(event.host, event.seconds))

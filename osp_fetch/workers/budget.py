@@ -17,6 +17,8 @@ from ..model.quantities import Auto
 from .limits import part_of
 from .messages import Assign
 
+OWN: Final = 1 << 40
+"""Number of the process of the run, whose pages tell the workers what to fetch. It is served before them."""
 # Seconds for which an idle connection of a node is counted as open: the transport keeps it for 2 s.
 _IDLE: Final = 2.5
 # Hosts without shares whose limits are remembered, at about 1.5 KB each.
@@ -272,6 +274,7 @@ class Budget:
             others += mine.most
             if mine.share and self._is_there(worker):
                 found.append((worker, self._assign(mine, host, 0, shed=shed)))
+        each.sort(key=lambda one: one[0] != OWN)
         wanted = shared(
             max(0, level - others),
             [s.demand for _, s in each],

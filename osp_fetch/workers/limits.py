@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..connections.pool import ConnectionPool
 from ..engine.file import Job
 from ..model.record import Record
 from ..model.report import Status
@@ -48,6 +49,11 @@ class Workers(Protocol):
     @property
     def total(self) -> int:
         """Largest number of connections of all of them together."""
+        ...
+
+    @property
+    def own_pool(self) -> ConnectionPool:
+        """The connection pool of the process of the run, which has a share of each host beside them."""
         ...
 
     def steer(self, limits: RunLimits) -> None:

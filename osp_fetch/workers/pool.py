@@ -8,6 +8,7 @@ from typing import Final
 
 from ..concurrency import completed, stop
 from ..connections.controller import LOOK
+from ..connections.pool import ConnectionPool
 from ..engine.context import Context
 from ..engine.file import Job
 from ..model import events
@@ -17,6 +18,7 @@ from ..model.timetable import Timetable
 from . import messages
 from .budget import Budget
 from .limits import RunLimits, part_of
+from .own_share import OwnShare
 from .peer import Losses, WorkerDiedError
 from .process import Process
 
@@ -37,6 +39,7 @@ class WorkerPool:
     def __init__(self, setups: list[messages.Setup], context: Context, budget: Budget, lock: int) -> None:
         self._setups, self._context, self._budget, self._lock = setups, context, budget, lock
         self._workers: list[Process] = []
+        self._own = OwnShare(context, budget)
         self._looking: asyncio.Task[None]
 
     async def __aenter__(self) -> WorkerPool:
@@ -84,8 +87,14 @@ class WorkerPool:
         """Largest number of connections of all workers together."""
         return self._budget.total
 
+    @property
+    def own_pool(self) -> ConnectionPool:
+        """The connection pool of this process, which has a share of each host beside the workers."""
+        return self._own.pool
+
     def steer(self, limits: RunLimits) -> None:
         """Change the limits of the run in all workers."""
+        self._own.pool.resize(limits.connections, is_fixed=limits.is_fixed, most_open=limits.most_open)
         count = len(self._workers)
         if limits.connections:
             self._budget.resize(limits.connections, limits.per_host)
@@ -98,6 +107,7 @@ class WorkerPool:
 
     def cool(self, host: str, seconds: float) -> None:
         """Send `host` no request for `seconds`, and close the transfers from it."""
+        self._own.pool.cool(host, seconds, sheds=True)
         for worker in self._workers:
             worker.send(messages.CoolHost(host, seconds, sheds=True))
 
@@ -136,7 +146,7 @@ class WorkerPool:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(LOOK)
-            for number, assign in self._budget.look(loop.time()):
+            for number, assign in self._own.look(loop.time()):
                 self._workers[number].send(assign)
             if self._context.pool.last_files:
                 for worker in self._workers:
@@ -145,6 +155,7 @@ class WorkerPool:
     def _cool(self, by: int, event: events.Cooling) -> None:
         """Forward a host's request to wait from worker `by` to all others, and to the queues of the run."""
         self._context.pool.cool(event.host, event.seconds)
+        self._own.pool.cool(event.host, event.seconds)
         for worker in self._workers:
             if worker.number != by:
                 worker.send(messages.CoolHost(event.host, event.seconds))
