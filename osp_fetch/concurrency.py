@@ -1,13 +1,19 @@
-"""Helpers for asyncio tasks: bounded concurrency, completion despite cancellation, and cancel scopes."""
+"""Helpers for asyncio tasks: bounded concurrency, completion, cancel scopes; and the number of cores."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Places:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from ..assembly import connections_of
+from ..concurrency import cores
 from ..inspection.past import HostPast, read_past
 from ..inspection.status import runs_of
 from ..model.report import JSON_VERSION
@@ -235,10 +236,9 @@ def _descriptors() -> Finding:
 
 
 def _processor(settings: Settings) -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = settings.limits.processes
-    text = f"{formatting.count(cores, 'core')}, {processes} process{'' if processes == 1 else 'es'}"
-    is_one = cores >= _MANY_CORES and processes == 1
+    number, processes = cores(), settings.limits.processes
+    text = f"{formatting.count(number, 'core')}, {processes} process{'' if processes == 1 else 'es'}"
+    is_one = number >= _MANY_CORES and processes == 1
     advice = "With many small files, --processes auto uses more cores." if is_one else ""
     return Finding("processor", is_wrong=False, text=text, advice=advice)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from ..concurrency import cores
 from ..connections.totals import most_connections
 from ..model.errors import FetchError
 from ..model.settings import Limits
@@ -176,6 +176,4 @@ def most_of(limits: Limits) -> int:
 
 def cores_of(limits: Limits) -> int:
     """Return the number of cores that a run may use; 1 if the settings name its number of processes."""
-    if limits.processes != 1:
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores() if limits.processes == 1 else 1

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from ..model.protocols import Row
     from ..model.report import Report
     from ..options import PlainOptions, StopToken
+    from ..views.board import Board
+    from ..views.screen import Live, Plain
 
 
 @click.command("get", cls=Grouped, short_help="Download files into a folder; run it again to resume.")
@@ -245,14 +247,13 @@ def _lay_out(flags: dict[str, Any]) -> None:
         tell_layout(laid)
 
 
-def _screen(board: Any, flags: dict[str, Any]) -> Any:
-    """Return the progress view: None with --quiet, a live panel on a terminal, else lines of text."""
+def _screen(board: Board, flags: dict[str, Any]) -> Live | Plain | None:
+    """Return the progress view, None with --quiet."""
     if flags["quiet"]:
         return None
-    from ..views.screen import Live, Plain
+    from ..views.screen import screen_of
 
-    terminal = sys.stderr.isatty() and os.environ.get("TERM", "") != "dumb"
-    return (Live if terminal else Plain)(board, verbose=flags["verbose"])
+    return screen_of(board, verbose=flags["verbose"])
 
 
 def _tell(report: Report, flags: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from ..model.profile import Profile
 from ..model.settings import HostLimits, Limits
+from ..model.urls import name_of
 from ..model.well_known import WELL_KNOWN
 from .controller import Controller
 from .host import Host
@@ -77,7 +78,7 @@ class Hosts:
         """Return the `host:port` that `host` means: itself, or without a port, every port that is likely."""
         if _PORT.search(host):
             return [host]
-        known = [name for name in self._states if name.rpartition(":")[0] == host]
+        known = [name for name in self._states if name_of(name) == host]
         return list(dict.fromkeys([f"{host}:443", f"{host}:80", *known]))
 
     def measured(self, name: str) -> Profile | None:
@@ -183,7 +184,7 @@ def limits_of(name: str, limits: Limits, own: Mapping[str, HostLimits]) -> HostL
         limits: The limits of all hosts. Where the user has set them, they replace those of well-known hosts.
         own: Name of a host → limits that the user has set for it.
     """
-    host = name.rpartition(":")[0].strip("[]")
+    host = name_of(name).strip("[]")
     if host in own:
         found = own[host]
         rate = found.requests_per_second or limits.requests_per_second

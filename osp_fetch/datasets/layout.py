@@ -18,7 +18,7 @@ from typing import Any, Final
 from ..model.entry import STATE_FOLDER
 from ..model.report import JSON_VERSION
 from ..storage.folder import ownership
-from ..storage.folder.disk import Disk, replace_text, storage_error
+from ..storage.folder.disk import Disk, read_json, replace_text, storage_error
 from ..storage.folder.ownership import Decision
 from .catalogue import DATASETS, Captions, Dataset
 
@@ -123,11 +123,7 @@ class _Written:
         self._place = root / STATE_FOLDER / "layout.json"
         # not in the output folder, where any name may belong to a file of the user
         self._beside = self._place.with_name("layout.new")
-        try:
-            read = json.loads(self._place.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            read = {}
-        self._known: dict[str, Any] = read if isinstance(read, dict) else {}
+        self._known = read_json(self._place) or {}
 
     def put(self, name: str, text: str) -> bool:
         """Write the list `name`; return False if the existing one was not written by this tool.

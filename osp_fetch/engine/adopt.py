@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import Final
 
 from ..model import events, urls
 from ..model.digest import Digest
 from ..model.entry import Entry, RelativePath
-from ..model.errors import FetchError, IntegrityError, Remedy, TransferError
+from ..model.errors import IntegrityError, Remedy, TransferError
 from ..model.http import Request, Validator
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from ..model.record import Examined, Published, Record
@@ -196,9 +197,7 @@ class Adoption:
         async def ask() -> None:
             came.append(await self._ask(entry, link, size, span, order))
 
-        def retrying(error: FetchError, delay: float) -> None:
-            self._context.observe(events.Retrying(entry.path, error.cause, delay, str(error)))
-
+        retrying = partial(self._context.retrying, entry.path)
         await persist(ask, self._context.settings.retry, lambda: 0, retrying)
         return came[0]
 

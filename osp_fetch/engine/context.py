@@ -12,6 +12,7 @@ from ..connections.buffers import Buffers
 from ..connections.exchange import Exchange
 from ..connections.pool import ConnectionPool
 from ..model import events
+from ..model.errors import FetchError
 from ..model.http import Validator
 from ..model.protocols import Ledger, Store, Transport
 from ..model.settings import Settings
@@ -69,6 +70,10 @@ class Context:
             order: Position of the file in the manifest.
         """
         return min(self.pool.part_size(host, free, order), self.store.widest)
+
+    def retrying(self, path: str, error: FetchError, delay: float) -> None:
+        """Report that a request for a file is repeated after `delay` seconds, because of `error`."""
+        self.observe(events.Retrying(path, error.cause, delay, str(error)))
 
     async def sleep(self, seconds: float) -> None:
         """Sleep, and let other files begin meanwhile if it takes long."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from ..connections.pool import CONNECTING
-from ..model import events
+from ..model import events, urls
 from ..model.errors import (
     FetchError,
     HostDownError,
@@ -397,5 +397,5 @@ def _note(why: Unreachable, count: Counter[str]) -> str:
     """Return a sentence on the hosts that were given up for the reason `why`; `count` has their files."""
     files = count.total()
     hosts = f"{len(count):,} host{'s' * (len(count) != 1)} with {files:,} file{'s' * (files != 1)}"
-    some = ", ".join(host.rpartition(":")[0] for host, _ in count.most_common(3))
+    some = ", ".join(urls.name_of(host) for host, _ in count.most_common(3))
     return f"{hosts} {_WHAT[why][len(count) != 1]}: {some}{', …' if len(count) > 3 else ''}"

@@ -256,7 +256,7 @@ class PartedTransfer:
     def _retrying(self, error: FetchError, delay: float) -> None:
         if isinstance(error, (YieldedError, LaggingError)):
             return  # this process has closed the connection; nothing failed
-        self._context.observe(events.Retrying(self._entry.path, error.cause, delay, str(error)))
+        self._context.retrying(self._entry.path, error, delay)
 
     # ---- a part fetches bytes
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
-from ..model import events, urls
+from ..model import urls
 from ..model.entry import Entry
-from ..model.errors import FetchError, StatusError
+from ..model.errors import StatusError
 from ..model.http import Representation, Validator
 from ..model.record import Record
 from .context import Context
@@ -49,9 +50,7 @@ class Update:
         async def ask() -> None:
             found.append(await self._ask(entry, record, order))
 
-        def retrying(error: FetchError, delay: float) -> None:
-            self._context.observe(events.Retrying(entry.path, error.cause, delay, str(error)))
-
+        retrying = partial(self._context.retrying, entry.path)
         await persist(ask, self._context.settings.retry, lambda: 0, retrying)
         return found[0]
 

@@ -26,12 +26,11 @@ from ..model.errors import SettingsError, StorageError
 from ..model.quantities import seconds
 from ..model.record import Published
 from ..storage.destination import destination
-from ..storage.folder.disk import Disk
+from ..storage.folder.disk import Disk, read_json
 from ..storage.folder.heartbeat import Pulse
 from ..storage.folder.run_lock import LockWatch, state_folder, state_folders
 from ..storage.ledger.sqlite import PUBLICATIONS
 from ..storage.ordered_log import OrderedReader, Row
-from .status import read_json
 
 _PAGE: Final = 1000  # files that are looked up at a time
 _LEAST_INTERVAL: Final = 0.05  # seconds between two looks; a network file system is asked at each of them

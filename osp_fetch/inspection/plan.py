@@ -18,10 +18,10 @@ from ..model.protocols import Row
 from ..model.record import Record
 from ..model.report import JSON_VERSION
 from ..storage.bucket.grid import part_size
+from ..storage.folder.disk import read_json
 from ..storage.folder.run_lock import state_folder, state_folders
 from ..storage.ledger.rows import LedgerReader
 from .place import FolderPlace, Place, place_of
-from .status import read_json
 
 # Rows that are looked up in the ledgers at a time.
 _PAGE = 1000

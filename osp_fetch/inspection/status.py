@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from ..model.record import Published, Record
 from ..model.report import JSON_VERSION
 from ..model.settings import Settings
 from ..storage.destination import Destination
+from ..storage.folder.disk import read_json
 from ..storage.folder.run_lock import owner_of, state_folders
 from ..storage.ledger.rows import LedgerReader
 from .place import Place, opened_place, place_of
@@ -158,14 +158,6 @@ def recorded_files(state: Path) -> Iterator[Record]:
         yield from reader.all()
     finally:
         reader.close()
-
-
-def read_json(place: Path) -> dict[str, Any] | None:
-    try:
-        read = json.loads(place.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return read if isinstance(read, dict) else None
 
 
 def has_ledger(root: Path) -> bool:

@@ -190,6 +190,11 @@ def host(url: str) -> str:
     return _host(_root(url))
 
 
+def name_of(host: str) -> str:
+    """Return the name of `host:port`."""
+    return host.rpartition(":")[0]
+
+
 @lru_cache(maxsize=1024)
 def _host(root: str) -> str:
     _, name, port = origin(root)

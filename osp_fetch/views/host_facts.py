@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 from ..connections.limit import COLLAPSED, NO_GAIN, REFUSED
-from ..model import events
+from ..model import events, urls
 from .bottleneck import WINDOW, Bottleneck, Facts, WaitWindow, bottleneck
 
 T = TypeVar("T")
@@ -99,13 +99,13 @@ class HostFacts:
         left, paused = min(pauses, default=(0.0, ""))  # the wait is over when the first pause is
         return bottleneck(
             Facts(
-                waited, goodput, _name(host), max(1, facts.hosts), facts.limit,
+                waited, goodput, urls.name_of(host), max(1, facts.hosts), facts.limit,
                 top=(number, why) if why and now - since < _BELIEVED else None,
                 is_settled=now - self._moved.get(host, -_SETTLED) >= _SETTLED,
                 files_left=facts.files_left,
                 refusals=sum(now - each < WINDOW for each in self._refused),
-                pause=(_name(paused), left) if paused else None,
-                down=_name(next(iter(self._down), "")),
+                pause=(urls.name_of(paused), left) if paused else None,
+                down=urls.name_of(next(iter(self._down), "")),
                 is_bucket=facts.is_bucket,
             )
         )  # fmt: skip
@@ -117,8 +117,3 @@ def _put(table: dict[str, T], host: str, value: T) -> None:
     table[host] = value
     if len(table) > _HOSTS:
         del table[next(iter(table))]
-
-
-def _name(host: str) -> str:
-    """Return the name of a `host:port`."""
-    return host.rpartition(":")[0]

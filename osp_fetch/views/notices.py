@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from ..model import events
+from ..model import events, urls
 from ..model.errors import SettingsError
 from ..model.report import JSON_VERSION, Report, Status
 from ..model.settings import Notify
@@ -440,7 +440,7 @@ def trial_notice(place: str, machine: str, now: float) -> Notice:
 
 
 def _name(host: str) -> str:
-    return host.rpartition(":")[0] or host
+    return urls.name_of(host) or host
 
 
 def _listed(hosts: Iterable[str]) -> str:

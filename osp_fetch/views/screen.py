@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final, TextIO
 
-from ..model import events
+from ..model import events, urls
 from ..model.report import Status
 from ..model.text import printable
 from . import formatting
@@ -100,7 +100,7 @@ def connections(board: Board) -> str:
     if not board.at_hosts:
         return formatting.count(board.connections, "connection")
     ((host, used),) = board.at_hosts.most_common(1)
-    name, others = host.rpartition(":")[0], len(board.at_hosts) - 1
+    name, others = urls.name_of(host), len(board.at_hosts) - 1
     if host not in board.levels:
         to = name if not others else formatting.count(others + 1, "host")
         return f"{formatting.count(board.connections, 'connection')} to {to}"
@@ -117,7 +117,7 @@ def stall(board: Board) -> str:
     others = len(board.at_hosts) - 1
     more = f" and {formatting.count(others, 'other host')}" if others else ""
     ends = f" (gives up at {formatting.duration(board.patience)})" if seconds < board.patience else ""
-    name = host.rpartition(":")[0]
+    name = urls.name_of(host)
     return f"stalled: no bytes from {name}{more} for {formatting.duration(seconds)}{ends}"
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ..concurrency import cores
 from ..connections.hosts import limits_of
 from ..engine.context import Context
 from ..model import events
@@ -45,7 +45,7 @@ def worker_pool(
         The pool, not yet entered; None where the run fetches in its own process.
     """
     limits = context.settings.limits
-    count = max(1, min(_MOST, _cores() // _CORES)) if limits.processes == "auto" else limits.processes
+    count = max(1, min(_MOST, cores() // _CORES)) if limits.processes == "auto" else limits.processes
     pool, steers = context.pool, limits.connections == "auto"
     count = min(count, pool.per_host)  # each worker starts with at least one connection
     if count == 1:
@@ -92,8 +92,3 @@ def _guarded(observe: events.Observer) -> events.Observer:
             say(error, "an observer failed")
 
     return guarded
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -10,7 +11,7 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from ...model.errors import DiskFullError, Remedy, StorageError
 from ...model.record import Published
@@ -291,6 +292,15 @@ class Disk(OpenFiles, Volume):
     def is_empty(self, folder: Path) -> bool:
         """Return whether `folder` is empty or is not a folder."""
         return not folder.is_dir() or next(folder.iterdir(), None) is None
+
+
+def read_json(place: Path) -> dict[str, Any] | None:
+    """Return the JSON object in a file, None if there is no file or it holds something else."""
+    try:
+        read = json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return read if isinstance(read, dict) else None
 
 
 def replace_text(path: Path, text: str, *, durable: bool = False, beside: Path | None = None) -> None:

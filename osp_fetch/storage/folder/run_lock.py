@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 from ...model.entry import STATE_FOLDER
 from ...model.errors import FolderBusyError, Remedy, StorageError
-from .disk import Disk, storage_error
+from .disk import Disk, read_json, storage_error
 from .heartbeat import BEAT, Heartbeat, Pulse
 from .permissions import Permissions
 
@@ -218,11 +218,7 @@ class LockWatch:
 
 def _read(place: Path) -> dict[str, object]:
     """Return what the owner wrote to the lock file; empty if that is nothing or damaged."""
-    try:
-        read = json.loads(place.read_text())
-    except (OSError, ValueError):
-        return {}
-    return read if isinstance(read, dict) else {}
+    return read_json(place) or {}
 
 
 def _owner(place: Path) -> str:

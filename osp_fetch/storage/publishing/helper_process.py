@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ...concurrency import cores
 from ...model.errors import FetchError
 from ...model.record import Placed, Published
 from ..folder.disk import Disk
@@ -103,10 +104,9 @@ class HelperProcess:
     @staticmethod
     def possible() -> bool:
         """Return whether a helper process can be started here, and would have a core of its own."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         # `sys.executable` of an application that embeds Python cannot run a module
         plain = Path(sys.executable or "").name.startswith("py") and not getattr(sys, "frozen", False)
-        return cores > 1 and plain
+        return cores() > 1 and plain
 
     def publish(self, batch: Sequence[ReadyFile]) -> list[Placed | FetchError]:
         """Publish `batch`, as `BatchPublisher.publish_all` does.
