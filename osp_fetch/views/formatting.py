@@ -161,6 +161,6 @@ def ledger_replaced(why: str, kept: str) -> str:
     """
     return (
         f"the ledger could not be used ({why}) and was begun anew; the old one is kept as {kept}: complete "
-        "files are recognised by their digests, or by samples from their servers, partials of 1 MiB and more "
-        "go on, and smaller ones begin again"
+        "files are recognised by their digests, or by samples from their servers; those that neither proves "
+        "are set aside and fetched again, partials of 1 MiB and more go on, and smaller ones begin again"
     )
