@@ -274,7 +274,8 @@ class Budget:
             others += mine.most
             if mine.share and self._is_there(worker):
                 found.append((worker, self._assign(mine, host, 0, shed=shed)))
-        each.sort(key=lambda one: one[0] != OWN)
+        if OWN in state.shares:
+            each.sort(key=lambda one: one[0] != OWN)
         wanted = shared(
             max(0, level - others),
             [s.demand for _, s in each],
