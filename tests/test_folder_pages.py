@@ -7,6 +7,7 @@ import functools
 import html
 import http.server
 import io
+import itertools
 import json
 import threading
 import time
@@ -366,7 +367,7 @@ async def test_pages_and_files_of_a_run_keep_to_the_connections_of_a_host_togeth
     origin: Origin, tmp_path: Path, processes: int
 ) -> None:
     kinds: Counter[bool] = Counter()  # open requests, for pages and for files
-    both, begun = 0, asyncio.Event()
+    both, begun, number = 0, asyncio.Event(), itertools.count()
 
     async def late(exchange: Exchange, page: o.Page) -> None:
         nonlocal both
@@ -376,7 +377,8 @@ async def test_pages_and_files_of_a_run_keep_to_the_connections_of_a_host_togeth
         if not kind:
             begun.set()
         await begun.wait()  # no page is answered before a file is fetched
-        await asyncio.sleep(0.02)
+        # files end one after another, so that a page takes the slot of one while others are fetched
+        await asyncio.sleep(0.02 if kind else 0.02 * (1 + next(number) % 4))
         await o.polite(exchange, page)
         kinds[kind] -= 1
 
