@@ -347,7 +347,9 @@ async def test_a_bench_keeps_what_it_found_before_its_link_died(origin: Origin, 
     assert code == 0, err
     document = json.loads(out)
     assert not document["confirmed"]
-    assert document["best"]["connections"] == 1
+    # a look at several connections may end before the second one is refused: the first has the same rate
+    assert document["points"][0]["connections"] == 1
+    assert document["best"] in document["points"]
     assert "403" in document["ended"]
 
 
