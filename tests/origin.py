@@ -166,6 +166,28 @@ def slow(rate: float) -> Fault:
     return fault
 
 
+@dataclass(frozen=True)
+class _Counted(Blob):
+    """Content that adds what is read of it to `sent`."""
+
+    sent: Counter[str]
+    path: str
+
+    def read(self, start: int, stop: int) -> bytes:
+        self.sent[self.path] += stop - start
+        return self.data[start:stop]
+
+
+def counted(origin: Origin, rate: float) -> Fault:
+    """As `slow`, and count the bytes of bodies in `Origin.sent`."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        content = _Counted(page.data, origin.sent, exchange.path)
+        await exchange.serve(content, page.headers, rate=rate)
+
+    return fault
+
+
 def refuse_above(origin: Origin, most: int, rate: float) -> Fault:
     """Reply 503 above `most` concurrent requests; serve the others at `rate` bytes per second each."""
 

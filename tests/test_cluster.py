@@ -45,6 +45,7 @@ from osp_fetch.s3.address import BucketAddress, bucket_address
 from osp_fetch.storage.destination import Destination
 from osp_fetch.storage.folder.node_folders import hand_over
 from osp_fetch.storage.folder.run_lock import RunLock, state_folder
+from osp_fetch.storage.ledger.uploads import Upload, UploadLedger
 from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import EventLog
 from osp_fetch.views.fanout import Ticking
@@ -484,6 +485,67 @@ async def test_a_killed_node_leaves_no_upload_in_a_bucket(
     await work
     assert run.counts() == {Status.FETCHED: 4}
     assert {key: held.data(key) for key in held.every("x/")} == {f"x/{n}": d for n, d in files.items()}
+    assert held.uploads() == []
+
+
+PART = 8 * MIB  # of an upload
+
+
+def recorded(run: Fleet, path: str) -> Upload | None:
+    """Return the unfinished upload of a file, as the run knows it."""
+    place = state_folder(run.root) / "uploads.sqlite3"
+    if not place.exists():
+        return None
+    ledger = UploadLedger(place)
+    try:
+        return ledger.get(path)
+    finally:
+        ledger.close()
+
+
+def parts(run: Fleet, path: str) -> int:
+    """Return the number of parts of an unfinished upload, as the run knows it."""
+    upload = recorded(run, path)
+    return len(upload.parts) if upload else 0
+
+
+async def test_the_parts_that_a_killed_node_has_uploaded_are_not_fetched_again(
+    origin: Origin, fleet: Make, held: Held, bucket: str
+) -> None:
+    data = noise(12 * PART + 1, 1)
+    run = fleet("a", bucket=bucket_address(f"s3://{bucket}/x"), settings=quick(limits={"connections": 2}))
+    work = run.start(served(origin, {"large": data}, o.counted(origin, 12 * MIB)))
+    await run.until(lambda: parts(run, "large") >= 6)
+    begun = recorded(run, "large")
+    run.nodes.add("b")
+    await run.until(lambda: sum(isinstance(each, events.NodeJoined) for each in run.seen) == 2)
+    run.nodes.signal("a", signal.SIGKILL)
+    await run.until(lambda: any(isinstance(each, events.NodeLeft) for each in run.seen))
+    gone_on = recorded(run, "large")
+    assert begun is not None and gone_on is not None
+    assert gone_on.upload == begun.upload
+    await work
+    assert run.counts() == {Status.FETCHED: 1}
+    assert held.data("x/large") == data
+    assert len(data) <= origin.sent["/large"] <= len(data) + 4 * PART
+    assert held.every() == ["x/large"]
+    assert held.uploads() == []
+
+
+async def test_the_parts_that_nodes_have_uploaded_are_not_fetched_again_by_the_next_run(
+    origin: Origin, fleet: Make, held: Held, bucket: str
+) -> None:
+    data, into = noise(12 * PART + 1, 1), bucket_address(f"s3://{bucket}/x")
+    rows, few = served(origin, {"large": data}, o.counted(origin, 12 * MIB)), quick(limits={"connections": 2})
+    first = fleet("a", bucket=into, settings=few)
+    first.start(rows)
+    await first.until(lambda: parts(first, "large") >= 6)
+    await stop({first.work})
+    second = fleet("b", bucket=into, settings=few)
+    await second.fetch(rows)
+    assert second.counts() == {Status.FETCHED: 1}
+    assert held.data("x/large") == data
+    assert len(data) <= origin.sent["/large"] <= len(data) + 4 * PART
     assert held.uploads() == []
 
 

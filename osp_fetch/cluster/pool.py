@@ -39,7 +39,6 @@ from .node import Link, Node, NodeSource
 
 LEASE: Final = 30.0
 """Seconds of silence after which a node's jobs are given to others."""
-_SCOPE: Final = "node-"  # what the names of nodes begin with, and so the scopes of their uploads
 _TRIES: Final = 5  # nodes in a row that may be lost while they fetch one file and bring it no further
 _STEAL: Final = 2.0  # seconds between two looks whether an idle node could take jobs of another
 _ENDING: Final = 60.0  # seconds that the nodes may take to record the held bytes
@@ -137,10 +136,10 @@ class NodePool:
         await self._tidy_up()
 
     async def _tidy_up(self) -> None:
-        """Collect what nodes that have ended left: their partials, or their unfinished uploads."""
+        """Collect the partials of nodes that have ended; abort uploads that were never recorded."""
         store = self._context.store
         if isinstance(store, BucketStore):
-            await store.abort_all(_SCOPE)  # another node cannot continue them
+            await store.tidy_up()
         else:
             await asyncio.to_thread(collect, self._setup.state)
 
@@ -161,7 +160,7 @@ class NodePool:
     def _join(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
         member = self._coordinator.join(link.name, loop.time())
-        name = f"{_SCOPE}{self._run_id}-{member.number}"
+        name = f"node-{self._run_id}-{member.number}"
         place = self._source.destination(self._setup.place)
         state = node_folder(state_folder(place.root), name)
         node = Node(member, link, state, self._context, self._budget, self._cool)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from ..model.protocols import Store
+    from .bucket.uploads import Uploads
 
 MEMORY = 512 << 20
 """Bytes that a run to a bucket may use by default, for parts and for the buffers of connections."""
@@ -67,6 +68,7 @@ class Destination:
         is_new: bool = False,
         is_worker: bool = False,
         wait_lock: float = 0.0,
+        uploads: Uploads | None = None,
     ) -> AbstractAsyncContextManager[Store]:
         """Return the store, not yet open.
 
@@ -77,6 +79,8 @@ class Destination:
             is_new: whether a local folder is known to have no file.
             wait_lock: seconds to wait for a run of another machine that fetches to the same prefix.
             is_worker: whether a worker opens it, which shares the lock of its run.
+            uploads: the ledger of unfinished uploads of the run that a node works for; None for the one in
+                `state`.
         """
         if self.bucket is None:
             from .folder.store import FolderStore
@@ -84,10 +88,11 @@ class Destination:
             return FolderStore(self.root, state, settings.storage, lock=lock, is_new=is_new)
         from .bucket.store import BucketStore
 
-        name = state.name if state != state_folder(self.root) else "run"
+        is_whole = uploads is not None or state == state_folder(self.root)
         return BucketStore(
             self.bucket, state, settings, memory=self.part_memory(settings.limits),
-            scope=name, locks=not is_worker, wait_lock=wait_lock, root=self.root,
+            scope="run" if is_whole else state.name, locks=not is_worker, wait_lock=wait_lock,
+            root=self.root, uploads=uploads,
         )  # fmt: skip
 
 

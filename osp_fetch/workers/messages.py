@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..connections.controller import HostReport
 from ..engine.file import Job
@@ -93,6 +94,14 @@ class RecordKept:
 
     number: int
     error: FetchError | None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadsReplied:
+    """The reply to the `AskUploads` of the same number: what the call returned, or an error."""
+
+    number: int
+    result: object
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +213,21 @@ class PutRecord:
 
     number: int
     record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class AskUploads:
+    """Call a method of the run's ledger of unfinished uploads. The reply is an `UploadsReplied`.
+
+    Args:
+        number: Unique among the questions of the worker.
+        call: The name of a method of `storage.bucket.uploads.Uploads`.
+        arguments: Its arguments.
+    """
+
+    number: int
+    call: str
+    arguments: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)

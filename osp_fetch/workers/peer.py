@@ -7,6 +7,7 @@ import itertools
 import pickle
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from ..concurrency import stop
 from ..engine.context import Context
@@ -19,6 +20,8 @@ from . import messages
 from .budget import Budget
 from .channel import Channel
 
+Question = messages.LookUp | messages.PutRecord | messages.AskUploads
+"""A question of a worker about a ledger of the run."""
 Cooled = Callable[[int, events.Cooling], None]
 """Called with a worker's number and the event in which a host asks this worker to wait."""
 
@@ -161,7 +164,7 @@ class Peer:
                     asked.set_result(result)
             case messages.EventSent(event):
                 self._told(event)
-            case messages.LookUp() | messages.PutRecord():
+            case messages.LookUp() | messages.PutRecord() | messages.AskUploads():
                 # reply over this channel: its replacement uses the same numbers for other questions
                 task = asyncio.create_task(self._answer(message, self._wire))
                 self._answering.add(task)
@@ -194,23 +197,36 @@ class Peer:
             if about is None:
                 say(error, "an observer failed")
 
-    async def _answer(self, message: messages.LookUp | messages.PutRecord, wire: Channel) -> None:
-        """Read or write the ledger, and send the result over `wire`."""
-        failed: FetchError | None = None
-        looked: list[Record | None] = []
+    async def _answer(self, message: Question, wire: Channel) -> None:
+        """Read or write a ledger, and send the result over `wire`."""
+        result: Any
         try:
-            if isinstance(message, messages.LookUp):
-                looked = await self._context.ledger.get(message.paths)
-            else:
-                await self._context.ledger.put(message.record)
+            result = await self._looked_up(message)
         except FetchError as error:
-            failed = error
+            result = error
         except Exception as error:  # a worker without a reply would wait forever
-            failed = StorageError(f"the ledger failed: {type(error).__name__}: {error}")
-        if isinstance(message, messages.LookUp):
-            wire.send(messages.RecordsFound(message.number, failed or looked))
-        else:
-            wire.send(messages.RecordKept(message.number, failed))
+            result = StorageError(f"the ledger failed: {type(error).__name__}: {error}")
+        match message:
+            case messages.LookUp(number):
+                wire.send(messages.RecordsFound(number, result))
+            case messages.PutRecord(number):
+                wire.send(messages.RecordKept(number, result))
+            case messages.AskUploads(number):
+                wire.send(messages.UploadsReplied(number, result))
+
+    async def _looked_up(self, message: Question) -> Any:
+        """Return what a question asks for."""
+        match message:
+            case messages.LookUp(_, paths):
+                return await self._context.ledger.get(paths)
+            case messages.PutRecord(_, record):
+                await self._context.ledger.put(record)
+                return None
+            case messages.AskUploads(_, call, arguments):
+                from ..storage.bucket.store import BucketStore  # only the nodes of a run to a bucket ask
+
+                assert isinstance(self._context.store, BucketStore)
+                return await getattr(self._context.store.uploads, call)(*arguments)
 
     def _fail_all(self, why: str) -> None:
         """Fail every job in progress with a `WorkerDiedError`."""

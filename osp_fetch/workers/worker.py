@@ -26,6 +26,7 @@ from ..model.errors import FetchError, StorageError
 from ..model.record import Record
 from ..model.report import Status
 from ..processor import processor_times
+from ..storage.ledger.uploads import Upload, UploadedPart
 from . import messages
 from .channel import Channel
 from .messages import Draining
@@ -47,7 +48,7 @@ class RemoteLedger:
     def __init__(self, wire: Channel) -> None:
         self._wire = wire
         self._numbers = itertools.count()
-        self._asked: dict[int, asyncio.Future[list[Record | None] | None]] = {}
+        self._asked: dict[int, asyncio.Future[Any]] = {}
         self.lost = False
 
     async def get(self, paths: Sequence[RelativePath]) -> list[Record | None]:
@@ -59,7 +60,7 @@ class RemoteLedger:
         Raises:
             StorageError: The run has ended, or its ledger failed.
         """
-        return await self._ask(lambda number: messages.LookUp(number, list(paths))) or []
+        return await self.ask(lambda number: messages.LookUp(number, list(paths))) or []
 
     async def put(self, record: Record) -> None:
         """Return when `record` survives a power loss.
@@ -70,22 +71,30 @@ class RemoteLedger:
         Raises:
             StorageError: The run has ended, or its ledger failed.
         """
-        await self._ask(lambda number: messages.PutRecord(number, record))
+        await self.ask(lambda number: messages.PutRecord(number, record))
 
-    async def _ask(self, message: Callable[[int], object]) -> list[Record | None] | None:
-        """Send the message for a new number, and return the run's reply to it."""
+    async def ask(self, message: Callable[[int], object]) -> Any:
+        """Send the message for a new number, and return the run's reply to it.
+
+        Args:
+            message: Returns the message for a number.
+
+        Raises:
+            StorageError: The run has ended, or its ledger failed.
+        """
         if self.lost:
             raise _gone()
         number = next(self._numbers)
         answer = self._asked[number] = asyncio.get_running_loop().create_future()
         self._wire.send(message(number))
         try:
-            answered: list[Record | None] | None = await answer
-            return answered
+            return await answer
         finally:
             self._asked.pop(number, None)
 
-    def answered(self, message: messages.RecordsFound | messages.RecordKept) -> None:
+    def answered(
+        self, message: messages.RecordsFound | messages.RecordKept | messages.UploadsReplied
+    ) -> None:
         """Pass a reply of the run to the call that waits for it.
 
         Args:
@@ -94,15 +103,18 @@ class RemoteLedger:
         answer = self._asked.get(message.number)
         if answer is None or answer.done():
             return
-        if isinstance(message, messages.RecordKept):
-            if message.error is not None:
-                answer.set_exception(message.error)
-            else:
-                answer.set_result(None)
-        elif isinstance(message.records, list):
-            answer.set_result(message.records)
+        result: object
+        match message:
+            case messages.RecordKept(_, error):
+                result = error
+            case messages.RecordsFound(_, records):
+                result = records
+            case messages.UploadsReplied(_, returned):
+                result = returned
+        if isinstance(result, Exception):
+            answer.set_exception(result)
         else:
-            answer.set_exception(message.records)
+            answer.set_result(result)
 
     def lose(self) -> None:
         """Fail every waiting and later call: the run has ended, and nothing is recorded any more."""
@@ -111,6 +123,44 @@ class RemoteLedger:
             if not answer.done():
                 answer.set_exception(_gone())
                 answer.exception()
+
+
+class RemoteUploads:
+    """The run's ledger of unfinished uploads; implements `storage.bucket.uploads.Uploads`.
+
+    Parts that a node has uploaded are recorded where the run is, so that another node continues the upload.
+
+    Args:
+        ledger: What asks the run. Every call raises its StorageError.
+    """
+
+    def __init__(self, ledger: RemoteLedger) -> None:
+        self._ledger = ledger
+
+    async def get(self, path: str) -> Upload | None:
+        """Return the unfinished upload of the file `path`, None if there is none."""
+        found: Upload | None = await self._call("get", path)
+        return found
+
+    async def begin(self, path: str, upload: Upload) -> None:
+        """Record a new upload, in place of an earlier one."""
+        await self._call("begin", path, upload)
+
+    async def add(self, path: str, parts: Sequence[UploadedPart]) -> None:
+        """Record further parts, which follow the recorded ones."""
+        await self._call("add", path, parts)
+
+    async def drop(self, path: str) -> None:
+        """Forget the upload of the file `path`."""
+        await self._call("drop", path)
+
+    async def all(self) -> list[tuple[str, str]]:
+        """Return path and upload id of every unfinished upload."""
+        found: list[tuple[str, str]] = await self._call("all")
+        return found
+
+    async def _call(self, call: str, *arguments: object) -> Any:
+        return await self._ledger.ask(lambda number: messages.AskUploads(number, call, arguments))
 
 
 class Lifeline:
@@ -161,13 +211,14 @@ async def serve(end: socket.socket) -> None:
 
     async with AsyncExitStack() as stack:
         settings, place = first.settings, first.place
-        if first.patience:  # on another machine, whose state folder the run cannot make
+        uploads = RemoteUploads(ledger) if first.patience and place.bucket else None
+        if first.patience and not uploads:  # on another machine, whose state folder the run cannot make
             first.state.mkdir(mode=0o700, parents=True, exist_ok=True)
         limits = place.buffer_limits(settings.limits)
         pool = ConnectionPool(
             limits, tell, first.profiles, first.share, yields=first.yields, hosts=settings.hosts
         )
-        store = place.store(first.state, settings, is_worker=True)
+        store = place.store(first.state, settings, is_worker=True, uploads=uploads)
         transport = transport_of(settings, first.reach, first.source)
         context = Context(
             transport=await stack.enter_async_context(transport),
@@ -246,7 +297,7 @@ class _Worker:
                         task.cancel(_GIVE_BACK)
             case messages.StillHere():
                 pass
-            case messages.RecordsFound() | messages.RecordKept():
+            case messages.RecordsFound() | messages.RecordKept() | messages.UploadsReplied():
                 self._ledger.answered(message)
             case messages.Assign(host, connections, shed, number):
                 self._context.pool.assign(host, connections, shed=shed, number=number)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any, Final, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from ...concurrency import completed
 from ...model.entry import RelativePath
@@ -18,7 +17,6 @@ from .part_memory import Body
 from .resources import BucketResources
 from .sums import scheme_of
 
-T = TypeVar("T")
 _TRIES: Final = 4  # attempts to send a part that arrives damaged
 _DAMAGED: Final = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"})
 # Replies to the completion of an upload of which the store has not, or no longer, what was sent to it.
@@ -75,7 +73,7 @@ class Multipart:
         )  # fmt: skip
         upload = Upload(found["UploadId"], token, scheme.name, length)
         await unfinished.note(self._bucket, self._noted(upload))
-        await self._ledger(partial(self._shared.uploads.begin, self._path, upload))
+        await self._shared.uploads.begin(self._path, upload)
         begun.append(upload)
 
     async def send(self, upload: Upload, number: int, data: memoryview, checksum: int) -> str:
@@ -160,7 +158,7 @@ class Multipart:
             StorageError: the store refuses it or does not answer, or the ledger cannot be written.
         """
         await unfinished.abort(self._bucket, self._noted(upload))
-        await self._ledger(partial(self._shared.uploads.drop, self._path))
+        await self._shared.uploads.drop(self._path)
 
     async def discard_earlier(self) -> None:
         """Abort the upload that the ledger states, if any.
@@ -168,7 +166,7 @@ class Multipart:
         Raises:
             StorageError: as `abort`.
         """
-        if (earlier := await self._ledger(partial(self._shared.uploads.get, self._path))) is not None:
+        if (earlier := await self._shared.uploads.get(self._path)) is not None:
             await self.abort(earlier)
 
     async def forget(self, upload: Upload) -> None:
@@ -178,10 +176,7 @@ class Multipart:
             StorageError: the ledger cannot be written.
         """
         await unfinished.forget(self._bucket, self._note(upload.token))
-        await self._ledger(partial(self._shared.uploads.drop, self._path))
-
-    async def _ledger(self, call: Callable[[], T]) -> T:
-        return await in_thread(self._shared.ledger_thread, call)
+        await self._shared.uploads.drop(self._path)
 
     def _noted(self, upload: Upload) -> unfinished.Noted:
         return unfinished.Noted(self._path, upload.upload, self._note(upload.token))

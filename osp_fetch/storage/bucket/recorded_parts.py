@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 from ...model.entry import RelativePath
-from ..folder.executors import in_thread
 from ..ledger.uploads import UploadedPart
 from .resources import BucketResources
 
@@ -52,7 +50,6 @@ class RecordedParts:
             StorageError: the ledger cannot be written.
         """
         while batch := self.all[self._written :]:
-            work = partial(self._shared.uploads.add, self._path, batch)
-            await in_thread(self._shared.ledger_thread, work)
+            await self._shared.uploads.add(self._path, batch)
             self._written += len(batch)
             self.kept += sum(part.size for part in batch)

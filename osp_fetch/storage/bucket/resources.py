@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from ...s3.client import Bucket
-from ..ledger.uploads import UploadLedger
 from .part_memory import PartMemory
 from .sums import Scheme
+from .uploads import Uploads
 
 
 @dataclass(slots=True)
@@ -20,7 +20,6 @@ class BucketResources:
         bucket: requests to the bucket.
         memory: memory for parts.
         uploads: the ledger of unfinished uploads.
-        ledger_thread: the only thread that uses it.
         hashers: threads to hash in.
         scheme: how uploads are compared.
         sending: largest number of bodies that are sent at the same time.
@@ -31,8 +30,7 @@ class BucketResources:
 
     bucket: Bucket
     memory: PartMemory
-    uploads: UploadLedger
-    ledger_thread: ThreadPoolExecutor
+    uploads: Uploads
     hashers: ThreadPoolExecutor
     scheme: Scheme
     sending: asyncio.Semaphore

@@ -6,10 +6,9 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,9 +22,8 @@ from ...s3.address import BucketAddress
 from ...s3.client import Bucket
 from ...s3.errors import BucketError
 from ...s3.session import connected
-from ..folder.executors import in_thread
 from ..folder.tombstones import tombstones
-from ..ledger.uploads import Upload, UploadLedger
+from ..ledger.uploads import Upload
 from .copies import BucketCopies
 from .files import BucketFiles, BucketSmallFiles, NoSetAside
 from .grid import LEAST
@@ -39,6 +37,7 @@ from .pieces import ArchiveObjects
 from .resources import BucketResources
 from .sums import SCHEMES, Scheme
 from .unfinished import abort, forget, unknown_uploads
+from .uploads import Uploads, local_uploads
 from .writer import BucketWriter
 
 _SENDING: Final = 16  # bodies that are sent at the same time
@@ -60,6 +59,8 @@ class BucketStore:
         wait_lock: seconds to wait for a lock that another run holds.
         least: bytes of the smallest part.
         root: the local folder in which the deletion of unpacked archives is recorded.
+        uploads: the ledger of unfinished uploads of the run that this node works for; None for the one in
+            the state folder.
 
     Attributes:
         is_new: whether the prefix had no object of another kind than those of osp-fetch itself.
@@ -87,11 +88,12 @@ class BucketStore:
         wait_lock: float = 0.0,
         least: int = LEAST,
         root: Path | None = None,
+        uploads: Uploads | None = None,
     ) -> None:
         self._tombstones = tombstones(root) if root else None
         self._address, self._state, self._settings = address, state, settings
         self._memory, self._scope, self._locks, self._least = memory, scope, locks, least
-        self._wait_lock = wait_lock
+        self._wait_lock, self._uploads = wait_lock, uploads
         self._stack = AsyncExitStack()
         self._found: dict[RelativePath, Upload] = {}  # uploads that `held` has compared with the bucket
         self.widest, self.folds, self.in_progress = least, False, 0
@@ -112,20 +114,20 @@ class BucketStore:
         bucket = await stack.enter_async_context(
             connected(self._address, self._settings.s3, 2 * _SENDING, patience)
         )
-        await asyncio.to_thread(self._check_place, bucket.endpoint)
+        if self._uploads is None:  # a node has no state of its own
+            await asyncio.to_thread(self._check_place, bucket.endpoint)
         self.is_new = await is_empty(bucket)
         if self._locks:
             lock = BucketLock(bucket, self._state, f"lock-{self._scope}", self._wait_lock)
             await stack.enter_async_context(lock)
-        ledger_thread = stack.enter_context(ThreadPoolExecutor(1, "osp-uploads"))
         hashers = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash"))
-        uploads = await in_thread(ledger_thread, lambda: UploadLedger(self._state / "uploads.sqlite3"))
-        stack.callback(ledger_thread.submit, uploads.close)
+        if self._uploads is None:
+            own = local_uploads(self._state / "uploads.sqlite3")
+            self._uploads = await stack.enter_async_context(own)
         self._shared = BucketResources(
             bucket=bucket,
             memory=PartMemory(self._memory),
-            uploads=uploads,
-            ledger_thread=ledger_thread,
+            uploads=self._uploads,
             hashers=hashers,
             scheme=await _scheme(bucket),
             sending=asyncio.Semaphore(_SENDING),
@@ -140,7 +142,7 @@ class BucketStore:
             BucketWriter(self._shared), Notes(self._shared), ArchiveObjects(self._shared),
         )  # fmt: skip
         if self._locks:
-            await self._tidy_up()
+            await self.tidy_up()
 
     def _check_place(self, endpoint: str) -> None:
         """Note the store to which the state folder belongs.
@@ -162,38 +164,34 @@ class BucketStore:
         except (OSError, ValueError) as error:
             raise StorageError(f"{place} cannot be used: {error}; give another folder with --state") from None
 
-    async def _tidy_up(self) -> None:
-        """Remove what killed runs of this scope left and this one cannot use.
+    @property
+    def uploads(self) -> Uploads:
+        """The ledger of unfinished uploads."""
+        return self._shared.uploads
 
-        These are uploads that the ledger does not know, because it was lost or the run was killed before it
-        was written, and the notes of uploads that were completed.
-        """
-        shared = self._shared
-        known = dict(await in_thread(shared.ledger_thread, shared.uploads.all))
-        await self.abort_all(f"{self._scope}/", set(known.values()))
-        paths = [RelativePath(path) for path in known]
-        for path, state in zip(paths, await states(shared.bucket, paths), strict=True):
-            upload = await in_thread(shared.ledger_thread, partial(shared.uploads.get, path))
-            if state is not None and upload is not None and await self._confirmed(path, upload) is None:
-                await self._forget(path, upload)
+    async def tidy_up(self) -> None:
+        """Remove what killed runs and nodes of this scope left and this run cannot use.
 
-    async def abort_all(self, scope: str, known: Container[str] = ()) -> None:
-        """Abort the uploads of runs, shards and nodes that have ended.
-
-        Args:
-            scope: what their scopes begin with.
-            known: ids of uploads that can be continued, and are kept.
+        These are uploads that the ledger does not know, because it was lost or the process was killed before
+        it was written, and the notes of uploads that were completed.
 
         Raises:
-            StorageError: the store does not answer.
+            StorageError: the store does not answer, or the ledger cannot be read.
         """
-        async for noted in unknown_uploads(self._shared.bucket, scope, known):
-            await abort(self._shared.bucket, noted)
+        shared = self._shared
+        known = dict(await shared.uploads.all())
+        async for noted in unknown_uploads(shared.bucket, f"{self._scope}/", set(known.values())):
+            await abort(shared.bucket, noted)
+        paths = [RelativePath(path) for path in known]
+        for path, state in zip(paths, await states(shared.bucket, paths), strict=True):
+            upload = await shared.uploads.get(path)
+            if state is not None and upload is not None and await self._confirmed(path, upload) is None:
+                await self._forget(path, upload)
 
     async def _forget(self, path: RelativePath, upload: Upload) -> None:
         """Remove what is noted of an upload that the bucket has no more."""
         await forget(self._shared.bucket, f"{self._scope}/{upload.token}")
-        await in_thread(self._shared.ledger_thread, partial(self._shared.uploads.drop, path))
+        await self._shared.uploads.drop(path)
 
     def expect(self) -> _Expected:
         """Return a context that counts one more file in progress."""
@@ -222,7 +220,7 @@ class BucketStore:
         Raises:
             StorageError: the store cannot be asked.
         """
-        upload = await in_thread(self._shared.ledger_thread, partial(self._shared.uploads.get, path))
+        upload = await self._shared.uploads.get(path)
         if upload is None:
             return None
         confirmed = await self._confirmed(path, upload)
