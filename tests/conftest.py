@@ -123,6 +123,22 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path], None]]:
+    """Return a function that mounts a tmpfs of 16 MiB in a folder."""
+    mounted: list[Path] = []
+
+    def mount(place: Path) -> None:
+        words = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(place)]
+        if subprocess.run(words, capture_output=True, check=False).returncode != 0:
+            pytest.skip("this machine does not allow mounting file systems")
+        mounted.append(place)
+
+    yield mount
+    for place in mounted:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
 # A package is missing: its import fails in the command and in all of its processes.
 WITHOUT = """
 import importlib.util, sys
