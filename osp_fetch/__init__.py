@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         Closed,
         Cooling,
         Decoded,
+        DestinationFound,
         DiskWaiting,
         Event,
         FileBegun,
@@ -118,8 +119,9 @@ _HOMES: Final = {
         "UnreachableError UntrustedServerError YieldedError "
     ),
     "model.events": (
-        "Adopted Closed Cooling Decoded DiskWaiting Event FileBegun Finished FolderWaiting HostBack HostDown "
-        "LedgerReplaced LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded MirrorDropped "
+        "Adopted Closed Cooling Decoded DestinationFound DiskWaiting Event FileBegun Finished FolderWaiting "
+        "HostBack HostDown LedgerReplaced LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded "
+        "MirrorDropped "
         "NodeJoined NodeLeft Observer Opened PageOpened Parked Progress Repeating Retrying RowsRead RunEnded "
         "RunStarted SetAside Steered Stopping Waited WidthLearned WorkerDied WorkerStarted Wrote "
     ),
@@ -137,6 +139,7 @@ __all__ = [
     "Cooling",
     "CredentialsError",
     "Decoded",
+    "DestinationFound",
     "Digest",
     "DiskFullError",
     "DiskWaiting",

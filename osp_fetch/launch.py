@@ -22,6 +22,7 @@ from .assembly import (
     renewal_of,
     rows_of,
 )
+from .cluster.of_run import add_nodes, destination_of, is_node_local, workers_of
 from .concurrency import stop as stop_tasks
 from .connections.wait_reporter import WaitReporter
 from .control.endpoint import ControlSocket
@@ -29,14 +30,13 @@ from .control.steering import Steering
 from .engine.run import Run
 from .joint import Joint, own_partials
 from .model import events
-from .model.engines import Folder
 from .model.errors import FolderBusyError
 from .model.report import Outcome, Report
 from .model.settings import Settings
 from .options import PlainOptions, StopToken
 from .processor import processor_times
 from .sources.huggingface import DownloadMetadata
-from .storage.destination import Destination, destination
+from .storage.destination import Destination
 from .storage.folder.disk import Disk
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import RunLock, state_folder, state_folders
@@ -101,7 +101,7 @@ class _Given:
 
 async def _read(manifest: AnyManifest, folder: str | Path, options: PlainOptions) -> _Given:
     """Read what a run needs to know before it begins. Raises as `rows_of` does."""
-    place = destination(folder, options.get("state"))
+    place = destination_of(folder, options)
     settings = place.with_memory(options.get("settings") or Settings())
     reach = await asyncio.to_thread(reach_of, settings, options)
     pages = await asyncio.to_thread(pages_of, options)
@@ -151,14 +151,16 @@ async def _fetch(
     forget_failed(given.state)
     board, observe = await _observers(stack, given, report)
     context = await _context(stack, given, observe, lock, joint, is_new=is_new)
-    workers = await _workers(stack, context, given, lock.descriptor)
+    workers, context = await workers_of(
+        stack, context, given.place, given.state, given.reach, given.options, lock.descriptor
+    )
     pool = workers.own_pool if workers else context.pool
     await stack.enter_async_context(given.pages.over(pool, context.transport, observe))
     renewal = renewal_of(given.manifest, given.options, given.settings, observe, given.pages)
     await _ticking(stack, given, context, board, observe, workers)
     again = again_of(given.options)
     run = Run(
-        context, _finisher(stack, given.place, report, deliver), renewal,
+        context, _finisher(stack, given.place, given.options, report, deliver), renewal,
         fetch_one=workers.fetch if workers else None, recheck=given.options.get("recheck", False),
         fresh=is_new and context.store.is_new, again=again,
         update=given.options.get("update", False), spill=stack.enter_context(DiskSpill(given.state)),
@@ -176,7 +178,7 @@ async def _fetch(
         of_rows = [*given.resolved.notes(), *work.notes(), *unmatched]
         report.notes += [*given.reach.notes, *of_rows, *notes_of(board), *observe.failures, *run.notes()]
         report.notes += given.failed.close() if given.failed else []
-        _total(report, board, begun)
+        await _total(report, board, begun, workers)
         observe(events.RunEnded(report))
 
 
@@ -228,18 +230,23 @@ async def _ticking(
         await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
 
 
-def _total(report: Report, board: Board, begun: float) -> None:
-    """Add what the board has counted to the report of a run that began at `begun`."""
+async def _total(report: Report, board: Board, begun: float, workers: Workers | None) -> None:
+    """Add what the board has counted, and what nodes know, to the report of a run that began at `begun`."""
+    await add_nodes(report, workers)
     report.widths = board.widths
     report.bytes, report.seconds = board.received, time.monotonic() - begun
 
 
 def _finisher(
-    stack: AsyncExitStack, place: Destination, report: Report, deliver: Callable[[Outcome], None]
+    stack: AsyncExitStack,
+    place: Destination,
+    options: PlainOptions,
+    report: Report,
+    deliver: Callable[[Outcome], None],
 ) -> Callable[[Outcome], None]:
     """Return what receives the outcome of each row: the report, the caller, and metadata of hub downloads."""
     metadata = stack.enter_context(ThreadPoolExecutor(1, "osp-metadata"))
-    noted = None if place.bucket else DownloadMetadata(place.root)
+    noted = None if place.bucket or is_node_local(options) else DownloadMetadata(place.root)
 
     def finish(outcome: Outcome) -> None:
         report.add(outcome)
@@ -248,22 +255,6 @@ def _finisher(
         deliver(outcome)
 
     return finish
-
-
-async def _workers(stack: AsyncExitStack, context: Context, given: _Given, lock: int) -> Workers | None:
-    """Start the worker processes or nodes that the options ask for."""
-    profiles = dict(given.options.get("profiles") or {})
-    engine = given.options.get("engine")
-    if engine is not None and not isinstance(engine, Folder):
-        from .cluster.make import node_pool  # few runs need it
-
-        return await stack.enter_async_context(node_pool(engine, context, given.place, given.reach, profiles))
-    if context.settings.limits.processes == 1:
-        return None
-    from .workers.make import worker_pool  # most runs use one process and do not need this import
-
-    workers = worker_pool(context, given.place, given.state, given.reach, profiles, lock)
-    return await stack.enter_async_context(workers) if workers else None
 
 
 def _reported(report: Report) -> events.Observer:

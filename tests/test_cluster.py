@@ -16,8 +16,8 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,7 @@ class LocalNodes:
         in_reach: whether the run can kill them.
         sources: node → the address from which it makes its connections.
         environment: node → further variables of its environment.
+        folder: the output folder as the nodes name it, if the run names it otherwise.
     """
 
     def __init__(
@@ -78,7 +79,9 @@ class LocalNodes:
         in_reach: bool = True,
         sources: dict[str, str] | None = None,
         environment: dict[str, dict[str, str]] | None = None,
+        folder: Path | None = None,
     ) -> None:
+        self._folder = folder
         self._in_reach, self._sources = in_reach, sources or {}
         self._environment = environment or {}
         self._cut: set[str] = set()
@@ -131,10 +134,10 @@ class LocalNodes:
                 if self._in_reach:
                     process.kill()
 
-        return [Link(name, wire, process.wait, kill, self._sources.get(name, ""))]
+        return [Link(name, wire, process.wait, kill, self._sources.get(name, ""), name, f"10.0.0.{name}")]
 
     def destination(self, place: Destination) -> Destination:
-        return place
+        return place if self._folder is None else replace(place, root=self._folder)
 
     async def end(self) -> None:
         """Kill what is left."""
@@ -155,6 +158,10 @@ class Fleet:
         root: the output folder, or that of the state.
         nodes: the nodes.
         bucket: the bucket that is fetched into, None for the folder.
+        is_local: whether each node writes to its own disk.
+        recheck: whether finished files are read again.
+        notes: the sentences of the nodes for the report.
+        lost: what they know of nodes that have left.
         seen: all events, in order.
         observers: receive the events as well.
         outcomes: the outcome of every row.
@@ -164,7 +171,11 @@ class Fleet:
     root: Path
     nodes: LocalNodes
     bucket: BucketAddress | None = None
+    is_local: bool = False
+    recheck: bool = False
     patience: float = 30.0
+    notes: list[str] = field(default_factory=list)
+    lost: dict[str, int] = field(default_factory=dict)
     settings: Settings = field(default_factory=quick)
     seen: list[events.Event] = field(default_factory=list)
     observers: list[events.Observer] = field(default_factory=list)
@@ -172,7 +183,7 @@ class Fleet:
     each: int = 0
     work: asyncio.Task[None] = field(init=False)
 
-    async def fetch(self, rows: Sequence[Entry]) -> None:
+    async def fetch(self, rows: Sequence[Entry] | AsyncIterable[Entry]) -> None:
         """Fetch all rows."""
         place, state = Destination(self.root, self.bucket), state_folder(self.root)
         async with contextlib.AsyncExitStack() as stack:
@@ -189,13 +200,14 @@ class Fleet:
                 is_new=False,
             )
             pool, self.each = (
-                pool_over(self.nodes, context, place, Reach(), {}, self.patience),
+                pool_over(self.nodes, context, place, Reach(), {}, self.patience, is_local=self.is_local),
                 context.pool.total,
             )
             waits = WaitReporter(context.pool, self.observe, processor_times, allowed=pool)
             async with pool, Ticking(waits):
-                run = Run(context, self.outcomes.append, fetch_one=pool.fetch)
+                run = Run(pool.context, self.outcomes.append, fetch_one=pool.fetch, recheck=self.recheck)
                 await run.fetch(rows)
+                self.notes, self.lost = pool.notes(), await pool.lost()
 
     def observe(self, event: events.Event) -> None:
         """Receive an event."""
@@ -206,7 +218,7 @@ class Fleet:
         """Return the numbers of outcomes."""
         return Counter(each.status for each in self.outcomes)
 
-    def start(self, rows: Sequence[Entry]) -> asyncio.Task[None]:
+    def start(self, rows: Sequence[Entry] | AsyncIterable[Entry]) -> asyncio.Task[None]:
         """Begin to fetch all rows."""
         self.work = asyncio.create_task(self.fetch(rows))
         return self.work
@@ -305,7 +317,7 @@ async def test_a_node_that_is_lost_while_it_gets_a_partial_holds_nothing_up(
         lost.wait(30)
         hand_over(*places, **more)
 
-    monkeypatch.setattr("osp_fetch.cluster.pool.hand_over", until_it_is_lost)
+    monkeypatch.setattr("osp_fetch.cluster.destinations.hand_over", until_it_is_lost)
     files = {"large": noise(8 * MIB, 1)}
     run = fleet("a", settings=quick(limits={"part_size": "1MiB"}))
     work = run.start(served(origin, files, slow(2 * MIB)))

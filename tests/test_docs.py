@@ -23,9 +23,12 @@ import osp_fetch
 from osp_fetch import Event, Outcome, Report, Settings, Status, entry
 from osp_fetch.cli import exits, group
 from osp_fetch.demo import media
+from osp_fetch.inspection.status import folder_status
 from osp_fetch.model import events
 from osp_fetch.model.errors import NetworkError
+from osp_fetch.model.record import Published
 from osp_fetch.model.settings import HostLimits
+from osp_fetch.storage.ledger.placement import Disk, Placed, Placement
 from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import described
 from osp_fetch.views.metrics import METRICS
@@ -423,6 +426,15 @@ async def test_the_json_of_get_and_plan_is_as_the_reference_says(origin: Origin,
     compare("plan --json", bad, await osp_fetch_json("plan", links, cwd=tmp_path))
 
 
+def placement_of(folder: Path) -> list[dict[str, Any]]:
+    """Return what status says of a folder whose file lies on a node."""
+    (folder / ".osp-fetch").mkdir()
+    places = Placement(folder / ".osp-fetch")
+    places.add([Placed("a", Disk("0123", "n1", "10.0.0.1"), Published(5, 1))])
+    places.close()
+    return folder_status(folder).placement
+
+
 async def test_the_json_of_status_and_verify_is_as_the_reference_says(origin: Origin, tmp_path: Path) -> None:
     tars = {f"{name}.tar": media.sa1b_tar(n, 100_000) for n, name in enumerate(["good", "half"])}
     tars["half.tar"] = tars["half.tar"][:50_000]
@@ -457,7 +469,8 @@ async def test_the_json_of_status_and_verify_is_as_the_reference_says(origin: Or
     compare("history.jsonl", *history)
     runs = [{**each, "state": {}} for each in status["runs"]]
     sharded = {"runs": [{"shard": "0/2", "owner": None, "state": None}]}
-    compare("status --json", {**status, "run": {}, "runs": runs}, sharded)
+    on_nodes = {"placement": placement_of(tmp_path)}
+    compare("status --json", {**status, "run": {}, "runs": runs}, sharded, on_nodes)
 
     (tmp_path / "out" / "a").write_bytes(b"other")
     words = ("unpack", "out", "--delete-after", "--min-free", "0")

@@ -122,7 +122,101 @@ async def test_a_killed_node_is_replaced_by_the_others(
     assert tree(tmp_path / "out") == files
 
 
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, list[Path]]]:
+    """A cluster of three nodes, each with a home directory of its own."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.cluster_utils import Cluster
+
+    options: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 75 << 20}
+    homes, own, made = [tmp_path_factory.mktemp(f"home{n}") for n in range(3)], pytest.MonkeyPatch(), None
+    for home in homes:
+        own.setenv("HOME", str(home))
+        if made is None:
+            made = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+        else:
+            made.add_node(**options)
+    own.undo()
+    assert made is not None
+    yield made, homes
+    made.shutdown()  # type: ignore[no-untyped-call]
+
+
+async def test_each_node_keeps_what_it_fetches_on_its_own_disk(
+    apart: tuple[Any, list[Path]], origin: Origin, command: Command, tmp_path: Path
+) -> None:
+    cluster, homes = apart
+    listed = manifest(tmp_path, origin, MIXED)
+    me = {"HOME": str(tmp_path)}
+    words = (listed, "-o", tmp_path / "data", "--engine", "ray", "--address", cluster.address, "--node-local")
+    done = await asyncio.to_thread(command, "get", *words, **me)
+    assert done.returncode == 0, done.stderr
+    assert "destination: node-local folders; each node writes to ~/data on its own disk" in done.stderr
+    trees = [tree(home / "data") for home in homes]
+    assert all(trees)
+    assert {path: data for files in trees for path, data in files.items()} == MIXED
+    assert tree(tmp_path / "data") == {}
+
+    shown = await asyncio.to_thread(command, "status", tmp_path / "data", "--json")
+    placement = json.loads(shown.stdout)["placement"]
+    assert sorted(each["files"] for each in placement) == sorted(map(len, trees))
+    checked = await asyncio.to_thread(command, "verify", tmp_path / "data")
+    assert (checked.returncode, checked.stdout) == (2, "")
+    assert "43 files lie on the disks of 3 nodes, which verify does not read from here" in checked.stderr
+    here = await asyncio.to_thread(command, "get", listed, "-o", tmp_path / "data")
+    assert here.returncode == 2
+    assert "the files of this folder lie on the disks of nodes" in here.stderr
+
+    asked = origin.requests.total()
+    planned = await asyncio.to_thread(command, "plan", *words, "--json", **me)
+    plan = json.loads(planned.stdout)
+    assert plan["present"] == len(MIXED)
+    assert plan["free"] is None
+    assert plan["run"]["destination"].startswith("node-local folders on 3 nodes")
+    unpacked = await asyncio.to_thread(command, "unpack", tmp_path / "data")
+    assert unpacked.returncode == 2
+    assert "43 files lie on the disks of 3 nodes; run unpack there" in unpacked.stderr
+    again = await asyncio.to_thread(command, "get", *words, **me)
+    assert again.returncode == 0, again.stderr
+    assert origin.requests.total() == asked
+
+
+async def test_a_folder_that_nodes_share_is_not_taken_for_folders_of_the_nodes(
+    cluster: Any, origin: Origin, command: Command, tmp_path: Path
+) -> None:
+    listed = manifest(tmp_path, origin, MIXED)
+    words = ("get", listed, "-o", tmp_path / "out", "--engine", "ray", "--address", cluster.address)
+    for more, kind in (((), "shared folder, which 3 nodes see"), (("--node-local",), "refused: 3 nodes see")):
+        planned = await asyncio.to_thread(command, "plan", *words[1:], "--json", *more)
+        assert json.loads(planned.stdout)["run"]["destination"].startswith(kind), planned.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["list.txt"], "a plan leaves nothing behind"
+    done = await asyncio.to_thread(command, *words, "--node-local")
+    assert done.returncode == 3, done.stderr
+    assert "nodes see the same" in done.stderr
+    assert origin.requests.total() == 0
+    done = await asyncio.to_thread(command, *words)
+    assert done.returncode == 0, done.stderr
+    assert "destination: shared folder" in done.stderr
+
+
 # bad input
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--node-local",), "--node-local: it is for nodes of a Ray cluster"),
+        (("--engine", "ray", "--node-local", "--unpack"), "--unpack: it needs all files in one place"),
+        (("--engine", "ray", "--node-local", "--layout"), "--layout: it needs all files in one place"),
+    ],
+)
+def test_what_nodes_with_their_own_disks_cannot_do_is_refused(
+    command: Command, tmp_path: Path, words: tuple[str, ...], why: str
+) -> None:
+    done = command("get", "http://127.0.0.1:9/x", "-o", tmp_path / "out", *words)
+    assert done.returncode == 2, done.stderr
+    assert why in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 async def test_an_address_that_nobody_answers_is_one_sentence(command: Command, tmp_path: Path) -> None:
@@ -147,5 +241,6 @@ def test_another_version_or_folder_on_a_node_is_named(tmp_path: Path) -> None:
     RayNodes._check("n1", here, probe)
     with pytest.raises(StorageError, match="n1 has osp-fetch 0"):
         RayNodes._check("n1", {**here, "version": "0.0.1"}, probe)
-    with pytest.raises(StorageError, match="the folder is not shared"):
+    with pytest.raises(StorageError, match=r"the folder is not shared.*--node-local"):
         RayNodes._check("n1", {**here, "sees": False}, probe)
+    RayNodes._check("n1", {**here, "sees": False}, probe, node_local=True)

@@ -37,6 +37,7 @@ EVERY_EVENT: list[events.Event] = [
     events.LimitChanged("example.org:443", 8, "it pays"),
     events.HostDown("example.org", 1.25),
     events.HostBack("example.org"),
+    events.DestinationFound("bucket", "s3://b/x"),
     events.NodeJoined("n1", 2),
     events.NodeLeft("n1", "it ended", 1),
     events.DiskWaiting("too little space"),

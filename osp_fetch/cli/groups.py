@@ -17,7 +17,7 @@ _GROUPS: Final = {
     "Links that expire": "on_expired links_command",
     "Unpacking": "unpack into flat form shard_size delete_after workers layout",
     "The run": "max_duration wait_lock failed dry_run export",
-    "Many machines": "engine join address nodes",
+    "Many machines": "engine join address nodes node_local",
     "Watching": "page page_control quiet verbose as_json",
     "Network": "header connect_to cacert",
     "Settings": "config settings profiles",

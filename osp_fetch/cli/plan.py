@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from typing import TYPE_CHECKING, Any, cast
 
 import click
@@ -146,9 +146,12 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> int:
 
 def _opened(folder: str, made: PlainOptions) -> AbstractContextManager[Place]:
     """Return the destination, opened for looks at it."""
-    from ..inspection.place import opened_place
+    from ..cluster.of_run import is_node_local
+    from ..inspection.place import PlacedPlace, opened_place
     from ..storage.destination import destination
 
+    if is_node_local(made):
+        return closing(PlacedPlace(destination(folder, made.get("state")).root))
     return opened_place(destination(folder, made.get("state")), made["settings"])
 
 
@@ -221,7 +224,7 @@ def _amounts(plan: Plan) -> list[tuple[str, str]]:
             else ", ".join(filter(None, (formatting.count(left, "file"), missing, unsized if left else ""))),
         ),
         ("free on disk", formatting.size(plan.free) if plan.free is not None else ""),
-        ("uploads", _uploads(plan) if plan.free is None else ""),
+        ("uploads", _uploads(plan) if plan.parts else ""),
         ("from", ", ".join(f"{host} ({n:,})" for host, n in plan.hosts.most_common(5)) or "nowhere"),
     ]
 

@@ -44,6 +44,7 @@ _LAST: Final = (
     click.option(
         "--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster."
     ),
+    click.option("--node-local", is_flag=True, help="Let each node keep what it fetches on its own disk."),
     click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get."),
     watch_flags,
     click.option("--page", metavar="PORT|HOST:PORT", help="Serve a page about the run; its link is printed."),
@@ -99,16 +100,29 @@ def run_options(flags: dict[str, Any]) -> PlainOptions:
         made["failed"] = Path(flags["failed"])
     if limit is not None:
         made["max_duration"] = limit
-    if flags["engine"] != "ray" and (flags["nodes"] or flags["address"] != "auto"):
-        raise click.UsageError(
-            f"{'--nodes' if flags['nodes'] else '--address'}: it is for nodes of a Ray cluster; give "
-            "--engine ray, too, or leave it out"
-        )
-    if flags["engine"] != "local":
-        is_shared = flags["engine"] == "folder"
-        made["engine"] = Folder() if is_shared else Ray(flags["address"], flags["nodes"] or 0)
+    _add_engine(made, flags)
     _add_page(made, flags)
     return made
+
+
+def _add_engine(made: PlainOptions, flags: dict[str, Any]) -> None:
+    """Add the engine. Raises click.UsageError for flags of another engine, or that need the files here."""
+    named = [name for name in ("nodes", "address", "node_local") if flags[name] not in (None, "auto", False)]
+    if flags["engine"] != "ray" and named:
+        raise click.UsageError(
+            f"--{named[0].replace('_', '-')}: it is for nodes of a Ray cluster; give --engine ray, too, or "
+            "leave it out"
+        )
+    here = [name for name in ("unpack", "layout") if flags[name]]
+    if flags["node_local"] and here:
+        raise click.UsageError(
+            f"--{here[0]}: it needs all files in one place, and with --node-local each node has its own; "
+            "leave one of the two out"
+        )
+    if flags["engine"] == "folder":
+        made["engine"] = Folder()
+    elif flags["engine"] == "ray":
+        made["engine"] = Ray(flags["address"], flags["nodes"] or 0, flags["node_local"])
 
 
 def _joined(flags: dict[str, Any]) -> dict[str, Any]:
@@ -178,6 +192,11 @@ def _announced(
         is_here = flags["address"] == "auto"
         which = "this machine's Ray cluster" if is_here else f"the Ray cluster at {flags['address']}"
         yield "engine", f"the nodes of {which}{most}"
+        from ..cluster.probe import destination_found
+        from ..storage.destination import destination
+
+        engine = Ray(flags["address"], flags["nodes"] or 0, flags["node_local"])
+        yield "destination", destination_found(engine, destination(flags["output"], made.get("state")))
     elif flags["engine"] == "folder":
         yield "engine", "shared with all runs in the folder"
     if (processes := made["settings"].limits.processes) != 1:

@@ -64,6 +64,12 @@ def command(folder: str, sums: bool, put: bool, watch: bool, as_json: bool, **fl
     for line in folder_lines(found.runs):
         say(line)
     say(f"finished: {formatting.count(found.published, 'file')}, {formatting.size(found.published_bytes)}")
+    for each in found.placement:
+        at = f" ({each['address']})" if each["address"] else ""
+        say(
+            f"  on {each['node']}{at}: {formatting.count(each['files'], 'file')}, "
+            f"{formatting.size(each['bytes'])}, as its last run has seen"
+        )
     if found.unpacked:
         say(f"unpacked and deleted: {formatting.count(found.unpacked, 'archive')}")
     if found.gone or found.changed:

@@ -128,15 +128,17 @@ def _tell(each: Unpacked) -> None:
 def _files(where: Destination, settings: Settings) -> dict[str, str | None]:
     """Return path → digest of the finished files, or of every archive if a folder has no ledger."""
     from ..archives.extractor import loose_archives
-    from ..inspection.place import opened_place
+    from ..inspection.place import PlacedPlace, opened_place
     from ..inspection.status import digest_of, has_ledger, published_files
-    from ..model.errors import StorageError
+    from ..model.errors import SettingsError, StorageError
 
     root = where.root
     if where.bucket is None and not root.is_dir():
         raise StorageError(f"{root}: there is no such folder")
     if has_ledger(root):
         with opened_place(where, settings) as place:
+            if isinstance(place, PlacedPlace):
+                raise SettingsError(f"{place.elsewhere()}; run unpack there, on the archives of each node")
             return {record.path: digest_of(record) for record in published_files(place)}
     if where.bucket is not None:
         raise StorageError(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..model.errors import FetchError, StorageError
+from ..model.errors import FetchError, SettingsError, StorageError
 from ..s3.address import is_bucket
 from . import exits
 from .flags import bucket_flags
@@ -139,16 +139,26 @@ def _listed(root: Path, folder: str, checksums: str | None) -> Mapping[str, Dige
     """Return the digests of --checksums, None without it.
 
     Raises:
-        FetchError: the folder does not exist, or nothing states which files are finished.
+        FetchError: the folder does not exist, its files lie on the disks of nodes, or nothing states which
+            files are finished.
     """
     from urllib.request import getproxies
 
     from ..archives.extractor import any_marks
     from ..assembly import checksums_of
+    from ..inspection.place import PlacedPlace, opened_place
     from ..inspection.status import has_ledger
+    from ..model.settings import Settings
+    from ..storage.destination import Destination
 
     if not root.is_dir():
         raise StorageError(f"{folder}: there is no such folder")
+    with opened_place(Destination(root), Settings()) as place:
+        if isinstance(place, PlacedPlace):
+            raise SettingsError(
+                f"{place.elsewhere()}, which verify does not read from here; run the same get with "
+                "--recheck, and each node reads its own files again"
+            )
     if checksums:
         return checksums_of(checksums, {"proxies": getproxies()}).digests
     if not (root / ".osp-fetch").is_dir():

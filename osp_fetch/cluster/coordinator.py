@@ -23,6 +23,7 @@ class State(Enum):
     RESTING = "resting"  # there are fewer connections than nodes, and it has none of them
     DRAINING = "draining"  # it is about to leave, and gets no more jobs
     QUARANTINED = "quarantined"  # what it received was wrong several times
+    FULL = "full"  # its own disk is full
     GONE = "gone"
 
 
@@ -128,13 +129,21 @@ class Coordinator:
             if number in besides:
                 skipped.append((count, number))
                 continue
-            found = Lease(self._next_lease, number)
-            self._next_lease += 1
-            member.leases.add(found.number)
-            self._queue(member)
+            found = self.deal_to(number)
         for each in skipped:
             heapq.heappush(self._line, each)
         return found
+
+    def deal_to(self, node: int) -> Lease | None:
+        """Give a job to one node; return None if it is not active."""
+        member = self._members.get(node)
+        if member is None or member.state is not State.ACTIVE:
+            return None
+        lease = Lease(self._next_lease, node)
+        self._next_lease += 1
+        member.leases.add(lease.number)
+        self._queue(member)
+        return lease
 
     def is_valid(self, lease: Lease) -> bool:
         """Return whether a result under `lease` counts."""
@@ -158,10 +167,18 @@ class Coordinator:
         member.state = State.RESTING if rests else State.ACTIVE
         self._queue(member)
 
-    def drain(self, node: int) -> None:
-        """Give a node no more jobs: it is about to leave."""
-        if (member := self._members.get(node)) is not None:
-            member.state = State.DRAINING
+    def drain(self, node: int, why: State = State.DRAINING) -> bool:
+        """Give a node no more jobs; return whether it could get some until now.
+
+        Args:
+            node: its number.
+            why: DRAINING if it is about to leave, FULL if its disk is full.
+        """
+        member = self._members.get(node)
+        if member is None:
+            return False
+        before, member.state = member.state, why
+        return before in (State.ACTIVE, State.RESTING)
 
     def leave(self, node: int) -> Member | None:
         """Remove a node; its leases are void. Return it, None if it had gone before."""

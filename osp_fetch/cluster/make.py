@@ -16,7 +16,9 @@ from ..storage.folder.run_lock import state_folder
 from ..workers.budget import Budget
 from ..workers.messages import Setup
 from ..workers.reach import Reach
+from .destinations import BucketParts, Files, SharedPartials
 from .node import NodeSource
+from .own_folders import OwnFolders
 from .pool import LEASE, NodePool
 from .ray_nodes import RayNodes
 
@@ -45,9 +47,11 @@ async def node_pool(
     processes = max(1, min(_MOST, (os.cpu_count() or 1) // _CORES))
     if limits.processes != "auto":
         processes = limits.processes
+    if engine.node_local:
+        processes = 1  # one holds the lock of the node's folder
     async with (
         RayNodes(engine, place, processes) as source,
-        pool_over(source, context, place, reach, profiles) as nodes,
+        pool_over(source, context, place, reach, profiles, is_local=engine.node_local) as nodes,
     ):
         yield nodes
 
@@ -59,6 +63,8 @@ def pool_over(
     reach: Reach,
     profiles: dict[str, Profile],
     patience: float = LEASE,
+    *,
+    is_local: bool = False,
 ) -> NodePool:
     """Return the pool of the nodes that `source` brings, not yet entered.
 
@@ -69,6 +75,7 @@ def pool_over(
         reach: As in `node_pool`.
         profiles: As in `node_pool`.
         patience: Seconds of silence after which a node is lost.
+        is_local: Whether each node writes to its own disk.
     """
     settings, pool = context.settings, context.pool
     limits, own = settings.limits, settings.hosts
@@ -78,4 +85,12 @@ def pool_over(
         own=lambda host: limits_of(host, limits, own).connections,
     )  # fmt: skip
     setup = Setup(place, state_folder(place.root), settings, reach, profiles, 0, steers)
-    return NodePool(source, setup, context, budget, patience, sockets=settings.timeouts.idle)
+    files = _files(context, setup, is_local=is_local)
+    return NodePool(source, setup, files, budget, patience, sockets=settings.timeouts.idle)
+
+
+def _files(context: Context, setup: Setup, *, is_local: bool) -> Files:
+    """Return what becomes of the bytes of files that pass from node to node."""
+    if setup.place.bucket:
+        return BucketParts(context)
+    return OwnFolders(context, setup.state) if is_local else SharedPartials(context, setup.state)

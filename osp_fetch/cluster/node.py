@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from ..engine.context import Context
+from ..model.entry import RelativePath
+from ..model.protocols import Ledger
+from ..model.record import Published
 from ..storage.destination import Destination
+from ..storage.ledger.placement import Disk
 from ..workers import messages
 from ..workers.budget import Budget
 from ..workers.channel import Channel
-from ..workers.peer import Cooled, Peer, say
+from ..workers.peer import Cooled, Peer, WorkerDiedError, say
 from .coordinator import Member
 
 
@@ -27,6 +32,8 @@ class Link:
             known to have ended.
         kill: ends the worker process at once, if it can be reached.
         source: the address from which the node makes its connections; empty for any.
+        host: the name of the machine, if `name` says more.
+        address: the address of the machine; empty if it is not known.
     """
 
     name: str
@@ -34,6 +41,8 @@ class Link:
     ended: Callable[[], Awaitable[int | None]]
     kill: Callable[[], None] = lambda: None
     source: str = ""
+    host: str = ""
+    address: str = ""
 
 
 class NodeSource(Protocol):
@@ -62,6 +71,10 @@ class Node(Peer):
         context: the engine's context in the process of the run.
         budget: divides the connections of each host among the nodes.
         cool: called when a host asks this node to wait.
+
+    Attributes:
+        disk: the disk to which the node writes, once it is known; cancelled when the node has left before.
+        partials: the files of which that disk has a partial.
     """
 
     def __init__(
@@ -71,6 +84,50 @@ class Node(Peer):
         self.member, self.state, self.link = member, state, link
         self._wire = link.wire
         self.is_lost = False
+        self.disk: asyncio.Future[Disk] = asyncio.get_running_loop().create_future()
+        self.partials: list[RelativePath] = []
+        self._looks: dict[int, asyncio.Future[list[Published | None]]] = {}
+
+    def use(self, ledger: Ledger) -> None:
+        """Let the node read and write `ledger` in place of the run's."""
+        self._context = replace(self._context, ledger=ledger)
+
+    async def look(self, paths: list[RelativePath]) -> list[Published | None]:
+        """Return the states of files under their final names on the node's disk, None where there is none.
+
+        Raises:
+            WorkerDiedError: the node has left.
+            StorageError: its disk cannot be read.
+        """
+        number, found = next(self._numbers), asyncio.get_running_loop().create_future()
+        if self.is_lost:
+            raise WorkerDiedError(f"{self.member.name}: it has left")
+        self._looks[number] = found
+        self.send(messages.LookAt(number, paths))
+        try:
+            seen: list[Published | None] = await found
+            return seen
+        finally:
+            self._looks.pop(number, None)
+
+    def _take(self, message: object) -> None:
+        """Handle one message of the node."""
+        match message:
+            case messages.OwnDisk(disk, partials):
+                self.partials = partials
+                host = self.link.host or self.member.name
+                if not self.disk.done():
+                    self.disk.set_result(Disk(disk, host, self.link.address))
+            case messages.LookedAt(number, result):
+                found = self._looks.get(number)
+                if found is None or found.done():
+                    return
+                if isinstance(result, Exception):
+                    found.set_exception(result)
+                else:
+                    found.set_result(result)
+            case _:
+                super()._take(message)
 
     async def serve(self, heard: Callable[[], None], drains: Callable[[], None]) -> None:
         """Handle the messages of the node until its channel is closed.
@@ -95,6 +152,10 @@ class Node(Peer):
     async def end(self, why: str) -> None:
         """Fail the jobs of the node, and take back its connections as far as the views are concerned."""
         self.is_lost = True
+        self.disk.cancel()
+        for found in self._looks.values():
+            if not found.done():
+                found.set_exception(WorkerDiedError(f"{self.member.name}: {why}"))
         self._close_all()
         self._fail_all(f"{self.member.name}: {why}")
         await self._stop_answering()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Final
 
 from ..concurrency import stop
@@ -14,20 +13,12 @@ from ..connections.pool import ConnectionPool
 from ..engine.context import Context, files_in_progress
 from ..engine.file import Job
 from ..model import events
-from ..model.entry import RelativePath
-from ..model.errors import FetchError, IntegrityError
+from ..model.errors import DiskFullError, FetchError, IntegrityError
 from ..model.record import Record
 from ..model.report import Status
+from ..model.settings import Settings
 from ..model.timetable import Timetable
-from ..storage.bucket.store import BucketStore
-from ..storage.folder.node_folders import (
-    collect,
-    drop_partials,
-    hand_over,
-    mark_ended,
-    node_folder,
-    partials_of,
-)
+from ..storage.folder.node_folders import mark_ended, node_folder
 from ..storage.folder.run_lock import state_folder
 from ..workers import messages
 from ..workers.budget import Budget
@@ -35,6 +26,7 @@ from ..workers.limits import RunLimits, part_of
 from ..workers.own_share import OwnShare
 from ..workers.peer import Losses, WorkerDiedError
 from .coordinator import Coordinator, Lease, State
+from .destinations import Attempts, Files
 from .node import Link, Node, NodeSource
 
 LEASE: Final = 30.0
@@ -44,41 +36,13 @@ _STEAL: Final = 2.0  # seconds between two looks whether an idle node could take
 _ENDING: Final = 60.0  # seconds that the nodes may take to record the held bytes
 
 
-@dataclass(slots=True)
-class _Attempts:
-    """The attempts of nodes at one file.
-
-    Attributes:
-        losses: the nodes that were lost meanwhile.
-        state: the state folder that has its partial.
-        moves: whether the partial may be moved from there; else it is copied.
-        was_lost: whether a node was lost while it had the file.
-        idle: the node that gave it back last, if any.
-        wrong: the node that received other bytes than the digest says, if any.
-        left: state folders that may have a partial of it.
-    """
-
-    losses: Losses
-    state: Path
-    moves: bool = True
-    was_lost: bool = False
-    idle: list[int] = field(default_factory=list)
-    wrong: list[Node] = field(default_factory=list)
-    left: set[Path] = field(default_factory=set)
-
-    def ended_on(self, node: Node, *, moves: bool) -> None:
-        """Note that the attempt of a node has ended, and whether its partial may be moved."""
-        self.state, self.moves = node.state, moves
-        self.left.add(node.state)
-
-
 class NodePool:
     """The nodes of a run, an async context manager.
 
     Args:
         source: where nodes come from.
         setup: the first message to each node; place, state and share are filled in.
-        context: the engine's context in the process of the run.
+        files: what becomes of the bytes of files that pass from node to node.
         budget: divides the connections of each host among the nodes.
         patience: seconds of silence after which a node is lost.
         sockets: seconds after which the connections of a lost node are closed for certain.
@@ -88,12 +52,13 @@ class NodePool:
         self,
         source: NodeSource,
         setup: messages.Setup,
-        context: Context,
+        files: Files,
         budget: Budget,
         patience: float = LEASE,
         sockets: float = 60.0,
     ) -> None:
-        self._source, self._setup, self._context, self._budget = source, setup, context, budget
+        self._source, self._setup, self._files, self._budget = source, setup, files, budget
+        self._context = context = files.context
         self._patience, self._sockets = patience, sockets
         self._coordinator = Coordinator(patience)
         self._nodes: dict[int, Node] = {}
@@ -104,6 +69,7 @@ class NodePool:
         self._serving: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()  # a node has joined, or there will be none
         self._error: FetchError | None = None
+        self._full: DiskFullError | None = None  # a node's own disk is full
         self._run_id = secrets.token_hex(4)
         self._per_node = context.places.limit
         limits = context.settings.limits
@@ -111,13 +77,9 @@ class NodePool:
             limits.rate, context.pool.total, context.pool.per_host, limits.connections != "auto"
         )
         self._is_ending = False
-        self._is_folder = setup.place.bucket is None
-        self._partials: set[RelativePath] = set()  # files of which an earlier run has left a partial
 
     async def __aenter__(self) -> NodePool:
-        await self._tidy_up()
-        if self._is_folder:
-            self._partials = await asyncio.to_thread(partials_of, self._setup.state)
+        await self._files.begin()
         for work in (self._arrivals(), self._look(), self._steal()):
             self._tasks.add(asyncio.create_task(work))
         return self
@@ -133,29 +95,41 @@ class NodePool:
             node.link.kill()
             await self._gone(node, "the run has ended")
         await stop(self._serving)
-        await self._tidy_up()
+        await self._files.end()
 
-    async def _tidy_up(self) -> None:
-        """Collect the partials of nodes that have ended; abort uploads that were never recorded."""
-        store = self._context.store
-        if isinstance(store, BucketStore):
-            await store.tidy_up()
-        else:
-            await asyncio.to_thread(collect, self._setup.state)
+    @property
+    def context(self) -> Context:
+        """The context of the run, whose store says what is at the destination."""
+        return self._context
+
+    def notes(self) -> list[str]:
+        """Return sentences for the report."""
+        return self._files.notes()
+
+    async def lost(self) -> dict[str, int]:
+        """Return node → files on its own disk, for nodes that took part and have left."""
+        return await self._files.lost()
 
     # ---- membership
 
     async def _arrivals(self) -> None:
         """Let nodes join as they start."""
+        is_first = True
         while True:
             try:
                 arrived = await self._source.arrivals()
             except FetchError as error:
                 self._error = error
+                self._files.settled()
                 self._changed.set()
                 return
             for link in arrived:
                 self._join(link)
+            if is_first:
+                where = str(self._source.destination(self._setup.place))
+                self._context.observe(events.DestinationFound(self._files.kind, where))
+                self._files.settled()
+            is_first = False
 
     def _join(self, link: Link) -> None:
         loop = asyncio.get_running_loop()
@@ -164,9 +138,12 @@ class NodePool:
         place = self._source.destination(self._setup.place)
         state = node_folder(state_folder(place.root), name)
         node = Node(member, link, state, self._context, self._budget, self._cool)
+        self._files.joined(node)
         self._nodes[member.number] = node
         self._budget.joined(member.number)
         setup = replace(self._setup, place=place, state=state, share=0, source=link.source)
+        if self._files.is_local:
+            setup = replace(setup, settings=_impatient(setup.settings), is_local=True)
         node.send(replace(setup, patience=self._patience))
         task = asyncio.create_task(self._serve(node))
         self._serving.add(task)
@@ -197,12 +174,14 @@ class NodePool:
         """Take the jobs and the connections of a node that has ended or is lost."""
         if self._nodes.pop(node.number, None) is None:
             return
-        has_left = node.member.state is State.QUARANTINED  # which was reported as such
+        # which was reported as such
+        has_left = node.member.state in (State.QUARANTINED, State.FULL)
         self._coordinator.leave(node.number)
         self._ends[node.number] = has_ended
         if has_ended:
             self._budget.gone(node.number)
-            await asyncio.to_thread(mark_ended, node.state)
+            if not self._files.is_local:
+                await asyncio.to_thread(mark_ended, node.state)
         else:
             # its connections may live on: no other node gets them before they are closed for certain
             self._budget.lost(node.number)
@@ -305,41 +284,37 @@ class NodePool:
                 file, and it got no further.
             RuntimeError: A node failed with an exception that is no FetchError.
         """
-        tries = _Attempts(Losses(job.entry.path, _TRIES), self._setup.state)
-        if job.entry.path in self._partials:
-            tries.left.add(self._setup.state)
+        tries = Attempts(Losses(job.entry.path, _TRIES), self._setup.state)
         while True:
-            lease = await self._lease([each.number for each in tries.wrong], tries.idle)
+            lease = await self._lease(tries, await self._files.prefers(job))
             node, died = self._nodes[lease.node], None
             try:
                 self._context.observe(events.FileAssigned(job.entry.path, node.member.name))
-                if self._is_folder and job.record is not None:
-                    await asyncio.to_thread(
-                        hand_over, job.entry.path, tries.state, node.state, moves=tries.moves
-                    )
-                status, record = await self._on(node, lease, job, is_suspect=tries.was_lost)
-                await self._completed(job, node, tries)
+                given = await self._files.give(job, node, tries)
+                status, record = await self._on(node, lease, given, tries)
+                for each in tries.wrong:  # another node received it right: the fault was not the source's
+                    self._blame(each)
+                await self._files.completed(job, node, tries)
                 return (Status.FETCHED if tries.was_lost else status), record
             except messages.GivenBackError:
                 tries.idle = [node.number]
             except IntegrityError as error:
                 self._received_wrong(job, node, tries, error)
+            except DiskFullError as error:
+                self._is_full(node, error)
             except WorkerDiedError as error:
                 died, tries.was_lost, tries.idle = error, True, []
             finally:
                 self._coordinator.end(lease)
+                if self._full is not None:
+                    self._changed.set()
+                self._files.ended(job.entry.path, node)
             tries.ended_on(node, moves=died is None or self._ends.get(node.number, False))
-            job = await self._refreshed(job)
+            job = await self._files.refreshed(job)
             if died is not None:
                 tries.losses.add(died, len(job.record.held) if job.record else 0)
 
-    async def _completed(self, job: Job, node: Node, tries: _Attempts) -> None:
-        for each in tries.wrong:  # another node received it right: the fault was not the source's
-            self._blame(each)
-        if tries.left and self._is_folder:
-            await asyncio.to_thread(drop_partials, job.entry.path, tries.left - {node.state})
-
-    def _received_wrong(self, job: Job, node: Node, tries: _Attempts, error: IntegrityError) -> None:
+    def _received_wrong(self, job: Job, node: Node, tries: Attempts, error: IntegrityError) -> None:
         """Let another node try a file; raise IntegrityError if there is none, or it was the second one."""
         if tries.wrong or self._coordinator.active < 2:
             # what the node has set aside is collected from its folder when the run ends
@@ -348,38 +323,55 @@ class NodePool:
         message = f"{node.member.name} received other bytes than the digest says; another node tries it"
         self._context.observe(events.Retrying(job.entry.path, error.cause, 0.0, message))
 
-    async def _on(self, node: Node, lease: Lease, job: Job, *, is_suspect: bool) -> tuple[Status, Record]:
+    async def _on(self, node: Node, lease: Lease, job: Job, tries: Attempts) -> tuple[Status, Record]:
         if not self._coordinator.is_valid(lease):  # it left while the partial was handed to it
             raise WorkerDiedError(f"{node.member.name}: it has left")
         if (granted := self._budget.grant(node.number, job.host)) is not None:
             node.send(granted)
-        found = await node.fetch(job, is_suspect=is_suspect)
+        found = await node.fetch(job, is_suspect=tries.was_lost, looks=tries.looks)
         if not self._coordinator.is_valid(lease):
             raise WorkerDiedError(f"{node.member.name}: its result came too late")
         return found
 
-    async def _lease(self, wrong: list[int], idle: list[int]) -> Lease:
+    def _is_full(self, node: Node, error: DiskFullError) -> None:
+        """Give a node whose own disk is full no more files; raise `error` if it is the disk of all nodes."""
+        if self._files.is_local and self._coordinator.drain(node.number, State.FULL):
+            self._resize()
+            left = events.NodeLeft(node.member.name, "its disk is full", self._coordinator.active)
+            self._context.observe(left)
+        self._full = error
+        if not self._files.is_local:
+            raise error
+
+    @property
+    def _is_busy(self) -> bool:
+        return any(member.leases for member in self._coordinator.members)
+
+    async def _lease(self, tries: Attempts, preferred: int | None) -> Lease:
         """Return a lease on an active node, and wait until there is one.
 
+        A node that gave the file back gets it again only if no other one can; after it come those that
+        received it with a wrong digest.
+
         Args:
-            wrong: nodes that received the file with a wrong digest; they get it only if there is no other.
-            idle: the node that gave the file back; it gets it only before those of `wrong`.
+            tries: the earlier attempts at the file.
+            preferred: the node that gets it if it is active, and has not received it wrong; None for any.
         """
+        wrong, idle = [each.number for each in tries.wrong], tries.idle
+        if preferred in wrong:
+            preferred = None
         while True:
             deal = self._coordinator.deal
-            lease = deal([*wrong, *idle]) or deal(wrong) or deal()
+            lease = self._coordinator.deal_to(preferred) if preferred is not None else None
+            lease = lease or deal([*wrong, *idle]) or deal(wrong) or deal()
             if lease is not None:
                 return lease
             if self._error is not None:
                 raise self._error
+            if self._full is not None and not self._coordinator.able and not self._is_busy:
+                raise self._full  # what fits is finished
             self._changed.clear()
             await self._changed.wait()
-
-    async def _refreshed(self, job: Job) -> Job:
-        """Return the job with what is known of its file now."""
-        (known,) = await self._context.ledger.get([job.entry.path])
-        (seen,) = await self._context.store.stat([job.entry.path])
-        return replace(job, record=known, seen=seen)
 
     def _blame(self, node: Node) -> None:
         if self._coordinator.blame(node.number):
@@ -419,3 +411,8 @@ class NodePool:
         for node in self._nodes.values():
             if node.number != by:
                 node.send(messages.CoolHost(event.host, event.seconds))
+
+
+def _impatient(settings: Settings) -> Settings:
+    """Return the settings of a node with a disk of its own: if it is full, others can go on at once."""
+    return replace(settings, storage=replace(settings.storage, disk_patience=0.0))

@@ -37,7 +37,7 @@ _CPUS: Final = 0.1  # of a node, for the actor; the worker takes what it needs
 
 
 class _UnfitNodeError(StorageError):
-    """A node can take no part in the run: it has another version, or does not see the output folder."""
+    """A node can take no part in the run: it has another version, or sees another folder than it should."""
 
     remedy = Remedy.ABORT
 
@@ -47,7 +47,7 @@ class RayNodes:
 
     Args:
         engine: which cluster, and how many of its nodes.
-        place: the destination. A folder has to be shared by all nodes.
+        place: the destination. A folder has to be shared by all nodes, or by none with `engine.node_local`.
         processes: workers on each node.
 
     Raises:
@@ -61,6 +61,7 @@ class RayNodes:
         self._deaths: Counter[str] = Counter()  # node → workers of it that have ended
         self._ours = False  # whether this object has connected to the cluster
         self._first = True
+        self._seen_by: dict[str, str] = {}  # node that sees the probe → its name
 
     async def __aenter__(self) -> RayNodes:
         ray = _ray()
@@ -99,8 +100,9 @@ class RayNodes:
             ) from None
 
     def destination(self, place: Destination) -> Destination:
-        """Return the destination with an absolute path, as every node names it."""
-        return replace(place, root=place.root.absolute())
+        """Return the destination with the path that every node uses."""
+        root = place.root.absolute()
+        return replace(place, root=_below_home(root) if self._engine.node_local else root)
 
     async def arrivals(self) -> list[Link]:
         """Return the nodes that have come since the last call; wait for the next look if there is none.
@@ -149,6 +151,36 @@ class RayNodes:
             raise (unfit or failed)[0]
         return links
 
+    async def seen(self, probe: Path) -> list[tuple[str, bool]]:
+        """Return the name of each node, and whether it sees the file `probe`; no worker is started.
+
+        Raises:
+            StorageError: the cluster or a node does not answer.
+        """
+        alive = await self._alive()
+        names = [_name(node) for node in alive.values()]
+        found = await asyncio.gather(*(self._sees(node, probe) for node in alive.values()))
+        return list(zip(names, found, strict=True))
+
+    async def _sees(self, node: dict[str, Any], probe: Path) -> bool:
+        actor = self._on(node)
+        try:
+            at = str(_below_home(probe) if self._engine.node_local else probe)
+            return bool(await asyncio.wait_for(_result(actor.sees.remote(at)), _START))
+        except Exception as error:
+            raise StorageError(f"{_name(node)} does not answer: {_why(error)}") from None
+        finally:
+            _ray().kill(actor)
+
+    def _on(self, node: dict[str, Any]) -> Any:
+        """Return a new actor on a node."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        return self._actor.options(
+            num_cpus=_CPUS, max_restarts=0, max_concurrency=4,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+        ).remote()  # fmt: skip
+
     async def _alive(self) -> dict[str, dict[str, Any]]:
         """Return the nodes that can run an actor: a head without processors is common."""
         try:
@@ -167,30 +199,50 @@ class RayNodes:
 
     async def _start(self, node: dict[str, Any]) -> list[Link]:
         """Start the workers of one node."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         probe = None if self._place.bucket else await asyncio.to_thread(_write_probe, self._place.root)
-        name, links = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", list[Link]()
+        name, links = _name(node), list[Link]()
         relays = self._actors.setdefault(node["NodeID"], [])
         for _ in range(self._processes):
-            actor = self._actor.options(
-                num_cpus=_CPUS, max_restarts=0, max_concurrency=4,
-                scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-            ).remote()  # fmt: skip
+            actor = self._on(node)
             relay = _Relay(actor)
             try:
-                found = await asyncio.wait_for(_result(actor.start.remote(str(probe or ""))), _START)
+                at = str(_below_home(probe) if probe and self._engine.node_local else probe or "")
+                found = await asyncio.wait_for(_result(actor.start.remote(at)), _START)
             except Exception as error:
                 raise StorageError(
                     f"{name} cannot start a worker: {_why(error)}", remedy=Remedy.ABORT
                 ) from None
-            self._check(name, found, probe)
-            links.append(Link(name, await relay.begin(), relay.ended, relay.kill, _source(node)))
+            try:
+                self._check(name, found, probe, node_local=self._engine.node_local)
+                if found["sees"] and self._engine.node_local:
+                    self._check_alone(node["NodeID"], name)
+            except _UnfitNodeError:
+                relay.kill()
+                raise
+            links.append(
+                Link(
+                    name, await relay.begin(), relay.ended, relay.kill, _source(node),
+                    str(node["NodeManagerHostname"]), str(node["NodeManagerAddress"]),
+                )
+            )  # fmt: skip
             relays.append(relay)
         return links
 
+    def _check_alone(self, node: str, name: str) -> None:
+        """Raise _UnfitNodeError if a second node sees the run's folder: it is not local to a node.
+
+        One node may see it: that of the machine of the run.
+        """
+        self._seen_by[node] = name
+        if len(self._seen_by) > 1:
+            names = ", ".join(list(self._seen_by.values())[:3])
+            raise _UnfitNodeError(
+                f"--node-local: {len(self._seen_by)} nodes see the same {self._place.root} ({names}); leave "
+                "it out if the folder is shared by all nodes, or give a folder on a disk of each node"
+            )
+
     @staticmethod
-    def _check(name: str, found: dict[str, Any], probe: Path | None) -> None:
+    def _check(name: str, found: dict[str, Any], probe: Path | None, *, node_local: bool = False) -> None:
         """Raise _UnfitNodeError if a node has another version, or another folder under the same path."""
         if (found["version"], found["python"]) != (__version__, sys.version_info[:2]):
             python = ".".join(map(str, found["python"]))
@@ -198,10 +250,11 @@ class RayNodes:
                 f"{name} has osp-fetch {found['version']} on Python {python}, this machine {__version__} on "
                 f"{sys.version_info[0]}.{sys.version_info[1]}; install the same on all nodes"
             )
-        if probe is not None and not found["sees"]:
+        if probe is not None and not found["sees"] and not node_local:
             raise _UnfitNodeError(
                 f"{name} does not see {probe.parent.parent}: the folder is not shared; give one of a shared "
-                "file system, or a bucket"
+                "file system, or a bucket, or let each node keep what it fetches on its own disk with "
+                "--node-local"
             )
 
 
@@ -284,8 +337,12 @@ class _Actor:
         return {
             "version": __version__,
             "python": sys.version_info[:2],
-            "sees": bool(probe) and await asyncio.to_thread(Path(probe).is_file),
+            "sees": bool(probe) and await self.sees(probe),
         }
+
+    async def sees(self, probe: str) -> bool:
+        """Return whether this node has the file `probe`, whose path may begin with `~`."""
+        return await asyncio.to_thread(_sees, probe)
 
     async def push(self, data: bytes) -> None:
         """Pass bytes of the run to the worker."""
@@ -302,6 +359,18 @@ class _Actor:
                 lines = redact(printed.decode("utf-8", "replace")).strip().splitlines()
                 return b"", await self._process.wait(), lines[-1][:300] if lines else ""
         return b"", None, ""
+
+
+def _sees(probe: str) -> bool:
+    return Path(probe).expanduser().is_file()
+
+
+def _below_home(place: Path) -> Path:
+    """Return a path as nodes with other home directories name it: with `~` for that of the user."""
+    home = Path.home()
+    if home != Path("/") and place.is_relative_to(home):
+        return Path("~", place.relative_to(home))
+    return place
 
 
 async def _result(reference: Any) -> Any:
@@ -351,6 +420,10 @@ def _write_probe(root: Path) -> Path:
 
 def _probe(root: Path) -> Path:
     return (root / STATE_FOLDER / "shared-folder-probe").absolute()
+
+
+def _name(node: dict[str, Any]) -> str:
+    return f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
 
 
 def _source(node: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from ..storage.destination import destination
 from ..storage.folder.disk import Disk, read_json
 from ..storage.folder.heartbeat import Pulse
 from ..storage.folder.run_lock import LockWatch, state_folder, state_folders
+from ..storage.ledger.placement import has_placement
 from ..storage.ledger.sqlite import PUBLICATIONS
 from ..storage.ordered_log import OrderedReader, Row
 
@@ -137,6 +138,10 @@ def finished(
     place = destination(folder)
     if place.bucket is not None:
         raise SettingsError(f"{folder}: finished() reads folders only; for a bucket, use fetch_iter()")
+    if has_placement(state_folder(place.root)):
+        raise SettingsError(
+            f"{folder}: its files lie on the disks of nodes; finished() reads files of this machine only"
+        )
     kind = "samples" if samples else "files"
     begin = _positions(after, kind)
     every, patience = _seconds("interval", interval, _LEAST_INTERVAL), _seconds("wait", wait, 0.0)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sys
 from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -15,7 +16,9 @@ from ..model.record import Published
 from ..model.settings import Settings
 from ..storage.destination import Destination
 from ..storage.folder.disk import Disk
+from ..storage.folder.run_lock import state_folder
 from ..storage.folder.tombstones import tombstones
+from ..storage.ledger.placement import Placed, Placement, has_placement
 from ..storage.ledger.uploads import UploadLedger
 
 if TYPE_CHECKING:
@@ -102,6 +105,65 @@ class FolderPlace:
         while not place.exists():
             place = place.parent
         return shutil.disk_usage(place).free
+
+
+class PlacedPlace:
+    """The disks of the nodes of a cluster, as the last run has seen them; implements `Place`.
+
+    Args:
+        root: the output folder of the machine of the run, which has the records.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root, self._placement = root, Placement(state_folder(root), writes=False)
+        self._seen: dict[str, Placed] = {}
+
+    def prepare(self, paths: Sequence[str]) -> None:
+        """Look up where these files lie."""
+        self._seen = self._placement.get(paths)
+
+    def _at(self, path: str) -> Placed | None:
+        return self._seen.get(path) or self._placement.get([path]).get(path)
+
+    def look(self, path: str) -> Published | None:
+        """Return the state of the file when a node published it, None if none did."""
+        place = self._at(path)
+        return place.published if place else None
+
+    def is_taken(self, path: str) -> bool:
+        """Return False: it is not known."""
+        return False
+
+    def tombstone(self, path: str) -> Published | None:
+        """Return None: nothing is unpacked on nodes."""
+
+    def partial_size(self, state: Path, path: str) -> int | None:
+        """Return a number above that of all bytes if a node has begun the file, else None."""
+        return sys.maxsize if self._at(path) else None
+
+    def free(self) -> None:
+        """Return None: it is not known."""
+
+    def by_node(self) -> list[dict[str, Any]]:
+        """Return name, address, files and bytes of each node that has finished files."""
+        return [
+            {"node": disk.node, "address": disk.address, "files": files, "bytes": size}
+            for disk, files, size in self._placement.sums()
+            if files
+        ]
+
+    def elsewhere(self) -> str:
+        """Return where the files are, as the begin of a message."""
+        nodes = self.by_node()
+        files, disks = sum(each["files"] for each in nodes), len(nodes)
+        return (
+            f"{self.root}: {files:,} file{'s' * (files != 1)} lie{'s' * (files == 1)} on the disks of "
+            f"{disks} node{'s' * (disks != 1)}"
+        )
+
+    def close(self) -> None:
+        """Close what is read."""
+        self._placement.close()
 
 
 class BucketPlace:
@@ -233,12 +295,16 @@ def opened_place(destination: Destination, settings: Settings) -> Iterator[Place
         FetchError: As `BucketPlace`.
     """
     if destination.bucket is None:
-        yield FolderPlace(destination.root)
+        place = place_of(destination.root)
+        with closing(place) if isinstance(place, PlacedPlace) else nullcontext():
+            yield place
         return
     with BucketPlace(destination, settings) as place:
         yield place
 
 
 def place_of(root: Path | Place) -> Place:
-    """Return `root` as a place; a path is that of a local folder."""
-    return FolderPlace(root) if isinstance(root, Path) else root
+    """Return `root` as a place; a path is that of a local folder, whose files may lie on nodes."""
+    if not isinstance(root, Path):
+        return root
+    return PlacedPlace(root) if has_placement(state_folder(root)) else FolderPlace(root)

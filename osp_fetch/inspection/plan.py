@@ -21,7 +21,7 @@ from ..storage.bucket.grid import part_size
 from ..storage.folder.disk import read_json
 from ..storage.folder.run_lock import state_folder, state_folders
 from ..storage.ledger.rows import LedgerReader
-from .place import FolderPlace, Place, place_of
+from .place import BucketPlace, FolderPlace, Place, place_of
 
 # Rows that are looked up in the ledgers at a time.
 _PAGE = 1000
@@ -49,7 +49,7 @@ class Plan:
         hosts: Host → number of files that it serves.
         expires_first: When the first link expires, None if no link states it.
         expires_last: When the last link expires.
-        free: Free bytes on the file system of the output folder, None for a bucket.
+        free: Free bytes on the file system of the output folder, None for a bucket, or the disks of nodes.
         parts: Parts that are uploaded to a bucket; a file of one part, or of unknown size, counts as one.
         widest_part: Bytes of the largest part.
         bad_rows: Rows that cannot be fetched.
@@ -140,7 +140,7 @@ def make_plan(
         rows = iter(rows)
         while page := list(islice(rows, _PAGE)):
             _count_bad(made, [row for row in page if not isinstance(row, Entry)])
-            _count_page(made, [row for row in page if isinstance(row, Entry)], there, again)
+            _count_page(made, place, [row for row in page if isinstance(row, Entry)], there, again)
     finally:
         if there:
             there.close()
@@ -178,9 +178,9 @@ def _count_bad(made: Plan, rows: Sequence[Row]) -> None:
 
 
 def _count_page(
-    made: Plan, entries: Sequence[Entry], there: _Held | None, again: Callable[[str], bool]
+    made: Plan, place: Place, entries: Sequence[Entry], there: _Held | None, again: Callable[[str], bool]
 ) -> None:
-    """Count files, and what is there of them; `there` is None if nothing is."""
+    """Count files, and what is there of them at `place`; `there` is None if nothing is."""
     records: dict[str, Record] = {}
     if there:
         records = there.records([entry.path for entry in entries])
@@ -188,7 +188,7 @@ def _count_page(
     for entry in entries:
         record = records.get(entry.path)
         _count(made, entry, record)
-        if made.free is None:
+        if isinstance(place, BucketPlace):
             _count_parts(made, entry, record)
         if there and not again(entry.path):
             _count_held(made, entry, record, there)

@@ -16,7 +16,7 @@ from ..storage.destination import Destination
 from ..storage.folder.disk import read_json
 from ..storage.folder.run_lock import owner_of, state_folders
 from ..storage.ledger.rows import LedgerReader
-from .place import Place, opened_place, place_of
+from .place import Place, PlacedPlace, opened_place, place_of
 
 _PAGE = 1000
 
@@ -84,6 +84,8 @@ class FolderStatus:
         held_bytes: Bytes held in partials.
         owner: The process that runs in the folder, None if there is none.
         run: The content of `status.json` as that process last wrote it.
+        placement: Where each node has its own disk: `node`, `address`, `files` and `bytes` of each; what it
+            counts is as the last run has seen it.
         runs: For the folder, or for each shard: `shard` (`i/n` or None), `owner` (the process that works, or
             None), and `state` (the last content of `status.json`, also of a run that has ended).
     """
@@ -98,6 +100,7 @@ class FolderStatus:
     owner: str | None = None
     run: dict[str, Any] | None = None
     runs: list[dict[str, Any]] = field(default_factory=list)
+    placement: list[dict[str, Any]] = field(default_factory=list)
 
     def row(self) -> dict[str, Any]:
         """Return the status as a JSON-serializable dict, for `--json`."""
@@ -115,6 +118,8 @@ def folder_status(where: Path | Place) -> FolderStatus:
     """
     found, place = FolderStatus(), place_of(where)
     root = place.root
+    if isinstance(place, PlacedPlace):
+        found.placement = place.by_node()
     found.runs = runs_of(root)
     for each in found.runs:
         if each["owner"] is not None:

@@ -21,10 +21,14 @@ class Ray:
         address: `HOST:PORT` of the cluster, or `auto` for the one of this machine. It does not count if the
             program has called `ray.init` itself.
         nodes: largest number of nodes, 0 for all.
+        node_local: whether each node writes to a folder of that path on its own disk, which no other machine
+            sees. A folder below the home directory is below that of the node's user. `placement.jsonl` in the
+            state folder says which node has which file.
     """
 
     address: str = "auto"
     nodes: int = 0
+    node_local: bool = False
 
 
 Engine = Folder | Ray

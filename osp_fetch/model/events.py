@@ -12,7 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from . import node_events
 from .report import Outcome, Report
+
+DestinationFound = node_events.DestinationFound
+FileAssigned = node_events.FileAssigned
+NodeJoined = node_events.NodeJoined
+NodeLeft = node_events.NodeLeft
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,42 +263,6 @@ class HostBack:
 
 
 @dataclass(frozen=True, slots=True)
-class NodeJoined:
-    """A node of a cluster takes part in the run.
-
-    Attributes:
-        node: the machine.
-        nodes: number of nodes that get jobs now.
-    """
-
-    node: str
-    nodes: int
-
-
-@dataclass(frozen=True, slots=True)
-class NodeLeft:
-    """A node of a cluster gets no more jobs: it has ended, was silent for too long, or received wrong bytes.
-
-    Attributes:
-        node: the machine.
-        why: the reason in words.
-        nodes: number of nodes that get jobs now.
-    """
-
-    node: str
-    why: str
-    nodes: int
-
-
-@dataclass(frozen=True, slots=True)
-class FileAssigned:
-    """A file is fetched by the machine `node` from now on. Later events of the file are about its work."""
-
-    path: str
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
 class Parked:
     """The number of parked files, which wait for fresh links, is now `files`."""
 
@@ -417,8 +387,8 @@ Event = (
     RunStarted | Progress | RowsRead | ManifestEnded | FileBegun | Opened | Closed | Wrote | Adopted
     | SetAside | Decoded | MirrorDropped | Lost | Retrying | Cooling | LimitChanged | Waited | WidthLearned
     | HostDown | HostBack | NodeJoined | NodeLeft | FileAssigned | Parked | LinksRenewed
-    | LinksCommandFailed | DiskWaiting | FolderWaiting | LedgerReplaced | WorkerStarted | WorkerDied
-    | Finished | Repeating | PageOpened | Steered | Stopping | RunEnded
+    | LinksCommandFailed | DestinationFound | DiskWaiting | FolderWaiting | LedgerReplaced
+    | WorkerStarted | WorkerDied | Finished | Repeating | PageOpened | Steered | Stopping | RunEnded
 )  # fmt: skip
 Observer = Callable[[Event], None]
 """A function that receives every event of a run."""

@@ -96,6 +96,7 @@ class Report:
         notes: further remarks for the user, one sentence each.
         widths: `host:port` → widest range in bytes that the host takes, for hosts that refused wider ones.
         causes: cause → number of outcomes that are FAILED or PARKED.
+        lost: number of finished files that lie on nodes which have left the run.
     """
 
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
@@ -109,6 +110,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     widths: dict[str, int] = field(default_factory=dict, repr=False)
     causes: Counter[str] = field(default_factory=Counter, repr=False)
+    lost: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """Count `outcome`, and keep it while its list is not full."""
@@ -134,6 +136,7 @@ class Report:
         self.notes += [note for note in other.notes if note not in self.notes]
         self.widths |= other.widths
         self.causes += other.causes
+        self.lost += other.lost
 
     def forget(self, outcomes: Sequence[Outcome]) -> None:
         """Take back outcomes that `add` has counted: their files are fetched again."""
@@ -149,7 +152,7 @@ class Report:
     def ok(self) -> bool:
         """Return whether every row is present and verified, and the run was not stopped early."""
         bad = self.counts[Status.FAILED] + self.counts[Status.PARKED]
-        return bad == 0 and self.stopped is None
+        return bad == 0 and self.lost == 0 and self.stopped is None
 
     def raise_for_failures(self) -> None:
         """Raise one error for all failures; return if `ok`.
@@ -165,6 +168,8 @@ class Report:
             raise FetchError(
                 f"the run was stopped before its end ({self.stopped}); the same call continues it"
             )
+        if self.lost and not count:
+            raise FetchError(f"{self.lost} of the files lie on nodes that have left the run")
         shown = "; ".join(str(o.error) for o in self.failures[:3])
         raise FetchError(f"{count} of the files were not fetched ({self.stopped or shown})")
 
@@ -210,6 +215,7 @@ class Report:
             "stopped": self.stopped,
             "shard": list(self.shard) if self.shard else None,
             "notes": self.notes,
+            "lost": self.lost,
             "failures": [o.row() for o in self.failures],
         }
 

@@ -129,6 +129,8 @@ def _of_host(event: events.Event) -> dict[str, Any] | None:
             return {"event": "host back", "host": host}
         case events.NodeJoined(node, nodes):
             return {"event": "node joined", "node": node, "nodes": nodes}
+        case events.DestinationFound(kind, place):
+            return {"event": "destination found", "kind": kind, "place": place}
         case events.NodeLeft(node, why, nodes):
             return {"event": "node left", "node": node, "why": why, "nodes": nodes}
         case _:

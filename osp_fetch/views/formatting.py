@@ -144,6 +144,13 @@ def advice(report: Report) -> list[str]:
     return said
 
 
+def destination(kind: str, place: str) -> str:
+    """Return which kind of destination the nodes of a cluster have found; see `DestinationFound`."""
+    if kind == "node-local folders":
+        return f"destination: {kind}; each node writes to {place} on its own disk"
+    return f"destination: {kind} {place}"
+
+
 def host_down(event: events.HostDown) -> str:
     """Return a line about a host that does not answer."""
     why = f" ({event.why})" if event.why else ""

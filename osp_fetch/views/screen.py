@@ -204,6 +204,8 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return f"{host} answers again"
         case events.NodeJoined(node, nodes):
             return f"{node} has joined: {nodes} node{'s' * (nodes != 1)}"
+        case events.DestinationFound(kind, place):
+            return formatting.destination(kind, place)
         case events.NodeLeft(node, why, nodes):
             return f"{node} has left ({why}): {nodes} node{'s' * (nodes != 1)}"
         case events.MirrorDropped(path, host):

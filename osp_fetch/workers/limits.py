@@ -67,3 +67,11 @@ class Workers(Protocol):
     async def fetch(self, job: Job) -> tuple[Status, Record]:
         """Fetch one file; see `WorkerPool.fetch`."""
         ...
+
+    def notes(self) -> list[str]:
+        """Return sentences for the report."""
+        ...
+
+    async def lost(self) -> dict[str, int]:
+        """Return machine → finished files on its own disk, for machines that have left the run."""
+        ...

@@ -16,7 +16,7 @@ from ..model import events
 from ..model.entry import RelativePath
 from ..model.errors import FetchError, StorageError
 from ..model.profile import Profile
-from ..model.record import Record
+from ..model.record import Published, Record
 from ..model.report import Status
 from ..model.settings import Settings
 from ..storage.destination import Destination
@@ -55,6 +55,8 @@ class Setup:
         patience: Seconds without a message of the run after which the worker publishes nothing: the run may
             have given its jobs to another node. 0 for a process of the run's own machine, which dies with it.
         source: The address from which connections are made; empty for any.
+        is_local: Whether the output folder is on a disk of the node's own, which the run does not see. A `~`
+            at its begin is the home directory of the node's user.
     """
 
     place: Destination
@@ -66,18 +68,36 @@ class Setup:
     yields: bool
     patience: float = 0.0
     source: str = ""
+    is_local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class FetchJob:
     """Fetch `job`. The reply is the `JobDone` of the same number.
 
-    With `is_suspect`, events about the file are sent at once: a worker has died while it had it.
+    With `is_suspect`, events about the file are sent at once: a worker has died while it had it. With
+    `looks`, the worker looks for a file under the final name itself: the run does not see its disk.
     """
 
     number: int
     job: Job
     is_suspect: bool = False
+    looks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LookAt:
+    """Look at the files of `paths` on the node's own disk. The reply is the `LookedAt` of the same number."""
+
+    number: int
+    paths: list[RelativePath]
+
+
+@dataclass(frozen=True, slots=True)
+class DropPartial:
+    """Delete what the node's own disk holds of a file that another node has completed."""
+
+    path: RelativePath
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +210,27 @@ class JobDone:
 
     number: int
     result: tuple[Status, Record] | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class OwnDisk:
+    """The node writes to a disk of its own; the first message of such a node.
+
+    Args:
+        disk: What identifies the disk, also if the machine comes back under another name.
+        partials: The files of which it has a partial.
+    """
+
+    disk: str
+    partials: list[RelativePath]
+
+
+@dataclass(frozen=True, slots=True)
+class LookedAt:
+    """The reply to the `LookAt` of the same number: the state of each file, None where there is none."""
+
+    number: int
+    result: list[Published | None] | FetchError
 
 
 @dataclass(frozen=True, slots=True)

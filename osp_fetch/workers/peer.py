@@ -110,13 +110,16 @@ class Peer:
             self._knows_last = True
             self.send(messages.LastFiles())
 
-    async def fetch(self, job: Job, *, is_suspect: bool = False) -> tuple[Status, Record]:
+    async def fetch(
+        self, job: Job, *, is_suspect: bool = False, looks: bool = False
+    ) -> tuple[Status, Record]:
         """Fetch one file in this worker.
 
         Args:
             job: The job to fetch.
             is_suspect: Whether a worker has died while it had the file, so that it must be known at once
                 when this one begins it.
+            looks: Whether the worker looks for a file under the final name itself.
 
         Returns:
             The status of the file, and its record.
@@ -130,7 +133,7 @@ class Peer:
         number = next(self._numbers)
         asked = asyncio.get_running_loop().create_future()
         try:
-            self.send(messages.FetchJob(number, job, is_suspect))
+            self.send(messages.FetchJob(number, job, is_suspect, looks))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise StorageError(
                 f"{job.entry.path}: its row cannot be sent to a worker process ({error}); use only plain "

@@ -141,6 +141,14 @@ class WorkerPool:
                 (seen,) = await self._context.store.stat([job.entry.path])
                 job = replace(job, record=known, seen=seen)
 
+    def notes(self) -> list[str]:
+        """Return sentences for the report: none."""
+        return []
+
+    async def lost(self) -> dict[str, int]:
+        """Return nothing: all workers write to the destination of the run."""
+        return {}
+
     async def _look(self) -> None:
         """Send new assignments, and the notice of the last files, every `LOOK` seconds."""
         loop = asyncio.get_running_loop()

@@ -89,11 +89,13 @@ class Process(Peer):
             self._steered = message
         self._wire.send(message)
 
-    async def fetch(self, job: Job, *, is_suspect: bool = False) -> tuple[Status, Record]:
+    async def fetch(
+        self, job: Job, *, is_suspect: bool = False, looks: bool = False
+    ) -> tuple[Status, Record]:
         """Fetch one file in this worker; see `Peer.fetch`."""
         if self._gone is not None and self._serving is not None and self._serving.done():
             raise self._gone  # the replacement could not be started
-        return await super().fetch(job, is_suspect=is_suspect)
+        return await super().fetch(job, is_suspect=is_suspect, looks=looks)
 
     async def _serve(self) -> None:
         """Handle the messages of the process until it ends; replace it where it dies."""

@@ -10,7 +10,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
 from typing import Any, Final
 
 from ..concurrency import stop
@@ -23,13 +24,17 @@ from ..engine.file import FileFetcher
 from ..model import events
 from ..model.entry import RelativePath
 from ..model.errors import FetchError, StorageError
-from ..model.record import Record
+from ..model.protocols import Store
+from ..model.record import Published, Record
 from ..model.report import Status
 from ..processor import processor_times
+from ..storage.destination import Destination
+from ..storage.folder.node_folders import drop_partials
 from ..storage.ledger.uploads import Upload, UploadedPart
 from . import messages
 from .channel import Channel
 from .messages import Draining
+from .own_folder import OwnFolder, own_folder
 from .reach import transport_of
 
 # Events that occur many times for each file. They may be sent late, unless a worker has died with the file.
@@ -211,14 +216,15 @@ async def serve(end: socket.socket) -> None:
 
     async with AsyncExitStack() as stack:
         settings, place = first.settings, first.place
-        uploads = RemoteUploads(ledger) if first.patience and place.bucket else None
-        if first.patience and not uploads:  # on another machine, whose state folder the run cannot make
-            first.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own = await stack.enter_async_context(own_folder(place.root)) if first.is_local else None
+        if own is not None:
+            place = replace(place, root=own.root)
+            wire.send(messages.OwnDisk(own.disk, own.partials))
         limits = place.buffer_limits(settings.limits)
         pool = ConnectionPool(
             limits, tell, first.profiles, first.share, yields=first.yields, hosts=settings.hosts
         )
-        store = place.store(first.state, settings, is_worker=True, uploads=uploads)
+        store = _store(first, place, own, ledger)
         transport = transport_of(settings, first.reach, first.source)
         context = Context(
             transport=await stack.enter_async_context(transport),
@@ -230,8 +236,23 @@ async def serve(end: socket.socket) -> None:
             observe=tell,
             may_publish=lifeline.check,
         )
-        await _Worker(wire, context, ledger, begun, suspects, lifeline).work(rest)
+        await _Worker(wire, context, ledger, begun, suspects, lifeline, own).work(rest)
     await wire.close()
+
+
+def _store(
+    first: messages.Setup, place: Destination, own: OwnFolder | None, ledger: RemoteLedger
+) -> AbstractAsyncContextManager[Store]:
+    """Return the store of a worker, not yet open."""
+    if own is not None:
+        return place.store(own.state, first.settings, lock=own.lock, is_worker=True)
+    if not first.patience:
+        return place.store(first.state, first.settings, is_worker=True)
+    if place.bucket:
+        return place.store(first.state, first.settings, is_worker=True, uploads=RemoteUploads(ledger))
+    # on another machine, whose state folder the run cannot make
+    first.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return place.store(first.state, first.settings, is_worker=True)
 
 
 class _Worker:
@@ -245,7 +266,9 @@ class _Worker:
         begun: set[str],
         suspects: set[str],
         lifeline: Lifeline,
+        own: OwnFolder | None,
     ) -> None:
+        self._own, self._looking, self._dropping = own, set[asyncio.Task[None]](), set[asyncio.Task[None]]()
         self._wire, self._context, self._ledger = wire, context, ledger
         self._begun, self._suspects, self._lifeline = begun, suspects, lifeline
         self._fetcher = FileFetcher(context)
@@ -279,7 +302,7 @@ class _Worker:
             if self._ending is None or not self._ending.done():
                 self._ledger.lose()
                 await stop(self._tasks)
-            await stop({reporting})
+            await stop({reporting, *self._looking, *self._dropping})
 
     def _take(self, message: object) -> None:
         """Handle one message of the run."""
@@ -297,6 +320,15 @@ class _Worker:
                         task.cancel(_GIVE_BACK)
             case messages.StillHere():
                 pass
+            case messages.LookAt():
+                looking = asyncio.create_task(self._look(message))
+                self._looking.add(looking)
+                looking.add_done_callback(self._looking.discard)
+            case messages.DropPartial(path):
+                if path not in self._waiting:  # else the file was given to this node meanwhile
+                    dropping = asyncio.create_task(self._drop(path))
+                    self._dropping.add(dropping)
+                    dropping.add_done_callback(self._dropping.discard)
             case messages.RecordsFound() | messages.RecordKept() | messages.UploadsReplied():
                 self._ledger.answered(message)
             case messages.Assign(host, connections, shed, number):
@@ -318,9 +350,14 @@ class _Worker:
     async def _fetch_job(self, message: messages.FetchJob) -> None:
         """Fetch one job, and send its result."""
         result: tuple[Status, Record] | Exception
-        path = message.job.entry.path
+        job, path = message.job, message.job.entry.path
         try:
-            result = await self._fetcher.fetch(message.job)
+            if self._dropping:  # one of them may be the partial of this file
+                await asyncio.wait(set(self._dropping))
+            if message.looks:
+                (seen,) = await self._context.store.stat([path])
+                job = replace(job, seen=seen)
+            result = await self._fetcher.fetch(job)
         except asyncio.CancelledError as cancelled:
             if cancelled.args != (_GIVE_BACK,):
                 raise
@@ -337,6 +374,19 @@ class _Worker:
         if not self._ledger.lost:
             self._wire.send(messages.JobDone(message.number, result))
         # without the run this process ends; another worker, or the next run, resumes from the held bytes
+
+    async def _look(self, message: messages.LookAt) -> None:
+        """Look at files on the node's own disk, and send their states."""
+        result: list[Published | None] | FetchError
+        try:
+            result = await self._context.store.stat(message.paths)
+        except FetchError as error:
+            result = error
+        self._wire.send(messages.LookedAt(message.number, result))
+
+    async def _drop(self, path: RelativePath) -> None:
+        assert self._own is not None
+        await asyncio.to_thread(drop_partials, path, [self._own.state])
 
     async def _report(self) -> None:
         """Send the state of all hosts every `LOOK` seconds, and what connections waited for every second."""
