@@ -17,16 +17,20 @@ from typing import Any
 
 import pytest
 
+from osp_fetch.api import fetch_all
+from osp_fetch.cluster.of_run import destination_of
 from osp_fetch.cluster.own_folders import PlacedLedger, Places
 from osp_fetch.concurrency import stop
 from osp_fetch.inspection.finished import finished
 from osp_fetch.inspection.status import folder_status
 from osp_fetch.model import events
+from osp_fetch.model.engines import Ray
 from osp_fetch.model.entry import Entry, RelativePath, entry
 from osp_fetch.model.errors import DiskFullError, SettingsError
 from osp_fetch.model.ranges import NOTHING, RangeSet
 from osp_fetch.model.record import Published, Record
 from osp_fetch.model.report import Status
+from osp_fetch.options import PlainOptions
 from osp_fetch.storage.folder.run_lock import owner_of
 from osp_fetch.storage.ledger.placement import Disk, Placed, Placement
 from tests import origin as o
@@ -123,7 +127,8 @@ async def test_files_of_a_node_that_is_gone_are_fetched_by_the_others_and_one_se
     await second.start(when_joined(second, 2, rows))
     assert second.counts() == {Status.FETCHED: len(on_a), Status.PRESENT: len(MIXED) - len(on_a)}
     (note,) = second.notes
-    assert note.startswith(f"{len(on_a)} files are fetched again on other nodes: a (10.0.0.a) had them")
+    assert note.startswith(f"{len(on_a)} finished files had to be fetched again")
+    assert note.endswith("take no part in this run: a (10.0.0.a)")
     assert tree(home(tmp_path, "b")) | tree(home(tmp_path, "c")) == MIXED
     third = fleet("b", "c")
     await third.start(when_joined(third, 2, rows))
@@ -142,7 +147,8 @@ async def test_a_file_that_has_vanished_from_a_disk_or_changed_is_fetched_again(
     again = fleet("a")
     await again.fetch(rows)
     assert again.counts() == {Status.FETCHED: 2, Status.PRESENT: 2}
-    assert again.notes == ["1 file was gone from the disks of the nodes that had them, and fetched again"]
+    (note,) = again.notes
+    assert note.startswith("1 finished file had to be fetched again, because the disks of their nodes")
     assert tree(home(tmp_path, "a")) == files
 
 
@@ -334,6 +340,22 @@ async def test_a_node_reads_no_bytes_of_another_disk_from_the_ledger(tmp_path: P
         assert await other.get([path]) == [replace(record, held=NOTHING)]
         mine.ended(path)
     await places.close()
+
+
+async def test_a_run_of_one_kind_does_not_take_a_folder_of_the_other(origin: Origin, tmp_path: Path) -> None:
+    local: PlainOptions = {"engine": Ray(node_local=True)}
+    with pytest.raises(SettingsError, match="a bucket is the same for all nodes"):
+        destination_of("s3://some-bucket/x", local)
+    await fetch_all([entry("x", origin.add("x", b"x"))], tmp_path / "here")
+    with pytest.raises(SettingsError, match="runs that did not write to the disks of nodes"):
+        destination_of(tmp_path / "here", local)
+    (tmp_path / "there" / ".osp-fetch").mkdir(parents=True)
+    places = Placement(tmp_path / "there" / ".osp-fetch")
+    assert destination_of(tmp_path / "there", {}) == destination_of(tmp_path / "there", local)
+    places.add([Placed("y", Disk("0a", "n1"), Published(5, 1))])
+    places.close()
+    with pytest.raises(SettingsError, match="lie on the disks of nodes; add --engine ray --node-local"):
+        destination_of(tmp_path / "there", {})
 
 
 def test_finished_files_of_other_machines_are_not_looked_for_here(tmp_path: Path) -> None:

@@ -171,12 +171,12 @@ def check_run(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> 
     """
     from ..api import check_shares
     from ..assembly import failed_file_of
-    from ..storage.destination import destination
+    from ..cluster.of_run import destination_of
     from ..storage.folder.run_lock import state_folder
 
     if flags["unpack"]:
         how_of(flags, made["settings"].storage.min_free)
-    place = destination(flags["output"], made.get("state"))
+    place = destination_of(flags["output"], made)
     if isinstance(made.get("engine"), Folder):
         check_shares(sources, place, made)
     failed_file_of(sources, made, state_folder(place.root, made.get("shard")))

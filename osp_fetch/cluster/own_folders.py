@@ -367,11 +367,17 @@ class OwnFolders(Files):
         found, absent = list[str](), sum(self._absent.values())
         if absent:
             names = ", ".join(sorted(self._absent)[:3]) + (", …" if len(self._absent) > 3 else "")
-            are = "1 file is" if absent == 1 else f"{absent:,} files are"
             found.append(
-                f"{are} fetched again on other nodes: {names} had them, and takes no part in this run"
+                f"{_files(absent)} had to be fetched again, because the nodes that have them take no part in "
+                f"this run: {names}"
             )
         if self._vanished:
-            are = "1 file was" if self._vanished == 1 else f"{self._vanished:,} files were"
-            found.append(f"{are} gone from the disks of the nodes that had them, and fetched again")
+            found.append(
+                f"{_files(self._vanished)} had to be fetched again, because the disks of their nodes have "
+                "them no more"
+            )
         return found
+
+
+def _files(count: int) -> str:
+    return f"{count:,} finished file{'s' * (count != 1)}"

@@ -159,8 +159,12 @@ class RayNodes:
         """
         alive = await self._alive()
         names = [_name(node) for node in alive.values()]
-        found = await asyncio.gather(*(self._sees(node, probe) for node in alive.values()))
-        return list(zip(names, found, strict=True))
+        asked = (self._sees(node, probe) for node in alive.values())
+        found = await asyncio.gather(*asked, return_exceptions=True)  # all have ended before Ray is left
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        return [(name, each is True) for name, each in zip(names, found, strict=True)]
 
     async def _sees(self, node: dict[str, Any], probe: Path) -> bool:
         actor = self._on(node)
@@ -170,7 +174,8 @@ class RayNodes:
         except Exception as error:
             raise StorageError(f"{_name(node)} does not answer: {_why(error)}") from None
         finally:
-            _ray().kill(actor)
+            with suppress(Exception):
+                _ray().kill(actor)
 
     def _on(self, node: dict[str, Any]) -> Any:
         """Return a new actor on a node."""
