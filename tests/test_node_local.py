@@ -247,6 +247,26 @@ async def test_a_node_whose_disk_is_full_gets_no_more_files_and_the_others_go_on
     assert [path.name for path in on_a.rglob("*") if path.is_file()] == []
 
 
+async def test_of_two_nodes_with_a_copied_disk_only_one_takes_part(
+    origin: Origin, fleet: Make, tmp_path: Path
+) -> None:
+    await fleet("a").fetch(served(origin, {"f": noise(1000, 1)}))
+    copied = home(tmp_path, "b") / LOCAL / "disk"
+    copied.parent.mkdir(parents=True)
+    copied.write_text((home(tmp_path, "a") / LOCAL / "disk").read_text())
+    run, files = fleet("a", "b"), {f"f{n}": noise(3 * MIB + n, n) for n in range(4)}
+
+    async def rows() -> AsyncIterator[Entry]:
+        await run.until(lambda: any(isinstance(each, events.NodeLeft) for each in run.seen))
+        for row in served(origin, files):
+            yield row
+
+    await run.start(rows())
+    assert run.counts() == {Status.FETCHED: 4}
+    (left,) = [each.node for each in run.seen if isinstance(each, events.NodeLeft)]
+    assert {row["node"] for row in lines(run) if row["path"] in files} == {"a", "b"} - {left}
+
+
 async def test_the_run_ends_where_the_disks_of_all_nodes_are_full(
     origin: Origin, fleet: Make, tmp_path: Path, small_disk: Callable[[Path], None]
 ) -> None:
@@ -254,7 +274,7 @@ async def test_the_run_ends_where_the_disks_of_all_nodes_are_full(
         home(tmp_path, name).mkdir(parents=True)
         small_disk(home(tmp_path, name))
     files = {f"f{n}": noise(3 * MIB + n, n) for n in range(16)}
-    run = fleet("a", "b")
+    run = fleet("a", "b", patience=4.0)
     with pytest.raises(DiskFullError):
         await run.start(when_joined(run, 2, served(origin, files)))
     found = tree(home(tmp_path, "a")) | tree(home(tmp_path, "b"))

@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Places:
-    """The places of files, with appended lines synced together. Use it as an async context manager.
+    """The places of files, with appended lines synced together; to be opened and closed.
 
     Args:
         state: the state folder of the run.

@@ -335,17 +335,25 @@ class NodePool:
 
     def _is_full(self, node: Node, error: DiskFullError) -> None:
         """Give a node whose own disk is full no more files; raise `error` if it is the disk of all nodes."""
-        if self._files.is_local and self._coordinator.drain(node.number, State.FULL):
+        if not self._files.is_local:
+            raise error
+        self._full = error
+        if self._coordinator.drain(node.number, State.FULL):
             self._resize()
             left = events.NodeLeft(node.member.name, "its disk is full", self._coordinator.active)
             self._context.observe(left)
-        self._full = error
-        if not self._files.is_local:
-            raise error
 
-    @property
-    def _is_busy(self) -> bool:
-        return any(member.leases for member in self._coordinator.members)
+    async def _until_changed(self) -> None:
+        """Wait for a node. If the disks of all are full, raise that when they have had no job for a while."""
+        members = self._coordinator.members
+        is_over = members and all(each.state is State.FULL and not each.leases for each in members)
+        self._changed.clear()
+        try:
+            async with asyncio.timeout(self._patience if is_over else None):
+                await self._changed.wait()
+        except TimeoutError:
+            assert self._full is not None
+            raise self._full from None
 
     async def _lease(self, tries: Attempts, preferred: int | None) -> Lease:
         """Return a lease on an active node, and wait until there is one.
@@ -368,10 +376,7 @@ class NodePool:
                 return lease
             if self._error is not None:
                 raise self._error
-            if self._full is not None and not self._coordinator.able and not self._is_busy:
-                raise self._full  # what fits is finished
-            self._changed.clear()
-            await self._changed.wait()
+            await self._until_changed()
 
     def _blame(self, node: Node) -> None:
         if self._coordinator.blame(node.number):
