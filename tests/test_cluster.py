@@ -544,6 +544,31 @@ async def test_the_parts_that_a_killed_node_has_uploaded_are_not_fetched_again(
     assert held.uploads() == []
 
 
+@pytest.mark.parametrize("how", ["frozen", "cut off"])
+async def test_a_node_that_lives_on_does_not_disturb_the_upload_that_another_continues(
+    origin: Origin, fleet: Make, held: Held, bucket: str, how: str
+) -> None:
+    data, few = noise(12 * PART + 1, 1), quick(limits={"connections": 2})
+    into = bucket_address(f"s3://{bucket}/x")
+    run = fleet("a", bucket=into, settings=few, patience=4.0, in_reach=False)
+    work = run.start(served(origin, {"large": data}, o.counted(origin, 10 * MIB)))
+    await run.until(lambda: parts(run, "large") >= 3)
+    run.nodes.add("b")
+    await run.until(lambda: sum(isinstance(each, events.NodeJoined) for each in run.seen) == 2)
+    if how == "frozen":
+        run.nodes.signal("a", signal.SIGSTOP)
+    else:
+        run.nodes.cut("a")
+    await run.until(lambda: any(isinstance(each, events.NodeLeft) for each in run.seen))
+    run.nodes.signal("a", signal.SIGCONT)
+    await work
+    await run.nodes.processes["a"].wait()
+    assert run.counts() == {Status.FETCHED: 1}
+    assert held.data("x/large") == data
+    assert held.every() == ["x/large"]
+    assert held.uploads() == []
+
+
 async def test_the_parts_that_nodes_have_uploaded_are_not_fetched_again_by_the_next_run(
     origin: Origin, fleet: Make, held: Held, bucket: str
 ) -> None:
