@@ -135,6 +135,18 @@ def finished(
         SettingsError: `folder` is a bucket, or an argument has an invalid value.
         StorageError: from the iteration: the state of the folder cannot be read, or is of an earlier version.
     """
+    root = _root_of(folder)
+    kind = "samples" if samples else "files"
+    begin = _positions(after, kind)
+    every, patience = _seconds("interval", interval, _LEAST_INTERVAL), _seconds("wait", wait, 0.0)
+    pace = _Pace(follow, every, patience, samples)
+    if samples:
+        return FinishedItems(root, partial(_Samples, root, begin, follow=follow), pace)
+    return FinishedItems(root, partial(_Files, root, begin, follow=follow), pace)
+
+
+def _root_of(folder: str | Path) -> Path:
+    """Return the output folder. Raises SettingsError if its files cannot be read from here."""
     place = destination(folder)
     if place.bucket is not None:
         raise SettingsError(f"{folder}: finished() reads folders only; for a bucket, use fetch_iter()")
@@ -142,13 +154,7 @@ def finished(
         raise SettingsError(
             f"{folder}: its files lie on the disks of nodes; finished() reads files of this machine only"
         )
-    kind = "samples" if samples else "files"
-    begin = _positions(after, kind)
-    every, patience = _seconds("interval", interval, _LEAST_INTERVAL), _seconds("wait", wait, 0.0)
-    pace = _Pace(follow, every, patience, samples)
-    if samples:
-        return FinishedItems(place.root, partial(_Samples, place.root, begin, follow=follow), pace)
-    return FinishedItems(place.root, partial(_Files, place.root, begin, follow=follow), pace)
+    return place.root
 
 
 def _seconds(name: str, value: float | str, least: float) -> float:
