@@ -9,12 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from osp_fetch.cluster.ray_nodes import RayNodes
+from osp_fetch.cluster.node import Link
+from osp_fetch.cluster.ray_nodes import RayNodes, _Relay
+from osp_fetch.model.engines import Ray
 from osp_fetch.model.errors import StorageError
+from osp_fetch.storage.destination import Destination
 from osp_fetch.version import __version__
 from tests.held import Held
 from tests.origin import Origin, noise, slow
@@ -233,6 +236,30 @@ async def test_without_ray_one_sentence_says_what_to_install(without: Any, tmp_p
     done = await asyncio.to_thread(without, {"ray"}, *words)
     assert done.returncode == 2, done.stderr
     assert "pip install 'osp-fetch[ray]'" in done.stderr
+
+
+async def test_a_node_that_comes_late_and_does_not_fit_is_tried_once_and_named(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    class Late(RayNodes):
+        async def _alive(self) -> dict[str, dict[str, Any]]:
+            return {name: {"NodeID": name} for name in ["first", "late"][: 1 + bool(tried)]}
+
+        async def _start(self, node: dict[str, Any]) -> list[Link]:
+            tried.append(node["NodeID"])
+            self._check(node["NodeID"], found[node["NodeID"]], None)
+            self._actors["first"] = [_Relay(None)]
+            return [cast("Link", "a link")]
+
+    here = {"version": __version__, "python": sys.version_info[:2], "sees": True}
+    found = {"first": here, "late": {**here, "version": "0.0.1"}}
+    nodes = Late(Ray(), Destination(tmp_path), 1)
+    assert len(await nodes.arrivals()) == 1
+    for _ in range(2):
+        assert await nodes._new_nodes() == []
+    assert tried == ["first", "late"]
+    (note,) = nodes.notes()
+    assert "late has osp-fetch 0.0.1" in note
 
 
 def test_another_version_or_folder_on_a_node_is_named(tmp_path: Path) -> None:

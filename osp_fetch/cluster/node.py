@@ -60,6 +60,10 @@ class NodeSource(Protocol):
         """Return the destination as a node names it."""
         ...
 
+    def notes(self) -> list[str]:
+        """Return sentences for the report on nodes that could take no part."""
+        ...
+
 
 class Node(Peer):
     """One node as the run sees it.

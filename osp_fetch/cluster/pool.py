@@ -104,7 +104,7 @@ class NodePool:
 
     def notes(self) -> list[str]:
         """Return sentences for the report."""
-        return self._files.notes()
+        return [*self._files.notes(), *self._source.notes()]
 
     async def lost(self) -> dict[str, int]:
         """Return node → files on its own disk, for nodes that took part and have left."""

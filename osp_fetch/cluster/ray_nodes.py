@@ -59,6 +59,7 @@ class RayNodes:
         self._actors: dict[str, list[_Relay]] = {}  # node → its relays
         self._why = ""  # the last words of a worker
         self._deaths: Counter[str] = Counter()  # node → workers of it that have ended
+        self._unfit: dict[str, str] = {}  # node → why it can take no part
         self._ours = False  # whether this object has connected to the cluster
         self._first = True
         self._seen_by: dict[str, str] = {}  # node that sees the probe → its name
@@ -123,6 +124,10 @@ class RayNodes:
                     )
                 return links
 
+    def notes(self) -> list[str]:
+        """Return a sentence for each node that came and could take no part in the run."""
+        return [f"a node took no part in the run: {why}" for why in self._unfit.values()]
+
     async def _new_nodes(self) -> list[Link]:
         alive = await self._alive()
         for gone in set(self._actors) - set(alive):
@@ -132,11 +137,13 @@ class RayNodes:
             self._deaths[name] += len(ended)
             self._why = next((relay.why for relay in ended if relay.why), self._why)
             relays[:] = [relay for relay in relays if not relay.has_ended]
-        good = [name for name in alive if self._deaths[name] < _DEATHS * self._processes]
+        tired = {name for name, deaths in self._deaths.items() if deaths >= _DEATHS * self._processes}
+        good = [name for name in alive if name not in tired | self._unfit.keys()]
         if alive and not good and not any(self._actors.values()):
+            deaths = f"the worker of each has ended {_DEATHS} times ({self._why or 'killed'})"
             raise StorageError(
-                f"no node is left: the worker of each has ended {_DEATHS} times ({self._why or 'killed'}); "
-                "a node needs what a run on it would need: credentials, packages, memory",
+                f"no node is left: {next(iter(self._unfit.values()), deaths)}; a node needs what a run on it "
+                "would need: credentials, packages, memory",
                 remedy=Remedy.ABORT,
             )
         new = [name for name in good if not self._actors.get(name)]
@@ -145,8 +152,9 @@ class RayNodes:
         found = await asyncio.gather(*(self._start(alive[name]) for name in new), return_exceptions=True)
         links = [link for result in found if not isinstance(result, BaseException) for link in result]
         failed = [result for result in found if isinstance(result, BaseException)]
-        # a node that cannot start now is tried again; one that does not fit would never do
         unfit = [error for error in failed if isinstance(error, _UnfitNodeError)]
+        results = zip(new, found, strict=True)
+        self._unfit |= {name: str(why) for name, why in results if isinstance(why, _UnfitNodeError)}
         if failed and self._first and (unfit or not links):
             raise (unfit or failed)[0]
         return links
