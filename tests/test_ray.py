@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +22,7 @@ from osp_fetch.model.errors import StorageError
 from osp_fetch.storage.destination import Destination
 from osp_fetch.version import __version__
 from tests.held import Held
-from tests.origin import Origin, noise, slow
+from tests.origin import Origin, noise, sha256, slow
 from tests.seaweed import KEYS, Seaweed
 from tests.test_cluster import MIXED, tree
 
@@ -271,3 +273,45 @@ def test_another_version_or_folder_on_a_node_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"the folder is not shared.*--node-local"):
         RayNodes._check("n1", {**here, "sees": False}, probe)
     RayNodes._check("n1", {**here, "sees": False}, probe, node_local=True)
+
+
+async def test_all_ways_of_running_make_the_same_tree_and_the_same_report(
+    cluster: Any, origin: Origin, command: Command, tmp_path: Path
+) -> None:
+    rows = [
+        {"path": name, "url": origin.add(name, data), "sha256": sha256(data)[7:]}
+        for name, data in MIXED.items()
+    ]
+    rows += [
+        {"path": "wrong", "url": rows[0]["url"], "sha256": "0" * 64},
+        {"path": "gone", "url": f"{origin.url}/gone", "sha256": "1" * 64},
+        {"path": "../out", "url": rows[0]["url"], "sha256": "2" * 64},
+    ]
+    listed = tmp_path / "list.jsonl"
+    listed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ways: dict[str, list[list[str]]] = {
+        "one process": [[]],
+        "processes": [["--processes", "2"]],
+        "shards": [["--shard", f"{number}/3"] for number in range(3)],
+        "folder": [["--engine", "folder"]],
+        "ray": [["--engine", "ray", "--address", cluster.address]],
+    }
+    found = {}
+    for way, flags in ways.items():
+        out = tmp_path / way / "out"
+        words = [("get", listed, "-o", out, "--json", *each) for each in flags]
+        reports = [json.loads((await asyncio.to_thread(command, *each)).stdout) for each in words]
+        counts = sum((Counter(report["counts"]) for report in reports), Counter[str]())
+        failures = sorted(
+            # a set-aside file is kept in the state folder of its shard
+            (each["path"], each["cause"], re.sub(r"kept in \S+", "kept", each["error"]))
+            for report in reports
+            for each in report["failures"]
+        )
+        sums = await asyncio.to_thread(command, "status", out, "--sums")
+        found[way] = tree(out), dict(counts), failures, sorted(sums.stdout.splitlines())
+    assert found["one process"][0] == MIXED
+    assert found["one process"][1] == {"fetched": len(MIXED), "failed": 3}
+    assert len(found["one process"][3]) == len(MIXED)
+    for way in ways:
+        assert found[way] == found["one process"], way
