@@ -176,6 +176,17 @@ def test_a_lock_shows_that_it_lives(tmp_path: Path) -> None:
             pytest.fail("the lock file was not touched within five seconds")
 
 
+def test_a_run_that_lost_its_lock_while_frozen_leaves_that_of_its_successor(tmp_path: Path) -> None:
+    state = tmp_path / ".osp-fetch"
+    other = json.dumps({"pid": 1, "host": "elsewhere", "since": 1, "token": "of another run"})
+    with RunLock(state, beat=0.1):
+        (state / "lock").write_text(other)  # as a run on another host does after the silence
+    assert (state / "lock").read_text() == other
+    with RunLock(state, beat=0.1):
+        pass
+    assert (state / "lock").read_text() == ""
+
+
 async def test_names_that_differ_in_case_are_one_where_the_disk_says_so(origin: Origin) -> None:
     out = Path("/out")
     disk = SimulatedDisk(Power(1 << 30), folding=True)

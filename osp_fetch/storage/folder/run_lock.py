@@ -154,7 +154,9 @@ class RunLock:
     def __exit__(self, *_: object) -> None:
         self._heartbeat.stop()
         with suppress(OSError):
-            os.ftruncate(self._fd, 0)
+            # after a silence, another run may have taken the lock
+            if _read(self._place).get("token") == self._mine["token"]:
+                os.ftruncate(self._fd, 0)
         os.close(self._fd)
 
 
