@@ -22,6 +22,7 @@ from osp_fetch.model.report import Outcome, Report, Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import EventLog
+from osp_fetch.views.fanout import Fanout
 from osp_fetch.views.formatting import advice, folded, summary
 from osp_fetch.views.hash_progress import HashProgress
 from osp_fetch.views.screen import Plain, connections, headline, panel, stall
@@ -302,3 +303,25 @@ def test_the_total_of_a_plan_stands_while_the_list_is_being_read() -> None:
     assert headline(board).startswith("0 of 1,100 files read so far; ")
     board(events.ManifestEnded())
     assert headline(board).startswith("0 of 1,100 files; ")
+
+
+def test_an_observer_with_the_id_of_a_removed_one_gets_every_event() -> None:
+    def broken(event: events.Event) -> None:
+        raise ValueError(event)
+
+    fanout, seen = Fanout([]), list[events.Event]()
+    fanout.add(broken, events.ManifestEnded)
+    fanout(events.ManifestEnded())
+    assert len(fanout.failures) == 1
+    assert not fanout._only
+    fanout.add(seen.append)
+    fanout(events.Stopping("x"))
+    assert seen == [events.Stopping("x")]
+
+
+def test_an_observer_of_one_type_of_events_gets_no_other() -> None:
+    fanout, seen = Fanout([]), list[events.Event]()
+    fanout.add(seen.append, events.Stopping)
+    for event in (events.ManifestEnded(), events.Stopping("x"), events.ManifestEnded()):
+        fanout(event)
+    assert seen == [events.Stopping("x")]

@@ -59,6 +59,7 @@ class Fanout:
         if observer not in self._observers:
             return  # it raised again before it was removed
         self._observers.remove(observer)
+        self._only.pop(id(observer), None)  # another observer may get the same id
         self._by_type.clear()
         name = getattr(observer, "__qualname__", type(observer).__qualname__)
         frame = traceback.extract_tb(error.__traceback__)[-1]
