@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import osp_fetch
 from osp_fetch import Entry, Report, Settings, Status, fetch_all
@@ -25,6 +27,7 @@ from osp_fetch.model.errors import FetchError, FolderBusyError, SettingsError
 from osp_fetch.model.ranges import ByteRange
 from osp_fetch.s3.address import bucket_address
 from osp_fetch.storage.bucket.grid import Grid, part_size
+from osp_fetch.storage.bucket.objects import metadata_of
 from osp_fetch.storage.bucket.part_memory import PartMemory
 from osp_fetch.storage.bucket.state import state_root
 from osp_fetch.storage.bucket.store import BucketStore
@@ -105,6 +108,30 @@ async def test_an_object_states_the_sha256_the_source_and_the_version(
     assert "/folder/d" in metadata["source"]
     assert metadata["source"].isascii()
     assert "s3cret" not in str(metadata)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "cdn.example/bcdn_token=SECRET&expires=1/x.bin",
+        "h.example/x.bin;token=SECRET",
+        "h.example/hdnea=exp=1~acl=/*~hmac=SECRET/x.bin",
+        "h.example/api/hf_SECRETSECRET/x.bin",
+    ],
+)
+def test_metadata_state_no_secret_of_a_path(source: str) -> None:
+    stated = metadata_of({}, source=source)["source"]
+    assert "SECRET" not in stated
+    assert stated.startswith(source.partition("/")[0])
+
+
+@given(st.text(), st.text(min_size=1))
+def test_metadata_are_printable_and_bounded(modified: str, source: str) -> None:
+    found = metadata_of({"sha256": "0" * 64}, modified * 20, source * 200)
+    text = "".join(found.values())
+    assert text.isascii()
+    assert text.isprintable()
+    assert sum(len(name) + len(value) for name, value in found.items()) < 1500
 
 
 @on_both_stores

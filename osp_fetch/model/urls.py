@@ -242,7 +242,7 @@ _LOOSE_PAIR: Final = re.compile(
     r"(?<=[\s&;])(?P<name>[\w.~%-]+)=[^\s\"'<>]*(?=&)|(?<=&)(?P<other>[\w.~%-]+)=[^\s\"'<>]*"
 )
 _SECRET_PAIR: Final = re.compile(
-    r"(?i)(?<![A-Za-z0-9])(?P<name>oh|oe|sig|signature|policy|key-pair-id|pass|passwd|password|secret|credential|"
+    r"(?i)(?<![A-Za-z0-9])(?P<name>oh|oe|sig|hmac|signature|policy|key-pair-id|pass|passwd|password|secret|credential|"
     r"(?:[\w-]*[_-])?(?:token|api[_-]?key|secret[_-]?key|access[_-]?key|auth[_-]?key|signature|credential)|apikey|"
     r"awsaccesskeyid|x-(?:amz|goog|oss)-[a-z-]+)=[^&\s\"'<>]+"
 )

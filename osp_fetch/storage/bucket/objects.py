@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from urllib.parse import quote
 from ...model.entry import RelativePath
 from ...model.errors import FetchError, StorageError
 from ...model.record import Published
+from ...model.urls import shown
 from ...s3.client import Bucket
 from ...s3.errors import BucketError, is_passing
 from ...version import __version__
@@ -27,6 +29,7 @@ TOKEN: Final = "osp-token"
 # First and longest pause in seconds before a request that creates an object is repeated.
 _PAUSES: Final = (0.2, 20.0)
 _SOURCE: Final = 1024  # bytes of a source key that are stated
+_DATE: Final = 64  # bytes of a date that is stated
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _TAKEN: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 
@@ -84,10 +87,12 @@ def metadata_of(digests: dict[str, str], modified: str | None = None, source: st
             a store takes 2 KB of them in all, so that a long one is cut.
     """
     found = {"sha256": digests["sha256"]} if "sha256" in digests else {}
-    if modified:
+    if modified and len(modified) <= _DATE and modified.isascii() and modified.isprintable():
         found["source-last-modified"] = modified
     if source:
-        found["source"] = quote(source, safe=_PRINTABLE)[:_SOURCE]
+        without_secrets = shown(f"https://{source}").removeprefix("https://")
+        stated = quote(without_secrets, safe=_PRINTABLE, errors="replace")[:_SOURCE]
+        found["source"] = re.sub(r"%[0-9A-F]?$", "", stated)  # half of an escape
     return found
 
 
