@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
@@ -407,7 +406,8 @@ async def test_requests_to_one_host_keep_their_distance_and_other_hosts_do_not_w
 
     await asyncio.gather(*[ask(host) for host in "ab" for _ in range(5)])
     for times in granted.values():
-        assert all(later - sooner >= 0.019 for sooner, later in itertools.pairwise(times))
+        # from the first, which is granted at once: a loaded machine may let a task run late, but none early
+        assert all(at - times[0] >= 0.02 * number - 0.001 for number, at in enumerate(times))
     assert granted["b"][0] < granted["a"][-1]
 
 

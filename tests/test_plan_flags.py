@@ -30,7 +30,8 @@ VALUES = {
     "links": "links.tsv", "links_command": "true", "s3_endpoint": "http://127.0.0.1:1",
     "s3_source_endpoint": "http://127.0.0.1:1", "state": "state",
 }  # fmt: skip
-NEEDS = {"page_control": ["--page", "0"], "nodes": ["--engine", "ray"], "node_local": ["--engine", "ray"]}
+RAY = ["--engine", "ray", "--address", "127.0.0.1:9"]  # not "auto": other tests have a cluster
+NEEDS = {"page_control": ["--page", "0"], "nodes": RAY, "node_local": RAY}
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from ..workers.channel import Channel
 from .node import Link
 
 _LOOK: Final = 2.0  # seconds between two looks for nodes that have come
-_START: Final = 120.0  # seconds that an actor may take to start
+_START, _SEES = 120.0, 20.0  # seconds that an actor may take to start; for a plan, to say what it sees
 _BLOCK: Final = 1 << 20  # most bytes of one message to or from an actor
 _WAIT: Final = 1.0  # seconds for which an actor waits for bytes of its worker
 _DEATHS: Final = 3  # ends of its worker after which a node is not tried again
@@ -178,7 +178,7 @@ class RayNodes:
         actor = self._on(node)
         try:
             at = str(_below_home(probe) if self._engine.node_local else probe)
-            return bool(await asyncio.wait_for(_result(actor.sees.remote(at)), _START))
+            return bool(await asyncio.wait_for(_result(actor.sees.remote(at)), _SEES))
         except Exception as error:
             raise StorageError(f"{_name(node)} does not answer: {_why(error)}") from None
         finally:

@@ -18,8 +18,8 @@ def _kept_notes(board: Board) -> list[str]:
     more = ", …" if board.set_aside_count > 3 else ""
     if board.set_aside_count == 1:
         return [
-            "1 existing file, without a record in the ledger, had the name of a fetched file and was renamed: "
-            f"{shown} (--overwrite replaces it instead)"
+            "1 existing file, without a record in the ledger, had the name of a fetched file and was "
+            f"renamed: {shown} (--overwrite replaces it instead)"
         ]
     return [
         f"{board.set_aside_count} existing files, without a record in the ledger, had the names of fetched "
