@@ -155,7 +155,7 @@ async def _fetch(
         stack, context, given.place, given.state, given.reach, given.options, lock.descriptor
     )
     pool = workers.own_pool if workers else context.pool
-    await stack.enter_async_context(given.pages.over(pool, context.transport, observe))
+    await stack.enter_async_context(given.pages.over(pool, context.transport, _pausing(observe, workers)))
     renewal = renewal_of(given.manifest, given.options, given.settings, observe, given.pages)
     await _ticking(stack, given, context, board, observe, workers)
     again = again_of(given.options)
@@ -255,6 +255,17 @@ def _finisher(
         deliver(outcome)
 
     return finish
+
+
+def _pausing(observe: Fanout, workers: Workers | None) -> events.Observer:
+    """Return an observer that passes on the pauses that hosts ask for in reply to a page."""
+
+    def pause(event: events.Event) -> None:
+        observe(event)
+        if workers is not None and isinstance(event, events.Cooling):
+            workers.paused(event)
+
+    return pause
 
 
 def _reported(report: Report) -> events.Observer:

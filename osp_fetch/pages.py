@@ -81,7 +81,8 @@ class WebPages:
         self._stopped = False
         self._active: dict[asyncio.Task[Any], asyncio.AbstractEventLoop] = {}
         self._run_loop: asyncio.AbstractEventLoop | None = None
-        self._run_client: _Client
+        self._run_pool: ConnectionPool
+        self._run_client: Callable[[], _Client]
 
     @asynccontextmanager
     async def over(
@@ -94,7 +95,9 @@ class WebPages:
             transport: sends the requests.
             observe: receives the pauses that servers ask for, because they hold for files, too.
         """
-        self._run_client = _Client(pool, transport, self._settings.retry, self._orders, observe)
+        retry, self._run_pool = self._settings.retry, pool
+        # a client for each call: that a host was silent in one call says nothing about the next
+        self._run_client = lambda: _Client(pool, transport, retry, self._orders, observe)
         self._run_loop = asyncio.get_running_loop()
         try:
             yield
@@ -143,8 +146,9 @@ class WebPages:
         try:
             if self._stopped:
                 raise CancelledError
-            if self._run_loop is not None:
-                doing = self._until_stopped(lambda: work(self._run_client))
+            # while the run is paused, its pool grants nothing: what a command adds is read all the same
+            if self._run_loop is not None and self._run_pool.total:
+                doing = self._until_stopped(lambda: work(self._run_client()))
                 return asyncio.run_coroutine_threadsafe(doing, self._run_loop).result()
             with self._turn:
                 return asyncio.run(self._until_stopped(lambda: self._alone(work)))

@@ -14,6 +14,8 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -23,14 +25,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from osp_fetch import Entry, Status, StopToken, fetch_all
+from osp_fetch import Entry, Status, StopToken, entry, fetch_all
+from osp_fetch.connections.pool import ConnectionPool
 from osp_fetch.demo.server import Exchange, Server
 from osp_fetch.model.errors import CredentialsError, FetchError, ManifestError, NetworkError, StatusError
 from osp_fetch.model.http import Request
+from osp_fetch.model.settings import HostLimits
 from osp_fetch.pages import WebPages
 from osp_fetch.sources import autoindex, folder_pages
 from osp_fetch.sources.pages import NoPages, Page, document
-from osp_fetch.workers.reach import Reach
+from osp_fetch.workers.reach import Reach, transport_of
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Origin, noise, serving
@@ -393,6 +397,78 @@ async def test_pages_and_files_of_a_run_keep_to_the_connections_of_a_host_togeth
     assert report.counts[Status.FETCHED] == 540
     assert both, "pages were walked while files were fetched"
     assert origin.most_open == 4
+
+
+async def test_processes_share_the_only_connection_of_a_host(origin: Origin, tmp_path: Path) -> None:
+    for folder in range(24):
+        origin.add(f"d/{folder}/", index(*(f"{n}.bin" for n in range(25))))
+        for n in range(25):
+            origin.add(f"d/{folder}/{n}.bin", b"x")
+    url = origin.add("d/", index(*(f"{folder}/" for folder in range(24))))
+    settings = replace(quick(limits={"processes": 2}), hosts={"127.0.0.1": HostLimits(connections=1)})
+    report = await asyncio.wait_for(fetch_all(url, tmp_path, settings=settings), 60)
+    assert report.ok, report.failures
+    assert origin.most_open == 1
+
+
+async def test_a_mirror_that_is_a_folder_page_is_listed_while_rows_of_the_caller_come(
+    origin: Origin, tmp_path: Path
+) -> None:
+    origin.add("m/", index("f.bin"))
+    origin.add("m/f.bin", b"hello")
+
+    async def rows() -> AsyncIterator[Entry]:
+        yield entry("f.bin", f"{origin.url}/gone/f.bin", 5, "sha256:" + sha256(b"hello").hexdigest())
+
+    found = fetch_all(rows(), tmp_path, settings=quick(), mirror=f"{origin.url}/m/")
+    report = await asyncio.wait_for(found, 30)
+    assert report.ok, report.failures
+
+
+async def test_a_host_that_was_silent_once_is_asked_again_for_later_pages(origin: Origin) -> None:
+    settings, reach = quick(retry={"attempts": 8}), Reach()
+    bad, good = origin.add("bad/", b"x", always=o.reset), origin.add("good/", b"a page")
+    pages = WebPages(settings, reach)
+    pool = ConnectionPool(settings.limits)
+    async with transport_of(settings, reach) as transport, pages.over(pool, transport, lambda _: None):
+        with pytest.raises(FetchError):
+            await asyncio.to_thread(pages.get, document(bad))
+        origin.pages["/bad/"].always = None
+        for url in (good, bad):
+            (await asyncio.to_thread(pages.get, document(url))).file.close()
+        assert await asyncio.to_thread(pages.names, [(good, ())]) == [""]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_pause_asked_for_in_reply_to_a_page_holds_for_files(
+    origin: Origin, tmp_path: Path, processes: int
+) -> None:
+    refused: list[float] = []
+    times: list[float] = []
+    begun = asyncio.Event()
+
+    async def file(exchange: Exchange, page: o.Page) -> None:
+        times.append(time.monotonic())
+        begun.set()
+        await asyncio.sleep(0.0 if refused else 0.1)
+        await o.polite(exchange, page)
+
+    async def refuse(exchange: Exchange, page: o.Page) -> None:
+        await begun.wait()
+        refused.append(time.monotonic())
+        await o.status(429, Retry_After="3")(exchange, page)
+
+    for folder in range(40):
+        # rows are read in pages of 500: this folder is walked while files are fetched
+        faults = [refuse] if folder == 32 else []
+        origin.add(f"d/{folder:02}/", index(*(f"{n}.bin" for n in range(30))), *faults)
+        for n in range(30):
+            origin.add(f"d/{folder:02}/{n}.bin", b"x", always=file)
+    url = origin.add("d/", index(*(f"{folder:02}/" for folder in range(40))))
+    settings = quick(limits={"processes": processes, "connections": 8}, retry={"longest": 5})
+    report = await fetch_all(url, tmp_path, settings=settings)
+    assert report.ok, report.failures
+    assert not [at for at in times if refused[0] + 0.5 < at < refused[0] + 2.5]
 
 
 @pytest.mark.parametrize("seconds", [1, 2])

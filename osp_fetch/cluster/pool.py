@@ -21,7 +21,7 @@ from ..model.timetable import Timetable
 from ..storage.folder.node_folders import mark_ended, node_folder
 from ..storage.folder.run_lock import state_folder
 from ..workers import messages
-from ..workers.budget import Budget
+from ..workers.budget import OWN, Budget
 from ..workers.limits import RunLimits, part_of
 from ..workers.own_share import OwnShare
 from ..workers.peer import Losses, WorkerDiedError
@@ -230,6 +230,7 @@ class NodePool:
     def steer(self, limits: RunLimits) -> None:
         """Change the limits of the run on all nodes."""
         self._own.pool.resize(limits.connections, is_fixed=limits.is_fixed, most_open=limits.most_open)
+        self._own.pool.rate.change(limits.rate)
         if limits.connections:
             total = limits.connections * (1 if limits.is_fixed else self.processes)
             self._budget.resize(total, limits.per_host)
@@ -408,6 +409,10 @@ class NodePool:
             number = self._coordinator.surplus() if self._context.pool.last_files else None
             if number is not None and (node := self._nodes.get(number)) is not None:
                 node.send(messages.GiveBack())
+
+    def paused(self, event: events.Cooling) -> None:
+        """Forward the pause that a host has asked the process of the run for, in reply to a page."""
+        self._cool(OWN, event)
 
     def _cool(self, by: int, event: events.Cooling) -> None:
         """Forward a host's request to wait from node `by` to all others, and to the queues of the run."""

@@ -148,8 +148,10 @@ class Hosts:
 
     def _most(self, name: str) -> int:
         own = limits_of(name, self._limits, self._own).connections
-        parts = self.parts if self._share is None else 1
-        return self._per_host if own == "auto" else min(self._per_host, max(1, own // parts))
+        if own == "auto":
+            return self._per_host
+        # a worker may have no part of a small number: one connection all the same would exceed the limit
+        return min(self._per_host, max(1, own // self.parts) if self._share is None else own)
 
     def _forget_one(self) -> None:
         """Forget the host that was not used for longest, unless requests to it wait.

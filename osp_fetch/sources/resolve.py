@@ -296,13 +296,15 @@ async def _each(
     number, counts = 0, _Counts(options.selection)
     named = _named_as_they_come(source, options.naming, reading, links)
     async for row in _distinct(named, counts, reading):
-        for joined in _passed([row], joins):
+        # a join may list its source now, over requests that are made in this event loop
+        for joined in await asyncio.to_thread(_passed, [row], joins) if joins else _passed([row], ()):
             if number % total == index:
                 yield _take(joined, options)
             number += 1
     counts.check()
     for place, join in enumerate(joins):
-        for joined in _passed(join.end(), joins[place + 1 :]):
+        last = await asyncio.to_thread(join.end)
+        for joined in await asyncio.to_thread(_passed, last, joins[place + 1 :]):
             if number % total == index:
                 yield _take(joined, options)
             number += 1

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..connections.pool import ConnectionPool
 from ..engine.file import Job
+from ..model import events
 from ..model.record import Record
 from ..model.report import Status
 
@@ -62,6 +63,10 @@ class Workers(Protocol):
 
     def cool(self, host: str, seconds: float) -> None:
         """Send `host` no request for `seconds`, and close the transfers from it."""
+        ...
+
+    def paused(self, event: events.Cooling) -> None:
+        """Forward the pause that a host has asked the process of the run for to all workers."""
         ...
 
     async def fetch(self, job: Job) -> tuple[Status, Record]:

@@ -16,7 +16,7 @@ from ..model.record import Record
 from ..model.report import Status
 from ..model.timetable import Timetable
 from . import messages
-from .budget import Budget
+from .budget import OWN, Budget
 from .limits import RunLimits, part_of
 from .own_share import OwnShare
 from .peer import Losses, WorkerDiedError
@@ -95,6 +95,7 @@ class WorkerPool:
     def steer(self, limits: RunLimits) -> None:
         """Change the limits of the run in all workers."""
         self._own.pool.resize(limits.connections, is_fixed=limits.is_fixed, most_open=limits.most_open)
+        self._own.pool.rate.change(limits.rate)
         count = len(self._workers)
         if limits.connections:
             self._budget.resize(limits.connections, limits.per_host)
@@ -159,6 +160,10 @@ class WorkerPool:
             if self._context.pool.last_files:
                 for worker in self._workers:
                     worker.say_last()
+
+    def paused(self, event: events.Cooling) -> None:
+        """Forward the pause that a host has asked the process of the run for, in reply to a page."""
+        self._cool(OWN, event)
 
     def _cool(self, by: int, event: events.Cooling) -> None:
         """Forward a host's request to wait from worker `by` to all others, and to the queues of the run."""
