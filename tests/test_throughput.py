@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from osp_fetch.connections.throughput import Throughput, fair_size
+from osp_fetch.connections.throughput import Throughput
 
 MB = 1e6
 MIB = 1 << 20
@@ -34,7 +34,7 @@ def test_a_connection_is_compared_with_the_better_ones() -> None:
 def test_parts_of_a_host_that_nothing_is_known_of_are_shares_of_the_rest(
     free: int | None, connections: int, size: int
 ) -> None:
-    assert fair_size(8 * MIB, free, connections) == size
+    assert Throughput().part_size(free, connections, 0.5) == size
 
 
 def test_a_link_that_is_shared_by_more_connections_is_not_a_slow_connection() -> None:

@@ -24,7 +24,7 @@ from .host_line import HostLine
 from .hosts import Hosts
 from .limit import START
 from .processor import Load, Processor, Times
-from .throughput import FIRST_PART, fair_size
+from .throughput import FIRST_PART
 from .totals import most_connections, per_host
 from .wait_queue import Turn
 from .waits import Waits
@@ -433,10 +433,11 @@ class ConnectionPool:
         known = self._hosts.measured(host)
         if known and known.keeps_parts:
             return known.part_size
-        if state is None or state.throughput.value is None:
-            size = known.part_size if known else FIRST_PART
-            # the last files: on a slow link a large part would take longer than all the rest
-            return fair_size(size, free, state.limit.value) if state and self.last_files else size
+        first = known.part_size if known else FIRST_PART
+        # of the last files, all connections share the rest even before a measurement: on a slow link a large
+        # part would take longer than everything else
+        if state is None or (state.throughput.value is None and not self.last_files):
+            return first
         others = not self.last_files and state.queue.has_others(order)
         worth = None if others else 2 * state.controller.worth
-        return state.throughput.part_size(free, state.limit.value, worth)
+        return state.throughput.part_size(free, state.limit.value, worth, first)

@@ -23,20 +23,6 @@ _BUDGET_SECONDS: Final = 30.0
 _USELESS, _USELESS_SECONDS = 8, 300.0
 
 
-def fair_size(size: int, free: int | None, connections: int) -> int:
-    """Return the size of a part with which all connections share the rest of a file and end together.
-
-    Args:
-        size: Bytes of a part that is large enough.
-        free: Bytes of the file that no request has taken yet, None if not known.
-        connections: Connections that the host may have.
-
-    Returns:
-        `size`, or fewer bytes, but at least 1 MiB.
-    """
-    return size if free is None else min(size, max(free // (2 * max(1, connections)), _MIB))
-
-
 class Throughput:
     """The throughput of single connections to one host.
 
@@ -109,7 +95,9 @@ class Throughput:
         paces = sorted(pace * min(1.0, then / max(1, connections)) for pace, then in self._last)
         return paces[len(paces) * 9 // 10]
 
-    def part_size(self, free: int | None, connections: int, least: float | None) -> int:
+    def part_size(
+        self, free: int | None, connections: int, least: float | None, first: int = FIRST_PART
+    ) -> int:
         """Return the size of the next part in bytes, a multiple of 1 MiB.
 
         Args:
@@ -117,8 +105,9 @@ class Throughput:
             connections: Connections that the host may have.
             least: Seconds that a part at the end of a run should take, None while other files wait for a
                 slot.
+            first: Bytes of a part before the first measurement.
         """
-        pace = self.value or FIRST_PART / _PART_SECONDS
+        pace = self.value or first / _PART_SECONDS
         size = int(min(max(pace * _PART_SECONDS, 4 * _MIB), 64 * _MIB))
         fair = size if free is None else free // (2 * max(1, connections))
         if fair < size:
