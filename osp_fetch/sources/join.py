@@ -165,6 +165,11 @@ class RowJoin:
             yield from self.add(row)
         yield from self.end()
 
+    def read(self) -> None:
+        """Read the list, unless that was done or it has no names. Blocks; raises what the list raises."""
+        if self._join is None and not self._source.alone:
+            self._join = NameJoin(self._source.paths())
+
     def add(self, row: Row | Rival) -> list[Row | Rival]:
         """Add `row`, and return the rows that are decided now, joined.
 
@@ -176,8 +181,8 @@ class RowJoin:
             return [row]
         if self._source.alone and isinstance(row, Entry):
             return [self._only(row)]
-        if self._join is None:
-            self._join = NameJoin(self._source.paths())
+        self.read()
+        assert self._join is not None
         return self._combined(self._join.add(row.path, row))
 
     def end(self) -> list[Row | Rival]:

@@ -295,16 +295,16 @@ async def _each(
     index, total = options.shard or (0, 1)
     number, counts = 0, _Counts(options.selection)
     named = _named_as_they_come(source, options.naming, reading, links)
+    for join in joins:
+        await asyncio.to_thread(join.read)  # a list on a server is read by requests in this event loop
     async for row in _distinct(named, counts, reading):
-        # a join may list its source now, over requests that are made in this event loop
-        for joined in await asyncio.to_thread(_passed, [row], joins) if joins else _passed([row], ()):
+        for joined in _passed([row], joins):
             if number % total == index:
                 yield _take(joined, options)
             number += 1
     counts.check()
     for place, join in enumerate(joins):
-        last = await asyncio.to_thread(join.end)
-        for joined in await asyncio.to_thread(_passed, last, joins[place + 1 :]):
+        for joined in _passed(join.end(), joins[place + 1 :]):
             if number % total == index:
                 yield _take(joined, options)
             number += 1
