@@ -121,9 +121,9 @@ _HOMES: Final = {
     "model.events": (
         "Adopted Closed Cooling Decoded DestinationFound DiskWaiting Event FileBegun Finished FolderWaiting "
         "HostBack HostDown LedgerReplaced LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded "
-        "MirrorDropped "
-        "NodeJoined NodeLeft Observer Opened PageOpened Parked Progress Repeating Retrying RowsRead RunEnded "
-        "RunStarted SetAside Steered Stopping Waited WidthLearned WorkerDied WorkerStarted Wrote "
+        "MirrorDropped NodeJoined NodeLeft Observer Opened PageOpened Parked Progress Repeating Retrying "
+        "RowsRead RunEnded RunStarted SetAside Steered Stopping Waited WidthLearned WorkerDied WorkerStarted "
+        "Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",

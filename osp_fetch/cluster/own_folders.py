@@ -230,11 +230,11 @@ class OwnFolders(Files):
         self._nodes[node.number] = node
         self._ledgers[node.number] = PlacedLedger(self.context.ledger, self._places, node.disk.result)
         node.use(self._ledgers[node.number])
-        task = asyncio.create_task(self._welcome(node))
+        task = asyncio.create_task(self._learn_disk(node))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _welcome(self, node: Node) -> None:
+    async def _learn_disk(self, node: Node) -> None:
         if (disk := await self._disk_of(node)) is None:
             del self._nodes[node.number], self._ledgers[node.number]
             return
@@ -274,8 +274,8 @@ class OwnFolders(Files):
             if not node.is_lost and node.disk.done() and not node.disk.cancelled()
         }
 
-    async def _met(self) -> dict[str, Node]:
-        """Return disk → node, once the nodes of the start have told which disks they have."""
+    async def _present(self) -> dict[str, Node]:
+        """Return disk → node, once the disks of the nodes of the start are known."""
         await self._settled.wait()
         if waiting := {node.disk for node in self._nodes.values() if not node.disk.done()}:
             await asyncio.wait(waiting)
@@ -289,7 +289,7 @@ class OwnFolders(Files):
         Raises:
             StorageError: the places cannot be read.
         """
-        there, places = await self._met(), await self._places.get(paths)
+        there, places = await self._present(), await self._places.get(paths)
         asked: dict[str, list[RelativePath]] = {}
         for path in paths:
             if (place := places.get(path)) is None:

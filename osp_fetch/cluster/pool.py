@@ -229,8 +229,7 @@ class NodePool:
 
     def steer(self, limits: RunLimits) -> None:
         """Change the limits of the run on all nodes."""
-        self._own.pool.resize(limits.connections, is_fixed=limits.is_fixed, most_open=limits.most_open)
-        self._own.pool.rate.change(limits.rate)
+        self._own.steer(limits)
         if limits.connections:
             total = limits.connections * (1 if limits.is_fixed else self.processes)
             self._budget.resize(total, limits.per_host)

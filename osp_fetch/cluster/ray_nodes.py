@@ -137,8 +137,8 @@ class RayNodes:
             self._deaths[name] += len(ended)
             self._why = next((relay.why for relay in ended if relay.why), self._why)
             relays[:] = [relay for relay in relays if not relay.has_ended]
-        tired = {name for name, deaths in self._deaths.items() if deaths >= _DEATHS * self._processes}
-        good = [name for name in alive if name not in tired | self._unfit.keys()]
+        given_up = {name for name, deaths in self._deaths.items() if deaths >= _DEATHS * self._processes}
+        good = [name for name in alive if name not in given_up | self._unfit.keys()]
         if alive and not good and not any(self._actors.values()):
             deaths = f"the worker of each has ended {_DEATHS} times ({self._why or 'killed'})"
             raise StorageError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..connections.pool import ConnectionPool
 from ..engine.context import Context
 from .budget import OWN, Budget
+from .limits import RunLimits
 from .messages import Assign
 
 
@@ -24,6 +25,11 @@ class OwnShare:
         yields = settings.limits.connections == "auto"
         self.pool = ConnectionPool(settings.limits, share=0, yields=yields, hosts=settings.hosts)
         self._budget, self._takes_part = budget, False
+
+    def steer(self, limits: RunLimits) -> None:
+        """Change the limits of this process."""
+        self.pool.resize(limits.connections, is_fixed=limits.is_fixed, most_open=limits.most_open)
+        self.pool.rate.change(limits.rate)
 
     def look(self, now: float) -> list[tuple[int, Assign]]:
         """Adjust the budget, take the connections of this process, and return the assignments of workers.

@@ -94,8 +94,7 @@ class WorkerPool:
 
     def steer(self, limits: RunLimits) -> None:
         """Change the limits of the run in all workers."""
-        self._own.pool.resize(limits.connections, is_fixed=limits.is_fixed, most_open=limits.most_open)
-        self._own.pool.rate.change(limits.rate)
+        self._own.steer(limits)
         count = len(self._workers)
         if limits.connections:
             self._budget.resize(limits.connections, limits.per_host)
