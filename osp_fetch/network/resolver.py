@@ -86,8 +86,9 @@ class Resolver(AbstractResolver):
         from aiodns.error import DNSError  # most runs that copy within a machine need no name
 
         try:
+            # With a port, c-ares would read /etc/services, which takes longer than the query.
             found = await self._channel().getaddrinfo(
-                host, port=port, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG
+                host, type=socket.SOCK_STREAM, family=family, flags=socket.AI_ADDRCONFIG
             )
         except DNSError as error:
             code = error.args[0]
