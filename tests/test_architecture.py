@@ -57,7 +57,7 @@ DOORS = {
     "aiohttp": {"network/", "s3/errors.py", "views/page/server.py"},  # the errors of aiobotocore are its own
     "aiohttp_socks": {"network/socks.py"},
     "python_socks": {"network/socks.py"},
-    "yarl": {"network/transport.py", "network/head.py"},
+    "yarl": {"network/transport.py", "network/connector.py", "network/head.py"},
     "aiofiles": {"storage/folder/executors.py"},
     "sqlite3": {"storage/ledger/"},
     "tenacity": {"engine/retry.py", "s3/client.py"},

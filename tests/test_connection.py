@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from osp_fetch.demo.server import Exchange
-from osp_fetch.model.errors import FetchError, NetworkError, NotThePayloadError
+from osp_fetch.model.errors import FetchError, NetworkError, NotThePayloadError, UnreachableError
 from osp_fetch.model.http import Landing
 from osp_fetch.model.ranges import ByteRange
 from tests import origin as o
@@ -28,13 +28,6 @@ PLAIN = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\
 @pytest.fixture(params=LOOPS)
 def play(request: pytest.FixtureRequest, tmp_path: Path) -> Play:
     return player(request.param, tmp_path)
-
-
-async def known(w: World) -> None:
-    """Make one request to the origin, because the first request to a host takes another way."""
-    w.origin.add("first", b"x")
-    async with w.transport.send(w.request("first")) as reply:
-        await read(reply)
 
 
 def place_for(room: int = len(DATA)) -> Landing:
@@ -55,7 +48,6 @@ async def asked(
 
 def test_small_replies_land_one_after_another_on_a_connection(play: Play) -> None:
     async def script(w: World) -> None:
-        await known(w)
         for size in (1, 100, 20_000, len(DATA), 0):
             w.origin.add(f"f{size}", DATA[:size])
             assert await asked(w, f"f{size}") == (DATA[:size], True)
@@ -66,7 +58,6 @@ def test_small_replies_land_one_after_another_on_a_connection(play: Play) -> Non
 
 def test_a_range_lands_and_what_is_too_large_does_not(play: Play) -> None:
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f", DATA)
         assert await asked(w, "f", span=ByteRange(10, 2000)) == (DATA[10:2000], True)
         assert await asked(w, "f", 40_000) == (DATA, False)
@@ -80,7 +71,6 @@ def test_a_range_lands_and_what_is_too_large_does_not(play: Play) -> None:
 
 def test_a_kept_connection_serves_a_streaming_reader_too(play: Play) -> None:
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("small", DATA)
         w.origin.add("large", noise(1 << 20))
         for _ in range(3):
@@ -131,7 +121,6 @@ def test_what_is_not_plain_is_read_as_ever(play: Play, reply: bytes) -> None:
         return bytes(body), None
 
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f.html", b"", always=oddly)
         w.origin.add("g", DATA)
         ends = []
@@ -150,7 +139,6 @@ def test_a_body_up_to_the_end_of_its_connection_is_read_as_ever(play: Play) -> N
         exchange.keep_alive = False
 
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f", DATA, always=endless)
         assert await asked(w, "f") == (DATA, False)
 
@@ -171,7 +159,6 @@ def test_in_whatever_pieces_a_reply_comes_it_is_the_same(
             await asyncio.sleep(0.001)  # without a pause the pieces would be sent as one
 
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f", b"", always=in_pieces)
         assert (await asked(w, "f"))[0] == DATA[:300]
         assert (await asked(w, "f"))[0] == DATA[:300]
@@ -185,7 +172,6 @@ def test_more_bytes_than_announced_are_no_part_of_the_file_nor_of_the_next_reply
         await exchange.raw(PLAIN % len(page.data) + page.data + PLAIN % 4 + b"evil")
 
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f", DATA[:1000], always=too_much)
         w.origin.add("g", DATA)
         assert (await asked(w, "f"))[0] == DATA[:1000]
@@ -197,7 +183,6 @@ def test_more_bytes_than_announced_are_no_part_of_the_file_nor_of_the_next_reply
 
 def test_what_comes_unasked_over_a_kept_connection_ends_it(play: Play) -> None:
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f", DATA)
         await asked(w, "f")
         (lines,) = [each for way in w.transport._ways.values() for each in way.connector._lines.values()]
@@ -221,7 +206,6 @@ def test_a_body_that_stops_for_more_than_a_moment_goes_on_where_it_is(play: Play
         await exchange.raw(page.data[20_000:])
 
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f", DATA, in_two)
         place = place_for()
         async with w.transport.send(replace(w.request("f"), landing=place)) as reply:
@@ -235,7 +219,6 @@ def test_a_body_that_stops_for_more_than_a_moment_goes_on_where_it_is(play: Play
 
 def test_what_came_before_a_cut_is_delivered(play: Play) -> None:
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f", DATA, o.cut(20_000))
         place, body = place_for(), bytearray()
         with pytest.raises(NetworkError):
@@ -255,7 +238,6 @@ def test_memory_is_left_alone_when_its_asker_has_gone(play: Play) -> None:
         await exchange.raw(PLAIN % len(page.data) + page.data)
 
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f", DATA, late)
         w.origin.add("g", DATA)
         place = place_for()
@@ -282,7 +264,6 @@ def test_an_error_page_in_place_of_the_file_is_refused_where_it_landed(play: Pla
         await exchange.answer(200, body, {"Content-Type": "application/octet-stream"})
 
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f.tar", DATA, page_instead)
         w.origin.add("g", DATA)
         with pytest.raises(NotThePayloadError, match="Please log in"):
@@ -295,10 +276,24 @@ def test_an_error_page_in_place_of_the_file_is_refused_where_it_landed(play: Pla
 
 def test_connections_that_are_not_used_are_closed(play: Play) -> None:
     async def script(w: World) -> None:
-        await known(w)
         w.origin.add("f", DATA)
         await asked(w, "f")
         while w.origin.server._connections:
             await asyncio.sleep(0.05)
+
+    play(script)
+
+
+def test_only_a_request_over_a_kept_connection_is_sent_again(play: Play) -> None:
+    async def script(w: World) -> None:
+        w.origin.add("new", DATA, always=o.reset)
+        with pytest.raises(UnreachableError):
+            await asked(w, "new")
+        assert w.origin.requests["/new"] == 1
+        w.origin.add("f", DATA)
+        await asked(w, "f")
+        w.origin.add("kept", DATA, o.reset)
+        assert await asked(w, "kept") == (DATA, True)
+        assert w.origin.requests["/kept"] == 2
 
     play(script)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
+import ssl
 import time
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from http.cookies import BaseCookie, SimpleCookie
 from typing import Any, Final
@@ -15,6 +16,7 @@ from typing import Any, Final
 import aiohttp
 from aiohttp.abc import ResolveResult
 from aiohttp.connector import Connection
+from yarl import URL
 
 from .connection import HttpConnection
 
@@ -24,7 +26,7 @@ _ODD: Final = re.compile(r"[^ -\"$-~]|\?$")
 # Seconds of the first attempt to connect to an origin, and origins of which it is remembered.
 _FIRST_SECONDS: Final = 8.0
 _TRIED: Final = 20_000
-_ROUTES: Final = 256  # most origins that are remembered; each keeps the first request sent to it, about 20 KB
+_ROUTES: Final = 256  # most origins whose routes are kept; a route takes about 20 KB
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +83,18 @@ def _bare(host: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How to connect to an origin, as learned from the first request that was sent to it.
+    """How to connect to an origin.
 
     Args:
-        request: That request; aiohttp derives the address and the TLS options from it.
-        timeout: Limits of making a connection.
+        origin: Scheme, host and port, as in a URL.
+        request: A request that is never sent; aiohttp derives the address and the TLS options from it.
         key: The key of the origin's connections in the pool.
         authority: Host and port as in the Host header.
         host: The host's name, for error messages.
     """
 
+    origin: str
     request: aiohttp.ClientRequest
-    timeout: aiohttp.ClientTimeout
     key: object
     authority: str
     host: str | None
@@ -106,13 +108,21 @@ class Connector(aiohttp.TCPConnector):
     Args:
         patience: Seconds until a connection is made, name resolution and TLS handshake included.
         idle: Seconds that an unused connection is kept.
+        tls: Returns the TLS options of an origin, `Tls.of` without a proxy.
         rules: Where to connect instead; the first that matches is used.
         options: Further arguments of `aiohttp.TCPConnector`.
     """
 
-    def __init__(self, patience: float, idle: float, rules: Sequence[ConnectTo] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        patience: float,
+        idle: float,
+        tls: Callable[[str], ssl.SSLContext | bool],
+        rules: Sequence[ConnectTo] = (),
+        **options: Any,
+    ) -> None:
         super().__init__(keepalive_timeout=idle, **options)
-        self._rules = rules
+        self._rules, self._tls = rules, tls
         self._patience, self._idle = patience, idle
         self._routes: dict[str, Route] = {}
         self._tried: set[str] = set()  # origins to which a connection was tried
@@ -134,28 +144,43 @@ class Connector(aiohttp.TCPConnector):
         return min(self._patience, _FIRST_SECONDS)
 
     def route(self, url: str) -> tuple[Route, str] | None:
-        """Return the known route to the origin of `url`.
+        """Return the route to the origin of `url`.
 
         Args:
             url: An absolute URL.
 
         Returns:
             The route, and the path and query of the request line. None where aiohttp's session has to send
-            the request: no request was sent to the origin yet, a proxy leads to it, or the URL has to be
-            rewritten first.
+            the request, because the URL has to be rewritten first or is not valid.
         """
         names = url.split("/", 3)
         if len(names) < 4 or _ODD.search(url):
             return None
-        # Keys have yarl's spelling. A URL with capitals, credentials or an explicit default port matches no
-        # key, and takes the path through the session.
-        route = self._routes.get(f"{names[0]}//{names[2]}")
+        origin = f"{names[0]}//{names[2]}"
+        route = self._routes.get(origin) or self._new_route(origin)
         return (route, "/" + names[3]) if route else None
+
+    def _new_route(self, origin: str) -> Route | None:
+        """Return the route to an origin; None for one with credentials, or that yarl spells otherwise."""
+        try:
+            where = URL(origin)
+        except ValueError:
+            return None
+        host, same = where.raw_host, f"{where.scheme}://{where.raw_authority}" == origin
+        if not host or not same or "@" in origin or where.scheme not in ("http", "https"):
+            return None
+        request = aiohttp.ClientRequest("GET", where, loop=self._loop, ssl=self._tls(origin))
+        shown = where.host if "xn--" in host else host  # to decode a name takes long
+        route = Route(origin, request, request.connection_key, where.host_port_subcomponent or "", shown)
+        if len(self._routes) >= _ROUTES:
+            del self._routes[next(iter(self._routes))]  # the oldest
+        self._routes[origin] = route
+        return route
 
     async def connect(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
     ) -> Connection:
-        """Return a connection for `req`, and remember the route to its origin.
+        """Return a connection for a request of aiohttp's session.
 
         Args:
             req: The request to send.
@@ -166,17 +191,8 @@ class Connector(aiohttp.TCPConnector):
             aiohttp.ClientError: The connection cannot be made.
             TimeoutError: The connection was not made in time.
         """
-        where = req.url
-        key = f"{where.scheme}://{where.raw_authority}"
-        if req.proxy is None and key not in self._routes:
-            if len(self._routes) >= _ROUTES:
-                del self._routes[next(iter(self._routes))]  # the oldest
-            limited = aiohttp.ClientTimeout(
-                total=None, connect=self._patience, sock_connect=timeout.sock_connect
-            )
-            authority = where.host_port_subcomponent or ""
-            self._routes[key] = Route(req, limited, req.connection_key, authority, where.host)
-        return await self._usable(req, traces, timeout)
+        connection, _ = await self._usable(req, traces, timeout)
+        return connection
 
     def keep(self, line: HttpConnection) -> None:
         """Keep a connection for the next request to its origin, or close it where it is unusable."""
@@ -231,14 +247,16 @@ class Connector(aiohttp.TCPConnector):
                 line.close()
             lines.clear()
 
-    async def again(self, route: Route) -> Connection:
-        """Return one more connection to the origin of `route`.
+    async def connection(self, route: Route) -> tuple[Connection, bool]:
+        """Return a connection to the origin of `route`, and whether it may have been used before.
 
         Raises:
             aiohttp.ClientError: The connection cannot be made.
             TimeoutError: The connection was not made in time.
         """
-        return await self._usable(route.request, [], route.timeout)
+        seconds = self.first_patience(route.origin)
+        timeout = aiohttp.ClientTimeout(total=None, connect=seconds, sock_connect=seconds)
+        return await self._usable(route.request, [], timeout)
 
     async def _resolve_host(
         self, host: str, port: int, traces: Sequence[Any] | None = None
@@ -255,19 +273,20 @@ class Connector(aiohttp.TCPConnector):
 
     async def _usable(
         self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
-    ) -> Connection:
-        """Return an idle connection, or a new one, on which no unsolicited bytes arrived."""
+    ) -> tuple[Connection, bool]:
+        """Return an idle or a new connection without unsolicited bytes, and whether it may have been used."""
         if line := self.line(req.connection_key):
-            return line.give_back()
+            return line.give_back(), True
         # Take the connection that was used last. aiohttp takes the oldest: each surplus connection is then
         # used now and then and never closes, and a host that limits connections keeps counting it.
         idle = getattr(self, "_conns", {}).get(req.connection_key)
         if isinstance(idle, deque):
             idle.rotate(1)
+        used = bool(idle)
         while True:
             connection = await super().connect(req, traces, timeout)
             if connection.protocol is None or not connection.protocol.should_close:
-                return connection
+                return connection, used
             connection.close()
 
 

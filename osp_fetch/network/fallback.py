@@ -2,8 +2,8 @@
 
 aiohttp resolves names, connects, speaks TLS, keeps the pool and parses replies. Its session also makes a URL,
 a request, a response, cookies, hooks and timers for each request, and for a small file these take longer than
-the transfer. The first request to an origin goes through the session. So does each request that needs more
-than a few lines of text: one through a proxy, or with credentials in its URL.
+the transfer. Only a request that needs more than a few lines of text goes through the session: one through a
+proxy, or with credentials in its URL.
 """
 
 from __future__ import annotations
@@ -138,12 +138,22 @@ class Wire:
             ValueError: A header contains a line break or a NUL.
         """
         text = self._text(route, target, headers)
-        try:
-            return await self._asked(route, text, landing)
-        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
-            # Most often an idle connection that the server closed just as it was used again (RFC 9112 section
-            # 9.3.1). A GET is idempotent and may be sent twice.
-            return await self._asked(route, text, landing)
+        while True:
+            line = self._connector.line(route.key) if landing is not None else None
+            used = line is not None
+            if line is None:
+                connection, used = await self._connector.connection(route)
+                if landing is not None:
+                    line = HttpConnection(route.key, connection, *_of(connection), self._params)
+            try:
+                if line is not None and landing is not None:
+                    return await self._received(route, line, text, landing)
+                return await self._asked(route, connection, text)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # Most often an idle connection that the server closed just as it was used again (RFC 9112
+                # section 9.3.1). A GET is idempotent and may be sent twice.
+                if not used:
+                    raise
 
     def _text(self, route: Route, target: str, headers: Mapping[str, str]) -> bytes:
         """Return the request as bytes; raise ValueError for a header that would break its line."""
@@ -160,31 +170,26 @@ class Wire:
             raise ValueError("a request header contains a line break or a NUL character")
         return f"GET {target} HTTP/1.1\r\n{usual}{own_lines}\r\n".encode()
 
-    async def _asked(self, route: Route, text: bytes, landing: Landing | None) -> Answer | PlainReply:
-        """Send `text` once and return the reply, received into `landing` where that is possible."""
-        if landing is not None:
-            line = await self._line(route)
-            try:
-                plain = await line.ask(text, landing)
-            except BaseException:
-                line.close()
-                raise
-            if plain is not None:
-                plain.host, plain.then = route.host, partial(self._connector.keep, line)
-                return plain
+    async def _received(
+        self, route: Route, line: HttpConnection, text: bytes, landing: Landing
+    ) -> Answer | PlainReply:
+        """Send `text` over `line` and return the reply, received into `landing` where that is possible."""
+        try:
+            plain = await line.ask(text, landing)
+        except BaseException:
+            line.close()
+            raise
+        if plain is None:
             return await self._read(route, line.connection)
-        connection = await self._connector.again(route)
+        plain.host, plain.then = route.host, partial(self._connector.keep, line)
+        return plain
+
+    async def _asked(self, route: Route, connection: Connection, text: bytes) -> Answer:
+        """Send `text` over `connection` and return the reply, its body unread."""
         protocol, transport = _of(connection)
         protocol.set_response_params(**self._params)
         transport.write(text)
         return await self._read(route, connection)
-
-    async def _line(self, route: Route) -> HttpConnection:
-        """Return an idle connection of `route`, or a new one."""
-        if line := self._connector.line(route.key):
-            return line
-        connection = await self._connector.again(route)
-        return HttpConnection(route.key, connection, *_of(connection), self._params)
 
     async def _read(self, route: Route, connection: Connection) -> Answer:
         """Return the next final reply that aiohttp parses from `connection`."""

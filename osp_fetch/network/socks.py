@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -49,17 +49,24 @@ class SocksConnector(Connector):
         proxy: The URL of the proxy; its scheme is one of `proxies.SOCKS`.
         patience: As in `Connector`.
         idle: As in `Connector`.
+        tls: As in `Connector`.
         rules: As in `Connector`.
         options: Further arguments of `aiohttp.TCPConnector`.
     """
 
     def __init__(
-        self, proxy: str, patience: float, idle: float, rules: Sequence[ConnectTo] = (), **options: Any
+        self,
+        proxy: str,
+        patience: float,
+        idle: float,
+        tls: Callable[[str], ssl.SSLContext | bool],
+        rules: Sequence[ConnectTo] = (),
+        **options: Any,
     ) -> None:
         parts = urlsplit(proxy)
         if SOCKS[parts.scheme]:
             options["resolver"] = Unresolved()
-        super().__init__(patience, idle, rules, **options)
+        super().__init__(patience, idle, tls, rules, **options)
         self._remote = SOCKS[parts.scheme]
         self._kind = ProxyType.SOCKS4 if parts.scheme.startswith("socks4") else ProxyType.SOCKS5
         self._address = parts.hostname or "", parts.port or _PORT

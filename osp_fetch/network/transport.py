@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, Self
 
@@ -127,7 +128,7 @@ class HttpTransport:
 
     def _way(self, socks: str) -> Way:
         """Return a pool of connections, and the two ways to send requests over them."""
-        patience = self._timeouts.connect
+        patience, tls = self._timeouts.connect, partial(self._tls.of, proxy=None)
         # no limit: the connection pool has it, and a second one would only hide waiting inside aiohttp
         options: dict[str, Any] = {"limit": 0}
         if self._source:
@@ -135,10 +136,10 @@ class HttpTransport:
         if socks:
             from .socks import SocksConnector
 
-            connector: Connector = SocksConnector(socks, patience, _IDLE, self._connect_to, **options)
+            connector: Connector = SocksConnector(socks, patience, _IDLE, tls, self._connect_to, **options)
         else:
             resolver = Resolver(self._dns_servers)
-            connector = Connector(patience, _IDLE, self._connect_to, resolver=resolver, **options)
+            connector = Connector(patience, _IDLE, tls, self._connect_to, resolver=resolver, **options)
         headers = {
             # Wikimedia and Zenodo ask for a page that says what a client is
             "User-Agent": f"osp-fetch/{__version__} (+https://github.com/osp-fetch/osp-fetch)",
@@ -327,8 +328,9 @@ class HttpTransport:
         socks = proxy if proxy is not None and is_socks(proxy) else ""
         way = self._ways[socks]
         try:
-            if self._direct and (known := way.connector.route(url)):
-                return await way.wire.get(*known, sent, request.landing)
+            is_direct = self._direct and (proxy is None or socks)
+            if is_direct and (route := way.connector.route(url)):
+                return await way.wire.get(*route, sent, request.landing)
             async with asyncio.timeout(way.connector.first_patience(url)) as clock:
                 return await way.session.get(
                     self._target(url, request),
