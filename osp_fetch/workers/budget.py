@@ -33,7 +33,8 @@ class _Share:
 
     Attributes:
         share: connections that it may have.
-        most: connections that it may have open: a lowered share counts only once it has confirmed it.
+        most: connections that it may have open, never less than `share`: a lowered share counts only once it
+            has confirmed it.
         open: connections that it has open.
         demand: connections that it has open or waits for.
         streaming: connections over which bytes come.
@@ -54,7 +55,7 @@ class _Share:
     @property
     def is_empty(self) -> bool:
         """Whether the worker has nothing of the host, and asks for nothing."""
-        return not (self.share or self.most or self.open or self.demand)
+        return not (self.most or self.open or self.demand)
 
 
 @dataclass(slots=True)
@@ -71,7 +72,19 @@ class _Host:
     @property
     def free(self) -> int:
         """Connections of the limit that no worker has or may have."""
-        return self.controller.limit.value - sum(max(s.share, s.most) for s in self.shares.values())
+        return self.controller.limit.value - sum([each.most for each in self.shares.values()])
+
+    def of(self, worker: int) -> _Share:
+        """Return the share of a worker, an empty one if it has none yet."""
+        mine = self.shares.get(worker)
+        if mine is None:
+            mine = self.shares[worker] = _Share()
+        return mine
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether any worker has connections to it open, or waits for one."""
+        return any(each.demand for each in self.shares.values())
 
 
 class Budget:
@@ -102,6 +115,7 @@ class Budget:
         self._observe, self._profiles, self._own = observe, profiles, own
         self._hosts: dict[str, _Host] = {}
         self._unused: dict[str, None] = {}  # hosts without shares, the one that was used last at the end
+        self._wanted: set[str] = set()  # hosts for which any worker has demand
         self._present: set[int] = set()
         self._turn: list[str] = []  # hosts that are still to be looked at in this round
         self._numbers = itertools.count(1)  # of assignments
@@ -132,13 +146,15 @@ class Budget:
         """
         for report in reports:
             host, state = report.host, self._host(report.host)
-            mine = state.shares.setdefault(worker, _Share())
+            mine = state.of(worker)
             mine.open, mine.streaming = report.open, report.streaming
             mine.demand = report.open + report.waiting
             if mine.demand:
                 mine.idle_at = None
+                self._wanted.add(host)
             elif mine.idle_at is None:
                 mine.idle_at = now if mine.share else -math.inf
+                self._drop_unwanted(host)
             # the worker may yet use an assignment that it has not received
             late = report.assigned != mine.sent
             most = max(report.open, report.share, mine.most if late else 0)
@@ -164,9 +180,10 @@ class Budget:
         Args:
             worker: The worker's number, from 0.
         """
-        for state in self._hosts.values():
+        for host, state in self._hosts.items():
             if worker in state.shares:
                 state.shares[worker] = _Share()
+                self._drop_unwanted(host)
             if worker >= self._workers:
                 state.shares.pop(worker, None)
         self._present.discard(worker)
@@ -179,10 +196,11 @@ class Budget:
         Args:
             worker: The worker's number.
         """
-        for state in self._hosts.values():
+        for host, state in self._hosts.items():
             if (mine := state.shares.get(worker)) is not None:
                 mine.share = mine.open = mine.demand = mine.streaming = 0
                 mine.falls_at = None  # `most` holds until it has gone
+                self._drop_unwanted(host)
         self._present.discard(worker)
 
     def joined(self, worker: int) -> None:
@@ -206,11 +224,11 @@ class Budget:
         if not self._is_there(worker):
             return None
         state = self._host(host)
-        mine = state.shares.setdefault(worker, _Share())
-        count = min(max(1, START // max(1, len(self._present))), state.free)
-        if mine.share or mine.most or count <= 0:
+        mine = state.of(worker)
+        if mine.most:
             return None
-        return self._assign(mine, host, count, shed=False)
+        count = min(max(1, START // max(1, len(self._present))), state.free)
+        return self._assign(mine, host, count, shed=False) if count > 0 else None
 
     def begun(self, worker: int) -> list[Assign]:
         """Return the first assignments of a worker that starts during the run in place of another.
@@ -240,10 +258,9 @@ class Budget:
             worker that has more connections open than its share while the host's limit sheds them.
         """
         assignments: list[tuple[int, Assign]] = []
-        used = [state for state in self._hosts.values() if any(s.demand for s in state.shares.values())]
         # where many hosts are in use, the total is smaller than the sum of their limits: divide it evenly
-        crowded = sum(state.controller.limit.value for state in used) > self.total
-        most = max(LEAST_SHARE, self.total // len(used)) if crowded else self.total
+        crowded = sum([self._hosts[host].controller.limit.value for host in self._wanted]) > self.total
+        most = max(LEAST_SHARE, self.total // len(self._wanted)) if crowded else self.total
         for host in self._due():
             state = self._hosts[host]
             for mine in state.shares.values():
@@ -314,6 +331,10 @@ class Budget:
         if len(self._unused) > _HOSTS_KEPT:
             oldest = next(iter(self._unused))
             del self._unused[oldest], self._hosts[oldest]
+
+    def _drop_unwanted(self, host: str) -> None:
+        if host in self._wanted and not self._hosts[host].is_wanted:
+            self._wanted.remove(host)
 
     def _is_there(self, worker: int) -> bool:
         return worker < self._workers or worker in self._present
