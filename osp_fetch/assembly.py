@@ -41,7 +41,7 @@ from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
 from .storage.ledger.sqlite import SqliteLedger
 from .views.failed_file import FailedFile, is_failed_file
-from .workers.reach import Reach, checked_reach, transport_of
+from .workers.reach import IDLE_PART, Reach, checked_reach, transport_of
 
 if TYPE_CHECKING:
     import pandas
@@ -411,6 +411,7 @@ def connections_of(count: int) -> int:
     """Return the number of connections for which `count` file descriptors are enough.
 
     Each connection needs four: a socket, its partial, and two files that are being finished. A quarter of all
-    is kept for connections to hosts that have not answered yet.
+    is kept for connections to hosts that have not answered yet, and an eighth for unused connections.
     """
-    return max(1, (count - _OWN_DESCRIPTORS - min(CONNECTING, count // _KEPT)) // 4)
+    others = _OWN_DESCRIPTORS + min(CONNECTING, count // _KEPT) + count // IDLE_PART
+    return max(1, (count - others) // 4)

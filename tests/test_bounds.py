@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from osp_fetch import SizeLimitError, Status, TimeLimitError, entry, fetch_all
-from osp_fetch.demo.server import Exchange
+from osp_fetch.demo.server import Exchange, Server
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Fault, Origin, Page, noise
@@ -105,3 +108,21 @@ async def test_a_retry_does_not_begin_the_time_again(origin: Origin, tmp_path: P
 async def test_bad_limits_are_refused(origin: Origin, tmp_path: Path, setting: str, said: str) -> None:
     code, _, err = await get("get", origin.add("f", b"x"), "--set", setting, *QUICK, cwd=tmp_path)
     assert (code, said in err, origin.requests.total()) == (2, True, 0), err
+
+
+async def test_many_hosts_need_few_descriptors(origin: Origin, tmp_path: Path) -> None:
+    origin.add("f", DATA[:1000])
+    async with AsyncExitStack() as stack:
+        hosts = [Server(origin.handle, host=f"127.0.0.{number}") for number in range(2, 202)]
+        rows = []
+        for server in hosts:
+            await stack.enter_async_context(server)
+            rows.append(f"{server.url}/f {server.url.rpartition('.')[2].partition(':')[0]}")
+        (tmp_path / "m.tsv").write_text("url\tpath\n" + "\n".join(row.replace(" ", "\t") for row in rows))
+        words = [sys.executable, "-m", "osp_fetch", "get", "m.tsv", "-o", "out", "-q"]
+        run = await asyncio.create_subprocess_exec(
+            *("sh", "-c", 'ulimit -n 160; exec "$@"', "sh", *words),
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        said, _ = await run.communicate()
+    assert run.returncode == 0, said.decode()

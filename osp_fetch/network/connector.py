@@ -109,6 +109,7 @@ class Connector(aiohttp.TCPConnector):
         patience: Seconds until a connection is made, name resolution and TLS handshake included.
         idle: Seconds that an unused connection is kept.
         tls: Returns the TLS options of an origin, `Tls.of` without a proxy.
+        most_idle: Most unused connections that are kept when another one is made, to all origins together.
         rules: Where to connect instead; the first that matches is used.
         options: Further arguments of `aiohttp.TCPConnector`.
     """
@@ -118,16 +119,18 @@ class Connector(aiohttp.TCPConnector):
         patience: float,
         idle: float,
         tls: Callable[[str], ssl.SSLContext | bool],
+        most_idle: int,
         rules: Sequence[ConnectTo] = (),
         **options: Any,
     ) -> None:
         super().__init__(keepalive_timeout=idle, **options)
         self._rules, self._tls = rules, tls
-        self._patience, self._idle = patience, idle
+        self._patience, self._idle, self._most_idle = patience, idle, most_idle
         self._routes: dict[str, Route] = {}
         self._tried: set[str] = set()  # origins to which a connection was tried
-        # idle connections by the key of their origin, the one used last at the end
+        # idle connections by the key of their origin, the one used last at the end; origins by their last use
         self._lines: defaultdict[object, list[HttpConnection]] = defaultdict(list)
+        self._idle_lines = 0  # number of these connections
         self._timer: asyncio.TimerHandle | None = None
 
     def first_patience(self, url: str) -> float:
@@ -200,7 +203,10 @@ class Connector(aiohttp.TCPConnector):
             line.close()
             return
         line.since = time.monotonic()
-        self._lines[line.key].append(line)
+        lines = self._lines.pop(line.key, [])
+        lines.append(line)
+        self._lines[line.key] = lines
+        self._idle_lines += 1
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(self._idle, self._end_idle)
 
@@ -216,6 +222,9 @@ class Connector(aiohttp.TCPConnector):
         lines = self._lines.get(key)
         while lines:
             line = lines.pop()
+            self._idle_lines -= 1
+            if not lines:
+                del self._lines[key]
             if line.usable and time.monotonic() - line.since <= self._idle:
                 return line
             line.close()
@@ -231,6 +240,7 @@ class Connector(aiohttp.TCPConnector):
                     kept.append(line)
                 else:
                     line.close()
+                    self._idle_lines -= 1
             if kept:
                 self._lines[key] = kept
             else:
@@ -245,7 +255,25 @@ class Connector(aiohttp.TCPConnector):
         for lines in self._lines.values():
             for line in lines:
                 line.close()
-            lines.clear()
+        self._lines.clear()
+        self._idle_lines = 0
+
+    def _close_surplus(self) -> None:
+        """Close the connections that were idle for longest, so that another one can be made.
+
+        Over many hosts, each connection is used once. The ones of the last seconds need more descriptors than
+        a process may have.
+        """
+        pool = getattr(self, "_conns", {})  # aiohttp's idle connections, those of large replies
+        while self._idle_lines + len(pool) >= self._most_idle:
+            if self._lines:
+                lines = self._lines.pop(next(iter(self._lines)))
+                self._idle_lines -= len(lines)
+                for line in lines:
+                    line.close()
+            else:
+                for protocol, _ in pool.pop(next(iter(pool))):
+                    protocol.close()
 
     async def connection(self, route: Route) -> tuple[Connection, bool]:
         """Return a connection to the origin of `route`, and whether it may have been used before.
@@ -283,6 +311,8 @@ class Connector(aiohttp.TCPConnector):
         if isinstance(idle, deque):
             idle.rotate(1)
         used = bool(idle)
+        if not used:
+            self._close_surplus()
         while True:
             connection = await super().connect(req, traces, timeout)
             if connection.protocol is None or not connection.protocol.should_close:

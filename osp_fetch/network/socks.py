@@ -50,6 +50,7 @@ class SocksConnector(Connector):
         patience: As in `Connector`.
         idle: As in `Connector`.
         tls: As in `Connector`.
+        most_idle: As in `Connector`.
         rules: As in `Connector`.
         options: Further arguments of `aiohttp.TCPConnector`.
     """
@@ -60,13 +61,14 @@ class SocksConnector(Connector):
         patience: float,
         idle: float,
         tls: Callable[[str], ssl.SSLContext | bool],
+        most_idle: int,
         rules: Sequence[ConnectTo] = (),
         **options: Any,
     ) -> None:
         parts = urlsplit(proxy)
         if SOCKS[parts.scheme]:
             options["resolver"] = Unresolved()
-        super().__init__(patience, idle, tls, rules, **options)
+        super().__init__(patience, idle, tls, most_idle, rules, **options)
         self._remote = SOCKS[parts.scheme]
         self._kind = ProxyType.SOCKS4 if parts.scheme.startswith("socks4") else ProxyType.SOCKS5
         self._address = parts.hostname or "", parts.port or _PORT

@@ -84,6 +84,7 @@ class HttpTransport:
         pages: Whether pages are accepted as files.
         dns_servers: Name servers, `IP` or `IP:PORT`; none for those of the system.
         source: The address from which connections are made; empty for any.
+        most_idle: Most unused connections that are kept when another one is made.
         direct: Whether to use the fast ways past aiohttp's session; by default if `internals` finds what
             they need.
 
@@ -106,6 +107,7 @@ class HttpTransport:
         pages: bool = False,
         dns_servers: Sequence[str] = (),
         source: str = "",
+        most_idle: int = 128,
         direct: bool | None = None,
     ) -> None:
         self._direct = not internals.missing() if direct is None else direct
@@ -114,6 +116,7 @@ class HttpTransport:
         self._downgrade, self._leads, self._pages = downgrade, leads, pages
         self._tls, self._dns_servers = Tls(cafile), dns_servers
         self._proxies, self._source = Proxies(proxies or {}), source
+        self._most_idle = most_idle
         self._credentials, self._signer = credentials or Credentials(), Signer()
         self._ways: dict[str, Way] = {}  # by the URL of a SOCKS proxy, "" for none
 
@@ -128,18 +131,19 @@ class HttpTransport:
 
     def _way(self, socks: str) -> Way:
         """Return a pool of connections, and the two ways to send requests over them."""
-        patience, tls = self._timeouts.connect, partial(self._tls.of, proxy=None)
+        patience = self._timeouts.connect
         # no limit: the connection pool has it, and a second one would only hide waiting inside aiohttp
-        options: dict[str, Any] = {"limit": 0}
+        options: dict[str, Any] = {"limit": 0, "tls": partial(self._tls.of, proxy=None)}
+        options["most_idle"] = self._most_idle
         if self._source:
             options["local_addr"] = (self._source, 0)
         if socks:
             from .socks import SocksConnector
 
-            connector: Connector = SocksConnector(socks, patience, _IDLE, tls, self._connect_to, **options)
+            connector: Connector = SocksConnector(socks, patience, _IDLE, rules=self._connect_to, **options)
         else:
             resolver = Resolver(self._dns_servers)
-            connector = Connector(patience, _IDLE, tls, self._connect_to, resolver=resolver, **options)
+            connector = Connector(patience, _IDLE, rules=self._connect_to, resolver=resolver, **options)
         headers = {
             # Wikimedia and Zenodo ask for a page that says what a client is
             "User-Agent": f"osp-fetch/{__version__} (+https://github.com/osp-fetch/osp-fetch)",

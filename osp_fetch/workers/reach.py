@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from ..model.errors import SettingsError
 from ..model.settings import Settings
@@ -13,6 +15,10 @@ from ..network.credentials import Credentials, read_netrc
 from ..network.proxies import Proxies
 from ..network.transport import HttpTransport
 from ..sources.gdrive import DriveLeads
+
+# One file descriptor in so many is for unused connections, and most such connections.
+IDLE_PART: Final = 8
+_MOST_IDLE: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,7 @@ def transport_of(settings: Settings, reach: Reach, source: str = "") -> HttpTran
     Raises:
         ValueError: A rule of `connect_to` is not of the form HOST:PORT:HOST:PORT.
     """
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return HttpTransport(
         settings.limits,
         settings.retry,
@@ -93,5 +100,6 @@ def transport_of(settings: Settings, reach: Reach, source: str = "") -> HttpTran
         leads=DriveLeads(),
         pages=settings.network.pages == "accept",
         source=source,
+        most_idle=min(descriptors // IDLE_PART, _MOST_IDLE),
         dns_servers=[server for server in settings.network.dns_servers.split(",") if server],
     )
