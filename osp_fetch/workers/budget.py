@@ -60,10 +60,15 @@ class _Share:
 
 @dataclass(slots=True)
 class _Host:
-    """The state of one host: its controller, and the shares of the workers that use it."""
+    """The state of one host: its controller, and the shares of the workers that use it.
+
+    Attributes:
+        taken: connections that workers may have open, the sum of `most` of their shares.
+    """
 
     controller: Controller
     shares: dict[int, _Share]
+    taken: int = 0
 
     @property
     def open(self) -> int:
@@ -72,7 +77,7 @@ class _Host:
     @property
     def free(self) -> int:
         """Connections of the limit that no worker has or may have."""
-        return self.controller.limit.value - sum([each.most for each in self.shares.values()])
+        return self.controller.limit.value - self.taken
 
     def of(self, worker: int) -> _Share:
         """Return the share of a worker, an empty one if it has none yet."""
@@ -80,6 +85,16 @@ class _Host:
         if mine is None:
             mine = self.shares[worker] = _Share()
         return mine
+
+    def take(self, mine: _Share, most: int) -> None:
+        """Change the number of connections that a worker may have open."""
+        self.taken += most - mine.most
+        mine.most = most
+
+    def drop(self, worker: int) -> None:
+        """Forget the share of a worker, which has no connections any more."""
+        if (mine := self.shares.pop(worker, None)) is not None:
+            self.taken -= mine.most
 
     @property
     def is_wanted(self) -> bool:
@@ -162,7 +177,9 @@ class Budget:
                 # idle connections of a node count at the host until the node closes them
                 mine.falls_at = mine.falls_at or now + _IDLE
                 most = mine.most if now < mine.falls_at else most
-            mine.most, mine.falls_at = most, mine.falls_at if most > max(report.open, report.share) else None
+            state.take(mine, most)
+            if most <= max(report.open, report.share):
+                mine.falls_at = None
             if not late:
                 # a worker lowers its share itself when a host refuses a connection
                 mine.share = min(mine.share, report.share)
@@ -182,10 +199,10 @@ class Budget:
         """
         for host, state in self._hosts.items():
             if worker in state.shares:
-                state.shares[worker] = _Share()
+                state.drop(worker)
+                if worker < self._workers:
+                    state.shares[worker] = _Share()
                 self._drop_unwanted(host)
-            if worker >= self._workers:
-                state.shares.pop(worker, None)
         self._present.discard(worker)
 
     def lost(self, worker: int) -> None:
@@ -228,7 +245,7 @@ class Budget:
         if mine.most:
             return None
         count = min(max(1, START // max(1, len(self._present))), state.free)
-        return self._assign(mine, host, count, shed=False) if count > 0 else None
+        return self._assign(state, mine, host, count, shed=False) if count > 0 else None
 
     def begun(self, worker: int) -> list[Assign]:
         """Return the first assignments of a worker that starts during the run in place of another.
@@ -265,7 +282,8 @@ class Budget:
             state = self._hosts[host]
             for mine in state.shares.values():
                 if mine.falls_at is not None and now >= mine.falls_at:
-                    mine.most, mine.falls_at = max(mine.open, mine.share), None
+                    state.take(mine, max(mine.open, mine.share))
+                    mine.falls_at = None
             if self._controls and (is_open := state.open):
                 streaming = sum(each.streaming for each in state.shares.values())
                 self._changed(host, state, state.controller.look(now, is_open, streaming))
@@ -290,7 +308,7 @@ class Budget:
                 continue
             others += mine.most
             if mine.share and self._is_there(worker):
-                found.append((worker, self._assign(mine, host, 0, shed=shed)))
+                found.append((worker, self._assign(state, mine, host, 0, shed=shed)))
         if OWN in state.shares:
             each.sort(key=lambda one: one[0] != OWN)
         wanted = shared(
@@ -301,12 +319,13 @@ class Budget:
         )
         for (worker, mine), share in zip(each, wanted, strict=True):
             if share != mine.share or (shed and mine.open > share):
-                found.append((worker, self._assign(mine, host, share, shed=shed)))
+                found.append((worker, self._assign(state, mine, host, share, shed=shed)))
         return found
 
-    def _assign(self, mine: _Share, host: str, count: int, *, shed: bool) -> Assign:
+    def _assign(self, state: _Host, mine: _Share, host: str, count: int, *, shed: bool) -> Assign:
         """Change a share, and return the assignment. `most` sinks once the worker has replied."""
-        mine.share, mine.most, mine.sent = count, max(mine.most, count), next(self._numbers)
+        state.take(mine, max(mine.most, count))
+        mine.share, mine.sent = count, next(self._numbers)
         mine.falls_at = None  # that was about the assignment before
         return Assign(host, count, shed, mine.sent)
 
@@ -324,7 +343,7 @@ class Budget:
         """Forget nodes that have nothing of a host, and hosts of which no node has anything, beyond some."""
         empty = [worker for worker, mine in state.shares.items() if worker >= self._workers and mine.is_empty]
         for worker in empty:
-            del state.shares[worker]
+            state.drop(worker)
         if state.shares:
             return
         self._unused[host] = None
@@ -359,7 +378,7 @@ class Budget:
                 if own != "auto":
                     part = min(part, part_of(own, worker, self._workers))
                 shares[worker] = _Share(part, part)
-            self._hosts[host] = _Host(controller, shares)
+            self._hosts[host] = _Host(controller, shares, sum(each.most for each in shares.values()))
         self._unused.pop(host, None)
         return self._hosts[host]
 
