@@ -227,24 +227,25 @@ def expiry(url: str) -> float | None:
     return None
 
 
-# Redaction. The rules do not assume a well-formed address: mistyped addresses are printed, too.
+# Redaction. The rules do not assume a well-formed address: mistyped addresses are printed, too. Messages
+# quote what servers send: no rule may take more than linear time, so repeated parts have a largest length.
 _SCHEME: Final = r"(?<![\w+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/+)"
 # `scheme://user:password@` with any number of slashes, also with `@` inside the password; `host:port/path` is
 # not userinfo
 _USERINFO: Final = re.compile(
-    _SCHEME + r"(?!(?:localhost|[^\s/:@]*\.[^\s/:@]*|\[[0-9A-Fa-f:.]*\]):\d{1,5}[/?#])"
+    _SCHEME + r"(?!(?:localhost|[^\s/:@.]{0,255}\.[^\s/:@]{0,255}|\[[0-9A-Fa-f:.]{0,64}\]):\d{1,5}[/?#])"
     r"(?:[^\s/:@\"'<>]*:[^\s\"'<>]*@|[^\s/:@\"'<>]*@)"
 )
 _BARE_USERINFO: Final = re.compile(r"(?<![^\s\"'<>(=/])[^\s/:@\"'<>(=]+:(?!/)[^\s/\"'<>]+@(?=[\w\[])")
-_QUOTED: Final = re.compile(r"(?P<quote>['\"])(?P<text>(?:\\.|(?!(?P=quote)).)*)(?P=quote)")
+_QUOTED: Final = re.compile(r"(?P<quote>['\"])(?P<text>(?:\\.|(?!(?P=quote))[^\\\n])*)(?P=quote)")
 _QUERY: Final = re.compile(r"(?:(?<=\S)[?#](?=[^\s?#\"'<>,;)\]])|[?#](?=[\w.~%-]+=))[^\s\"'<>]*")
 _LOOSE_PAIR: Final = re.compile(
     r"(?<=[\s&;])(?P<name>[\w.~%-]+)=[^\s\"'<>]*(?=&)|(?<=&)(?P<other>[\w.~%-]+)=[^\s\"'<>]*"
 )
 _SECRET_PAIR: Final = re.compile(
     r"(?i)(?<![A-Za-z0-9])(?P<name>oh|oe|sig|hmac|signature|policy|key-pair-id|pass|passwd|password|secret|credential|"
-    r"(?:[\w-]*[_-])?(?:token|api[_-]?key|secret[_-]?key|access[_-]?key|auth[_-]?key|signature|credential)|apikey|"
-    r"awsaccesskeyid|x-(?:amz|goog|oss)-[a-z-]+)=[^&\s\"'<>]+"
+    r"(?:[\w-]{0,64}[_-])?(?:token|api[_-]?key|secret[_-]?key|access[_-]?key|auth[_-]?key|signature|credential)|apikey|"
+    r"awsaccesskeyid|x-(?:amz|goog|oss)-[a-z-]{1,64})=[^&\s\"'<>]+"
 )
 _TOKEN: Final = re.compile(r"(?i)\b(bearer\s+|basic\s+)[^\s\"',]+|\bhf_[A-Za-z0-9]{6,}")
 
@@ -281,7 +282,10 @@ def shown(address: str) -> str:
     match = re.match(r"\s*(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/+)?", address)
     scheme = (match["scheme"] or "") if match else ""
     rest = address.lstrip()[len(scheme) :]
-    host = re.match(r"(?:localhost|[^\s/:@?#]*\.[^\s/:@?#]*|\[[0-9A-Fa-f:.]*\]):\d{1,5}(?=[/?#]|$)", rest)
+    host = re.match(
+        r"(?:localhost|[^\s/:@?#.]{0,255}\.[^\s/:@?#]{0,255}|\[[0-9A-Fa-f:.]{0,64}\]):\d{1,5}(?=[/?#]|$)",
+        rest,
+    )
     user = None if host else re.match(r"[^/@]*:.*@|[^/@]*@", rest, re.DOTALL)
     if user:
         rest = "…@" + rest[user.end() :]
