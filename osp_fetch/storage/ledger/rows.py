@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -29,6 +32,7 @@ _RECORD: Final = ",".join(COLUMNS[:-1])  # what `record_of` takes; ledgers of fo
 # Seconds that a connection waits for the lock of another. Readers and writers block each other on disks that
 # do not support WAL.
 PATIENCE: Final = 30.0
+_MOMENT: Final = 0.5  # seconds of one attempt to open it for reading
 # Paths in one query. Old builds of SQLite accept at most 999 variables.
 _ASK: Final = 500
 _encode: Final = json.JSONEncoder().encode
@@ -60,23 +64,38 @@ class LedgerReader:
         The first attempt is read-only: a writable connection that closes last would remove the WAL file of a
         run that is starting. The second attempt is writable, to recover the WAL file that a killed run left.
         On a full disk neither can create the shared-memory file of WAL; the third attempt does without it, in
-        exclusive locking mode.
+        exclusive locking mode, and copies the ledger to memory, so that others can read it, too.
+        Two readers that try the third one at once hold what the other one waits for, so that each gives up
+        after a moment and begins again.
         """
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._attempted()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(random.uniform(0.05, 0.2))
+
+    def _attempted(self) -> sqlite3.Connection:
         address = f"{self._place.absolute().as_uri()}?mode=ro"
         failure: sqlite3.Error | None = None
         for name, uri, alone in ((address, True, False), (str(self._place), False, False),
                                  (str(self._place), False, True)):  # fmt: skip
-            db = sqlite3.connect(name, uri=uri, timeout=PATIENCE)
+            db = sqlite3.connect(name, uri=uri, timeout=_MOMENT)
             try:
                 if alone:
                     db.execute("PRAGMA locking_mode=EXCLUSIVE")
                 db.execute("SELECT path FROM files LIMIT 1").fetchone()
-                return db
             except sqlite3.OperationalError as error:
-                db.close()
-                if "no such table" in str(error):
-                    return sqlite3.connect(name, uri=uri, timeout=PATIENCE)
-                failure = error
+                if "no such table" not in str(error):
+                    db.close()
+                    failure = error
+                    continue
+            if alone:
+                return _in_memory(db)
+            db.execute(f"PRAGMA busy_timeout={round(PATIENCE * 1000)}")
+            return db
         assert failure is not None
         raise failure
 
@@ -107,6 +126,14 @@ class LedgerReader:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+
+def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
+    """Return a copy of a database in memory, and close `db`."""
+    copy = sqlite3.connect(":memory:")
+    with closing(db):
+        db.backup(copy)
+    return copy
 
 
 def look(rows: Callable[[str, Sequence[str]], Iterable[_Row]], paths: Sequence[str]) -> dict[str, Record]:
