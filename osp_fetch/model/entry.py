@@ -64,8 +64,8 @@ def _refusal(text: str, names: list[str]) -> str | None:
         return "leaves the output folder through '..'"
     if "" in names or "." in names:
         return "contains an empty name, or '.'"
-    if _is_state(names[0]):
-        return f"lies in {names[0]}/, which osp-fetch uses for its own records; choose another folder"
+    if own := next(filter(_is_state, names), None):
+        return f"lies in {own}/, which osp-fetch uses for its own records; choose another folder"
     try:
         if max(len(n.encode()) for n in names) > 255 or len(text.encode()) > 3900:
             return "is longer than file systems allow (255 bytes per name, 3900 bytes in total)"
@@ -101,6 +101,8 @@ def _is_state(name: str) -> bool:
     Windows drops dots and spaces at the end of a name, takes `:` as the start of a stream, and has short
     names.
     """
+    if name.isascii() and "osp-fe" not in name.lower():  # of millions of names, hardly any takes what follows
+        return False
     seen = "".join(c for c in name if unicodedata.category(c) != "Cf").split(":")[0].rstrip(". ").lower()
     return seen == STATE_FOLDER or bool(re.fullmatch(r"osp-fe~\d+", seen))
 
