@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         IntegrityError,
         LinkExpiredError,
         ManifestError,
+        NameConflictError,
         NetworkError,
         NotThePayloadError,
         NotUpdatedError,
@@ -113,10 +114,10 @@ _HOMES: Final = {
     "model.entry": "Entry RelativePath entry",
     "model.errors": (
         "BorrowedLinkSpentError ChangedError CredentialsError DiskFullError FetchError FolderBusyError "
-        "HostDownError IntegrityError LinkExpiredError ManifestError NetworkError NotThePayloadError "
-        "NotUpdatedError QuotaExceededError RangeNotSatisfiableError Remedy SettingsError SizeLimitError "
-        "SourceGivenUpError StatusError StorageError TimeLimitError TooLongError TransferError "
-        "UnreachableError UntrustedServerError YieldedError "
+        "HostDownError IntegrityError LinkExpiredError ManifestError NameConflictError NetworkError "
+        "NotThePayloadError NotUpdatedError QuotaExceededError RangeNotSatisfiableError Remedy SettingsError "
+        "SizeLimitError SourceGivenUpError StatusError StorageError TimeLimitError TooLongError "
+        "TransferError UnreachableError UntrustedServerError YieldedError "
     ),
     "model.events": (
         "Adopted Closed Cooling Decoded DestinationFound DiskWaiting Event FileBegun Finished FolderWaiting "
@@ -167,6 +168,7 @@ __all__ = [
     "ManifestEnded",
     "ManifestError",
     "MirrorDropped",
+    "NameConflictError",
     "NetworkError",
     "NodeJoined",
     "NodeLeft",

@@ -709,3 +709,23 @@ async def test_a_links_command_that_hangs_is_ended(tmp_path: Path) -> None:
     assert report.counts[Status.PARKED] == 1
     (failed,) = [event for event in seen if isinstance(event, events.LinksCommandFailed)]
     assert "within 1 s" in failed.why
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("large", [False, True])
+async def test_of_a_file_and_a_folder_of_one_name_one_fails_and_no_file_is_false(
+    origin: Origin, tmp_path: Path, processes: int, large: bool
+) -> None:
+    rows, datas = [], {}
+    for number in range(40):
+        for path, size in ((f"p{number}", 3_000), (f"p{number}/big", 400_000 if large else 4_000)):
+            datas[path] = noise(size, number + size)
+            rows.append(entry(path, origin.add(f"f/{path}", datas[path])))
+    report = await fetch_all(rows, tmp_path / "out", settings=quick(limits={"processes": processes}))
+    there = {path for path in datas if (tmp_path / "out" / path).is_file()}
+    assert {each.path for each in report.outcomes if each.status is Status.FETCHED} == there
+    assert all((tmp_path / "out" / path).read_bytes() == datas[path] for path in there)
+    assert len(there) >= 40
+    failed = {type(each.error).__name__ for each in report.failures}
+    assert failed <= {"NameConflictError", "StorageError"}
+    assert not list((tmp_path / "out/.osp-fetch").glob("replaced/**/*")), "files of the run give way to none"

@@ -30,14 +30,18 @@ _ADVICE: Final = {
         ".osp-fetch/aside, and the digest is probably wrong."
     ),
     "storage": "Look at the message: the file or its folder cannot be written.",
+    "name conflict": "A file and a folder cannot have one name. Rename one of the rows, or what is there.",
     "disk full": "Free some space, or lower --min-free, and run the same command again.",
     "folder busy": "Wait until the other run has ended.",
     "error": "This is probably a defect of osp-fetch; please report it with the message.",
 }
 _STATUS: Final = {
+    "0": "The link is not valid. Correct the list.",
+    "302": "The server leads to an address that is not accepted; the message says why.",
     "401": "The server wants credentials: HF_TOKEN, --header, or a netrc file.",
     "403": "The server refuses these files: a login, an expired link, or a limit of requests.",
     "404": "The file does not exist at this link. Correct the list.",
+    "407": "The proxy wants credentials: state them in the address of the proxy.",
     "410": "The file was removed. Correct the list.",
     "416": "The server has another size than the list. Compare both.",
     "429": "The server allows fewer requests. Use fewer connections (-x), and run again later.",

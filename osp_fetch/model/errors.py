@@ -324,6 +324,12 @@ class StorageError(FetchError):
     cause = "storage"
 
 
+class NameConflictError(StorageError):
+    """A file has the name of a folder of another file, or of a folder that is there."""
+
+    cause = "name conflict"
+
+
 class DiskFullError(StorageError):
     """The disk of the output folder is full.
 

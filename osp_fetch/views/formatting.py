@@ -96,7 +96,8 @@ _LASTING: Final = frozenset(
         "not the payload",
         "no such name",
         "certificate",
-        *(f"status {code}" for code in (400, 401, 404, 405, 410, 451)),
+        "name conflict",
+        *(f"status {code}" for code in (0, 302, 400, 401, 404, 405, 407, 410, 451)),
     }
 )
 

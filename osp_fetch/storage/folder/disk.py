@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from ...model.errors import DiskFullError, Remedy, StorageError
+from ...model.errors import DiskFullError, NameConflictError, Remedy, StorageError
 from ...model.record import Published
 
 if TYPE_CHECKING:
@@ -33,12 +33,17 @@ def storage_error(error: OSError, doing: str) -> StorageError:
         doing: what failed, as the start of the message.
 
     Returns:
-        DiskFullError if the disk is full; a StorageError with remedy ABORT if the disk as a whole has failed;
-        else a StorageError for one file.
+        DiskFullError if the disk is full; NameConflictError if a folder has the name of the file; a
+        StorageError with remedy ABORT if the disk as a whole has failed; else a StorageError for one file.
     """
     if isinstance(error, FolderGoneError):
         return StorageError(f"{doing}: {error}", remedy=Remedy.ABORT)
     why = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in (errno.EISDIR, errno.ENOTDIR):
+        return NameConflictError(
+            f"{doing}: {why}; a file and a folder cannot have one name: rename one of the rows, or what is "
+            "there"
+        )
     if error.errno in _FULL:
         return DiskFullError(f"{doing}: {why}; free some space and run the same command again")
     if error.errno in _GONE:

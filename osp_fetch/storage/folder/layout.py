@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,8 @@ from .disk import Disk, FolderGoneError
 
 # Number of folders that are remembered as checked. The bound limits memory for manifests with many folders.
 _KNOWN_MOST: Final = 10_000
+# Seconds by which the time of a file may be behind: the clock for files ticks every few milliseconds.
+_CLOCKS: Final = 0.1
 
 
 class Layout:
@@ -36,6 +39,7 @@ class Layout:
         self._inside = disk.real(root)
         self._own = disk.real(state)
         self._known: set[str] = set()
+        self._begun = time.time() - _CLOCKS
         # strings, because creating a Path takes longer than a system call on it
         self._finals, self._partials, self._asides = (
             os.path.join(folder, "") for folder in (root, state / "partial", state / "aside")
@@ -173,17 +177,32 @@ class Layout:
         return existing is not None and existing.kind == "file" and existing.names > 1
 
     def clear_way(self, partial: str) -> None:
-        """Remove partials of another manifest that conflict with the path `partial`.
+        """Remove partials of an earlier manifest that conflict with the path `partial`.
 
         These are a folder under that name, and a file under the name of one of its folders.
+
+        Raises:
+            IsADirectoryError: the folder has partials of this run.
+            NotADirectoryError: the file is a partial of this run.
         """
         if Path(partial).is_dir():
+            if any(self._is_of_this_run(each) for each in Path(partial).rglob("*") if each.is_file()):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), partial)
             shutil.rmtree(partial)
         for above in Path(partial).parents:
             if above == self.state:
                 return
             if above.is_file():
+                if self._is_of_this_run(above):
+                    raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), partial)
                 above.unlink()
+
+    def _is_of_this_run(self, partial: Path) -> bool:
+        """Return whether a partial was written to since this process began; a file that has gone was not."""
+        try:
+            return partial.stat().st_mtime >= self._begun
+        except FileNotFoundError:
+            return False
 
     def check_there(self) -> None:
         """Check that the output folder is the same as when this object was created.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -52,6 +54,9 @@ class _Descriptor:
                     with suppress(OSError):  # without this mark, the old file is kept like a file of the user
                         self._folder.superseded.put(self._path, self._replaces)
                 place, final = layout.partial(self._path), layout.final(self._path)
+                existing = self._folder.disk.existing(final)
+                if existing is not None and existing.kind == "folder":
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), final)
                 self.fd = layout.open_partial(place, final, fresh=self._fresh)
             return self.fd
 

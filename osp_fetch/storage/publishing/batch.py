@@ -173,8 +173,16 @@ class BatchPublisher:
         return results if not self._durable else self._with_names_synced(batch, results)
 
     def _move(self, finished: ReadyFile) -> str | None:
-        """Rename a partial to its final name; return where the user's own file was moved, if any."""
+        """Rename a partial to its final name; return where the user's own file was moved, if any.
+
+        Raises:
+            IsADirectoryError: a folder has taken the place of the partial, or of the final name.
+            OSError: a system call failed.
+        """
         self.places.check(finished.final)
+        existing = self.disk.existing(finished.place)
+        if existing is not None and existing.kind == "folder":
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), finished.place)
         try:
             self.disk.rename_new(finished.place, finished.final)
             return None
