@@ -364,7 +364,7 @@ async def _locked(
     begun, waits = time.monotonic(), False
     permissions = Permissions((options.get("settings") or Settings()).storage.mode)
     while True:
-        lock = RunLock(state, permissions=permissions)
+        lock = RunLock(state, permissions=permissions, is_run=True)
         try:
             await _entered(lock)
         except FolderBusyError as error:

@@ -111,3 +111,29 @@ async def test_a_time_that_is_none_is_refused(origin: Origin, tmp_path: Path, ti
     assert (code, "is not a time" in err, origin.requests.total()) == (2, True, 0), err
     with pytest.raises(TypeError, match="wait_lock="):
         await fetch_all([url], tmp_path, wait_lock=time)
+
+
+@pytest.mark.parametrize(("first", "second"), [(".", "shards/0-of-4"), ("shards/3-of-32", ".")])
+def test_a_run_over_all_files_and_one_over_a_shard_keep_each_other_out(
+    tmp_path: Path, first: str, second: str
+) -> None:
+    state = tmp_path / ".osp-fetch"
+    with RunLock(state / first, is_run=True):
+        with (
+            pytest.raises(FolderBusyError, match="works in this folder") as caught,
+            RunLock(state / second, is_run=True),
+        ):
+            pass
+        assert caught.value.is_whole == (first == ".")
+        with RunLock(state / "shards/1-of-4", is_run=first != "."):
+            pass
+    with RunLock(state / second, is_run=True):
+        assert (state / first / "lock").read_bytes() == b""
+
+
+def test_the_lock_that_a_killed_run_of_another_machine_left_keeps_nobody_out(tmp_path: Path) -> None:
+    left = tmp_path / ".osp-fetch/shards/0-of-2/lock"
+    left.parent.mkdir(parents=True)
+    left.write_text('{"pid": 1, "host": "elsewhere", "since": 0, "token": "x"}')
+    with RunLock(tmp_path / ".osp-fetch", beat=0.05, is_run=True):
+        pass

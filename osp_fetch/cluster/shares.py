@@ -78,6 +78,8 @@ class SharedRun:
                 os.link(beside, place)  # the first one counts; unlike a new file, it is there completely
             beside.unlink()
             found = json.loads(place.read_text())
+            if not isinstance(found, dict) or not mine.keys() <= found.keys():
+                raise ValueError("it states no session")
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 raise storage_error(error, f"{self._folder} cannot be used to share a run") from None
@@ -118,7 +120,7 @@ async def fetch_shares(
         The report on the files of this run's shares.
 
     Raises:
-        FetchError: as `fetch`, but for FolderBusyError.
+        FetchError: as `fetch`. FolderBusyError only if a run over all files works in the folder.
     """
     begun = time.monotonic()
     await asyncio.to_thread(session.join)
@@ -169,7 +171,9 @@ async def _fetched(session: SharedRun, fetch: FetchShare) -> Report:
                 continue
             try:
                 report = await fetch((share, session.shares))
-            except FolderBusyError:
+            except FolderBusyError as error:
+                if error.is_whole:
+                    raise
                 busy.append(share)
                 continue
             total.merge(report)

@@ -350,9 +350,11 @@ class FolderBusyError(StorageError):
 
     Attributes:
         pid: the other run's process id on this machine, None if it is not known.
+        is_whole: whether the other run fetches all files, and this one a shard of them.
     """
 
     pid: int | None = None
+    is_whole = False
 
     remedy = Remedy.ABORT
     cause = "folder busy"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -59,31 +60,52 @@ class Pulse:
     """
 
     def __init__(self, place: Path, beat: float = BEAT) -> None:
-        self._place, self._patience = place, 3 * beat
+        self.place, self.patience = place, 3 * beat
         self._seen, self._since = -1, 0.0
 
     def beats(self) -> bool:
         """Return whether the file was touched since the last call, or within three intervals."""
         now = time.monotonic()
-        if (seen := self._touched()) is None:
+        if (seen := self.touched()) is None:
             return False
         if seen != self._seen:
             self._seen, self._since = seen, now
-        return now - self._since <= self._patience
+        return now - self._since <= self.patience
 
     def awaited(self) -> bool:
         """Wait until the file is touched, for three intervals at most. Return whether it was. Blocks."""
-        before, until = self._touched(), time.monotonic() + self._patience
-        while time.monotonic() < until:
-            time.sleep(self._patience / _LOOKS)
-            if self._touched() not in (None, before):
-                return True
-        return False
+        return _first_touched([self]) is not None
 
-    def _touched(self) -> int | None:
+    def touched(self) -> int | None:
         """Return when the file was touched, None if it cannot be read."""
         try:
-            with self._place.open("rb") as file:  # a network file system asks the server on opening only
+            with self.place.open("rb") as file:  # a network file system asks the server on opening only
                 return os.fstat(file.fileno()).st_mtime_ns
         except OSError:
             return None
+
+
+def awaited(places: Sequence[Path], beat: float = BEAT) -> Path | None:
+    """Wait until one of several files is touched, for three intervals at most. Blocks.
+
+    Args:
+        places: the files.
+        beat: seconds between two heartbeats.
+
+    Returns:
+        The file that was touched, None if none was.
+    """
+    found = _first_touched([Pulse(place, beat) for place in places])
+    return None if found is None else found.place
+
+
+def _first_touched(pulses: Sequence[Pulse]) -> Pulse | None:
+    before = [pulse.touched() for pulse in pulses]
+    patience = max((pulse.patience for pulse in pulses), default=0.0)
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        time.sleep(patience / _LOOKS)
+        for pulse, seen in zip(pulses, before, strict=True):
+            if pulse.touched() not in (None, seen):
+                return pulse
+    return None

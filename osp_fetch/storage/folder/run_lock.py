@@ -16,7 +16,7 @@ from typing import Final, Literal
 from ...model.entry import STATE_FOLDER
 from ...model.errors import FolderBusyError, Remedy, StorageError
 from .disk import Disk, read_json, storage_error
-from .heartbeat import BEAT, Heartbeat, Pulse
+from .heartbeat import BEAT, Heartbeat, Pulse, awaited
 from .permissions import Permissions
 
 # Attempts to get the lock, 0.1 s apart. `status` holds it for a moment while it looks at the folder.
@@ -54,6 +54,8 @@ class RunLock:
         state: the state folder; it is created if it does not exist.
         beat: seconds between two heartbeats.
         permissions: of the state folder and the lock file.
+        is_run: whether a run over all files is refused beside runs over shards, and the other way round. They
+            have locks of their own, and would fetch the same files twice.
 
     Raises:
         FolderBusyError: on entering, another run owns the folder. The message states its process, host and
@@ -62,8 +64,16 @@ class RunLock:
             full.
     """
 
-    def __init__(self, state: Path, beat: float = BEAT, permissions: Permissions | None = None) -> None:
+    def __init__(
+        self,
+        state: Path,
+        beat: float = BEAT,
+        permissions: Permissions | None = None,
+        *,
+        is_run: bool = False,
+    ) -> None:
         self._state, self._place, self._beat = state, state / "lock", beat
+        self._others = _Others(state, beat) if is_run else None
         self._permissions = permissions or Permissions()
         self._fd = -1
         self._mine: dict[str, object] = {}
@@ -107,6 +117,8 @@ class RunLock:
         left = _read(self._place)
         if left and self._lives(left, locked=locked):
             raise self._busy()
+        if self._others is not None:
+            self._others.check()
         mine: dict[str, object] = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
@@ -121,6 +133,13 @@ class RunLock:
             time.sleep(self._beat)  # a run that started at the same time has written its entry by now
             if _read(self._place) != mine:
                 raise self._busy()
+        if self._others is not None:
+            try:
+                self._others.check(far=False)  # one that started at the same time
+            except FolderBusyError:
+                with suppress(OSError):
+                    os.ftruncate(self._fd, 0)
+                raise
 
     def _locked(self) -> bool:
         """Return True if flock got the lock, False if the file system does not support flock."""
@@ -158,6 +177,41 @@ class RunLock:
             if _read(self._place).get("token") == self._mine["token"]:
                 os.ftruncate(self._fd, 0)
         os.close(self._fd)
+
+
+class _Others:
+    """The locks of runs that a run must not work beside: of all shards, or of the run over all files.
+
+    Args:
+        state: the state folder of the run.
+        beat: seconds between two heartbeats.
+    """
+
+    def __init__(self, state: Path, beat: float) -> None:
+        self._is_whole, self._beat = state.parent.name != "shards", beat
+        self._folder = state if self._is_whole else state.parent.parent
+
+    def check(self, *, far: bool = True) -> None:
+        """Raise FolderBusyError if one of the locks is held.
+
+        Args:
+            far: whether runs of other machines count. It takes six seconds to see whether one is alive.
+        """
+        places = self._folder.glob("shards/*/lock") if self._is_whole else [self._folder / "lock"]
+        left = {place: owner for place in places if (owner := _read(place))}
+        near = {place for place, owner in left.items() if owner.get("host") == socket.gethostname()}
+        held = next((p for p in near if owner_of(p.parent) is not None and _runs(left[p].get("pid"))), None)
+        if held is None and far:
+            held = awaited(sorted(left.keys() - near), self._beat)
+        if held is None:
+            return
+        what = "a run over a part of the files" if self._is_whole else "a run over all files"
+        error = FolderBusyError(
+            f"{self._folder.parent}: {what} works in this folder ({_owner(held)}); wait until it ends, or "
+            "stop it"
+        )
+        error.is_whole = not self._is_whole
+        raise error
 
 
 def _make(state: Path, permissions: Permissions) -> None:
