@@ -12,7 +12,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from ..model.digest import HEX_LENGTHS, STRENGTH, Digest
-from ..model.entry import entry
+from ..model.entry import STATE_FOLDER, entry
 from ..model.errors import CredentialsError, FetchError, ManifestError, NetworkError, Remedy, StorageError
 from ..model.protocols import Row
 from ..model.settings import S3
@@ -226,11 +226,14 @@ class _Listing:
                 yield block
 
     def _wants(self, key: str) -> bool:
-        """Return whether the address selects a key; one that ends in a slash only marks a folder."""
+        """Return whether the address selects a key.
+
+        One that ends in a slash only marks a folder, and one below `.osp-fetch/` is a record of osp-fetch.
+        """
         glob = self._address.glob
         # brackets are literal where such a key exists
         is_wanted = glob is None or matches(key, glob) or f"{key}/".startswith(glob.rstrip("/") + "/")
-        return is_wanted and not key.endswith("/")
+        return is_wanted and not key.endswith("/") and STATE_FOLDER not in key.split("/")
 
     async def _heads(self, bucket: Bucket, rows: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
         """Return what a look at each object shows, None for those that need none."""

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from typing import Final
 from urllib.parse import unquote, urljoin, urlsplit
 
+from ..model.entry import STATE_FOLDER
 from ..model.errors import FetchError, ManifestError
 from ..model.urls import encoded, origin, shown
 from . import autoindex
@@ -149,8 +150,9 @@ class _Walk:
 
     def _note_folder(self, below: str) -> None:
         folder = self._root + below
-        if folder in self._seen or any(_is_hostile(name) for name in below.split("/")[:-1]):
-            return
+        names = below.split("/")[:-1]
+        if folder in self._seen or any(map(_is_hostile, names)) or STATE_FOLDER in map(unquote, names):
+            return  # of a mirror that osp-fetch has made, its own records are no files
         if below.count("/") >= self._depth:
             self._too_deep.add(below)
             return

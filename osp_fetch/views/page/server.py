@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -95,7 +96,12 @@ class Page:
         application.router.add_get("/events", self._events)
         application.router.add_post("/command", self._command)
         self._runner = web.AppRunner(
-            application, access_log=None, handle_signals=False, shutdown_timeout=_LAST
+            application,
+            access_log=None,
+            # a traceback for each malformed request of a stranger would be printed into the run's terminal
+            logger=logging.Logger("osp-fetch page", logging.CRITICAL + 1),
+            handle_signals=False,
+            shutdown_timeout=_LAST,
         )
         await self._runner.setup()
         await web.SockSite(self._runner, listening).start()
