@@ -338,8 +338,10 @@ async def build_context(
         StorageError: the destination or the ledger cannot be opened.
     """
     ledger = _ledger(place, state, settings, observe)
-    wait = options.get("wait_lock", 0.0)
-    opening = place.store(working or state, settings, lock=lock, is_new=is_new, wait_lock=wait)
+    opening = place.store(
+        working or state, settings, lock=lock, is_new=is_new, wait_lock=options.get("wait_lock", 0.0),
+        stopped=options["stop"].wait if "stop" in options else None,
+    )  # fmt: skip
     store = await stack.enter_async_context(opening)
     await stack.enter_async_context(ledger)
     made = await context_over(stack, store, ledger, settings, options, reach, observe, place)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from .assembly import (
     again_of,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from .workers.limits import Workers
     from .workers.reach import Reach
 
+T = TypeVar("T")
 RUN_NAME: Final = "osp-fetch run"
 _WINDING_UP: Final = 10.0  # seconds to wait until a cancelled run of this process releases its folder
 # Seconds between two looks at a folder that a run of this process, or another one, still owns.
@@ -132,6 +133,7 @@ async def launch(
         if lock is None:
             report.stopped, report.seconds = given.stop.why, time.monotonic() - begun
             return report
+        forget_failed(given.state)
         await _fetch(stack, given, lock, report, begun, deliver, joint)
     return report
 
@@ -146,24 +148,25 @@ async def _fetch(
     joint: Joint | None,
 ) -> None:
     """Assemble the run, fetch, and complete the report. The lock of the folder is held."""
-    # another run may have used the folder meanwhile
-    is_new = given.was_empty and not state_folders(given.place.root)
-    forget_failed(given.state)
+    is_new = given.was_empty and not state_folders(given.place.root)  # another run may have used it
     board, observe = await _observers(stack, given, report)
-    context = await _context(stack, given, observe, lock, joint, is_new=is_new)
+    opening = _context(stack, given, observe, lock, joint, is_new=is_new)
+    if (context := await _unless_stopped(opening, given.stop, observe)) is None:
+        report.stopped, report.seconds = given.stop.why, time.monotonic() - begun
+        return
     workers, context = await workers_of(
         stack, context, given.place, given.state, given.reach, given.options, lock.descriptor
     )
-    pool = workers.own_pool if workers else context.pool
-    await stack.enter_async_context(given.pages.over(pool, context.transport, _pausing(observe, workers)))
+    pool, pausing = workers.own_pool if workers else context.pool, _pausing(observe, workers)
+    await stack.enter_async_context(given.pages.over(pool, context.transport, pausing))
     renewal = renewal_of(given.manifest, given.options, given.settings, observe, given.pages)
     await _ticking(stack, given, context, board, observe, workers)
-    again = again_of(given.options)
+    again, spill = again_of(given.options), stack.enter_context(DiskSpill(given.state))
     run = Run(
         context, _finisher(stack, given.place, given.options, report, deliver), renewal,
         fetch_one=workers.fetch if workers else None, recheck=given.options.get("recheck", False),
-        fresh=is_new and context.store.is_new, again=again,
-        update=given.options.get("update", False), spill=stack.enter_context(DiskSpill(given.state)),
+        fresh=is_new and context.store.is_new, again=again, spill=spill,
+        update=given.options.get("update", False),
     )  # fmt: skip
     observe.add(run.observe, events.HostBack)
     work = _Work(run, stack, given)
@@ -405,6 +408,22 @@ def _is_empty(root: Path) -> bool:
         return Disk().is_empty(root)
     except OSError:
         return False  # the first write there reports the error
+
+
+async def _unless_stopped(
+    work: Coroutine[Any, Any, T], stop: StopToken, observe: events.Observer
+) -> T | None:
+    """Await `work` and return its result, or cancel it when the run is asked to stop, and return None."""
+    working = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        observe(events.Stopping(stop.why or ""))
+        return None
+    finally:
+        await stop_tasks({working, stopping})
 
 
 async def _until_stopped(work: Any, report: Report, stop: StopToken, observe: events.Observer) -> None:

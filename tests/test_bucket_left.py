@@ -19,6 +19,7 @@ from tests.held import Held
 from tests.origin import Origin, noise
 from tests.s3_proxy import Call, Proxy, cuts, proxied
 from tests.seaweed import Seaweed
+from tests.test_cli import QUICK, start
 
 PART = 8 << 20
 LARGE = noise(2 * PART + 777, 1)
@@ -136,3 +137,22 @@ async def test_a_copy_on_the_server_that_was_killed_is_tidied_up_by_the_next(
         assert await run.run(source, target) == 0
     assert held.data("p/f") == LARGE
     assert (held.every(), held.uploads()) == (["from/f", "p/f"], [])
+
+
+async def test_a_stop_is_heard_while_the_store_does_not_answer(tmp_path: Path) -> None:
+    connected = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        await reader.read()
+        writer.close()
+
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "XDG_STATE_HOME": str(tmp_path)}
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        words = ("http://127.0.0.1:1/f", "-o", "s3://bucket/x", "--s3-endpoint", f"http://127.0.0.1:{port}")
+        run = await start("get", *words, *QUICK, cwd=tmp_path, environment=keys)
+        await connected.wait()
+        run.send_signal(signal.SIGTERM)
+        assert await run.wait() == 75

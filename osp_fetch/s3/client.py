@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any, Final
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from ..model.errors import FetchError, StorageError
 from .address import BucketAddress
@@ -15,6 +16,8 @@ from .errors import is_passing, of_connection, of_reply
 
 # First and longest pause in seconds before a request is repeated.
 _PAUSES: Final = (0.2, 20.0)
+# Seconds that a request may still take, with all repetitions, once the run is asked to stop.
+_HURRY: Final = 10.0
 
 
 class Bucket:
@@ -34,11 +37,20 @@ class Bucket:
         self._reads_only = reads_only
         self.conditional = True  # whether the store knows If-None-Match and If-Match for writing
         self.lost: StorageError | None = None  # why nothing more may be asked: another run has the lock
+        self._hurried = asyncio.Event()
+        self._clocks: set[asyncio.Timeout] = set()  # of the requests that are under way
 
     @property
     def endpoint(self) -> str:
         """The URL of the store."""
         return str(self._client.meta.endpoint_url)
+
+    def hurry(self) -> None:
+        """Wait no longer for a store that does not answer: the run is asked to stop."""
+        self._hurried.set()
+        self.patience = min(self.patience, _HURRY)
+        for clock in self._clocks:
+            clock.reschedule(asyncio.get_running_loop().time() + _HURRY)
 
     def watch(self, sent: Callable[[str, str], None]) -> None:
         """Call `sent` with the URL and the Authorization header of every request before it is sent."""
@@ -91,7 +103,12 @@ class Bucket:
         if isinstance(body := arguments.get("Body"), io.BytesIO):
             body.seek(0)  # an attempt before has read it
         place = {"Bucket": self.address.bucket} | arguments  # a source of a copy may be in another one
-        reply: dict[str, Any] = await getattr(self._client, operation)(**place)
+        async with asyncio.timeout(_HURRY if self._hurried.is_set() else None) as clock:
+            self._clocks.add(clock)
+            try:
+                reply: dict[str, Any] = await getattr(self._client, operation)(**place)
+            finally:
+                self._clocks.discard(clock)
         return reply
 
     async def repeated(self, send: Callable[[], Any]) -> Any:
@@ -102,11 +119,24 @@ class Bucket:
         """
         again = AsyncRetrying(
             retry=retry_if_exception(is_passing),
-            stop=stop_after_delay(self.patience),
+            stop=self._is_over,
             wait=wait_random_exponential(*_PAUSES),
+            sleep=self._pause,
             reraise=True,
         )
         return await again(send)
+
+    def _is_over(self, state: RetryCallState) -> bool:
+        return (state.seconds_since_start or 0.0) >= self.patience
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait before a repetition, shorter once the run is asked to stop."""
+        if self._hurried.is_set():
+            await asyncio.sleep(min(seconds, _PAUSES[0]))
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
 
     def _explained(self, error: Exception, what: str) -> Exception:
         """Return what is raised for an error of botocore; a defect is passed on."""

@@ -13,6 +13,7 @@ from .bucket.state import state_root
 from .folder.run_lock import state_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
 
     from ..model.protocols import Store
@@ -69,6 +70,7 @@ class Destination:
         is_worker: bool = False,
         wait_lock: float = 0.0,
         uploads: Uploads | None = None,
+        stopped: Callable[[], Awaitable[None]] | None = None,
     ) -> AbstractAsyncContextManager[Store]:
         """Return the store, not yet open.
 
@@ -81,6 +83,7 @@ class Destination:
             is_worker: whether a worker opens it, which shares the lock of its run.
             uploads: the ledger of unfinished uploads of the run that a node works for; None for the one in
                 `state`.
+            stopped: returns once the run is asked to stop.
         """
         if self.bucket is None:
             from .folder.store import FolderStore
@@ -92,7 +95,7 @@ class Destination:
         return BucketStore(
             self.bucket, state, settings, memory=self.part_memory(settings.limits),
             scope="run" if is_whole else state.name, locks=not is_worker, wait_lock=wait_lock,
-            root=self.root, uploads=uploads,
+            root=self.root, uploads=uploads, stopped=stopped,
         )  # fmt: skip
 
 

@@ -6,12 +6,13 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
 
+from ...concurrency import stop
 from ...model.digest import Digest
 from ...model.entry import RelativePath
 from ...model.errors import SettingsError, StorageError
@@ -61,6 +62,7 @@ class BucketStore:
         root: the local folder in which the deletion of unpacked archives is recorded.
         uploads: the ledger of unfinished uploads of the run that this node works for; None for the one in
             the state folder.
+        stopped: returns once the run is asked to stop; a store that does not answer is not waited for then.
 
     Attributes:
         is_new: whether the prefix had no object of another kind than those of osp-fetch itself.
@@ -89,7 +91,9 @@ class BucketStore:
         least: int = LEAST,
         root: Path | None = None,
         uploads: Uploads | None = None,
+        stopped: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
+        self._stopped = stopped
         self._tombstones = tombstones(root) if root else None
         self._address, self._state, self._settings = address, state, settings
         self._memory, self._scope, self._locks, self._least = memory, scope, locks, least
@@ -114,6 +118,8 @@ class BucketStore:
         bucket = await stack.enter_async_context(
             connected(self._address, self._settings.s3, 2 * _SENDING, patience)
         )
+        if self._stopped is not None:
+            stack.push_async_callback(stop, {asyncio.create_task(self._hurry(bucket, self._stopped))})
         if self._uploads is None:  # a node has no state of its own
             await asyncio.to_thread(self._check_place, bucket.endpoint)
         self.is_new = await is_empty(bucket)
@@ -143,6 +149,11 @@ class BucketStore:
         )  # fmt: skip
         if self._locks:
             await self.tidy_up()
+
+    @staticmethod
+    async def _hurry(bucket: Bucket, stopped: Callable[[], Awaitable[None]]) -> None:
+        await stopped()
+        bucket.hurry()
 
     def _check_place(self, endpoint: str) -> None:
         """Note the store to which the state folder belongs.
