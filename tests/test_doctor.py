@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,23 @@ def test_a_folder_that_does_not_exist_is_one_sentence(
     done = command("doctor", "nowhere")
     assert done.returncode == 3
     assert done.stderr == "osp-fetch: nowhere: there is no such folder; give the one that get -o used\n"
+
+
+def test_a_full_disk_is_a_finding(
+    command: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    small_disk: Callable[[Path], None],
+) -> None:
+    place = tmp_path / "small"
+    place.mkdir()
+    small_disk(place)
+    with (place / "ballast").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    done = command("doctor", place)
+    assert done.returncode == 0
+    assert "No space left on device" in done.stdout
+    assert "open files" in done.stdout, "and the other findings"
 
 
 def test_the_state_of_a_run_has_what_doctor_reads() -> None:

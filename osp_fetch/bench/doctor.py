@@ -14,6 +14,7 @@ from ..assembly import connections_of
 from ..concurrency import cores
 from ..inspection.past import HostPast, read_past
 from ..inspection.status import runs_of
+from ..model.errors import StorageError
 from ..model.report import JSON_VERSION
 from ..model.settings import Settings
 from ..storage.destination import Destination
@@ -73,13 +74,15 @@ class Finding:
         return {"topic": self.topic, "wrong": self.is_wrong, "text": self.text, "advice": self.advice}
 
 
-def diagnosis(where: Destination, settings: Settings, disk: DiskRates | None) -> dict[str, Any]:
+def diagnosis(
+    where: Destination, settings: Settings, disk: DiskRates | StorageError | None
+) -> dict[str, Any]:
     """Return all findings about a destination, as a JSON-serializable dict. Blocks.
 
     Args:
         where: The destination.
         settings: Those that the next run would have.
-        disk: What was measured of its disk; None for a bucket.
+        disk: What was measured of its disk, or why it could not be; None for a bucket.
     """
     states = [each for each in runs_of(where.root) if each["state"] is not None]
     running = [each for each in states if each["owner"] is not None]
@@ -101,7 +104,7 @@ def diagnosis(where: Destination, settings: Settings, disk: DiskRates | None) ->
         "place": str(where),
         "running": bool(running),
         "findings": [each.row() for each in found],
-        "disk": disk.row() if disk else None,
+        "disk": disk.row() if isinstance(disk, DiskRates) else None,
     }
 
 
@@ -164,9 +167,12 @@ def _changed(past: HostPast) -> str:
     return f"{why} ({formatting.moment(past.changed or 0.0)}, {formatting.count(past.changes, 'change')})"
 
 
-def _of_disk(run: Mapping[str, Any] | None, disk: DiskRates | None) -> Iterator[Finding]:
+def _of_disk(run: Mapping[str, Any] | None, disk: DiskRates | StorageError | None) -> Iterator[Finding]:
     """Yield the rates of disk and digests, compared with that of the run."""
     if disk is None:
+        return
+    if isinstance(disk, StorageError):
+        yield Finding("disk", is_wrong=True, text=str(disk))
         return
     pace = _pace(run)
     near = pace >= _NEAR * disk.write

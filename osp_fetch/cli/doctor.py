@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,6 +16,9 @@ from ..storage.destination import destination
 from . import exits
 from .flags import PREFIX, bucket_flags
 from .options import layers
+
+if TYPE_CHECKING:
+    from ..bench.disk import DiskRates
 
 # Seconds for which the disk is written.
 _SECONDS: Final = 2.0
@@ -48,7 +51,12 @@ def command(folder: str, as_json: bool, **flags: Any) -> int:
     where, settings = destination(folder, flags["state"]), Settings.load(*layers(flags))
     if where.bucket is None and not where.root.is_dir():
         raise StorageError(f"{folder}: there is no such folder; give the one that get -o used")
-    disk = None if where.bucket else asyncio.run(disk_of(Path(folder), _SECONDS))
+    disk: DiskRates | StorageError | None = None
+    if not where.bucket:
+        try:
+            disk = asyncio.run(disk_of(Path(folder), _SECONDS))
+        except StorageError as error:  # it is full, or cannot be written: a finding, too
+            disk = error
     found = diagnosis(where, settings, disk)
     if as_json:
         click.echo(json.dumps(found, indent=2))
