@@ -34,7 +34,7 @@ from osp_fetch.storage.bucket.store import BucketStore
 from osp_fetch.storage.bucket.sums import CRC32C, CRC64NVME, RunningDigests
 from tests.conftest import quick
 from tests.held import Held, Store
-from tests.origin import Origin, noise, sha256, slow
+from tests.origin import Origin, chunked, noise, sha256, slow
 from tests.s3_proxy import (
     Fault,
     answers,
@@ -420,6 +420,22 @@ async def test_a_lost_ledger_costs_the_unfinished_uploads_and_no_other(
     assert held.uploads() == ["p/of-another-program"]
     held.client.abort_multipart_upload(Bucket=bucket, Key="p/of-another-program", UploadId=foreign)
     assert held.every() == ["p/f"]
+
+
+@on_both_stores
+async def test_without_its_state_a_run_replaces_what_it_has_written_from_the_same_source(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path
+) -> None:
+    held.put("p/foreign", b"x")
+    rows = [
+        entry("empty", origin.add("empty", b"")),
+        entry("f", origin.add("f", noise(5000), always=chunked)),
+        entry("foreign", origin.add("foreign", noise(10))),
+    ]
+    for state in ("lost", "new"):
+        report = await fetch_all(rows, f"s3://{bucket}/p", settings=patient(), state=tmp_path / state)
+        assert [each.path for each in report.failures] == ["foreign"]
+    assert (held.data("p/empty"), held.data("p/f"), held.data("p/foreign")) == (b"", noise(5000), b"x")
 
 
 @on_both_stores

@@ -84,6 +84,8 @@ async def test_the_objects_below_a_prefix_become_files_and_their_md5_is_verified
         source.put(f"set/x/{name}", content)
     source.put("set/other", b"not wanted")
     source.put("set/x/", b"")  # marks a folder
+    source.put("set/x/.osp-fetch/lock-run", b"{}")
+    source.put("set/x/sub/.osp-fetch/unpacked/a.tar.json", b"{}")
     source.put_parts("set/x/parts", noise(5 * MIB, 3), noise(MIB, 4))
     data["parts"] = noise(5 * MIB, 3) + noise(MIB, 4)
     report = await fetch_all(f"s3://{source.name}/set/x/", tmp_path, settings=s3(seaweed))

@@ -122,6 +122,8 @@ def python_server(folder: Path) -> Iterator[str]:
 
 async def test_a_folder_of_pythons_server(tmp_path: Path) -> None:
     plant(tmp_path / "files")
+    (tmp_path / "files/deep/.osp-fetch/partial").mkdir(parents=True)
+    (tmp_path / "files/deep/.osp-fetch/partial/x").write_bytes(b"a record of the run that made this mirror")
     with python_server(tmp_path / "files") as url:
         report = await fetch_all(url, tmp_path / "out", settings=quick())
     assert report.ok, report.failures

@@ -253,14 +253,20 @@ class _Unpacking:
 
     async def _members(self, pieces: list[ObjectPiece], findings: Findings, journal: _Journal) -> None:
         each = members(pieces, disks=self._job.archive.disks, findings=findings)
+        broken: BrokenArchiveError | None = None
         try:
             async with asyncio.TaskGroup() as sending:
-                while (member := await self._in_reader(lambda: next(each, None))) is not None:
-                    await self._member(cast("Member", member), sending, journal)
+                try:
+                    while (member := await self._in_reader(lambda: next(each, None))) is not None:
+                        await self._member(cast("Member", member), sending, journal)
+                except BrokenArchiveError as error:
+                    broken = error  # the members before the damage are uploaded to the end
         except BaseExceptionGroup as several:
             raise several.exceptions[0] from None
         finally:
             await self._in_reader(each.close)  # type: ignore[attr-defined]
+        if broken is not None:
+            raise broken
 
     async def _member(self, member: Member, sending: asyncio.TaskGroup, journal: _Journal) -> None:
         """Upload one member, or begin to if it is small."""

@@ -187,8 +187,11 @@ class BucketSmallFiles:
                 f"{path}: the {wanted.algorithm} is {digests[wanted.algorithm]}, the manifest states "
                 f"{wanted.hex}"
             )
-        creation = Creation(self._shared.bucket, path, None, overwrite=self._shared.overwrite)
-        found = await put(self._shared, path, creation, data, metadata_of(digests, modified, source))
+        states = metadata_of(digests, modified, source)
+        creation = Creation(
+            self._shared.bucket, path, None, overwrite=self._shared.overwrite, source=states.get("source", "")
+        )
+        found = await put(self._shared, path, creation, data, states)
         sums = {scheme.digest: scheme.hex(scheme.sum(data))} if scheme.name else {}
         await check(self._shared, path, found, length, sums)
         return Placed(found.state), digests | sums

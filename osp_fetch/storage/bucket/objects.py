@@ -141,12 +141,20 @@ class Creation:
         path: the file.
         replaces: state of the object that may be replaced, None for none.
         overwrite: whether any object may be replaced.
+        source: what the metadata of the new object state as its source. An object of osp-fetch from there may
+            be replaced, too: the ledger that knew it was lost.
     """
 
     def __init__(
-        self, bucket: Bucket, path: RelativePath, replaces: Published | None, *, overwrite: bool
+        self,
+        bucket: Bucket,
+        path: RelativePath,
+        replaces: Published | None,
+        *,
+        overwrite: bool,
+        source: str = "",
     ) -> None:
-        self._bucket, self._path = bucket, path
+        self._bucket, self._path, self._source = bucket, path, source
         self._replaces, self._overwrite = replaces, overwrite
         self._etag: str | None = None  # of the object that is replaced
 
@@ -160,9 +168,14 @@ class Creation:
 
     def _replace(self, found: Object | None) -> None:
         """Take the object under the final name for the one to replace, or raise StorageError."""
-        if found is not None and not self._overwrite and found.state != self._replaces:
+        if found is not None and not (
+            self._overwrite or found.state == self._replaces or self._is_own(found)
+        ):
             raise taken(self._bucket, self._path)
         self._etag = found.etag if found else None
+
+    def _is_own(self, found: Object) -> bool:
+        return bool(self._source) and TOKEN in found.metadata and found.metadata.get("source") == self._source
 
     def _condition(self) -> dict[str, str]:
         """Return the arguments by which the store refuses to replace any other object."""

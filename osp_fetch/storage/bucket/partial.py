@@ -66,7 +66,8 @@ class BucketPartial:
     ) -> None:
         self._shared, self._path, self._algorithms = shared, path, algorithms
         self._lost = lost or (lambda _: None)
-        self._creation = Creation(shared.bucket, path, replaces, overwrite=shared.overwrite)
+        source = (states or {}).get("source", "")
+        self._creation = Creation(shared.bucket, path, replaces, overwrite=shared.overwrite, source=source)
         self._opening = asyncio.Lock()
         self._fresh = fresh
         self._states = states or {}
