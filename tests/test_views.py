@@ -325,3 +325,13 @@ def test_an_observer_of_one_type_of_events_gets_no_other() -> None:
     for event in (events.ManifestEnded(), events.Stopping("x"), events.ManifestEnded()):
         fanout(event)
     assert seen == [events.Stopping("x")]
+
+
+def test_bytes_that_came_twice_count_once() -> None:
+    board, row = Board(), entry("f", "http://h/f", 100)
+    board(events.Opened("f", "h:80"))
+    board(events.FileBegun("f", 100, 100, 0))
+    board(events.Wrote("f", 60, "h:80"))
+    board(events.Wrote("f", 100, "h:80"))  # from the worker that went on after the first had died
+    board(events.Finished(Outcome("f", Status.FETCHED, row, 100)))
+    assert (board.done, board.received) == (100, 160)

@@ -248,6 +248,8 @@ class Board:
             self.stated += outcome.size or 0
         if outcome.status is Status.PRESENT:
             self.done += outcome.size or 0
+        elif outcome.status is Status.FETCHED and line is not None and outcome.size is not None:
+            self.done += outcome.size - line.held  # bytes that came twice, as after a lost worker
         elif outcome.error is not None:
             self.last_trouble = str(outcome.error)
             self.failures[outcome.error.cause] += 1
