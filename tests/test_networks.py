@@ -543,3 +543,8 @@ async def test_netrc_does_not_follow_a_redirect_out_of_tls(
     assert report.ok, report.failures
     assert sent(secure) == {basic("me", "s3cret")}
     assert sent(origin) == {None}
+
+
+async def test_a_socks_proxy_that_is_not_there_is_named(tmp_path: Path) -> None:
+    report = await get(tmp_path / "out", "http://far.test/f", proxies={"all": "socks5h://127.0.0.1:1"})
+    assert "the proxy 127.0.0.1:1: connection refused; check http_proxy" in str(report.failures[0].error)

@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp_socks import ProxyType
-from python_socks import ProxyError
+from python_socks import ProxyConnectionError, ProxyError
 from python_socks.async_.asyncio import Proxy
 
 from .connector import Connector, ConnectTo
@@ -90,6 +90,9 @@ class SocksConnector(Connector):
             sock = await proxy.connect(str(host), int(port), timeout=timeout.sock_connect)
         except TimeoutError:
             raise
+        except ProxyConnectionError as error:
+            reason = OSError(error.errno or 0, error.strerror or str(error))
+            raise aiohttp.ClientProxyConnectionError(req.connection_key, reason) from error
         except (ProxyError, OSError) as error:
             reason = OSError(getattr(error, "errno", None) or 0, f"the SOCKS proxy: {error}")
             raise client_error(req.connection_key, reason) from error
