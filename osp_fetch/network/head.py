@@ -25,10 +25,11 @@ _NAME: Final = re.compile(r'filename\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;]+))', re.
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
-def redirected(url: str, location: str, *, downgrade: bool) -> str:
+def redirected(name: str, url: str, location: str, *, downgrade: bool) -> str:
     """Return the absolute URL that a redirect leads to; its query stays byte for byte.
 
     Args:
+        name: The path of the file, for messages.
         url: The URL that was requested.
         location: The value of the Location header, which may be relative or empty.
         downgrade: Whether a redirect from https to http is allowed.
@@ -48,12 +49,12 @@ def redirected(url: str, location: str, *, downgrade: bool) -> str:
         location = ""
     if not location or target.scheme not in ("http", "https") or not target.host:
         raise StatusError(
-            f"{where.host}: the redirect leads to no http(s) URL", status=302, remedy=Remedy.FAIL
+            f"{name}: {where.host}: the redirect leads to no http(s) URL", status=302, remedy=Remedy.FAIL
         )
     if where.scheme == "https" and target.scheme == "http" and not downgrade:
         raise StatusError(
-            f"{where.host}: the redirect leads from https to plain http at {target.host}, where the file "
-            'could be altered on its way; set links.downgrade = "allow" to accept this',
+            f"{name}: {where.host}: the redirect leads from https to plain http at {target.host}, where the "
+            'file could be altered on its way; set links.downgrade = "allow" to accept this',
             status=302,
             remedy=Remedy.FAIL,
         )
