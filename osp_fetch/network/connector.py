@@ -265,7 +265,7 @@ class Connector(aiohttp.TCPConnector):
         a process may have.
         """
         pool = getattr(self, "_conns", {})  # aiohttp's idle connections, those of large replies
-        while self._idle_lines + len(pool) >= self._most_idle:
+        while (self._lines or pool) and self._idle_lines + len(pool) >= self._most_idle:
             if self._lines:
                 lines = self._lines.pop(next(iter(self._lines)))
                 self._idle_lines -= len(lines)
