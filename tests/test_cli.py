@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from osp_fetch.model.ranges import ByteRange, RangeSet
 from osp_fetch.views.formatting import ledger_replaced
 from tests import origin as o
 from tests.origin import Origin, noise
@@ -399,7 +400,8 @@ async def test_repair_fetches_only_what_is_damaged(origin: Origin, tmp_path: Pat
     assert (await get("get", url, "-o", "out", *QUICK, cwd=tmp_path))[0] == 0
     assert place.read_bytes() == data
     asked = [exchange.span(len(data)) or (0, len(data)) for exchange in origin.seen]
-    assert sum(stop - start for start, stop in asked) == 16 << 20
+    # on a busy machine, a slow part may be asked for twice
+    assert RangeSet.of(ByteRange(*span) for span in asked) == RangeSet((ByteRange(16 << 20, 32 << 20),))
     assert (await get("verify", "out", cwd=tmp_path))[0] == 0
 
 
