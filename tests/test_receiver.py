@@ -6,6 +6,7 @@ Each test runs on asyncio and on uvloop, with and without TLS.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,7 +109,10 @@ def test_who_is_late_in_reading_the_body_before_does_no_harm(play: Play) -> None
 
         w.origin.add("before", DATA[:100_000], always=in_pieces)
         w.origin.add("large", DATA)
-        async with w.transport.send(w.request("before")) as before:
+        known = w.request("before")
+        # aiohttp's session writes this URL in another way, so that it sends the request
+        by_session = replace(known, url=known.url.replace("http", "HTTP", 1))
+        async with w.transport.send(by_session) as before:
             first = memoryview(bytearray(10))
             count = await before.readinto(first)
             here.set()

@@ -330,18 +330,18 @@ class HttpTransport:
                 sent["If-Modified-Since"] = request.unless.last_modified
         proxy = self._proxies.of(url)
         socks = proxy if proxy is not None and is_socks(proxy) else ""
+        by_http = None if socks else proxy
         way = self._ways[socks]
         try:
-            is_direct = self._direct and (proxy is None or socks)
-            if is_direct and (route := way.connector.route(url)):
+            if self._direct and by_http is None and (route := way.connector.route(url)):
                 return await way.wire.get(*route, sent, request.landing)
             async with asyncio.timeout(way.connector.first_patience(url)) as clock:
                 return await way.session.get(
                     self._target(url, request),
                     headers=sent,
                     allow_redirects=False,
-                    ssl=self._tls.of(url, proxy),
-                    proxy=None if socks else proxy,
+                    ssl=self._tls.of(url, by_http),
+                    proxy=by_http,
                     read_bufsize=_STREAM,
                     trace_request_ctx=(clock, self._timeouts.head),
                 )
