@@ -6,7 +6,6 @@ Only this module and `workers.worker` know the concrete classes behind the proto
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -41,7 +40,7 @@ from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
 from .storage.ledger.sqlite import SqliteLedger
 from .views.failed_file import FailedFile, is_failed_file
-from .workers.reach import IDLE_PART, Reach, checked_reach, transport_of
+from .workers.reach import IDLE_PART, Reach, checked_reach, descriptors, transport_of
 
 if TYPE_CHECKING:
     import pandas
@@ -374,7 +373,7 @@ async def context_over(
     pool = ConnectionPool(
         limits, observe, options.get("profiles"), hosts=settings.hosts, times=processor_times,
         most=place.most_connections(settings.limits, _most_connections()),
-        connecting=_descriptors() // _KEPT,
+        connecting=descriptors() // _KEPT,
     )  # fmt: skip
     return Context(
         transport=await stack.enter_async_context(transport_of(settings, reach)),
@@ -398,15 +397,9 @@ def reach_of(settings: Settings, options: PlainOptions) -> Reach:
     return checked_reach(settings, rules, options.get("cafile"), proxies, os.environ)
 
 
-def _descriptors() -> int:
-    """Return the number of file descriptors that this process may open."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return soft
-
-
 def _most_connections() -> int:
     """Return the number of connections for which this process has enough file descriptors."""
-    return connections_of(_descriptors())
+    return connections_of(descriptors())
 
 
 def connections_of(count: int) -> int:

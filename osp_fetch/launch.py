@@ -151,8 +151,8 @@ async def _fetch(
     is_new = given.was_empty and not state_folders(given.place.root)  # another run may have used it
     board, observe = await _observers(stack, given, report)
     opening = _context(stack, given, observe, lock, joint, is_new=is_new)
-    if (context := await _unless_stopped(opening, given.stop, observe)) is None:
-        report.stopped, report.seconds = given.stop.why, time.monotonic() - begun
+    if (context := await _unless_stopped(opening, report, given.stop, observe)) is None:
+        report.seconds = time.monotonic() - begun
         return
     workers, context = await workers_of(
         stack, context, given.place, given.state, given.reach, given.options, lock.descriptor
@@ -175,7 +175,7 @@ async def _fetch(
     await _paged(stack, given, board, observe, steering)
     observe(events.RunStarted(str(given.place), given.settings.timeouts.idle))
     try:
-        await _until_stopped(run.fetch(given.resolved.rows), report, given.stop, observe)
+        await _unless_stopped(run.fetch(given.resolved.rows), report, given.stop, observe)
     finally:
         unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
         of_rows = [*given.resolved.notes(), *work.notes(), *unmatched]
@@ -411,23 +411,12 @@ def _is_empty(root: Path) -> bool:
 
 
 async def _unless_stopped(
-    work: Coroutine[Any, Any, T], stop: StopToken, observe: events.Observer
+    work: Coroutine[Any, Any, T], report: Report, stop: StopToken, observe: events.Observer
 ) -> T | None:
-    """Await `work` and return its result, or cancel it when the run is asked to stop, and return None."""
-    working = asyncio.ensure_future(work)
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        observe(events.Stopping(stop.why or ""))
-        return None
-    finally:
-        await stop_tasks({working, stopping})
+    """Await `work` and return its result.
 
-
-async def _until_stopped(work: Any, report: Report, stop: StopToken, observe: events.Observer) -> None:
-    """Await `work`, or cancel it when the run is asked to stop and wait until it has ended."""
+    When the run is asked to stop, cancel it, wait until it has ended, and return None.
+    """
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:
@@ -437,5 +426,4 @@ async def _until_stopped(work: Any, report: Report, stop: StopToken, observe: ev
             observe(events.Stopping(stop.why or ""))
     finally:
         await stop_tasks({working, stopping})
-    if report.stopped is None or not working.cancelled():
-        working.result()
+    return None if report.stopped is not None and working.cancelled() else working.result()

@@ -140,15 +140,12 @@ class Wire:
         text = self._text(route, target, headers)
         while True:
             line = self._connector.line(route.key) if landing is not None else None
-            used = line is not None
-            if line is None:
-                connection, used = await self._connector.connection(route)
-                if landing is not None:
-                    line = HttpConnection(route.key, connection, *_of(connection), self._params)
+            connection, used = (line.connection, True) if line else await self._connector.connection(route)
             try:
-                if line is not None and landing is not None:
-                    return await self._received(route, line, text, landing)
-                return await self._asked(route, connection, text)
+                if landing is None:
+                    return await self._asked(route, connection, text)
+                line = line or HttpConnection(route.key, connection, *_of(connection), self._params)
+                return await self._received(route, line, text, landing)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
                 # Most often an idle connection that the server closed just as it was used again (RFC 9112
                 # section 9.3.1). A GET is idempotent and may be sent twice.

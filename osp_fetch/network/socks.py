@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -16,7 +15,7 @@ from aiohttp_socks import ProxyType
 from python_socks import ProxyConnectionError, ProxyError
 from python_socks.async_.asyncio import Proxy
 
-from .connector import Connector, ConnectTo
+from .connector import Connector
 from .proxies import SOCKS
 
 _PORT = 1080  # of a proxy whose URL states none (RFC 1928)
@@ -47,28 +46,14 @@ class SocksConnector(Connector):
 
     Args:
         proxy: The URL of the proxy; its scheme is one of `proxies.SOCKS`.
-        patience: As in `Connector`.
-        idle: As in `Connector`.
-        tls: As in `Connector`.
-        most_idle: As in `Connector`.
-        rules: As in `Connector`.
-        options: Further arguments of `aiohttp.TCPConnector`.
+        options: The arguments of `Connector`.
     """
 
-    def __init__(
-        self,
-        proxy: str,
-        patience: float,
-        idle: float,
-        tls: Callable[[str], ssl.SSLContext | bool],
-        most_idle: int,
-        rules: Sequence[ConnectTo] = (),
-        **options: Any,
-    ) -> None:
+    def __init__(self, proxy: str, **options: Any) -> None:
         parts = urlsplit(proxy)
         if SOCKS[parts.scheme]:
             options["resolver"] = Unresolved()
-        super().__init__(patience, idle, tls, most_idle, rules, **options)
+        super().__init__(**options)
         self._remote = SOCKS[parts.scheme]
         self._kind = ProxyType.SOCKS4 if parts.scheme.startswith("socks4") else ProxyType.SOCKS5
         self._address = parts.hostname or "", parts.port or _PORT

@@ -131,19 +131,23 @@ class HttpTransport:
 
     def _way(self, socks: str) -> Way:
         """Return a pool of connections, and the two ways to send requests over them."""
-        patience = self._timeouts.connect
-        # no limit: the connection pool has it, and a second one would only hide waiting inside aiohttp
-        options: dict[str, Any] = {"limit": 0, "tls": partial(self._tls.of, proxy=None)}
-        options["most_idle"] = self._most_idle
+        options: dict[str, Any] = {
+            "patience": self._timeouts.connect,
+            "idle": _IDLE,
+            "tls": partial(self._tls.of, proxy=None),
+            "most_idle": self._most_idle,
+            "rules": self._connect_to,
+            # no limit: the connection pool has it, and a second one would only hide waiting inside aiohttp
+            "limit": 0,
+        }
         if self._source:
             options["local_addr"] = (self._source, 0)
         if socks:
             from .socks import SocksConnector
 
-            connector: Connector = SocksConnector(socks, patience, _IDLE, rules=self._connect_to, **options)
+            connector: Connector = SocksConnector(socks, **options)
         else:
-            resolver = Resolver(self._dns_servers)
-            connector = Connector(patience, _IDLE, rules=self._connect_to, resolver=resolver, **options)
+            connector = Connector(resolver=Resolver(self._dns_servers), **options)
         headers = {
             # Wikimedia and Zenodo ask for a page that says what a client is
             "User-Agent": f"osp-fetch/{__version__} (+https://github.com/osp-fetch/osp-fetch)",

@@ -16,9 +16,9 @@ from ..network.proxies import Proxies
 from ..network.transport import HttpTransport
 from ..sources.gdrive import DriveLeads
 
-# One file descriptor in so many is for unused connections, and most such connections.
 IDLE_PART: Final = 8
-_MOST_IDLE: Final = 4096
+"""An eighth of the file descriptors is for unused connections."""
+_MOST_IDLE: Final = 4096  # unused connections
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,12 @@ def checked_reach(
     return Reach(connect_to, cafile, dict(proxies), credentials, (problem,) if problem else ())
 
 
+def descriptors() -> int:
+    """Return the number of file descriptors that this process may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft
+
+
 def transport_of(settings: Settings, reach: Reach, source: str = "") -> HttpTransport:
     """Return the transport of a process.
 
@@ -87,7 +93,6 @@ def transport_of(settings: Settings, reach: Reach, source: str = "") -> HttpTran
     Raises:
         ValueError: A rule of `connect_to` is not of the form HOST:PORT:HOST:PORT.
     """
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return HttpTransport(
         settings.limits,
         settings.retry,
@@ -100,6 +105,6 @@ def transport_of(settings: Settings, reach: Reach, source: str = "") -> HttpTran
         leads=DriveLeads(),
         pages=settings.network.pages == "accept",
         source=source,
-        most_idle=min(descriptors // IDLE_PART, _MOST_IDLE),
+        most_idle=min(descriptors() // IDLE_PART, _MOST_IDLE),
         dns_servers=[server for server in settings.network.dns_servers.split(",") if server],
     )
