@@ -109,14 +109,18 @@ def compile_ours() -> None:
     compileall.compile_dir(Path(found.origin).parent, quiet=1)
 
 
-def ours(work: Work, *flags: str) -> Measured:
+def ours(work: Work, *flags: str, checkout: Path | None = None) -> Measured:
+    """Run osp-fetch, as installed or from another `checkout`."""
     rows = zip(work.names, work.urls, strict=True)
     lines = [json.dumps({"path": name, "url": url, "sha256": work.sha256}) for name, url in rows]
     (work.folder / "m.jsonl").write_text("\n".join(lines))
     trust = ["--cacert", str(work.ca)] if work.ca else []
     words = ["get", "m.jsonl", "-o", "out", "-q", "--min-free", "0", "--profiles", "none", *trust, *flags]
-    compile_ours()
-    return run([[PYTHON, "-m", "osp_fetch", *words]], work.folder)
+    if checkout is None:
+        compile_ours()
+        return run([[PYTHON, "-m", "osp_fetch", *words]], work.folder)
+    compileall.compile_dir(checkout / "osp_fetch", quiet=1)
+    return run([[PYTHON, "-m", "osp_fetch", *words]], work.folder, {"PYTHONPATH": str(checkout)})
 
 
 def unverified(work: Work) -> Measured:

