@@ -193,8 +193,13 @@ async def _observers(stack: AsyncExitStack, given: _Given, report: Report) -> tu
     stack.callback(log.close)
     await stack.enter_async_context(HistoryFile(state / "history.jsonl", board, totals, permissions))
     further = [given.failed, given.options.get("observer")]
-    always: list[events.Observer] = [board, totals, log, _reported(report)]
-    return board, Fanout([*always, *(each for each in further if each is not None)])
+    observe = Fanout([board, totals, log])
+    observe.add(lambda event: _repeated(report, event), events.Repeating)
+    observe.add(lambda event: _replaced(report, event), events.LedgerReplaced)
+    for each in further:
+        if each is not None:
+            observe.add(each)
+    return board, observe
 
 
 async def _context(
@@ -271,16 +276,16 @@ def _pausing(observe: Fanout, workers: Workers | None) -> events.Observer:
     return pause
 
 
-def _reported(report: Report) -> events.Observer:
-    """Return an observer that notes a new ledger, and takes back outcomes of files that are fetched again."""
+def _repeated(report: Report, event: events.Event) -> None:
+    """Take back the outcomes of files that are fetched again."""
+    if isinstance(event, events.Repeating):
+        report.forget(event.outcomes)
 
-    def observe(event: events.Event) -> None:
-        if isinstance(event, events.Repeating):
-            report.forget(event.outcomes)
-        elif isinstance(event, events.LedgerReplaced):
-            report.notes.append(formatting.ledger_replaced(event.why, event.kept))
 
-    return observe
+def _replaced(report: Report, event: events.Event) -> None:
+    """Note that the ledger had to be replaced."""
+    if isinstance(event, events.LedgerReplaced):
+        report.notes.append(formatting.ledger_replaced(event.why, event.kept))
 
 
 class _Work:

@@ -16,22 +16,22 @@ class CircuitBreaker:
     A host that stops answering is one outage, not one failure for each of ten thousand files. During an
     outage, one connection at a time probes the host; `engine.host_queues` decides when, and for how long.
 
+    Args:
+        heard: Whether the host has answered in this run.
+
     Attributes:
-        heard: The host has answered in this run.
+        heard: The same, as it is now.
         error: The error of the last connection during an outage, None if the host is not down.
+        down: Whether the host does not answer and is only probed.
+        is_new: Whether it has not answered yet, or is down. A connection to it may bring nothing.
     """
 
-    __slots__ = ("_silences", "error", "heard")
+    __slots__ = ("_silences", "down", "error", "heard", "is_new")
 
-    def __init__(self) -> None:
-        self.heard = False
+    def __init__(self, *, heard: bool = False) -> None:
+        self.heard, self.down, self.is_new = heard, False, not heard
         self.error: UnreachableError | None = None
         self._silences = 0  # consecutive connections without an answer
-
-    @property
-    def down(self) -> bool:
-        """Whether the host does not answer and is only probed."""
-        return self.error is not None
 
     def answered(self) -> bool:
         """Record an answer of the host.
@@ -39,8 +39,9 @@ class CircuitBreaker:
         Returns:
             True if the answer ends an outage.
         """
-        was_down, self.error = self.down, None
-        self.heard = True
+        was_down = self.down
+        if self.is_new:
+            self.heard, self.down, self.is_new, self.error = True, False, False, None
         self._silences = 0
         return was_down
 
@@ -60,4 +61,5 @@ class CircuitBreaker:
             # without its traceback, whose frames would keep the objects of a file in memory
             self.error = error.with_traceback(None)
             self.error.__cause__ = self.error.__context__ = None
+            self.down = self.is_new = True
         return self.down

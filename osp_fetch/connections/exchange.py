@@ -344,11 +344,11 @@ class _SmallReply(Landing):
         if exchange is not None and not self.is_coming:
             self.is_coming = True
             exchange._answered()
-            exchange._pool.host(exchange.host).streams.brief += 1
+            exchange._connection.host.streams.brief += 1
 
     def detach(self) -> None:
         """Drop the memory and stop counting the connection as streaming."""
         self.view, self.body = memoryview(b""), None
         exchange, self._exchange = self._exchange, None
         if exchange is not None and self.is_coming:
-            exchange._pool.host(exchange.host).streams.brief -= 1
+            exchange._connection.host.streams.brief -= 1

@@ -70,11 +70,6 @@ class Host:
         """The concurrency limit of the host."""
         return self.controller.limit
 
-    @property
-    def is_new(self) -> bool:
-        """Whether the host has not answered yet, or is down. A connection to it may bring nothing."""
-        return not self.breaker.heard or self.breaker.down
-
     def report(self) -> HostReport | None:
         """Return the state, and reset its counters. None if nothing has changed since the last report."""
         controller = self.controller
@@ -126,7 +121,9 @@ class Host:
         """
         if self.breaker.down:
             return self.probe is None
-        most = self.controller.limit.value if self.has_own_limit else min(self.controller.limit.value, share)
+        most = self.controller.limit.value
+        if share < most and not self.has_own_limit:
+            most = share
         return self.open < most and self.quiet_until <= now
 
 
@@ -137,10 +134,11 @@ class Connection:
     slot. The first exit releases the slot; later exits do nothing.
 
     Attributes:
-        manners: What the host has shown of which requests it refuses. Known from the first entry on.
+        host: The state of the host. Known from the first entry on, like `manners`.
+        manners: What the host has shown of which requests it refuses.
     """
 
-    __slots__ = ("_enter", "_held", "_host", "_leave", "_name", "_order", "manners")
+    __slots__ = ("_enter", "_held", "_leave", "_name", "_order", "host", "manners")
 
     def __init__(
         self,
@@ -151,21 +149,21 @@ class Connection:
     ) -> None:
         self._enter, self._leave, self._name, self._order = enter, leave, name, order
         self._held = False
-        self._host: Host
+        self.host: Host
         self.manners: Manners
 
     @property
     def has_others(self) -> bool:
         """Whether other slots of the host are held."""
-        return self._host.open > 1
+        return self.host.open > 1
 
     async def __aenter__(self) -> None:
         if not self._held:
-            self._host = await self._enter(self._name, self._order)
-            self.manners = self._host.manners
+            self.host = await self._enter(self._name, self._order)
+            self.manners = self.host.manners
             self._held = True
 
     async def __aexit__(self, *_: object) -> None:
         if self._held:
             self._held = False
-            self._leave(self._host, self._order)
+            self._leave(self.host, self._order)

@@ -11,6 +11,7 @@ from ..model.profile import Profile
 from ..model.settings import HostLimits, Limits
 from ..model.urls import name_of
 from ..model.well_known import WELL_KNOWN
+from .breaker import CircuitBreaker
 from .controller import Controller
 from .host import Host
 from .limit import START, ConcurrencyLimit
@@ -123,7 +124,7 @@ class Hosts:
 
     def settle(self, state: Host) -> None:
         """Record that a host in use has answered, or that it is down."""
-        if state.is_new:
+        if state.breaker.is_new:
             self.serving.discard(state)
         elif state in self.in_use:
             self.serving.add(state)
@@ -138,8 +139,10 @@ class Hosts:
         first = known.connections if known else START
         start = first if self._controls else most if self._share is None else self._share
         controller = Controller(ConcurrencyLimit(most, start, known=known is not None))
-        state = Host(name, controller, not self._controls or known is not None, self._interval(own))
-        state.breaker.heard = name in self._heard
+        state = Host(
+            name, controller, not self._controls or known is not None, self._interval(own),
+            CircuitBreaker(heard=name in self._heard),
+        )  # fmt: skip
         state.manners.widest = self.widest(name)
         return state
 

@@ -93,12 +93,15 @@ class ConnectionPool:
         self._observe = observe
         self._hosts = Hosts(limits, profiles or {}, self.per_host, share, hosts or {})
         self.named = self._hosts.named
+        # hosts for which a request may wait; the lines are in use where there are several
+        self._queued: set[Host] = set()
         self._known_line, self._new_line = HostLine(), HostLine()
         self._open = self._connecting = 0
         self._times, self._processor = times, Processor()
         self._numbers = itertools.count()
         self.rate, self.waits = ByteRate(limits.rate), Waits()
         self.last_files = False
+        self._has_paused = False  # a host has asked for a pause
 
     def _allow(self, total: int, *, is_fixed: bool) -> None:
         """Set the number of connections. One that the user chose holds for all hosts, also for new ones."""
@@ -173,6 +176,10 @@ class ConnectionPool:
             self._opened(state, order, now)
             return state
         ticket = state.queue.join(order, next(self._numbers))
+        self._queued.add(state)
+        if len(self._queued) == 2:
+            for each in list(self._queued):
+                self._put_in_line(each)
         self._wake(state)
         if ticket.done() and not ticket.exception():
             return state
@@ -210,11 +217,16 @@ class ConnectionPool:
 
     def _wake(self, state: Host) -> None:
         """Grant slots after something has changed for `state`."""
-        self._put_in_line(state)
-        self._admit()
+        if len(self._queued) > 1:
+            self._put_in_line(state)
+            self._admit()
+        elif self._queued:
+            self._admit_to(next(iter(self._queued)))
 
     def _put_in_line(self, state: Host) -> None:
-        (self._new_line if state.is_new else self._known_line).add(state)
+        if state.queue.first is None:
+            self._queued.discard(state)
+        (self._new_line if state.breaker.is_new else self._known_line).add(state)
 
     def _admit(self) -> None:
         """Grant slots to waiting requests as far as the limits allow."""
@@ -224,6 +236,24 @@ class ConnectionPool:
                 self._opened(state, state.queue.admit(self._turn(state)), now)
                 self._put_in_line(state)
 
+    def _admit_to(self, state: Host) -> None:
+        """Grant slots to the waiting requests of a host, where no request waits for another one."""
+        now, queue = asyncio.get_running_loop().time(), state.queue
+        while queue.first is not None:
+            if not (state.may(now, self._fair_share) and self._has_room(state)):
+                return
+            self._opened(state, queue.admit(self._turn(state)), now)
+        self._queued.discard(state)
+
+    def _may_admit(self, now: float) -> bool:
+        """Return whether a request waits for a host that answers, and that may have another connection."""
+        if len(self._queued) > 1:
+            return self._known_line.first(now, self._fair_share) is not None
+        return any(
+            not state.breaker.is_new and state.queue.first is not None and state.may(now, self._fair_share)
+            for state in self._queued
+        )
+
     @property
     def _fair_share(self) -> int:
         """Connections that one host may have, so that the hosts in use share the total."""
@@ -231,17 +261,17 @@ class ConnectionPool:
 
     def _has_room(self, state: Host) -> bool:
         """Return whether one more connection to a host is within the budget."""
-        if state.is_new and self._hosts.others_in_use(state):
+        if state.breaker.is_new and self._hosts.others_in_use(state):
             if self._connecting >= self._most_connecting:
                 return False
             if not self._is_fixed:
                 return True
-        return self._open + (self._connecting if self._is_fixed or state.is_new else 0) < self.total
+        return self._open + (self._connecting if self._is_fixed or state.breaker.is_new else 0) < self.total
 
     def _opened(self, state: Host, order: int, now: float) -> None:
         state.open += 1
         self.waits.open.add(1)
-        if state.is_new:
+        if state.breaker.is_new:
             state.connecting += 1
             self._connecting += 1
         else:
@@ -337,7 +367,7 @@ class ConnectionPool:
         state = self.host(host)
         if after is not None:
             state.controller.answered(asyncio.get_running_loop().time(), after)
-        was_new = state.is_new
+        was_new = state.breaker.is_new
         if state.breaker.answered():
             self._observe(events.HostBack(host))
             if state.back is not None:
@@ -381,6 +411,8 @@ class ConnectionPool:
 
     def pause(self, host: str) -> float:
         """Return the seconds of a pause for which `host` asked, 0 for none or a short one."""
+        if not self._has_paused:
+            return 0.0
         state = self._hosts.known(host)
         if state is None or not state.paused_until:
             return 0.0
@@ -395,7 +427,7 @@ class ConnectionPool:
         state = self.host(host)
         state.streams.shed(len(state.streams) if sheds else 0)
         now = asyncio.get_running_loop().time()
-        state.paused_until = max(state.paused_until, now + seconds)
+        state.paused_until, self._has_paused = max(state.paused_until, now + seconds), True
         self._quiet(state, now + seconds)
         if seconds > _LONG_PAUSE:
             state.queue.send_away(state.paused_error)
@@ -410,7 +442,7 @@ class ConnectionPool:
         if self.rate.slows():
             return False
         now = asyncio.get_running_loop().time()
-        if self.open >= self.total or self._known_line.first(now, self._fair_share) is not None:
+        if self.open >= self.total or self._may_admit(now):
             return False
         state = self.host(host)
         return state.open < state.limit.value and state.quiet_until <= now and state.queue.first is None

@@ -57,8 +57,10 @@ class _Queue:
     probed_by: int | None = None  # order of the last one
     listed_in: deque[_Queue] | None = None  # the list of queues that may have a job to start, if it is in one
 
-    def __len__(self) -> int:
-        return len(self.jobs) + self.spilled
+    @property
+    def has_jobs(self) -> bool:
+        """Whether a job waits."""
+        return bool(self.jobs) or self.spilled > 0
 
 
 class HostQueues:
@@ -130,7 +132,7 @@ class HostQueues:
         queue = self._queue(job.host)
         is_local = job.record is not None or job.seen is not None
         has_others = len(job.entry.urls) > 1 and (queue.outage is not None or self._is_paused(queue))
-        if is_local or has_others or (not queue and self._may_start(queue)):
+        if is_local or has_others or (not (queue.jobs or queue.spilled) and self._may_start(queue)):
             self._start(queue, job)
             return True
         self._push(queue, job)
@@ -215,7 +217,7 @@ class HostQueues:
     def _first(self, listed: deque[_Queue]) -> Job | None:
         while listed:
             queue = listed[0]
-            if queue and queue.listed_in is listed and self._may_start(queue):
+            if (queue.jobs or queue.spilled) and queue.listed_in is listed and self._may_start(queue):
                 job = self._pop(queue)
                 self._start(queue, job)
                 return job
@@ -235,7 +237,7 @@ class HostQueues:
             queue, _ = self._over.popitem()
             assert queue.outage is not None
             count = self._given_up.setdefault(queue.outage.error.why, Counter())
-            while queue:
+            while queue.has_jobs:
                 job = self._pop(queue)
                 count[queue.host] += 1
                 yield job, error_of(job, queue.outage.error)
@@ -263,13 +265,15 @@ class HostQueues:
         return self._queues[host]
 
     def _may_start(self, queue: _Queue) -> bool:
-        if self._is_paused(queue):
-            self._look_at(self._clock() + self._pause(queue.host), queue.host)
+        if (pause := self._pause(queue.host)) > 0:
+            self._look_at(self._clock() + pause, queue.host)
             return False
         if queue.outage is not None:
             return self._may_probe(queue, queue.outage)
         if not queue.heard:
             return queue.out < max(1, _CONTACTED // (self._new + (queue.out == 0)))
+        if self._used == 1 and queue.out:
+            return True  # no other host needs the places
         most = self._most(queue.host)
         return queue.out < most + max(most, FINISHING // (self._used or 1))
 
@@ -362,13 +366,13 @@ class HostQueues:
 
     def _list(self, queue: _Queue) -> None:
         place = self._listed if queue.outage is None else self._probed
-        if queue and queue.listed_in is not place:
+        if queue.listed_in is not place and (queue.jobs or queue.spilled):
             queue.listed_in = place
             place.append(queue)
 
     def _tidy(self, queue: _Queue) -> None:
         """Forget a queue that is of no use any more."""
-        if not (queue or queue.out or queue.listed_in is not None or queue.outage):
+        if not (queue.out or queue.listed_in is not None or queue.outage or queue.has_jobs):
             self._queues.pop(queue.host, None)
 
 

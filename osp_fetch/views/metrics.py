@@ -103,6 +103,8 @@ class RunMetrics:
         board: The state of the run. It must receive the same events, before this observer.
     """
 
+    passes_over: Final = Totals.passes_over
+
     def __init__(self, board: Board) -> None:
         self._board, self.totals = board, Totals()
         self._begun = board.wall()
@@ -133,7 +135,7 @@ class RunMetrics:
             "failures_total": totals.failures,
             "retries_total": totals.retries,
             "pauses_seconds_total": totals.pauses,
-            "connections": totals.connections(),
+            "connections": totals.by_host(board.at_hosts),
             "archives": around.archives,
         }
         for name, counts in by_label.items():

@@ -6,9 +6,9 @@ what was fetched twice, and waits. Metrics and the history of a run are made of 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ..model import events
 from ..model.report import Outcome, Status
@@ -77,7 +77,7 @@ class Totals:
     workers: int = 0
     deaths: int = 0
     down: set[str] = field(default_factory=set)
-    _open: dict[str, int] = field(default_factory=dict)
+    passes_over: ClassVar = frozenset({events.Opened, events.Closed, events.FileBegun})
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
@@ -87,16 +87,6 @@ class Totals:
 
     def _wrote(self, event: events.Wrote) -> None:
         self.hosts.add(event.host or OTHER, event.count)
-
-    def _opened(self, event: events.Opened) -> None:
-        self._open[event.host] = self._open.get(event.host, 0) + 1
-
-    def _closed(self, event: events.Closed) -> None:
-        left = self._open.get(event.host, 0) - 1
-        if left > 0:
-            self._open[event.host] = left
-        else:
-            self._open.pop(event.host, None)
 
     def _finished(self, event: events.Finished) -> None:
         outcome = event.outcome
@@ -137,10 +127,10 @@ class Totals:
                 self.workers -= 1
                 self.deaths += 1
 
-    def connections(self) -> dict[str, int]:
-        """Return host → open connections, with hosts that have no name of their own under `OTHER`."""
+    def by_host(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return `counts`, by host, with hosts that have no name of their own under `OTHER`."""
         found = dict.fromkeys(self.hosts, 0)
-        for host, count in self._open.items():
+        for host, count in counts.items():
             name = host if host in self.hosts else OTHER
             found[name] = found.get(name, 0) + count
         return found
@@ -162,8 +152,6 @@ def proof_of(outcome: Outcome) -> str:
 # By type: matching one pattern after another would take twice as long as all of the work of a small file.
 _HANDLERS: Final[dict[type[events.Event], Callable[[Totals, Any], None]]] = {
     events.Wrote: Totals._wrote,
-    events.Opened: Totals._opened,
-    events.Closed: Totals._closed,
     events.Finished: Totals._finished,
     events.Retrying: Totals._retrying,
     events.HostDown: Totals._host_down,
