@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -85,16 +85,19 @@ async def _fetch_shares(
     given = check_shares(manifest, place, options)
     chosen = {name: options.get(name) for name in ("include", "exclude", "names", "fan_out", "columns")}
     sources = [*map(str, given), *(f"{name}={value}" for name, value in chosen.items() if value)]
-    joint, stop = Joint(), options.get("stop") or StopToken()
+    stop = options.get("stop") or StopToken()
     each: PlainOptions = {**options, "stop": stop}
     if "observer" in options:
         each["observer"] = seen = OneRun(options["observer"])
 
-    async def share(which: tuple[int, int]) -> Report:
-        return await launch(manifest, folder, {**each, "shard": which}, deliver, joint=joint)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(stopping_after(stop, each.pop("max_duration", None)))
+        joint = Joint(stack)
 
-    with stopping_after(stop, each.pop("max_duration", None)):
-        report = await fetch_shares(SharedRun(place.root, sources), share, joint.divide)
+        async def share(which: tuple[int, int]) -> Report:
+            return await launch(manifest, folder, {**each, "shard": which}, deliver, joint=joint)
+
+        report = await fetch_shares(SharedRun(place.root, sources), share, joint.divide, joint.has_room)
     if "observer" in options:
         seen.end(report)
     return report

@@ -6,9 +6,10 @@ Only this module and `workers.worker` know the concrete classes behind the proto
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -17,7 +18,7 @@ from .concurrency import Places
 from .connections.buffers import Buffers
 from .connections.pool import CONNECTING, ConnectionPool
 from .datasets.catalogue import expand_all
-from .engine.context import Context, files_in_progress
+from .engine.context import Connections, Context, files_in_progress
 from .model import events
 from .model.entry import Entry, is_link, relative_path
 from .model.errors import ManifestError, Remedy, SettingsError
@@ -315,6 +316,7 @@ async def build_context(
     is_new: bool,
     working: Path | None = None,
     may_publish: Callable[[], None] = lambda: None,
+    connect: Callable[[], Awaitable[Connections]] | None = None,
 ) -> Context:
     """Build the context of a run: its transport, store, ledger, connection pool and buffers.
 
@@ -326,24 +328,25 @@ async def build_context(
         options: the options of the run.
         reach: how servers are reached.
         observe: receives events.
-        lock: the file descriptor of the run's lock.
+        lock: the descriptor of the run's lock.
         is_new: whether the output folder is known to have no file.
         working: folder of the partials, if it is not the state folder.
         may_publish: as in `Context`.
+        connect: returns connections that runs share; None for connections of its own.
 
     Raises:
         CredentialsError: the bucket refuses the credentials.
         FolderBusyError: a run of another machine fetches to the same prefix of a bucket.
         StorageError: the destination or the ledger cannot be opened.
     """
-    ledger = _ledger(place, state, settings, observe)
     opening = place.store(
         working or state, settings, lock=lock, is_new=is_new, wait_lock=options.get("wait_lock", 0.0),
         stopped=options["stop"].wait if "stop" in options else None,
     )  # fmt: skip
     store = await stack.enter_async_context(opening)
-    await stack.enter_async_context(ledger)
-    made = await context_over(stack, store, ledger, settings, options, reach, observe, place)
+    ledger = await stack.enter_async_context(_ledger(place, state, settings, observe))
+    own = partial(open_connections, stack, settings, options, reach, observe, place)
+    made = _context(store, ledger, settings, observe, await (connect or own)())
     return replace(made, may_publish=may_publish)
 
 
@@ -365,9 +368,37 @@ async def context_over(
     options: PlainOptions,
     reach: Reach,
     observe: events.Observer,
-    place: Destination | None = None,
 ) -> Context:
     """Build the context of a run over a store and a ledger that are open; the arguments are as above."""
+    return _context(
+        store, ledger, settings, observe, await open_connections(stack, settings, options, reach, observe)
+    )
+
+
+def _context(
+    store: Store, ledger: Ledger, settings: Settings, observe: events.Observer, connections: Connections
+) -> Context:
+    return Context(
+        transport=connections.transport,
+        store=store,
+        ledger=ledger,
+        pool=connections.pool,
+        buffers=connections.buffers,
+        settings=settings,
+        observe=observe,
+        places=Places(connections.files),
+    )
+
+
+async def open_connections(
+    stack: AsyncExitStack,
+    settings: Settings,
+    options: PlainOptions,
+    reach: Reach,
+    observe: events.Observer,
+    place: Destination | None = None,
+) -> Connections:
+    """Open what the requests of a process are sent with; the arguments are as above."""
     place = place or Destination(Path())
     limits = place.buffer_limits(settings.limits)
     pool = ConnectionPool(
@@ -375,16 +406,8 @@ async def context_over(
         most=place.most_connections(settings.limits, _most_connections()),
         connecting=descriptors() // _KEPT,
     )  # fmt: skip
-    return Context(
-        transport=await stack.enter_async_context(transport_of(settings, reach)),
-        store=store,
-        ledger=ledger,
-        pool=pool,
-        buffers=Buffers(limits, pool.rate),
-        settings=settings,
-        observe=observe,
-        places=Places(files_in_progress(pool.total)),
-    )
+    transport = await stack.enter_async_context(transport_of(settings, reach))
+    return Connections(transport, pool, Buffers(limits, pool.rate), files_in_progress(pool.total))
 
 
 def reach_of(settings: Settings, options: PlainOptions) -> Reach:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,6 +18,7 @@ from .assembly import (
     build_context,
     failed_file_of,
     forget_failed,
+    open_connections,
     pages_of,
     reach_of,
     renewal_of,
@@ -30,7 +32,7 @@ from .control.steering import Steering
 from .engine.run import Run
 from .joint import Joint, own_partials
 from .model import events
-from .model.errors import FolderBusyError
+from .model.errors import FolderBusyError, SettingsError
 from .model.report import Outcome, Report
 from .model.settings import Settings
 from .options import PlainOptions, StopToken
@@ -81,6 +83,7 @@ class _Given:
         resolved: The rows of the manifest.
         failed: Collects the rows that fail, None if the options do not ask for it.
         was_empty: Whether the output folder had no file. Creating the state folder changes that.
+        joint: What the run has in common with others over shares of the manifest; None if it is no such run.
     """
 
     manifest: AnyManifest
@@ -93,14 +96,22 @@ class _Given:
     resolved: Resolved
     failed: FailedFile | None
     was_empty: bool
+    joint: Joint | None
 
     @property
     def stop(self) -> StopToken:
         """The token by which the run is asked to stop; the options have one."""
         return self.options["stop"]
 
+    @property
+    def shares(self) -> bool:
+        """Whether the run shares its connections with joint runs. Worker processes have their own."""
+        return self.joint is not None and self.settings.limits.processes == 1
 
-async def _read(manifest: AnyManifest, folder: str | Path, options: PlainOptions) -> _Given:
+
+async def _read(
+    manifest: AnyManifest, folder: str | Path, options: PlainOptions, joint: Joint | None
+) -> _Given:
     """Read what a run needs to know before it begins. Raises as `rows_of` does."""
     place = destination_of(folder, options)
     settings = place.with_memory(options.get("settings") or Settings())
@@ -111,7 +122,7 @@ async def _read(manifest: AnyManifest, folder: str | Path, options: PlainOptions
     failed = await asyncio.to_thread(failed_file_of, manifest, options, state)
     was_empty = await asyncio.to_thread(_is_empty, place.root)
     given: PlainOptions = {**options, "stop": options.get("stop") or StopToken()}
-    return _Given(manifest, given, place, settings, state, reach, pages, resolved, failed, was_empty)
+    return _Given(manifest, given, place, settings, state, reach, pages, resolved, failed, was_empty, joint)
 
 
 async def launch(
@@ -123,7 +134,7 @@ async def launch(
     joint: Joint | None = None,
 ) -> Report:
     """Fetch in one run. With `joint`, another machine may take the place of this run if it is silent."""
-    given = await _read(manifest, folder, options)
+    given = await _read(manifest, folder, options, joint)
     report, begun = Report(shard=options.get("shard")), time.monotonic()
     async with AsyncExitStack() as stack:
         stack.callback(given.resolved.close)
@@ -134,7 +145,7 @@ async def launch(
             report.stopped, report.seconds = given.stop.why, time.monotonic() - begun
             return report
         forget_failed(given.state)
-        await _fetch(stack, given, lock, report, begun, deliver, joint)
+        await _fetch(stack, given, lock, report, begun, deliver)
     return report
 
 
@@ -145,12 +156,11 @@ async def _fetch(
     report: Report,
     begun: float,
     deliver: Callable[[Outcome], None],
-    joint: Joint | None,
 ) -> None:
     """Assemble the run, fetch, and complete the report. The lock of the folder is held."""
     is_new = given.was_empty and not state_folders(given.place.root)  # another run may have used it
     board, observe = await _observers(stack, given, report)
-    opening = _context(stack, given, observe, lock, joint, is_new=is_new)
+    opening = _context(stack, given, observe, lock, is_new=is_new)
     if (context := await _unless_stopped(opening, report, given.stop, observe)) is None:
         report.seconds = time.monotonic() - begun
         return
@@ -161,17 +171,18 @@ async def _fetch(
     await stack.enter_async_context(given.pages.over(pool, context.transport, pausing))
     renewal = renewal_of(given.manifest, given.options, given.settings, observe, given.pages)
     await _ticking(stack, given, context, board, observe, workers)
+    first, tell = stack.enter_context(given.joint.share(observe)) if given.joint else (1, None)
     again, spill = again_of(given.options), stack.enter_context(DiskSpill(given.state))
     run = Run(
         context, _finisher(stack, given.place, given.options, report, deliver), renewal,
         fetch_one=workers.fetch if workers else None, recheck=given.options.get("recheck", False),
         fresh=is_new and context.store.is_new, again=again, spill=spill,
-        update=given.options.get("update", False),
+        update=given.options.get("update", False), first=first, begun=tell,
     )  # fmt: skip
     observe.add(run.observe, events.HostBack)
     work = _Work(run, stack, given)
     steering = Steering(context, board.snapshot, given.stop.ask, work, renewal, workers)
-    await _steered(stack, steering, given.state, report, joint)
+    await _steered(stack, steering, given, report)
     await _paged(stack, given, board, observe, steering)
     observe(events.RunStarted(str(given.place), given.settings.timeouts.idle))
     try:
@@ -203,19 +214,18 @@ async def _observers(stack: AsyncExitStack, given: _Given, report: Report) -> tu
 
 
 async def _context(
-    stack: AsyncExitStack,
-    given: _Given,
-    observe: Fanout,
-    lock: RunLock,
-    joint: Joint | None,
-    *,
-    is_new: bool,
+    stack: AsyncExitStack, given: _Given, observe: Fanout, lock: RunLock, *, is_new: bool
 ) -> Context:
     """Open what the run fetches with. Of joint runs, each has partials of its own, and all have one rate."""
+    joint = given.joint
     working = await asyncio.to_thread(own_partials, stack, given.state) if joint else None
+    opening = partial(
+        open_connections, settings=given.settings, options=given.options, reach=given.reach, place=given.place
+    )
     context = await build_context(
         stack, given.place, given.state, given.settings, given.options, given.reach, observe, lock.descriptor,
         is_new=is_new, working=working, may_publish=lock.check if joint else lambda: None,
+        connect=partial(joint.connections, opening) if joint and given.shares else None,
     )  # fmt: skip
     if joint is not None:
         joint.share_rate(context)
@@ -231,8 +241,9 @@ async def _ticking(
     workers: Workers | None,
 ) -> None:
     """Report what the run waits for, its status and its progress at intervals, until it ends."""
-    waits = WaitReporter(context.pool, observe, processor_times, allowed=workers)
-    await stack.enter_async_context(Ticking(waits))
+    if not given.shares:
+        waits = WaitReporter(context.pool, observe, processor_times, allowed=workers)
+        await stack.enter_async_context(Ticking(waits))
     await stack.enter_async_context(Ticking(StatusFile(given.state / "status.json", board)))
     if "observer" in given.options:
         await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
@@ -298,6 +309,7 @@ class _Work:
     """
 
     def __init__(self, run: Run, stack: AsyncExitStack, given: _Given) -> None:
+        self._is_joint = given.joint is not None
         self._run, self._stack, self._pages = run, stack, given.pages
         self._options = given.options.copy()
         self._options.pop("name", None)  # it is that of a single file
@@ -305,7 +317,9 @@ class _Work:
         self.retry_failed = run.retry_failed
 
     async def add(self, source: str) -> bool:
-        """Fetch the files of `source`, too. Return False if the run is ending."""
+        """Fetch the files of `source`, too. Return False if the run is ending. Raises FetchError."""
+        if self._is_joint:
+            raise SettingsError("runs that share a folder fetch one manifest; begin another get after them")
         resolved = await asyncio.to_thread(rows_of, source, self._options, self._pages)
         self._stack.callback(resolved.close)
         self._added.append(resolved)
@@ -316,14 +330,12 @@ class _Work:
         return [note for resolved in self._added for note in resolved.notes()]
 
 
-async def _steered(
-    stack: AsyncExitStack, steering: Steering, state: Path, report: Report, joint: Joint | None
-) -> None:
+async def _steered(stack: AsyncExitStack, steering: Steering, given: _Given, report: Report) -> None:
     """Let `osp-fetch ctl` reach the run until it ends."""
-    if joint is not None:
-        stack.enter_context(joint.steering(steering))
+    if given.joint is not None:
+        stack.enter_context(given.joint.steering(steering))
     await stack.enter_async_context(Ticking(steering, at_end=False))
-    await stack.enter_async_context(ControlSocket(state, steering, report.notes.append))
+    await stack.enter_async_context(ControlSocket(given.state, steering, report.notes.append))
 
 
 async def _paged(

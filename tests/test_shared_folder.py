@@ -17,7 +17,7 @@ import pytest
 
 from osp_fetch import Folder, fetch_all
 from osp_fetch.cluster.members import Members
-from osp_fetch.cluster.shares import SharedRun, fetch_shares
+from osp_fetch.cluster.shares import AT_ONCE, SharedRun, fetch_shares
 from osp_fetch.demo.server import Exchange
 from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
@@ -104,6 +104,78 @@ async def test_a_share_that_another_run_holds_is_waited_for(tmp_path: Path) -> N
     await fetch_shares(SharedRun(tmp_path, ["a"]), fetch)
     assert sorted(set(calls)) == list(range(32))
     assert calls.count(3) == 3
+
+
+async def test_further_shares_begin_only_where_there_is_room_and_never_too_many(tmp_path: Path) -> None:
+    running, most = set[int](), 0
+    has_room = True
+
+    async def fetch(which: tuple[int, int]) -> Report:
+        nonlocal most
+        running.add(which[0])
+        most = max(most, len(running))
+        while has_room and len(running) < AT_ONCE:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.5 if has_room else 0)  # longer than it takes to begin another one
+        running.discard(which[0])
+        return Report()
+
+    await fetch_shares(SharedRun(tmp_path / "a", ["a"]), fetch, has_room=lambda runs: runs <= len(running))
+    assert most == AT_ONCE
+    most, has_room = 0, False
+    await fetch_shares(SharedRun(tmp_path / "b", ["a"]), fetch, has_room=lambda _: False)
+    assert most == 1
+
+
+async def test_the_failure_of_one_share_ends_the_others_and_is_raised(tmp_path: Path) -> None:
+    ended = list[int]()
+
+    async def fetch(which: tuple[int, int]) -> Report:
+        try:
+            if len(running) == 3:
+                raise StorageError("no disk")
+            running.append(which[0])
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ended.append(which[0])
+            raise
+        return Report()
+
+    running = list[int]()
+    with pytest.raises(StorageError, match="no disk"):
+        await fetch_shares(SharedRun(tmp_path, ["a"]), fetch, has_room=lambda _: True)
+    assert sorted(ended) == sorted(running)
+    assert len(ended) == 3
+
+
+async def test_shares_of_one_run_overlap_and_have_their_connections_in_common(
+    origin: Origin, command: Command, tmp_path: Path
+) -> None:
+    files = {f"f{n:02}": noise(200_000, n) for n in range(48)}
+    run = started(manifest(tmp_path, origin, files, slow(200_000)), tmp_path / "out", "--join", "-j", "4")
+    state = tmp_path / "out" / ".osp-fetch"
+    added = None
+    while run.poll() is None:
+        if added is None and origin.seen:
+            added = await asyncio.to_thread(command, "ctl", tmp_path / "out", "add", f"{origin.url}/f00")
+        await asyncio.sleep(0.05)
+    assert run.returncode == 0
+    assert tree(tmp_path / "out") == files
+    assert set(origin.requests.values()) == {1}
+    assert origin.most_open <= 4
+    assert added is not None
+    assert added.returncode == 1
+    assert "runs that share a folder fetch one manifest" in added.stderr
+    turns = list[tuple[float, int]]()
+    for place in state.glob("shards/*/events.jsonl"):
+        for line in map(json.loads, place.read_text().splitlines()):
+            if line["event"] in ("run started", "run ended"):
+                turns.append((line["time"], 1 if line["event"] == "run started" else -1))
+    open_now, most = 0, 0
+    for _, change in sorted(turns):
+        open_now += change
+        most = max(most, open_now)
+    assert 2 <= most <= AT_ONCE
 
 
 def test_another_manifest_is_refused(tmp_path: Path) -> None:

@@ -35,7 +35,12 @@ from .members import Members
 
 SHARES: Final = 32
 """Shares of a manifest: enough that a slow machine has little left at the end. Each reads all of the list."""
+AT_ONCE: Final = 8
+"""Shares that one run fetches at once, where each has too few files to fill the connections."""
 _PAUSE: Final = 2.0  # seconds until shares that others hold are looked at again
+_LOOK: Final = 0.1  # seconds between two looks at whether another share may begin
+_IDLE: Final = 2  # looks in a row at which there must be room
+_OPENING: Final = 1.0  # seconds after which a share that has not begun is taken to wait for another run
 _CLOSING: Final = 1.0  # seconds in which a host sees that connections were closed
 FetchShare = Callable[[tuple[int, int]], Awaitable[Report]]
 """Fetches one share, (index, count). Raises FolderBusyError if another run has it."""
@@ -106,7 +111,10 @@ class SharedRun:
 
 
 async def fetch_shares(
-    session: SharedRun, fetch: FetchShare, divide: Callable[[int, int], None] = lambda *_: None
+    session: SharedRun,
+    fetch: FetchShare,
+    divide: Callable[[int, int], None] = lambda *_: None,
+    has_room: Callable[[int], bool] = lambda _: False,
 ) -> Report:
     """Fetch shares until all of them are done, here or by other runs.
 
@@ -115,6 +123,8 @@ async def fetch_shares(
         fetch: fetches one share.
         divide: called with the place of this run among those that take part, and their number, whenever that
             changes.
+        has_room: returns whether the shares that are being fetched here leave connections unused, so that
+            another one may begin. The argument is how many of them must have begun.
 
     Returns:
         The report on the files of this run's shares.
@@ -125,7 +135,7 @@ async def fetch_shares(
     begun = time.monotonic()
     await asyncio.to_thread(session.join)
     async with _taking_part(session.members, divide):
-        total = await _fetched(session, fetch)
+        total = await _Shares(session, fetch, has_room).fetch()
     total.seconds = time.monotonic() - begun
     return total
 
@@ -159,42 +169,93 @@ async def _taking_part(members: Members, divide: Callable[[int, int], None]) -> 
         await asyncio.to_thread(members.leave)
 
 
-async def _fetched(session: SharedRun, fetch: FetchShare) -> Report:
-    """Fetch shares until all of them are done, and close the session then."""
-    total = Report()
-    order, is_complete = list(range(session.shares)), True
-    random.shuffle(order)  # runs that start together want different shares
-    while order and total.stopped is None:
-        busy: list[int] = []
-        for share in order:
-            if await asyncio.to_thread(session.is_done, share):
-                continue
-            try:
-                report = await fetch((share, session.shares))
-            except FolderBusyError as error:
-                if error.is_whole:
-                    raise
-                busy.append(share)
-                continue
-            total.merge(report)
-            if report.stopped is not None:
-                break
-            if report.counts[Status.PARKED]:
-                is_complete = False  # it needs fresh links, and another run
-            else:
-                await asyncio.to_thread(session.end, share)
-        if len(busy) == len(order):
+class _Shares:
+    """Fetches shares of a session until all of them are done, several at once where one leaves room.
+
+    Args:
+        session: the session, which was joined.
+        fetch: fetches one share.
+        has_room: returns whether the shares that are being fetched leave connections unused. The argument is
+            how many of them must have begun.
+    """
+
+    def __init__(self, session: SharedRun, fetch: FetchShare, has_room: Callable[[int], bool]) -> None:
+        self._session, self._fetch, self._has_room = session, fetch, has_room
+        self._free = list(range(session.shares))
+        random.shuffle(self._free)  # runs that start together want different shares
+        self._busy: list[int] = []  # shares that other runs held
+        self._running: dict[asyncio.Task[Report], int] = {}
+        self._began, self._idle = 0.0, 0  # when the last one was begun; looks at which there was room
+        self._total, self._is_complete = Report(), True
+
+    async def fetch(self) -> Report:
+        """Fetch until all shares are done, close the session then, and return the report."""
+        try:
+            while self._running or (self._total.stopped is None and (self._free or self._busy)):
+                if self._may_begin():
+                    await self._begin(self._free.pop())
+                else:
+                    await self._wait()
+        finally:
+            await stop(self._running)
+        if self._is_complete and self._total.stopped is None:
+            await asyncio.to_thread(self._session.close)
+        return self._total
+
+    def _may_begin(self) -> bool:
+        if self._total.stopped is not None or not self._free:
+            return False
+        if not self._running:
+            return True
+        is_opening = time.monotonic() - self._began < _OPENING
+        has_room = len(self._running) < AT_ONCE and self._has_room(len(self._running) if is_opening else 0)
+        self._idle = self._idle + 1 if has_room else 0
+        return self._idle > _IDLE
+
+    async def _begin(self, share: int) -> None:
+        if not await asyncio.to_thread(self._session.is_done, share):
+            task = asyncio.ensure_future(self._fetch((share, self._session.shares)))
+            self._running[task] = share
+            self._began, self._idle = time.monotonic(), 0
+
+    async def _wait(self) -> None:
+        """Wait for the end of a share. If none ends, look again at those that other runs held."""
+        may_begin = self._total.stopped is None and len(self._running) < AT_ONCE
+        if self._running:
+            pause = _LOOK if self._free else _PAUSE
+            done, _ = await asyncio.wait(
+                self._running, timeout=pause if may_begin else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                await self._settle(task)
+        else:
+            done = set()
             await asyncio.sleep(_PAUSE)
-        order = busy
-    if is_complete and total.stopped is None:
-        await asyncio.to_thread(session.close)
-    return total
+        if not self._free and not done:
+            self._free, self._busy = self._busy, []
+
+    async def _settle(self, task: asyncio.Task[Report]) -> None:
+        """Add the report on a share that has ended. Raises FetchError if it could not be fetched."""
+        share = self._running.pop(task)
+        try:
+            report = task.result()
+        except FolderBusyError as error:
+            if error.is_whole:
+                raise
+            self._busy.append(share)
+            return
+        self._total.merge(report)
+        if report.counts[Status.PARKED]:
+            self._is_complete = False  # it needs fresh links, and another run
+        elif report.stopped is None:
+            await asyncio.to_thread(self._session.end, share)
 
 
 class OneRun:
     """An observer that passes the events of the runs over several shares on as those of one run.
 
-    What counts the rows of a single share (`Progress`, `ManifestEnded`) is not passed on.
+    What counts the rows of a single share (`Progress`, `ManifestEnded`) is not passed on. An event of the
+    connections, which every share gets, is passed on once.
 
     Args:
         observe: receives them.
@@ -203,11 +264,13 @@ class OneRun:
     def __init__(self, observe: events.Observer) -> None:
         self._observe = observe
         self._has_begun = False
+        self._last: events.Event | None = None
 
     def __call__(self, event: events.Event) -> None:
         """Pass an event on."""
-        if isinstance(event, events.RunEnded | events.ManifestEnded | events.Progress):
+        if event is self._last or isinstance(event, events.RunEnded | events.ManifestEnded | events.Progress):
             return
+        self._last = event
         if isinstance(event, events.RunStarted):
             if self._has_begun:
                 return

@@ -39,7 +39,7 @@ class Host:
         queue: Requests that wait for a slot.
         manners: What the host has shown of which requests it refuses.
         probe: Order of the file whose connection tests if the host answers again, None if there is none.
-        line: The HostLine that the host was put in last.
+        line: The line of hosts that the host was put in last.
         listed: The place by which it stands in the line, None if it does not.
         back: Completed when the host answers again; None if no file waits for that.
     """

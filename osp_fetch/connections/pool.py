@@ -20,13 +20,13 @@ from ..model.settings import HostLimits, Limits
 from .byte_rate import ByteRate
 from .controller import LOOK, HostReport
 from .host import Connection, Host
-from .host_line import HostLine
 from .hosts import Hosts
 from .limit import START
 from .processor import Load, Processor, Times
 from .throughput import FIRST_PART
 from .totals import most_connections, per_host
 from .wait_queue import Turn
+from .waiting_hosts import WaitingHosts
 from .waits import Waits
 
 # Connections to hosts that have not answered yet, beside the total when `limits.connections` is "auto".
@@ -93,15 +93,11 @@ class ConnectionPool:
         self._observe = observe
         self._hosts = Hosts(limits, profiles or {}, self.per_host, share, hosts or {})
         self.named = self._hosts.named
-        # hosts for which a request may wait; the lines are in use where there are several
-        self._queued: set[Host] = set()
-        self._known_line, self._new_line = HostLine(), HostLine()
+        self._waiting = WaitingHosts()
         self._open = self._connecting = 0
-        self._times, self._processor = times, Processor()
-        self._numbers = itertools.count()
+        self._times, self._processor, self._numbers = times, Processor(), itertools.count()
         self.rate, self.waits = ByteRate(limits.rate), Waits()
-        self.last_files = False
-        self._has_paused = False  # a host has asked for a pause
+        self.last_files = self._has_paused = False  # the second is whether a host has asked for a pause
 
     def _allow(self, total: int, *, is_fixed: bool) -> None:
         """Set the number of connections. One that the user chose holds for all hosts, also for new ones."""
@@ -132,7 +128,7 @@ class ConnectionPool:
             for state in list(self._hosts.in_use):
                 excess -= state.streams.shed(excess)
         for state in self._hosts.all():
-            self._put_in_line(state)
+            self._waiting.update(state)
         self._admit()
 
     @property
@@ -176,11 +172,8 @@ class ConnectionPool:
             self._opened(state, order, now)
             return state
         ticket = state.queue.join(order, next(self._numbers))
-        self._queued.add(state)
-        if len(self._queued) == 2:
-            for each in list(self._queued):
-                self._put_in_line(each)
-        self._wake(state)
+        self._waiting.join(state)
+        self._admit()
         if ticket.done() and not ticket.exception():
             return state
         try:
@@ -217,42 +210,19 @@ class ConnectionPool:
 
     def _wake(self, state: Host) -> None:
         """Grant slots after something has changed for `state`."""
-        if len(self._queued) > 1:
-            self._put_in_line(state)
+        if self._waiting:
+            self._waiting.update(state)
             self._admit()
-        elif self._queued:
-            self._admit_to(next(iter(self._queued)))
-
-    def _put_in_line(self, state: Host) -> None:
-        if state.queue.first is None:
-            self._queued.discard(state)
-        (self._new_line if state.breaker.is_new else self._known_line).add(state)
 
     def _admit(self) -> None:
         """Grant slots to waiting requests as far as the limits allow."""
         now = asyncio.get_running_loop().time()
-        for line in (self._known_line, self._new_line):
-            while (state := line.first(now, self._fair_share)) is not None and self._has_room(state):
+        for are_new in (False, True):
+            while (state := self._waiting.first(now, self._fair_share, new=are_new)) is not None:
+                if not self._has_room(state):
+                    break
                 self._opened(state, state.queue.admit(self._turn(state)), now)
-                self._put_in_line(state)
-
-    def _admit_to(self, state: Host) -> None:
-        """Grant slots to the waiting requests of a host, where no request waits for another one."""
-        now, queue = asyncio.get_running_loop().time(), state.queue
-        while queue.first is not None:
-            if not (state.may(now, self._fair_share) and self._has_room(state)):
-                return
-            self._opened(state, queue.admit(self._turn(state)), now)
-        self._queued.discard(state)
-
-    def _may_admit(self, now: float) -> bool:
-        """Return whether a request waits for a host that answers, and that may have another connection."""
-        if len(self._queued) > 1:
-            return self._known_line.first(now, self._fair_share) is not None
-        return any(
-            not state.breaker.is_new and state.queue.first is not None and state.may(now, self._fair_share)
-            for state in self._queued
-        )
+                self._waiting.update(state)
 
     @property
     def _fair_share(self) -> int:
@@ -411,9 +381,7 @@ class ConnectionPool:
 
     def pause(self, host: str) -> float:
         """Return the seconds of a pause for which `host` asked, 0 for none or a short one."""
-        if not self._has_paused:
-            return 0.0
-        state = self._hosts.known(host)
+        state = self._hosts.known(host) if self._has_paused else None
         if state is None or not state.paused_until:
             return 0.0
         left = state.paused_until - asyncio.get_running_loop().time()
@@ -437,15 +405,22 @@ class ConnectionPool:
             state.quiet_until = until
             asyncio.get_running_loop().call_at(until + 0.001, self._wake, state)
 
-    def idle(self, host: str) -> bool:
-        """Return whether a slot of `host` is free, no request waits for one, and it would add to the rate."""
+    def idle(self, host: str | None = None) -> bool:
+        """Return whether a slot is free, no request waits for one, and it would add to the rate.
+
+        Args:
+            host: `host:port`; None if a slot of each host in use has to be free.
+        """
         if self.rate.slows():
             return False
         now = asyncio.get_running_loop().time()
-        if self.open >= self.total or self._may_admit(now):
+        if self.open >= self.total or self._waiting.first(now, self._fair_share) is not None:
             return False
-        state = self.host(host)
-        return state.open < state.limit.value and state.quiet_until <= now and state.queue.first is None
+        states = self._hosts.in_use if host is None else (self.host(host),)
+        return all(
+            state.open < state.limit.value and state.quiet_until <= now and state.queue.first is None
+            for state in states
+        )
 
     def part_size(self, host: str, free: int | None = None, order: int = 0) -> int:
         """Return the size in bytes of the next part from `host`.

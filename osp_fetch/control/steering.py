@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -45,6 +46,31 @@ class Work(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class SteeringState:
+    """What commands have changed, beside the hosts that are paused. Runs that share connections share it.
+
+    Attributes:
+        usual: The number of connections that the settings and this process allow.
+        is_fixed: Whether the settings state that number.
+        rate: The byte rate, as `limits.rate` has it.
+        most: The number of connections that a command has chosen, None if none has.
+        paused: Whether everything is paused.
+        place: Which part of the limits is used, from 0.
+        parts: Number of parts.
+        is_changed: Whether a command has changed anything.
+    """
+
+    usual: int
+    is_fixed: bool
+    rate: int | str
+    most: int | None = None
+    paused: bool = False
+    place: int = 0
+    parts: int = 1
+    is_changed: bool = False
+
+
 class Steering:
     """Applies commands to one run, in its event loop.
 
@@ -78,14 +104,8 @@ class Steering:
         self._context, self._status, self._ask_stop = context, status, ask_stop
         self._work, self._links, self._workers = work, links, workers
         limits = context.settings.limits
-        self._rate: int | str = limits.rate
-        # the number that the settings and this process allow
-        self._usual, self._is_fixed = context.pool.total, limits.connections != "auto"
-        self._most: int | None = None
-        self._paused = False
+        self._now = SteeringState(context.pool.total, limits.connections != "auto", limits.rate)
         self._hosts: dict[str, None] = {}
-        self._place, self._parts = 0, 1
-        self._is_steered = False
 
     def divide(self, place: int, parts: int) -> None:
         """Keep to one part of the limits that the user has set, because other runs keep to the rest.
@@ -94,16 +114,14 @@ class Steering:
             place: Which part, from 0.
             parts: Number of parts.
         """
-        self._place, self._parts = place, parts
+        self._now.place, self._now.parts = place, parts
         self._limit(sheds=True)
 
     def take_over(self, before: Steering) -> None:
-        """Apply what commands have changed in the run before."""
-        self._place, self._parts = before._place, before._parts
-        self._rate, self._most, self._paused = before._rate, before._most, before._paused
-        self._hosts = dict(before._hosts)
+        """Apply what commands have changed in a run before, and from now on what they change in either."""
+        self._now, self._hosts = before._now, before._hosts.copy()
         self._limit()
-        if before._is_steered:
+        if self._now.is_changed:
             self._tell("what was changed before still holds")
         self.tick()
 
@@ -128,7 +146,7 @@ class Steering:
 
     def tick(self) -> None:
         """Hold what is paused."""
-        if self._paused:
+        if self._now.paused:
             self._limit(sheds=True)
         for host in self._hosts:
             for name in self._context.pool.named(host):
@@ -139,14 +157,14 @@ class Steering:
     async def _apply(self, command: Command) -> str:
         match command:
             case commands.Pause():
-                self._paused = True
+                self._now.paused = True
                 return "paused; what is held is kept"
             case commands.Resume():
-                self._paused = False
+                self._now.paused = False
                 self._limit()
                 return "resumed" + (f"; still paused: {', '.join(self._hosts)}" if self._hosts else "")
             case commands.SetRate(rate):
-                self._rate = rate
+                self._now.rate = rate
                 self._limit()
                 return f"rate: {rate_limit(rate)}"
             case commands.SetConnections(most):
@@ -167,19 +185,19 @@ class Steering:
 
     def _set_connections(self, most: int | None) -> str:
         least = self._workers.processes if self._workers else 1
-        if most is None and self._is_fixed:
-            raise CommandError(f"connections: the run was begun with {self._usual}; write that number")
+        if most is None and self._now.is_fixed:
+            raise CommandError(f"connections: the run was begun with {self._now.usual}; write that number")
         if most is not None and most < least:
             raise CommandError(f"connections: each of the {least} processes needs at least one")
-        if most is not None and most > max(self._usual, self._context.pool.most):
+        if most is not None and most > max(self._now.usual, self._context.pool.most):
             raise CommandError(
                 f"connections: this run can have at most {self._context.pool.most}, because of its file "
                 "descriptors or its memory"
             )
-        self._most = most
+        self._now.most = most
         self._limit(sheds=True)
-        self._context.places.resize(files_in_progress(most or self._usual))
-        return f"connections: {most or f'auto, at most {self._usual}'}"
+        self._context.places.resize(files_in_progress(most or self._now.usual))
+        return f"connections: {most or f'auto, at most {self._now.usual}'}"
 
     def _limit(self, *, sheds: bool = False) -> None:
         """Give the present limits to the pool and the workers.
@@ -188,18 +206,18 @@ class Steering:
             sheds: Whether transfers above a number that was chosen are closed; otherwise they end first.
         """
         pool, settings = self._context.pool, self._context.settings.limits
-        total, is_fixed = self._most or self._usual, self._is_fixed or self._most is not None
+        total, is_fixed = self._now.most or self._now.usual, self._now.is_fixed or self._now.most is not None
         if is_fixed:
-            total = max(1, part_of(total, self._place, self._parts))
-        if self._paused:
+            total = max(1, part_of(total, self._now.place, self._now.parts))
+        if self._now.paused:
             total, is_fixed = 0, True
         limits = RunLimits(
-            Timetable.of(self._rate).divided(self._parts), total,
-            per_host(settings, total or self._usual, self._parts), is_fixed,
-            most_open=total if sheds and is_fixed else None, parts=self._parts,
+            Timetable.of(self._now.rate).divided(self._now.parts), total,
+            per_host(settings, total or self._now.usual, self._now.parts), is_fixed,
+            most_open=total if sheds and is_fixed else None, parts=self._now.parts,
         )  # fmt: skip
         pool.rate.change(limits.rate)
-        pool.resize(total, is_fixed=is_fixed, most_open=limits.most_open, parts=self._parts)
+        pool.resize(total, is_fixed=is_fixed, most_open=limits.most_open, parts=self._now.parts)
         if self._workers is not None:
             self._workers.steer(limits)
 
@@ -245,7 +263,7 @@ class Steering:
         return f"fresh links are taken from {file.name}"
 
     def _tell(self, said: str) -> None:
-        self._is_steered = True
-        connections = self._most or (self._usual if self._is_fixed else "auto")
+        self._now.is_changed = True
+        connections = self._now.most or (self._now.usual if self._now.is_fixed else "auto")
         hosts = tuple(self._hosts)
-        self._context.observe(events.Steered(said, self._paused, hosts, self._rate, connections))
+        self._context.observe(events.Steered(said, self._now.paused, hosts, self._now.rate, connections))

@@ -29,6 +29,23 @@ def files_in_progress(connections: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Connections:
+    """How the requests of a process are sent, and what bounds them. Several runs may share it.
+
+    Attributes:
+        transport: Sends requests.
+        pool: Grants slots.
+        buffers: Memory that bodies are received into.
+        files: The number of files of each run that may be in progress.
+    """
+
+    transport: Transport
+    pool: ConnectionPool
+    buffers: Buffers
+    files: int
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """The shared objects of one process that fetches jobs.
 

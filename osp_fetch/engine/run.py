@@ -5,15 +5,10 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Iterable,
-    Sequence,
-)
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ..concurrency import at_most, stop
@@ -54,6 +49,8 @@ class Run:
         again: Returns whether the file of a path is fetched again although it is finished.
         update: Fetch finished files again if their source has changed, unless the manifest states a digest.
         spill: Keeps rows on disk that wait for their hosts where there are too many for memory.
+        first: Order of the first job. No two jobs that share a connection pool have the same.
+        begun: Told, instead of the pool, whether all files have been started.
     """
 
     def __init__(
@@ -68,6 +65,8 @@ class Run:
         again: Callable[[RelativePath], bool] = lambda _: False,
         update: bool = False,
         spill: Spill | None = None,
+        first: int = 1,
+        begun: Callable[[bool], None] | None = None,
     ) -> None:
         self._again, self._update = again, update
         self._context = context
@@ -88,7 +87,7 @@ class Run:
         self._has_ended = False  # all rows are read
         self._turns = 0
         self._woken: asyncio.Future[None] | None = None
-        self._order = 0
+        self._order, self._begun = first - 1, begun or partial(setattr, pool, "last_files")
         self._out = 0  # jobs that were started and have not ended
         self._failed_jobs, self._repeats = FailedJobs(spill), 0  # the number that is to be repeated
         self._more: deque[Manifest] = deque()  # manifests that were added
@@ -262,7 +261,7 @@ class Run:
         """
         if self._has_ended and not self._out:
             self._queues.give_last_chances()
-        self._context.pool.last_files = self._has_ended and not self._queues.is_busy
+        self._begun(self._has_ended and not self._queues.is_busy)
         loop = asyncio.get_running_loop()
         due = self._queues.due()
         self._woken = loop.create_future()
