@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from .archives.extract import Unpacked
     from .archives.extractor import Unpacker, UnpackOptions, unpack_folder
     from .archives.read import BrokenArchiveError
-    from .inspection.finished import FinishedFile, FinishedSample, finished
+    from .inspection.finished import (
+        FinishedFile,
+        FinishedObject,
+        FinishedSample,
+        finished,
+        finished_objects,
+    )
     from .model.digest import Digest
     from .model.engines import Folder, Ray
     from .model.entry import Entry, RelativePath, entry
@@ -108,7 +114,7 @@ _HOMES: Final = {
     "archives.extract": "Unpacked",
     "archives.extractor": "UnpackOptions Unpacker unpack_folder",
     "archives.read": "BrokenArchiveError",
-    "inspection.finished": "FinishedFile FinishedSample finished",
+    "inspection.finished": "FinishedFile FinishedObject FinishedSample finished finished_objects",
     "model.digest": "Digest",
     "model.engines": "Folder Ray",
     "model.entry": "Entry RelativePath entry",
@@ -151,6 +157,7 @@ __all__ = [
     "FileBegun",
     "Finished",
     "FinishedFile",
+    "FinishedObject",
     "FinishedSample",
     "Folder",
     "FolderBusyError",
@@ -222,6 +229,7 @@ __all__ = [
     "fetch_all",
     "fetch_iter",
     "finished",
+    "finished_objects",
     "unpack_folder",
 ]
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import osp_fetch
-from osp_fetch import Entry, Report, Settings, Status, fetch_all
+from osp_fetch import Entry, FinishedObject, Report, Settings, Status, fetch_all, finished_objects
 from osp_fetch.model.entry import RelativePath, entry
 from osp_fetch.model.errors import FetchError, FolderBusyError, SettingsError
 from osp_fetch.model.ranges import ByteRange
@@ -91,6 +91,39 @@ async def test_files_of_every_size_become_objects_and_are_not_fetched_again(
     assert counts(again) == {Status.PRESENT: len(data)}
     metadata = held.client.head_object(Bucket=bucket, Key="a/b/d/small")["Metadata"]
     assert metadata["sha256"] == sha256(data["small"]).removeprefix("sha256:")
+
+
+@on_both_stores
+async def test_finished_objects_come_while_a_run_goes_on_and_once(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path
+) -> None:
+    data = {f"f{n}": noise(5_000 + n, n) for n in range(6)}
+    wanted = rows(origin, **data)
+    place, state = f"s3://{bucket}/p", tmp_path / "state"
+    gate = asyncio.Event()
+
+    async def half_then_the_rest() -> AsyncIterator[Entry]:
+        for number, row in enumerate(wanted):
+            if number == 3:
+                await gate.wait()
+            yield row
+
+    run = asyncio.create_task(fetch_all(half_then_the_rest(), place, settings=quick(), state=state))
+    found: list[FinishedObject] = []
+    objects = finished_objects(place, state=state, follow=True, interval=0.05)
+    async with asyncio.timeout(60):
+        async for each in objects:
+            found.append(each)
+            content = held.data(each.url.removeprefix(f"s3://{bucket}/"))
+            assert content == data[Path(each.path).name]  # it is there, and whole
+            assert each.size == len(content)
+            assert each.digests["sha256"] == hashlib.sha256(content).hexdigest()
+            if len(found) == 3:
+                gate.set()
+        assert (await run).ok
+    assert sorted(each.path for each in found) == sorted(f"d/{name}" for name in data)
+    rest = finished_objects(place, state=state, after=found[3].position)
+    assert [each.path for each in rest] == [each.path for each in found[4:]]
 
 
 @on_both_stores

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from osp_fetch import FinishedFile, FinishedSample, fetch_all, finished
+from osp_fetch import FinishedFile, FinishedSample, fetch_all, finished, finished_objects
 from osp_fetch.demo import media
 from osp_fetch.demo.server import Exchange
 from osp_fetch.model.errors import SettingsError, StorageError
@@ -314,8 +314,10 @@ async def test_it_waits_while_another_machine_holds_the_lock(origin: Origin, tmp
 
 
 def test_wrong_arguments_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="use fetch_iter"):
+    with pytest.raises(SettingsError, match="use finished_objects"):
         finished("s3://bucket/prefix")
+    with pytest.raises(SettingsError, match="this is no bucket"):
+        finished_objects(str(tmp_path))
     with pytest.raises(SettingsError, match="not the position of one of the files"):
         finished(tmp_path, after='{"samples": {}}')
     for after in (

@@ -7,13 +7,12 @@ read, not the ledgers: SQLite must not be opened on a network file system while 
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 import json
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar, overload
@@ -25,13 +24,14 @@ from ..model.entry import RelativePath
 from ..model.errors import SettingsError, StorageError
 from ..model.quantities import seconds
 from ..model.record import Published
+from ..s3.address import BucketAddress
 from ..storage.destination import destination
 from ..storage.folder.disk import Disk, read_json
 from ..storage.folder.heartbeat import Pulse
 from ..storage.folder.run_lock import LockWatch, state_folder, state_folders
 from ..storage.ledger.placement import has_placement
 from ..storage.ledger.sqlite import PUBLICATIONS
-from ..storage.ordered_log import OrderedReader, Row
+from .publication_logs import PublicationLogs, Publications
 
 _PAGE: Final = 1000  # files that are looked up at a time
 _LEAST_INTERVAL: Final = 0.05  # seconds between two looks; a network file system is asked at each of them
@@ -51,6 +51,25 @@ class FinishedFile:
 
     path: RelativePath
     place: Path
+    size: int
+    digests: Mapping[str, str]
+    position: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedObject:
+    """An object of a bucket that was published.
+
+    Attributes:
+        path: path of the file below the prefix.
+        url: address of the object, such as `s3://bucket/prefix/a.tar`.
+        size: bytes.
+        digests: algorithm → hexadecimal digest of the object's content.
+        position: pass it as `after` to continue behind this object.
+    """
+
+    path: RelativePath
+    url: str
     size: int
     digests: Mapping[str, str]
     position: str
@@ -116,7 +135,7 @@ def finished(
     changed or removed since its publication is left out.
 
     Args:
-        folder: the output folder. It need not exist yet. Buckets are not supported.
+        folder: the output folder. It need not exist yet. For a bucket, see `finished_objects`.
         follow: whether to wait for further files until the run ends. If it has ended by itself, or all shards
             have, the iteration ends at once, with `samples` within some seconds. If it was stopped or killed,
             or none has begun, the iteration waits for the next one. Without `follow`, what is published after
@@ -145,11 +164,48 @@ def finished(
     return FinishedItems(root, partial(_Files, root, begin, follow=follow), pace)
 
 
+def finished_objects(
+    bucket: str,
+    *,
+    state: str | Path | None = None,
+    follow: bool = False,
+    after: str | None = None,
+    interval: float | str = 1.0,
+    wait: float | str = 60.0,
+) -> FinishedItems[FinishedObject]:
+    """Iterate over the finished objects of a bucket in order of publication.
+
+    This reads the records of runs on this machine, and sends no request: an object that was removed since its
+    publication comes, too. Everything else is as for `finished`.
+
+    Args:
+        bucket: the destination, `s3://BUCKET/PREFIX`.
+        state: the local folder with the state of the runs, if they were told one.
+        follow: whether to wait for further objects until the run ends.
+        after: the `position` of the last object that was processed. None begins with the first.
+        interval: seconds between two looks while nothing comes, or a text such as `"10s"`.
+        wait: seconds to wait for a run while none works, or a text such as `"1h"`.
+
+    Returns:
+        An iterable and async iterable. Each iteration over it begins behind `after`.
+
+    Raises:
+        SettingsError: `bucket` is no address of a bucket, or an argument has an invalid value.
+        StorageError: from the iteration: the state cannot be read.
+    """
+    place = destination(bucket, state)
+    if place.bucket is None:
+        raise SettingsError(f"{bucket}: this is no bucket; write s3://BUCKET/PREFIX, or use finished()")
+    every, patience = _seconds("interval", interval, _LEAST_INTERVAL), _seconds("wait", wait, 0.0)
+    source = partial(_Objects, place.root, place.bucket, _positions(after, "files"), follow=follow)
+    return FinishedItems(place.root, source, _Pace(follow, every, patience, unpacking=False))
+
+
 def _root_of(folder: str | Path) -> Path:
     """Return the output folder. Raises SettingsError if its files cannot be read from here."""
     place = destination(folder)
     if place.bucket is not None:
-        raise SettingsError(f"{folder}: finished() reads folders only; for a bucket, use fetch_iter()")
+        raise SettingsError(f"{folder}: finished() reads folders; for a bucket, use finished_objects()")
     if has_placement(state_folder(place.root)):
         raise SettingsError(
             f"{folder}: its files lie on the disks of nodes; finished() reads files of this machine only"
@@ -320,72 +376,31 @@ def _last_change(state: Path) -> int:
     return max(each.mtime_ns if each else 0 for each in seen)
 
 
-@dataclass(slots=True)
-class _Logs:
-    """Several logs, each with a reader that continues where it was.
-
-    Attributes:
-        positions: name of a log → the position after which its reader begins.
-        follow: whether lines count that are appended after the first look.
-        readers: name of a log → its reader.
-    """
-
-    positions: _Positions
-    follow: bool
-    readers: dict[str, OrderedReader] = field(default_factory=dict)
-
-    def look(self, places: Mapping[str, Path]) -> Iterator[tuple[str, Row]]:
-        """Yield the name of the log and the new lines of all logs, merged by position.
-
-        Args:
-            places: name of a log → where it is.
-
-        Raises:
-            StorageError: a log cannot be read.
-        """
-        try:
-            for name, place in places.items():
-                if name not in self.readers:
-                    self.readers[name] = OrderedReader(place, _number(self.positions.get(name, 0)))
-                    if not self.follow:
-                        self.readers[name].limit()
-            yield from heapq.merge(*map(self._lines, places), key=_position_of)
-        except OSError as error:
-            raise StorageError(f"the log of finished files cannot be read: {error}") from None
-
-    def _lines(self, name: str) -> Iterator[tuple[str, Row]]:
-        return ((name, row) for row in self.readers[name].read_all())
-
-
-def _position_of(line: tuple[str, Row]) -> int:
-    return int(line[1][0])
-
-
-def _number(position: Any) -> int:
-    """Return the position of the last line that was processed completely."""
-    return int(position[0] if isinstance(position, list) else position)
-
-
 class _Files:
     """The published files of an output folder."""
 
     def __init__(self, root: Path, begin: _Positions, *, follow: bool) -> None:
-        self._root, self._done, self._disk = root, dict(begin), Disk()
-        self._logs = _Logs(dict(begin), follow)
+        self._root, self._disk = root, Disk()
+        self._publications = Publications(root, begin, follow=follow)
 
     def look(self) -> Iterator[FinishedFile]:
         """Yield the files that were published since the last call."""
-        state = state_folder(self._root)
-        places = {
-            each.relative_to(state).as_posix(): each / PUBLICATIONS for each in state_folders(self._root)
-        }
-        for name, (position, path, size, mtime_ns, digests) in self._logs.look(places):
-            self._done[name] = position
+        for path, published, digests, position in self._publications.look():
             place = self._root / path
-            if self._disk.look(place) == Published(size, mtime_ns):
-                yield FinishedFile(
-                    RelativePath(path), place, size, digests, json.dumps({"files": self._done})
-                )
+            if self._disk.look(place) == published:
+                yield FinishedFile(path, place, published.size, digests, position)
+
+
+class _Objects:
+    """The published objects of a bucket, by the local records of the runs that wrote them."""
+
+    def __init__(self, root: Path, address: BucketAddress, begin: _Positions, *, follow: bool) -> None:
+        self._address, self._publications = address, Publications(root, begin, follow=follow)
+
+    def look(self) -> Iterator[FinishedObject]:
+        """Yield the objects that were published since the last call."""
+        for path, published, digests, position in self._publications.look():
+            yield FinishedObject(path, self._address.url(path), published.size, digests, position)
 
 
 class _Samples:
@@ -393,7 +408,7 @@ class _Samples:
 
     def __init__(self, root: Path, begin: _Positions, *, follow: bool) -> None:
         self._root, self._done, self._disk = root, dict(begin), Disk()
-        self._logs = _Logs(dict(begin), follow)
+        self._logs = PublicationLogs(dict(begin), follow)
 
     def look(self) -> Iterator[FinishedSample]:
         """Yield the samples of the archives that were unpacked since the last call."""
