@@ -168,7 +168,7 @@ def limits(**values: object) -> Limits:
 async def test_the_connection_pool_keeps_both_limits() -> None:
     pool = ConnectionPool(limits(connections=5, per_host=3))
     for host in "ab":
-        pool.answered(host)
+        pool.answered(pool.host(host))
     open_now: dict[str, int] = {"a": 0, "b": 0}
     most: dict[str, int] = {"a": 0, "b": 0, "all": 0}
 
@@ -263,7 +263,7 @@ async def test_part_size_follows_the_measured_pace() -> None:
 
 async def test_a_host_that_is_down_is_probed_by_one_and_others_are_sent_away() -> None:
     pool = ConnectionPool(limits(connections=8))
-    pool.answered("h")
+    pool.answered(pool.host("h"))
     silent = UnreachableError("no answer", host="h")
     found = [pool.silent("h", silent) for _ in range(3)]
     assert [error is not None for error in found] == [False, False, True]
@@ -281,7 +281,7 @@ async def test_a_host_that_is_down_is_probed_by_one_and_others_are_sent_away() -
         await probe(1)
     assert raised.value.remedy is Remedy.WAIT
     assert inside == 1
-    pool.answered("h")
+    pool.answered(pool.host("h"))
     others = [asyncio.create_task(probe(order)) for order in (2, 3)]
     await asyncio.sleep(0.01)
     assert inside == 3
@@ -322,7 +322,7 @@ async def test_many_hosts_share_the_connections() -> None:
     pool = ConnectionPool(Limits(memory=48 << 20))  # 32 connections
     async with AsyncExitStack() as held:
         for n in range(16):
-            pool.answered(f"h{n}")
+            pool.answered(pool.host(f"h{n}"))
             await held.enter_async_context(pool.connection(f"h{n}", n))
         more = [asyncio.ensure_future(pool.connection("h0", 100 + n).__aenter__()) for n in range(8)]
         await asyncio.sleep(0)
@@ -334,7 +334,7 @@ async def test_many_hosts_share_the_connections() -> None:
 
 async def test_requests_that_wait_for_a_slot_are_sent_away_when_the_host_goes_down() -> None:
     pool = ConnectionPool(limits(connections=1))
-    pool.answered("h")
+    pool.answered(pool.host("h"))
     async with pool.connection("h", 0):
         waiting = asyncio.ensure_future(pool.connection("h", 1).__aenter__())
         await asyncio.sleep(0)
@@ -350,7 +350,7 @@ async def test_connections_to_new_hosts_do_not_take_the_slots_of_those_that_answ
     async with AsyncExitStack() as held:
         for n in range(4):
             await held.enter_async_context(pool.connection(f"dead{n}", n))
-        pool.answered("good")
+        pool.answered(pool.host("good"))
         async with asyncio.timeout(1):
             for n in range(4):
                 await held.enter_async_context(pool.connection("good", 10 + n))
@@ -366,7 +366,7 @@ async def test_a_chosen_number_of_connections_holds_for_new_hosts_too() -> None:
         waiting = asyncio.ensure_future(pool.connection("dead3", 3).__aenter__())
         await asyncio.sleep(0)
         assert not waiting.done(), "a quarter of them is kept for hosts that answer"
-        pool.answered("good")
+        pool.answered(pool.host("good"))
         async with asyncio.timeout(1):
             await held.enter_async_context(pool.connection("good", 10))
         assert pool.open == 4
@@ -380,7 +380,7 @@ async def test_the_state_of_hosts_is_small_and_forgotten_when_they_are_idle() ->
     before = tracemalloc.get_traced_memory()[0]
     for n in range(20_000):
         async with pool.connection(f"h{n}:80", n):
-            pool.answered(f"h{n}:80", 0.01)
+            pool.answered(pool.host(f"h{n}:80"), 0.01)
     used = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert used < 1000 * 2500 + 20_000 * 200, "state of 1,000 idle hosts, and names of the others"
@@ -417,7 +417,7 @@ async def test_the_byte_rate_is_not_exceeded() -> None:
     begun = clock()
     for _ in range(20):
         await pool.rate.wait()
-        pool.received("h:80", 30_000)
+        pool.received(pool.host("h:80"), 30_000)
     await pool.rate.wait()
     # The rate limit may make up for at most a quarter of a second.
     assert clock() - begun >= 0.6 - 0.25 - 0.01

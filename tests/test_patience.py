@@ -130,11 +130,11 @@ async def test_with_a_limited_rate_no_byte_is_fetched_twice(
 async def test_the_rate_explains_slow_connections_only_while_it_delays_them() -> None:
     limits = Settings.load(("t", {"limits": {"rate": 1000}})).limits
     pool = ConnectionPool(limits)
-    pool.received("h:1", 100)
+    pool.received(pool.host("h:1"), 100)
     await pool.rate.wait()
     assert not pool.rate.slows(), "less than the burst is no delay"
     assert pool.idle("h:1")
-    pool.received("h:1", 300)
+    pool.received(pool.host("h:1"), 300)
     await pool.rate.wait()
     assert pool.rate.slows()
     assert not pool.idle("h:1"), "a hedge would not add to the rate"

@@ -206,7 +206,7 @@ class Exchange:
         except FetchError as error:
             raise self._judged(error) from None
         if count:
-            self._pool.received(self.host, count)
+            self._pool.received(self._connection.host, count)
             self._connection.manners.served(self._order, self._asked)
         return count
 
@@ -230,7 +230,7 @@ class Exchange:
 
     def take_landed(self, length: int) -> None:
         """Count the `length` bytes of a body that was received into the landing, and end the body."""
-        self._pool.received(self.host, length)
+        self._pool.received(self._connection.host, length)
         self._connection.manners.served(self._order, self._asked)
         self._over = True
 
@@ -240,7 +240,7 @@ class Exchange:
         Raises:
             YieldedError: On exit, if the pool closed this connection because goodput had collapsed.
         """
-        return self._pool.host(self.host).streams.stream(
+        return self._connection.host.streams.stream(
             lambda: f"{self._path}: {self.host} is faster with fewer connections"
         )
 
@@ -248,13 +248,13 @@ class Exchange:
 
     def progressed(self) -> None:
         """Report that bytes of the body were written, which proves that the host answers."""
-        self._pool.answered(self.host)
+        self._pool.answered(self._connection.host)
         if self._range and self._connection.manners.took(self._order, len(self._range)):
             self._observe(events.WidthLearned(self.host, self._connection.manners.widest or 0))
 
     def measured(self, count: int, seconds: float) -> None:
         """Report that `count` bytes of the body took `seconds` seconds."""
-        state = self._pool.host(self.host)
+        state = self._connection.host
         state.throughput.measured(count, seconds, len(state.streams))
 
     def lagging(self, pace: float) -> bool:
@@ -267,15 +267,15 @@ class Exchange:
         """
         if self._pool.rate.slows():
             return False
-        state = self._pool.host(self.host)
+        state = self._connection.host
         return state.throughput.lagging(pace, len(state.streams), time.monotonic())
 
     def replaced(self) -> None:
         """Report that this connection lagged and is closed."""
-        self._pool.host(self.host).throughput.replaced(time.monotonic())
+        self._connection.host.throughput.replaced(time.monotonic())
 
     def _answered(self) -> None:
-        self._pool.answered(self.host, time.monotonic() - self._asked)
+        self._pool.answered(self._connection.host, time.monotonic() - self._asked)
 
     def _judged(self, error: FetchError) -> FetchError:
         """Report to the pool what `error` means for the host. Return the error to raise."""
@@ -284,7 +284,8 @@ class Exchange:
         if isinstance(error, UnreachableError):
             silent = error.host or self.host
             if silent != self.host:
-                self._pool.answered(self.host)  # this host answered with a redirect to the silent one
+                # this host answered with a redirect to the silent one
+                self._pool.answered(self._connection.host)
             down = self._pool.silent(silent, error)
             if down is None:
                 return error
@@ -292,7 +293,7 @@ class Exchange:
                 return down
             return HostDownError(error, host=silent, is_own=False, heard=down.heard)
         if isinstance(error, TransferError):
-            self._pool.answered(self.host)
+            self._pool.answered(self._connection.host)
             if isinstance(error, StatusError):
                 return self._judged_status(error)
         return error

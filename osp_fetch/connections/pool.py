@@ -266,9 +266,9 @@ class ConnectionPool:
 
     # ---- measuring, and the concurrency limit of a host
 
-    def received(self, host: str, count: int) -> None:
-        """Record that a connection to `host` received `count` bytes."""
-        self.host(host).controller.received += count
+    def received(self, state: Host, count: int) -> None:
+        """Record that a connection to a host received `count` bytes."""
+        state.controller.received += count
         self.rate.charge(count)
 
     def refused(self, host: str) -> None:
@@ -327,19 +327,18 @@ class ConnectionPool:
                 state.streams.shed(state.open - state.limit.value)
             self._wake(state)
 
-    def answered(self, host: str, after: float | None = None) -> None:
-        """Record that `host` has sent the head of a reply.
+    def answered(self, state: Host, after: float | None = None) -> None:
+        """Record that a host has sent the head of a reply.
 
         Args:
-            host: `host:port`.
+            state: The state of the host.
             after: Seconds between the request and the head of its reply, None if not measured.
         """
-        state = self.host(host)
         if after is not None:
             state.controller.answered(asyncio.get_running_loop().time(), after)
         was_new = state.breaker.is_new
         if state.breaker.answered():
-            self._observe(events.HostBack(host))
+            self._observe(events.HostBack(state.name))
             if state.back is not None:
                 state.back.set_result(None)
                 state.back = None

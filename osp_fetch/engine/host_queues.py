@@ -148,14 +148,17 @@ class HostQueues:
         queue = self._queues[job.host]
         self._leave(queue, job)
         if answered:
-            self._remember(job.host)
             if not queue.heard:
+                self._remember(job.host)
                 self._new -= queue.out > 0
                 self._unheard -= queue.out
                 queue.heard = True
-            self._end_outage(queue)
-        self._list(queue)
-        self._tidy(queue)
+            if queue.outage is not None:
+                self._end_outage(queue)
+        if queue.jobs or queue.spilled:
+            self._list(queue)
+        elif not queue.out:
+            self._tidy(queue)
 
     def put_back(self, job: Job, error: HostDownError | HostPausedError) -> None:
         """Queue a job that has ended because its host is down or asked for a pause.
