@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ..model.errors import CredentialsError, SettingsError
 from ..model.settings import S3
+from ..version import __version__
 from .address import BucketAddress
 from .client import Bucket
 from .credentials import Keys
@@ -103,7 +104,8 @@ def _config(settings: S3, connections: int, *, has_own_endpoint: bool, unsigned:
         max_pool_connections=connections,
         connect_timeout=_TIMEOUTS[0],
         read_timeout=_TIMEOUTS[1],
-        user_agent_extra="osp-fetch",
+        user_agent=f"osp-fetch/{__version__}",
+        parameter_validation=False,
     )
 
 
