@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -87,6 +88,9 @@ async def _fetch_shares(
     sources = [*map(str, given), *(f"{name}={value}" for name, value in chosen.items() if value)]
     stop = options.get("stop") or StopToken()
     each: PlainOptions = {**options, "stop": stop}
+    if (settings := options.get("settings")) and settings.limits.processes == "auto":
+        # each share would start its processes anew, and could not share its connections with others
+        each["settings"] = replace(settings, limits=replace(settings.limits, processes=1))
     if "observer" in options:
         each["observer"] = seen = OneRun(options["observer"])
 
