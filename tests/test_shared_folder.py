@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import signal
 import subprocess
@@ -138,14 +139,18 @@ async def test_the_failure_of_one_share_ends_the_others_and_is_raised(tmp_path: 
             await asyncio.sleep(60)
         except asyncio.CancelledError:
             ended.append(which[0])
-            raise
+            raise StorageError("no disk for this one, either") from None
         return Report()
 
-    running = list[int]()
-    with pytest.raises(StorageError, match="no disk"):
+    running, reported = list[int](), list[dict[str, Any]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    with pytest.raises(StorageError, match="no disk$"):
         await fetch_shares(SharedRun(tmp_path, ["a"]), fetch, has_room=lambda _: True)
     assert sorted(ended) == sorted(running)
     assert len(ended) == 3
+    gc.collect()
+    await asyncio.sleep(0)
+    assert reported == []  # by asyncio, as errors that nobody has looked at
 
 
 async def test_shares_of_one_run_overlap_and_have_their_connections_in_common(

@@ -198,6 +198,9 @@ class _Shares:
                     await self._wait()
         finally:
             await stop(self._running)
+            for task in self._running:
+                if not task.cancelled():
+                    task.exception()  # marks it as retrieved: the error of another share is raised
         if self._is_complete and self._total.stopped is None:
             await asyncio.to_thread(self._session.close)
         return self._total
