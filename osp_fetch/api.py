@@ -9,20 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
+from .assembly import again_of
 from .concurrency import stop as stop_tasks
 from .joint import Joint
 from .launch import RUN_NAME, launch, stopping_after
 from .model.engines import Folder
 from .model.errors import SettingsError
 from .model.report import Outcome, Report
+from .model.settings import Settings
 from .options import FetchOptions, PlainOptions, StopToken, plain
 from .storage.destination import Destination, destination
+from .storage.folder.permissions import Permissions
 from .views.board import Board
 from .views.fanout import Fanout, Ticking
 from .views.notebook import progress_view
+from .workers.reach import descriptors
 
 if TYPE_CHECKING:
     from .assembly import AnyManifest
+
+_DESCRIPTORS = 256  # file descriptors that a run over shares needs beside those of the shares
+_OF_SHARE = 64  # file descriptors that have to be left for each share that is fetched at once
 
 
 async def fetch_all(
@@ -91,20 +98,35 @@ async def _fetch_shares(
     if (settings := options.get("settings")) and settings.limits.processes == "auto":
         # each share would start its processes anew, and could not share its connections with others
         each["settings"] = replace(settings, limits=replace(settings.limits, processes=1))
+    views = Fanout([options["observer"]] if "observer" in options else [])
+    seen = OneRun(views)
     if "observer" in options:
-        each["observer"] = seen = OneRun(options["observer"])
-
+        each["observer"] = seen
+    session, again = SharedRun(place.root, sources), again_of(options)
     async with AsyncExitStack() as stack:
         stack.enter_context(stopping_after(stop, each.pop("max_duration", None)))
-        joint = Joint(stack)
+        stack.enter_context(Permissions((settings or Settings()).storage.mode).applied())
+        joint = Joint(stack, session, again)
 
         async def share(which: tuple[int, int]) -> Report:
             return await launch(manifest, folder, {**each, "shard": which}, deliver, joint=joint)
 
-        report = await fetch_shares(SharedRun(place.root, sources), share, joint.divide, joint.has_room)
-    if "observer" in options:
-        seen.end(report)
+        report = await fetch_shares(
+            session, share, joint.divide, joint.has_room, stopping=stop, most=_shares_at_once(settings)
+        )
+    report.notes += [] if report.stopped else again.notes()
+    seen.end(report)
+    report.notes += views.failures
     return report
+
+
+def _shares_at_once(settings: Settings | None) -> int:
+    """Return how many shares of a manifest a run may fetch at once: each needs files of its own."""
+    from .cluster.shares import AT_ONCE
+
+    if settings and settings.links.command:
+        return 1  # each would run the command for fresh links
+    return max(1, min(AT_ONCE, (descriptors() - _DESCRIPTORS) // _OF_SHARE))
 
 
 def check_shares(manifest: AnyManifest, place: Destination, options: PlainOptions) -> list[str | Path]:
@@ -121,13 +143,25 @@ def check_shares(manifest: AnyManifest, place: Destination, options: PlainOption
     given = list(manifest) if isinstance(manifest, (list, tuple)) else [manifest]
     sources = [each for each in given if isinstance(each, str | Path)]
     single = [name for name in ("shard", "failed", "name", "page") if name in options]
-    if place.bucket or single or len(sources) < len(given):
-        what = single[0] if single else "a bucket" if place.bucket else "a manifest in memory"
+    once = next((str(source) for source in sources if _is_read_once(source)), None)
+    if place.bucket or single or len(sources) < len(given) or once:
+        what = single[0] if single else "a bucket" if place.bucket else once or "a manifest in memory"
         raise SettingsError(
             f"{what} does not go with runs that share a folder: each share of the manifest is a run of its "
-            "own, on any machine; leave it out, or use Ray"
+            "own, on any machine; " + ("write the list to a file" if once else "leave it out, or use Ray")
         )
     return sources
+
+
+def _is_read_once(source: str | Path) -> bool:
+    """Return whether a source is standard input, a pipe or a device, which each share would need to read."""
+    if str(source) == "-":
+        return True
+    place = Path(source)
+    try:
+        return "://" not in str(source) and place.exists() and not (place.is_file() or place.is_dir())
+    except (OSError, ValueError):  # no path
+        return False
 
 
 def fetch_iter(

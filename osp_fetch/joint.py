@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Final
 from .connections.wait_reporter import WaitReporter
 from .model import events
 from .model.errors import FetchError
+from .model.report import Report, Status
 from .processor import processor_times
-from .storage.folder.node_folders import collect, mark_ended, node_folder
+from .storage.folder.node_folders import collect, mark_ended, node_folder, take_all
 from .views.fanout import Ticking
 
 if TYPE_CHECKING:
+    from .assembly import Again
+    from .cluster.shares import SharedRun
     from .connections.byte_rate import ByteRate
     from .control.steering import Steering
     from .engine.context import Connections, Context
@@ -32,10 +35,12 @@ class Joint:
 
     Args:
         stack: closes the connections.
+        session: the shares.
+        again: what states which paths are fetched again although they are finished.
     """
 
-    def __init__(self, stack: AsyncExitStack) -> None:
-        self._stack = stack
+    def __init__(self, stack: AsyncExitStack, session: SharedRun, again: Again) -> None:
+        self._stack, self._session, self.again = stack, session, again
         self._connections: Connections | None = None
         self._opening = asyncio.Lock()
         self._rate: ByteRate | None = None
@@ -63,6 +68,15 @@ class Joint:
                 waits = WaitReporter(self._connections.pool, self.observe, processor_times)
                 await self._stack.enter_async_context(Ticking(waits))
         return self._connections
+
+    async def is_done(self, share: tuple[int, int]) -> bool:
+        """Return whether another run has finished a share before this one got its lock."""
+        return await asyncio.to_thread(self._session.is_done, share[0])
+
+    async def ended(self, share: tuple[int, int], report: Report) -> None:
+        """Record a share that is done, before its lock is released."""
+        if report.stopped is None and not report.counts[Status.PARKED]:
+            await asyncio.to_thread(self._session.end, share[0])
 
     def share_rate(self, context: Context) -> None:
         """Let the run of `context` continue with the rate of the one before, which may have used it up."""
@@ -129,6 +143,7 @@ def own_partials(stack: AsyncExitStack, state: Path) -> Path:
     collect(state)
     own = node_folder(state, secrets.token_hex(8))
     own.mkdir(parents=True)
+    take_all(state, own)
 
     def give_back() -> None:
         mark_ended(own)

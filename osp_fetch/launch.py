@@ -139,13 +139,19 @@ async def launch(
     async with AsyncExitStack() as stack:
         stack.callback(given.resolved.close)
         stack.enter_context(stopping_after(given.stop, options.get("max_duration")))
-        stack.enter_context(Permissions(given.settings.storage.mode).applied())
+        if joint is None:  # the umask is that of the process, which all joint runs share
+            stack.enter_context(Permissions(given.settings.storage.mode).applied())
         lock = await _locked(stack, given.state, given.options, given.stop)
         if lock is None:
             report.stopped, report.seconds = given.stop.why, time.monotonic() - begun
             return report
         forget_failed(given.state)
-        await _fetch(stack, given, lock, report, begun, deliver)
+        shard = given.options.get("shard")
+        if joint is None or shard is None:
+            await _fetch(stack, given, lock, report, begun, deliver)
+        elif not await joint.is_done(shard):
+            await _fetch(stack, given, lock, report, begun, deliver)
+            await joint.ended(shard, report)
     return report
 
 
@@ -172,7 +178,8 @@ async def _fetch(
     renewal = renewal_of(given.manifest, given.options, given.settings, observe, given.pages)
     await _ticking(stack, given, context, board, observe, workers)
     first, tell = stack.enter_context(given.joint.share(observe)) if given.joint else (1, None)
-    again, spill = again_of(given.options), stack.enter_context(DiskSpill(given.state))
+    again = given.joint.again if given.joint else again_of(given.options)
+    spill = stack.enter_context(DiskSpill(given.state))
     run = Run(
         context, _finisher(stack, given.place, given.options, report, deliver), renewal,
         fetch_one=workers.fetch if workers else None, recheck=given.options.get("recheck", False),
@@ -188,7 +195,8 @@ async def _fetch(
     try:
         await _unless_stopped(run.fetch(given.resolved.rows), report, given.stop, observe)
     finally:
-        unmatched = [] if report.stopped else again.notes()  # a stopped run has not read every row
+        # a stopped run has not read every row, and a joint one only those of its share
+        unmatched = [] if report.stopped or given.joint else again.notes()
         of_rows = [*given.resolved.notes(), *work.notes(), *unmatched]
         report.notes += [*given.reach.notes, *of_rows, *notes_of(board), *observe.failures, *run.notes()]
         report.notes += given.failed.close() if given.failed else []

@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from osp_fetch import Folder, fetch_all
+from osp_fetch import Folder, StopToken, fetch_all
+from osp_fetch.assembly import again_of
 from osp_fetch.cluster.members import Members
 from osp_fetch.cluster.shares import AT_ONCE, SharedRun, fetch_shares
 from osp_fetch.demo.server import Exchange
+from osp_fetch.joint import Joint
+from osp_fetch.launch import launch
 from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import FolderBusyError, SettingsError, StorageError
@@ -144,7 +150,7 @@ async def test_the_failure_of_one_share_ends_the_others_and_is_raised(tmp_path: 
 
     running, reported = list[int](), list[dict[str, Any]]()
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
-    with pytest.raises(StorageError, match="no disk$"):
+    with pytest.raises(StorageError, match=r"no disk$"):
         await fetch_shares(SharedRun(tmp_path, ["a"]), fetch, has_room=lambda _: True)
     assert sorted(ended) == sorted(running)
     assert len(ended) == 3
@@ -323,3 +329,115 @@ async def test_commands_hold_for_the_shares_after_them(
     finally:
         run.kill()
         run.wait()
+
+
+async def test_a_list_that_can_be_read_once_only_is_refused(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for source in ("-", str(pipe)):
+        with pytest.raises(SettingsError, match="write the list to a file"):
+            await fetch_all(source, tmp_path / "out", settings=quick(), engine=Folder())
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+async def test_held_bytes_are_gone_on_with_and_no_partial_is_left(
+    origin: Origin, tmp_path: Path, number: signal.Signals
+) -> None:
+    data = noise(24 * MIB, 1)
+    listed, out = manifest(tmp_path, origin, {"large": data}, slow(4 * MIB)), tmp_path / "out"
+    first = started(listed, out, "--join", "-j", "2")
+    until = time.monotonic() + 60
+    while written(out / ".osp-fetch") < 12 * MIB:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.02)
+    first.send_signal(number)
+    await asyncio.to_thread(first.wait)
+    asked = len(origin.seen)
+    assert await asyncio.to_thread(started(listed, out, "--join").wait) == 0
+    assert tree(out) == {"large": data}
+    spans = [each.headers.get("range", "bytes=0-") for each in origin.seen[asked:]]
+    assert not any(span.startswith("bytes=0-") for span in spans), spans
+    assert not [place for place in (out / ".osp-fetch").rglob("*large*") if place.is_file()]
+
+
+async def test_a_run_that_waits_for_shares_of_others_can_be_stopped(origin: Origin, tmp_path: Path) -> None:
+    session = SharedRun(tmp_path, ["a"])
+    stop = StopToken()
+
+    async def fetch(_: tuple[int, int]) -> Report:
+        raise FolderBusyError("held")
+
+    waiting = asyncio.create_task(fetch_shares(session, fetch, stopping=stop))
+    await asyncio.sleep(1)
+    stop.ask("SIGTERM")
+    async with asyncio.timeout(30):
+        report = await waiting
+    assert report.stopped == "SIGTERM"
+    assert (tmp_path / ".osp-fetch" / "join" / "session.json").exists()
+
+
+async def test_shares_that_overlap_keep_the_mode_and_an_observer_that_raises_costs_nothing(
+    origin: Origin, tmp_path: Path
+) -> None:
+    files = {f"f{n:02}": noise(40_000, n) for n in range(64)}
+    calls = 0
+
+    def observe(event: events.Event) -> None:
+        nonlocal calls
+        calls += 1
+        raise ValueError("observer")
+
+    before = os.umask(0o022)
+    os.umask(before)
+    report = await fetch_all(
+        manifest(tmp_path, origin, files, slow(200_000)), tmp_path / "out", engine=Folder(),
+        settings={"storage": {"mode": "0660", "min_free": 0}}, observer=observe,
+    )  # fmt: skip
+    assert report.ok
+    assert calls == 1
+    assert sum("the observer" in note for note in report.notes) == 1
+    assert os.umask(before) == before
+    modes = {place.stat().st_mode & 0o777 for place in (tmp_path / "out").glob("f*")}
+    assert modes == {0o660}
+
+
+async def test_a_share_that_another_run_has_finished_meanwhile_is_not_fetched_again(
+    origin: Origin, tmp_path: Path
+) -> None:
+    listed = manifest(tmp_path, origin, {"f": noise(5_000, 1)})
+    session = SharedRun(tmp_path / "out", [str(listed)])
+    session.join()
+    for share in range(32):
+        session.end(share)
+    async with AsyncExitStack() as stack:
+        joint = Joint(stack, session, again_of({}))
+        report = await launch(str(listed), tmp_path / "out", {"shard": (0, 32)}, lambda _: None, joint=joint)
+    assert sum(report.counts.values()) == 0
+    assert not origin.requests
+
+
+def test_a_lock_that_cannot_be_opened_for_lack_of_descriptors_is_not_lost(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with RunLock(tmp_path / ".osp-fetch", beat=0.01) as lock:
+        opened = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
+        try:
+            with suppress(OSError):
+                while True:
+                    opened.append(os.open("/dev/null", os.O_RDONLY))
+            time.sleep(0.02)
+            lock.check()
+        finally:
+            for each in opened:
+                os.close(each)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_glob_of_again_is_looked_for_in_all_shares(origin: Origin, tmp_path: Path) -> None:
+    listed = manifest(tmp_path, origin, {f"f{n}": noise(500, n) for n in range(6)})
+    await fetch_all(listed, tmp_path / "out", settings=quick(), engine=Folder())
+    report = await fetch_all(listed, tmp_path / "out", settings=quick(), engine=Folder(), again=["f3"])
+    assert report.counts[Status.FETCHED] == 1
+    assert not [note for note in report.notes if "--again" in note]
+    none = await fetch_all(listed, tmp_path / "out", settings=quick(), engine=Folder(), again=["nothing"])
+    assert [note for note in none.notes if "--again nothing matches no file" in note]

@@ -37,21 +37,23 @@ def command(folder: str, words: tuple[str, ...], as_json: bool, **flags: Any) ->
     where, _ = place_of_flags(folder, flags)
     states = _states(where.root, flags["shard"])
     words = _with_absolute_paths(words)
-    documents, failed = [], False
+    documents, refused = [], []
     for state in states:
         name = f"shard {state.name.replace('-of-', '/')}: " if state.parent.name == "shards" else ""
         try:
             reply = _ask(state, words)
         except FetchError as error:
-            click.echo(f"osp-fetch: {name}{error}", err=True)
-            failed = True
+            refused.append((f"osp-fetch: {name}{error}", error.cause == "no run"))
             continue
         documents.append(reply["status"])
         if not as_json:
             _print(name, reply)
     if as_json and documents:
         click.echo(json.dumps(documents[0] if len(states) == 1 else documents, indent=2))
-    return exits.SOME_FAILED if failed else exits.OK
+    for line, is_gone in refused:
+        if not (documents and is_gone):  # the stop of one run may end others before they have answered
+            click.echo(line, err=True)
+    return exits.OK if documents else exits.SOME_FAILED
 
 
 def _states(root: Path, text: str | None) -> list[Path]:

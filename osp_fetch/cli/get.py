@@ -266,7 +266,7 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
     if not flags["quiet"] or report.failures:
         for line in formatting.advice(report):
             say(line, err=True)
-    if sum(report.counts.values()) == 0 and report.stopped is None:
+    if sum(report.counts.values()) == 0 and report.stopped is None and not report.notes:
         say("Nothing to fetch: the manifest is empty, or --include and --exclude leave no file.", err=True)
     for note in report.notes:
         say(note, err=True)

@@ -18,16 +18,17 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ..concurrency import stop
 from ..model import events
 from ..model.errors import FolderBusyError, SettingsError, StorageError
 from ..model.report import Report, Status
 from ..model.urls import shown
+from ..options import StopToken
 from ..storage.folder.disk import storage_error
 from ..storage.folder.heartbeat import BEAT
 from ..storage.folder.run_lock import state_folder
@@ -115,6 +116,9 @@ async def fetch_shares(
     fetch: FetchShare,
     divide: Callable[[int, int], None] = lambda *_: None,
     has_room: Callable[[int], bool] = lambda _: False,
+    *,
+    stopping: StopToken | None = None,
+    most: int = AT_ONCE,
 ) -> Report:
     """Fetch shares until all of them are done, here or by other runs.
 
@@ -125,6 +129,8 @@ async def fetch_shares(
             changes.
         has_room: returns whether the shares that are being fetched here leave connections unused, so that
             another one may begin. The argument is how many of them must have begun.
+        stopping: the token by which the run is asked to stop.
+        most: shares that are fetched at once.
 
     Returns:
         The report on the files of this run's shares.
@@ -132,16 +138,18 @@ async def fetch_shares(
     Raises:
         FetchError: as `fetch`. FolderBusyError only if a run over all files works in the folder.
     """
-    begun = time.monotonic()
+    begun, stopping = time.monotonic(), stopping or StopToken()
     await asyncio.to_thread(session.join)
-    async with _taking_part(session.members, divide):
-        total = await _Shares(session, fetch, has_room).fetch()
+    async with _taking_part(session.members, divide, stopping):
+        total = await _Shares(session, fetch, has_room, stopping, most).fetch()
     total.seconds = time.monotonic() - begun
     return total
 
 
 @asynccontextmanager
-async def _taking_part(members: Members, divide: Callable[[int, int], None]) -> AsyncIterator[None]:
+async def _taking_part(
+    members: Members, divide: Callable[[int, int], None], stopping: StopToken
+) -> AsyncIterator[None]:
     """Take part in the session, and watch who else does."""
 
     begins = asyncio.Event()
@@ -162,11 +170,20 @@ async def _taking_part(members: Members, divide: Callable[[int, int], None]) -> 
     await asyncio.to_thread(members.enter)
     watching = asyncio.create_task(watch())
     try:
-        await begins.wait()  # until then the others still use all of the limits
+        await _either(begins.wait(), stopping)  # until then the others still use all of the limits
         yield
     finally:
         await stop({watching})
         await asyncio.to_thread(members.leave)
+
+
+async def _either(waiting: Coroutine[Any, Any, Any], stopping: StopToken) -> None:
+    """Return when `waiting` has ended, or the run is asked to stop."""
+    tasks = {asyncio.ensure_future(waiting), asyncio.ensure_future(stopping.wait())}
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await stop(tasks)
 
 
 class _Shares:
@@ -177,21 +194,31 @@ class _Shares:
         fetch: fetches one share.
         has_room: returns whether the shares that are being fetched leave connections unused. The argument is
             how many of them must have begun.
+        stopping: the token by which the run is asked to stop. Shares that are being fetched obey it, too.
+        most: shares that are fetched at once.
     """
 
-    def __init__(self, session: SharedRun, fetch: FetchShare, has_room: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        session: SharedRun,
+        fetch: FetchShare,
+        has_room: Callable[[int], bool],
+        stopping: StopToken,
+        most: int,
+    ) -> None:
         self._session, self._fetch, self._has_room = session, fetch, has_room
+        self._stopping, self._most = stopping, most
         self._free = list(range(session.shares))
         random.shuffle(self._free)  # runs that start together want different shares
         self._busy: list[int] = []  # shares that other runs held
         self._running: dict[asyncio.Task[Report], int] = {}
         self._began, self._idle = 0.0, 0  # when the last one was begun; looks at which there was room
-        self._total, self._is_complete = Report(), True
+        self._total, self._is_complete, self._has_fetched = Report(), True, False
 
     async def fetch(self) -> Report:
         """Fetch until all shares are done, close the session then, and return the report."""
         try:
-            while self._running or (self._total.stopped is None and (self._free or self._busy)):
+            while self._running or (self._stopping.why is None and (self._free or self._busy)):
                 if self._may_begin():
                     await self._begin(self._free.pop())
                 else:
@@ -201,17 +228,21 @@ class _Shares:
             for task in self._running:
                 if not task.cancelled():
                     task.exception()  # marks it as retrieved: the error of another share is raised
+        if self._free or self._busy:
+            self._total.stopped = self._stopping.why
+        elif not self._has_fetched:
+            self._total.notes.append("other runs have fetched all shares; nothing was left for this one")
         if self._is_complete and self._total.stopped is None:
             await asyncio.to_thread(self._session.close)
         return self._total
 
     def _may_begin(self) -> bool:
-        if self._total.stopped is not None or not self._free:
+        if self._stopping.why is not None or not self._free:
             return False
         if not self._running:
             return True
         is_opening = time.monotonic() - self._began < _OPENING
-        has_room = len(self._running) < AT_ONCE and self._has_room(len(self._running) if is_opening else 0)
+        has_room = len(self._running) < self._most and self._has_room(len(self._running) if is_opening else 0)
         self._idle = self._idle + 1 if has_room else 0
         return self._idle > _IDLE
 
@@ -223,7 +254,7 @@ class _Shares:
 
     async def _wait(self) -> None:
         """Wait for the end of a share. If none ends, look again at those that other runs held."""
-        may_begin = self._total.stopped is None and len(self._running) < AT_ONCE
+        may_begin = self._stopping.why is None and len(self._running) < self._most
         if self._running:
             pause = _LOOK if self._free else _PAUSE
             done, _ = await asyncio.wait(
@@ -233,7 +264,7 @@ class _Shares:
                 await self._settle(task)
         else:
             done = set()
-            await asyncio.sleep(_PAUSE)
+            await _either(asyncio.sleep(_PAUSE), self._stopping)
         if not self._free and not done:
             self._free, self._busy = self._busy, []
 
@@ -247,6 +278,7 @@ class _Shares:
                 raise
             self._busy.append(share)
             return
+        self._has_fetched = True
         self._total.merge(report)
         if report.counts[Status.PARKED]:
             self._is_complete = False  # it needs fresh links, and another run
@@ -274,6 +306,8 @@ class OneRun:
         if event is self._last or isinstance(event, events.RunEnded | events.ManifestEnded | events.Progress):
             return
         self._last = event
+        if isinstance(event, events.Steered) and event.what == events.STILL_HOLDS:
+            return  # every share that begins says so
         if isinstance(event, events.RunStarted):
             if self._has_begun:
                 return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -48,7 +48,7 @@ class Work(Protocol):
 
 @dataclass(slots=True)
 class SteeringState:
-    """What commands have changed, beside the hosts that are paused. Runs that share connections share it.
+    """What commands have changed. Runs that share their connections share it.
 
     Attributes:
         usual: The number of connections that the settings and this process allow.
@@ -58,7 +58,9 @@ class SteeringState:
         paused: Whether everything is paused.
         place: Which part of the limits is used, from 0.
         parts: Number of parts.
+        hosts: The hosts that are paused.
         is_changed: Whether a command has changed anything.
+        is_shared: Whether several runs share it. Each of them gets every command.
     """
 
     usual: int
@@ -68,7 +70,9 @@ class SteeringState:
     paused: bool = False
     place: int = 0
     parts: int = 1
+    hosts: dict[str, None] = field(default_factory=dict)
     is_changed: bool = False
+    is_shared: bool = False
 
 
 class Steering:
@@ -105,7 +109,6 @@ class Steering:
         self._work, self._links, self._workers = work, links, workers
         limits = context.settings.limits
         self._now = SteeringState(context.pool.total, limits.connections != "auto", limits.rate)
-        self._hosts: dict[str, None] = {}
 
     def divide(self, place: int, parts: int) -> None:
         """Keep to one part of the limits that the user has set, because other runs keep to the rest.
@@ -119,10 +122,11 @@ class Steering:
 
     def take_over(self, before: Steering) -> None:
         """Apply what commands have changed in a run before, and from now on what they change in either."""
-        self._now, self._hosts = before._now, before._hosts.copy()
+        self._now = before._now
+        self._now.is_shared = True
         self._limit()
         if self._now.is_changed:
-            self._tell("what was changed before still holds")
+            self._tell(events.STILL_HOLDS)
         self.tick()
 
     async def __call__(self, words: Sequence[str]) -> dict[str, Any]:
@@ -148,7 +152,7 @@ class Steering:
         """Hold what is paused."""
         if self._now.paused:
             self._limit(sheds=True)
-        for host in self._hosts:
+        for host in self._now.hosts:
             for name in self._context.pool.named(host):
                 self._context.pool.cool(name, _HOLD, sheds=True)
             if self._workers is not None:
@@ -162,7 +166,9 @@ class Steering:
             case commands.Resume():
                 self._now.paused = False
                 self._limit()
-                return "resumed" + (f"; still paused: {', '.join(self._hosts)}" if self._hosts else "")
+                return "resumed" + (
+                    f"; still paused: {', '.join(self._now.hosts)}" if self._now.hosts else ""
+                )
             case commands.SetRate(rate):
                 self._now.rate = rate
                 self._limit()
@@ -222,16 +228,16 @@ class Steering:
             self._workers.steer(limits)
 
     def _pause_host(self, host: str) -> str:
-        if len(self._hosts) >= _MOST_HOSTS:
+        if len(self._now.hosts) >= _MOST_HOSTS:
             raise CommandError(f"host: {_MOST_HOSTS} hosts are paused already")
-        self._hosts[host] = None
+        self._now.hosts[host] = None
         return f"{host} is paused; its files wait"
 
     def _resume_host(self, host: str) -> str:
-        if host not in self._hosts:
-            paused = f"paused are {', '.join(self._hosts)}" if self._hosts else "no host is"
+        if host not in self._now.hosts and not self._now.is_shared:
+            paused = f"paused are {', '.join(self._now.hosts)}" if self._now.hosts else "no host is"
             raise CommandError(f"{host} is not paused; {paused}")
-        del self._hosts[host]
+        self._now.hosts.pop(host, None)
         return f"{host} is resumed"
 
     def _retry_failed(self) -> str:
@@ -265,5 +271,5 @@ class Steering:
     def _tell(self, said: str) -> None:
         self._now.is_changed = True
         connections = self._now.most or (self._now.usual if self._now.is_fixed else "auto")
-        hosts = tuple(self._hosts)
+        hosts = tuple(self._now.hosts)
         self._context.observe(events.Steered(said, self._now.paused, hosts, self._now.rate, connections))

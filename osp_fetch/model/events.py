@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from .report import Outcome, Report
 
@@ -393,6 +394,10 @@ class PageOpened:
     """The page of the run can be opened at `url`. The event is not logged, because the link has a token."""
 
     url: str
+
+
+STILL_HOLDS: Final = "what was changed before still holds"
+"""What `Steered` says when another run begins with the changes of the ones before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,20 @@ def hand_over(path: RelativePath, old: Path, new: Path, *, moves: bool, kind: st
         raise storage_error(error, f"the partial of {path} cannot be given to another node") from None
 
 
+def take_all(state: Path, own: Path) -> None:
+    """Move what `collect` has gathered to the folder of the only holder of a state folder. Blocks.
+
+    Raises:
+        StorageError: it cannot be moved.
+    """
+    for kind in ("partial", "aside"):
+        try:
+            if (state / kind).is_dir():
+                (state / kind).rename(own / kind)
+        except OSError as error:
+            raise storage_error(error, f"{state / kind} cannot be moved to {own}") from None
+
+
 def partials_of(state: Path) -> set[RelativePath]:
     """Return the files that have a partial in a state folder. Blocks."""
     folder = state / "partial"

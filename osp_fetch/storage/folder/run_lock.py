@@ -105,12 +105,21 @@ class RunLock:
         """Raise StorageError if another run has taken the lock, because this one was silent for too long."""
         if time.monotonic() < self._checked + self._beat / 2:
             return
-        if _read(self._place).get("token") != self._mine.get("token"):
+        found = _read(self._place) or self._read_open()
+        if found.get("token") != self._mine.get("token"):
             raise StorageError(
                 f"{self._state.parent}: this run was silent for so long that another one has taken its place",
                 remedy=Remedy.ABORT,
             )
         self._checked = time.monotonic()
+
+    def _read_open(self) -> dict[str, object]:
+        """Return what the lock file holds. No descriptor may be left to open it once more."""
+        try:
+            found = json.loads(os.pread(self._fd, 4096, 0))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def _take(self) -> None:
         locked = self._locked()
