@@ -350,6 +350,23 @@ def test_an_archive_that_conflicts_costs_no_other(tmp_path: Path) -> None:
     assert (tmp_path / "out/same").read_bytes() == b"another"
 
 
+async def test_the_processes_of_a_killed_unpacking_end_with_it(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.tar").write_bytes(tar_bytes({f"{name}{n}": noise(20, n) for n in range(5000)}))
+    words = [sys.executable, "-m", "osp_fetch", "unpack", str(tmp_path), "--min-free", "0", "--workers", "2"]
+    # whoever holds standard output keeps the pipe open
+    process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 3:  # two workers, and what multiprocessing starts beside them
+        assert process.returncode is None, "it ended before it had started its processes"
+        await asyncio.sleep(0.01)
+    process.kill()
+    async with asyncio.timeout(30):
+        await process.stdout.read()
+        await process.wait()
+
+
 async def test_a_killed_unpacking_shows_nothing_or_all(tmp_path: Path) -> None:
     files = {f"{n:05}.jpg": noise(2000, n) for n in range(1500)}
     (tmp_path / "a.tar").write_bytes(tar_bytes(files, "w:gz"))

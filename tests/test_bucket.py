@@ -22,16 +22,21 @@ from hypothesis import strategies as st
 
 import osp_fetch
 from osp_fetch import Entry, FinishedObject, Report, Settings, Status, fetch_all, finished_objects
+from osp_fetch.inspection.place import BucketPlace, opened_place
+from osp_fetch.inspection.verify_bucket import verify_bucket
 from osp_fetch.model.entry import RelativePath, entry
 from osp_fetch.model.errors import FetchError, FolderBusyError, SettingsError
 from osp_fetch.model.ranges import ByteRange
+from osp_fetch.model.record import Record
 from osp_fetch.s3.address import bucket_address
 from osp_fetch.storage.bucket.grid import Grid, part_size
 from osp_fetch.storage.bucket.objects import metadata_of
 from osp_fetch.storage.bucket.part_memory import PartMemory
-from osp_fetch.storage.bucket.state import state_root
+from osp_fetch.storage.bucket.state import state_of, state_root
 from osp_fetch.storage.bucket.store import BucketStore
 from osp_fetch.storage.bucket.sums import CRC32C, CRC64NVME, RunningDigests
+from osp_fetch.storage.destination import destination
+from osp_fetch.storage.ledger.sqlite import SqliteLedger
 from tests.conftest import quick
 from tests.held import Held, Store
 from tests.origin import Origin, chunked, noise, sha256, slow
@@ -768,3 +773,48 @@ async def test_checksums_are_written_as_an_object(
     refused = await asyncio.to_thread(command, *words)
     assert refused.returncode != 0
     assert held.data("x/SHA256SUMS") == b"mine"
+
+
+def test_reading_finds_damage_also_where_no_sha256_is_recorded(
+    seaweed: Seaweed, bucket: str, tmp_path: Path
+) -> None:
+    """An object that was copied on the server has the store's checksums only, or none at all."""
+    target = destination(f"s3://{bucket}/v", tmp_path)
+    client, data = seaweed.client(), noise(50_000, 1)
+    for name in ("sum", "none", "short"):
+        client.put_object(Bucket=bucket, Key=f"v/{name}", Body=data)
+    state = tmp_path / ".osp-fetch"
+    state.mkdir(parents=True)
+
+    async def record() -> None:
+        async with SqliteLedger(state / "ledger.sqlite3") as ledger:
+            for name in ("sum", "none", "short"):
+                etag = client.head_object(Bucket=bucket, Key=f"v/{name}")["ETag"]
+                digests = {"md5": hashlib.md5(data).hexdigest()} if name == "sum" else {}
+                await ledger.put(
+                    Record(RelativePath(name), "h/x", len(data), digests=digests,
+                           published=state_of(len(data), etag))
+                )  # fmt: skip
+
+    asyncio.run(record())
+
+    def verdicts() -> dict[str, str]:
+        with opened_place(target, quick()) as place:
+            assert isinstance(place, BucketPlace)
+            return {each.path: each.verdict for each in verify_bucket(place, read=True)}
+
+    assert verdicts() == {"sum": "ok", "none": "unchecked", "short": "unchecked"}
+    for name, wrong in (("sum", bytes(50_000)), ("none", bytes(50_000)), ("short", b"short")):
+        client.put_object(Bucket=bucket, Key=f"v/{name}", Body=wrong)
+    assert verdicts() == dict.fromkeys(("sum", "none", "short"), "damaged")
+
+
+async def test_a_name_that_the_store_calls_taken_and_does_not_show_fails_in_time(
+    origin: Origin, seaweed: Seaweed, bucket: str
+) -> None:
+    """SeaweedFS refuses `a` where there is `a/b`, and shows no object `a`."""
+    seaweed.client().put_object(Bucket=bucket, Key="y/a/b", Body=b"x")
+    row = entry("a", origin.add("a", noise(500, 1)))
+    async with asyncio.timeout(60):
+        report = await fetch_all([row], f"s3://{bucket}/y", settings=quick(storage={"disk_patience": 1}))
+    assert [str(each.error) for each in report.failures if "the name is taken" in str(each.error)]

@@ -261,3 +261,24 @@ def test_validators_decide_for_servers_that_ignore_conditions(
     known: Validator, found: Validator, length: int | None, expected: bool
 ) -> None:
     assert is_same(known, 10, Representation("http://h/f", length, found)) is expected
+
+
+@pytest.mark.parametrize("before", [b"", b"old content"])
+async def test_a_file_without_a_byte_is_updated_although_no_range_of_it_can_be_sent(
+    origin: Origin, tmp_path: Path, before: bytes
+) -> None:
+    async def refuses_ranges(exchange: Exchange, page: Page) -> None:
+        if "range" in exchange.headers and not page.data:
+            await exchange.answer(416, "", {"Content-Range": "bytes */0"})
+        else:
+            await o.polite(exchange, page)
+
+    row = entry("d/f", origin.add("f", before, always=refuses_ranges))
+    assert (await update(row, tmp_path)).counts[Status.FETCHED] == 1
+    origin.add("f", b"", always=refuses_ranges)
+    asked = sum(origin.requests.values())
+    report = await update(row, tmp_path)
+    assert report.ok, report.failures
+    assert report.counts[Status.FETCHED if before else Status.PRESENT] == 1
+    assert (tmp_path / "d/f").read_bytes() == b""
+    assert sum(origin.requests.values()) - asked <= 2

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from ..datasets.catalogue import owner
@@ -74,6 +76,23 @@ class UnpackOptions:
             return self.into
         dataset = owner(archive.pieces[-1])
         return f"datasets/{dataset.media}" if dataset else archive.stem
+
+
+def begin_worker() -> None:
+    """Prepare a process that unpacks or tests archives: it ends with Ctrl-C, and with its parent process.
+
+    It would wait for work for ever if the run is killed: it holds the other end of its own queue, too.
+    """
+    # with the default handler, Ctrl-C ends it without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            wait([parent.sentinel])
+            os._exit(1)  # what it was writing is not published; the next run begins that archive anew
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Unpacker:
@@ -165,13 +184,7 @@ class Unpacker:
             workers = self._how.workers or max(1, (os.cpu_count() or 2) // 2)
             # spawn: a fork would inherit this process's event loop, locks and sockets
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(
-                # with the default handler, Ctrl-C also ends the worker processes, without a traceback
-                workers,
-                context,
-                signal.signal,
-                (signal.SIGINT, signal.SIG_DFL),
-            )
+            self._pool = ProcessPoolExecutor(workers, context, begin_worker)
         try:
             job = self._submit(self._pool, self._how.job(self._root, archive, self._digests))
         except BrokenProcessPool:
@@ -285,7 +298,8 @@ def try_folder(root: Path, paths: Sequence[str]) -> Iterator[tuple[str, str | No
         The archive's name, and why it is broken, or None.
     """
     found = splits.archives(paths)
-    with ProcessPoolExecutor(os.cpu_count() or 1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count() or 1, spawn, begin_worker) as pool:
         jobs = [(archive.name, pool.submit(why_broken, str(root), archive)) for archive in found]
         for name, job in jobs:
             yield name, job.result()

@@ -102,8 +102,9 @@ def _told(
             bad.append(checked)
             if not as_json:
                 progress.clear()
-                now = f", found {checked.found}" if checked.found else ""
-                click.echo(f"{checked.verdict}: {checked.path} (expected {checked.expected}{now})")
+                said = [("expected", checked.expected), ("found", checked.found)]
+                why = ", ".join(f"{word} {value}" for word, value in said if value)
+                click.echo(f"{checked.verdict}: {checked.path} ({why or 'not as it was uploaded'})")
     return counts, bad
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from ..model import urls
 from ..model.entry import Entry
-from ..model.errors import StatusError
+from ..model.errors import RangeNotSatisfiableError, StatusError
 from ..model.http import Representation, Validator
 from ..model.record import Record
 from .context import Context
@@ -64,6 +64,13 @@ class Update:
             part_size = self._context.part_size(urls.host(link), entry.size, order)
             try:
                 reply = await exchange.send(replace(first_request(entry, part_size), unless=known))
+            except RangeNotSatisfiableError as error:
+                if error.length != 0:
+                    raise
+                if record.length == 0:
+                    return None
+                stack.pop_all()
+                return First(exchange, part_size)  # the source has become empty
             except StatusError as error:
                 if known.exists and error.status == _NOT_MODIFIED:
                     return None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
+from ..model.digest import STRENGTH
 from ..model.entry import RelativePath
 from ..model.record import Record
 from ..storage.bucket.sums import SCHEMES
@@ -32,7 +33,8 @@ def verify_bucket(place: BucketPlace, *, read: bool = False) -> Iterator[Checked
         read: Whether every object is read and hashed.
 
     Yields:
-        One verdict per file, in the order of the ledger. "unchecked" means that the store has no checksum.
+        One verdict per file, in the order of the ledger. "unchecked" means that neither the store nor the
+        ledger has a checksum.
 
     Raises:
         StorageError: A ledger cannot be read, or the bucket does not answer.
@@ -64,24 +66,30 @@ def _compared(record: Record, found: Object | None) -> Checked:
 def _read(place: BucketPlace, records: list[Record]) -> list[Checked]:
     """Return the verdicts after reading the objects."""
     from ..storage.bucket.files import digests_of_object
+    from ..storage.bucket.objects import look
 
     async def all_of_them() -> list[Checked]:
         places = asyncio.Semaphore(_READING)
 
         async def one(record: Record) -> Checked:
-            wanted = record.digests.get("sha256")
+            known = next((name for name in STRENGTH if name in record.digests), None)
+            algorithm, path = known or "sha256", RelativePath(record.path)
             async with places:
-                found = await digests_of_object(
-                    place.bucket, RelativePath(record.path), frozenset({"sha256"})
-                )
-            expected = f"sha256:{wanted}" if wanted else None
+                found = await digests_of_object(place.bucket, path, frozenset({algorithm}))
+                # without a digest, only the ETag shows that the object is the one that was uploaded
+                seen = await look(place.bucket, path) if found is not None and known is None else None
+            wanted = f"{known}:{record.digests[known]}" if known else None
             if found is None and place.tombstone(record.path) == record.published:
                 return Checked(record.path, "unpacked")
             if found is None:
-                return Checked(record.path, "missing", expected=expected)
-            verdict: Verdict = "ok" if found.digests["sha256"] == wanted else "damaged"
-            verdict = verdict if wanted else "unchecked"
-            return Checked(record.path, verdict, found.size, expected, f"sha256:{found.digests['sha256']}")
+                return Checked(record.path, "missing", expected=wanted)
+            has = f"{algorithm}:{found.digests[algorithm]}"
+            verdict: Verdict = "ok" if has == wanted else "damaged"
+            if known is None and seen is not None and seen.state == record.published:
+                verdict = "unchecked"
+            if found.size != record.length:
+                verdict = "damaged"
+            return Checked(record.path, verdict, found.size, wanted, has)
 
         return list(await asyncio.gather(*(one(record) for record in records)))
 

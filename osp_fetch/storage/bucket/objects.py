@@ -229,6 +229,11 @@ class Creation:
                 raise error
         elif error.code in _TAKEN:
             await self.check()  # raises if the object must be kept; else that one is replaced
+            if is_last:
+                raise StorageError(
+                    f"{self._bucket.address.url(self._path)}: the store says that the name is taken, and "
+                    "shows no object of that name; if objects have names below it, fetch to another prefix"
+                ) from None
         elif error.code in ("NotImplemented", "501") and self._bucket.conditional:
             # the store does not know conditions, so the name is looked at before each request
             self._bucket.conditional = False
