@@ -18,6 +18,7 @@ from .model.errors import SettingsError
 from .model.report import Outcome, Report
 from .model.settings import Settings
 from .options import FetchOptions, PlainOptions, StopToken, plain
+from .sources.opening import is_pipe
 from .storage.destination import Destination, destination
 from .storage.folder.permissions import Permissions
 from .views.board import Board
@@ -143,7 +144,7 @@ def check_shares(manifest: AnyManifest, place: Destination, options: PlainOption
     given = list(manifest) if isinstance(manifest, (list, tuple)) else [manifest]
     sources = [each for each in given if isinstance(each, str | Path)]
     single = [name for name in ("shard", "failed", "name", "page") if name in options]
-    once = next((str(source) for source in sources if _is_read_once(source)), None)
+    once = next((str(source) for source in sources if is_pipe(source)), None)
     if place.bucket or single or len(sources) < len(given) or once:
         what = single[0] if single else "a bucket" if place.bucket else once or "a manifest in memory"
         raise SettingsError(
@@ -151,17 +152,6 @@ def check_shares(manifest: AnyManifest, place: Destination, options: PlainOption
             "own, on any machine; " + ("write the list to a file" if once else "leave it out, or use Ray")
         )
     return sources
-
-
-def _is_read_once(source: str | Path) -> bool:
-    """Return whether a source is standard input, a pipe or a device, which each share would need to read."""
-    if str(source) == "-":
-        return True
-    place = Path(source)
-    try:
-        return "://" not in str(source) and place.exists() and not (place.is_file() or place.is_dir())
-    except (OSError, ValueError):  # no path
-        return False
 
 
 def fetch_iter(

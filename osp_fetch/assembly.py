@@ -28,6 +28,7 @@ from .model.urls import shown
 from .options import PlainOptions
 from .pages import WebPages
 from .processor import processor_times
+from .sources.again import Again
 from .sources.checksums import Checksums
 from .sources.folder_pages import DEPTH
 from .sources.join import FileList
@@ -104,30 +105,6 @@ def _sources(manifest: AnyManifest, options: PlainOptions) -> list[str | Path]:
     several = isinstance(manifest, (list, tuple)) and all(isinstance(s, (str, Path)) for s in manifest)
     each = cast("list[str | Path]", manifest) if several else [manifest]
     return expand_all([s for s in each if isinstance(s, (str, Path))], options.get("links"))
-
-
-class Again:
-    """States whether a path has to be fetched again although it is finished.
-
-    Args:
-        globs: the option `again`; empty for no path.
-    """
-
-    def __init__(self, globs: tuple[str, ...]) -> None:
-        self._globs, self._selection = globs, Selection(globs)
-        self._matched = False
-
-    def __call__(self, path: str) -> bool:
-        """Return whether one of the globs matches `path`."""
-        found = bool(self._globs) and self._selection.wants(path)
-        self._matched = self._matched or found
-        return found
-
-    def notes(self) -> list[str]:
-        """Return a sentence for the report if the globs matched none of the paths that were asked for."""
-        if not self._globs or self._matched:
-            return []
-        return [f"--again {' '.join(self._globs)} matches no file of the manifest; nothing was fetched again"]
 
 
 def again_of(options: PlainOptions) -> Again:

@@ -18,11 +18,11 @@ from .storage.folder.node_folders import collect, mark_ended, node_folder, take_
 from .views.fanout import Ticking
 
 if TYPE_CHECKING:
-    from .assembly import Again
     from .cluster.shares import SharedRun
     from .connections.byte_rate import ByteRate
     from .control.steering import Steering
     from .engine.context import Connections, Context
+    from .sources.again import Again
 
 _ORDERS: Final = 1 << 40  # orders of the jobs of one share
 

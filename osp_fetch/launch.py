@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from .assembly import AnyManifest
     from .engine.context import Context
     from .pages import WebPages
+    from .sources.again import Again
     from .sources.resolve import Resolved
     from .views.failed_file import FailedFile
     from .workers.limits import Workers
@@ -178,8 +179,7 @@ async def _fetch(
     renewal = renewal_of(given.manifest, given.options, given.settings, observe, given.pages)
     await _ticking(stack, given, context, board, observe, workers)
     first, tell = stack.enter_context(given.joint.share(observe)) if given.joint else (1, None)
-    again = given.joint.again if given.joint else again_of(given.options)
-    spill = stack.enter_context(DiskSpill(given.state))
+    again, spill = _again(given), stack.enter_context(DiskSpill(given.state))
     run = Run(
         context, _finisher(stack, given.place, given.options, report, deliver), renewal,
         fetch_one=workers.fetch if workers else None, recheck=given.options.get("recheck", False),
@@ -195,13 +195,16 @@ async def _fetch(
     try:
         await _unless_stopped(run.fetch(given.resolved.rows), report, given.stop, observe)
     finally:
-        # a stopped run has not read every row, and a joint one only those of its share
-        unmatched = [] if report.stopped or given.joint else again.notes()
+        unmatched = [] if report.stopped or given.joint else again.notes()  # not every row was read
         of_rows = [*given.resolved.notes(), *work.notes(), *unmatched]
         report.notes += [*given.reach.notes, *of_rows, *notes_of(board), *observe.failures, *run.notes()]
         report.notes += given.failed.close() if given.failed else []
         await _total(report, board, begun, workers)
         observe(events.RunEnded(report))
+
+
+def _again(given: _Given) -> Again:
+    return given.joint.again if given.joint else again_of(given.options)
 
 
 async def _observers(stack: AsyncExitStack, given: _Given, report: Report) -> tuple[Board, Fanout]:
@@ -210,14 +213,14 @@ async def _observers(stack: AsyncExitStack, given: _Given, report: Report) -> tu
     permissions, board, totals = Permissions(storage.mode), Board(), Totals()
     log = EventLog(state / "events.jsonl", permissions, storage.log_size)
     stack.callback(log.close)
+    await stack.enter_async_context(Ticking(log))
     await stack.enter_async_context(HistoryFile(state / "history.jsonl", board, totals, permissions))
     further = [given.failed, given.options.get("observer")]
     observe = Fanout([board, totals, log])
-    observe.add(lambda event: _repeated(report, event), events.Repeating)
-    observe.add(lambda event: _replaced(report, event), events.LedgerReplaced)
-    for each in further:
-        if each is not None:
-            observe.add(each)
+    for kind in (events.Repeating, events.LedgerReplaced):
+        observe.add(partial(_note, report), kind)
+    for each in filter(None, further):
+        observe.add(each)
     return board, observe
 
 
@@ -295,15 +298,11 @@ def _pausing(observe: Fanout, workers: Workers | None) -> events.Observer:
     return pause
 
 
-def _repeated(report: Report, event: events.Event) -> None:
-    """Take back the outcomes of files that are fetched again."""
+def _note(report: Report, event: events.Event) -> None:
+    """Take back the outcomes of files that are fetched again, or note that the ledger had to be replaced."""
     if isinstance(event, events.Repeating):
         report.forget(event.outcomes)
-
-
-def _replaced(report: Report, event: events.Event) -> None:
-    """Note that the ledger had to be replaced."""
-    if isinstance(event, events.LedgerReplaced):
+    elif isinstance(event, events.LedgerReplaced):
         report.notes.append(formatting.ledger_replaced(event.why, event.kept))
 
 
@@ -438,10 +437,7 @@ def _is_empty(root: Path) -> bool:
 async def _unless_stopped(
     work: Coroutine[Any, Any, T], report: Report, stop: StopToken, observe: events.Observer
 ) -> T | None:
-    """Await `work` and return its result.
-
-    When the run is asked to stop, cancel it, wait until it has ended, and return None.
-    """
+    """Return the result of `work`. When the run is asked to stop, cancel and await it, and return None."""
     working = asyncio.ensure_future(work)
     stopping = asyncio.ensure_future(stop.wait())
     try:

@@ -453,3 +453,31 @@ def test_long_lines_are_broken_between_words_on_a_terminal(origin: Origin, tmp_p
     assert all(len(line) <= 60 or " " not in line.strip() for line in lines[first:end])
     assert all(line.startswith("    ") for line in lines[first + 1 : end])
     assert lines[end + 1].startswith("  "), "further lines are indented"
+
+
+@pytest.mark.parametrize("source", ["-", "pipe"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+async def test_a_run_that_waits_for_its_list_ends_with_the_first_signal(
+    tmp_path: Path, source: str, number: signal.Signals, code: int
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    words = [sys.executable, "-m", "osp_fetch", "get", source, "-o", "out", "--min-free", "0"]
+    process = await asyncio.create_subprocess_exec(
+        *words, cwd=tmp_path, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        named = "standard input" if source == "-" else "pipe"
+        assert (await process.stderr.readline()).decode().strip() == f"reading the list from {named}"
+        process.send_signal(number)
+        said = (await process.stderr.read()).decode()
+        assert await process.wait() == code
+    assert said.startswith("osp-fetch: stopped (")
+
+
+def test_a_closed_standard_input_is_named(tmp_path: Path) -> None:
+    words = f"exec {sys.executable} -m osp_fetch get - -o out <&-"
+    run = subprocess.run(["sh", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "standard input is closed" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from osp_fetch import Event, Status, fetch_all
 from osp_fetch.demo.server import Blob, Exchange, Server
 from osp_fetch.demo.sources import MetaCdn
 from osp_fetch.model import events
+from osp_fetch.model.entry import Entry
+from osp_fetch.model.errors import ManifestError
+from osp_fetch.sources.resolve import Options, resolve
 from tests.conftest import quick
 from tests.origin import Origin, noise
 
@@ -208,3 +212,22 @@ async def test_rows_that_were_read_before_a_fresh_file_came_get_its_links_too(
         report = await fetch_all(str(links), tmp_path / "out", settings=settings, observer=observe)
     assert report.ok
     assert report.counts[Status.FETCHED] == 40
+
+
+@pytest.mark.parametrize(
+    "link",
+    ["http://[::1/x", "http://[zz]/x", "http://[www.example.com]/x", "http://u:p[@h/x", "http://[1.2.3.4]/x"],
+)
+def test_brackets_without_an_ipv6_address_cost_their_row_only(link: str, tmp_path: Path) -> None:
+    place = tmp_path / "list.txt"
+    place.write_text(f"http://127.0.0.1:9/a\n{link}\nhttp://[::1]:9/b[1].txt\n")
+    found = resolve(place, Options()).rows
+    assert isinstance(found, Iterable)
+    rows = list(found)
+    assert [row.urls[0] for row in rows if isinstance(row, Entry)] == [
+        "http://127.0.0.1:9/a",
+        "http://[::1]:9/b[1].txt",
+    ]
+    assert [str(row) for row in rows if isinstance(row, ManifestError)]
+    with pytest.raises(ManifestError, match="is not an http"):
+        resolve(link, Options())

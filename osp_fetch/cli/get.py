@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from ..views.board import Board
     from ..views.screen import Live, Plain
 
+_LIST_PAUSE = 2.0  # seconds after which a pipe that the list comes from is named
+
 
 @click.command("get", cls=Grouped, short_help="Download files into a folder; run it again to resume.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
@@ -100,7 +102,9 @@ async def _fetched(
 
     unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say_above, watching)
     screen = _screen(watching.board, flags)
-    signals = _Signals(stop)
+    signals = _Signals(stop, watching.board)
+    if not flags["quiet"]:
+        asyncio.get_running_loop().call_later(_LIST_PAUSE, _say_what_is_read)
     made["stop"] = stop
     shows = screen or (_only_page if flags["page"] else None)
     observe = Fanout([each for each in (watching, shows, unpacker) if each])
@@ -137,6 +141,14 @@ async def _unpacked_code(
     if stop.why and report.stopped is None:
         code = exits.INTERRUPTED if signals.interrupted else exits.STOPPED_EARLY
     return code
+
+
+def _say_what_is_read() -> None:
+    """Print which pipe the list comes from, if that takes a while: it may be a mistake."""
+    from ..sources.opening import pipe_that_is_read
+
+    if pipe := pipe_that_is_read():
+        click.echo(f"reading the list from {pipe}", err=True)
 
 
 def _only_page(event: events.Event) -> None:
@@ -273,24 +285,37 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
 
 
 class _Signals:
-    """Signal handlers: Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and stop; a second Ctrl-C exits at once."""
+    """Signal handlers: Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and stop; a second Ctrl-C exits at once.
 
-    def __init__(self, stop: StopToken) -> None:
+    While the list is read from a pipe, there is nothing to save, and the thread that reads cannot be
+    interrupted: the first one exits at once then.
+    """
+
+    def __init__(self, stop: StopToken, board: Board) -> None:
         self.interrupted = False
-        self._stop = stop
+        self._stop, self._board = stop, board
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
         # batch systems send the first two before a job's time limit, a closing terminal sends SIGHUP
         for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
             # nohup and daemons ignore SIGHUP so that the command outlives the terminal
             if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, stop.ask, signal.Signals(number).name)
+                loop.add_signal_handler(number, self._ask, signal.Signals(number).name, exits.STOPPED_EARLY)
 
     def _interrupt(self) -> None:
         if self.interrupted:
             os._exit(exits.INTERRUPTED)
         self.interrupted = True
-        self._stop.ask("Ctrl-C")
+        self._ask("Ctrl-C", exits.INTERRUPTED)
+
+    def _ask(self, why: str, code: int) -> None:
+        from ..sources.opening import pipe_that_is_read
+
+        self._stop.ask(why)
+        if (pipe := pipe_that_is_read()) and not self._board.destination:
+            click.echo(f"osp-fetch: stopped ({why}) while the list was read from {pipe}", err=True)
+            sys.stderr.flush()
+            os._exit(code)
 
 
 def _raise_descriptor_limit() -> None:

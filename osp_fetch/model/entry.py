@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ STATE_FOLDER: Final = ".osp-fetch"
 
 # Paths that need no further check. Most paths of ten million rows match, at a tenth of the cost.
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_][\w.,=+-]{0,99}/){0,20}[A-Za-z0-9_][\w.,=+-]{0,99}", re.ASCII)
+_BRACKETS: Final = re.compile(r"\[([0-9A-Fa-f:.]+)(?:%25[\w.~-]+)?\](?::\d*)?")
 _LINK: Final = re.compile(
     rf"https?://(?:[^/?#{CONTROLS} ]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^/?#:@{CONTROLS} ]+)"
     rf"(?::\d*)?(?:[/?#][^{CONTROLS} ]*)?"
@@ -87,7 +89,21 @@ def portability(path: str) -> str | None:
 
 def is_link(url: str) -> bool:
     """Return whether `url` is an http(s) URL that can be requested unchanged."""
-    return _LINK.fullmatch(url) is not None
+    return _LINK.fullmatch(url) is not None and ("[" not in url or has_address(url))
+
+
+def has_address(url: str) -> bool:
+    """Return whether what a URL has in brackets in place of a host is an IPv6 address, if it has brackets."""
+    user, _, host = re.split(r"[/?#]", url, maxsplit=3)[2].rpartition("@")
+    if "[" in user or "]" in user:
+        return False  # the standard library takes it for an address
+    if "[" not in host and "]" not in host:
+        return True
+    match = _BRACKETS.fullmatch(host)
+    try:
+        return match is not None and ipaddress.ip_address(match[1]).version == 6
+    except ValueError:
+        return False
 
 
 def folded(path: RelativePath) -> str:

@@ -11,7 +11,8 @@ import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
@@ -120,12 +121,32 @@ def _stored(source: Path | str) -> Callable[[], IO[bytes]]:
     if source != STDIN and (path.is_file() or not path.exists()):
         return lambda: path.open("rb")
     spool = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115
-    if source == STDIN:
-        shutil.copyfileobj(sys.stdin.buffer, spool)
-    else:
-        with path.open("rb") as pipe:
-            shutil.copyfileobj(pipe, spool)
+    if source == STDIN and sys.stdin is None:
+        raise broken("standard input is closed; pipe the list into it, or name a file")
+    with _waited_for("standard input" if source == STDIN else str(path)):
+        if source == STDIN:
+            shutil.copyfileobj(sys.stdin.buffer, spool)
+        else:
+            with path.open("rb") as pipe:
+                shutil.copyfileobj(pipe, spool)
     return lambda: cast("IO[bytes]", io.BufferedReader(_Shared(cast("IO[bytes]", spool))))
+
+
+_waited: Final[list[str]] = []  # names of the pipes that are being read
+
+
+@contextmanager
+def _waited_for(name: str) -> Iterator[None]:
+    _waited.append(name)
+    try:
+        yield
+    finally:
+        _waited.remove(name)
+
+
+def pipe_that_is_read() -> str:
+    """Return the name of a pipe that is being read by some thread now, which nothing can interrupt, or ""."""
+    return _waited[-1] if _waited else ""
 
 
 def is_pipe(source: object) -> bool:

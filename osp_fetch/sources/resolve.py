@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from ..model import urls
-from ..model.entry import Entry
+from ..model.entry import Entry, has_address
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
 from ..model.settings import S3
+from ..model.urls import shown
 from . import folder_pages, select
 from .columns import ByHand
 from .dispatch import Listing, Source, of_items, sources_of
@@ -117,6 +118,8 @@ def resolve(source: object, options: Options) -> Resolved:
     how = Listing(
         options.selection, options.pages, options.depth, own_headers=bool(options.headers), s3=options.s3
     )
+    for each in each_source:
+        _check_link(each)
     found = [part for each in each_source for part in sources_of(links.source(each), how, reading)]
     small = all(each.size is not None and each.size <= _MOMENT for each in found)
     blocks = _named(found, options.naming, links, at_once=small)
@@ -131,6 +134,16 @@ def resolve(source: object, options: Options) -> Resolved:
     if small:
         return Resolved(list(_shard(_sorted(list(taken)), options)), joins, reading, links, options.pages)
     return Resolved(_shard(taken, options), joins, reading, links, options.pages)
+
+
+def _check_link(source: object) -> None:
+    """Raise ManifestError for a SOURCE that is a URL with brackets in place of a host."""
+    is_url = isinstance(source, str) and source.lower().startswith(("http://", "https://"))
+    if is_url and not has_address(str(source)):
+        raise ManifestError(
+            f"{shown(str(source))} is not an http(s) URL: brackets can only hold an IPv6 address; correct it",
+            remedy=Remedy.ABORT,
+        )
 
 
 def _named(

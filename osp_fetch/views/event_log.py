@@ -27,10 +27,14 @@ class EventLog:
         most: Largest number of bytes, together with `events.jsonl.1` and so on, which have the lines before;
             0 for no bound.
 
+    Attributes:
+        period: Seconds between two calls of `tick`.
+
     Raises:
         OSError: The file cannot be opened.
     """
 
+    period: Final = 1.0
     passes_over: Final = frozenset(
         {events.Wrote, events.Opened, events.Closed, events.RowsRead, events.Progress, events.Waited}
     )
@@ -49,6 +53,10 @@ class EventLog:
         elif (line := _line(event)) is not None:
             node = self._node(event) if self._nodes else ""
             self._file.write(f'{{"time": {time.time():.3f}, {line}{node}}}')
+
+    def tick(self) -> None:
+        """Let other processes see what was logged. A run that is killed loses what came after that."""
+        self._file.flush()
 
     def _node(self, event: events.Event) -> str:
         """Return the node of an event about a file, as a further member of its line."""

@@ -82,6 +82,16 @@ class RotatedFile:
             self.close()
             self._file = None
 
+    def flush(self) -> None:
+        """Let other processes see what was written."""
+        try:
+            if self._file is not None:
+                self._file.flush()
+        except OSError:
+            self._failed = time.monotonic()
+            self.close()
+            self._file = None
+
     def _rotate(self) -> None:
         self.close()
         self._folder.check()
