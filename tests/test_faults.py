@@ -266,3 +266,29 @@ async def test_a_new_manifest_with_rows_added_removed_and_renamed(origin: Origin
     # Files that the manifest no longer lists are kept.
     names = ["f0", "f1", "f2", "f3", "f4", "f5", "g1"]
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == names
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * (1 << 17) + b"\r\nContent-Length: 5\r\n\r\nhello",
+    ],
+)
+async def test_a_reply_that_is_not_valid_http_costs_its_file_and_says_nothing_of_the_host(
+    origin: Origin, tmp_path: Path, reply: bytes
+) -> None:
+    async def raw(exchange: Exchange, _: o.Page) -> None:
+        exchange.writer.write(reply)
+        await exchange.writer.drain()
+        exchange.writer.close()
+
+    seen: list[events.Event] = []
+    rows = [entry(f"f{n}", origin.add(f"f{n}", noise(5_000, n))) for n in range(20)]
+    bad = entry("bad", origin.add("bad", b"hello", always=raw))
+    report = await fetch_all([bad, *rows], tmp_path, settings=quick(), observer=seen.append)
+    assert report.counts == {**dict.fromkeys(report.counts, 0), Status.FETCHED: 20, Status.FAILED: 1}
+    assert "answered, but not with valid HTTP" in str(report.failures[0].error)
+    assert not [each for each in seen if isinstance(each, events.HostDown)]

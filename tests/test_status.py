@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import pytest
+
+from osp_fetch import fetch_all
 from osp_fetch.views.status_lines import folder_lines
 from tests import origin as o
+from tests.conftest import quick
 from tests.origin import Origin, noise
 from tests.test_cli import QUICK, get, start
 
@@ -81,3 +88,44 @@ def test_a_status_file_of_an_earlier_version_is_read() -> None:
     state = {"time": 0.0, "seconds": 5.0, "counts": counts, "ended": True, "bytes_received": 5}
     (line,) = folder_lines([{"shard": None, "owner": None, "state": state}])
     assert line.endswith("after 5 s: 1,200 fetched; 5 B received")
+
+
+# everything is imported first: another user may not be able to read the packages of the tests' environment
+COMMANDS_OF_ANOTHER_USER = """
+import contextlib, importlib, os, pkgutil, sys
+import osp_fetch
+for each in pkgutil.walk_packages(osp_fetch.__path__, "osp_fetch."):
+    with contextlib.suppress(ImportError, SystemExit):
+        if "__main__" not in each.name:
+            importlib.import_module(each.name)
+if os.geteuid() == 0:
+    os.setuid(65534)
+sys.argv = ["osp-fetch", *sys.argv[1:]]
+osp_fetch.cli.main()
+"""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["status"], ["status", "--sums"], ["verify"], ["verify", "--repair"], ["unpack"], ["doctor"],
+        ["ctl", "status"],
+    ],
+)  # fmt: skip
+async def test_records_of_another_user_are_reported_not_taken_for_none(
+    origin: Origin, words: list[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:  # other users can reach it, unlike `tmp_path`
+        out = Path(name)
+        out.chmod(0o755)
+        await fetch_all(origin.add("f", b"x"), out, settings=quick())
+        (out / ".osp-fetch").chmod(0)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", COMMANDS_OF_ANOTHER_USER, words[0], name, *words[1:]),
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        said = (await process.communicate())[0].decode()
+        (out / ".osp-fetch").chmod(0o700)
+    assert process.returncode == 3
+    assert "cannot be read: Permission denied; run as the user who fetches" in said
+    assert "Traceback" not in said

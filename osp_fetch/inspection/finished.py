@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from ..s3.address import BucketAddress
 from ..storage.destination import destination
 from ..storage.folder.disk import Disk, read_json
 from ..storage.folder.heartbeat import Pulse
-from ..storage.folder.run_lock import LockWatch, state_folder, state_folders
+from ..storage.folder.run_lock import LockWatch, check_access, state_folder, state_folders
 from ..storage.ledger.placement import has_placement
 from ..storage.ledger.sqlite import PUBLICATIONS
 from .publication_logs import PublicationLogs, Publications
@@ -277,7 +276,7 @@ class FinishedItems(Generic[T]):
         """Yield what is new, up to a page of it, or an empty list if nothing is, until the end. Blocks."""
         source, runs = self._source(), _Runs(self._root, self._pace)
         while True:
-            _check_access(self._root)
+            check_access(self._root)
             # in this order: what was published before the end of the run is found afterwards
             is_last, is_empty = runs.are_over(), True
             new = source.look()
@@ -289,21 +288,6 @@ class FinishedItems(Generic[T]):
                 return
             if is_empty:
                 yield []
-
-
-def _check_access(root: Path) -> None:
-    """Raise StorageError if the state cannot be listed: `Path.glob` then finds nothing, without an error."""
-    for folder in (state_folder(root), state_folder(root) / "shards"):
-        try:
-            with os.scandir(folder):
-                pass
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise StorageError(
-                f"{folder} cannot be read: {error.strerror}; run as the user who fetches, or let `get` set "
-                "permissions for a group (`storage.mode`)"
-            ) from None
 
 
 class _Runs:

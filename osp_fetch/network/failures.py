@@ -11,16 +11,17 @@ from typing import Final
 import aiohttp
 
 from ..model import urls
-from ..model.errors import Unreachable, UnreachableError, unreachable
+from ..model.errors import NetworkError, TransferError, Unreachable, unreachable
 from .body import reason
 
 _NO_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 
 _WORDS: Final = {Unreachable.NO_NAME: "no such name", Unreachable.REFUSED: "connection refused"}
+_NOT_VALID: Final = (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)
 
 
-def failure(name: str, url: str, error: BaseException, *, proxy: str | None = None) -> UnreachableError:
-    """Return the error for a request that got no reply.
+def failure(name: str, url: str, error: BaseException, *, proxy: str | None = None) -> TransferError:
+    """Return the error for a request that got no reply, or one that is not valid HTTP.
 
     Args:
         name: The path of the file, for the message.
@@ -29,9 +30,12 @@ def failure(name: str, url: str, error: BaseException, *, proxy: str | None = No
         proxy: The URL of the proxy that the request went through. The failure may be that of the proxy.
 
     Returns:
-        The error, with the kind of the failure and with the host.
+        An `UnreachableError` with the kind of the failure and with the host. A host whose reply is not valid
+        has answered: this costs the file, and says nothing of others.
     """
     host = urls.host(url)
+    if isinstance(error, _NOT_VALID) and not isinstance(error, aiohttp.ClientHttpProxyError):
+        return NetworkError(f"{name}: {host} answered, but not with valid HTTP ({_reason(error)})")
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return unreachable(name, host, Unreachable.CERTIFICATE, reason(error.certificate_error))
     if proxy is not None and isinstance(error, aiohttp.ClientProxyConnectionError):

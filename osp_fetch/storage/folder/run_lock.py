@@ -37,9 +37,32 @@ def state_folder(root: Path, shard: tuple[int, int] | None = None) -> Path:
 
 
 def state_folders(root: Path) -> list[Path]:
-    """Return every state folder below `root` that holds a ledger: of an unsharded run, and of each shard."""
+    """Return every state folder below `root` that holds a ledger: of an unsharded run, and of each shard.
+
+    Raises:
+        StorageError: the records of the output folder exist and cannot be read.
+    """
     state = root / STATE_FOLDER
+    check_access(root)
     return [p.parent for p in sorted([*state.glob("ledger.sqlite3"), *state.glob("shards/*/ledger.sqlite3")])]
+
+
+def check_access(root: Path) -> None:
+    """Raise StorageError if the records of an output folder cannot be listed.
+
+    `Path.glob` finds nothing then, without an error, as if no run had worked there.
+    """
+    for folder in (state_folder(root), state_folder(root) / "shards"):
+        try:
+            with os.scandir(folder):
+                pass
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise StorageError(
+                f"{folder} cannot be read: {error.strerror}; run as the user who fetches, or let `get` set "
+                "permissions for a group (`storage.mode`)"
+            ) from None
 
 
 class RunLock:
