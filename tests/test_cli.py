@@ -481,3 +481,26 @@ def test_a_closed_standard_input_is_named(tmp_path: Path) -> None:
     assert run.returncode == 2
     assert "standard input is closed" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["-o", ""], "--output: the path is empty"),
+        (["--metrics", ""], "--metrics: the value is empty"),
+        (["--metrics-file", ""], "--metrics-file: the value is empty"),
+        (["--on-event", ""], "--on-event: the value is empty"),
+    ],
+)
+def test_an_empty_value_of_an_unset_variable_is_refused(tmp_path: Path, flags: list[str], said: str) -> None:
+    words = [sys.executable, "-m", "osp_fetch", "get", "http://127.0.0.1:9/a", *flags]
+    run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert said in run.stderr
+
+
+def test_an_empty_list_from_a_pipe_is_a_failure_of_what_writes_it(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "osp_fetch", "get", "-", "-o", "out"]
+    run = subprocess.run(words, cwd=tmp_path, input="", capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "did the command that writes the list fail?" in run.stderr

@@ -10,6 +10,7 @@ import gc
 import json
 import os
 import signal
+import subprocess
 import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -485,3 +486,13 @@ async def test_the_memory_of_a_helper_process_does_not_wait_for_the_garbage_coll
     finally:
         gc.enable()
     assert not [name for name in shared if "memfd:osp-fetch" in name]
+
+
+def test_the_helper_process_imports_no_event_loop() -> None:
+    """That takes as long as the rest of its start, and each run with small files pays for it."""
+    code = (
+        "import sys, osp_fetch.storage.publishing.helper_process\n"
+        "print({'asyncio', 'aiohttp', 'ssl'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"

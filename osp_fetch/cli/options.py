@@ -232,7 +232,9 @@ def place_of_flags(where: str, flags: Mapping[str, Any]) -> tuple[Destination, S
 
 
 def _check_output(output: str) -> None:
-    """Raise click.UsageError if `output` is a URL of another kind than that of a bucket."""
+    """Raise click.UsageError if `output` is empty, or a URL of another kind than that of a bucket."""
+    if not output:
+        raise click.UsageError("--output: the path is empty; write . for the current folder")
     if "://" not in output or output.lower().startswith("s3://") or Path(output).is_dir():
         return
     if output.lower().startswith("gs://"):

@@ -99,6 +99,7 @@ def check_watching(flags: dict[str, Any]) -> dict[str, str]:
         click.UsageError: A flag is malformed.
     """
     found: dict[str, str] = {}
+    _check_empty(flags)
     if targets := targets_of(flags):
         found["notices"] = f"to {', '.join(target.name for target in targets)}"
     if flags["metrics"] or flags["metrics_file"]:
@@ -114,6 +115,14 @@ def check_watching(flags: dict[str, Any]) -> dict[str, str]:
         check_report(Path(flags["report"]))
         found["report"] = str(flags["report"])
     return found
+
+
+def _check_empty(flags: dict[str, Any]) -> None:
+    """Raise click.UsageError for a flag with an empty value, as an unset variable gives it."""
+    for name in ("metrics", "metrics_file", "report", "on_event"):
+        value = flags[name]
+        if value == "" or (isinstance(value, tuple) and "" in value):
+            raise click.UsageError(f"--{name.replace('_', '-')}: the value is empty")
 
 
 def port_of(host: str, port: int) -> str:
@@ -187,6 +196,7 @@ class Watching:
         self._unpacked["broken" if broken else "unpacked"] += 1
 
     async def __aenter__(self) -> Watching:
+        _check_empty(self._flags)
         targets = await asyncio.to_thread(targets_of, self._flags)
         metrics = self._flags["metrics"] or self._flags["metrics_file"]
         if self._flags["report"]:
@@ -318,6 +328,8 @@ def targets_of(flags: dict[str, Any]) -> list[Target]:
     from ..views.delivery import Target, unknown_addresses
 
     urls = [url for text in flags["notify"] for url in _urls(text)]
+    if flags["notify"] and not urls:
+        raise SettingsError(f"--notify: {', '.join(flags['notify'])} names no address")
     if urls and find_spec("apprise") is None:
         raise SettingsError("--notify needs apprise, which is not installed: pip install 'osp-fetch[notify]'")
     targets = [Target.of_url(url) for url in urls]

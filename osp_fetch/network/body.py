@@ -154,7 +154,8 @@ class Body(HttpReply):
         self._window += count
         if self._waited >= self._timeouts.slow_for > 0:
             if self._window < self._timeouts.slowest * self._waited:
-                raise NetworkError(f"{self._name}: slower than {self._timeouts.slowest} bytes/s")
+                least = f"{self._timeouts.slowest} bytes/s (timeouts.slowest)"
+                raise NetworkError(f"{self._name}: slower than {least}")
             self._waited, self._window = 0.0, 0
 
     @property

@@ -129,6 +129,9 @@ def _stored(source: Path | str) -> Callable[[], IO[bytes]]:
         else:
             with path.open("rb") as pipe:
                 shutil.copyfileobj(pipe, spool)
+    if not spool.tell():
+        name = "standard input" if source == STDIN else shown(str(path))
+        raise broken(f"{name} had no byte; did the command that writes the list fail?")
     return lambda: cast("IO[bytes]", io.BufferedReader(_Shared(cast("IO[bytes]", spool))))
 
 

@@ -195,7 +195,7 @@ class RunLock:
     def _busy(self) -> FolderBusyError:
         error = FolderBusyError(
             f"{self._state.parent}: another run owns this folder ({_owner(self._place)}); wait until it "
-            "ends, or stop it"
+            "ends (get --wait-lock TIME does), or stop it; one get takes any number of links"
         )
         owner = _read(self._place)
         if owner.get("host") == socket.gethostname() and isinstance(owner.get("pid"), int):

@@ -20,7 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ...concurrency import cores
 from ...model.errors import FetchError
 from ...model.record import Placed, Published
 from ..folder.disk import Disk
@@ -104,6 +103,10 @@ class HelperProcess:
     @staticmethod
     def possible() -> bool:
         """Return whether a helper process can be started here, and would have a core of its own."""
+        from ...concurrency import (
+            cores,
+        )  # it imports asyncio in 40 ms, which the helper process can do without
+
         # `sys.executable` of an application that embeds Python cannot run a module
         plain = Path(sys.executable or "").name.startswith("py") and not getattr(sys, "frozen", False)
         return cores() > 1 and plain
