@@ -166,9 +166,8 @@ class Steering:
             case commands.Resume():
                 self._now.paused = False
                 self._limit()
-                return "resumed" + (
-                    f"; still paused: {', '.join(self._now.hosts)}" if self._now.hosts else ""
-                )
+                hosts = ", ".join(self._now.hosts)
+                return f"resumed; still paused: {hosts}" if hosts else "resumed"
             case commands.SetRate(rate):
                 self._now.rate = rate
                 self._limit()

@@ -229,7 +229,7 @@ class Creation:
                 raise error
         elif error.code in _TAKEN:
             await self.check()  # raises if the object must be kept; else that one is replaced
-            if is_last:
+            if is_last and self._etag is None:
                 raise StorageError(
                     f"{self._bucket.address.url(self._path)}: the store says that the name is taken, and "
                     "shows no object of that name; if objects have names below it, fetch to another prefix"
