@@ -565,6 +565,9 @@ def test_plan_status_and_verify_of_a_bucket(
             found = command("verify", target, *flags)
             assert found.returncode == 1
             assert "damaged: " in found.stdout
+            assert "Run the same get again with --overwrite" in found.stderr
+        assert command("get", "m.csv", "-o", target, "--overwrite").returncode == 0
+        assert command("verify", target, "--read").returncode == 0
         held.client.delete_object(Bucket=bucket, Key=key)
         assert "missing: " in command("verify", target).stdout
     finally:

@@ -74,7 +74,8 @@ def _bucket(address: str, flags: Mapping[str, Any], *, read: bool, as_json: bool
     else:
         click.echo("no finished files")
     if bad and not as_json:
-        click.echo("Run get again to fetch what is missing or damaged.", err=True)
+        more = " with --overwrite, which replaces damaged objects," if counts["damaged"] else ""
+        click.echo(f"Run the same get again{more} to fetch them.", err=True)
     return exits.SOME_FAILED if bad or not counts else exits.OK
 
 
@@ -126,11 +127,8 @@ def _folder(folder: str, checksums: str | None, *, repair: bool, archives: bool,
     if repair and damaged:
         _repair(root, damaged)
     elif bad and not as_json:
-        click.echo(
-            "Run get again to fetch what is missing. For damaged files, run verify --repair first: get then "
-            "fetches only their damaged bytes.",
-            err=True,
-        )
+        first = " For damaged files, run verify --repair first: get then fetches only their damaged bytes."
+        click.echo(f"Run get again to fetch what is missing.{first if damaged else ''}", err=True)
     nothing = not counts and not (root / ".osp-fetch" / "unpacked").is_dir()
     failed = bad or lost or any(tried.values()) or nothing
     return exits.SOME_FAILED if failed else exits.OK
