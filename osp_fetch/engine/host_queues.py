@@ -275,8 +275,6 @@ class HostQueues:
             return self._may_probe(queue, queue.outage)
         if not queue.heard:
             return queue.out < max(1, _CONTACTED // (self._new + (queue.out == 0)))
-        if self._used == 1 and queue.out:
-            return True  # no other host needs the places
         most = self._most(queue.host)
         return queue.out < most + max(most, FINISHING // (self._used or 1))
 
