@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from osp_fetch import StopToken, entry, fetch_all
+from osp_fetch.engine.context import files_in_progress
 from osp_fetch.engine.file import Job
 from osp_fetch.engine.host_queues import HostQueues
 from osp_fetch.engine.outage import Outage, Stage
@@ -333,3 +334,15 @@ def test_files_that_a_host_drops_do_not_wait_for_an_hour(
         now = outage.due
         outage.failed(down("h", why, heard=True), now, tried=tried)
     assert least < now < most
+
+
+def test_a_host_alone_leaves_places_to_hosts_that_come_after_it() -> None:
+    places = files_in_progress(128)
+    queues = HostQueues(RETRY, None, lambda _: None, lambda: 0.0, lambda _: 0.0, lambda _: 8)
+    first = job(0, "slow")
+    assert queues.admit(first)
+    assert queues.admit(job(1, "slow"))
+    queues.ended(first, answered=True)
+    admitted = sum(queues.admit(job(number, "slow")) for number in range(2, 400))
+    assert 64 < admitted < places - 32
+    assert queues.admit(job(400, "other"))

@@ -276,7 +276,9 @@ class HostQueues:
         if not queue.heard:
             return queue.out < max(1, _CONTACTED // (self._new + (queue.out == 0)))
         most = self._most(queue.host)
-        return queue.out < most + max(most, FINISHING // (self._used or 1))
+        # a host alone has twice as many files that are being finished, and leaves places to those after it
+        finishing = FINISHING // self._used if self._used > 1 else 2 * FINISHING
+        return queue.out < most + max(most, finishing)
 
     def _is_paused(self, queue: _Queue) -> bool:
         return self._pause(queue.host) > 0
