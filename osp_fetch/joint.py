@@ -69,14 +69,16 @@ class Joint:
                 await self._stack.enter_async_context(Ticking(waits))
         return self._connections
 
-    async def is_done(self, share: tuple[int, int]) -> bool:
-        """Return whether another run has finished a share before this one got its lock."""
-        return await asyncio.to_thread(self._session.is_done, share[0])
+    async def is_done(self, report: Report) -> bool:
+        """Return whether another run has finished the share of `report` before this one got its lock."""
+        assert report.shard is not None
+        return await asyncio.to_thread(self._session.is_done, report.shard[0])
 
-    async def ended(self, share: tuple[int, int], report: Report) -> None:
+    async def ended(self, report: Report) -> None:
         """Record a share that is done, before its lock is released."""
+        assert report.shard is not None
         if report.stopped is None and not report.counts[Status.PARKED]:
-            await asyncio.to_thread(self._session.end, share[0])
+            await asyncio.to_thread(self._session.end, report.shard[0])
 
     def share_rate(self, context: Context) -> None:
         """Let the run of `context` continue with the rate of the one before, which may have used it up."""

@@ -25,7 +25,6 @@ from .assembly import (
     rows_of,
 )
 from .cluster.of_run import add_nodes, destination_of, is_node_local, workers_of
-from .concurrency import stop as stop_tasks
 from .connections.wait_reporter import WaitReporter
 from .control.endpoint import ControlSocket
 from .control.steering import Steering
@@ -147,12 +146,11 @@ async def launch(
             report.stopped, report.seconds = given.stop.why, time.monotonic() - begun
             return report
         forget_failed(given.state)
-        shard = given.options.get("shard")
-        if joint is None or shard is None:
-            await _fetch(stack, given, lock, report, begun, deliver)
-        elif not await joint.is_done(shard):
-            await _fetch(stack, given, lock, report, begun, deliver)
-            await joint.ended(shard, report)
+        if joint is not None and await joint.is_done(report):
+            return report
+        await _fetch(stack, given, lock, report, begun, deliver)
+        if joint is not None:
+            await joint.ended(report)
     return report
 
 
@@ -437,14 +435,10 @@ def _is_empty(root: Path) -> bool:
 async def _unless_stopped(
     work: Coroutine[Any, Any, T], report: Report, stop: StopToken, observe: events.Observer
 ) -> T | None:
-    """Return the result of `work`. When the run is asked to stop, cancel and await it, and return None."""
-    working = asyncio.ensure_future(work)
-    stopping = asyncio.ensure_future(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            report.stopped = stop.why
-            observe(events.Stopping(stop.why or ""))
-    finally:
-        await stop_tasks({working, stopping})
-    return None if report.stopped is not None and working.cancelled() else working.result()
+    """Return the result of `work`; None if the run is asked to stop, which is then reported."""
+
+    def stopping() -> None:
+        report.stopped = stop.why
+        observe(events.Stopping(stop.why or ""))
+
+    return await stop.unless_asked(work, stopping)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, TypedDict, TypeVar, cast
 
+from .concurrency import stop as stop_tasks
 from .model import events
 from .model.engines import Engine, Folder, Ray
 from .model.profile import Profile
@@ -16,6 +17,8 @@ from .model.quantities import seconds
 from .model.settings import Settings
 from .sources.columns import MEANINGS
 from .sources.names import NAMES
+
+T = TypeVar("T")
 
 
 class StopToken:
@@ -37,6 +40,24 @@ class StopToken:
     async def wait(self) -> None:
         """Wait until the run is asked to stop."""
         await self._asked.wait()
+
+    async def unless_asked(
+        self, work: Coroutine[Any, Any, T], stopping: Callable[[], None] = lambda: None
+    ) -> T | None:
+        """Return the result of `work`. When the run is asked to stop, cancel and await it, and return None.
+
+        Args:
+            work: the work.
+            stopping: called before `work` is cancelled.
+        """
+        working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(self.wait())
+        try:
+            await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                stopping()
+        finally:
+            await stop_tasks({working, waiting})
+        return None if self.why is not None and working.cancelled() else working.result()
 
 
 class FetchOptions(TypedDict, total=False):

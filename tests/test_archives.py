@@ -354,7 +354,7 @@ async def test_the_processes_of_a_killed_unpacking_end_with_it(tmp_path: Path) -
     for name in ("a", "b"):
         (tmp_path / f"{name}.tar").write_bytes(tar_bytes({f"{name}{n}": noise(20, n) for n in range(5000)}))
     words = [sys.executable, "-m", "osp_fetch", "unpack", str(tmp_path), "--min-free", "0", "--workers", "2"]
-    # whoever holds standard output keeps the pipe open
+    # a process that holds standard output keeps the pipe open
     process = await asyncio.create_subprocess_exec(*words, stdout=subprocess.PIPE)
     assert process.stdout is not None
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")

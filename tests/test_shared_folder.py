@@ -156,7 +156,7 @@ async def test_the_failure_of_one_share_ends_the_others_and_is_raised(tmp_path: 
     assert len(ended) == 3
     gc.collect()
     await asyncio.sleep(0)
-    assert reported == []  # by asyncio, as errors that nobody has looked at
+    assert reported == []  # by asyncio, as errors that were not retrieved
 
 
 async def test_shares_of_one_run_overlap_and_have_their_connections_in_common(

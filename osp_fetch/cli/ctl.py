@@ -50,10 +50,12 @@ def command(folder: str, words: tuple[str, ...], as_json: bool, **flags: Any) ->
             _print(name, reply)
     if as_json and documents:
         click.echo(json.dumps(documents[0] if len(states) == 1 else documents, indent=2))
-    for line, is_gone in refused:
-        if not (documents and is_gone):  # the stop of one run may end others before they have answered
-            click.echo(line, err=True)
-    return exits.OK if documents else exits.SOME_FAILED
+    # the stop of one run may end others before they have answered, and only some have failed files to repeat
+    repeats = words[0] == "retry-failed"
+    wrong = [line for line, is_gone in refused if not (documents and (is_gone or repeats))]
+    for line in wrong:
+        click.echo(line, err=True)
+    return exits.SOME_FAILED if wrong else exits.OK
 
 
 def _states(root: Path, text: str | None) -> list[Path]:

@@ -278,8 +278,14 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
     if not flags["quiet"] or report.failures:
         for line in formatting.advice(report):
             say(line, err=True)
-    if sum(report.counts.values()) == 0 and report.stopped is None and not report.notes:
-        say("Nothing to fetch: the manifest is empty, or --include and --exclude leave no file.", err=True)
+    if sum(report.counts.values()) == 0 and report.stopped is None:
+        others = (
+            "other runs have fetched all shares, " if flags["join"] or flags["engine"] == "folder" else ""
+        )
+        say(
+            f"Nothing to fetch: {others}the manifest is empty, or --include and --exclude leave no file.",
+            err=True,
+        )
     for note in report.notes:
         say(note, err=True)
 

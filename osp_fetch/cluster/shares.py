@@ -18,10 +18,10 @@ import random
 import secrets
 import shutil
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from ..concurrency import stop
 from ..model import events
@@ -44,7 +44,10 @@ _IDLE: Final = 2  # looks in a row at which there must be room
 _OPENING: Final = 1.0  # seconds after which a share that has not begun is taken to wait for another run
 _CLOSING: Final = 1.0  # seconds in which a host sees that connections were closed
 FetchShare = Callable[[tuple[int, int]], Awaitable[Report]]
-"""Fetches one share, (index, count). Raises FolderBusyError if another run has it."""
+"""Fetches one share, (index, count), and records that it is done while others cannot take it.
+
+Raises FolderBusyError if another run has it.
+"""
 
 
 class SharedRun:
@@ -170,20 +173,11 @@ async def _taking_part(
     await asyncio.to_thread(members.enter)
     watching = asyncio.create_task(watch())
     try:
-        await _either(begins.wait(), stopping)  # until then the others still use all of the limits
+        await stopping.unless_asked(begins.wait())  # until then the others still use all of the limits
         yield
     finally:
         await stop({watching})
         await asyncio.to_thread(members.leave)
-
-
-async def _either(waiting: Coroutine[Any, Any, Any], stopping: StopToken) -> None:
-    """Return when `waiting` has ended, or the run is asked to stop."""
-    tasks = {asyncio.ensure_future(waiting), asyncio.ensure_future(stopping.wait())}
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        await stop(tasks)
 
 
 class _Shares:
@@ -213,7 +207,7 @@ class _Shares:
         self._busy: list[int] = []  # shares that other runs held
         self._running: dict[asyncio.Task[Report], int] = {}
         self._began, self._idle = 0.0, 0  # when the last one was begun; looks at which there was room
-        self._total, self._is_complete, self._has_fetched = Report(), True, False
+        self._total, self._is_complete = Report(), True
 
     async def fetch(self) -> Report:
         """Fetch until all shares are done, close the session then, and return the report."""
@@ -230,8 +224,6 @@ class _Shares:
                     task.exception()  # marks it as retrieved: the error of another share is raised
         if self._free or self._busy:
             self._total.stopped = self._stopping.why
-        elif not self._has_fetched:
-            self._total.notes.append("other runs have fetched all shares; nothing was left for this one")
         if self._is_complete and self._total.stopped is None:
             await asyncio.to_thread(self._session.close)
         return self._total
@@ -261,14 +253,14 @@ class _Shares:
                 self._running, timeout=pause if may_begin else None, return_when=asyncio.FIRST_COMPLETED
             )
             for task in done:
-                await self._settle(task)
+                self._settle(task)
         else:
             done = set()
-            await _either(asyncio.sleep(_PAUSE), self._stopping)
+            await self._stopping.unless_asked(asyncio.sleep(_PAUSE))
         if not self._free and not done:
             self._free, self._busy = self._busy, []
 
-    async def _settle(self, task: asyncio.Task[Report]) -> None:
+    def _settle(self, task: asyncio.Task[Report]) -> None:
         """Add the report on a share that has ended. Raises FetchError if it could not be fetched."""
         share = self._running.pop(task)
         try:
@@ -278,12 +270,9 @@ class _Shares:
                 raise
             self._busy.append(share)
             return
-        self._has_fetched = True
         self._total.merge(report)
         if report.counts[Status.PARKED]:
             self._is_complete = False  # it needs fresh links, and another run
-        elif report.stopped is None:
-            await asyncio.to_thread(self._session.end, share)
 
 
 class OneRun:

@@ -97,7 +97,7 @@ class ConnectionPool:
         self._open = self._connecting = 0
         self._times, self._processor, self._numbers = times, Processor(), itertools.count()
         self.rate, self.waits = ByteRate(limits.rate), Waits()
-        self.last_files = self._has_paused = False  # the second is whether a host has asked for a pause
+        self.last_files = False
 
     def _allow(self, total: int, *, is_fixed: bool) -> None:
         """Set the number of connections. One that the user chose holds for all hosts, also for new ones."""
@@ -380,7 +380,7 @@ class ConnectionPool:
 
     def pause(self, host: str) -> float:
         """Return the seconds of a pause for which `host` asked, 0 for none or a short one."""
-        state = self._hosts.known(host) if self._has_paused else None
+        state = self._hosts.known(host)
         if state is None or not state.paused_until:
             return 0.0
         left = state.paused_until - asyncio.get_running_loop().time()
@@ -394,7 +394,7 @@ class ConnectionPool:
         state = self.host(host)
         state.streams.shed(len(state.streams) if sheds else 0)
         now = asyncio.get_running_loop().time()
-        state.paused_until, self._has_paused = max(state.paused_until, now + seconds), True
+        state.paused_until = max(state.paused_until, now + seconds)
         self._quiet(state, now + seconds)
         if seconds > _LONG_PAUSE:
             state.queue.send_away(state.paused_error)

@@ -132,7 +132,7 @@ class HostQueues:
         queue = self._queue(job.host)
         is_local = job.record is not None or job.seen is not None
         has_others = len(job.entry.urls) > 1 and (queue.outage is not None or self._is_paused(queue))
-        if is_local or has_others or (not (queue.jobs or queue.spilled) and self._may_start(queue)):
+        if is_local or has_others or (not queue.has_jobs and self._may_start(queue)):
             self._start(queue, job)
             return True
         self._push(queue, job)
@@ -155,7 +155,7 @@ class HostQueues:
                 queue.heard = True
             if queue.outage is not None:
                 self._end_outage(queue)
-        if queue.jobs or queue.spilled:
+        if queue.has_jobs:
             self._list(queue)
         elif not queue.out:
             self._tidy(queue)
@@ -220,7 +220,7 @@ class HostQueues:
     def _first(self, listed: deque[_Queue]) -> Job | None:
         while listed:
             queue = listed[0]
-            if (queue.jobs or queue.spilled) and queue.listed_in is listed and self._may_start(queue):
+            if queue.has_jobs and queue.listed_in is listed and self._may_start(queue):
                 job = self._pop(queue)
                 self._start(queue, job)
                 return job
@@ -369,7 +369,7 @@ class HostQueues:
 
     def _list(self, queue: _Queue) -> None:
         place = self._listed if queue.outage is None else self._probed
-        if queue.listed_in is not place and (queue.jobs or queue.spilled):
+        if queue.listed_in is not place and queue.has_jobs:
             queue.listed_in = place
             place.append(queue)
 

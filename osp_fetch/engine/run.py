@@ -50,7 +50,7 @@ class Run:
         update: Fetch finished files again if their source has changed, unless the manifest states a digest.
         spill: Keeps rows on disk that wait for their hosts where there are too many for memory.
         first: Order of the first job. No two jobs that share a connection pool have the same.
-        begun: Told, instead of the pool, whether all files have been started.
+        begun: Receives, in place of the pool, whether all files have been started.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ from ..s3.address import BucketAddress
 from ..storage.destination import destination
 from ..storage.folder.disk import Disk, read_json
 from ..storage.folder.heartbeat import Pulse
-from ..storage.folder.run_lock import LockWatch, check_access, state_folder, state_folders
+from ..storage.folder.run_lock import LockWatch, state_folder, state_folders
 from ..storage.ledger.placement import has_placement
 from ..storage.ledger.sqlite import PUBLICATIONS
 from .publication_logs import PublicationLogs, Publications
@@ -179,7 +179,7 @@ def finished_objects(
 
     Args:
         bucket: the destination, `s3://BUCKET/PREFIX`.
-        state: the local folder with the state of the runs, if they were told one.
+        state: the local folder with the state of the runs, if they have one of their own.
         follow: whether to wait for further objects until the run ends.
         after: the `position` of the last object that was processed. None begins with the first.
         interval: seconds between two looks while nothing comes, or a text such as `"10s"`.
@@ -276,7 +276,6 @@ class FinishedItems(Generic[T]):
         """Yield what is new, up to a page of it, or an empty list if nothing is, until the end. Blocks."""
         source, runs = self._source(), _Runs(self._root, self._pace)
         while True:
-            check_access(self._root)
             # in this order: what was published before the end of the run is found afterwards
             is_last, is_empty = runs.are_over(), True
             new = source.look()

@@ -43,7 +43,7 @@ class PublicationLogs:
         try:
             for name, place in places.items():
                 if name not in self.readers:
-                    self.readers[name] = OrderedReader(place, last_of(self.positions.get(name, 0)))
+                    self.readers[name] = OrderedReader(place, _last_of(self.positions.get(name, 0)))
                     if not self.follow:
                         self.readers[name].limit()
             yield from heapq.merge(*map(self._lines, places), key=_position_of)
@@ -58,7 +58,7 @@ def _position_of(line: tuple[str, Row]) -> int:
     return int(line[1][0])
 
 
-def last_of(position: Any) -> int:
+def _last_of(position: Any) -> int:
     """Return the position of the last line that was processed completely."""
     return int(position[0] if isinstance(position, list) else position)
 

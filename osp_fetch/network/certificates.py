@@ -13,7 +13,6 @@ from typing import Final
 from ..model.errors import SettingsError
 
 _PLACES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")  # OpenSSL's variables for the system's certificates
-_HEAD: Final = 64 << 10  # bytes at the begin of a file in which a certificate is looked for
 
 
 def import_aiohttp() -> None:
@@ -75,24 +74,7 @@ def check_certificates(name: str, place: str) -> None:
     if not Path(place).is_file():
         raise SettingsError(f"{name}: {place} is not a file; name a file of CA certificates (PEM)")
     try:
-        if not _has_certificate(Path(place)):
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(place)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(place)
     except OSError as error:  # SSLError is one, too
         why = "it holds no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
         raise SettingsError(f"{name}: {place} cannot be used ({why})") from None
-
-
-def _has_certificate(place: Path) -> bool:
-    """Return whether a file begins with a certificate. To read all of a system's takes 20 ms."""
-    with place.open("rb") as file:
-        head, mark, _ = file.read(_HEAD).partition(b"-----END CERTIFICATE-----")
-    if not mark:
-        return False
-    first = (head + mark).decode("latin-1")
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(
-            cadata=first[first.find("-----BEGIN") :]
-        )
-    except ssl.SSLError:
-        return False
-    return True

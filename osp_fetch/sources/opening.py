@@ -12,7 +12,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
@@ -123,14 +123,10 @@ def _stored(source: Path | str) -> Callable[[], IO[bytes]]:
     spool = tempfile.SpooledTemporaryFile(_SPOOLED)  # noqa: SIM115
     if source == STDIN and sys.stdin is None:
         raise broken("standard input is closed; pipe the list into it, or name a file")
-    with _waited_for("standard input" if source == STDIN else str(path)):
-        if source == STDIN:
-            shutil.copyfileobj(sys.stdin.buffer, spool)
-        else:
-            with path.open("rb") as pipe:
-                shutil.copyfileobj(pipe, spool)
+    name = "standard input" if source == STDIN else shown(str(path))
+    with _waited_for(name), nullcontext(sys.stdin.buffer) if source == STDIN else path.open("rb") as pipe:
+        shutil.copyfileobj(pipe, spool)
     if not spool.tell():
-        name = "standard input" if source == STDIN else shown(str(path))
         raise broken(f"{name} had no byte; did the command that writes the list fail?")
     return lambda: cast("IO[bytes]", io.BufferedReader(_Shared(cast("IO[bytes]", spool))))
 

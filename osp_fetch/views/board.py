@@ -97,7 +97,6 @@ class Board:
     patience: float = 0.0
     limited: dict[str, float] = field(init=False)
     _host_facts: HostFacts = field(init=False)
-    _has_nodes: bool = False  # asked for each event, unlike `nodes`
     _begun: float = 0.0
     _samples: deque[tuple[float, int, int]] = field(default_factory=deque)  # time, bytes, files that ended
     _came: float = 0.0  # when the last bytes came, or when no connection was open
@@ -144,7 +143,6 @@ class Board:
                 self.changes.append((self.wall(), what))
             case events.NodeJoined() | events.NodeLeft() | events.FileAssigned():
                 self.nodes.observe(event)
-                self._has_nodes = True
             case events.RunEnded(report):
                 self.report = report
             case events.RunStarted(folder, idle):
@@ -196,7 +194,7 @@ class Board:
         self.done += event.count
         if line := self.files.get(event.path):
             line.held += event.count
-        if self._has_nodes:
+        if self.nodes:
             self.nodes.wrote(event)
 
     def _opened(self, event: events.Opened) -> None:
@@ -205,7 +203,7 @@ class Board:
         self.connections += 1
         self.at_hosts[event.host] += 1
         self._line(event.path).connections += 1
-        if self._has_nodes:
+        if self.nodes:
             self.nodes.opened(event.path, 1)
 
     def _closed(self, event: events.Closed) -> None:
@@ -215,7 +213,7 @@ class Board:
             del self.at_hosts[event.host]
         if line := self.files.get(event.path):
             line.connections -= 1
-        if self._has_nodes:
+        if self.nodes:
             self.nodes.opened(event.path, -1)
 
     def _line(self, path: str) -> FileLine:
@@ -236,7 +234,7 @@ class Board:
     def _finished(self, event: events.Finished) -> None:
         outcome = event.outcome
         self.counts[outcome.status] += 1
-        if self._has_nodes:
+        if self.nodes:
             self.nodes.finished(event)
         line = self.files.pop(outcome.path, None)
         unknown = outcome.entry is None or outcome.entry.size is None

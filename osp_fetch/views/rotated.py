@@ -75,12 +75,10 @@ class RotatedFile:
                 self._rotate()
             self._file.write(line + "\n")
             self._size += len(line) + 1
-            if now:
-                self._file.flush()
         except OSError:
-            self._failed = time.monotonic()
-            self.close()
-            self._file = None
+            self._fail()
+        if now:
+            self.flush()
 
     def flush(self) -> None:
         """Let other processes see what was written."""
@@ -88,9 +86,12 @@ class RotatedFile:
             if self._file is not None:
                 self._file.flush()
         except OSError:
-            self._failed = time.monotonic()
-            self.close()
-            self._file = None
+            self._fail()
+
+    def _fail(self) -> None:
+        self._failed = time.monotonic()
+        self.close()
+        self._file = None
 
     def _rotate(self) -> None:
         self.close()

@@ -43,11 +43,11 @@ def state_folders(root: Path) -> list[Path]:
         StorageError: the records of the output folder exist and cannot be read.
     """
     state = root / STATE_FOLDER
-    check_access(root)
+    _check_access(root)
     return [p.parent for p in sorted([*state.glob("ledger.sqlite3"), *state.glob("shards/*/ledger.sqlite3")])]
 
 
-def check_access(root: Path) -> None:
+def _check_access(root: Path) -> None:
     """Raise StorageError if the records of an output folder cannot be listed.
 
     `Path.glob` finds nothing then, without an error, as if no run had worked there.
@@ -56,7 +56,7 @@ def check_access(root: Path) -> None:
         try:
             with os.scandir(folder):
                 pass
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             pass
         except OSError as error:
             raise StorageError(
@@ -128,7 +128,7 @@ class RunLock:
         """Raise StorageError if another run has taken the lock, because this one was silent for too long."""
         if time.monotonic() < self._checked + self._beat / 2:
             return
-        found = _read(self._place) or self._read_open()
+        found = _read(self._place) or self._read_here()
         if found.get("token") != self._mine.get("token"):
             raise StorageError(
                 f"{self._state.parent}: this run was silent for so long that another one has taken its place",
@@ -136,13 +136,13 @@ class RunLock:
             )
         self._checked = time.monotonic()
 
-    def _read_open(self) -> dict[str, object]:
-        """Return what the lock file holds. No descriptor may be left to open it once more."""
-        try:
-            found = json.loads(os.pread(self._fd, 4096, 0))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+    def _read_here(self) -> dict[str, object]:
+        """Return what the lock file holds if it is still the one that is open: no descriptor may be left."""
+        with suppress(OSError, ValueError):
+            if os.path.samestat(self._place.stat(), os.fstat(self._fd)):
+                found = json.loads(os.pread(self._fd, 4096, 0))
+                return found if isinstance(found, dict) else {}
+        return {}
 
     def _take(self) -> None:
         locked = self._locked()

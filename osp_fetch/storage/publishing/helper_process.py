@@ -103,9 +103,7 @@ class HelperProcess:
     @staticmethod
     def possible() -> bool:
         """Return whether a helper process can be started here, and would have a core of its own."""
-        from ...concurrency import (
-            cores,
-        )  # it imports asyncio in 40 ms, which the helper process can do without
+        from ...concurrency import cores  # this imports asyncio in 40 ms
 
         # `sys.executable` of an application that embeds Python cannot run a module
         plain = Path(sys.executable or "").name.startswith("py") and not getattr(sys, "frozen", False)
