@@ -69,7 +69,7 @@ DOORS = {
     "zstandard": {"sources/opening.py"},
     "huggingface_hub": {"sources/huggingface.py"},
     "uvloop": {"api.py", "cli/get.py", "cli/bench.py", "workers/worker.py"},
-    "ray": {"cluster/ray_nodes.py"},
+    "ray": {"cluster/ray_client.py", "cluster/ray_nodes.py"},
     "matplotlib": {"bench/curve.py"},
     "click": {"cli/"},
     "IPython": {"views/notebook.py"},

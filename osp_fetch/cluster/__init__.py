@@ -8,5 +8,6 @@ starts the workers or nodes of a run, and `probe` says for `plan` what nodes wou
 `shares` is another way, without a coordinator: runs that share an output folder share a manifest by leases.
 
 The package may import everything below floor 5 of `tests/test_architecture.py`, as `workers` does. `ray` is
-imported in `ray_nodes` only, inside functions. Start with `coordinator.Coordinator` and `pool.NodePool`.
+imported in `ray_client` and `ray_nodes` only, inside functions.
+Start with `coordinator.Coordinator` and `pool.NodePool`.
 """

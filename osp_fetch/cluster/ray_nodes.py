@@ -7,8 +7,6 @@ by Ray; the jobs of one that dies are given to other nodes, and an actor is star
 from __future__ import annotations
 
 import asyncio
-import importlib
-import logging
 import os
 import socket
 import sys
@@ -21,11 +19,12 @@ from typing import Any, Final
 from ..concurrency import stop
 from ..model.engines import Ray
 from ..model.entry import STATE_FOLDER
-from ..model.errors import Remedy, SettingsError, StorageError
+from ..model.errors import Remedy, StorageError
 from ..model.urls import redact
 from ..storage.destination import Destination
 from ..version import __version__
 from ..workers.channel import Channel
+from . import ray_client
 from .node import Link
 
 _LOOK: Final = 2.0  # seconds between two looks for nodes that have come
@@ -65,9 +64,9 @@ class RayNodes:
         self._seen_by: dict[str, str] = {}  # node that sees the probe → its name
 
     async def __aenter__(self) -> RayNodes:
-        ray = _ray()
+        ray = ray_client.module()
         if not ray.is_initialized():
-            await asyncio.to_thread(self._connect, ray)
+            await asyncio.to_thread(ray_client.connect, self._engine.address)
             self._ours = True
         self._actor = ray.remote(_Actor)
         return self
@@ -79,26 +78,7 @@ class RayNodes:
         if self._place.bucket is None:
             await asyncio.to_thread(_probe(self._place.root).unlink, missing_ok=True)
         if self._ours:
-            await asyncio.to_thread(_ray().shutdown)
-
-    def _connect(self, ray: Any) -> None:
-        options: dict[str, Any] = {
-            "logging_level": "error", "log_to_driver": False, "configure_logging": False,
-        }  # fmt: skip
-        # in another thread than the main one, Ray leaves our signal handlers alone, and says so
-        logging.getLogger("ray").setLevel(logging.ERROR)
-        address = self._engine.address
-        if address not in ("auto", "local"):
-            _check_address(address)
-        _mute()
-        try:
-            ray.init(address=address, **options)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise SettingsError(
-                f"no Ray cluster can be reached at {address} ({why}); start one with ray start --head, or "
-                "give its address with --address HOST:PORT"
-            ) from None
+            await asyncio.to_thread(ray_client.module().shutdown)
 
     def destination(self, place: Destination) -> Destination:
         """Return the destination with the path that every node uses."""
@@ -183,7 +163,7 @@ class RayNodes:
             raise StorageError(f"{_name(node)} does not answer: {_why(error)}") from None
         finally:
             with suppress(Exception):
-                _ray().kill(actor)
+                ray_client.module().kill(actor)
 
     def _on(self, node: dict[str, Any]) -> Any:
         """Return a new actor on a node."""
@@ -197,7 +177,7 @@ class RayNodes:
     async def _alive(self) -> dict[str, dict[str, Any]]:
         """Return the nodes that can run an actor: a head without processors is common."""
         try:
-            nodes = await asyncio.to_thread(_ray().nodes)
+            nodes = await asyncio.to_thread(ray_client.module().nodes)
         except Exception as error:  # Ray has many kinds
             raise StorageError(
                 f"the Ray cluster does not answer any more ({_why(error)}); run the same command again when "
@@ -298,7 +278,7 @@ class _Relay:
         """End the actor and its worker."""
         self.has_ended = True
         with suppress(Exception):
-            _ray().kill(self._actor)
+            ray_client.module().kill(self._actor)
 
     async def close(self) -> None:
         """Stop relaying."""
@@ -388,40 +368,6 @@ def _below_home(place: Path) -> Path:
 
 async def _result(reference: Any) -> Any:
     return await asyncio.wrap_future(reference.future())
-
-
-def _ray() -> Any:
-    """Return the module `ray`.
-
-    Raises:
-        SettingsError: it is not installed.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise SettingsError("--engine ray needs Ray; run: pip install 'osp-fetch[ray]'") from None
-    return ray
-
-
-def _mute() -> None:
-    """Keep Ray from printing what its daemons say to stdout, which is for data; no option does that."""
-    worker = importlib.import_module("ray._private.worker")
-    if hasattr(worker, "print_to_stdstream"):
-        vars(worker)["print_to_stdstream"] = lambda *_, **__: None
-
-
-def _check_address(address: str) -> None:
-    """Raise SettingsError if no server listens at `HOST:PORT`; Ray itself would try for a minute."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), timeout=10):
-            return
-    except (OSError, ValueError) as error:
-        raise SettingsError(
-            f"no Ray cluster answers at {address} ({error}); check the address, or start one with ray start "
-            "--head"
-        ) from None
 
 
 def _write_probe(root: Path) -> Path:
