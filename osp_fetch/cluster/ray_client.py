@@ -23,10 +23,10 @@ def connect(address: str) -> None:
     }  # fmt: skip
     # in another thread than the main one, Ray leaves our signal handlers alone, and says so
     logging.getLogger("ray").setLevel(logging.ERROR)
-    if address not in ("auto", "local"):
-        _check_address(address)
     _mute()
     try:
+        if address != "local":
+            _check_address(_found() if address == "auto" else address)
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -57,8 +57,21 @@ def _mute() -> None:
         vars(worker)["print_to_stdstream"] = lambda *_, **__: None
 
 
+def _found() -> str:
+    """Return the address that Ray finds for `auto`: that in RAY_ADDRESS, or of a cluster on this machine.
+
+    It may be that of a head that has died, while its nodes live on.
+
+    Raises:
+        ConnectionError: none is found.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    return str(canonicalize_bootstrap_address("auto"))
+
+
 def _check_address(address: str) -> None:
-    """Raise SettingsError if no server listens at `HOST:PORT`; Ray itself would try for a minute."""
+    """Raise SettingsError if no server listens at `HOST:PORT`; Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=10):
