@@ -20,9 +20,10 @@ from ..model.record import Published, Record
 from ..model.report import Status
 from .adopt import Adoption
 from .context import Context
+from .part_fetcher import First
 from .small import SmallTransfer
 from .state import FileState
-from .transfer import First, PartedTransfer
+from .transfer import PartedTransfer
 from .update import Update, recorded_first
 
 

@@ -13,9 +13,9 @@ from ..model.errors import RangeNotSatisfiableError, StatusError
 from ..model.http import Representation, Validator
 from ..model.record import Record
 from .context import Context
+from .part_fetcher import First
 from .retry import persist
 from .small import first_request
-from .transfer import First
 
 _NOT_MODIFIED: Final = 304
 
