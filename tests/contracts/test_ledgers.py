@@ -13,7 +13,7 @@ from osp_fetch.model.protocols import Ledger
 from osp_fetch.storage.ledger.sqlite import SqliteLedger
 from osp_fetch.workers import messages
 from osp_fetch.workers.channel import Channel
-from osp_fetch.workers.worker import RemoteLedger
+from osp_fetch.workers.remote_ledger import RemoteLedger
 from tests.contracts.ledger import LedgerContract
 from tests.simulated import Power, SimulatedLedger
 
