@@ -1,6 +1,6 @@
 """Measure a run over several nodes: speed against one node, a host with a limit, and the cost of decisions.
 
-    python benchmarks/cluster.py [--only speed|limit|simulation] [--rounds 3] [--jobs 10000000]
+    python benchmarks/cluster.py [--only speed|last|limit|simulation] [--rounds 3] [--jobs 10000000]
 
 The nodes are those of a Ray cluster on this machine. Each has a loopback address of its own, and a proxy
 limits the bytes of each address, so that every node has "its" bandwidth.
@@ -192,9 +192,8 @@ def timed(nodes: int, listed: Path, place: str, *more: str) -> tuple[float, int]
             shutil.rmtree(out)
 
 
-def speed(rounds: int, place: str) -> dict[str, Any]:
-    """Three nodes, each behind 30 MB/s, against one."""
-    count, size = 72, 32 * MIB  # the start of Ray takes two seconds of each run
+def speed(rounds: int, place: str, count: int = 72, size: int = 32 * MIB) -> dict[str, Any]:
+    """Three nodes, each behind 30 MB/s, against one. The start of Ray takes two seconds of each run."""
     with origin([size], place) as (url, _):
         upstream = int(url.split(":")[2].split("/")[0])
         with shaped(upstream, 30 * MB) as port:
@@ -205,6 +204,11 @@ def speed(rounds: int, place: str) -> dict[str, Any]:
                     seconds.append(timed(nodes, listed, place)[0])
     one, three = (statistics.median(found[n]) for n in (1, 3))
     return {"one node": found[1], "three nodes": found[3], "times as fast": round(one / three, 2)}
+
+
+def last(rounds: int, place: str) -> dict[str, Any]:
+    """The same for one file of 2 GiB, of which idle nodes fetch ranges."""
+    return speed(rounds, place, 1, 2048 * MIB)
 
 
 def limit(rounds: int, place: str) -> dict[str, Any]:
@@ -381,7 +385,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["speed", "limit", "simulation"])
+    parser.add_argument("--only", choices=["speed", "last", "limit", "simulation"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=10_000_000)
     parser.add_argument("--json", type=Path)
@@ -390,6 +394,7 @@ def main() -> None:
     parts = {
         "simulation": lambda: simulation(flags.jobs),
         "speed": lambda: speed(flags.rounds, place),
+        "last": lambda: last(flags.rounds, place),
         "limit": lambda: limit(flags.rounds, place),
     }
     found = {}

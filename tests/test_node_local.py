@@ -35,8 +35,9 @@ from osp_fetch.storage.folder.run_lock import owner_of
 from osp_fetch.storage.ledger.placement import Disk, Placed, Placement
 from tests import origin as o
 from tests.conftest import quick
+from tests.fleet import Fleet, LocalNodes, served, tree
 from tests.origin import Origin, noise
-from tests.test_cluster import MIB, MIXED, Fleet, LocalNodes, served, tree
+from tests.test_cluster import MIB, MIXED
 
 Make = Callable[..., Fleet]
 LOCAL = ".osp-fetch/nodes/local"  # the state folder of a node

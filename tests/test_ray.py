@@ -21,10 +21,11 @@ from osp_fetch.model.engines import Ray
 from osp_fetch.model.errors import StorageError
 from osp_fetch.storage.destination import Destination
 from osp_fetch.version import __version__
+from tests.fleet import tree
 from tests.held import Held
 from tests.origin import Origin, noise, sha256, slow
 from tests.seaweed import KEYS, Seaweed
-from tests.test_cluster import MIXED, tree
+from tests.test_cluster import MIXED
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 MIB = 1 << 20

@@ -33,8 +33,8 @@ from osp_fetch.model.report import Report, Status
 from osp_fetch.storage.folder.node_folders import collect, hand_over, mark_ended, node_folder
 from osp_fetch.storage.folder.run_lock import RunLock
 from tests.conftest import quick
+from tests.fleet import tree
 from tests.origin import Origin, Page, noise, polite, slow
-from tests.test_cluster import tree
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 MIB = 1 << 20

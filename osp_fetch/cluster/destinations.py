@@ -61,10 +61,11 @@ class Files:
     Attributes:
         kind: the kind of destination in words.
         is_local: whether each node writes to its own disk.
+        lends: whether a node can fetch a range of a file for another one.
         context: the context of the run; its store says what is at the destination.
     """
 
-    kind, is_local = "", False
+    kind, is_local, lends = "", False, False
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -129,7 +130,7 @@ class SharedPartials(Files):
         state: the state folder of the run.
     """
 
-    kind = "shared folder"
+    kind, lends = "shared folder", True
 
     def __init__(self, context: Context, state: Path) -> None:
         super().__init__(context)

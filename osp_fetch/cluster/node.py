@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..engine.context import Context
+from ..engine.lent_ranges import RangeJob
+from ..model import events
 from ..model.entry import RelativePath
 from ..model.protocols import Ledger
 from ..model.record import Published
@@ -90,7 +92,13 @@ class Node(Peer):
         self.is_lost = False
         self.disk: asyncio.Future[Disk] = asyncio.get_running_loop().create_future()
         self.partials: list[RelativePath] = []
-        self._looks: dict[int, asyncio.Future[list[Published | None]]] = {}
+        self._replies: dict[int, asyncio.Future[Any]] = {}
+        self._helps: set[str] = set()  # files of other nodes of which it fetches a range
+
+    @property
+    def machine(self) -> tuple[str, str]:
+        """Name and address of the machine, on which there may be several workers."""
+        return self.link.host or self.member.name, self.link.address
 
     def use(self, ledger: Ledger) -> None:
         """Let the node read and write `ledger` in place of the run's."""
@@ -103,16 +111,53 @@ class Node(Peer):
             WorkerDiedError: the node has left.
             StorageError: its disk cannot be read.
         """
-        number, found = next(self._numbers), asyncio.get_running_loop().create_future()
+        seen: list[Published | None] = await self._ask(lambda number: messages.LookAt(number, paths))
+        return seen
+
+    async def lend(self, helpers: int) -> RangeJob | None:
+        """Return a range that the node lends to one of `helpers` others, None if there is none.
+
+        Raises:
+            WorkerDiedError: the node has left.
+        """
+        lent: RangeJob | None = await self._ask(lambda number: messages.LendRange(number, helpers))
+        return lent
+
+    async def fetch_range(self, job: RangeJob) -> Path:
+        """Fetch a range of a file of another node, and return the range file that has it.
+
+        Raises:
+            WorkerDiedError: the node has left.
+            FetchError: the range cannot be fetched.
+        """
+        path = job.entry.path
+        self._helps.add(path)
+        try:
+            file: Path = await self._ask(lambda number: messages.FetchRange(number, job))
+            return file
+        finally:
+            self._helps.discard(path)
+
+    async def _ask(self, message: Callable[[int], object]) -> Any:
+        """Send the message for a new number, and return the node's reply to it."""
+        number, reply = next(self._numbers), asyncio.get_running_loop().create_future()
         if self.is_lost:
             raise WorkerDiedError(f"{self.member.name}: it has left")
-        self._looks[number] = found
-        self.send(messages.LookAt(number, paths))
+        self._replies[number] = reply
+        self.send(message(number))
         try:
-            seen: list[Published | None] = await found
-            return seen
+            return await reply
         finally:
-            self._looks.pop(number, None)
+            self._replies.pop(number, None)
+
+    def _observe(self, event: events.Event) -> None:
+        if self._helps and getattr(event, "path", None) in self._helps:
+            match event:
+                case events.Opened() | events.Wrote() | events.Closed():
+                    event = replace(event, node=self.member.name)
+                case _:
+                    pass
+        super()._observe(event)
 
     def _take(self, message: object) -> None:
         """Handle one message of the node."""
@@ -122,14 +167,18 @@ class Node(Peer):
                 host = self.link.host or self.member.name
                 if not self.disk.done():
                     self.disk.set_result(Disk(disk, host, self.link.address))
-            case messages.LookedAt(number, result):
-                found = self._looks.get(number)
-                if found is None or found.done():
+            case (
+                messages.LookedAt(number, result)
+                | messages.RangeLent(number, result)
+                | messages.RangeFetched(number, result)
+            ):
+                reply = self._replies.get(number)
+                if reply is None or reply.done():
                     return
                 if isinstance(result, Exception):
-                    found.set_exception(result)
+                    reply.set_exception(result)
                 else:
-                    found.set_result(result)
+                    reply.set_result(result)
             case _:
                 super()._take(message)
 
@@ -157,9 +206,9 @@ class Node(Peer):
         """Fail the jobs of the node, and take back its connections as far as the views are concerned."""
         self.is_lost = True
         self.disk.cancel()
-        for found in self._looks.values():
-            if not found.done():
-                found.set_exception(WorkerDiedError(f"{self.member.name}: {why}"))
+        for reply in self._replies.values():
+            if not reply.done():
+                reply.set_exception(WorkerDiedError(f"{self.member.name}: {why}"))
         self._close_all()
         self._fail_all(f"{self.member.name}: {why}")
         await self._stop_answering()

@@ -28,6 +28,7 @@ from ..workers.peer import Losses, WorkerDiedError
 from .coordinator import Coordinator, Lease, State
 from .destinations import Attempts, Files
 from .node import Link, Node, NodeSource
+from .range_leases import RangeLeases
 
 LEASE: Final = 30.0
 """Seconds of silence after which a node's jobs are given to others."""
@@ -77,6 +78,7 @@ class NodePool:
             limits.rate, context.pool.total, context.pool.per_host, limits.connections != "auto"
         )
         self._is_ending = False
+        self._ranges = RangeLeases(self._coordinator, self._nodes, budget, context.observe)
 
     async def __aenter__(self) -> NodePool:
         await self._files.begin()
@@ -87,6 +89,7 @@ class NodePool:
     async def __aexit__(self, *_: object) -> None:
         self._is_ending = True
         await stop(self._tasks)
+        await self._ranges.stop()
         for node in self._nodes.values():
             node.send(messages.StopWork())
         if self._serving:
@@ -402,12 +405,16 @@ class NodePool:
                     node.say_last()
 
     async def _steal(self) -> None:
-        """Let idle nodes take jobs that others have not begun, once no further job is dealt."""
+        """Let idle nodes take jobs and ranges that others have not begun, once no further job is dealt."""
         while True:
             await asyncio.sleep(_STEAL)
-            number = self._coordinator.surplus() if self._context.pool.last_files else None
+            if not self._context.pool.last_files:
+                continue
+            number = self._coordinator.surplus()
             if number is not None and (node := self._nodes.get(number)) is not None:
                 node.send(messages.GiveBack())
+            elif self._files.lends:
+                self._ranges.look()
 
     def paused(self, event: events.Cooling) -> None:
         """Forward the pause that a host has asked the process of the run for, in reply to a page."""

@@ -10,7 +10,7 @@ from ..concurrency import completed
 from ..connections.exchange import Exchange
 from ..model import events
 from ..model.errors import LaggingError, SizeLimitError, TooLongError
-from ..model.protocols import Partial
+from ..model.protocols import PartialContent
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from .checkpoint import Checkpoint
 from .context import Context
@@ -39,7 +39,7 @@ class BodyWriter:
         self,
         context: Context,
         state: FileState,
-        partial: Partial,
+        partial: PartialContent,
         checkpoint: Checkpoint,
         connections: Callable[[], int],
     ) -> None:

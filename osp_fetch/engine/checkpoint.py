@@ -9,7 +9,7 @@ from typing import Final
 
 from ..concurrency import completed
 from ..model.errors import StorageError
-from ..model.protocols import Ledger, Partial
+from ..model.protocols import Ledger, PartialContent
 from ..model.ranges import NOTHING
 from ..model.record import Record
 from .state import FileState
@@ -31,7 +31,7 @@ class Checkpoint:
         size: Written bytes per connection after which a checkpoint is due.
     """
 
-    def __init__(self, ledger: Ledger, partial: Partial, download: FileState, size: int) -> None:
+    def __init__(self, ledger: Ledger, partial: PartialContent, download: FileState, size: int) -> None:
         self._ledger, self._partial, self._download, self._size = ledger, partial, download, size
         self._unclaimed = 0
         self._claimed = download.held  # what the ledger states as held

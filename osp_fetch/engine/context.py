@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..concurrency import Places
 from ..connections.buffers import Buffers
@@ -16,6 +16,9 @@ from ..model.errors import FetchError
 from ..model.http import Validator
 from ..model.protocols import Ledger, Store, Transport
 from ..model.settings import Settings
+
+if TYPE_CHECKING:
+    from .lent_ranges import Lending
 
 # Most files that are hashed, synced and recorded while others use the slots.
 FINISHING: Final = 64
@@ -61,6 +64,7 @@ class Context:
         may_publish: Raises StorageError if another process may have the jobs of this one by now.
         claim_size: Unrecorded bytes per connection after which a checkpoint is taken. It bounds what a kill
             costs.
+        lending: The files of which other nodes may fetch ranges. None if there are no such nodes.
     """
 
     transport: Transport
@@ -73,6 +77,7 @@ class Context:
     places: Places = field(default_factory=lambda: Places(files_in_progress(128)))
     claim_size: int = 4 << 20
     may_publish: Callable[[], None] = lambda: None
+    lending: Lending | None = None
 
     def mtime_of(self, validator: Validator) -> str | None:
         """Return the Last-Modified that becomes a file's modification time, None to keep the local time."""

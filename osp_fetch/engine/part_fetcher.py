@@ -25,12 +25,13 @@ from ..model.errors import (
     YieldedError,
 )
 from ..model.http import Coding
-from ..model.protocols import Partial
+from ..model.protocols import PartialContent
 from .body_writer import BodyWriter
 from .checkpoint import Checkpoint
 from .context import Context
 from .host_wait import HostWait
 from .lanes import Lanes
+from .lent_ranges import LentRanges
 from .retry import Pace, persist
 from .state import FileState, PartRequest
 
@@ -77,7 +78,7 @@ class PartFetcher:
         self,
         context: Context,
         state: FileState,
-        partial: Partial,
+        partial: PartialContent,
         checkpoint: Checkpoint,
         order: int,
         first: First | None = None,
@@ -97,6 +98,7 @@ class PartFetcher:
         self._clock: asyncio.Timeout | None = None
         self._connections = 0
         self._host_wait = HostWait(context)
+        self._lent: LentRanges | None = None  # ranges that other nodes fetch, once a reply was accepted
 
     async def fetch(self) -> None:
         """Fetch all missing bytes.
@@ -177,12 +179,18 @@ class PartFetcher:
 
     async def _may_hedge(self) -> bool:
         """Wait a moment while other lanes fetch the last parts; return whether bytes are still missing."""
-        if not self._state.parts.busy:
+        if not self._state.parts.pending:
             return False
         with suppress(TimeoutError):
             async with asyncio.timeout(_HEDGE_LOOK):
                 await self._complete.wait()
         return not self._state.complete
+
+    def _check_complete(self) -> None:
+        """End the lanes if every byte is held."""
+        if self._state.complete:
+            self._complete.set()
+            self._lanes.enough()
 
     def _should_hedge(self, host: str) -> bool:
         return self._state.parts.busy and self._context.pool.idle(host)
@@ -222,9 +230,7 @@ class PartFetcher:
         finally:
             self._state.parts.release(part.claim)
             self._connections -= 1
-            if self._state.complete:
-                self._complete.set()
-                self._lanes.enough()
+            self._check_complete()
         return True
 
     def _next_part(self, link: str, host: str, first: First | None) -> PartRequest | None:
@@ -272,7 +278,7 @@ class PartFetcher:
             if supply.restarts and (held or self._resumed or self._begun):
                 # the body starts at byte 0: the hashes of the old bytes must be discarded with them
                 self._context.observe(events.Lost(self._path, held))
-                await self._checkpoint.forget()
+                await self.forget()
             await self._begin()
             if supply.span is not None:
                 with exchange.streaming():
@@ -304,9 +310,28 @@ class PartFetcher:
             events.FileBegun(state.entry.path, state.length, state.entry.size, len(state.held))
         )
         self._begun = True
+        self._offer()
         self._call_more()
 
+    def _offer(self) -> None:
+        """Let other nodes fetch ranges of the file."""
+        lending = self._context.lending
+        if lending is not None and self._lent is None:
+            of_file = self._state, self._partial, self._checkpoint, self._order
+            self._lent = LentRanges(lending.range_files, *of_file, self._check_complete)
+            lending.offer(self._path, self._lent)
+
+    async def forget(self) -> None:
+        """Discard the partial but for the bytes held now; see `Checkpoint.forget`."""
+        if self._lent is not None:
+            await self._lent.recall()
+        await self._checkpoint.forget()
+
     async def close(self) -> None:
-        """Close the first exchange, if no part has used it."""
+        """Take back the ranges that other nodes fetch, and close the first exchange if it was not used."""
+        if self._lent is not None and self._context.lending is not None:
+            self._context.lending.withdraw(self._path)
+            lent, self._lent = self._lent, None
+            await lent.recall()
         if self._first is not None:
             await self._first.exchange.aclose()

@@ -52,6 +52,7 @@ class Parts:
         # ranges that two parts fetch, with the numbers of both parts; the second one hedges the first
         self._doubled: list[tuple[ByteRange, set[int]]] = []
         self._writing: dict[int, int] = {}  # number of a part → end of its bytes that no hedge may take
+        self._lent: set[int] = set()  # numbers of the parts that other nodes fetch
         self._number = 0
 
     @property
@@ -86,13 +87,22 @@ class Parts:
 
     @property
     def busy(self) -> bool:
-        """Whether parts are being fetched that can be hedged."""
-        return self.probed and not self.single and self.length is not None and bool(self._claims)
+        """Whether parts are being fetched here that can be hedged."""
+        return self._is_divided and len(self._claims) > len(self._lent)
+
+    @property
+    def pending(self) -> bool:
+        """Whether parts are being fetched, here or by other nodes, whose bytes may become free again."""
+        return self._is_divided and bool(self._claims)
+
+    @property
+    def _is_divided(self) -> bool:
+        return self.probed and not self.single and self.length is not None
 
     @property
     def alone(self) -> bool:
-        """Whether at most one part is being fetched."""
-        return len(self._claims) <= 1
+        """Whether at most one part is being fetched here."""
+        return len(self._claims) - len(self._lent) <= 1
 
     def _gap(self) -> ByteRange | None:
         if self._claimed and (self.single or not self.probed or self.length is None):
@@ -164,6 +174,24 @@ class Parts:
         self._doubled.append((span, {slowest.number, twin.number}))
         return twin
 
+    def lend(self, size: int, now: float) -> Part | None:
+        """Assign the last missing bytes as a part that another node fetches. It is not hedged.
+
+        Args:
+            size: Largest size of the part in bytes.
+            now: Current time in seconds on the clock of the caller.
+
+        Returns:
+            The part; None if no bytes are free, or parts cannot be fetched at the same time.
+        """
+        gaps = RangeSet.upto(self.length or 0) - self.held - self._claimed
+        if not self._is_divided or not gaps:
+            return None
+        last = gaps.ranges[-1]
+        part = self._claim(ByteRange(max(last.start, last.stop - size), last.stop), now)
+        self._lent.add(part.number)
+        return part
+
     def begin_write(self, part: Part, stop: int) -> bool:
         """Exclude the bytes of `part` before `stop` from later hedges, because they are being written.
 
@@ -183,7 +211,7 @@ class Parts:
         None if the part is too young or nearly finished.
         """
         age = now - claim.since
-        if age < after:
+        if age < after or claim.number in self._lent:
             return None
         start = max(claim.range.start, self._writing.get(claim.number, 0))
         if start >= claim.range.stop:
@@ -208,11 +236,12 @@ class Parts:
         """End a part. Its bytes that are not held are missing again.
 
         Args:
-            claim: A part that `next` or `hedge` returned.
+            claim: A part that `next`, `hedge` or `lend` returned.
         """
         self._claims = [each for each in self._claims if each.number != claim.number]
         self._claimed = RangeSet.of(each.range for each in self._claims)
         self._writing.pop(claim.number, None)
+        self._lent.discard(claim.number)
         if self._doubled:
             live = {each.number for each in self._claims}
             self._doubled = [double for double in self._doubled if double[1] & live]

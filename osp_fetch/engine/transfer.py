@@ -81,7 +81,7 @@ class PartedTransfer:
                     self._context.observe(events.Lost(self._entry.path, held))
                     dropped, self._state.dropped = self._state.dropped, None
                     self._name_dropped(dropped)
-                    await self._checkpoint.forget()
+                    await self._parts.forget()
         finally:
             await self._end()
 
@@ -107,7 +107,7 @@ class PartedTransfer:
                 raise
             if self._wrong[:-1] == [digests] and self._parts.doubt is not None:
                 self._state.parts.empty()
-                await self._checkpoint.forget()
+                await self._parts.forget()
                 raise self._parts.doubt from None  # the digest has decided: it is a page
             if self._wrong[:-1] == [digests] and self._entry.digest and length:
                 await self._set_aside(length, digests, checksums)
@@ -146,7 +146,7 @@ class PartedTransfer:
         """
         count = len(self._state.held)
         self._state.parts.empty()
-        await self._checkpoint.forget()
+        await self._parts.forget()
         await self._partial.close()
         raise StorageError(
             f"{self._entry.path}: the disk is full after {count} bytes of a file whose length neither the "
@@ -177,12 +177,12 @@ class PartedTransfer:
         """Discard a complete file whose digest was wrong after the last restart, or one without an end."""
         if error.remedy is Remedy.RESTART or isinstance(error, SizeLimitError):
             self._state.parts.empty()
-            await self._checkpoint.forget()
+            await self._parts.forget()
 
     async def _end(self) -> None:
         try:
+            await self._parts.close()
             if self._record is None:
                 await self._checkpoint.last()
         finally:
-            await self._parts.close()
             await self._partial.close()

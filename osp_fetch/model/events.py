@@ -90,27 +90,33 @@ class FileBegun:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A connection has begun to transfer bytes of a file."""
+    """A connection has begun to transfer bytes of a file.
+
+    `node` is the node that fetches a range for the node that has the file, and empty for that node itself.
+    """
 
     path: str
     host: str
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A connection has ended its transfer for a file."""
+    """A connection has ended its transfer for a file. `node` is as in `Opened`."""
 
     path: str
     host: str
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """Another `count` bytes of a file were received from a host and written."""
+    """Another `count` bytes of a file were received from a host and written. `node` is as in `Opened`."""
 
     path: str
     count: int
     host: str = ""
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,12 +265,7 @@ class HostBack:
 
 @dataclass(frozen=True, slots=True)
 class NodeJoined:
-    """A node of a cluster takes part in the run.
-
-    Attributes:
-        node: the machine.
-        nodes: number of nodes that get jobs now.
-    """
+    """The machine `node` of a cluster takes part in the run; `nodes` nodes get jobs now."""
 
     node: str
     nodes: int
@@ -287,12 +288,7 @@ class DestinationFound:
 class NodeLeft:
     """A node of a cluster gets no more jobs.
 
-    It has ended, was silent for too long, or received wrong bytes, or its own disk is full.
-
-    Attributes:
-        node: the machine.
-        why: the reason in words.
-        nodes: number of nodes that get jobs now.
+    `why` says in words whether it has ended, was silent, received wrong bytes, or has a full disk of its own.
     """
 
     node: str
@@ -305,6 +301,16 @@ class FileAssigned:
     """A file is fetched by the machine `node` from now on. Later events of the file are about its work."""
 
     path: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class RangeAssigned:
+    """`node` fetches the bytes from `start` to before `stop` for the node that has the file."""
+
+    path: str
+    start: int
+    stop: int
     node: str
 
 
@@ -436,7 +442,7 @@ class RunEnded:
 Event = (
     RunStarted | Progress | RowsRead | ManifestEnded | FileBegun | Opened | Closed | Wrote | Adopted
     | SetAside | Decoded | MirrorDropped | Lost | Retrying | Cooling | LimitChanged | Waited | WidthLearned
-    | HostDown | HostBack | NodeJoined | NodeLeft | FileAssigned | Parked | LinksRenewed
+    | HostDown | HostBack | NodeJoined | NodeLeft | FileAssigned | RangeAssigned | Parked | LinksRenewed
     | LinksCommandFailed | DestinationFound | DiskWaiting | FolderWaiting | LedgerReplaced
     | WorkerStarted | WorkerDied | Finished | Repeating | PageOpened | Steered | Stopping | RunEnded
 )  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 from .digest import Digest
@@ -111,7 +112,13 @@ class Hashing(Protocol):
 
 
 class PartialContent(Protocol):
-    """The bytes of an unfinished file. Writes may come in any order and at the same time."""
+    """The bytes of an unfinished file. Writes may come in any order and at the same time.
+
+    Attributes:
+        hashing: the digests of the file.
+    """
+
+    hashing: Hashing
 
     async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         """Write `data` at `offset`.
@@ -151,13 +158,7 @@ class PartialContent(Protocol):
 
 
 class Partial(PartialContent, Protocol):
-    """An unfinished file, until it is published, set aside or closed.
-
-    Attributes:
-        hashing: the digests of the file.
-    """
-
-    hashing: Hashing
+    """An unfinished file, until it is published, set aside or closed."""
 
     async def publish(self, length: int, modified: str | None = None) -> Placed:
         """Give the file of `length` bytes its final name. When this returns, it survives a power loss.
@@ -176,6 +177,47 @@ class Partial(PartialContent, Protocol):
 
     async def close(self) -> None:
         """Close the file; what was written stays."""
+        ...
+
+
+class RangeFile(PartialContent, Protocol):
+    """A range of a file that is fetched for another node, in a file of its own.
+
+    Offsets are those of the whole file. A write outside the range raises StorageError, as does `clear`.
+
+    Attributes:
+        place: where it is.
+    """
+
+    place: Path
+
+    async def close(self) -> None:
+        """Close the range file; what was written stays."""
+        ...
+
+
+class RangeFiles(Protocol):
+    """The range files of a node, in a folder that all nodes see."""
+
+    def begin(self, span: ByteRange) -> RangeFile:
+        """Return a new range file for the bytes of `span`."""
+        ...
+
+    async def read(self, place: Path, offset: int, count: int) -> bytes:
+        """Return bytes of a range file, fewer only where it ends.
+
+        Args:
+            place: where the range file is.
+            offset: position in the range file, in bytes.
+            count: number of bytes.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        ...
+
+    async def drop(self, place: Path) -> None:
+        """Delete a range file. Errors are ignored."""
         ...
 
 

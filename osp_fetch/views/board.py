@@ -204,7 +204,7 @@ class Board:
         self.at_hosts[event.host] += 1
         self._line(event.path).connections += 1
         if self.nodes:
-            self.nodes.opened(event.path, 1)
+            self.nodes.opened(event, 1)
 
     def _closed(self, event: events.Closed) -> None:
         self.connections -= 1
@@ -214,7 +214,7 @@ class Board:
         if line := self.files.get(event.path):
             line.connections -= 1
         if self.nodes:
-            self.nodes.opened(event.path, -1)
+            self.nodes.opened(event, -1)
 
     def _line(self, path: str) -> FileLine:
         line = self.files.get(path)

@@ -109,13 +109,17 @@ class Nodes:
 
     def wrote(self, event: events.Wrote) -> None:
         """Count received bytes."""
-        if (line := self._of.get(event.path)) is not None:
+        if (line := self._line(event)) is not None:
             line.received += event.count
 
-    def opened(self, path: str, change: int) -> None:
+    def opened(self, event: events.Opened | events.Closed, change: int) -> None:
         """Count a connection that was opened (1) or closed (-1)."""
-        if (line := self._of.get(path)) is not None:
+        if (line := self._line(event)) is not None:
             line.connections += change
+
+    def _line(self, event: events.Opened | events.Closed | events.Wrote) -> NodeLine | None:
+        """Return the node that did what an event about a file says."""
+        return self._lines.get(event.node) if event.node else self._of.get(event.path)
 
     def finished(self, event: events.Finished) -> None:
         """Count a file that has ended."""

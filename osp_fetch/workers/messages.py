@@ -12,6 +12,7 @@ from typing import Any
 
 from ..connections.controller import HostReport
 from ..engine.file import Job
+from ..engine.lent_ranges import RangeJob
 from ..model import events
 from ..model.entry import RelativePath
 from ..model.errors import FetchError, StorageError
@@ -98,6 +99,37 @@ class DropPartial:
     """Delete what the node's own disk holds of a file that another node has completed."""
 
     path: RelativePath
+
+
+@dataclass(frozen=True, slots=True)
+class LendRange:
+    """Lend a range of a file to one of `helpers` nodes that have nothing else to do.
+
+    The reply is the `RangeLent` of the same number.
+    """
+
+    number: int
+    helpers: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchRange:
+    """Fetch a range for another node. The reply is the `RangeFetched` of the same number."""
+
+    number: int
+    job: RangeJob
+
+
+@dataclass(frozen=True, slots=True)
+class RangeReturned:
+    """A range that this node has lent was fetched, and is in `file`; or it was not, and that is None.
+
+    `number` is that of the `RangeJob`.
+    """
+
+    path: str
+    number: int
+    file: Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +263,22 @@ class LookedAt:
 
     number: int
     result: list[Published | None] | FetchError
+
+
+@dataclass(frozen=True, slots=True)
+class RangeLent:
+    """The reply to the `LendRange` of the same number: a range, None if there is none to lend."""
+
+    number: int
+    result: RangeJob | None
+
+
+@dataclass(frozen=True, slots=True)
+class RangeFetched:
+    """The reply to the `FetchRange` of the same number: the file that has the bytes, or an error."""
+
+    number: int
+    result: Path | FetchError
 
 
 @dataclass(frozen=True, slots=True)

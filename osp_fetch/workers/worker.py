@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from ..concurrency import stop
@@ -21,9 +22,11 @@ from ..connections.pool import ConnectionPool
 from ..connections.wait_reporter import WaitReporter
 from ..engine.context import Context
 from ..engine.file import FileFetcher
+from ..engine.lent_ranges import Lending
+from ..engine.range_transfer import fetch_range
 from ..model import events
 from ..model.entry import RelativePath
-from ..model.errors import FetchError
+from ..model.errors import FetchError, StorageError
 from ..model.protocols import Store
 from ..model.record import Published, Record
 from ..model.report import Status
@@ -105,6 +108,7 @@ async def serve(end: socket.socket) -> None:
             settings=settings,
             observe=tell,
             may_publish=lifeline.check,
+            lending=_lending(first, place),
         )
         await _Worker(wire, context, ledger, begun, suspects, lifeline, own).work(rest)
     await wire.close()
@@ -123,6 +127,15 @@ def _store(
     # on another machine, whose state folder the run cannot make
     first.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     return place.store(first.state, first.settings, is_worker=True)
+
+
+def _lending(first: messages.Setup, place: Destination) -> Lending | None:
+    """Return the files of which other nodes may fetch ranges, None if there are no such nodes."""
+    if first.is_local or not first.patience or place.bucket:
+        return None
+    from ..storage.folder.range_files import FolderRangeFiles
+
+    return Lending(FolderRangeFiles(first.state))
 
 
 class _Worker:
@@ -199,6 +212,8 @@ class _Worker:
                     dropping = asyncio.create_task(self._drop(path))
                     self._dropping.add(dropping)
                     dropping.add_done_callback(self._dropping.discard)
+            case messages.LendRange() | messages.FetchRange() | messages.RangeReturned():
+                self._take_range(message)
             case messages.RecordsFound() | messages.RecordKept() | messages.UploadsReplied():
                 self._ledger.answered(message)
             case messages.Assign(host, connections, shed, number):
@@ -216,6 +231,20 @@ class _Worker:
                 self._ending = asyncio.create_task(stop(self._tasks))
             case _:
                 raise TypeError(f"unknown message: {message!r}")
+
+    def _take_range(self, message: messages.LendRange | messages.FetchRange | messages.RangeReturned) -> None:
+        """Handle a message about a range that one node fetches for another."""
+        lending = self._context.lending
+        match message:
+            case messages.LendRange(number, helpers):
+                self._wire.send(messages.RangeLent(number, lending.lend(helpers) if lending else None))
+            case messages.FetchRange():
+                task = asyncio.create_task(self._fetch_range(message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            case messages.RangeReturned(path, number, file):
+                if lending is not None:
+                    lending.returned(path, number, file)
 
     async def _fetch_job(self, message: messages.FetchJob) -> None:
         """Fetch one job, and send its result."""
@@ -244,6 +273,18 @@ class _Worker:
         if not self._ledger.lost:
             self._wire.send(messages.JobDone(message.number, result))
         # without the run this process ends; another worker, or the next run, resumes from the held bytes
+
+    async def _fetch_range(self, message: messages.FetchRange) -> None:
+        """Fetch a range for another node, and send its result."""
+        assert self._context.lending is not None
+        result: Path | FetchError
+        try:
+            result = await fetch_range(self._context, self._context.lending.range_files, message.job)
+        except FetchError as error:
+            result = error
+        except Exception as error:  # as in `_fetch_job`
+            result = StorageError(f"{type(error).__name__}: {error}")
+        self._wire.send(messages.RangeFetched(message.number, result))
 
     async def _look(self, message: messages.LookAt) -> None:
         """Look at files on the node's own disk, and send their states."""
