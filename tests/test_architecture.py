@@ -66,7 +66,7 @@ DOORS = {
     "numpy": {"sources/select.py"},
     "gdown": {"sources/gdrive.py"},
     "ijson": {"datasets/coverage.py", "sources/json_lines.py"},
-    "zstandard": {"sources/opening.py"},
+    "zstandard": {"archives/compression.py", "sources/opening.py"},
     "huggingface_hub": {"sources/huggingface.py"},
     "uvloop": {"api.py", "cli/get.py", "cli/bench.py", "workers/worker.py"},
     "ray": {"cluster/ray_client.py", "cluster/ray_nodes.py"},

@@ -68,6 +68,9 @@ def job(root: Path, *pieces: str, **how: object) -> Unpacked:
         (["x.tar.gz.01", "x.tar.gz.00", "x.tar.gz.02"], "x.tar.gz", range(3)),
         (["x.tar.002", "x.tar.001"], "x.tar", range(2)),
         (["x.tar.ab", "x.tar.aa", "x.tar.ac"], "x.tar", range(3)),
+        (["x.tar.aab", "x.tar.aaa"], "x.tar", range(2)),
+        (["x.tar.part.ab", "x.tar.part.aa"], "x.tar", range(2)),
+        (["x.tar.zst.aa", "x.tar.zst.ab"], "x.tar.zst", range(2)),
         (["x.zip", "x.z02", "x.z01"], "x.zip", range(3)),
         (["x.zip", *(f"x.z{n:02}" for n in range(1, 12))], "x.zip", range(12)),
     ],
@@ -80,6 +83,14 @@ def test_pieces_are_put_in_numeric_order(paths: list[str], name: str, order: ran
     assert numbers == sorted(numbers, key=lambda p: (len(p), p))
     assert len(archive.pieces) == len(order)
     assert not archive.disks or archive.pieces[-1] == "x.zip"
+
+
+def test_another_suffix_of_letters_is_no_piece() -> None:
+    assert archives(["x.tar.lz", "y.zip.br", "z.tar.sig", "w.tar.md"]) == []
+    (found,) = archives(["x.tar.md", "x.tar.aa", "x.tar.ab", "x.tar.asc"])
+    assert (found.pieces, found.problem) == (("x.tar.aa", "x.tar.ab"), "")
+    (gap,) = archives(["x.tar.ab", "x.tar.ac"])
+    assert "piece 0" in gap.problem
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,21 @@ async def test_a_deleted_archive_is_not_fetched_again(
     assert "--again 'x.tar*'" in lost.stderr
 
 
+async def test_verify_names_what_a_deleted_archive_has_lost(
+    run: Run, origin: Origin, held: Held, tmp_path: Path
+) -> None:
+    listed = manifest(tmp_path, origin, x_tar=tar(FILES))
+    assert (await run.get(listed, "--delete-after")).returncode == 0
+    whole = await run.other("verify", run.target)
+    assert whole.returncode == 0, whole.stderr
+    held.client.delete_object(Bucket=held.bucket, Key="out/a.json")
+    for more in ([], ["--read"]):
+        lost = await run.other("verify", run.target, *more)
+        assert lost.returncode == 1
+        assert "members missing of x.tar" in lost.stdout
+        assert "out/a.json" in lost.stdout
+
+
 async def test_a_broken_archive_has_no_mark(run: Run, origin: Origin, held: Held, tmp_path: Path) -> None:
     listed = manifest(tmp_path, origin, x_tar=tar(FILES)[:-2000])
     done = await run.get(listed)

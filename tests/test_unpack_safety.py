@@ -7,8 +7,11 @@ only by a run that saw all its members.
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
+import warnings
+import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +25,7 @@ from osp_fetch.archives.extractor import UnpackOptions, lost_members, unpack_fol
 from osp_fetch.archives.splits import archives
 from osp_fetch.model.errors import StorageError
 from osp_fetch.storage.folder.disk import Disk
+from tests.origin import sha256
 from tests.test_archives import job, tar_bytes, tree, zip_bytes
 
 EXAMPLES = int(os.environ.get("OSP_TEST_UNPACKINGS", "60"))
@@ -219,6 +223,33 @@ def test_a_new_archive_under_the_name_of_a_deleted_one_is_unpacked(folder: Path)
     assert (folder / "out/new").read_bytes() == b"3"
 
 
+def test_an_archive_that_has_come_back_is_not_deleted_unless_that_is_asked_for(folder: Path) -> None:
+    (archive,) = archives(["x.tar"])
+    data, seen = (folder / "x.tar").read_bytes(), (folder / "x.tar").stat()
+    known = {"x.tar": sha256(data)}
+    keeps, deletes = UnpackOptions(into="out"), UnpackOptions(into="out", delete_after=True)
+    assert unpack(deletes.job(folder, archive, known)).deleted
+    (folder / "x.tar").write_bytes(data)
+    os.utime(folder / "x.tar", ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    done = unpack(keeps.job(folder, archive, known))
+    assert (done.already, done.deleted) == (True, False)
+    assert (folder / "x.tar").read_bytes() == data
+    assert unpack(deletes.job(folder, archive, known)).deleted
+
+
+def test_a_newer_version_replaces_the_members_of_the_older_one_and_no_others(folder: Path) -> None:
+    job(folder, "x.tar")
+    (folder / "x.tar").write_bytes(tar_bytes({"a": b"newer", "d/b": b"2"}))
+    done = job(folder, "x.tar")
+    assert (done.broken, done.members) == (None, 2)
+    assert tree(folder / "out") == {"a": b"newer", "d/b": b"2"}
+    (folder / "out/a").write_bytes(b"edited")
+    (folder / "x.tar").write_bytes(tar_bytes({"a": b"newest", "d/b": b"2"}))
+    with pytest.raises(StorageError, match="differs"):
+        job(folder, "x.tar")
+    assert tree(folder / "out") == {"a": b"edited", "d/b": b"2"}
+
+
 def test_an_archive_of_the_same_size_and_time_is_distinguished_from_the_old_one(folder: Path) -> None:
     job(folder, "x.tar")
     seen = (folder / "x.tar").stat()
@@ -371,6 +402,23 @@ def test_compressed_streams_after_another_are_read_or_broken(
 def test_a_zip_after_another_is_broken(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(zip_bytes({"a": b"1"}) + zip_bytes({"b": b"2"}))
     assert "before its first member" in (job(tmp_path, "x.zip", delete_after=True).broken or "")
+
+
+def test_a_zip_that_may_hold_more_is_not_deleted(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as made, warnings.catch_warnings(action="ignore"):
+        made.writestr("a", b"first")
+        made.writestr("a", b"second")
+    (tmp_path / "twice.zip").write_bytes(out.getvalue())
+    with zipfile.ZipFile(out := io.BytesIO(), "w") as made:
+        for name in ("a", "hidden", "b"):
+            made.writestr(name, b"x" * 50)
+        made.filelist.pop(1)  # the directory, which is written at the end, does not list it
+    (tmp_path / "unlisted.zip").write_bytes(out.getvalue())
+    for name in ("twice.zip", "unlisted.zip"):
+        done = job(tmp_path, name, into=f"of-{name}", delete_after=True)
+        assert (done.deleted, done.note is not None) == (False, True)
+        assert (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("kind", ["a hole", "zeros alone", "twice"])

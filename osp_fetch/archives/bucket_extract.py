@@ -136,12 +136,15 @@ class _Unpacking:
         self._done: dict[str, UnpackedFile] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(_AT_ONCE)
+        self._is_partly_gone = False
 
     async def run(self) -> Unpacked:
         """Unpack the archive if its mark does not say that it is unpacked already."""
         mark, listed = await self._mark()
         pieces = [await self._archives.piece(RelativePath(path)) for path in self._job.archive.pieces]
         is_same = mark is not None and self._is_archive_of(mark, pieces)
+        # a run was killed while deleting it: an archive that has come back is no request to delete it again
+        self._is_partly_gone = not all(pieces)
         if mark is not None and is_same:
             self._there = await self._present(listed)
             if len(self._there) == mark.files:
@@ -349,12 +352,16 @@ class _Unpacking:
 
     async def _finish(self, mark: Mark, *, already: bool) -> Unpacked:
         deleted, note = False, None
-        if self._job.delete_after or mark.deleted:
-            deleted = not mark.doubt
+        if self._job.delete_after or (mark.deleted and already and self._is_partly_gone):
+            why = mark.doubt
+            if not already and not why:  # another writer, or the store, may have lost one since
+                there = await self._present(self._done)
+                why = "" if len(there) == len(self._done) else "not all of its objects were found"
+            deleted = not why
             if deleted:
                 await self._delete(mark)
             else:
-                note = f"it is not deleted: {mark.doubt}"
+                note = f"it is not deleted: {why}"
         return Unpacked(self._name, mark.target, mark.members, mark.bytes, already, deleted, note=note)
 
     async def _delete(self, mark: Mark) -> None:

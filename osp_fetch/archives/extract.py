@@ -111,6 +111,7 @@ class _Unpacking:
         self.file = MarkFile(self.root, self.name)
         self.places = [self.root / piece for piece in job.archive.pieces]
         self._unlooked = 0
+        self._before: dict[str, UnpackedFile] = {}  # the members of an earlier version
 
     def run(self) -> Unpacked:
         with alone(self.work.with_name(self.work.name + ".lock")):
@@ -120,8 +121,9 @@ class _Unpacking:
             pieces = self._look()
             known = mark is not None and self._fits(mark) and self._is_archive_of(mark)
             if mark is not None and known and not self.file.missing(mark, self.disk, most=1):
-                # the mark states `deleted` although the archive is there: a run was killed while deleting it
-                return self._finish(mark, already=True, delete=mark.deleted)
+                # the mark states `deleted` although the archive is there: a run was killed while deleting it,
+                # or the archive has come back, which is no request to delete it again
+                return self._finish(mark, already=True, delete=mark.deleted and self._is_untouched(mark))
             if not all(pieces):
                 return self._without_archive(mark)
             if self.job.archive.problem:
@@ -150,6 +152,11 @@ class _Unpacking:
         there = [(p, then) for p, then in zip(self.places, mark.pieces, strict=True) if os.path.lexists(p)]
         return bool(there) and all(marks.same(place, then) for place, then in there)
 
+    def _is_untouched(self, mark: Mark) -> bool:
+        """Return whether the pieces on the disk are the very files that were unpacked, not later copies."""
+        pieces = zip(self.places, mark.pieces, strict=True)
+        return all(marks.is_untouched(place, then) for place, then in pieces if os.path.lexists(place))
+
     def _failed(self, why: str) -> Unpacked:
         return Unpacked(self.name, self.job.target, broken=why)
 
@@ -169,8 +176,9 @@ class _Unpacking:
             )
         if lost := self.file.missing(mark, self.disk):
             named = ", ".join(lost[:_NAMED]) + (", …" if len(lost) > _NAMED else "")
+            count = marks.count_of(lost)
             return self._failed(
-                f"it was deleted, and {len(lost)} of its files are gone or changed ({named}); {again}"
+                f"it was deleted, and {count} of its files are gone or changed ({named}); {again}"
             )
         return Unpacked(self.name, mark.target, mark.members, mark.bytes, already=True, deleted=True)
 
@@ -308,7 +316,11 @@ class _Unpacking:
         folders = _Folders(self.root, self.disk, self.name)
         listed = list(marks.read_members(self.plan_list))
         moves: list[tuple[Path, Path]] = []
+        replaces: list[tuple[Path, Path]] = []
         found: list[UnpackedFile] = []
+        before = self.file.read()
+        if before is not None and before.target == plan.target:  # an earlier version of the archive
+            self._before = {member.path: member for member in self.file.members()}
         for member in listed:
             place, final = self.tree / member.path, target / member.path
             folders.check(final.parent)
@@ -317,8 +329,12 @@ class _Unpacking:
                 raise self._conflict(final)
             if decision is Decision.WRITE:
                 moves.append((place, final))
+            if decision is Decision.REPLACE:
+                replaces.append((place, final))
             found.append(looks)
         self._move(moves, folders, durable=plan.durable)
+        for place, final in replaces:
+            self.disk.replace(place, final)
         return found
 
     def _decide(self, place: Path, final: Path, member: UnpackedFile) -> tuple[Decision, UnpackedFile]:
@@ -331,7 +347,10 @@ class _Unpacking:
             return Decision.LEAVE, member
         looks = UnpackedFile(member.path, existing.size, existing.mtime_ns)
         same = existing.kind == "file" and existing.size == member.size and self.disk.same(place, final)
-        return ownership.over_member(existing, same_bytes=same), looks
+        decision = ownership.over_member(
+            existing, same_bytes=same, own=looks == self._before.get(member.path)
+        )
+        return decision, member if decision is Decision.REPLACE else looks
 
     def _move(self, moves: list[tuple[Path, Path]], folders: _Folders, *, durable: bool) -> None:
         done: list[tuple[Path, Path]] = []
@@ -417,18 +436,3 @@ class _Folders:
                 "name; unpack into another folder with --into, or remove it"
             )
         self._known.add(folder)
-
-
-def why_broken(root: str, archive: Archive) -> str | None:
-    """Return why an archive in the folder `root` cannot be read to its end, or None if it can. Blocks."""
-    if archive.problem:
-        return archive.problem
-    try:
-        for member in members([Path(root, p) for p in archive.pieces], disks=archive.disks):
-            while member.read(_BLOCK):
-                pass
-    except BrokenArchiveError as error:
-        return str(error)
-    except OSError as error:
-        return f"it cannot be read: {error.strerror}"
-    return None

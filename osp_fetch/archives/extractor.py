@@ -23,9 +23,14 @@ from ..storage.destination import Destination
 from ..storage.folder.disk import Disk
 from ..storage.folder.heartbeat import Heartbeat
 from . import marks, splits
-from .extract import Unpacked, UnpackJob, unpack, why_broken
+from .extract import Unpacked, UnpackJob, unpack
+from .read import why_broken
 from .splits import Archive
 
+SUPPORTED = (
+    "archives are files named .tar, .tar.gz, .tar.bz2, .tar.xz, .tar.zst, .tgz or .zip, and their pieces"
+)
+"""Names of archives, for messages."""
 UNPACKING = "unpacking"
 """Name of the file in `.osp-fetch/` that is touched while archives are unpacked."""
 
@@ -197,6 +202,11 @@ class Unpacker:
         self._jobs.append((archive, job))
 
     @property
+    def expected(self) -> int:
+        """Number of archives in the manifest of the run."""
+        return len(self._archives)
+
+    @property
     def begun(self) -> int:
         """Number of archives that were given to the worker processes."""
         return len(self._jobs)
@@ -330,10 +340,7 @@ def unpack_folder(
     """
     found = splits.archives(files)
     if not found:
-        raise FetchError(
-            f"{bucket[0] if bucket else root}: no archive found; supported are .tar, .tar.gz, .tgz, .zip and "
-            "their split forms"
-        )
+        raise FetchError(f"{bucket[0] if bucket else root}: no archive found; {SUPPORTED}")
     unpacker = Unpacker(root, how, tell, bucket=bucket)
     unpacker.know(files)
     for archive in found:

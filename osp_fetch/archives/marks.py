@@ -13,7 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 from urllib.parse import quote
@@ -25,6 +25,8 @@ from ..storage.folder.hashing import digests_of
 from ..storage.ordered_log import OrderedLog, OrderedReader
 
 _VERSION: Final = 2
+MOST_NAMED: Final = 1000
+"""Files that are gone or changed, after which no more are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class MarkFile:
         """Yield the members; none if the list is missing, and those before the damage if it is torn."""
         return read_members(self.list_place)
 
-    def missing(self, mark: Mark, disk: Disk, most: int = 1000) -> list[str]:
+    def missing(self, mark: Mark, disk: Disk, most: int = MOST_NAMED) -> list[str]:
         """Return the files of `mark` that are gone or were changed.
 
         Args:
@@ -208,6 +210,11 @@ class UnpackedOrder:
         log = OrderedLog(self._folder / f"{quote(socket.gethostname(), safe='')}.jsonl")
         position = max(log.settle() + 1, time.time_ns() // 1000)
         log.append([[position, *row]], durable=mark.durable)
+
+
+def count_of(lost: Sequence[str]) -> str:
+    """Return the number of files that `MarkFile.missing` has found, in words."""
+    return f"{len(lost):,}" if len(lost) < MOST_NAMED else f"at least {len(lost):,}"
 
 
 def all_marks(root: Path) -> Iterator[tuple[str, MarkFile, Mark]]:
@@ -270,6 +277,12 @@ def look(place: Path, digest: str | None = None) -> Piece | None:
     if not place.is_file():
         return None
     return Piece(seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns, seen.st_ino, link, digest)
+
+
+def is_untouched(place: Path, then: Piece) -> bool:
+    """Return whether the file at `place` is the very one that `then` describes, not a copy of it."""
+    now = look(place)
+    return now is not None and replace(now, digest=None) == replace(then, digest=None)
 
 
 def same(place: Path, then: Piece) -> bool:

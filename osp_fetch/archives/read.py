@@ -6,7 +6,6 @@ file"). An archive counts as read only if its end mark was reached and its check
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import io
 import lzma
@@ -21,10 +20,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from tarfile import EmptyHeaderError, EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
-from typing import IO, Final, Protocol, cast
+from typing import Final, Protocol, cast
 
 from ..model.entry import RelativePath, relative_path
 from ..model.errors import FetchError, ManifestError
+from .compression import decompressed
+from .splits import Archive
 
 _BLOCK: Final = 1 << 20  # bytes per read
 # unpacked size / archive size above which it is a decompression bomb: captions in JSON reach 10, media less
@@ -142,11 +143,13 @@ class Findings:
         headers: the number of headers, including those of directories.
         inner_marks: the number of end marks between members.
         repeated: the number of members whose name an earlier member has.
+        unlisted: bytes of a zip that belong to no member in its directory.
     """
 
     headers: int = 0
     inner_marks: int = 0
     repeated: int = 0
+    unlisted: int = 0
 
     @property
     def doubt(self) -> str:
@@ -155,6 +158,8 @@ class Findings:
             return "it has no member at all"
         if self.inner_marks:
             return "it has an end mark between members: it was concatenated, or is damaged there"
+        if self.unlisted:
+            return f"{self.unlisted:,} bytes in it belong to no member that its directory lists"
         return "a later member replaces an earlier one of the same name" if self.repeated else ""
 
 
@@ -223,6 +228,21 @@ def checked(path: str, *, regular: bool) -> RelativePath:
         raise ValueError(f"its member's name is not valid: {error}") from None
 
 
+def why_broken(root: str, archive: Archive) -> str | None:
+    """Return why an archive in the folder `root` cannot be read to its end, or None if it can. Blocks."""
+    if archive.problem:
+        return archive.problem
+    try:
+        for member in members([Path(root, p) for p in archive.pieces], disks=archive.disks):
+            while member.read(_BLOCK):
+                pass
+    except BrokenArchiveError as error:
+        return str(error)
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return None
+
+
 # tar
 
 
@@ -266,7 +286,7 @@ class _Tar(tarfile.TarFile):
 
 
 def _tar(joined: Joined, findings: Findings) -> Iterator[Member]:
-    stream = _plain(joined)
+    stream = decompressed(joined)
     seen: set[int] = set()  # hashes of names
     # ignore_zeros: go on after an end mark, because `cat a.tar b.tar` is one archive
     with _Tar.open(fileobj=stream, mode="r|", bufsize=_BLOCK, ignore_zeros=True) as tar:
@@ -288,67 +308,6 @@ def _tar(joined: Joined, findings: Findings) -> Iterator[Member]:
         pass
 
 
-def _plain(joined: Joined) -> IO[bytes]:
-    """Return the decompressed bytes of a tar; the compression is found by content, not by name."""
-    magic = joined.read(6) or b""
-    joined.seek(0)
-    buffered = io.BufferedReader(joined, _BLOCK)
-    if magic.startswith(b"\x1f\x8b"):
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=buffered))
-    if magic.startswith(b"BZh"):
-        return _decompressed(cast("IO[bytes]", buffered), bz2.BZ2Decompressor)
-    if magic.startswith(b"\xfd7zXZ\0"):
-        return _decompressed(cast("IO[bytes]", buffered), lzma.LZMADecompressor)
-    return buffered
-
-
-_MakeDecompressor = Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
-
-
-def _decompressed(raw: IO[bytes], make: _MakeDecompressor) -> IO[bytes]:
-    return cast("IO[bytes]", io.BufferedReader(_Streams(raw, make), _BLOCK))
-
-
-class _Streams(io.RawIOBase):
-    """The decompressed bytes of one or more concatenated compressed streams.
-
-    `BZ2File` and `LZMAFile` silently ignore data after a stream if it is not another stream. Here any such
-    data is an error, except zeros, the padding of xz.
-    """
-
-    def __init__(self, raw: IO[bytes], make: _MakeDecompressor) -> None:
-        super().__init__()
-        self._raw, self._make = raw, make
-        self._decompressor = make()
-        self._input = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: object) -> int:
-        block = memoryview(cast("bytearray", buffer)).cast("B")
-        while True:
-            if self._decompressor.eof:
-                rest = (self._decompressor.unused_data or self._raw.read(_BLOCK)).lstrip(b"\0")
-                while not rest and (more := self._raw.read(_BLOCK)):
-                    rest = more.lstrip(b"\0")
-                if not rest:
-                    return 0
-                self._decompressor, self._input = self._make(), rest
-            elif self._decompressor.needs_input and not self._input:
-                self._input = self._raw.read(_BLOCK)
-                if not self._input:
-                    raise EOFError("the compressed stream is truncated")
-            given, self._input = self._input, b""
-            try:
-                data = self._decompressor.decompress(given, len(block))
-            except OSError as error:  # bz2 raises OSError for data that is not a bzip2 stream
-                raise ValueError(str(error)) from None
-            if data:
-                block[: len(data)] = data
-                return len(data)
-
-
 # zip
 
 
@@ -363,8 +322,10 @@ def _zip(joined: Joined, findings: Findings, *, disks: bool) -> Iterator[Member]
     if disks:
         joined.patches = _as_one_disk(joined)
         joined.seek(0)
+    seen: set[int] = set()  # hashes of names
     with zipfile.ZipFile(io.BufferedReader(joined, _BLOCK)) as archive:
         _check_begin(joined, archive, disks=disks)
+        findings.unlisted = _unlisted(joined, archive, disks=disks)
         for info in archive.infolist():
             findings.headers += 1
             if info.is_dir():
@@ -373,6 +334,8 @@ def _zip(joined: Joined, findings: Findings, *, disks: bool) -> Iterator[Member]
                 info.header_offset += joined.starts[info.volume]
             mode = info.external_attr >> 16
             path = checked(info.filename, regular=not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode))
+            findings.repeated += hash(path) in seen
+            seen.add(hash(path))
             with archive.open(info) as file:
                 yield Member(path, info.file_size, file.read)
                 while file.read(_BLOCK):  # to the member's end, where zipfile compares its checksum
@@ -387,6 +350,24 @@ def _check_begin(joined: Joined, archive: zipfile.ZipFile, *, disks: bool) -> No
     first = min(offsets, default=joined.length - 22 - len(archive.comment))
     if first > 4:  # the marker of a split zip takes four bytes
         raise ValueError(f"it has {first} bytes before its first member, which may be another archive")
+
+
+def _unlisted(joined: Joined, archive: zipfile.ZipFile, *, disks: bool) -> int:
+    """Return the bytes between the members that the directory lists, and before the directory.
+
+    A header takes 30 bytes and the lengths that it states. A data descriptor of up to 24 bytes may follow.
+    """
+    if disks:
+        return 0
+    infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    starts = [info.header_offset for info in infos] + [archive.start_dir]
+    count = 0
+    for info, following in zip(infos, starts[1:], strict=True):
+        name, extra = struct.unpack("<HH", joined.part(info.header_offset + 26, info.header_offset + 30))
+        gap = following - (info.header_offset + 30 + name + extra + info.compress_size)
+        count += gap if gap > 24 else 0
+    joined.seek(0)
+    return count
 
 
 def _as_one_disk(joined: Joined) -> dict[int, bytes]:

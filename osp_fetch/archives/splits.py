@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-_ARCHIVE: Final = r"\.(?:tar(?:\.(?:gz|bz2|xz))?|tgz|tbz2|txz|zip)"
+_ARCHIVE: Final = r"\.(?:tar(?:\.(?:gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst|zip)"
 _WHOLE: Final = re.compile(rf"(?P<stem>.+?){_ARCHIVE}", re.IGNORECASE)
-# .partN .part_N .part-N · .NN .NNN · .aa  (docs/sources.md, "The six datasets")
+# .partN .part_N .part-N .part.N · .NN .NNN · .aa .aaa  (docs/sources.md, "The six datasets")
 _PIECE: Final = re.compile(
-    rf"(?P<base>.+?{_ARCHIVE})\.(?:part[-_]?(?P<part>\d+|[a-z]{{2}})|(?P<number>\d{{2,}})|(?P<letters>[a-z]{{2}}))",
+    rf"(?P<base>.+?{_ARCHIVE})\.(?:part[-_.]?(?P<part>\d+|[a-z]{{2,3}})|(?P<number>\d{{2,}})|(?P<letters>[a-z]{{2,3}}))",
     re.IGNORECASE,
 )
+# Letters are a suffix of another kind, such as .lz or .md, if they are this far behind the number of pieces.
+_BEHIND: Final = 25
 _ZIP_PIECE: Final = re.compile(r"(?P<stem>.+)\.z(?P<number>\d{2,})", re.IGNORECASE)
 
 
@@ -55,6 +57,7 @@ def archives(paths: Iterable[str]) -> list[Archive]:
     pieces: defaultdict[str, dict[int, str]] = defaultdict(dict)
     disks: defaultdict[str, dict[int, str]] = defaultdict(dict)
     twice: dict[str, str] = {}  # archive → why its pieces contradict each other
+    lettered: Counter[str] = Counter()  # archive → pieces whose number is letters alone
     for path in paths:
         if match := _ZIP_PIECE.fullmatch(path):
             disks[match["stem"] + ".zip"][int(match["number"])] = path
@@ -62,14 +65,28 @@ def archives(paths: Iterable[str]) -> list[Archive]:
             whole.add(path)
         elif match := _PIECE.fullmatch(path):
             base = match["base"]
+            lettered[base] += bool(match["letters"])
             other = pieces[base].setdefault(_number(match), path)
             if other != path:
                 twice[base] = f"{min(other, path)} and {max(other, path)} are the same piece; remove one"
+    for base, count in lettered.items():
+        pieces[base] = {n: path for n, path in pieces[base].items() if _is_near(n, count, path)}
     found = [Archive(path, (path,)) for path in whole if path not in disks]
     # if the user has joined the pieces by hand, unpack the result, not the pieces
-    found += [_joined(base, n, twice.get(base, "")) for base, n in pieces.items() if base not in whole]
+    found += [_joined(base, n, twice.get(base, "")) for base, n in pieces.items() if n and base not in whole]
     found += [_split_zip(name, numbered, name in whole) for name, numbered in disks.items()]
     return sorted(found, key=lambda archive: archive.name)
+
+
+def _is_lettered(path: str) -> bool:
+    match = _PIECE.fullmatch(path)
+    return match is not None and not (match["part"] or match["number"] or "").isdigit()
+
+
+def _is_near(number: int, count: int, path: str) -> bool:
+    """Return whether the letters at the end of a name can number one of `count` pieces."""
+    match = _PIECE.fullmatch(path)
+    return match is None or not match["letters"] or number <= 2 * count + _BEHIND
 
 
 def base_of(path: str) -> str:
@@ -84,12 +101,16 @@ def _number(match: re.Match[str]) -> int:
     text = (match["part"] or match["number"] or match["letters"]).lower()
     if text.isdigit():
         return int(text)
-    return (ord(text[0]) - ord("a")) * 26 + ord(text[1]) - ord("a")
+    number = 0
+    for letter in text:
+        number = number * 26 + ord(letter) - ord("a")
+    return number
 
 
 def _joined(base: str, numbered: dict[int, str], problem: str) -> Archive:
     order = sorted(numbered)
-    first = order[0] if order[0] in (0, 1) else 0
+    begins = (0,) if _is_lettered(numbered[order[0]]) else (0, 1)  # letters begin with a
+    first = order[0] if order[0] in begins else 0
     gaps = sorted(set(range(first, order[-1] + 1)) - set(order))
     if gaps:
         problem = f"piece {', '.join(map(str, gaps[:5]))} of {base} is missing"

@@ -190,6 +190,8 @@ def _lost(flags: dict[str, Any], unpacker: Unpacker | None) -> bool:
 
 async def _unpacked(unpacker: Unpacker, stop: StopToken) -> bool:
     """Wait until unpacking has finished or a stop is requested. Return whether an archive is broken."""
+    from ..archives.extractor import SUPPORTED
+
     finishing = asyncio.ensure_future(asyncio.to_thread(unpacker.finish))
     stopping = asyncio.ensure_future(stop.wait())
     await asyncio.wait({finishing, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -197,6 +199,8 @@ async def _unpacked(unpacker: Unpacker, stop: StopToken) -> bool:
     if stop.why:
         end_workers()
     done = await finishing
+    if not unpacker.expected:
+        click.echo(f"--unpack: no archive among the files; {SUPPORTED}", err=True)
     for name in unpacker.waiting:
         click.echo(
             f"waits for pieces that other shards fetch: {name}; the shard that finishes last unpacks it",

@@ -53,6 +53,7 @@ def command(
 
 def _bucket(address: str, flags: Mapping[str, Any], *, read: bool, as_json: bool) -> int:
     """Check the objects of a bucket, and print what differs."""
+    from ..archives.bucket_lost import lost_in_bucket
     from ..inspection.place import BucketPlace
     from ..inspection.status import has_ledger
     from ..inspection.verify_bucket import verify_bucket
@@ -64,19 +65,30 @@ def _bucket(address: str, flags: Mapping[str, Any], *, read: bool, as_json: bool
             f"{address}: there is no ledger in {where.root}, so the finished files are not known; give its "
             "--state, or run get again, which keeps objects with correct content"
         )
+    unpacked: list[str] = []
+
+    def noted(found: Iterable[Checked]) -> Iterator[Checked]:
+        for checked in found:
+            if checked.verdict == "unpacked":
+                unpacked.append(checked.path)
+            yield checked
+
     with BucketPlace(where, settings) as place, HashProgress() as progress:
-        counts, bad = _told(verify_bucket(place, read=read), progress, as_json=as_json)
+        counts, bad = _told(noted(verify_bucket(place, read=read)), progress, as_json=as_json)
+        lost = dict(lost_in_bucket(place, unpacked))
     how = "read and hashed" if read else "compared with the store's checksums, not read"
     if as_json:
-        click.echo(json.dumps(_document(counts, bad, {}, None, read=read), indent=2))
+        click.echo(json.dumps(_document(counts, bad, lost, None, read=read), indent=2))
     elif counts:
         click.echo(", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f" ({how})")
     else:
         click.echo("no finished files")
+    if not as_json:
+        _tell_lost(lost)
     if bad and not as_json:
         more = " with --overwrite, which replaces damaged objects," if counts["damaged"] else ""
         click.echo(f"Run the same get again{more} to fetch them.", err=True)
-    return exits.SOME_FAILED if bad or not counts else exits.OK
+    return exits.SOME_FAILED if bad or lost or not counts else exits.OK
 
 
 def _expect(root: Path, progress: HashProgress) -> None:
@@ -231,10 +243,13 @@ def _repair(root: Path, damaged: list[str]) -> None:
 
 def _tell_lost(lost: Mapping[str, list[str]]) -> None:
     """Print the missing members of archives that were deleted after unpacking."""
+    from ..archives.marks import count_of
+
     for name, members in lost.items():
-        more = f" and {len(members) - 10} more" if len(members) > 10 else ""
+        named = ", ".join(members[:10]) + (", …" if len(members) > 10 else "")
+        count = count_of(members)
         click.echo(
-            f"members missing of {name}, which was deleted after unpacking: {', '.join(members[:10])}{more}"
+            f"members missing of {name}, which was deleted after unpacking: {count} gone or changed: {named}"
         )
         click.echo(f"To restore them, run the same get with --unpack --again '{name}*'.", err=True)
 

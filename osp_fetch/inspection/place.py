@@ -242,6 +242,18 @@ class BucketPlace:
 
         return self.run(all_of_them())
 
+    def note(self, name: str) -> bytes | None:
+        """Return a small object of osp-fetch itself, None if there is none."""
+        from ..s3.errors import BucketError
+
+        key = self.address.own(name)
+        try:
+            return self.run(self.bucket.body(f"{self.address}: {key} cannot be read", Key=key))
+        except BucketError as error:
+            if error.status == 404:
+                return None
+            raise
+
     def put(self, path: str, content: bytes) -> None:
         """Create an object, or replace one that osp-fetch made.
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ..model.digest import Digest
 from ..model.entry import STATE_FOLDER
 from ..model.ranges import NOTHING
-from ..model.record import Record
+from ..model.record import Published, Record
 from ..sources.join import NameJoin
 from ..storage.folder.disk import Disk
 from ..storage.folder.hashing import digests_of
@@ -108,21 +108,27 @@ def verify_folder(
     wanted = _paired(root, listed) if listed is not None else _recorded(root)
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         waiting = []
-        for path, digest in wanted:
-            waiting.append(pool.submit(_check, root, path, digest, progress))
+        for path, digest, published in wanted:
+            waiting.append(pool.submit(_check, root, path, digest, published, progress))
             if len(waiting) > _PAGE:
                 yield waiting.pop(0).result()
         for checked in waiting:
             yield checked.result()
 
 
-def _paired(root: Path, listed: Mapping[str, Digest]) -> Iterator[tuple[str, Digest]]:
+_Wanted = tuple[str, Digest | None, Published | None]  # path, its digest, and how the file was published
+
+
+def _paired(root: Path, listed: Mapping[str, Digest]) -> Iterator[_Wanted]:
     """Yield the path that each listed name refers to, with its digest. An unmatched name yields itself."""
     join = NameJoin[str](listed)
+    records = published_files(root) if has_ledger(root) else ()
+    known: dict[str, Published | None] = {record.path: record.published for record in records}
     pairs = [pair for path in _here(root, listed) for pair in join.add(path, path)]
     found = {name: path for path, name in [*pairs, *join.end()] if name is not None}
     for name, digest in listed.items():
-        yield found.get(name, name), digest
+        path = found.get(name, name)
+        yield path, digest, known.get(path)
 
 
 def _here(root: Path, listed: Iterable[str]) -> Iterator[str]:
@@ -136,11 +142,11 @@ def _here(root: Path, listed: Iterable[str]) -> Iterator[str]:
         yield from (Path(place, name).relative_to(root).as_posix() for name in names)
 
 
-def _recorded(root: Path) -> Iterator[tuple[str, Digest | None]]:
+def _recorded(root: Path) -> Iterator[_Wanted]:
     for record in published_files(root):
         known = [Digest(name, value) for name, value in record.digests.items()]
         best = [d for d in known if d.algorithm == "sha256"] or known
-        yield record.path, best[0] if best else None
+        yield record.path, best[0] if best else None, record.published
 
 
 def expected(root: Path) -> tuple[int, int]:
@@ -155,7 +161,13 @@ def expected(root: Path) -> tuple[int, int]:
     return files, size
 
 
-def _check(root: Path, path: str, digest: Digest | None, progress: Callable[[int], None]) -> Checked:
+def _check(
+    root: Path,
+    path: str,
+    digest: Digest | None,
+    published: Published | None,
+    progress: Callable[[int], None],
+) -> Checked:
     place = root / path
     try:
         seen = Disk().look(place)
@@ -166,7 +178,8 @@ def _check(root: Path, path: str, digest: Digest | None, progress: Callable[[int
             return Checked(path, "unchecked", size)
         found, _ = digests_of(place, frozenset({digest.algorithm}), progress)
     except FileNotFoundError:
-        if tombstones(root).get(path) is not None:
+        tombstone = tombstones(root).get(path)
+        if tombstone is not None and published in (None, tombstone):
             return Checked(path, "unpacked")
         return Checked(path, "missing", expected=str(digest) if digest else None)
     except OSError:

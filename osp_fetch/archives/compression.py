@@ -1,0 +1,87 @@
+"""The compression of a tar: gzip, bzip2, xz or zstd, in one or more streams."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Callable
+from typing import IO, Any, Final, cast
+
+_BLOCK: Final = 1 << 20  # bytes per read
+
+
+def decompressed(joined: io.RawIOBase) -> IO[bytes]:
+    """Return the decompressed bytes of a tar; the compression is found by content, not by name.
+
+    Raises:
+        ValueError: it needs a package that is not installed.
+    """
+    magic = joined.read(6) or b""
+    joined.seek(0)
+    buffered = io.BufferedReader(joined, _BLOCK)
+    if magic.startswith(b"\x1f\x8b"):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=buffered))
+    if magic.startswith(b"BZh"):
+        return _decompressed(cast("IO[bytes]", buffered), bz2.BZ2Decompressor)
+    if magic.startswith(b"\xfd7zXZ\0"):
+        return _decompressed(cast("IO[bytes]", buffered), lzma.LZMADecompressor)
+    if magic.startswith(b"\x28\xb5\x2f\xfd"):
+        return _zstd(buffered)
+    return buffered
+
+
+def _zstd(buffered: Any) -> IO[bytes]:
+    try:
+        import zstandard
+    except ImportError:
+        raise ValueError("it is compressed with zstd; run: pip install 'osp-fetch[zstd]'") from None
+    return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(buffered, read_across_frames=True))
+
+
+_MakeDecompressor = Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
+
+
+def _decompressed(raw: IO[bytes], make: _MakeDecompressor) -> IO[bytes]:
+    return cast("IO[bytes]", io.BufferedReader(_Streams(raw, make), _BLOCK))
+
+
+class _Streams(io.RawIOBase):
+    """The decompressed bytes of one or more concatenated compressed streams.
+
+    `BZ2File` and `LZMAFile` silently ignore data after a stream if it is not another stream. Here any such
+    data is an error, except zeros, the padding of xz.
+    """
+
+    def __init__(self, raw: IO[bytes], make: _MakeDecompressor) -> None:
+        super().__init__()
+        self._raw, self._make = raw, make
+        self._decompressor = make()
+        self._input = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        block = memoryview(cast("bytearray", buffer)).cast("B")
+        while True:
+            if self._decompressor.eof:
+                rest = (self._decompressor.unused_data or self._raw.read(_BLOCK)).lstrip(b"\0")
+                while not rest and (more := self._raw.read(_BLOCK)):
+                    rest = more.lstrip(b"\0")
+                if not rest:
+                    return 0
+                self._decompressor, self._input = self._make(), rest
+            elif self._decompressor.needs_input and not self._input:
+                self._input = self._raw.read(_BLOCK)
+                if not self._input:
+                    raise EOFError("the compressed stream is truncated")
+            given, self._input = self._input, b""
+            try:
+                data = self._decompressor.decompress(given, len(block))
+            except OSError as error:  # bz2 raises OSError for data that is not a bzip2 stream
+                raise ValueError(str(error)) from None
+            if data:
+                block[: len(data)] = data
+                return len(data)
