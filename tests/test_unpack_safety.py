@@ -242,7 +242,9 @@ def test_a_newer_version_replaces_the_members_of_the_older_one_and_no_others(fol
     (folder / "x.tar").write_bytes(tar_bytes({"a": b"newer", "d/b": b"2"}))
     done = job(folder, "x.tar")
     assert (done.broken, done.members) == (None, 2)
+    assert "1 changed file of its earlier version are kept" in (done.note or "")
     assert tree(folder / "out") == {"a": b"newer", "d/b": b"2"}
+    assert tree(folder / ".osp-fetch/replaced") == {"out/a": b"1"}
     (folder / "out/a").write_bytes(b"edited")
     (folder / "x.tar").write_bytes(tar_bytes({"a": b"newest", "d/b": b"2"}))
     with pytest.raises(StorageError, match="differs"):

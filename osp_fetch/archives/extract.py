@@ -112,6 +112,7 @@ class _Unpacking:
         self.places = [self.root / piece for piece in job.archive.pieces]
         self._unlooked = 0
         self._before: dict[str, UnpackedFile] = {}  # the members of an earlier version
+        self._older = 0  # of them, those that were moved aside
 
     def run(self) -> Unpacked:
         with alone(self.work.with_name(self.work.name + ".lock")):
@@ -316,7 +317,7 @@ class _Unpacking:
         folders = _Folders(self.root, self.disk, self.name)
         listed = list(marks.read_members(self.plan_list))
         moves: list[tuple[Path, Path]] = []
-        replaces: list[tuple[Path, Path]] = []
+        older: list[Path] = []  # files of an earlier version
         found: list[UnpackedFile] = []
         before = self.file.read()
         if before is not None and before.target == plan.target:  # an earlier version of the archive
@@ -327,14 +328,15 @@ class _Unpacking:
             decision, looks = self._decide(place, final, member)
             if decision is Decision.REFUSE:
                 raise self._conflict(final)
-            if decision is Decision.WRITE:
+            if decision in (Decision.WRITE, Decision.KEEP):
                 moves.append((place, final))
-            if decision is Decision.REPLACE:
-                replaces.append((place, final))
+            if decision is Decision.KEEP:
+                older.append(final)
             found.append(looks)
+        for final in older:
+            ownership.set_aside(self.disk, self.root, final.relative_to(self.root).as_posix())
+        self._older = len(older)
         self._move(moves, folders, durable=plan.durable)
-        for place, final in replaces:
-            self.disk.replace(place, final)
         return found
 
     def _decide(self, place: Path, final: Path, member: UnpackedFile) -> tuple[Decision, UnpackedFile]:
@@ -350,7 +352,7 @@ class _Unpacking:
         decision = ownership.over_member(
             existing, same_bytes=same, own=looks == self._before.get(member.path)
         )
-        return decision, member if decision is Decision.REPLACE else looks
+        return decision, member if decision is Decision.KEEP else looks
 
     def _move(self, moves: list[tuple[Path, Path]], folders: _Folders, *, durable: bool) -> None:
         done: list[tuple[Path, Path]] = []
@@ -380,6 +382,9 @@ class _Unpacking:
 
     def _finish(self, mark: Mark, *, already: bool, delete: bool = False) -> Unpacked:
         deleted, note = False, None
+        if self._older:
+            files = f"{self._older:,} changed file{'s' * (self._older != 1)}"
+            note = f"{files} of its earlier version are kept in {ownership.KEPT_FOLDER}"
         if self.job.delete_after or delete:
             if not mark.durable:
                 os.sync()

@@ -12,9 +12,9 @@ a file exactly as the ledger recorded  REPLACE: an earlier run wrote it (size an
 any other file, or a link, under the   KEEP: it is moved to `.osp-fetch/replaced/`, and the summary reports
 name of a fetched file                 it; REPLACE if the user asked to overwrite
 a folder or a device                   REFUSE
-a file under the name of a member of   LEAVE if it has the same bytes; REPLACE if it is what an earlier
-an archive                             version of the same archive had there; REFUSE otherwise, before the
-                                       first member is published
+a file under the name of a member of   LEAVE if it has the same bytes; KEEP if it is what an earlier version
+an archive                             of the same archive had there; REFUSE otherwise, before the first
+                                       member is published
 a generated list or alias              LEAVE if it has the same content already; REPLACE if it is what an
                                        earlier run wrote; REFUSE otherwise
 a damaged file to be repaired          REPLACE (in place) if it is as recorded and has no other name; KEEP
@@ -86,7 +86,7 @@ def over_member(existing: Existing | None, *, same_bytes: bool, own: bool = Fals
         return Decision.WRITE
     if existing.kind == "file" and same_bytes:
         return Decision.LEAVE
-    return Decision.REPLACE if own and existing.kind == "file" else Decision.REFUSE
+    return Decision.KEEP if own and existing.kind == "file" else Decision.REFUSE
 
 
 def over_generated(existing: Existing | None, *, same: bool, own: bool) -> Decision:
