@@ -252,14 +252,10 @@ def _lists(options: PlainOptions, pages: WebPages) -> tuple[FileList, ...]:
 
         return SecondSource(f"{option} {shown(source)}", read, mirror=mirror)
 
-    found: list[FileList] = []
-    if "checksums" in options:
-        found.append(checksums_of(str(options["checksums"]), options, pages))
-    if "digests" in options:
-        found.append(second("--digests", options["digests"], mirror=False))
-    if "mirror" in options:
-        found.append(second("--mirror", options["mirror"], mirror=True))
-    return tuple(found)
+    lists = (checksums_of(place, options, pages) for place in options.get("checksums", ()))
+    digests = (second("--digests", source, mirror=False) for source in options.get("digests", ()))
+    mirrors = (second("--mirror", source, mirror=True) for source in options.get("mirror", ()))
+    return (*lists, *digests, *mirrors)
 
 
 def checksums_of(place: str, options: PlainOptions, pages: WebPages | None = None) -> Checksums:

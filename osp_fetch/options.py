@@ -68,11 +68,11 @@ class FetchOptions(TypedDict, total=False):
         observer: called with every event, in the event loop's thread. It must not be async.
         include: globs of paths to fetch, or one as a string.
         exclude: globs of paths to leave out, or one as a string.
-        checksums: path or URL of an md5sum or sha256sum list to join with the manifest.
+        checksums: path or URL of an md5sum or sha256sum list to join with the manifest, or several of them.
         depth: levels of folders to read below a SOURCE that is a folder of a web server;
             1 reads its own page only.
-        digests: a SOURCE that lists sizes and digests of the same files.
-        mirror: a SOURCE whose links are mirrors of the same files, with their sizes and digests.
+        digests: a SOURCE that lists sizes and digests of the same files, or several.
+        mirror: a SOURCE whose links are mirrors of the same files, with their sizes and digests, or several.
         headers: sent with every request to the links' own origins; a dict or pairs.
         shard: `(i, n)` or `"i/n"`: fetch share i of n of the manifest, counted from 0.
         strict: a bad row, or a row whose name is ambiguous in a list, ends the run.
@@ -111,10 +111,10 @@ class FetchOptions(TypedDict, total=False):
     observer: events.Observer
     include: str | Sequence[str]
     exclude: str | Sequence[str]
-    checksums: str | Path
+    checksums: str | Path | Sequence[str | Path]
     depth: int
-    digests: str
-    mirror: str
+    digests: str | Sequence[str]
+    mirror: str | Sequence[str]
     headers: Mapping[str, str] | Iterable[tuple[str, str]]
     shard: tuple[int, int] | str
     strict: bool
@@ -149,10 +149,10 @@ class PlainOptions(TypedDict, total=False):
     observer: events.Observer
     include: tuple[str, ...]
     exclude: tuple[str, ...]
-    checksums: str | Path
+    checksums: tuple[str, ...]
     depth: int
-    digests: str
-    mirror: str
+    digests: tuple[str, ...]
+    mirror: tuple[str, ...]
     headers: dict[str, str]
     shard: tuple[int, int]
     strict: bool
@@ -212,6 +212,16 @@ def _globs(name: str) -> Callable[[object], tuple[str, ...]]:
             if all(isinstance(glob, str) for glob in given):
                 return tuple(given)
         raise TypeError(f"{name}={value!r}: pass globs as a list of strings, or one as a string")
+
+    return read
+
+
+def _sources(name: str) -> Callable[[object], tuple[str, ...]]:
+    def read(value: object) -> tuple[str, ...]:
+        given = [value] if isinstance(value, (str, Path)) else value
+        if isinstance(given, Sequence) and all(isinstance(each, (str, Path)) for each in given):
+            return tuple(str(each) for each in given)
+        raise TypeError(f"{name}={value!r}: pass a path or URL, or a list of them")
 
     return read
 
@@ -318,6 +328,7 @@ def _progress(value: object) -> bool:
 
 
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {
+    **{name: _sources(name) for name in ("checksums", "digests", "mirror")},
     "settings": _settings,
     "observer": _observer,
     "include": _globs("include"),

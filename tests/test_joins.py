@@ -279,3 +279,33 @@ async def test_waiting_rows_come_out_in_the_end(origin: Origin, tmp_path: Path) 
     assert report.counts[Status.FETCHED] == 50
     assert all(o.entry and o.entry.digest for o in report.outcomes)
     assert await asyncio.to_thread(lambda: len(list((tmp_path / "out").rglob("f*")))) == 50
+
+
+async def test_each_list_is_used_and_the_strongest_digest_decides(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", data := noise(5000))
+    md5, wrong = hashlib.md5(data).hexdigest(), hashlib.sha256(b"other").hexdigest()
+    (tmp_path / "good").write_text(f"{md5}  f\n")
+    (tmp_path / "bad").write_text(f"{wrong}  f\n")
+    (tmp_path / "m.csv").write_text(f"url,md5\n{url},{md5}\n")
+    for words in (["m.csv", "--checksums", "bad"], [url, "--checksums", "bad", "--checksums", "good"]):
+        code, _, said = await get("get", *words, "-o", "out", *QUICK, cwd=tmp_path)
+        assert (code, wrong in said) == (1, True), said
+    (tmp_path / "sum").write_text(f"{sha256(data)[7:]}  f\n")
+    (tmp_path / "other").write_text(f"{hashlib.md5(b'other').hexdigest()}  f\n")
+    words = [url, "--checksums", "other", "--checksums", "sum", "-o", "out2"]
+    code, _, said = await get("get", *words, *QUICK, cwd=tmp_path)
+    assert code == 0, said
+    assert "1 of its digests is not checked" not in said, "the weaker one was replaced"
+    words = [url, "--checksums", "sum", "--checksums", "other", "-o", "out3"]
+    code, _, said = await get("get", *words, *QUICK, cwd=tmp_path)
+    assert (code, "other: 1 of its digests is not checked" in said) == (0, True), said
+
+
+async def test_a_list_of_one_value_is_verified_against_the_only_file(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", data := noise(5000))
+    assert (await get("get", url, "-o", "out", *QUICK, cwd=tmp_path))[0] == 0
+    for value, expected in ((sha256(data)[7:], 0), (sha256(b"x")[7:], 1)):
+        (tmp_path / "sum").write_text(value + "\n")
+        code, out, said = await get("verify", "out", "--checksums", "sum", cwd=tmp_path)
+        assert code == expected, said
+        assert ("1 ok" if code == 0 else "1 damaged") in out

@@ -476,6 +476,24 @@ def test_a_missing_digest_leaves_the_weaker_one(tmp_path: Path, missing: str) ->
     assert (str(first.digest), str(second.digest)) == (f"md5:{HEX}", f"sha256:{SHA}")
 
 
+def test_a_column_that_states_its_algorithm_counts_if_it_is_the_strongest(tmp_path: Path) -> None:
+    (found,) = good(file(tmp_path, "m.csv", f"url,md5,checksum\nhttp://h/1,{HEX},sha256:{SHA}\n"))
+    assert str(found.digest) == f"sha256:{SHA}"
+    (found,) = good(file(tmp_path, "n.csv", f"url,sha256,checksum\nhttp://h/1,{SHA},md5:{HEX}\n"))
+    assert str(found.digest) == f"sha256:{SHA}"
+
+
+def test_a_binary_digest_may_look_like_text(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow.parquet")
+    raw = b"0123456789abcdef"
+    digests = pyarrow.array([raw, bytes(16), HEX.encode(), raw])
+    table = pyarrow.table({"url": [f"http://h/{n}" for n in range(4)], "md5": digests})
+    pyarrow.parquet.write_table(table, tmp_path / "m.parquet")
+    found = [each.digest.hex for each in good(tmp_path / "m.parquet") if each.digest]
+    assert found == [raw.hex(), "00" * 16, HEX, raw.hex()]
+
+
 def test_a_row_of_several_lines_changes_no_other_row(tmp_path: Path) -> None:
     lines = [f'http://h/{n}, "p/{n}.jpg", "a caption"' for n in range(5)]
     plain = good(file(tmp_path, "m.csv", "\n".join(["url, path, caption", *lines])))

@@ -77,15 +77,30 @@ _OPTIONS: Final = (
     ),
     _option("--include", multiple=True, metavar="GLOB", help="Fetch only matching paths (repeatable)."),
     _option("--exclude", multiple=True, metavar="GLOB", help="Skip matching paths (repeatable)."),
-    _option("--checksums", metavar="FILE|URL", help="Verify against this md5sum or sha256sum list."),
+    _option(
+        "--checksums",
+        multiple=True,
+        metavar="FILE|URL",
+        help="Verify against this md5sum or sha256sum list (repeatable).",
+    ),
     _option(
         "--depth",
         type=click.IntRange(min=1),
         metavar="N",
         help="Levels of folders to read below a folder page of a web server.  [default: 10]",
     ),
-    _option("--digests", metavar="SOURCE", help="Take sizes and checksums from this SOURCE, such as hf://…"),
-    _option("--mirror", metavar="SOURCE", help="Another SOURCE of the same files: links, sizes, checksums."),
+    _option(
+        "--digests",
+        multiple=True,
+        metavar="SOURCE",
+        help="Take sizes and checksums from this SOURCE, such as hf://… (repeatable).",
+    ),
+    _option(
+        "--mirror",
+        multiple=True,
+        metavar="SOURCE",
+        help="Another SOURCE of the same files: links, sizes, checksums (repeatable).",
+    ),
     _option(
         "--shard",
         metavar="I/N|auto",

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -158,7 +159,7 @@ def _listed(root: Path, folder: str, checksums: str | None) -> Mapping[str, Dige
     from ..archives.extractor import any_marks
     from ..assembly import checksums_of
     from ..inspection.place import PlacedPlace, opened_place
-    from ..inspection.status import has_ledger
+    from ..inspection.status import has_ledger, published_files
     from ..model.settings import Settings
     from ..storage.destination import Destination
 
@@ -171,7 +172,9 @@ def _listed(root: Path, folder: str, checksums: str | None) -> Mapping[str, Dige
                 "--recheck, and each node reads its own files again"
             )
     if checksums:
-        return checksums_of(checksums, {"proxies": getproxies()}).digests
+        listed = checksums_of(checksums, {"proxies": getproxies()})
+        known = list(islice(published_files(root), 2)) if listed.alone and has_ledger(root) else []
+        return listed.named(known[0].path if len(known) == 1 else None)
     if not (root / ".osp-fetch").is_dir():
         raise StorageError(f"{folder}: nothing was fetched into this folder; pass --checksums FILE")
     if not has_ledger(root) and not any_marks(root):

@@ -24,6 +24,9 @@ class Checksums:
         digests: name → digest.
         name: the list's name for messages.
         alone: the digest of a list that is one value without a name.
+
+    Attributes:
+        passed_over: digests of the list that are not checked, because a stronger one of the file is.
     """
 
     def __init__(
@@ -31,6 +34,7 @@ class Checksums:
     ) -> None:
         self.digests = digests
         self.name = name
+        self.passed_over = 0
         self._alone = alone
 
     @classmethod
@@ -115,6 +119,10 @@ class Checksums:
         """Whether the list is one value, and belongs to the only file of the manifest."""
         return self._alone is not None
 
+    def named(self, only: str | None) -> Mapping[str, Digest]:
+        """Return name → digest; a value without a name is that of the file `only`, if there is one file."""
+        return {only: self._alone} if self._alone is not None and only is not None else self.digests
+
     def paths(self) -> Iterable[str]:
         """Return the listed names."""
         return self.digests
@@ -129,7 +137,8 @@ class Checksums:
                 f"{entry.path}: the manifest and {self.name} state different {listed.algorithm} values; "
                 "find out which is right and remove the other"
             )
-        return entry
+        self.passed_over += stronger(entry.digest, listed) != listed
+        return replace(entry, digest=stronger(entry.digest, listed))
 
 
 def _contradiction(name: str, before: Listed, now: Listed) -> ManifestError:

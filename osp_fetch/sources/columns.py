@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from ..model.digest import Digest
 from ..model.errors import ManifestError
-from .row_parser import broken, is_given, read_size
+from .row_parser import broken, is_given, is_raw, read_size
 
 ALGORITHMS: Final = ("sha512", "sha384", "sha256", "sha224", "sha1", "md5", "blake2b", "crc32c")
 MEANINGS: Final = ("url", "path", "size", "headers", "digest", *ALGORITHMS)
@@ -294,7 +294,7 @@ def _digest_columns(
 def _is_digest(value: Any, algorithm: str | None) -> bool:
     if isinstance(value, Mapping):
         return True
-    text = value.hex() if isinstance(value, bytes) and not value.isascii() else value
+    text = value.hex() if isinstance(value, bytes) and is_raw(value, algorithm) else value
     text = text.decode() if isinstance(text, bytes) else str(text)
     try:
         Digest.parse(text, algorithm)

@@ -116,9 +116,15 @@ class Rival:
 
 
 class FileList(Protocol):
-    """A list of files to join rows with. `name` is the list's name for messages."""
+    """A list of files to join rows with.
+
+    Attributes:
+        name: the list's name for messages.
+        passed_over: digests of the list that are not checked, because a stronger one of the file is.
+    """
 
     name: str
+    passed_over: int
 
     @property
     def alone(self) -> bool:
@@ -234,11 +240,17 @@ class RowJoin:
 
     def notes(self) -> list[str]:
         """Return notes for the user, one sentence each, about rows that the list does not cover."""
-        join = self._join
+        join, said = self._join, list[str]()
+        if over := self._source.passed_over:
+            are = "is" if over == 1 else "are"
+            said.append(
+                f"{self._source.name}: {over:,} of its digests {are} not checked, because the manifest or "
+                "another list has stronger ones of these files"
+            )
         if join is None or self._covered == self._wanted:
-            return []
+            return said
         covers = f"{self._source.name} covers {self._covered} of {self._wanted} files"
-        said = [f"{covers}; the others are fetched without it"]
+        said.append(f"{covers}; the others are fetched without it")
         if join.refused:
             said.append(
                 f"{join.refused} files have ambiguous names in that list and were not joined: "

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..model.digest import STRENGTH, Digest, stronger
+from ..model.digest import HEX_LENGTHS, STRENGTH, Digest, stronger
 from ..model.entry import Entry, entry, is_link
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Row
@@ -214,25 +214,30 @@ def read_size(value: Any) -> int | None:
         raise ManifestError(f"the size {value!r} is not a whole number of bytes") from None
 
 
+def is_raw(value: bytes, algorithm: str | None) -> bool:
+    """Return whether a binary value is a digest itself, and not its text."""
+    length = HEX_LENGTHS.get(algorithm or "")
+    return 2 * len(value) == length if length and len(value) != length else not value.isascii()
+
+
 def _digest(values: Mapping[str, Any]) -> Digest | None:
     if values.keys().isdisjoint(_DIGESTS):
         return None
-    for algorithm in STRENGTH:
-        value = values.get(algorithm)
-        if is_given(value) and (found := _parsed(value, algorithm)):
-            return found
     stated = values.get("digest")
+    given = [(name, values.get(name)) for name in STRENGTH]
     if isinstance(stated, Mapping):  # {"sha256": "…", …}
-        known = [_parsed(value, str(name)) for name, value in stated.items() if value]
-        best: Digest | None = None
-        for digest in known:
-            best = stronger(best, digest) if digest else best
-        return best
-    return _parsed(stated, None) if is_given(stated) else None
+        given += [(str(name), value) for name, value in stated.items()]
+    else:
+        given.append(("", stated))
+    best: Digest | None = None
+    for name, value in given:
+        if is_given(value) and (found := _parsed(value, name or None)):
+            best = stronger(best, found)
+    return best
 
 
 def _parsed(value: Any, algorithm: str | None) -> Digest | None:
     if isinstance(value, bytes):  # the digest itself, as a binary column holds it, or its text
-        value = value.hex() if not value.isascii() else value.decode("ascii")
+        value = value.hex() if is_raw(value, algorithm) else value.decode("ascii")
     text = str(value).strip()
     return None if text.lower() in _UNKNOWN else Digest.parse(text, algorithm)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from ..model.digest import stronger
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..model.protocols import Row
@@ -21,11 +22,15 @@ class SecondSource:
         name: the source's name for messages.
         read: returns the source's rows; called when the first row is joined.
         mirror: whether to add the source's links as mirrors, too.
+
+    Attributes:
+        passed_over: digests of the source that are not checked, because a stronger one of the file is.
     """
 
     def __init__(self, name: str, read: Callable[[], Iterable[Row]], *, mirror: bool) -> None:
         self.name = name
         self._read, self._mirror = read, mirror
+        self.passed_over = 0
         self._entries: dict[str, Entry] = {}
 
     @property
@@ -53,12 +58,14 @@ class SecondSource:
                 f"{entry.path}: the manifest and {self.name} state different {contradiction}; "
                 "find out which is right and correct the other"
             )
+        digest = stronger(entry.digest, other.digest) if other.digest else entry.digest
+        self.passed_over += other.digest is not None and digest != other.digest
         # headers belong to one origin, so a link that needs them cannot be a mirror of another row
         links = other.urls if self._mirror and not other.headers else ()
         return replace(
             entry,
             size=other.size if entry.size is None else entry.size,
-            digest=other.digest if entry.digest is None else entry.digest,
+            digest=digest,
             urls=(*entry.urls, *(link for link in links if link not in entry.urls)),
         )
 
