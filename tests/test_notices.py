@@ -15,7 +15,8 @@ from osp_fetch.model.entry import entry
 from osp_fetch.model.errors import LinkExpiredError, NetworkError, SettingsError
 from osp_fetch.model.report import Outcome, Report, Status
 from osp_fetch.model.settings import Notify
-from osp_fetch.views.notices import Gate, Kind, Look, Notice, Notices
+from osp_fetch.views.notice import Kind, Notice
+from osp_fetch.views.notices import Gate, Look, Notices
 from osp_fetch.views.pace import Pace
 from tests.test_schemas import SCHEMAS, check
 

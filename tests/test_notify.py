@@ -25,7 +25,8 @@ from osp_fetch.views.apprise_child import without_secrets
 from osp_fetch.views.board import Board
 from osp_fetch.views.delivery import Channel, Target, close_all
 from osp_fetch.views.free_space import FreeSpace
-from osp_fetch.views.notices import Kind, Notices, trial_notice
+from osp_fetch.views.notice import Kind, trial_notice
+from osp_fetch.views.notices import Notices
 from osp_fetch.views.notify import Notifier, look_at
 from tests import origin as o
 from tests.origin import Origin, noise

@@ -32,7 +32,7 @@ def command(urls: tuple[str, ...], test: bool, **flags: Any) -> int:
 
     URL is an address of apprise, such as ntfys://ntfy.sh/TOPIC or mailto://USER:PASSWORD@HOST.
     """
-    from ..views.notices import MEANINGS
+    from ..views.notice import MEANINGS
 
     flags["notify"] = (*urls, *flags["notify"])
     if not test:
@@ -49,7 +49,7 @@ def command(urls: tuple[str, ...], test: bool, **flags: Any) -> int:
 def _tested(target: Target) -> bool:
     """Send a test message, print the result, and return whether it was delivered."""
     from ..views.delivery import deliver
-    from ..views.notices import trial_notice
+    from ..views.notice import trial_notice
 
     notice = trial_notice(str(Path.cwd()), socket.gethostname(), time.time())
     with tempfile.TemporaryFile() as out:

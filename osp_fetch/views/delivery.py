@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from .notices import Notice
+from .notice import Notice
 
 # Notices that wait for one channel. Beyond, the oldest ones are dropped: the latest says what matters now.
 _WAITING: Final = 20

@@ -10,7 +10,8 @@ from ..model import events
 from ..model.report import Report
 from .board import Board
 from .delivery import PATIENCE, Channel, close_all
-from .notices import Look, Notice, Notices
+from .notice import Notice
+from .notices import Look, Notices
 
 # Files whose sizes must be known before the others are estimated by their mean, as for the time that is left.
 _SIZED: Final = 3
