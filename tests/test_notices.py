@@ -266,3 +266,60 @@ def test_a_pace_is_unknown_until_its_window_is_full_and_forgets_what_is_older() 
         pace.add(second, 60_000)
     assert pace.rate() == 0
     assert len(pace._samples) <= 62
+
+
+def test_a_change_of_the_clock_is_no_change_of_the_pace() -> None:
+    of = notices()
+    found: list[Notice] = []
+    for step in range(8 * 120):
+        now = step * 30.0
+        wall = now + (8 * HOUR if step > 4 * 120 else 0.0)  # a machine that slept, or a corrected clock
+        left = 8_000 * GB - int(20e6 * now)
+        found += of.look(Look(now, int(20e6 * now), 0, left, "", 30 * DAY, wall=wall))
+    assert found == []
+    late = of.look(Look(9 * HOUR, int(20e6 * 9 * HOUR), 0, 8_000 * GB, "", 2 * DAY, wall=17 * HOUR))
+    assert [each.kind for each in late] == [Kind.LINKS_DYING]
+    assert late[0].time == 17 * HOUR
+
+
+def test_a_host_that_goes_on_asking_for_pauses_is_told_once_and_leaves_notices_for_others() -> None:
+    of, found = notices(), []
+    for minute in range(14 * 24 * 60):
+        found += of.event(events.Cooling("h:443", 5.0, "429"), minute * MINUTE)
+    assert [each.kind for each in found] == [Kind.THROTTLED]
+    quiet = 14 * DAY + 3 * HOUR
+    for minute in range(120):
+        found += of.event(events.Cooling("h:443", 5.0, "429"), quiet + minute * MINUTE)
+    assert [each.kind for each in found] == [Kind.THROTTLED] * 2
+    flood = notices(most=10)
+    for host in range(1000):
+        now = host * 2 * HOUR
+        for _ in range(200):
+            flood.event(events.Cooling(f"h{host}:443", 5.0, "429"), now)
+    (full,) = flood.event(events.DiskWaiting("the disk is full"), 3000 * HOUR)
+    assert full.kind is Kind.DISK_FULL
+
+
+def test_a_paused_run_has_not_stalled_and_its_links_are_judged_by_the_pace_after_the_pause() -> None:
+    of = notices()
+    steered = events.Steered("paused", True, (), 0, "auto")
+    look = Look(0, left=8_000 * GB, expires=30 * DAY)
+    assert told(of, 120, 20e6, look) == []
+    of.event(steered, 2 * HOUR)
+    for minute in range(180):
+        still = Look(2 * HOUR + minute * MINUTE, int(20e6 * 2 * HOUR), 0, 8_000 * GB, "", 30 * DAY)
+        assert of.look(still) == []
+    of.event(events.Steered("resumed", False, (), 0, "auto"), 5 * HOUR)
+    for minute in range(120):
+        received = int(20e6 * (2 * HOUR + minute * MINUTE))
+        now = Look(5 * HOUR + minute * MINUTE, received, 0, 8_000 * GB, "", 30 * DAY)
+        assert of.look(now) == []
+
+
+def test_files_that_fresh_links_leave_out_are_told_again() -> None:
+    of = notices(every=60.0)
+    of.event(events.Parked(2), 0)
+    assert [each.kind for each in of.look(Look(40))] == [Kind.LINKS_DEAD]
+    assert [each.kind for each in of.event(events.LinksRenewed(1), 100)] == [Kind.LINKS_RENEWED]
+    (again,) = of.look(Look(140))
+    assert (again.kind, again.facts["files"]) == (Kind.LINKS_DEAD, 1)

@@ -59,7 +59,10 @@ def folded(text: str, width: int, begin: str = "", indent: str = "  ", most: int
 
 def moment(when: float) -> str:
     """Return a time in Unix seconds as local date and time, to the minute."""
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+    except (OverflowError, OSError, ValueError):
+        return "at a time that no calendar has"
 
 
 def expiry(when: float, now: float) -> str:

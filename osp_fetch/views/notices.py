@@ -29,6 +29,7 @@ _LONGEST: Final = 1800
 # Hosts that are remembered, so that memory does not grow with the manifest.
 _HOSTS_KEPT: Final = 10_000
 _NAMED: Final = 3  # hosts that one text names
+_OF_HOSTS: Final = frozenset({Kind.THROTTLED, Kind.HOST_DOWN, Kind.HOST_BACK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Look:
     """The state of a run at one moment.
 
     Attributes:
-        now: Unix seconds.
+        now: seconds of a clock that no change of the time moves.
         received: bytes received in this run.
         ended: rows that have ended.
         left: bytes still to fetch; None while that cannot be estimated.
@@ -44,6 +45,7 @@ class Look:
             all rows are read.
         expires: when the first link expires in Unix seconds, None if unknown.
         room: bytes that may still be written to the disk, None if unknown.
+        wall: Unix seconds; None if `now` is.
     """
 
     now: float
@@ -53,10 +55,13 @@ class Look:
     known: str = ""
     expires: float | None = None
     room: int | None = None
+    wall: float | None = None
 
 
 class Gate:
     """Admits at most one notice of each kind in `every` seconds, and `most` in all.
+
+    The last fifth of them is for matters of the whole run: hosts that come and go do not use it up.
 
     Args:
         every: seconds.
@@ -64,13 +69,14 @@ class Gate:
     """
 
     def __init__(self, every: float, most: int) -> None:
-        self._every, self.left = every, most
+        self._every, self.left, self._reserved = every, most, most // 5
         self._last: dict[Kind, float] = {}
 
     def admits(self, kind: Kind, now: float) -> bool:
         """Return whether a notice of `kind` may be sent now, and count it if so."""
         last = self._last.get(kind)
-        if self.left <= 0 or (last is not None and now - last < self._every):
+        reserved = self._reserved if kind in _OF_HOSTS else 0
+        if self.left <= reserved or (last is not None and now - last < self._every):
             return False
         self._last[kind] = now
         self.left -= 1
@@ -100,8 +106,15 @@ class Notices:
         self._down: dict[str, tuple[float, str]] = {}  # host → since when, and why
         self._sent_down: set[str] = set()
         self._pauses: dict[str, tuple[float, float]] = {}  # host → begin of a window, and seconds of pauses
+        self._throttled: set[str] = set()  # hosts that were reported, and have not been quiet since
+        self._is_paused = False
+        self._ahead = 0.0  # Unix seconds at the last look, less those of the clock that nothing moves
         self._moved: tuple[int, int] | None = None
         self._moved_at = 0.0
+
+    def set_wall(self, wall: float, now: float) -> None:
+        """State the time: Unix seconds, and those of the clock of `Look.now`."""
+        self._ahead = wall - now
 
     # ---- events
 
@@ -110,9 +123,11 @@ class Notices:
 
         Args:
             event: the event.
-            now: Unix seconds.
+            now: seconds of the clock of `Look.now`.
         """
         match event:
+            case events.Steered():
+                self._steered(event, now)
             case events.RunStarted():
                 begun = self._notice(Kind.BEGUN, now, "begun", f"A run has begun in {self._place}.")
                 return [begun] if Kind.BEGUN in self._wanted else []
@@ -138,8 +153,14 @@ class Notices:
                 return self._back(host, now)
         return []
 
+    def _steered(self, event: events.Steered, now: float) -> None:
+        """Begin to judge the run anew when it goes on after a pause: a paused one has not stalled."""
+        if self._is_paused and not event.paused:
+            self._pace, self._moved_at = Pace(self._limits.pace), now
+        self._is_paused = event.paused
+
     def _renewed(self, files: int, now: float) -> list[Notice]:
-        self._parked = 0
+        self._parked, self._parked_since = max(0, self._parked - files), now
         if Kind.LINKS_DEAD not in self._sent:
             return []
         self._sent.discard(Kind.LINKS_DEAD)
@@ -149,16 +170,20 @@ class Notices:
     def _cooling(self, host: str, seconds: float, why: str, now: float) -> list[Notice]:
         begun, total = self._pauses.get(host, (now, 0.0))
         if now - begun > self._limits.pace:
+            if total < self._limits.pause or now - begun > 2 * self._limits.pace:
+                self._throttled.discard(host)
             begun, total = now, 0.0
         before, total = total, total + seconds
         if host in self._pauses or len(self._pauses) < _HOSTS_KEPT:
             self._pauses[host] = begun, total
-        if not before < self._limits.pause <= total:
+        if not before < self._limits.pause <= total or host in self._throttled:
             return []
         text = f"{host} asks for pauses, {formatting.duration(total)} in all: {why}. They are obeyed."
-        return self._notice_of(
+        made = self._notice_of(
             Kind.THROTTLED, now, f"{_name(host)} slows the run down", text, host=host, seconds=round(total)
         )
+        self._throttled |= {host} if made else set()
+        return made
 
     def _back(self, host: str, now: float) -> list[Notice]:
         since, _ = self._down.pop(host, (now, ""))
@@ -172,6 +197,9 @@ class Notices:
 
     def look(self, look: Look) -> list[Notice]:
         """Return the notices that the state of the run causes."""
+        self.set_wall(look.now if look.wall is None else look.wall, look.now)
+        if self._is_paused:
+            return [*self._dead(look.now), *self._low(look)]
         self._pace.add(look.now, look.received)
         return [
             *self._dying(look), *self._dead(look.now), *self._low(look), *self._silent(look.now),
@@ -179,15 +207,15 @@ class Notices:
         ]  # fmt: skip
 
     def _dying(self, look: Look) -> list[Notice]:
-        rate = self._pace.rate()
-        if rate is None or not look.left or look.expires is None or look.expires <= look.now:
+        rate, now = self._pace.rate(), look.now + self._ahead
+        if rate is None or not look.left or look.expires is None or look.expires <= now:
             return []
-        short = look.left - rate * (look.expires - look.now)
+        short = look.left - rate * (look.expires - now)
         if short <= look.left * _MARGIN or self._told_expiry == look.expires:
             return []
         size, when = formatting.size(short), formatting.moment(look.expires)
         known = f"{look.known} " if look.known else ""
-        left, time_left = formatting.size(look.left), formatting.duration(look.expires - look.now)
+        left, time_left = formatting.size(look.left), formatting.duration(look.expires - now)
         text = (
             f"{known}{size} of the {left} that are left will not be here when the links expire at {when}, "
             f"in {time_left}: the rate of the last {formatting.duration(self._limits.pace)} is "
@@ -317,7 +345,7 @@ class Notices:
             lines = lines[: _LONGEST - 1] + "…"
         title = f"osp-fetch: {printable(redact(title))[:200]}"
         place, machine = printable(redact(self._place)), printable(self._machine)
-        return Notice(kind, now, title, lines, place, machine, facts)
+        return Notice(kind, now + self._ahead, title, lines, place, machine, facts)
 
 
 def _name(host: str) -> str:
