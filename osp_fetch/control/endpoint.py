@@ -81,6 +81,8 @@ class ControlSocket:
                 await writer.drain()
         except (OSError, ValueError):
             pass  # the client has gone, or sends a line that is too long
+        except asyncio.CancelledError:
+            pass  # the run ends; asyncio.streams of Python 3.11 would log a traceback of a cancelled task
         finally:
             self._clients.discard(task)
             writer.close()
