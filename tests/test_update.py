@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Entry, Report, Status, entry, fetch_all
-from osp_fetch.demo.server import Exchange
+from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.engine.update import is_same
 from osp_fetch.model.http import Representation, Validator
 from tests import origin as o
@@ -282,3 +282,25 @@ async def test_a_file_without_a_byte_is_updated_although_no_range_of_it_can_be_s
     assert report.counts[Status.FETCHED if before else Status.PRESENT] == 1
     assert (tmp_path / "d/f").read_bytes() == b""
     assert sum(origin.requests.values()) - asked <= 2
+
+
+async def test_a_source_that_went_back_to_an_older_file_is_seen(origin: Origin, tmp_path: Path) -> None:
+    times = ["Wed, 02 Sep 2026 10:00:00 GMT", "Tue, 01 Sep 2026 10:00:00 GMT"]
+    versions = [noise(5000, 1), noise(7000, 2)]
+    now = [0]
+
+    async def by_time(exchange: Exchange, page: Page) -> None:
+        since, at = exchange.headers.get("if-modified-since"), now[-1]
+        if since and times.index(since) <= at:  # as RFC 9110 has it: not modified since then
+            await exchange.answer(304, "", {})
+        else:
+            await exchange.serve(Blob(versions[at]), {"Last-Modified": times[at]})
+
+    url = origin.add("f", b"", always=by_time)
+    for at, data in enumerate(versions):
+        now.append(at)
+        report = await fetch_all([entry("f", url)], tmp_path, settings=quick(), update=True)
+        assert report.counts[Status.FETCHED] == 1
+        assert (tmp_path / "f").read_bytes() == data
+    report = await fetch_all([entry("f", url)], tmp_path, settings=quick(), update=True)
+    assert report.counts[Status.PRESENT] == 1

@@ -62,8 +62,14 @@ class Update:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(exchange)
             part_size = self._context.part_size(urls.host(link), entry.size, order)
+            if known.exists and not known.etag:
+                # to If-Modified-Since, servers answer "not modified" for a file that went back to an older
+                # version: the first byte tells the time and the length
+                part_size, condition = 1, None
+            else:
+                condition = known
             try:
-                reply = await exchange.send(replace(first_request(entry, part_size), unless=known))
+                reply = await exchange.send(replace(first_request(entry, part_size), unless=condition))
             except RangeNotSatisfiableError as error:
                 if error.length != 0:
                     raise
