@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -231,3 +232,42 @@ def test_brackets_without_an_ipv6_address_cost_their_row_only(link: str, tmp_pat
     assert [str(row) for row in rows if isinstance(row, ManifestError)]
     with pytest.raises(ManifestError, match="is not an http"):
         resolve(link, Options())
+
+
+async def test_a_command_whose_links_brought_bytes_is_run_again_and_older_links_are_not_taken(
+    tmp_path: Path,
+) -> None:
+    """Links that die in mid-file, of which no generation lasts for a whole file."""
+    data, dead = noise(3_000_000), set[str]()
+    tried: list[str] = []
+
+    async def handle(exchange: Exchange) -> None:
+        name = exchange.query["Signature"]
+        tried.append(name)
+        if name in dead:
+            return await exchange.answer(403, "Request has expired", {"Content-Type": "text/plain"})
+        dead.add(name)
+        return await exchange.serve(Blob(data), {"ETag": '"1"'}, cut_after=1_000_000)
+
+    async with Server(handle) as server:
+        links, count = tmp_path / "links.tsv", tmp_path / "count"
+        later = int(time.time()) + 3600
+
+        def link(number: int) -> str:
+            return f"file_name\tcdn_link\nf\t{server.url}/f?Expires={later + number}&Signature=s{number}\n"
+
+        links.write_text(link(0))
+        count.write_text("0")
+        script = tmp_path / "fresh.py"
+        script.write_text(
+            f"from pathlib import Path\ncount = Path({str(count)!r})\nn = int(count.read_text()) + 1\n"
+            f"count.write_text(str(n))\nprint('file_name\\tcdn_link')\n"
+            f"print(f'f\\t{server.url}/f?Expires={{{later} + n}}&Signature=s{{n}}')\n"
+        )
+        settings = quick(
+            links={"command": f"{sys.executable} {script}"}, limits={"per_host": 1}, retry={"attempts": 1}
+        )
+        report = await fetch_all(str(links), tmp_path / "out", settings=settings)
+    assert report.ok, report.failures
+    assert (tmp_path / "out/f").read_bytes() == data
+    assert list(dict.fromkeys(tried)) == [f"s{n}" for n in range(len(set(tried)))], "no older link came back"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Final
 
+from ..model import urls
 from ..model.entry import Entry
 from ..model.protocols import Manifest, Row
 from ..model.record import Published, Record
@@ -74,3 +75,9 @@ async def pages(manifest: Manifest) -> AsyncIterator[tuple[list[Row], bool]]:
         page = await asyncio.to_thread(lambda: list(islice(rows, PAGE)))
         last = len(page) < PAGE  # stated with this page, whose files may take days
         yield page, last
+
+
+def first_expiry(entries: Iterable[Entry]) -> float | None:
+    """Return the earliest expiry of the signed links of `entries` in Unix seconds, None if none is known."""
+    signed = (url for entry in entries for url in entry.urls if "?" in url)
+    return min(filter(None, map(urls.expiry, signed)), default=None)

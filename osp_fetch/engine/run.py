@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -30,7 +30,7 @@ from .context import Context
 from .failed import FailedJobs
 from .file import FetchOne, FileFetcher, Job
 from .host_queues import HostQueues
-from .rows import PAGE, digest_of, is_present, pages, present_outcome
+from .rows import PAGE, digest_of, first_expiry, is_present, pages, present_outcome
 
 _PROBES = 8  # while there are other jobs, every eighth that starts may probe a host that does not answer
 _LOOK = 1.0  # seconds after which fresh links are noticed
@@ -94,7 +94,7 @@ class Run:
         self._is_added = False  # whether any was
         self._twins: dict[str, list[Job]] = {}  # path → jobs that wait until the one in hand has ended
         self._asked, self._is_over = asyncio.Event(), False
-        self._progressed = True  # whether a file was finished since links were last renewed
+        self._progressed = True  # whether bytes came, or a file was finished, since links were last renewed
 
     async def fetch(self, manifest: Manifest) -> None:
         """Fetch all files of `manifest`.
@@ -250,7 +250,7 @@ class Run:
             ready.append(replace(job, entry=entry, record=record, host=host, error=None))
         if ready:
             self._has_renewed = True
-            first = _first_expiry(job.entry for job in ready)
+            first = first_expiry(job.entry for job in ready)
             self._context.observe(events.LinksRenewed(len(ready), first))
         return ready
 
@@ -280,10 +280,10 @@ class Run:
         """Yield the jobs of each page of rows. Deliver the outcomes of present and invalid rows."""
         async for rows, last in pages(manifest):
             entries = [row for row in rows if isinstance(row, Entry)]
-            self._read(rows, entries)
+            records, seen, deleted = await self._known([entry.path for entry in entries])
+            self._read(rows, entries, records)
             if last:
                 self._context.observe(events.ManifestEnded())
-            records, seen, deleted = await self._known([entry.path for entry in entries])
             for bad in (row for row in rows if isinstance(row, ManifestError)):
                 self._finish(Outcome("", Status.FAILED, error=bad))
             known = zip(entries, records, seen, deleted, strict=True)
@@ -331,9 +331,11 @@ class Run:
         self._finish(Outcome(entry.path, Status.FAILED, entry, error=same))
         return True
 
-    def _read(self, rows: list[Row], entries: list[Entry]) -> None:
+    def _read(self, rows: list[Row], entries: list[Entry], records: Sequence[Record | None]) -> None:
         sizes = [entry.size for entry in entries if entry.size is not None]
-        self._context.observe(events.RowsRead(len(rows), len(sizes), sum(sizes), _first_expiry(entries)))
+        known = zip(entries, records, strict=True)  # the links of finished files do not matter any more
+        missing = [entry for entry, record in known if record is None or not record.published]
+        self._context.observe(events.RowsRead(len(rows), len(sizes), sum(sizes), first_expiry(missing)))
 
     def _finish(self, outcome: Outcome) -> None:
         self._context.observe(events.Finished(outcome))
@@ -380,7 +382,7 @@ class Run:
                 return
             by_server = isinstance(error, TransferError) and not isinstance(error, UnreachableError)
             answered = by_server and len(entry.urls) == 1
-            self._failed(job, error)
+            await self._failed(job, error)
         except Exception as error:
             # a bug in osp-fetch must cost this file and not a run of several days
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -414,10 +416,13 @@ class Run:
         self._finish(present_outcome(job.entry, record))
         return True
 
-    def _failed(self, job: Job, error: FetchError) -> None:
+    async def _failed(self, job: Job, error: FetchError) -> None:
         """Park a job that needs fresh links, or deliver its failure."""
         _bare(error)
         if error.remedy is Remedy.PARK and self._renewal is not None:
+            (known,) = await self._context.ledger.get([job.entry.path])
+            before = len(job.record.held) if job.record else 0
+            self._progressed |= known is not None and len(known.held) > before  # the link brought bytes
             self._parked.append(replace(job, error=error))
             self._stale += 1
             self._context.observe(events.Parked(len(self._parked)))
@@ -436,12 +441,6 @@ class Run:
         if status is Status.FAILED:
             self._failed_jobs.add(job, outcome)
         self._finish(outcome)
-
-
-def _first_expiry(entries: Iterable[Entry]) -> float | None:
-    """Return the earliest expiry of the signed links of `entries` in Unix seconds, None if none is known."""
-    signed = (url for entry in entries for url in entry.urls if "?" in url)
-    return min(filter(None, map(urls.expiry, signed)), default=None)
 
 
 def _bare(error: BaseException) -> None:

@@ -201,6 +201,10 @@ def _host(root: str) -> str:
     return f"{name}:{port}"
 
 
+_EXPIRIES: Final = range(946_684_800, 7_258_118_400)  # Unix seconds from the year 2000 to the year 2200
+_SIGNING: Final = frozenset({"signature", "sig", "token", "hmac", "key-pair-id", "hash", "md5", "sign"})
+
+
 def expiry(url: str) -> float | None:
     """Return the time at which a signed link expires.
 
@@ -208,20 +212,32 @@ def expiry(url: str) -> float | None:
     `X-Goog-Expires`, CloudFront and old S3 `Expires`, Azure `se`.
 
     Returns:
-        Unix seconds, or None if the link does not state it.
+        Unix seconds before the year 2200, or None if the link does not state such a time. Without a
+        signature, `expires` may mean something else, so that a time before the year 2000 counts as none.
     """
+    stated = _stated_expiry(url)
+    if stated is None:
+        return None
+    when, is_signed = stated
+    when = when / 1000 if when >= 1000 * _EXPIRIES.start else when  # some count milliseconds
+    return when if (0 if is_signed else _EXPIRIES.start) < when < _EXPIRIES.stop else None
+
+
+def _stated_expiry(url: str) -> tuple[float, bool] | None:
+    """Return the time at which a link expires as it states it, and whether it has a signature."""
     try:
         query = {k.lower(): v for k, v in parse_qsl(urlsplit(url).query)}
         if "oe" in query and "oh" in query:
-            return float(int(query["oe"], 16))
+            return float(int(query["oe"], 16)), True
         for prefix in ("x-amz-", "x-goog-"):
             if prefix + "date" in query and prefix + "expires" in query:
                 begun = datetime.strptime(query[prefix + "date"], "%Y%m%dT%H%M%SZ")
-                return begun.replace(tzinfo=UTC).timestamp() + int(query[prefix + "expires"])
+                return begun.replace(tzinfo=UTC).timestamp() + int(query[prefix + "expires"]), True
         if "expires" in query:
-            return float(int(query["expires"]))
+            return float(int(query["expires"])), not _SIGNING.isdisjoint(query)
         if "se" in query and "sig" in query:
-            return datetime.fromisoformat(query["se"]).timestamp()
+            ends = datetime.fromisoformat(query["se"])
+            return (ends if ends.tzinfo else ends.replace(tzinfo=UTC)).timestamp(), True
     except (ValueError, OverflowError):
         return None
     return None

@@ -18,7 +18,7 @@ from ..model import events
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..model.protocols import Row
-from ..model.urls import source_key
+from ..model.urls import expiry, source_key
 
 _LOOK: Final = 1.0  # seconds between two `stat` calls on the link files
 
@@ -180,9 +180,16 @@ def _other(entry: Entry, fresh: Entry | None) -> Entry | None:
     renewed = {_path(url) for url in fresh.urls}
     kept = tuple(url for url in entry.urls if _path(url) not in renewed)
     urls = (*fresh.urls, *(url for url in kept if url not in fresh.urls))
-    if len(kept) == len(entry.urls) or urls == entry.urls:
+    if len(kept) == len(entry.urls) or urls == entry.urls or _is_older(fresh, entry):
         return None
     return replace(entry, urls=urls, headers=fresh.headers)
+
+
+def _is_older(fresh: Entry, entry: Entry) -> bool:
+    """Return whether all links of `fresh` expire before those that `entry` has, as in a file of long ago."""
+    found, known = ([expiry(url) for url in each.urls] for each in (fresh, entry))
+    times, last = [when for when in found if when is not None], max(filter(None, known), default=None)
+    return last is not None and len(times) == len(found) and max(times) < last
 
 
 def _path(url: str) -> str:
