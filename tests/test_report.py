@@ -467,3 +467,52 @@ async def test_the_document_is_as_the_reference_says(origin: Origin, tmp_path: P
     running = {**summary, "running": "process 1", "bytes_not_kept": None, "events_since": None}
     running["goodput"] = {**summary["goodput"], "begin": None}
     compare("report --json", summary, running)
+
+
+def lines(state: Path, name: str, *rows: dict[str, Any]) -> None:
+    state.mkdir(parents=True, exist_ok=True)
+    with (state / name).open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def run_of(number: float, failed: int = 0) -> dict[str, Any]:
+    counts = {"fetched": 1, "failed": failed}
+    return {
+        "version": 1, "time": 1e9 + number, "run": f"r{number}", "seconds": 5.0, "hosts": {}, "counts": counts,
+        "bytes_received": 0, "ended": True, "stopped": None, "error": None,
+    }  # fmt: skip
+
+
+def test_the_last_run_is_that_of_whichever_shard(tmp_path: Path) -> None:
+    states = [tmp_path / "shards" / f"{n}-of-8" for n in range(8)]
+    for state in states:
+        lines(state, "history.jsonl", *(run_of(night) for night in range(60)))
+    lines(states[0], "history.jsonl", run_of(1000, failed=5))
+    runs, _ = read_past(states)
+    assert (runs.count, len(runs.recent)) == (8 * 60 + 1, 200)
+    assert (runs.recent[-1].begun, runs.recent[-1].shard) == (1e9 + 995, "0-of-8")
+    assert runs.recent[-1].last["counts"]["failed"] == 5
+
+
+def test_a_run_that_ended_while_a_host_was_down_does_not_leave_it_down(tmp_path: Path) -> None:
+    down = {"event": "host down", "host": "h:1", "heard": True, "why": "reset"}
+    lines(
+        tmp_path, "events.jsonl",
+        {"time": 1e9, "event": "run started", "folder": "d"}, {"time": 1e9 + 5, **down},
+        {"time": 1e9 + 15, "event": "run ended", "counts": {}, "stopped": None},
+        {"time": 2e9, "event": "run started", "folder": "d"}, {"time": 2e9 + 3, **down},
+    )  # fmt: skip
+    _, happened = read_past([tmp_path])
+    host = happened.hosts["h:1"]
+    assert (host.outages, host.down, host.since, happened.last) == (2, 0.0, 2e9 + 3, 2e9 + 3)
+
+
+def test_files_that_were_fetched_again_on_command_have_not_failed(tmp_path: Path) -> None:
+    failed = {"event": "finished", "path": "a", "status": "failed", "size": None, "seconds": 1, "cause": "c"}
+    lines(
+        tmp_path, "events.jsonl",
+        {"time": 1e9, "event": "run started", "folder": "d"}, {"time": 1e9 + 1, **failed, "error": "no"},
+        {"time": 1e9 + 2, "event": "repeating", "files": 1},
+    )  # fmt: skip
+    _, happened = read_past([tmp_path])
+    assert happened.failures == {}

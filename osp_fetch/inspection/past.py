@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from ..model.report import JSON_VERSION
 from ..views import formatting
@@ -23,6 +23,7 @@ _SLOWEST: Final = 15
 _HOSTS: Final = 1000
 _DRAWN: Final = 50  # hosts of which is known when they gave what
 _TIMELINE: Final = 200  # lines of the timeline
+_LATEST: Final = 1e11  # Unix seconds: later times are damage
 
 # sums of a line of the history, of which a run's last line has the final value
 _NUMBERS: Final = (
@@ -37,7 +38,7 @@ def rows_of(place: Path) -> Iterator[dict[str, Any]]:
     for line in lines_of(place):
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(row, dict) and row.get("version", JSON_VERSION) == JSON_VERSION:
             yield row
@@ -61,7 +62,8 @@ class Run:
         """Return the run as plain values."""
         last = self.last
         kept = ("seconds", "counts", "bytes_received", "ended", "stopped", "error")
-        return {"begun": self.begun, "shard": self.shard, **{key: last.get(key) for key in kept}}
+        times = {"begun": self.begun, "last_seen": last["time"]}
+        return {**times, "shard": self.shard, **{key: last.get(key) for key in kept}}
 
 
 @dataclass(slots=True)
@@ -80,7 +82,7 @@ class Runs:
 
     count: int = 0
     seconds: float = 0.0
-    recent: deque[Run] = field(default_factory=lambda: deque(maxlen=_RUNS))
+    recent: list[Run] = field(default_factory=list)
     sums: Counter[str] = field(default_factory=Counter)
     by_name: dict[str, Named] = field(default_factory=lambda: {name: Named() for name in _BY_NAME})
     over_time: Bins = field(default_factory=Bins)
@@ -90,6 +92,7 @@ class Runs:
         """Add the runs of one state folder."""
         shard = state.name if state.parent.name == "shards" else ""
         run: Run | None = None
+        own: deque[Run] = deque(maxlen=_RUNS)
         for line in rows_of(state / "history.jsonl"):
             if not _is_valid(line):
                 continue
@@ -97,9 +100,12 @@ class Runs:
                 self._over(run)
                 begun = line["time"] - line["seconds"]
                 run = Run(begun, shard, {"run": line["run"], "time": begun, "hosts": {}, "bytes_received": 0})
+                own.append(run)
             self._grown(run.last, line)
             run.last = line
         self._over(run)
+        # of all state folders together, the latest: each of many shards may have more than enough
+        self.recent = sorted([*self.recent, *own], key=lambda each: each.begun)[-_RUNS:]
 
     def _grown(self, before: Mapping[str, Any], line: Mapping[str, Any]) -> None:
         """Add what came between two lines of a run."""
@@ -121,21 +127,25 @@ class Runs:
             return
         self.count += 1
         self.seconds += run.last["seconds"]
-        self.recent.append(run)
         for name in _NUMBERS:
-            self.sums[name] += run.last.get(name) or 0
+            if _is_number(value := run.last.get(name)):
+                self.sums[name] += int(value)
         for name, sums in self.by_name.items():
-            for key, value in (run.last.get(name) or {}).items():
-                sums.add(key, value)
+            table = run.last.get(name)
+            for key, value in table.items() if isinstance(table, dict) else ():
+                if _is_number(value):
+                    sums.add(key, value)
 
 
 def _is_valid(line: Mapping[str, Any]) -> bool:
     numbers = all(_is_number(line.get(key)) for key in ("time", "seconds", "bytes_received"))
-    return numbers and isinstance(line.get("hosts"), dict) and isinstance(line.get("run"), str)
+    hosts = line.get("hosts")
+    sums = isinstance(hosts, dict) and all(_is_number(count) for count in hosts.values())
+    return numbers and sums and line["time"] < _LATEST and isinstance(line.get("run"), str)
 
 
-def _is_number(value: object) -> bool:
-    """Return whether a value is a number that can be a time or an amount; Python's JSON has infinity."""
+def _is_number(value: object) -> TypeGuard[float]:
+    """Return whether a value is a number that can be an amount; Python's JSON has infinity."""
     return isinstance(value, (int, float)) and 0 <= value < 1e18
 
 
@@ -185,6 +195,7 @@ class Happened:
         over_time: bytes of fetched files, for folders that have no history.
         fetched: bytes of fetched files.
         first: time of the first line.
+        last: time of the last line.
     """
 
     hosts: dict[str, HostPast] = field(default_factory=dict)
@@ -197,28 +208,42 @@ class Happened:
     over_time: Bins = field(default_factory=Bins)
     fetched: int = 0
     first: float | None = None
+    last: float = 0.0
 
     def read(self, state: Path) -> None:
         """Add the log of one state folder."""
         failures: dict[str, Failures] = {}
+        before, self.timeline = self.timeline, deque(maxlen=_TIMELINE)
+        seen = 0.0  # time of the line before
         for line in rows_of(state / "events.jsonl"):
-            when = float(line["time"]) if _is_number(line.get("time")) else None
-            if when is None:
+            when = float(line["time"]) if _is_number(line.get("time")) else _LATEST
+            if when >= _LATEST:
                 continue
             self.first = when if self.first is None else min(self.first, when)
             try:
-                if line.get("event") == "run started":
+                if line.get("event") in ("run started", "run ended"):
+                    self._close_outages(seen)  # a run that was killed has left its last ones open
+                if line.get("event") in ("run started", "repeating"):
                     failures = {}
                 if line.get("event") == "finished":
                     self._finished(line, when, failures)
                 else:
                     self._other(line, when)
-            except (KeyError, TypeError, AttributeError):
+            except (KeyError, TypeError, AttributeError, ValueError, OverflowError):
                 continue  # a line of another program
+            finally:
+                seen = when
+        self.last = max(self.last, seen)
+        self.timeline = deque(heapq.merge(before, sorted(self.timeline)), maxlen=_TIMELINE)
         for cause, found in failures.items():
             known = self.failures.setdefault(cause, Failures())
             known.count += found.count
             known.examples += found.examples[: _EXAMPLES - len(known.examples)]
+
+    def _close_outages(self, when: float) -> None:
+        for host in self.hosts.values():
+            if host.since is not None:
+                host.down, host.since = host.down + max(0.0, when - host.since), None
 
     def _finished(self, line: dict[str, Any], when: float, failures: dict[str, Failures]) -> None:
         if line["status"] == "fetched":
@@ -304,6 +329,4 @@ def read_past(states: Iterable[Path]) -> tuple[Runs, Happened]:
     for state in states:
         runs.read(state)
         happened.read(state)
-    runs.recent = deque(sorted(runs.recent, key=lambda run: run.begun), maxlen=_RUNS)
-    happened.timeline = deque(sorted(happened.timeline), maxlen=_TIMELINE)
     return runs, happened

@@ -46,7 +46,7 @@ def summary_of(
         **_work(runs, happened, status),
         **_files(runs, happened),
         **_obstacles(runs),
-        "hosts": _hosts(runs, happened.hosts, wall()),
+        "hosts": _hosts(runs, happened.hosts, wall() if status and status.owner else happened.last),
         "nodes": _whole(runs.by_name["nodes"]),
         "slowest": [
             {"path": path, "size": size, "seconds": round(seconds, 1)}
@@ -120,15 +120,21 @@ def _rounded(sums: Mapping[str, float]) -> dict[str, float]:
     return {key: round(value, 1) for key, value in sorted(sums.items(), key=lambda item: -item[1])}
 
 
-def _hosts(runs: Runs, past: Mapping[str, HostPast], now: float) -> list[dict[str, Any]]:
-    """Return what each host gave, most first, and then the hosts that gave nothing but outages."""
+def _hosts(runs: Runs, past: Mapping[str, HostPast], until: float) -> list[dict[str, Any]]:
+    """Return what each host gave, most first, and then the hosts that gave nothing but outages.
+
+    Args:
+        runs: the runs.
+        past: what the event log says, by host.
+        until: the time until which a host that does not answer is down, in Unix seconds.
+    """
     given, pauses = runs.by_name["hosts"], runs.by_name["pauses"]
     names = sorted(given, key=lambda host: -given[host])
     names += [host for host, each in past.items() if host not in given and each.outages]
     found = []
     for name in names[:_HOSTS]:
         each = past.get(name, HostPast())
-        down = each.down + (now - each.since if each.since is not None else 0.0)
+        down = each.down + (max(0.0, until - each.since) if each.since is not None else 0.0)
         found.append(
             {
                 "host": name,

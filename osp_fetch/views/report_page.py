@@ -86,7 +86,7 @@ def _last(summary: Mapping[str, Any]) -> str:
     last = _last_run(summary)
     if last is None:
         return "No run has left a history here."
-    end = last["begun"] + last["seconds"]
+    end = last["last_seen"]
     if last["error"]:
         return f"The last run ended with an error at {_moment(end)}: {last['error']}"
     if not last["ended"]:
