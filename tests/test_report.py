@@ -478,8 +478,8 @@ def lines(state: Path, name: str, *rows: dict[str, Any]) -> None:
 def run_of(number: float, failed: int = 0) -> dict[str, Any]:
     counts = {"fetched": 1, "failed": failed}
     return {
-        "version": 1, "time": 1e9 + number, "run": f"r{number}", "seconds": 5.0, "hosts": {}, "counts": counts,
-        "bytes_received": 0, "ended": True, "stopped": None, "error": None,
+        "version": 1, "time": 1e9 + number, "run": f"r{number}", "seconds": 5.0, "hosts": {},
+        "counts": counts, "bytes_received": 0, "ended": True, "stopped": None, "error": None,
     }  # fmt: skip
 
 

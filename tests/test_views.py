@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from osp_fetch import fetch_all
+from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.model import events
 from osp_fetch.model.entry import entry
 from osp_fetch.model.errors import FetchError, NetworkError, Remedy, StatusError, UnreachableError
@@ -26,7 +27,8 @@ from osp_fetch.views.fanout import Fanout
 from osp_fetch.views.formatting import advice, folded, summary
 from osp_fetch.views.hash_progress import HashProgress
 from osp_fetch.views.screen import Plain, connections, headline, panel, stall
-from tests.origin import Origin, noise
+from tests.conftest import quick
+from tests.origin import Origin, Page, noise
 
 
 def test_the_first_line_of_a_log_states_the_rate() -> None:
@@ -41,6 +43,27 @@ def test_the_first_line_of_a_log_states_the_rate() -> None:
     view.tick()
     line = "0 of 1 file; 60.0 MiB of 600.0 MiB; 2.0 MiB/s; 1 connection to h; 4 min 30 s left\n"
     assert out.getvalue() == line
+
+
+async def test_bytes_that_two_connections_bring_count_once(origin: Origin, tmp_path: Path) -> None:
+    """A slow connection at the end of a run is hedged: its bytes come twice."""
+    slow_once = iter([True])
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        rate = 100_000 if exchange.headers.get("range") and next(slow_once, False) else 4_000_000
+        await exchange.serve(Blob(page.data), {"ETag": '"1"'}, rate=rate)
+
+    url = origin.add("f", noise(8_000_000), always=fault)
+    board, most = Board(), [0]
+
+    def observe(event: events.Event) -> None:
+        board(event)
+        most[0] = max(most[0], board.done)
+
+    settings = quick(limits={"per_host": 4, "part_size": "1MiB"})
+    report = await fetch_all([entry("f", url)], tmp_path, settings=settings, observer=observe)
+    assert report.ok
+    assert most[0] == board.done == 8_000_000
 
 
 async def test_how_many_files_there_are_is_known_before_the_first_one_ends(

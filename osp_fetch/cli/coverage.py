@@ -27,9 +27,10 @@ def command(folder: str, missing: str | None, as_json: bool) -> int:
     from ..datasets.coverage import cover
     from ..model.errors import StorageError
     from ..storage.folder.disk import storage_error
+    from .options import is_folder
 
     root = Path(folder)
-    if not root.is_dir():
+    if not is_folder(root):
         raise StorageError(f"{folder}: there is no such folder")
     try:
         with ExitStack() as stack:

@@ -15,7 +15,7 @@ from ..model.settings import Settings
 from ..storage.destination import destination
 from . import exits
 from .flags import PREFIX, bucket_flags
-from .options import layers
+from .options import is_folder, layers
 
 if TYPE_CHECKING:
     from ..bench.disk import DiskRates
@@ -49,7 +49,7 @@ def command(folder: str, as_json: bool, **flags: Any) -> int:
     from ..bench.survey import disk_of
 
     where, settings = destination(folder, flags["state"]), Settings.load(*layers(flags))
-    if where.bucket is None and not where.root.is_dir():
+    if where.bucket is None and not is_folder(where.root):
         raise StorageError(f"{folder}: there is no such folder; give the one that get -o used")
     disk: DiskRates | StorageError | None = None
     if not where.bucket:

@@ -23,7 +23,7 @@ from .flags import shared
 from .groups import Grouped
 from .options import profiles_place, with_folder
 from .plan import show_before
-from .run_flags import check_run, run_flags, run_options
+from .run_flags import check_run, run_flags, run_options, without_unpack
 from .streams import say
 from .unpack import end_workers, how_of, line_of
 from .watching import Watching
@@ -91,7 +91,9 @@ async def _fetched(
     from ..views.fanout import Fanout, Ticking
 
     if not flags["quiet"]:
-        watching.board.expected = await asyncio.to_thread(show_before, sources, flags["output"], made)
+        watching.board.expected = await asyncio.to_thread(
+            show_before, sources, flags["output"], made, unpacks=flags["unpack"]
+        )
     screen: Any = None
 
     def say_above(line: str) -> None:
@@ -218,6 +220,8 @@ def _unpacker(
 ) -> Unpacker | None:
     """Return the observer that unpacks archives as files finish, None without --unpack."""
     if not flags["unpack"]:
+        for said in without_unpack(flags):
+            click.echo(said, err=True)
         return None
     from ..archives.extractor import Unpacker
     from ..inspection.status import is_whole

@@ -25,9 +25,10 @@ def command(folder: str, relative: bool, as_json: bool) -> int:
     """
     from ..datasets.layout import lay_out
     from ..model.errors import StorageError
+    from .options import is_folder
 
     root = Path(folder)
-    if not root.is_dir():
+    if not is_folder(root):
         raise StorageError(f"{folder}: there is no such folder")
     made = lay_out(root, relative=relative)
     if as_json:

@@ -18,6 +18,7 @@ from ..model.settings import Layer, Settings
 from ..model.urls import shown
 from ..options import plain
 from ..storage.destination import Destination, destination
+from ..storage.folder.disk import storage_error
 from .flags import PREFIX, VARIABLES
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ def _check_output(output: str) -> None:
     """Raise click.UsageError if `output` is empty, or a URL of another kind than that of a bucket."""
     if not output:
         raise click.UsageError("--output: the path is empty; write . for the current folder")
-    if "://" not in output or output.lower().startswith("s3://") or Path(output).is_dir():
+    if "://" not in output or output.lower().startswith("s3://") or is_folder(Path(output)):
         return
     if output.lower().startswith("gs://"):
         raise click.UsageError(
@@ -283,6 +284,18 @@ def _trust_environment() -> None:
     os.environ["SSL_CERT_FILE"] = place
 
 
+def is_folder(place: Path) -> bool:
+    """Return whether there is a folder.
+
+    Raises:
+        StorageError: The system does not tell, such as below a folder of another user.
+    """
+    try:
+        return place.is_dir()
+    except OSError as error:
+        raise storage_error(error, f"{place} cannot be looked at") from None
+
+
 def with_folder(sources: Sequence[str], flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return the flags with `output` as a folder.
 
@@ -298,7 +311,7 @@ def with_folder(sources: Sequence[str], flags: Mapping[str, Any]) -> dict[str, A
     """
     output = str(flags["output"])
     place, suffix = Path(output), Path(output).suffix.lower()
-    if "://" in output or output.endswith("/") or place.is_dir():
+    if "://" in output or output.endswith("/") or is_folder(place):
         return dict(flags)
     one = len(sources) == 1 and sources[0].lower().startswith(("http://", "https://"))
     # a number is part of a folder's name, such as Open-Sora-Plan-v1.1.0

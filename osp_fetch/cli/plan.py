@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ..inspection.place import Place
     from ..inspection.plan import Plan
     from ..model.protocols import Row
+    from ..model.settings import Settings
     from ..options import PlainOptions
 
 
@@ -97,11 +98,11 @@ def show(sources: Sequence[str], flags: dict[str, Any]) -> int:
     if flags["as_json"]:
         click.echo(json.dumps(plan.row(), indent=2), err=stderr)
     else:
-        _print(plan, made["settings"].limits.rate, sources, stderr=stderr)
+        _print(plan, made["settings"], sources, unpacks=flags["unpack"], stderr=stderr)
     return exits.SOME_FAILED if plan.bad_rows else exits.OK
 
 
-def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> int:
+def show_before(sources: Sequence[str], folder: str, made: PlainOptions, *, unpacks: bool) -> int:
     """Print on stderr what `get` is about to do, if the manifest is already in memory.
 
     A streamed manifest is not read twice: only warnings are printed for it. If a ledger cannot be read, that
@@ -111,6 +112,7 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> int:
         sources: The SOURCE arguments.
         folder: The output folder.
         made: Options of the library.
+        unpacks: Whether archives are unpacked.
 
     Returns:
         The number of rows, 0 if it is not known.
@@ -139,7 +141,7 @@ def show_before(sources: Sequence[str], folder: str, made: PlainOptions) -> int:
                 say(f"{error}; there is no plan, and the run replaces the ledger if it is damaged", err=True)
                 return 0
         plan.notes, plan.columns = resolved.notes(), resolved.reading.columns
-        _print(plan, made["settings"].limits.rate, sources, stderr=True)
+        _print(plan, made["settings"], sources, unpacks=unpacks, stderr=True)
         return plan.files + plan.bad_rows
     return 0
 
@@ -155,7 +157,9 @@ def _opened(folder: str, made: PlainOptions) -> AbstractContextManager[Place]:
     return opened_place(destination(folder, made.get("state")), made["settings"])
 
 
-def _print(plan: Plan, rate: int | str, sources: Sequence[str], *, stderr: bool = False) -> None:
+def _print(
+    plan: Plan, settings: Settings, sources: Sequence[str], *, unpacks: bool, stderr: bool = False
+) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -163,7 +167,7 @@ def _print(plan: Plan, rate: int | str, sources: Sequence[str], *, stderr: bool 
     from ..datasets.catalogue import warnings
 
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in _rows(plan, rate):
+    for name, value in _rows(plan, settings, unpacks=unpacks):
         table.add_row(name, Text(value))  # a name may hold brackets, which rich takes for markup
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
     console = Console(stderr=stderr, highlight=False, soft_wrap=not terminal)
@@ -175,27 +179,37 @@ def _print(plan: Plan, rate: int | str, sources: Sequence[str], *, stderr: bool 
     for note in plan.notes:
         console.print(note, style="yellow", markup=False)
     if plan.foreign_count:
-        names = ", ".join(plan.foreign[:3]) + (", …" if plan.foreign_count > 3 else "")
-        console.print(
-            f"{plan.foreign_count:,} existing files are not by osp-fetch ({names}); get keeps those with "
-            + (
-                "correct content, and the others, too, unless --overwrite is given"
-                if plan.free is None
-                else "correct content and moves the others to .osp-fetch/replaced/"
-            ),
-            markup=False,
-        )
+        console.print(_foreign(plan, settings), markup=False)
     if plan.bad_rows > 10:
         console.print(f"… {plan.bad_rows} bad rows in total; they fail, and the other rows are fetched")
 
 
-def _rows(plan: Plan, rate: int | str) -> list[tuple[str, str]]:
+def _foreign(plan: Plan, settings: Settings) -> str:
+    """Return what becomes of files that osp-fetch did not write."""
+    from ..views import formatting
+
+    names = ", ".join(plan.foreign[:3]) + (", …" if plan.foreign_count > 3 else "")
+    were = "was" if plan.foreign_count == 1 else "were"
+    if settings.storage.existing == "overwrite":
+        others = "and replaces the others"
+    elif plan.free is None:
+        others = "and the others, too, unless --overwrite is given"
+    else:
+        others = "and moves the others to .osp-fetch/replaced/"
+    count = formatting.count(plan.foreign_count, "existing file")
+    return (
+        f"{count} {were} not written by osp-fetch ({names}); get keeps those with correct content, {others}"
+    )
+
+
+def _rows(plan: Plan, settings: Settings, *, unpacks: bool) -> list[tuple[str, str]]:
     """Return the lines of the plan: what each is about, and a text."""
+    rate = settings.limits.rate
     rows = [row for row in _amounts(plan) if row[1]]
     rows += [("columns", text) for text in _columns(plan)]
     if (time_left := _time(plan, rate)) is not None:
         rows.append(("time", time_left))
-    rows += _cautions(plan)
+    rows += _cautions(plan, settings.storage.min_free, unpacks=unpacks)
     if plan.expires_first is not None:
         rows.append(("links", _links(plan, rate)))
     return [*rows, *plan.run.items()]
@@ -229,14 +243,14 @@ def _amounts(plan: Plan) -> list[tuple[str, str]]:
     ]
 
 
-def _cautions(plan: Plan) -> list[tuple[str, str]]:
+def _cautions(plan: Plan, min_free: int, *, unpacks: bool) -> list[tuple[str, str]]:
     """Return the lines about what the run needs further, and what is not as it was."""
     from ..views import formatting
 
     rows: list[tuple[str, str]] = []
-    if plan.archives_bytes:
+    if plan.archives_bytes and unpacks:
         more = f"about {formatting.size(plan.archives_bytes)} of extra space, or little with --delete-after"
-        rows.append(("to unpack", f"{plan.archives:,} archives or pieces: {more}"))
+        rows.append(("to unpack", f"{formatting.count(plan.archives, 'file')} of archives: {more}"))
     if plan.resolves:
         rows.append(
             (
@@ -248,8 +262,9 @@ def _cautions(plan: Plan) -> list[tuple[str, str]]:
         parts = [f"{plan.gone} recorded but gone"] * bool(plan.gone)
         parts += [f"{plan.changed} changed since"] * bool(plan.changed)
         rows.append(("", ", ".join(parts)))
-    if plan.free is not None and plan.missing_bytes > plan.free:
-        rows.append(("", "not enough disk space for all files"))
+    if plan.free is not None and plan.missing_bytes > max(0, plan.free - min_free):
+        kept = f" beside the {formatting.size(min_free)} of --min-free" if min_free else ""
+        rows.append(("", f"not enough disk space for all files{kept}"))
     return rows
 
 

@@ -13,7 +13,7 @@ import click
 from ..model.errors import StorageError
 from . import exits
 from .flags import bucket_flags
-from .options import place_of_flags
+from .options import is_folder, place_of_flags
 from .streams import say
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def command(folder: str, output: str | None, as_json: bool, **flags: Any) -> int
     and what it cost. It can be made while a run goes on.
     """
     where, settings = place_of_flags(folder, flags)
-    if not (where.root / ".osp-fetch").is_dir():
+    if not is_folder(where.root / ".osp-fetch"):
         raise StorageError(f"{folder}: nothing was fetched into it from here; give the folder of get -o")
     page = output or (None if as_json else _DEFAULT)
     if page not in (None, "-"):

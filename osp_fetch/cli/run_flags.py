@@ -157,6 +157,15 @@ def announced(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> 
     return dict(_announced(_joined(flags), made, check_watching(flags)))
 
 
+def without_unpack(flags: dict[str, Any]) -> list[str]:
+    """Return a sentence if flags were given that matter only with `--unpack`, which was not."""
+    given = [name for name in ("into", "flat", "delete_after", "workers") if flags[name]]
+    if flags["unpack"] or not given:
+        return []
+    names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    return [f"{names}: nothing is unpacked without --unpack"]
+
+
 def check_run(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> None:
     """Check what a run would refuse only after it has been announced.
 
@@ -209,6 +218,8 @@ def _announced(
         yield "stops after", formatting.duration(limit)
     if (patience := made.get("wait_lock")) is not None:
         yield "waits", f"up to {formatting.duration(patience)} for another run in the folder"
+    for said in without_unpack(flags):
+        yield "unpacking", said
     if flags["layout"]:
         yield "layout", "the file lists that training reads are written at the end"
     if flags["failed"]:

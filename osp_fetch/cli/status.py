@@ -13,7 +13,7 @@ import click
 
 from . import exits
 from .flags import bucket_flags
-from .options import place_of_flags
+from .options import is_folder, place_of_flags
 from .streams import say
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def command(folder: str, sums: bool, put: bool, watch: bool, as_json: bool, **fl
     where, settings = place_of_flags(folder, flags)
     if put and not (sums and where.bucket):
         raise click.UsageError("--put goes with --sums and a bucket; for a folder write --sums > SHA256SUMS")
-    if not (where.root / ".osp-fetch").is_dir():
+    if not is_folder(where.root / ".osp-fetch"):
         raise StorageError(
             f"{folder}: nothing was fetched into it from here; give the folder or bucket that get -o used"
             + (", and its --state" if where.bucket else "")

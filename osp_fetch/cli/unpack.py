@@ -131,9 +131,10 @@ def _files(where: Destination, settings: Settings) -> dict[str, str | None]:
     from ..inspection.place import PlacedPlace, opened_place
     from ..inspection.status import digest_of, has_ledger, published_files
     from ..model.errors import SettingsError, StorageError
+    from .options import is_folder
 
     root = where.root
-    if where.bucket is None and not root.is_dir():
+    if where.bucket is None and not is_folder(root):
         raise StorageError(f"{root}: there is no such folder")
     if has_ledger(root):
         with opened_place(where, settings) as place:

@@ -18,7 +18,7 @@ from ..model.errors import FetchError, SettingsError, StorageError
 from ..s3.address import is_bucket
 from . import exits
 from .flags import bucket_flags
-from .options import place_of_flags
+from .options import is_folder, place_of_flags
 
 if TYPE_CHECKING:
     from ..inspection.verify import Checked
@@ -163,7 +163,7 @@ def _listed(root: Path, folder: str, checksums: str | None) -> Mapping[str, Dige
     from ..model.settings import Settings
     from ..storage.destination import Destination
 
-    if not root.is_dir():
+    if not is_folder(root):
         raise StorageError(f"{folder}: there is no such folder")
     with opened_place(Destination(root), Settings()) as place:
         if isinstance(place, PlacedPlace):

@@ -152,7 +152,8 @@ class BodyWriter:
     def _wrote(self, span: ByteRange, exchange: Exchange) -> None:
         exchange.progressed()
         self._written |= span
+        again = len(span) - self._state.parts.missing_in(span)
         self._state.wrote(span)
-        self._context.observe(events.Wrote(self._path, len(span), exchange.host))
+        self._context.observe(events.Wrote(self._path, len(span), exchange.host, again=again))
         self._partial.hashing.advance(self._state.parts.settled, self._state.length)
         self._checkpoint.wrote(len(span), self._connections())

@@ -90,10 +90,7 @@ class FileBegun:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A connection has begun to transfer bytes of a file.
-
-    `node` is the node that fetches a range for the node that has the file, and empty for that node itself.
-    """
+    """A connection has begun to transfer bytes of a file; `node` fetches a range for the file's own node."""
 
     path: str
     host: str
@@ -111,12 +108,13 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Wrote:
-    """Another `count` bytes of a file were received from a host and written. `node` is as in `Opened`."""
+    """Bytes were received and written, `again` of them although they were held. `node` is as in `Opened`."""
 
     path: str
     count: int
     host: str = ""
     node: str = ""
+    again: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +271,7 @@ class NodeJoined:
 
 @dataclass(frozen=True, slots=True)
 class DestinationFound:
-    """The nodes of a cluster have shown which kind of destination they write to.
+    """The nodes of a cluster have shown what they write to.
 
     Attributes:
         kind: `shared folder`, `node-local folders` or `bucket`.
@@ -288,7 +286,7 @@ class DestinationFound:
 class NodeLeft:
     """A node of a cluster gets no more jobs.
 
-    `why` says in words whether it has ended, was silent, received wrong bytes, or has a full disk of its own.
+    `why` says in words whether it ended, was silent, received wrong bytes, or has a full disk.
     """
 
     node: str

@@ -68,6 +68,15 @@ _REASON: Final = re.compile(
 )
 _PAGE_KINDS: Final = frozenset({"text/html", "application/xhtml+xml"})
 _TEXT_KINDS: Final = _PAGE_KINDS | {"text/plain", "application/json", "text/xml", "application/xml"}
+_LONGEST_WAIT: Final = 1e9  # seconds; a server that asks for more asks for ever
+_NO_KINDS: Final = frozenset({"", "application/octet-stream", "binary/octet-stream"})
+# words of a message in place of a file
+_MESSAGE: Final = re.compile(
+    rb"(?i)\b(?:access ?denied|forbidden|unauthori[sz]ed|not authori[sz]ed|permission denied|log ?in|"
+    rb"sign ?in|quota|rate limit|too many requests|not found|no such (?:file|key|bucket)|expired|error|"
+    rb"exception|temporarily unavailable|internal server|bad request|"
+    rb"invalid (?:token|request|signature|link))\b"
+)
 _LONGEST_MESSAGE: Final = 64 << 10  # bytes; a longer text is no error message
 
 
@@ -115,7 +124,9 @@ def _is_page(suffix: str, kind: str, head: bytes, length: int | None) -> bool:
     is_tag = kind in _PAGE_KINDS and sniffing.is_tag(head)
     if is_tag or sniffing.is_markup(head) or (kind == "application/problem+json" and suffix != "json"):
         return True
-    if suffix not in _BINARY_NAMES or not (kind in _TEXT_KINDS or sniffing.is_json(head)):
+    # without a label, or with one that says nothing, the text itself must read like a message
+    says = kind in _NO_KINDS and _MESSAGE.search(head) is not None
+    if suffix not in _BINARY_NAMES or not (kind in _TEXT_KINDS or says or sniffing.is_json(head)):
         return False  # text with a name that promises nothing else is data
     small = length is None or length <= _LONGEST_MESSAGE
     return small and sniffing.is_text(head) and (bool(head) or kind in _PAGE_KINDS)
@@ -174,8 +185,8 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """
     waits: list[float] = []
     stated = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"\d{1,9}(\.\d+)?", stated):
-        waits.append(float(stated))
+    if re.fullmatch(r"\d{1,300}(\.\d{1,9})?", stated):
+        waits.append(min(float(stated), _LONGEST_WAIT))
     elif stated and (then := _date(stated)) is not None:
         waits.append(max(0.0, then - (_date(headers.get("Date", "")) or now)))
     if (left := quota_pause(headers)) is not None:

@@ -191,9 +191,9 @@ class Board:
     def _wrote(self, event: events.Wrote) -> None:
         self.received += event.count
         self._came = self.clock()
-        self.done += event.count
+        self.done += event.count - event.again
         if line := self.files.get(event.path):
-            line.held += event.count
+            line.held += event.count - event.again
         if self.nodes:
             self.nodes.wrote(event)
 
