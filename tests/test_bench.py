@@ -505,3 +505,25 @@ def test_a_curve_with_one_point_can_be_drawn(tmp_path: Path) -> None:
     assert "h:80 &lt;&amp;&gt;" in curve.as_html(one)
     curve.draw_png(tmp_path / "c.png", one)
     assert curve.as_csv(one).count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["http://127.0.0.1:9/x", "-o", "s3://bucket/x"], "bench measures folders"),
+        (["--disk", "-o", "s3://bucket/x"], "bench measures folders"),
+        (["--disk", "--csv", "x.csv"], "no curve of the disk alone"),
+        (["http://127.0.0.1:9/x", "--time", "0"], "0 leaves nothing to measure with"),
+        (["http://127.0.0.1:9/x", "--bytes", "0"], "0 leaves nothing to measure with"),
+    ],
+)
+async def test_what_cannot_be_measured_is_refused(tmp_path: Path, words: list[str], why: str) -> None:
+    code, _, said = await get("bench", *words, cwd=tmp_path)
+    assert (code, why in said) == (2, True), said
+
+
+async def test_a_host_that_refuses_every_connection_is_named_with_its_reason(tmp_path: Path) -> None:
+    code, _, said = await get("bench", "http://127.0.0.1:9/x", "-o", "out", "--time", "5s", cwd=tmp_path)
+    assert code == 1
+    assert "refuse" in said, said
+    assert "larger file" not in said

@@ -222,7 +222,7 @@ def draw_png(place: Path, found: Bench) -> None:
     axes.set_title(f"{found.host}: {found.best.level.flags}, {found.best.goodput / 1e6:.1f} MB/s")
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(place, dpi=120)
+    figure.savefig(place, dpi=120, format="png")
 
 
 def _half(point: Point) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
@@ -86,14 +86,16 @@ def diagnosis(
     """
     states = [each for each in runs_of(where.root) if each["state"] is not None]
     running = [each for each in states if each["owner"] is not None]
-    chosen = (running or sorted(states, key=lambda each: -each["state"]["time"]))[:1]
-    run: Mapping[str, Any] | None = chosen[0]["state"] if chosen else None
+    chosen = running or sorted(states, key=lambda each: -each["state"]["time"])[:1]
+    runs: list[Mapping[str, Any]] = [each["state"] for each in chosen]
+    run = runs[0] if runs else None
     found = [
-        *_of_run(run, chosen[0]["owner"] if chosen else None),
-        *_of_rate(run, settings),
+        *(finding for each in chosen for finding in _of_run(each["state"], each["owner"])),
+        *(() if runs else _of_run(None, None)),
+        *_of_rate(run, settings, works=bool(running)),
         *_of_hosts(where, run),
         *_of_disk(run, disk),
-        *_of_space(where, run, settings),
+        *_of_space(where, runs, settings),
         *_of_links(run),
         _descriptors(),
         _processor(settings),
@@ -114,7 +116,11 @@ def _of_run(run: Mapping[str, Any] | None, owner: str | None) -> Iterator[Findin
         yield Finding("run", is_wrong=False, text="no run has worked here yet")
         return
     now = run.get("limited") if owner is not None else None
-    if owner is not None:
+    control = run.get("control")
+    if owner is not None and control and control["paused"]:
+        resume = "Resume it: osp-fetch ctl DIR resume."
+        yield Finding("run", is_wrong=True, text=f"running, {owner}: paused", advice=resume)
+    elif owner is not None:
         said = now["text"] if now else "nothing that is known limits it now"
         advice = ADVICE.get(now["cause"], "") if now else ""
         yield Finding("run", is_wrong=False, text=f"running, {owner}: {said}", advice=advice)
@@ -131,9 +137,11 @@ def _of_run(run: Mapping[str, Any] | None, owner: str | None) -> Iterator[Findin
     yield Finding("run", is_wrong=False, text=text, advice=advice)
 
 
-def _of_rate(run: Mapping[str, Any] | None, settings: Settings) -> Iterator[Finding]:
+def _of_rate(run: Mapping[str, Any] | None, settings: Settings, *, works: bool) -> Iterator[Finding]:
     control = (run or {}).get("control")
     limit = control["rate"] if control else settings.limits.rate
+    if works and not control and not limit:
+        return  # a run does not state the limit that it began with; if that limits it, it is said above
     if limit:
         advice = ADVICE["rate limit"]
         yield Finding("rate", is_wrong=False, text=f"limited to {rate_limit(limit)}", advice=advice)
@@ -197,7 +205,7 @@ def _pace(run: Mapping[str, Any] | None) -> float:
     return float(run["bytes_received"] / run["seconds"] if run["ended"] else run["bytes_per_second"])
 
 
-def _of_space(where: Destination, run: Mapping[str, Any] | None, settings: Settings) -> Iterator[Finding]:
+def _of_space(where: Destination, runs: Sequence[Mapping[str, Any]], settings: Settings) -> Iterator[Finding]:
     if where.bucket is not None:
         return
     try:
@@ -206,13 +214,15 @@ def _of_space(where: Destination, run: Mapping[str, Any] | None, settings: Setti
         yield Finding("space", is_wrong=True, text=f"the free space cannot be read ({error.strerror})")
         return
     keeps = f"{formatting.size(max(0, free))} may be written before --min-free is reached"
-    left = max(0, run["bytes_total"] - run["bytes_done"]) if run and run["bytes_total"] is not None else None
+    sized = [run for run in runs if run["bytes_total"] is not None]
+    left = sum(max(0, run["bytes_total"] - run["bytes_done"]) for run in sized)
     if not left:
         yield Finding("space", is_wrong=free <= 0, text=keeps, advice="Make room." if free <= 0 else "")
         return
     short = left > free
-    ended = " of the last run" if run and run["ended"] else ""
-    need = f"{'' if run and run['bytes_total_exact'] else 'about '}{formatting.size(left)}{ended} are to come"
+    ended = " of the last run" if runs[0]["ended"] else ""
+    is_exact = all(run["bytes_total_exact"] for run in runs)
+    need = f"{'' if is_exact else 'about '}{formatting.size(left)}{ended} are to come"
     advice = "Make room, or unpack and delete archives (--unpack --delete-after)." if short else ""
     yield Finding("space", is_wrong=short, text=f"{keeps}; {need}", advice=advice)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ class Bench:
         writes: Whether the bytes were written to the destination's disk.
         network: Measurements with discarded bytes, sorted by connections; only with `disk`.
         disk: What the destination's disk and this processor can do, None if that was not measured.
+        neighbours: Whether the time sufficed to compare the neighbours of `best`, too.
     """
 
     host: str
@@ -57,6 +58,7 @@ class Bench:
     writes: bool
     network: tuple[Point, ...] = ()
     disk: DiskRates | None = None
+    neighbours: bool = True
 
     @property
     def gain(self) -> float | None:
@@ -145,9 +147,11 @@ async def measure(
         cores = cores_of(limits)
         await session.search(most, lambda: host.total(session.pipeline.lengths), cores)
         searched = len(session.looks)
-        contenders = finalists(session.points, most)[: session.affordable]
+        wanted = finalists(session.points, most)
+        contenders = wanted[: session.affordable]
         done = await session.rounds([*contenders, AUTO])
-        return _confirmed(session, searched, contenders, done, writes=output is not None)
+        found = _confirmed(session, searched, contenders, done, writes=output is not None)
+        return replace(found, neighbours=len(contenders) >= min(2, len(wanted)))
 
 
 @asynccontextmanager
@@ -176,7 +180,8 @@ def _confirmed(
     confirmed = done >= CONFIRMED
     top = best(ranked, CONFIRMED_PAYS) if confirmed else best(before)
     early = next((point.goodput for point in before if point.level == top.level), 0.0)
-    kept = {point.level: point for point in [*before, *again]}
+    # what is recommended is one of the measurements that are shown
+    kept = {point.level: point for point in ([*before, *again] if confirmed else [*again, *before])}
     return _bench(
         session, list(kept.values()), top, confirmed, top.goodput / early if early else 1.0, writes=writes
     )

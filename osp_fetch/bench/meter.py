@@ -77,6 +77,7 @@ class Meter:
         moves: Changes of the number of connections; none if the number is fixed.
         gone: Paths of files that will not be served.
         error: The last error of a file, None if there was none.
+        trouble: Why the last request was repeated, or the host does not answer; empty if neither happened.
         lengths: Path → length of the file in bytes, as the server states it.
         hosts: `host:port` → connections that were opened to it.
     """
@@ -86,6 +87,8 @@ class Meter:
     def __init__(self) -> None:
         self.received = self.moves = 0
         self._refused = self._refused_early = 0
+        self._is_lowered = False
+        self.trouble = ""
         self._samples: list[tuple[float, int]] = []
         self.gone: set[str] = set()
         self.error: FetchError | None = None
@@ -101,10 +104,14 @@ class Meter:
                 self.hosts[host] += 1
             case events.FileBegun(path, int(length)):
                 self.lengths[path] = length
-            case events.Retrying(_, cause) if cause in _REFUSALS:
-                self._refused += 1
-            case events.LimitChanged():
+            case events.Retrying(_, cause, _, message):
+                self._refused += cause in _REFUSALS
+                self.trouble = message
+            case events.HostDown(_, _, why):
+                self.trouble = why
+            case events.LimitChanged(_, _, why):
                 self.moves += 1
+                self._is_lowered = self._is_lowered or why.startswith("refused")
             case events.Finished(outcome):
                 self._finished(outcome)
 
@@ -142,9 +149,10 @@ class Meter:
     def refused(self) -> int:
         """Requests that were refused, 0 if all of them were in the first window.
 
-        Connections of the look before may still be closing then.
+        Connections of the look before may still be closing then. If the run has lowered the number of
+        connections for them, they count: no later request could be refused.
         """
-        return self._refused if self._refused > self._refused_early else 0
+        return self._refused if self._refused > self._refused_early or self._is_lowered else 0
 
 
 def look_of(windows: Windows, meter: Meter, *, busy: float, seconds: float) -> Look:

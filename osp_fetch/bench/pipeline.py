@@ -161,7 +161,7 @@ class Pipeline:
         while True:
             await self._window_end(running, start + self.window, meter, budget)
             now, core = clock(), time.thread_time()
-            self._check(running, meter, late=now > min(opened + _PATIENCE, budget.until))
+            self._check(running, meter, late=now > opened + _PATIENCE, over=now > budget.until)
             if meter.received == 0:
                 begun = start = now  # the windows begin with the first byte
                 continue
@@ -186,7 +186,7 @@ class Pipeline:
         spent = meter.received >= budget.size or now >= budget.until
         return spent or (meter.received >= budget.share and len(windows.rates) > 2)
 
-    def _check(self, running: asyncio.Task[None], meter: Meter, *, late: bool) -> None:
+    def _check(self, running: asyncio.Task[None], meter: Meter, *, late: bool, over: bool) -> None:
         """Raise the error of a run that has ended, or that brings nothing."""
         if running.done() and not running.cancelled() and (error := running.exception()) is not None:
             raise error
@@ -194,9 +194,16 @@ class Pipeline:
             return
         if running.done() and meter.error is not None:
             raise meter.error
-        if running.done() or late:
-            host = next(iter(meter.hosts), "the host")
-            raise meter.error or TransferError(f"{host} has sent no byte: run bench with a larger file")
+        if not (running.done() or late or over):
+            return
+        if meter.error is not None:
+            raise meter.error
+        host = next(iter(meter.hosts), "the host")
+        if meter.trouble:
+            raise TransferError(f"{host} has sent no byte: {meter.trouble}")
+        if over and not late:
+            raise TransferError(f"{host} has sent no byte in the time that was left; give a longer --time")
+        raise TransferError(f"{host} has sent no byte: run bench with a larger file")
 
     async def _run(self, level: Level, meter: Meter, token: StopToken) -> None:
         limits = level.limits(self._settings.limits)

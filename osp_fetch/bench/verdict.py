@@ -57,8 +57,9 @@ def against_auto(found: Bench) -> str:
         return f"not confirmed: {why}. Better settings may exist; allow more with --bytes or --time"
     after = sum(look.after for look in found.auto.looks) / len(found.auto.looks)
     if found.helps:
+        others = " and its neighbours" if found.neighbours else ""
         return (
-            f"confirmed in turns with auto and its neighbours: {found.gain:.2f} times as fast as auto "
+            f"confirmed in turns with auto{others}: {found.gain:.2f} times as fast as auto "
             f"({rate(found.auto.goodput)} {spread(found.auto)})"
         )
     share = 100 / found.gain

@@ -7,12 +7,13 @@ import json
 import signal
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from ..model.errors import SettingsError
 from ..model.quantities import size
+from ..s3.address import is_bucket
 from . import exits
 from .flags import shared
 from .groups import Grouped
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ..options import PlainOptions
 
 T = TypeVar("T")
+# Rate of the best level, as a part of that of auto, below which it is not saved.
+_NO_LOSS: Final = 0.95
 
 
 @click.command("bench", cls=Grouped, short_help="Find the best settings for a host, and what limits a run.")
@@ -58,6 +61,11 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
     """  # fmt: skip
     if not sources and not flags["disk"]:
         raise click.UsageError("Missing argument 'SOURCE...'. Without one, --disk measures the disk alone.")
+    drawn = [name for name in ("csv", "html", "png", "save") if flags[name]]
+    if not sources and drawn:
+        raise click.UsageError(f"--{drawn[0]}: there is no curve of the disk alone; give a SOURCE, too")
+    if is_bucket(flags["output"]) and not (sources and flags["no_disk"]):
+        raise click.UsageError("--output: bench measures folders; give --no-disk for the network alone")
     if flags["disk"] and flags["no_disk"]:
         raise click.UsageError("--disk and --no-disk exclude each other")
     if flags["save"] and flags["profiles"] == "none":
@@ -76,10 +84,12 @@ def _measured(sources: tuple[str, ...], flags: dict[str, Any]) -> int:
     made = options(flags)
     made["profiles"] = {}
     limit = usage(size, flags["most_bytes"])
-    seconds = duration(flags["most_time"]) or 120.0
+    seconds = duration(flags["most_time"])
+    if not seconds or not limit:
+        raise click.UsageError("--time and --bytes: 0 leaves nothing to measure with")
     import uvloop
 
-    found = uvloop.run(_until_signalled(_bench(list(sources), made, flags, limit, seconds)))
+    found = uvloop.run(until_signalled(_bench(list(sources), made, flags, limit, seconds)))
     if found is None:
         return exits.STOPPED_EARLY
     _tell(found, flags)
@@ -107,7 +117,7 @@ async def _bench(
     return await measure(host, made, size=limit, seconds=seconds, output=place, tell=tell)
 
 
-async def _until_signalled(work: Coroutine[Any, Any, T]) -> T | None:
+async def until_signalled(work: Coroutine[Any, Any, T]) -> T | None:
     """Await `work`. On SIGTERM or SIGHUP cancel it, so that its scratch folder is deleted; return None."""
     working, signalled = asyncio.ensure_future(work), asyncio.Event()
 
@@ -131,7 +141,7 @@ def _disk_alone(flags: dict[str, Any]) -> int:
     from ..bench.survey import disk_of
     from ..bench.verdict import disk_lines
 
-    rates = uvloop.run(_until_signalled(disk_of(Path(flags["output"]))))
+    rates = uvloop.run(until_signalled(disk_of(Path(flags["output"]))))
     if rates is None:
         return exits.STOPPED_EARLY
     if flags["as_json"]:
@@ -174,6 +184,9 @@ def _save(found: Bench, place: Path) -> bool:
 
     if not found.confirmed:
         click.echo("not saved: the result is not confirmed", err=True)
+        return False
+    if found.gain is not None and found.gain < _NO_LOSS:
+        click.echo("not saved: what get does by itself is faster", err=True)
         return False
     profiles.save(place, {found.host: found.profile})
     click.echo(f"saved for {found.host} in {place}; get starts with it", err=True)

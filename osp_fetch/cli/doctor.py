@@ -14,6 +14,7 @@ from ..model.errors import StorageError
 from ..model.settings import Settings
 from ..storage.destination import destination
 from . import exits
+from .bench import until_signalled
 from .flags import PREFIX, bucket_flags
 from .options import is_folder, layers
 
@@ -54,7 +55,9 @@ def command(folder: str, as_json: bool, **flags: Any) -> int:
     disk: DiskRates | StorageError | None = None
     if not where.bucket:
         try:
-            disk = asyncio.run(disk_of(Path(folder), _SECONDS))
+            disk = asyncio.run(until_signalled(disk_of(Path(folder), _SECONDS)))
+            if disk is None:
+                return exits.STOPPED_EARLY
         except StorageError as error:  # it is full, or cannot be written: a finding, too
             disk = error
     found = diagnosis(where, settings, disk)
