@@ -71,6 +71,7 @@ if TYPE_CHECKING:
         DestinationFound,
         DiskWaiting,
         Event,
+        FileAssigned,
         FileBegun,
         Finished,
         FolderWaiting,
@@ -90,6 +91,7 @@ if TYPE_CHECKING:
         PageOpened,
         Parked,
         Progress,
+        RangeAssigned,
         Repeating,
         Retrying,
         RowsRead,
@@ -126,11 +128,11 @@ _HOMES: Final = {
         "TransferError UnreachableError UntrustedServerError YieldedError "
     ),
     "model.events": (
-        "Adopted Closed Cooling Decoded DestinationFound DiskWaiting Event FileBegun Finished FolderWaiting "
-        "HostBack HostDown LedgerReplaced LimitChanged LinksCommandFailed LinksRenewed Lost ManifestEnded "
-        "MirrorDropped NodeJoined NodeLeft Observer Opened PageOpened Parked Progress Repeating Retrying "
-        "RowsRead RunEnded RunStarted SetAside Steered Stopping Waited WidthLearned WorkerDied WorkerStarted "
-        "Wrote "
+        "Adopted Closed Cooling Decoded DestinationFound DiskWaiting Event FileAssigned FileBegun Finished "
+        "FolderWaiting HostBack HostDown LedgerReplaced LimitChanged LinksCommandFailed LinksRenewed Lost "
+        "ManifestEnded MirrorDropped NodeJoined NodeLeft Observer Opened PageOpened Parked Progress "
+        "RangeAssigned Repeating Retrying RowsRead RunEnded RunStarted SetAside Steered Stopping Waited "
+        "WidthLearned WorkerDied WorkerStarted Wrote "
     ),
     "model.report": "Outcome Report Status",
     "model.settings": "Settings",
@@ -154,6 +156,7 @@ __all__ = [
     "Event",
     "FetchError",
     "FetchOptions",
+    "FileAssigned",
     "FileBegun",
     "Finished",
     "FinishedFile",
@@ -188,6 +191,7 @@ __all__ = [
     "Parked",
     "Progress",
     "QuotaExceededError",
+    "RangeAssigned",
     "RangeNotSatisfiableError",
     "Ray",
     "RelativePath",

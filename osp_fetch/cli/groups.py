@@ -11,15 +11,16 @@ _GROUPS: Final = {
     "Where to, and which files": (
         "output state s3_endpoint links include exclude depth shard again overwrite no_mtime min_free"
     ),
-    "Fast and polite": "connections per_host part_size limit_rate processes",
-    "Right bytes": "checksums digests mirror recheck update accept_pages strict",
+    "Connections and limits": "connections per_host part_size limit_rate processes",
+    "Verification": "checksums digests mirror recheck update accept_pages strict",
     "Names and columns": "columns names fan_out portable_names",
     "Links that expire": "on_expired links_command",
     "Unpacking": "unpack into flat form shard_size delete_after workers layout",
     "The run": "max_duration wait_lock failed dry_run export",
     "Many machines": "engine join address nodes node_local",
-    "Watching": "page page_control quiet verbose as_json",
+    "Watching": "page page_control notify on_event metrics metrics_file report quiet verbose as_json",
     "Network": "header connect_to cacert",
+    "The measurement": "most_bytes most_time no_disk disk save csv html png",
     "Settings": "config settings profiles",
 }
 _OTHER: Final = "Other"

@@ -28,7 +28,7 @@ _SHOWN: Final = 500  # bytes that are shown of what a command prints
 @click.option("--test", is_flag=True, help="Send a test message, and say whether it was delivered.")
 @notify_flags
 def command(urls: tuple[str, ...], test: bool, **flags: Any) -> int:
-    """List what get tells with --notify and --on-event, or send a test message with --test.
+    """List the notices that get sends with --notify and --on-event, or send a test message with --test.
 
     URL is an address of apprise, such as ntfys://ntfy.sh/TOPIC or mailto://USER:PASSWORD@HOST.
     """

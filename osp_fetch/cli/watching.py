@@ -50,7 +50,7 @@ def notify_flags(command: F) -> F:
             multiple=True,
             envvar=PREFIX + "ON_EVENT",
             metavar="CMD",
-            help="Run CMD with a JSON object on stdin for what is worth a message (repeatable).",
+            help="Run CMD for each notice, with a JSON object on stdin (repeatable).",
         ),
         click.option(
             "--notify",
@@ -77,7 +77,7 @@ def watch_flags(command: F) -> F:
             "--metrics-file",
             envvar=PREFIX + "METRICS_FILE",
             metavar="FILE.prom",
-            help="Write metrics to FILE.prom again and again, for node_exporter.",
+            help="Keep the metrics up to date in FILE.prom, for node_exporter.",
         ),
         click.option(
             "--metrics",

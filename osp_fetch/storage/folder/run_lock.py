@@ -44,7 +44,16 @@ def state_folders(root: Path) -> list[Path]:
     """
     state = root / STATE_FOLDER
     _check_access(root)
-    return [p.parent for p in sorted([*state.glob("ledger.sqlite3"), *state.glob("shards/*/ledger.sqlite3")])]
+    found = [
+        place.parent for place in [*state.glob("ledger.sqlite3"), *state.glob("shards/*/ledger.sqlite3")]
+    ]
+    return sorted(found, key=_order)
+
+
+def _order(state: Path) -> tuple[int, int, str]:
+    """Return the place of a state folder among those of an output folder: shard 2 comes before shard 10."""
+    index = state.name.partition("-")[0]
+    return len(state.parts), int(index) if index.isdigit() else 0, state.name
 
 
 def _check_access(root: Path) -> None:
