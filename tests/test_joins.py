@@ -309,3 +309,13 @@ async def test_a_list_of_one_value_is_verified_against_the_only_file(origin: Ori
         code, out, said = await get("verify", "out", "--checksums", "sum", cwd=tmp_path)
         assert code == expected, said
         assert ("1 ok" if code == 0 else "1 damaged") in out
+
+
+async def test_a_wrong_list_does_not_unpublish_right_files(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", noise(5000))
+    assert (await get("get", url, "-o", "out", *QUICK, cwd=tmp_path))[0] == 0
+    (tmp_path / "sums").write_text(f"{sha256(b'x')[7:]}  f\n")
+    code, _, said = await get("verify", "out", "--checksums", "sums", "--repair", cwd=tmp_path)
+    assert (code, "f: not repaired: it has the digest that the ledger recorded" in said) == (1, True), said
+    assert (tmp_path / "out/f").read_bytes() == noise(5000)
+    assert (await get("verify", "out", cwd=tmp_path))[0] == 0

@@ -119,6 +119,23 @@ def verify_folder(
 _Wanted = tuple[str, Digest | None, Published | None]  # path, its digest, and how the file was published
 
 
+def as_recorded(root: Path, paths: Iterable[str]) -> set[str]:
+    """Return those of some files whose content is that of the ledger. Blocks.
+
+    Args:
+        root: The output folder.
+        paths: Files below `root`.
+
+    Raises:
+        StorageError: A ledger cannot be read.
+    """
+    if not (wanted := set(paths)) or not has_ledger(root):
+        return set()
+    known = (each for each in _recorded(root) if each[0] in wanted and each[1] is not None)
+    checked = (_check(root, *each, lambda _: None) for each in known)
+    return {each.path for each in checked if each.verdict == "ok"}
+
+
 def _paired(root: Path, listed: Mapping[str, Digest]) -> Iterator[_Wanted]:
     """Yield the path that each listed name refers to, with its digest. An unmatched name yields itself."""
     join = NameJoin[str](listed)

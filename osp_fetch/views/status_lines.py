@@ -11,6 +11,7 @@ from .bottleneck import shares
 from .nodes import node_lines
 
 _NODES: Final = 20  # lines for the nodes of a cluster
+_OLD: Final = 15.0  # seconds without a new state after which its age is shown; it is written each second
 
 
 def run_lines(run: Mapping[str, Any]) -> list[str]:
@@ -39,6 +40,14 @@ def run_lines(run: Mapping[str, Any]) -> list[str]:
     if run["control"] is not None:
         lines += _control(run["control"])
     return lines + node_lines(run.get("nodes", []), _NODES)
+
+
+def _age(run: Mapping[str, Any]) -> list[str]:
+    """Return a line if what a run stated last is old: it is stopped, or cannot write."""
+    old = time.time() - run["time"]
+    if old < _OLD:
+        return []
+    return [f"as of {formatting.duration(old)} ago: the run has written nothing since"]
 
 
 def last_run(run: Mapping[str, Any]) -> list[str]:
@@ -73,7 +82,7 @@ def folder_lines(runs: Iterable[Mapping[str, Any]]) -> list[str]:
         state = each["state"]
         if each["owner"] is not None:
             lines.append(f"{name}running: {each['owner']}")
-            lines += [f"{name}{line}" for line in run_lines(state)] if state else []
+            lines += [f"{name}{line}" for line in [*_age(state), *run_lines(state)]] if state else []
         elif state is not None:
             lines += [f"{name}{line}" for line in last_run(state)]
     return lines
