@@ -504,3 +504,13 @@ def test_an_empty_list_from_a_pipe_is_a_failure_of_what_writes_it(tmp_path: Path
     run = subprocess.run(words, cwd=tmp_path, input="", capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "did the command that writes the list fail?" in run.stderr
+
+
+async def test_file_names_of_every_script_are_written_in_any_locale(origin: Origin, tmp_path: Path) -> None:
+    origin.add("ü中.bin", noise(100))
+    url = f"{origin.url}/%C3%BC%E4%B8%AD.bin"
+    locale = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    for expected in ("1 fetched", "1 present"):
+        code, _, said = await get("get", url, "-o", "out", *QUICK, cwd=tmp_path, environment=locale)
+        assert (code, expected in said) == (0, True), said
+    assert (tmp_path / "out/ü中.bin").read_bytes() == noise(100)

@@ -11,6 +11,7 @@ Start with `get.py` (the main command), then `options.py` (shared flags) and `ex
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from importlib import import_module
 from typing import Final
@@ -70,8 +71,17 @@ def group() -> None:
     """
 
 
+def _use_utf8() -> None:
+    """Start again in UTF-8 mode if the locale has another encoding: file names may have any letter."""
+    if sys.getfilesystemencoding().lower().replace("-", "") == "utf8" or sys.flags.utf8_mode:
+        return
+    os.environ["PYTHONUTF8"] = "1"  # for processes that this one starts
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def main() -> None:
-    """Run the command line and exit the process. The README lists the exit codes."""
+    """Run the command line and exit the process. The reference lists the exit codes."""
+    _use_utf8()
     # There is little cyclic garbage. Python's default thresholds cost 10 % of the start-up time and 5 % of
     # the time of small files.
     gc.set_threshold(50_000, 20, 50)

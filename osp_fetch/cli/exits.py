@@ -1,4 +1,4 @@
-"""Exit codes, as listed in the README."""
+"""Exit codes, as listed in the reference."""
 
 from __future__ import annotations
 
