@@ -92,7 +92,8 @@ def _lay_out(root: Path, *, relative: bool) -> Laid:
             made.kept.append(
                 f"{name} was edited and is left unchanged; remove it and run layout again to regenerate it"
             )
-    written.save()
+    if any(made.lists.values()):  # a folder without a dataset stays as it is
+        written.save()
     Disk().sync_folder(root)
     return made
 
