@@ -146,8 +146,7 @@ def check_shares(manifest: AnyManifest, place: Destination, options: PlainOption
     single = [name for name in ("shard", "failed", "name", "page") if name in options]
     once = next((str(source) for source in sources if is_pipe(source)), None)
     if place.bucket or single or len(sources) < len(given) or once:
-        flag = f"{single[0]} (--{single[0]})" if single else ""
-        what = flag or ("a bucket" if place.bucket else once or "a manifest in memory")
+        what = single[0] if single else "a bucket" if place.bucket else once or "a manifest in memory"
         raise SettingsError(
             f"{what} does not go with runs that share a folder: each share of the manifest is a run of its "
             "own, on any machine; " + ("write the list to a file" if once else "leave it out, or use Ray")

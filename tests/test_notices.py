@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -323,3 +324,13 @@ def test_files_that_fresh_links_leave_out_are_told_again() -> None:
     assert [each.kind for each in of.event(events.LinksRenewed(1), 100)] == [Kind.LINKS_RENEWED]
     (again,) = of.look(Look(140))
     assert (again.kind, again.facts["files"]) == (Kind.LINKS_DEAD, 1)
+
+
+def test_only_bytes_whose_links_expire_can_be_too_late() -> None:
+    of = notices()
+    look = Look(0, left=20_000 * GB, expires=6 * HOUR, expiring=1 * GB)
+    found: list[Notice] = []
+    for step in range(240):
+        now = step * 30.0
+        found += of.look(replace(look, now=now, received=int(20e6 * now)))
+    assert found == []

@@ -11,8 +11,8 @@ _GROUPS: Final = {
     "Where to, and which files": (
         "output state s3_endpoint links include exclude depth shard again overwrite no_mtime min_free"
     ),
-    "Connections and limits": "connections per_host part_size limit_rate processes",
-    "Verification": "checksums digests mirror recheck update accept_pages strict",
+    "Fast and polite": "connections per_host part_size limit_rate processes",
+    "Right bytes": "checksums digests mirror recheck update accept_pages strict",
     "Names and columns": "columns names fan_out portable_names",
     "Links that expire": "on_expired links_command",
     "Unpacking": "unpack into flat form shard_size delete_after workers layout",

@@ -345,7 +345,7 @@ def _links(plan: Plan, rate: int | str) -> str:
         said += f" (the last {formatting.moment(last)})"
     if plan.unsized:
         return f"{said}; some sizes are unknown, so the needed rate cannot be estimated"
-    needed = plan.missing_bytes / (first - now)
+    needed = plan.expiring_bytes / (first - now)
     said += f"; finishing before that needs {formatting.size(needed)}/s"
     if rate:
         taken = plan.missing_bytes / rate if isinstance(rate, int) else _by_timetable(plan, rate)

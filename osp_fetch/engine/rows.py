@@ -81,3 +81,19 @@ def first_expiry(entries: Iterable[Entry]) -> float | None:
     """Return the earliest expiry of the signed links of `entries` in Unix seconds, None if none is known."""
     signed = (url for entry in entries for url in entry.urls if "?" in url)
     return min(filter(None, map(urls.expiry, signed)), default=None)
+
+
+def expiries(entries: Iterable[Entry]) -> tuple[float | None, int | None]:
+    """Return what is known of the signed links of some files.
+
+    Returns:
+        The earliest expiry in Unix seconds, None if none is known; and the bytes of the files whose links
+        expire, None if the size of one of them is not known.
+    """
+    first: float | None = None
+    total: int | None = 0
+    for entry in entries:
+        if (when := first_expiry([entry])) is not None:
+            first = when if first is None else min(first, when)
+            total = None if total is None or entry.size is None else total + entry.size
+    return first, total

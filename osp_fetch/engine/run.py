@@ -30,7 +30,7 @@ from .context import Context
 from .failed import FailedJobs
 from .file import FetchOne, FileFetcher, Job
 from .host_queues import HostQueues
-from .rows import PAGE, digest_of, first_expiry, is_present, pages, present_outcome
+from .rows import PAGE, digest_of, expiries, first_expiry, is_present, pages, present_outcome
 
 _PROBES = 8  # while there are other jobs, every eighth that starts may probe a host that does not answer
 _LOOK = 1.0  # seconds after which fresh links are noticed
@@ -335,7 +335,7 @@ class Run:
         sizes = [entry.size for entry in entries if entry.size is not None]
         known = zip(entries, records, strict=True)  # the links of finished files do not matter any more
         missing = [entry for entry, record in known if record is None or not record.published]
-        self._context.observe(events.RowsRead(len(rows), len(sizes), sum(sizes), first_expiry(missing)))
+        self._context.observe(events.RowsRead(len(rows), len(sizes), sum(sizes), *expiries(missing)))
 
     def _finish(self, outcome: Outcome) -> None:
         self._context.observe(events.Finished(outcome))

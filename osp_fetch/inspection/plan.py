@@ -49,6 +49,7 @@ class Plan:
         hosts: Host → number of files that it serves.
         expires_first: When the first link expires, None if no link states it.
         expires_last: When the last link expires.
+        expiring_bytes: Bytes to fetch from links that expire, without the files of unknown size.
         free: Free bytes on the file system of the output folder, None for a bucket, or the disks of nodes.
         parts: Parts that are uploaded to a bucket; a file of one part, or of unknown size, counts as one.
         widest_part: Bytes of the largest part.
@@ -80,6 +81,7 @@ class Plan:
     hosts: Counter[str] = field(default_factory=Counter)
     expires_first: float | None = None
     expires_last: float | None = None
+    expiring_bytes: int = 0
     free: int | None = 0
     parts: int = 0
     widest_part: int = 0
@@ -190,8 +192,9 @@ def _count_page(
         _count(made, entry, record)
         if isinstance(place, BucketPlace):
             _count_parts(made, entry, record)
-        if there and not again(entry.path):
-            _count_held(made, entry, record, there)
+        held = _count_held(made, entry, record, there) if there and not again(entry.path) else 0
+        if held is not None:
+            _count_expiry(made, entry, record, held)
 
 
 def _count(made: Plan, entry: Entry, record: Record | None) -> None:
@@ -207,10 +210,17 @@ def _count(made: Plan, entry: Entry, record: Record | None) -> None:
     if is_piece(entry.path):
         made.archives += 1
         made.archives_bytes += length or 0
-    for url in entry.urls:
-        if "?" in url and (dies := urls.expiry(url)) is not None:
-            made.expires_first = min(made.expires_first or dies, dies)
-            made.expires_last = max(made.expires_last or dies, dies)
+
+
+def _count_expiry(made: Plan, entry: Entry, record: Record | None, held: int) -> None:
+    """Count when the links of a missing file expire, and the bytes that come from such links."""
+    expires = [when for url in entry.urls if "?" in url and (when := urls.expiry(url)) is not None]
+    if not expires:
+        return
+    made.expires_first = min(expires if made.expires_first is None else [made.expires_first, *expires])
+    made.expires_last = max(expires if made.expires_last is None else [made.expires_last, *expires])
+    length = entry.size if entry.size is not None else record.length if record else None
+    made.expiring_bytes += max(0, (length or 0) - held)
 
 
 def _count_parts(made: Plan, entry: Entry, record: Record | None) -> None:
@@ -221,8 +231,13 @@ def _count_parts(made: Plan, entry: Entry, record: Record | None) -> None:
     made.widest_part = max(made.widest_part, each)
 
 
-def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -> None:
-    """Count what the output folder holds of one file, by the decisions that `get` makes."""
+def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -> int | None:
+    """Count what the output folder holds of one file, by the decisions that `get` makes.
+
+    Returns:
+        The bytes held, None if the file is present.
+    """
+    held = 0
     place = there.place
     seen = place.look(entry.path)
     tombstone = place.tombstone(entry.path) if record and record.published and seen is None else None
@@ -232,7 +247,7 @@ def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -
         if tombstone is not None and is_piece(entry.path):  # unpacked and deleted
             made.archives -= 1
             made.archives_bytes -= (entry.size if entry.size is not None else record.length) or 0
-        return
+        return None
     made.resolves += "/resolve/" in entry.urls[0]
     if record and record.published:
         made.gone += seen is None and tombstone is None
@@ -246,3 +261,4 @@ def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -
         made.foreign_count += 1
         if len(made.foreign) < _BAD_SHOWN:
             made.foreign.append(entry.path)
+    return held

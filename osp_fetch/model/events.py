@@ -58,13 +58,15 @@ class RowsRead:
         rows: number of rows in the page.
         sized: number of those rows that state a size.
         bytes: sum of the stated sizes, in bytes.
-        expires: earliest expiry of the signed links in the page, in Unix seconds; None if none is known.
+        expires: earliest expiry of the links of its unfinished files, in Unix seconds; None if not known.
+        expiring: bytes of its unfinished files whose links expire; None if not all sizes are known.
     """
 
     rows: int
     sized: int
     bytes: int
     expires: float | None = None
+    expiring: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

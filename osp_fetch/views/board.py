@@ -51,6 +51,7 @@ class Board:
         retries: Cause → number of retries.
         failures: Cause → number of files that failed or are parked.
         expires: Unix seconds when the first link expires, None if unknown.
+        expiring: Bytes of unfinished files whose links expire; None if that is not known.
         set_aside: The first of the user's files that were moved out of the way.
         set_aside_count: Number of all such files.
         last_trouble: The most recent problem, in words.
@@ -82,6 +83,7 @@ class Board:
     retries: Counter[str] = field(default_factory=Counter)
     failures: Counter[str] = field(default_factory=Counter)
     expires: float | None = None
+    expiring: int | None = 0
     set_aside: list[events.SetAside] = field(default_factory=list)
     set_aside_count: int = 0
     decoded: list[events.Decoded] = field(default_factory=list)
@@ -124,12 +126,13 @@ class Board:
                 self.done -= count
                 if path in self.files:
                     self.files[path].held -= count
-            case events.RowsRead(rows, sized, count, expires):
+            case events.RowsRead(rows, sized, count, expires, expiring):
                 self.rows += rows
                 self.rows_final = False  # a manifest may be added after the end of another one
                 self.sized += sized
                 self.stated += count
                 self.expires = min(filter(None, (self.expires, expires)), default=None)
+                self._expiring(expires, expiring)
             case events.LimitChanged(host, connections, why):
                 self.levels[host] = (connections, why)
             case events.ManifestEnded():
@@ -187,6 +190,10 @@ class Board:
                 self.last_trouble = f"waiting for disk space: {why}"
             case _:
                 pass
+
+    def _expiring(self, expires: float | None, expiring: int | None) -> None:
+        if expires is not None and self.expiring is not None:
+            self.expiring = None if expiring is None else self.expiring + expiring
 
     def _wrote(self, event: events.Wrote) -> None:
         self.received += event.count

@@ -46,6 +46,7 @@ class Look:
         expires: when the first link expires in Unix seconds, None if unknown.
         room: bytes that may still be written to the disk, None if unknown.
         wall: Unix seconds; None if `now` is.
+        expiring: bytes to fetch from links that expire; None if that is not known.
     """
 
     now: float
@@ -56,6 +57,7 @@ class Look:
     expires: float | None = None
     room: int | None = None
     wall: float | None = None
+    expiring: int | None = None
 
 
 class Gate:
@@ -210,21 +212,22 @@ class Notices:
         rate, now = self._pace.rate(), look.now + self._ahead
         if rate is None or not look.left or look.expires is None or look.expires <= now:
             return []
-        short = look.left - rate * (look.expires - now)
-        if short <= look.left * _MARGIN or self._told_expiry == look.expires:
+        left = look.left if look.expiring is None else min(look.left, look.expiring)
+        short = left - rate * (look.expires - now)
+        if short <= left * _MARGIN or self._told_expiry == look.expires:
             return []
         size, when = formatting.size(short), formatting.moment(look.expires)
         known = f"{look.known} " if look.known else ""
-        left, time_left = formatting.size(look.left), formatting.duration(look.expires - now)
+        amount, time_left = formatting.size(left), formatting.duration(look.expires - now)
         text = (
-            f"{known}{size} of the {left} that are left will not be here when the links expire at {when}, "
+            f"{known}{size} of the {amount} that are left will not be here when the links expire at {when}, "
             f"in {time_left}: the rate of the last {formatting.duration(self._limits.pace)} is "
             f"{formatting.size(rate)}/s. Get a fresh link file, and put it in place of the old one; the run "
             "continues with it."
         )
         made = self._notice_of(
             Kind.LINKS_DYING, look.now, f"{size} will not make it before {when}", text, short=round(short),
-            left=look.left, bytes_per_second=round(rate), expires=look.expires,
+            left=left, bytes_per_second=round(rate), expires=look.expires,
         )  # fmt: skip
         if made:
             self._told_expiry = look.expires

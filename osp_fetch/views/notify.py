@@ -95,4 +95,4 @@ def look_at(board: Board, now: float, room: int | None, wall: float | None = Non
     total = board.total if board.exact or board.sized >= _SIZED else None
     left = None if total is None else max(0, total - board.done)
     known = "" if board.exact else "About" if board.rows_final else "At least"
-    return Look(now, board.received, board.finished, left, known, board.expires, room, wall)
+    return Look(now, board.received, board.finished, left, known, board.expires, room, wall, board.expiring)
