@@ -147,7 +147,12 @@ _OPTIONS: Final = (
     _option(
         "--profiles", metavar="FILE|none", help="File with the results of bench --save; none to ignore it."
     ),
-    _option("-c", "--config", metavar="FILE", help="TOML file with settings; for examples see configs/."),
+    _option(
+        "-c",
+        "--config",
+        metavar="FILE",
+        help="TOML file with settings, or a preset: sa1b, huggingface, polite.",
+    ),
     _option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Change one setting (repeatable)."),
     _option("--json", "as_json", is_flag=True, help="Print the result as one JSON document."),
 )
