@@ -26,9 +26,10 @@ from tests.fleet import Fleet, Make, fleets, served, tree
 from tests.origin import Origin, noise, slow
 
 MIB = 1 << 20
-LARGE = {"large": noise(96 * MIB + 7, 1)}
-# "a" is the first node and has the file; the other one helps
+LARGE = {"large": noise(80 * MIB + 7, 1)}
 ADDRESSES = {"a": "127.0.0.10", "b": "127.0.0.11"}
+# Bytes per second of a connection: of the node with the file until the other one helps, and then of both.
+ALONE, BOTH = 0.5 * MIB, 2 * MIB
 
 
 @pytest.fixture
@@ -50,108 +51,128 @@ def left(run: Fleet) -> list[Path]:
     return [place for place in run.root.rglob("ranges/*") if place.is_file()]
 
 
-def begin(fleet: Make, origin: Origin, fault: Any, **more: Any) -> Fleet:
-    """Begin to fetch the large file with one node, in small parts, and let a second node come."""
-    limits = {"part_size": "1MiB", "per_host": 8, "connections": 8}
-    run = fleet("a", sources=ADDRESSES, settings=quick(limits=limits), **more)
-    run.start(served(origin, LARGE, fault))
-    return run
+class Pair:
+    """A run over two nodes, of which one gets the large file and the other one has nothing to do.
 
+    Args:
+        to_helper: How the helper is served; None for a plain reply.
+    """
 
-async def until_it_helps(run: Fleet, count: int = 1) -> None:
-    """Let the node "b" come when "a" has begun, and wait until it has received bytes for it."""
-    await run.until(lambda: run.received() > 0)
-    run.nodes.add("b")
-    await run.until(lambda: of_nodes(run)["b"] >= count)
+    def __init__(self, fleet: Make, origin: Origin, to_helper: Any = None, **more: Any) -> None:
+        limits = {"part_size": "1MiB", "per_host": 8, "connections": 8}
+        self.run = fleet("a", "b", sources=ADDRESSES, settings=quick(limits=limits), **more)
+        self._to_helper = to_helper
+        self.run.start(served(origin, LARGE, self._serve))
+
+    async def _serve(self, exchange: Exchange, page: o.Page) -> None:
+        address, _ = exchange.writer.get_extra_info("peername")
+        if address == ADDRESSES[self.owner]:
+            is_helped = any(isinstance(each, events.RangeAssigned) for each in self.run.seen)
+            await exchange.serve(Blob(page.data), page.headers, rate=BOTH if is_helped else ALONE)
+        elif self._to_helper is not None:
+            await self._to_helper(exchange, page)
+        else:
+            await exchange.serve(Blob(page.data), page.headers, rate=BOTH)
+
+    @property
+    def owner(self) -> str:
+        """The node that has the file."""
+        return next(each.node for each in self.run.seen if isinstance(each, events.FileAssigned))
+
+    @property
+    def helper(self) -> str:
+        return "b" if self.owner == "a" else "a"
+
+    def helped(self) -> int:
+        """Return the bytes that the helper has received."""
+        return of_nodes(self.run)[self.helper] if self.run.received() else 0
+
+    async def until_helped(self, count: int = 1) -> None:
+        await self.run.until(lambda: self.helped() >= count)
 
 
 async def test_an_idle_node_fetches_ranges_of_the_last_file_of_another(origin: Origin, fleet: Make) -> None:
     board = Board()
-    run = begin(fleet, origin, slow(MIB), observers=[board])
-    await until_it_helps(run, 8 * MIB)
-    board.nodes.sample(1.0, 5.0)
-    (a, b) = sorted(board.nodes.lines(), key=lambda line: line.name)
-    assert (a.files, b.files) == (1, 0)
-    assert b.connections > 0
+    pair = Pair(fleet, origin, observers=[board])
+    run = pair.run
+    await pair.until_helped(8 * MIB)
+    lines = {line.name: line for line in board.nodes.lines()}
+    assert {name: line.files for name, line in lines.items()} == {pair.owner: 1, pair.helper: 0}
+    assert lines[pair.helper].connections > 0
     await run.work
     assert run.counts() == {Status.FETCHED: 1}
     assert tree(run.root) == LARGE
     received = of_nodes(run)
-    assert received["b"] > 16 * MIB
+    assert received[pair.helper] > 16 * MIB
     assert received.total() < 1.05 * len(LARGE["large"])
-    assert b.received == received["b"]
-    assert a.received == received[""]
-    assert any(isinstance(each, events.RangeAssigned) and each.node == "b" for each in run.seen)
+    assert lines[pair.helper].received == received[pair.helper]
+    assert lines[pair.owner].received == received[""]
+    ranges = [each for each in run.seen if isinstance(each, events.RangeAssigned)]
+    assert {each.node for each in ranges} == {pair.helper}
     assert not (run.root / ".osp-fetch" / "nodes").exists()
 
 
 async def test_what_a_killed_helper_had_is_fetched_by_the_other_node(origin: Origin, fleet: Make) -> None:
-    run = begin(fleet, origin, slow(MIB))
-    await until_it_helps(run, 2 * MIB)
-    run.nodes.signal("b", signal.SIGKILL)
-    await run.work
-    assert run.counts() == {Status.FETCHED: 1}
-    assert tree(run.root) == LARGE
+    pair = Pair(fleet, origin)
+    await pair.until_helped(2 * MIB)
+    pair.run.nodes.signal(pair.helper, signal.SIGKILL)
+    await pair.run.work
+    assert pair.run.counts() == {Status.FETCHED: 1}
+    assert tree(pair.run.root) == LARGE
 
 
 async def test_a_frozen_helper_holds_nothing_up_and_changes_nothing_when_it_wakes(
     origin: Origin, fleet: Make
 ) -> None:
-    run = begin(fleet, origin, slow(MIB), patience=4.0, in_reach=False)
-    await until_it_helps(run, 2 * MIB)
-    run.nodes.signal("b", signal.SIGSTOP)
+    pair = Pair(fleet, origin, patience=4.0, in_reach=False)
+    run = pair.run
+    await pair.until_helped(2 * MIB)
+    run.nodes.signal(pair.helper, signal.SIGSTOP)
     await run.until(lambda: any(isinstance(each, events.NodeLeft) for each in run.seen))
-    run.nodes.signal("b", signal.SIGCONT)
+    run.nodes.signal(pair.helper, signal.SIGCONT)
     await run.work
-    await run.nodes.processes["b"].wait()
+    await run.nodes.processes[pair.helper].wait()
     assert run.counts() == {Status.FETCHED: 1}
     assert tree(run.root) == LARGE
 
 
 async def test_the_file_of_a_killed_node_goes_on_at_its_helper(origin: Origin, fleet: Make) -> None:
-    run = begin(fleet, origin, slow(MIB))
-    await until_it_helps(run, 2 * MIB)
-    run.nodes.signal("a", signal.SIGKILL)
-    await run.work
-    assert run.counts() == {Status.FETCHED: 1}
-    assert tree(run.root) == LARGE
-    assert not left(run)
+    pair = Pair(fleet, origin)
+    await pair.until_helped(2 * MIB)
+    pair.run.nodes.signal(pair.owner, signal.SIGKILL)
+    await pair.run.work
+    assert pair.run.counts() == {Status.FETCHED: 1}
+    assert tree(pair.run.root) == LARGE
+    assert not left(pair.run)
 
 
 async def test_wrong_bytes_of_a_helper_are_not_published_and_it_gets_no_more_of_the_file(
     origin: Origin, fleet: Make
 ) -> None:
-    async def by_node(exchange: Exchange, page: o.Page) -> None:
-        address, _ = exchange.writer.get_extra_info("peername")
-        data = bytes(len(page.data)) if address == ADDRESSES["b"] else page.data
-        await exchange.serve(Blob(data), page.headers, rate=2 * MIB)
+    async def wrong(exchange: Exchange, page: o.Page) -> None:
+        await exchange.serve(Blob(bytes(len(page.data))), page.headers)
 
-    run = begin(fleet, origin, by_node)
-    await until_it_helps(run)
-    await run.work
-    assert run.counts() == {Status.FETCHED: 1}
-    assert tree(run.root) == LARGE
-    lost = next(n for n, each in enumerate(run.seen) if isinstance(each, events.Lost))
-    assert not [each for each in run.seen[lost:] if isinstance(each, events.RangeAssigned)]
+    pair = Pair(fleet, origin, wrong)
+    await pair.until_helped()
+    await pair.run.work
+    assert pair.run.counts() == {Status.FETCHED: 1}
+    assert tree(pair.run.root) == LARGE
+    seen = pair.run.seen
+    lost = next(n for n, each in enumerate(seen) if isinstance(each, events.Lost))
+    assert not [each for each in seen[lost:] if isinstance(each, events.RangeAssigned)]
 
 
 async def test_a_range_that_the_server_refuses_a_helper_is_fetched_by_the_node_with_the_file(
     origin: Origin, fleet: Make
 ) -> None:
-    async def by_node(exchange: Exchange, page: o.Page) -> None:
-        address, _ = exchange.writer.get_extra_info("peername")
-        if address == ADDRESSES["b"]:
-            await exchange.answer(403, "not you", {"Content-Type": "text/plain"})
-        else:
-            await exchange.serve(Blob(page.data), page.headers, rate=MIB)
+    async def refused(exchange: Exchange, page: o.Page) -> None:
+        await exchange.answer(403, "not you", {"Content-Type": "text/plain"})
 
-    run = begin(fleet, origin, by_node)
-    await run.until(lambda: run.received() > 0)
-    run.nodes.add("b")
-    await run.work
-    assert run.counts() == {Status.FETCHED: 1}
-    assert tree(run.root) == LARGE
-    assert 0 < sum(isinstance(each, events.RangeAssigned) for each in run.seen) <= 4
+    pair = Pair(fleet, origin, refused)
+    await pair.run.work
+    assert pair.run.counts() == {Status.FETCHED: 1}
+    assert tree(pair.run.root) == LARGE
+    assert 0 < sum(isinstance(each, events.RangeAssigned) for each in pair.run.seen) <= 4
 
 
 async def test_without_a_digest_or_a_validator_no_range_is_lent(origin: Origin, fleet: Make) -> None:
