@@ -15,8 +15,9 @@ from osp_fetch import Event, Status, fetch_all
 from osp_fetch.demo.server import Blob, Exchange, Server
 from osp_fetch.demo.sources import MetaCdn
 from osp_fetch.model import events
-from osp_fetch.model.entry import Entry
+from osp_fetch.model.entry import Entry, entry
 from osp_fetch.model.errors import ManifestError
+from osp_fetch.sources.link_files import _other
 from osp_fetch.sources.resolve import Options, resolve
 from tests.conftest import quick
 from tests.origin import Origin, noise
@@ -251,10 +252,10 @@ async def test_a_command_whose_links_brought_bytes_is_run_again_and_older_links_
 
     async with Server(handle) as server:
         links, count = tmp_path / "links.tsv", tmp_path / "count"
-        later = int(time.time()) + 3600
+        past = int(time.time()) - 3600  # the file has links of long ago when the command has brought others
 
         def link(number: int) -> str:
-            return f"file_name\tcdn_link\nf\t{server.url}/f?Expires={later + number}&Signature=s{number}\n"
+            return f"file_name\tcdn_link\nf\t{server.url}/f?Expires={past + number}&Signature=s{number}\n"
 
         links.write_text(link(0))
         count.write_text("0")
@@ -262,7 +263,7 @@ async def test_a_command_whose_links_brought_bytes_is_run_again_and_older_links_
         script.write_text(
             f"from pathlib import Path\ncount = Path({str(count)!r})\nn = int(count.read_text()) + 1\n"
             f"count.write_text(str(n))\nprint('file_name\\tcdn_link')\n"
-            f"print(f'f\\t{server.url}/f?Expires={{{later} + n}}&Signature=s{{n}}')\n"
+            f"print(f'f\\t{server.url}/f?Expires={{{past} + n}}&Signature=s{{n}}')\n"
         )
         settings = quick(
             links={"command": f"{sys.executable} {script}"}, limits={"per_host": 1}, retry={"attempts": 1}
@@ -271,3 +272,13 @@ async def test_a_command_whose_links_brought_bytes_is_run_again_and_older_links_
     assert report.ok, report.failures
     assert (tmp_path / "out/f").read_bytes() == data
     assert list(dict.fromkeys(tried)) == [f"s{n}" for n in range(len(set(tried)))], "no older link came back"
+
+
+def test_links_that_live_shorter_than_the_refused_ones_are_taken() -> None:
+    now = int(time.time())
+    links = [f"http://h/f?Expires={now + seconds}&Signature={seconds}" for seconds in (900_000, 60, -900_000)]
+    known, fresh, old = (entry("f", link) for link in links)
+    renewed = _other(known, fresh)
+    assert renewed is not None
+    assert renewed.urls == fresh.urls
+    assert _other(known, old) is None

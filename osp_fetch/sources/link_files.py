@@ -186,10 +186,13 @@ def _other(entry: Entry, fresh: Entry | None) -> Entry | None:
 
 
 def _is_older(fresh: Entry, entry: Entry) -> bool:
-    """Return whether all links of `fresh` expire before those that `entry` has, as in a file of long ago."""
+    """Return whether all links of `fresh` have expired, and before those of `entry`: a file of long ago.
+
+    Links that live shorter than those before are taken: a server may refuse a link before it expires.
+    """
     found, known = ([expiry(url) for url in each.urls] for each in (fresh, entry))
     times, last = [when for when in found if when is not None], max(filter(None, known), default=None)
-    return last is not None and len(times) == len(found) and max(times) < last
+    return last is not None and len(times) == len(found) and max(times) < min(last, time.time())
 
 
 def _path(url: str) -> str:
