@@ -25,7 +25,7 @@ from osp_fetch.model.errors import FolderBusyError, Remedy, StorageError
 from osp_fetch.model.report import Outcome
 from osp_fetch.network.transport import HttpTransport
 from osp_fetch.storage.folder.disk import Disk
-from osp_fetch.storage.folder.run_lock import RunLock
+from osp_fetch.storage.folder.run_lock import RunLock, owners_of
 from osp_fetch.storage.folder.space import Space
 from osp_fetch.storage.folder.store import FolderStore
 from tests.conftest import quick
@@ -162,6 +162,31 @@ def test_a_lock_left_by_another_host_counts_while_that_lives(tmp_path: Path, ali
         over.set()
         if alive:
             other.join()
+
+
+def test_the_runs_of_other_hosts_are_those_whose_locks_are_touched(tmp_path: Path) -> None:
+    states = [tmp_path / ".osp-fetch/shards" / f"{number}-of-4" for number in range(1, 5)]
+    for state, host in zip(states, ("dead", "left", "alive", "none"), strict=True):
+        state.mkdir(parents=True)
+        (state / "lock").write_text(json.dumps({"pid": 1, "host": host, "since": 0}))
+    (states[3] / "lock").write_text("")
+    over = threading.Event()
+
+    def live() -> None:
+        while not over.wait(0.01):
+            os.utime(states[2] / "lock")
+
+    other = threading.Thread(target=live)
+    with RunLock(states[1], beat=0.1):  # a run of this host has the folder that another one left
+        other.start()
+        try:
+            dead, here, alive, none = owners_of(states, beat=0.1)
+        finally:
+            over.set()
+            other.join()
+    assert (dead, none) == (None, None)
+    assert f"process {os.getpid()}" in (here or "")
+    assert "on alive" in (alive or "")
 
 
 def test_a_lock_shows_that_it_lives(tmp_path: Path) -> None:

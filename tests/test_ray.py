@@ -234,10 +234,13 @@ async def test_an_address_that_nobody_answers_is_one_sentence(command: Command, 
     assert "Traceback" not in done.stderr
 
 
-async def test_auto_does_not_wait_for_a_head_that_has_died(command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9"])
+async def test_auto_does_not_wait_for_a_head_that_has_died(
+    command: Command, tmp_path: Path, address: str
+) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     words = ("get", "http://127.0.0.1:9/x", "-o", tmp_path / "out", "--engine", "ray")
-    done = await asyncio.to_thread(command, *words, RAY_ADDRESS="127.0.0.1:9")
+    done = await asyncio.to_thread(command, *words, RAY_ADDRESS=address)
     assert done.returncode == 2, done.stderr
     assert "no Ray cluster answers at" in done.stderr
 

@@ -7,6 +7,7 @@ only by a run that saw all its members.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import tarfile
@@ -252,6 +253,31 @@ def test_a_newer_version_replaces_the_members_of_the_older_one_and_no_others(fol
     assert tree(folder / "out") == {"a": b"edited", "d/b": b"2"}
 
 
+class FullDisk(Disk):
+    """A disk on which no file gets the name `name`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def rename_new(self, place: Path | str, final: Path | str) -> None:
+        if Path(final).name == self.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        super().rename_new(place, final)
+
+
+def test_a_newer_version_that_cannot_be_published_leaves_the_older_one_in_place(folder: Path) -> None:
+    job(folder, "x.tar")
+    (folder / "x.tar").write_bytes(tar_bytes({"a": b"newer", "d/b": b"newer", "new": b"3"}))
+    (archive,) = archives(["x.tar"])
+    request = UnpackOptions(into="out").job(folder, archive)
+    with pytest.raises(StorageError):
+        unpack(request, FullDisk("new"))
+    assert tree(folder / "out") == {"a": b"1", "d/b": b"2"}
+    assert tree(folder / ".osp-fetch/replaced") == {}
+    assert unpack(request).members == 3
+    assert tree(folder / "out") == {"a": b"newer", "d/b": b"newer", "new": b"3"}
+
+
 def test_an_archive_of_the_same_size_and_time_is_distinguished_from_the_old_one(folder: Path) -> None:
     job(folder, "x.tar")
     seen = (folder / "x.tar").stat()
@@ -399,6 +425,24 @@ def test_compressed_streams_after_another_are_read_or_broken(
         assert tree(tmp_path / "out") == one | two
     (tmp_path / "y.tar").write_bytes(tar_bytes(one, mode) + tar_bytes(two))
     assert job(tmp_path, "y.tar", into="y").broken
+
+
+def test_a_zstd_archive_is_read_to_its_end_or_broken(tmp_path: Path) -> None:
+    zstandard = pytest.importorskip("zstandard")
+    one, two = {"a": os.urandom(300_000)}, {"b": b"2" * 5000}
+    packed = [zstandard.ZstdCompressor(write_checksum=True).compress(tar_bytes(each)) for each in (one, two)]
+    whole = b"".join(packed)
+    (tmp_path / "x.tar").write_bytes(whole)
+    assert job(tmp_path, "x.tar").broken is None
+    assert tree(tmp_path / "out") == one | two
+    damaged = bytearray(whole)
+    damaged[150_000] ^= 1
+    for name, data in (("short", whole[:-3]), ("damaged", bytes(damaged)), ("more", whole + b"XX")):
+        (tmp_path / f"{name}.tar").write_bytes(data)
+        done = job(tmp_path, f"{name}.tar", into=name, delete_after=True)
+        assert done.broken, name
+        assert (tmp_path / f"{name}.tar").exists()
+        assert not (tmp_path / name).exists()
 
 
 def test_a_zip_after_another_is_broken(tmp_path: Path) -> None:

@@ -136,19 +136,17 @@ class _Unpacking:
         self._done: dict[str, UnpackedFile] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(_AT_ONCE)
-        self._is_partly_gone = False
 
     async def run(self) -> Unpacked:
         """Unpack the archive if its mark does not say that it is unpacked already."""
         mark, listed = await self._mark()
         pieces = [await self._archives.piece(RelativePath(path)) for path in self._job.archive.pieces]
         is_same = mark is not None and self._is_archive_of(mark, pieces)
-        # a run was killed while deleting it: an archive that has come back is no request to delete it again
-        self._is_partly_gone = not all(pieces)
         if mark is not None and is_same:
             self._there = await self._present(listed)
             if len(self._there) == mark.files:
-                return await self._finish(mark, already=True)
+                # a run was killed while deleting it; one that has come back is no request to delete it again
+                return await self._finish(mark, already=True, delete=mark.deleted and not all(pieces))
         if not all(pieces):
             return self._without_archive(mark, len(listed) - len(self._there))
         if self._job.archive.problem:
@@ -350,9 +348,9 @@ class _Unpacking:
 
     # the end
 
-    async def _finish(self, mark: Mark, *, already: bool) -> Unpacked:
+    async def _finish(self, mark: Mark, *, already: bool, delete: bool = False) -> Unpacked:
         deleted, note = False, None
-        if self._job.delete_after or (mark.deleted and already and self._is_partly_gone):
+        if self._job.delete_after or delete:
             why = mark.doubt
             if not already and not why:  # another writer, or the store, may have lost one since
                 there = await self._present(self._done)

@@ -14,8 +14,8 @@ from .marks import MOST_NAMED, Mark
 _PAGE: Final = 1000  # objects whose states are looked at together
 
 
-class Place(Protocol):
-    """A bucket as it is now; `inspection.place.BucketPlace` is one."""
+class ObjectStates(Protocol):
+    """The objects of a bucket as they are now; `inspection.place.BucketPlace` is one."""
 
     def note(self, name: str) -> bytes | None:
         """Return a small object of osp-fetch itself, None if there is none."""
@@ -30,7 +30,7 @@ class Place(Protocol):
         ...
 
 
-def lost_in_bucket(place: Place, paths: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+def lost_in_bucket(place: ObjectStates, paths: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each archive that has lost members since it was deleted, and those members.
 
     Args:
@@ -49,7 +49,7 @@ def lost_in_bucket(place: Place, paths: Iterable[str]) -> Iterator[tuple[str, li
             yield name, lost
 
 
-def _missing(place: Place, name: str, mark: Mark) -> list[str]:
+def _missing(place: ObjectStates, name: str, mark: Mark) -> list[str]:
     """Return the members of an archive that are gone or changed, as `MarkFile.missing` does in a folder."""
     members = marks.read_members(io.BytesIO(place.note(f"unpacked/{name}.members.gz") or b""))
     lost: list[str] = []

@@ -7,7 +7,9 @@ import gzip
 import io
 import lzma
 from collections.abc import Callable
-from typing import IO, Any, Final, cast
+from typing import IO, Final, cast
+
+from ..sources.opening import zstd_reader
 
 _BLOCK: Final = 1 << 20  # bytes per read
 
@@ -28,16 +30,15 @@ def decompressed(joined: io.RawIOBase) -> IO[bytes]:
     if magic.startswith(b"\xfd7zXZ\0"):
         return _decompressed(cast("IO[bytes]", buffered), lzma.LZMADecompressor)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        return _zstd(buffered)
+        return _zstd(cast("IO[bytes]", buffered))
     return buffered
 
 
-def _zstd(buffered: Any) -> IO[bytes]:
+def _zstd(buffered: IO[bytes]) -> IO[bytes]:
     try:
-        import zstandard
+        return cast("IO[bytes]", io.BufferedReader(zstd_reader(buffered), _BLOCK))
     except ImportError:
         raise ValueError("it is compressed with zstd; run: pip install 'osp-fetch[zstd]'") from None
-    return cast("IO[bytes]", zstandard.ZstdDecompressor().stream_reader(buffered, read_across_frames=True))
 
 
 _MakeDecompressor = Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]

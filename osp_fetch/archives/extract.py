@@ -333,10 +333,8 @@ class _Unpacking:
             if decision is Decision.KEEP:
                 older.append(final)
             found.append(looks)
-        for final in older:
-            ownership.set_aside(self.disk, self.root, final.relative_to(self.root).as_posix())
+        self._move(moves, older, durable=plan.durable)
         self._older = len(older)
-        self._move(moves, folders, durable=plan.durable)
         return found
 
     def _decide(self, place: Path, final: Path, member: UnpackedFile) -> tuple[Decision, UnpackedFile]:
@@ -354,20 +352,23 @@ class _Unpacking:
         )
         return decision, member if decision is Decision.KEEP else looks
 
-    def _move(self, moves: list[tuple[Path, Path]], folders: _Folders, *, durable: bool) -> None:
+    def _move(self, moves: list[tuple[Path, Path]], older: list[Path], *, durable: bool) -> None:
+        """Set the files of an earlier version aside, and rename the members; undo both after an error."""
         done: list[tuple[Path, Path]] = []
         try:
+            for final in older:
+                kept = ownership.set_aside(self.disk, self.root, final.relative_to(self.root).as_posix())
+                done.append((final, self.root / kept))
             for place, final in moves:
                 self.disk.make_folder(final.parent, durable=durable, below=self.root)
                 self.disk.rename_new(place, final)
                 done.append((place, final))
-        except OSError as error:
-            # another process has created a file under a final name: undo the renames
-            for place, final in done:
+        except OSError as error:  # another process has created a file under a final name, for example
+            for before, now in reversed(done):
                 with suppress(OSError):
-                    self.disk.rename_new(final, place)
+                    self.disk.rename_new(now, before)
             if isinstance(error, FileExistsError):
-                raise self._conflict(moves[len(done)][1]) from None
+                raise self._conflict(final) from None
             raise
         if durable:
             for folder in {final.parent for _, final in moves}:

@@ -1,4 +1,4 @@
-"""A store that discards bytes and a ledger that keeps nothing, for `bench --no-disk`: the network alone."""
+"""A store that discards bytes, for `bench --no-disk`: the network alone."""
 
 from __future__ import annotations
 
@@ -11,32 +11,19 @@ from ..model.digest import Digest
 from ..model.entry import RelativePath
 from ..model.protocols import Copies, Files, Hashing, Lost, Memory, Partial, SetAsideFiles, SmallFiles
 from ..model.ranges import ByteRange, RangeSet
-from ..model.record import Examined, Placed, Published, Record
+from ..model.record import Examined, Placed, Published
+from ..storage.folder.hashing import NoHashing
 
 
 def _placed(length: int) -> Placed:
     return Placed(Published(length, time.time_ns()))
 
 
-class _NoHashing:
-    """Computes no digest."""
-
-    def advance(self, frontier: int, length: int | None) -> None:
-        """Do nothing."""
-
-    async def digests(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
-        """Return no digest. The entries of a discarding run state none."""
-        return {}, ()
-
-    async def reset(self) -> None:
-        """Do nothing."""
-
-
 class _DiscardingPartial:
     """A file whose bytes are discarded."""
 
     def __init__(self) -> None:
-        self.hashing: Hashing = _NoHashing()
+        self.hashing: Hashing = NoHashing()
 
     async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         """Discard `data`."""
@@ -170,14 +157,3 @@ class DiscardingStore:
     async def room(self) -> int:
         """Return the largest number of bytes: nothing takes space."""
         return sys.maxsize
-
-
-class NoLedger:
-    """A ledger without records."""
-
-    async def get(self, paths: Sequence[RelativePath]) -> list[Record | None]:
-        """Return None for each path."""
-        return [None] * len(paths)
-
-    async def put(self, record: Record) -> None:
-        """Do nothing."""

@@ -36,6 +36,7 @@ _SLOW_SYNC: Final = 0.02
 _MANY_CORES: Final = 8
 # Connections that "auto" tries at most.
 _CONNECTIONS: Final = 128
+_NO_RUN: Final[dict[str, Any]] = {"state": None, "owner": None}
 
 ADVICE: Final[Mapping[str, str]] = {
     "rate limit": "Raise it: osp-fetch ctl DIR rate RATE, or --limit-rate.",
@@ -90,8 +91,7 @@ def diagnosis(
     runs: list[Mapping[str, Any]] = [each["state"] for each in chosen]
     run = runs[0] if runs else None
     found = [
-        *(finding for each in chosen for finding in _of_run(each["state"], each["owner"])),
-        *(() if runs else _of_run(None, None)),
+        *(finding for each in chosen or [_NO_RUN] for finding in _of_run(each["state"], each["owner"])),
         *_of_rate(run, settings, works=bool(running)),
         *_of_hosts(where, run),
         *_of_disk(run, disk),
@@ -171,7 +171,7 @@ def _of_hosts(where: Destination, run: Mapping[str, Any] | None) -> Iterator[Fin
 
 
 def _changed(past: HostPast) -> str:
-    why = f"{past.why} {past.limit}" if past.why.endswith("above") else past.why
+    why = formatting.limit_reason(past.why, past.limit)
     return f"{why} ({formatting.moment(past.changed or 0.0)}, {formatting.count(past.changes, 'change')})"
 
 

@@ -6,6 +6,7 @@ import statistics
 from collections import Counter
 from typing import Final
 
+from ..connections.limit import REFUSED
 from ..model import events
 from ..model.errors import FetchError, Remedy
 from ..model.report import Outcome, Status
@@ -111,7 +112,7 @@ class Meter:
                 self.trouble = why
             case events.LimitChanged(_, _, why):
                 self.moves += 1
-                self._is_lowered = self._is_lowered or why.startswith("refused")
+                self._is_lowered = self._is_lowered or why == REFUSED
             case events.Finished(outcome):
                 self._finished(outcome)
 

@@ -21,6 +21,7 @@ from typing import Final
 
 from ..api import fetch_all
 from ..assembly import context_over, reach_of
+from ..engine.range_transfer import NoLedger
 from ..engine.run import Run
 from ..model import events
 from ..model.entry import Entry, relative_path
@@ -28,7 +29,7 @@ from ..model.errors import TransferError
 from ..model.settings import Settings
 from ..options import FetchOptions, PlainOptions, StopToken
 from ..storage.folder.disk import storage_error
-from .discard import DiscardingStore, NoLedger
+from .discard import DiscardingStore
 from .levels import Level, Look
 from .meter import Meter, Windows, look_of
 

@@ -60,11 +60,12 @@ def command(folder: str, words: tuple[str, ...], as_json: bool, **flags: Any) ->
 
 def _states(root: Path, text: str | None) -> list[Path]:
     """Return the state folders of the runs that a command is for; at least one."""
-    from ..storage.folder.run_lock import owner_of, state_folder, state_folders
+    from ..storage.folder.run_lock import owners_of, state_folder, state_folders
 
     if text is not None:
         return [state_folder(root, shard(text, {}))]
-    owned = [state for state in state_folders(root) if owner_of(state) is not None]
+    states = state_folders(root)
+    owned = [state for state, owner in zip(states, owners_of(states), strict=True) if owner is not None]
     return owned or [state_folder(root)]
 
 

@@ -314,7 +314,7 @@ def _time(plan: Plan, rate: int | str) -> str | None:
     if not plan.missing_bytes or not (rate or plan.bytes_per_second):
         return None
     if isinstance(rate, str):
-        taken = _by_timetable(plan, rate)
+        taken = _by_timetable(plan.missing_bytes, rate, plan.bytes_per_second)
         if taken is None:
             return f"depends on the timetable of --limit-rate: {rate_limit(rate)}"
         return f"{least}{formatting.duration(taken)} by the timetable of --limit-rate: {rate_limit(rate)}"
@@ -323,14 +323,12 @@ def _time(plan: Plan, rate: int | str) -> str | None:
     return f"{least}{formatting.duration(plan.missing_bytes / pace)} at {at}, {formatting.size(pace)}/s"
 
 
-def _by_timetable(plan: Plan, rate: str) -> float | None:
-    """Return the seconds that a timetable lets the transfer take, None if that cannot be estimated."""
+def _by_timetable(count: int, rate: str, pace: float) -> float | None:
+    """Return the seconds that `count` bytes take by a timetable, None if that cannot be estimated."""
     from ..model.timetable import Timetable
 
     now = time.localtime()
-    return Timetable.of(rate).seconds(
-        plan.missing_bytes, now.tm_wday, now.tm_hour, now.tm_min, plan.bytes_per_second
-    )
+    return Timetable.of(rate).seconds(count, now.tm_wday, now.tm_hour, now.tm_min, pace)
 
 
 def _links(plan: Plan, rate: int | str) -> str:
@@ -345,10 +343,12 @@ def _links(plan: Plan, rate: int | str) -> str:
         said += f" (the last {formatting.moment(last)})"
     if plan.unsized:
         return f"{said}; some sizes are unknown, so the needed rate cannot be estimated"
-    needed = plan.expiring_bytes / (first - now)
+    count = plan.expiring_bytes
+    needed = count / (first - now)
     said += f"; finishing before that needs {formatting.size(needed)}/s"
     if rate:
-        taken = plan.missing_bytes / rate if isinstance(rate, int) else _by_timetable(plan, rate)
+        pace = plan.bytes_per_second
+        taken = count / rate if isinstance(rate, int) else _by_timetable(count, rate, pace)
         if taken is not None:
             said += ", within --limit-rate" if taken <= first - now else ", more than --limit-rate allows"
     return said

@@ -260,7 +260,7 @@ class Watching:
             if not (where.root / ".osp-fetch").is_dir():
                 return  # the run could not begin
             write_report(summary_at(where, self._made["settings"]), Path(self._flags["report"]))
-        except Exception as error:  # whatever it is, the run has ended, and its end is told next
+        except Exception as error:  # whatever it is, the run has ended, and its end is printed next
             is_known = isinstance(error, (FetchError, OSError))
             click.echo(f"--report: {error if is_known else f'a bug in osp-fetch ({error!r})'}", err=True)
 

@@ -8,7 +8,7 @@ cluster. `destinations` and `own_folders` say what becomes of a file that passes
 run, and `probe` says for `plan` what nodes would write to.
 `shares` is another way, without a coordinator: runs that share an output folder share a manifest by leases.
 
-The package may import everything below floor 5 of `tests/test_architecture.py`, as `workers` does. `ray` is
-imported in `ray_client` and `ray_nodes` only, inside functions.
+The package may import everything below floor 6 of `tests/test_architecture.py`, as `workers` does. `ray` is
+imported in `ray_nodes` only, inside functions.
 Start with `coordinator.Coordinator` and `pool.NodePool`.
 """

@@ -12,6 +12,7 @@ from ..model import events
 from ..model.errors import FetchError
 from ..workers import messages
 from ..workers.budget import Budget
+from ..workers.peer import say
 from .coordinator import Coordinator, State
 from .node import Node
 
@@ -53,6 +54,8 @@ class RangeLeases:
                 found = await self._lent(node)
                 if found is None or not await self._fetch(node, *found):
                     return
+        except Exception as error:  # of an observer, for example; the run goes on without this help
+            say(error, "an idle node cannot fetch ranges for others")
         finally:
             del self._helping[number]
 
@@ -80,8 +83,11 @@ class RangeLeases:
             pass  # the owner fetches these bytes, and reports what is wrong with them
         finally:
             is_valid = lease is not None and self._coordinator.end(lease)
-            if owner.number in self._nodes:
+            is_there = owner.number in self._nodes
+            if is_there:
                 owner.send(messages.RangeReturned(job.entry.path, job.number, file if is_valid else None))
+            if file is not None and not (is_valid and is_there):
+                node.send(messages.DropRange(file))
         return file is not None and is_valid
 
     async def _on(self, node: Node, job: RangeJob) -> Path:

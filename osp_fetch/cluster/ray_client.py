@@ -1,4 +1,4 @@
-"""This process as a client of a Ray cluster: the module `ray`, and the connection to the head."""
+"""The connection of this process to the head of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import importlib
 import logging
 import os
 import socket
-from typing import Any
+from typing import Any, Final
 
 from ..model.errors import SettingsError
 
+_CLIENT: Final = "ray://"  # what the address of a Ray Client server begins with
 
-def connect(address: str) -> None:
+
+def connect(ray: Any, address: str) -> None:
     """Connect this process to the cluster at an address, or "auto". Blocks.
 
+    Args:
+        ray: the module `ray`.
+        address: `HOST:PORT`, `ray://HOST:PORT`, "auto", or "local" for a new cluster.
+
     Raises:
-        SettingsError: Ray is not installed, or no cluster answers at the address.
+        SettingsError: no cluster answers at the address.
     """
-    ray = module()
     options: dict[str, Any] = {
         "logging_level": "error", "log_to_driver": False, "configure_logging": False,
     }  # fmt: skip
@@ -25,8 +30,9 @@ def connect(address: str) -> None:
     logging.getLogger("ray").setLevel(logging.ERROR)
     _mute()
     try:
-        if address != "local":
-            _check_address(_found() if address == "auto" else address)
+        named = _found() if address == "auto" else address
+        if named not in (None, "local"):
+            _check_address(named)
         ray.init(address=address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -36,20 +42,6 @@ def connect(address: str) -> None:
         ) from None
 
 
-def module() -> Any:
-    """Return the module `ray`.
-
-    Raises:
-        SettingsError: it is not installed.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise SettingsError("--engine ray needs Ray; run: pip install 'osp-fetch[ray]'") from None
-    return ray
-
-
 def _mute() -> None:
     """Keep Ray from printing what its daemons say to stdout, which is for data; no option does that."""
     worker = importlib.import_module("ray._private.worker")
@@ -57,22 +49,25 @@ def _mute() -> None:
         vars(worker)["print_to_stdstream"] = lambda *_, **__: None
 
 
-def _found() -> str:
+def _found() -> str | None:
     """Return the address that Ray finds for `auto`: that in RAY_ADDRESS, or of a cluster on this machine.
 
-    It may be that of a head that has died, while its nodes live on.
+    It may be that of a head that has died, while its nodes live on. None if a new cluster is asked for.
 
     Raises:
         ConnectionError: none is found.
     """
-    from ray._private.services import canonicalize_bootstrap_address
-
-    return str(canonicalize_bootstrap_address("auto"))
+    stated = os.environ.get("RAY_ADDRESS", "")
+    if stated.startswith(_CLIENT):
+        return stated
+    services = importlib.import_module("ray._private.services")
+    found: str | None = services.canonicalize_bootstrap_address("auto")
+    return found
 
 
 def _check_address(address: str) -> None:
     """Raise SettingsError if no server listens at `HOST:PORT`; Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=10):
             return

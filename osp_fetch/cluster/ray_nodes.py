@@ -19,7 +19,7 @@ from typing import Any, Final
 from ..concurrency import stop
 from ..model.engines import Ray
 from ..model.entry import STATE_FOLDER
-from ..model.errors import Remedy, StorageError
+from ..model.errors import Remedy, SettingsError, StorageError
 from ..model.urls import redact
 from ..storage.destination import Destination
 from ..version import __version__
@@ -64,9 +64,9 @@ class RayNodes:
         self._seen_by: dict[str, str] = {}  # node that sees the probe → its name
 
     async def __aenter__(self) -> RayNodes:
-        ray = ray_client.module()
+        ray = _ray()
         if not ray.is_initialized():
-            await asyncio.to_thread(ray_client.connect, self._engine.address)
+            await asyncio.to_thread(ray_client.connect, ray, self._engine.address)
             self._ours = True
         self._actor = ray.remote(_Actor)
         return self
@@ -78,7 +78,7 @@ class RayNodes:
         if self._place.bucket is None:
             await asyncio.to_thread(_probe(self._place.root).unlink, missing_ok=True)
         if self._ours:
-            await asyncio.to_thread(ray_client.module().shutdown)
+            await asyncio.to_thread(_ray().shutdown)
 
     def destination(self, place: Destination) -> Destination:
         """Return the destination with the path that every node uses."""
@@ -163,7 +163,7 @@ class RayNodes:
             raise StorageError(f"{_name(node)} does not answer: {_why(error)}") from None
         finally:
             with suppress(Exception):
-                ray_client.module().kill(actor)
+                _ray().kill(actor)
 
     def _on(self, node: dict[str, Any]) -> Any:
         """Return a new actor on a node."""
@@ -177,7 +177,7 @@ class RayNodes:
     async def _alive(self) -> dict[str, dict[str, Any]]:
         """Return the nodes that can run an actor: a head without processors is common."""
         try:
-            nodes = await asyncio.to_thread(ray_client.module().nodes)
+            nodes = await asyncio.to_thread(_ray().nodes)
         except Exception as error:  # Ray has many kinds
             raise StorageError(
                 f"the Ray cluster does not answer any more ({_why(error)}); run the same command again when "
@@ -278,7 +278,7 @@ class _Relay:
         """End the actor and its worker."""
         self.has_ended = True
         with suppress(Exception):
-            ray_client.module().kill(self._actor)
+            _ray().kill(self._actor)
 
     async def close(self) -> None:
         """Stop relaying."""
@@ -352,6 +352,20 @@ class _Actor:
                 lines = redact(printed.decode("utf-8", "replace")).strip().splitlines()
                 return b"", await self._process.wait(), lines[-1][:300] if lines else ""
         return b"", None, ""
+
+
+def _ray() -> Any:
+    """Return the module `ray`.
+
+    Raises:
+        SettingsError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise SettingsError("--engine ray needs Ray; run: pip install 'osp-fetch[ray]'") from None
+    return ray
 
 
 def _sees(probe: str) -> bool:

@@ -1,7 +1,7 @@
 """Ranges of a file that other nodes fetch, because they have nothing else to do at the end of a run.
 
 A node fetches such a range into a range file of its own. The node that has the file copies the bytes into
-its partial, so that nobody else ever writes there: a range file that comes too late changes nothing.
+its partial, so that no other process ever writes there: a range file that comes too late changes nothing.
 """
 
 from __future__ import annotations
@@ -111,23 +111,27 @@ class LentRanges:
         entry = replace(state.entry, urls=(link,))
         return RangeJob(part.number, entry, record, part.range, self._order, urls.host(link))
 
-    def returned(self, number: int, file: Path | None) -> None:
+    def returned(self, number: int, file: Path | None) -> bool:
         """Take what a node has fetched.
 
         Args:
-            number: The number of the range. One that is not lent any more is ignored.
+            number: The number of the range.
             file: The file with its bytes, None if they were not fetched.
+
+        Returns:
+            Whether the range is still lent. If not, the file is not used, and not deleted.
         """
         if number not in self._lent:
-            return
+            return False
         part, overdue = self._lent.pop(number)
         overdue.cancel()
         if file is None:
             self._release(part, is_failure=True)
-            return
+            return True
         task = asyncio.create_task(self._copy(part, file))
         self._copying.add(task)
         task.add_done_callback(self._copying.discard)
+        return True
 
     async def recall(self) -> None:
         """Take back all ranges, and lend no more: the file starts again, or ends.
@@ -194,7 +198,7 @@ class Lending:
         files = sorted(self._files.values(), key=lambda ranges: -ranges.free)
         return next(filter(None, (ranges.lend(helpers) for ranges in files)), None)
 
-    def returned(self, path: str, number: int, file: Path | None) -> None:
+    def returned(self, path: str, number: int, file: Path | None) -> bool:
         """Take what a node has fetched of a file; see `LentRanges.returned`."""
-        if (ranges := self._files.get(path)) is not None:
-            ranges.returned(number, file)
+        ranges = self._files.get(path)
+        return ranges is not None and ranges.returned(number, file)

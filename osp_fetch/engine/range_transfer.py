@@ -19,8 +19,8 @@ from .part_fetcher import PartFetcher
 from .state import FileState
 
 
-class _NoLedger:
-    """A ledger that keeps nothing: the node that has the file records its bytes."""
+class NoLedger:
+    """A ledger that keeps nothing: another node records the bytes, or none does."""
 
     async def get(self, paths: Sequence[RelativePath]) -> list[Record | None]:
         """Return None for each path."""
@@ -54,7 +54,7 @@ async def fetch_range(context: Context, files: RangeFiles, job: RangeJob) -> Pat
     length = job.record.length or 0
     if await context.store.room() < length + len(span):  # the rest of the file may need the space
         raise DiskFullError(f"{path}: too little free space to fetch a range beside the file")
-    context = replace(context, ledger=_NoLedger(), observe=observe, lending=None)
+    context = replace(context, ledger=NoLedger(), observe=observe, lending=None)
     state, file = FileState(job.entry, job.record, length), files.begin(span)
     before, is_complete = len(state.held), False
     checkpoint = Checkpoint(context.ledger, file, state, context.claim_size)

@@ -420,9 +420,10 @@ class Run:
         """Park a job that needs fresh links, or deliver its failure."""
         _bare(error)
         if error.remedy is Remedy.PARK and self._renewal is not None:
-            (known,) = await self._context.ledger.get([job.entry.path])
-            before = len(job.record.held) if job.record else 0
-            self._progressed |= known is not None and len(known.held) > before  # the link brought bytes
+            if not self._progressed:
+                (known,) = await self._context.ledger.get([job.entry.path])
+                before = len(job.record.held) if job.record else 0
+                self._progressed = known is not None and len(known.held) > before  # the link brought bytes
             self._parked.append(replace(job, error=error))
             self._stale += 1
             self._context.observe(events.Parked(len(self._parked)))

@@ -14,7 +14,7 @@ from ..model.report import JSON_VERSION
 from ..model.settings import Settings
 from ..storage.destination import Destination
 from ..storage.folder.disk import read_json
-from ..storage.folder.run_lock import owner_of, state_folders
+from ..storage.folder.run_lock import owners_of, state_folders
 from ..storage.ledger.rows import LedgerReader
 from .place import Place, PlacedPlace, opened_place, place_of
 
@@ -145,10 +145,10 @@ def folder_status(where: Path | Place) -> FolderStatus:
 
 def runs_of(root: Path) -> list[dict[str, Any]]:
     """Return the runs of an output folder as `FolderStatus.runs` has them. Only small files are read."""
-    found = []
-    for state in state_folders(root):
+    found, states = [], state_folders(root)
+    for state, owner in zip(states, owners_of(states), strict=True):
         shard = state.name.replace("-of-", "/") if state.parent.name == "shards" else None
-        found.append({"shard": shard, "owner": owner_of(state), "state": read_json(state / "status.json")})
+        found.append({"shard": shard, "owner": owner, "state": read_json(state / "status.json")})
     return found
 
 

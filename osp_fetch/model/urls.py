@@ -202,6 +202,7 @@ def _host(root: str) -> str:
 
 
 _EXPIRIES: Final = range(946_684_800, 7_258_118_400)  # Unix seconds from the year 2000 to the year 2200
+# Parameters beside which `expires` is the time at which a link expires. Some may select the file, too.
 _SIGNING: Final = frozenset({"signature", "sig", "token", "hmac", "key-pair-id", "hash", "md5", "sign"})
 
 

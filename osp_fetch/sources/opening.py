@@ -27,6 +27,8 @@ _HOST: Final = re.compile(r"(?:localhost|www\.[\w.-]+|[\w-]+(?:\.[\w-]+)+(?=:\d)
 STDIN: Final = "-"
 HEAD: Final = 64 << 10  # bytes by which the format of a file is recognised
 _SPOOLED: Final = 32 << 20  # bytes of a pipe that are kept in memory; the rest goes to a temporary file
+# Bytes that are decompressed at a time: they may become 32,000 times as many.
+_ZSTD_BLOCK: Final = 4 << 10
 _ODD_BYTES: Final = "osp_fetch.windows_1252"
 TABLES: Final = frozenset(".parquet .csv .tsv .tab .psv .jsonl .ndjson .json .meta4 .metalink".split())
 """Suffixes of the files that are read as tables where others lie beside them."""
@@ -99,10 +101,6 @@ def open_files(source: Path | str) -> list[ManifestFile]:
             "manifest file, a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
         ) from None
     except (EOFError, lzma.LZMAError, ValueError) as error:
-        raise broken(f"{name}: cannot be decompressed ({error}); fetch the manifest again") from None
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":  # of a package that may not be installed
-            raise
         raise broken(f"{name}: cannot be decompressed ({error}); fetch the manifest again") from None
     return [ManifestFile(name, suffix_of(name), size, opened, _encoding(head))]
 
@@ -192,9 +190,7 @@ def _decompressed(name: str, magic: bytes, stored: Callable[[], IO[bytes]]) -> C
         return lambda: _Unpacked(lzma.open(file := stored()), file)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
         need("zstandard", "zstd", f"{name}: reading zstd")
-        import zstandard
-
-        return lambda: _Unpacked(_Zstd(file := stored(), zstandard), file)
+        return lambda: _Unpacked(zstd_reader(file := stored()), file)
     return stored
 
 
@@ -210,11 +206,22 @@ class _Unpacked(io.BufferedReader):
         self._stored.close()
 
 
-class _Zstd(io.RawIOBase):
-    """Decompresses zstd, several frames included. Raises EOFError if the last frame is not complete."""
+def zstd_reader(stored: IO[bytes]) -> io.RawIOBase:
+    """Return a reader of decompressed zstd, several frames included.
 
-    def __init__(self, stored: IO[bytes], zstandard: Any) -> None:
-        self._stored, self._decompressor = stored, zstandard.ZstdDecompressor()
+    Reading raises ValueError if the data is damaged, and EOFError if the last frame is not complete.
+
+    Raises:
+        ImportError: the package `zstandard` is not installed.
+    """
+    import zstandard
+
+    return _Zstd(stored, zstandard.ZstdDecompressor(), zstandard.ZstdError)
+
+
+class _Zstd(io.RawIOBase):
+    def __init__(self, stored: IO[bytes], decompressor: Any, error: type[Exception]) -> None:
+        self._stored, self._decompressor, self._error = stored, decompressor, error
         self._frame: Any = None
         self._rest = self._data = b""
 
@@ -223,13 +230,16 @@ class _Zstd(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         while not self._data:
-            if not self._rest and not (more := self._stored.read(1 << 17)):
+            if not self._rest and not (more := self._stored.read(_ZSTD_BLOCK)):
                 if self._frame is not None:
                     raise EOFError("the last zstd frame is not complete")
                 return 0
             given, self._rest = self._rest or more, b""
             self._frame = self._frame or self._decompressor.decompressobj()
-            self._data = self._frame.decompress(given)
+            try:
+                self._data = self._frame.decompress(given)
+            except self._error as error:
+                raise ValueError(f"zstd: {error}") from None
             if self._frame.eof:
                 self._rest, self._frame = self._frame.unused_data, None
         count = min(len(buffer), len(self._data))

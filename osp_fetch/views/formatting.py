@@ -29,6 +29,11 @@ def size(count: float) -> str:
     return ""
 
 
+def limit_reason(why: str, connections: int | None) -> str:
+    """Return why a host has a limit of connections, with the number where the reason ends with "above"."""
+    return f"{why} {connections}" if why.endswith("above") else why
+
+
 def duration(seconds: float) -> str:
     """Return seconds as text, such as `45 s`, `12 min 3 s`, `5 h 12 min` or `29 d 4 h`."""
     total = round(seconds)

@@ -220,8 +220,8 @@ def _further_detail(event: events.Event) -> str | None:
     """Return an event of a single file or host as a line of text, None if it is another event."""
     match event:
         case events.LimitChanged(host, connections, why):
-            above = f" {connections}" if why.endswith("above") else ""
-            return f"{host}: limit is now {formatting.count(connections, 'connection')}: {why}{above}"
+            reason = formatting.limit_reason(why, connections)
+            return f"{host}: limit is now {formatting.count(connections, 'connection')}: {reason}"
         case events.FileBegun(path, length, _, held):
             size = formatting.size(length) if length is not None else "unknown size"
             return f"started: {path} ({size}{f', {formatting.size(held)} held' if held else ''})"

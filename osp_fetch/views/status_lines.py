@@ -47,7 +47,9 @@ def _age(run: Mapping[str, Any]) -> list[str]:
     old = time.time() - run["time"]
     if old < _OLD:
         return []
-    return [f"as of {formatting.duration(old)} ago: the run has written nothing since"]
+    return [
+        f"as of {formatting.duration(old)} ago by this machine's clock: the run has written nothing since"
+    ]
 
 
 def last_run(run: Mapping[str, Any]) -> list[str]:

@@ -133,6 +133,13 @@ class RangeReturned:
 
 
 @dataclass(frozen=True, slots=True)
+class DropRange:
+    """Delete a range file of this node: the node that lent the range has left, or gave this one up."""
+
+    file: Path
+
+
+@dataclass(frozen=True, slots=True)
 class RecordsFound:
     """The reply to the `LookUp` of the same number: a record or None for each path, or an error."""
 

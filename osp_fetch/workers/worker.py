@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -193,10 +193,7 @@ class _Worker:
             case messages.FetchJob():
                 if message.is_suspect:
                     self._suspects.add(message.job.entry.path)
-                task = asyncio.create_task(self._fetch_job(message))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                self._waiting[message.job.entry.path] = task
+                self._waiting[message.job.entry.path] = self._begin(self._fetch_job(message))
             case messages.GiveBack():
                 for path, task in list(self._waiting.items()):
                     if path not in self._begun:
@@ -212,7 +209,9 @@ class _Worker:
                     dropping = asyncio.create_task(self._drop(path))
                     self._dropping.add(dropping)
                     dropping.add_done_callback(self._dropping.discard)
-            case messages.LendRange() | messages.FetchRange() | messages.RangeReturned():
+            case (
+                messages.LendRange() | messages.FetchRange() | messages.RangeReturned() | messages.DropRange()
+            ):
                 self._take_range(message)
             case messages.RecordsFound() | messages.RecordKept() | messages.UploadsReplied():
                 self._ledger.answered(message)
@@ -232,19 +231,30 @@ class _Worker:
             case _:
                 raise TypeError(f"unknown message: {message!r}")
 
-    def _take_range(self, message: messages.LendRange | messages.FetchRange | messages.RangeReturned) -> None:
+    def _take_range(
+        self,
+        message: messages.LendRange | messages.FetchRange | messages.RangeReturned | messages.DropRange,
+    ) -> None:
         """Handle a message about a range that one node fetches for another."""
         lending = self._context.lending
         match message:
             case messages.LendRange(number, helpers):
                 self._wire.send(messages.RangeLent(number, lending.lend(helpers) if lending else None))
             case messages.FetchRange():
-                task = asyncio.create_task(self._fetch_range(message))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._begin(self._fetch_range(message))
             case messages.RangeReturned(path, number, file):
+                if lending is not None and not lending.returned(path, number, file) and file is not None:
+                    self._begin(lending.range_files.drop(file))  # it comes too late
+            case messages.DropRange(file):
                 if lending is not None:
-                    lending.returned(path, number, file)
+                    self._begin(lending.range_files.drop(file))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin a task that ends before this process does."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _fetch_job(self, message: messages.FetchJob) -> None:
         """Fetch one job, and send its result."""

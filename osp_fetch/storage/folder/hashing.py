@@ -236,3 +236,17 @@ def digests_of(
         return tally.result(length)
     finally:
         os.close(fd)
+
+
+class NoHashing:
+    """Computes no digest; implements `model.protocols.Hashing`."""
+
+    def advance(self, frontier: int, length: int | None) -> None:
+        """Do nothing."""
+
+    async def digests(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
+        """Return no digest."""
+        return {}, ()
+
+    async def reset(self) -> None:
+        """Do nothing."""

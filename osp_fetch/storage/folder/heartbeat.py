@@ -74,7 +74,7 @@ class Pulse:
 
     def awaited(self) -> bool:
         """Wait until the file is touched, for three intervals at most. Return whether it was. Blocks."""
-        return _first_touched([self]) is not None
+        return bool(_touched([self], 1))
 
     def touched(self) -> int | None:
         """Return when the file was touched, None if it cannot be read."""
@@ -95,17 +95,30 @@ def awaited(places: Sequence[Path], beat: float = BEAT) -> Path | None:
     Returns:
         The file that was touched, None if none was.
     """
-    found = _first_touched([Pulse(place, beat) for place in places])
-    return None if found is None else found.place
+    return next(iter(_touched([Pulse(place, beat) for place in places], 1)), None)
 
 
-def _first_touched(pulses: Sequence[Pulse]) -> Pulse | None:
+def beating(places: Sequence[Path], beat: float = BEAT) -> set[Path]:
+    """Return which of several files are touched within three intervals. Blocks until all are, or that long.
+
+    Args:
+        places: the files.
+        beat: seconds between two heartbeats.
+    """
+    return _touched([Pulse(place, beat) for place in places], len(places))
+
+
+def _touched(pulses: Sequence[Pulse], enough: int) -> set[Path]:
+    """Wait until `enough` files were touched, and return those that were."""
     before = [pulse.touched() for pulse in pulses]
+    found = set[Path]()
     patience = max((pulse.patience for pulse in pulses), default=0.0)
     until = time.monotonic() + patience
-    while time.monotonic() < until:
+    while time.monotonic() < until and len(found) < enough:
         time.sleep(patience / _LOOKS)
-        for pulse, seen in zip(pulses, before, strict=True):
-            if pulse.touched() not in (None, seen):
-                return pulse
-    return None
+        found |= {
+            pulse.place
+            for pulse, seen in zip(pulses, before, strict=True)
+            if pulse.touched() not in (None, seen)
+        }
+    return found

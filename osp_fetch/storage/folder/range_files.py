@@ -15,21 +15,8 @@ from ...model.protocols import Hashing
 from ...model.ranges import ByteRange, RangeSet
 from .disk import Disk, storage_error
 from .executors import in_thread
+from .hashing import NoHashing
 from .writes import Writes
-
-
-class _NoHashing:
-    """The digests of a range file: none. The node that has the file hashes it; implements `Hashing`."""
-
-    def advance(self, frontier: int, length: int | None) -> None:
-        """Do nothing."""
-
-    async def digests(self, length: int) -> tuple[dict[str, str], tuple[int, ...]]:
-        """Return no digest."""
-        return {}, ()
-
-    async def reset(self) -> None:
-        """Do nothing."""
 
 
 class FolderRangeFile:
@@ -42,7 +29,7 @@ class FolderRangeFile:
 
     def __init__(self, place: Path, span: ByteRange) -> None:
         self.place, self._span, self._disk = place, span, Disk()
-        self.hashing: Hashing = _NoHashing()
+        self.hashing: Hashing = NoHashing()  # the node that has the file computes its digest
         self._threads = ThreadPoolExecutor(1, "range-file")
         self._writes = Writes(self._threads)
         self._fd: int | None = None

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -16,7 +17,7 @@ from typing import Final, Literal
 from ...model.entry import STATE_FOLDER
 from ...model.errors import FolderBusyError, Remedy, StorageError
 from .disk import Disk, read_json, storage_error
-from .heartbeat import BEAT, Heartbeat, Pulse, awaited
+from .heartbeat import BEAT, Heartbeat, Pulse, awaited, beating
 from .permissions import Permissions
 
 # Attempts to get the lock, 0.1 s apart. `status` holds it for a moment while it looks at the folder.
@@ -278,24 +279,41 @@ def _runs(pid: object) -> bool:
 
 
 def owner_of(state: Path) -> str | None:
-    """Return which run owns the state folder `state` now, in words; None if none does. Blocks.
+    """Return which run owns the state folder `state` now, in words; see `owners_of`."""
+    return owners_of([state])[0]
 
-    Where locks hold within one machine only, as on some network file systems, the heartbeat tells whether a
-    run on another machine works: that takes six seconds.
+
+def owners_of(states: Sequence[Path], beat: float = BEAT) -> list[str | None]:
+    """Return which run owns each state folder now, in words; None if none does. Blocks.
+
+    Where locks hold within one machine only, as on some network file systems, the heartbeats show which runs
+    on other machines work: that takes three intervals in all.
+
+    Args:
+        states: the state folders.
+        beat: seconds between two heartbeats.
     """
+    places = [state / "lock" for state in states]
+    held = {place: _is_locked(place) for place in places}
+    here = (None, socket.gethostname())
+    elsewhere = [place for place in places if not held[place] and _read(place).get("host") not in here]
+    owned = beating(elsewhere, beat) | {place for place in places if held[place]}
+    return [_owner(place) if place in owned else None for place in places]
+
+
+def _is_locked(place: Path) -> bool:
+    """Return whether a process holds the lock of a lock file, as far as this machine knows."""
     try:
-        fd = os.open(state / "lock", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(place, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
-        return None
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return _owner(state / "lock")
+        return True
     finally:
         os.close(fd)
-    if _read(state / "lock").get("host") in (None, socket.gethostname()):
-        return None
-    return _owner(state / "lock") if Pulse(state / "lock").awaited() else None
+    return False
 
 
 class LockWatch:
