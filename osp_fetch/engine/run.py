@@ -33,7 +33,7 @@ from .host_queues import HostQueues
 from .rows import PAGE, digest_of, expiries, first_expiry, is_present, pages, present_outcome
 
 _PROBES = 8  # while there are other jobs, every eighth that starts may probe a host that does not answer
-_LOOK = 1.0  # seconds after which fresh links are noticed
+_LOOK = 0.5  # seconds after which fresh links are noticed
 
 
 class Run:
@@ -255,9 +255,9 @@ class Run:
         return ready
 
     async def _until_something_happens(self) -> None:
-        """Wait until a job ends, rows are read, or a host may be asked again; at most a second.
+        """Wait until a job ends, rows are read, or a host may be asked again, or for `_LOOK` seconds.
 
-        Fresh links are noticed within that second.
+        Fresh links are noticed within that time.
         """
         if self._has_ended and not self._out:
             self._queues.give_last_chances()

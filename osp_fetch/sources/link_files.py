@@ -20,7 +20,7 @@ from ..model.errors import ManifestError
 from ..model.protocols import Row
 from ..model.urls import expiry, source_key
 
-_LOOK: Final = 1.0  # seconds between two `stat` calls on the link files
+_LOOK: Final = 0.5  # seconds between two `stat` calls on the link files
 
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
@@ -71,7 +71,7 @@ class LinkFileRenewal:
         return tuple(_stamp(place) for place in [*self._files, *filter(None, [self._offered])])
 
     def changed(self) -> bool:
-        """Return whether a file has changed since links were last read; checks at most once a second."""
+        """Return whether a file has changed since links were last read; checks at most every `_LOOK` seconds."""
         now = time.monotonic()
         if self._printed is not None:
             return True

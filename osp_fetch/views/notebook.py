@@ -11,7 +11,7 @@ from ..model.text import printable
 from . import formatting
 from .board import Board
 from .file_line import FileLine
-from .screen import Live, Plain, counts_of, headline, screen_of, total, troubles
+from .screen import Live, Plain, counts_of, headline, percent, screen_of, total, troubles
 
 _FILES: Final = 5  # files in progress that are shown
 _NAME: Final = 60  # characters of a file's name that are shown
@@ -114,7 +114,7 @@ def markup(board: Board) -> Html:
         # a cancelled run has no failures either, but rows that have not ended
         is_whole = board.report.ok and board.rows_final and board.finished == board.rows
         share = 1.0 if is_whole else share
-        return tag("div", _bar(share, f"{share:.0%}"), _line(formatting.summary(board.report)))
+        return tag("div", _bar(share, percent(share)), _line(formatting.summary(board.report)))
     is_known = board.rows_final and bool(board.total)
     if is_known:
         bar, statements = _bar(share, statements[0]), statements[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -322,16 +323,25 @@ def _nodes(board: Board, height: int) -> list[str]:
 
 
 def total(board: Board) -> tuple[list[str], float]:
-    """Return the statements of the first line, and the share that its bar shows."""
+    """Return the statements of the first line, and the share that its bar shows.
+
+    100 % is shown only once the run has ended: before that, a file may still be hashed or refused.
+    """
     rate = board.rate()
     whole = board.total if board.is_counted else None
-    share = min(board.done / whole, 1.0) if whole else 0.0
+    most = 1.0 if board.report is not None else 0.99
+    share = min(board.done / whole, most) if whole else 0.0
     eta = board.eta(rate)
-    parts = [f"{'' if board.exact else '~'}{share:.0%}"] if whole else []
+    parts = [f"{'' if board.exact else '~'}{percent(share)}"] if whole else []
     parts += [amount(board), f"{formatting.size(rate)}/s"]
     if eta is not None:
         parts.append(f"{'' if board.exact else 'about '}{formatting.duration(eta)} left")
     return parts, share
+
+
+def percent(share: float) -> str:
+    """Return a share as whole percent, rounded down: `99%` of a run is not `100%` of it."""
+    return f"{math.floor(share * 100 + 1e-9)}%"
 
 
 def _first_line(parts: list[str], share: float, width: int) -> RenderableType:
