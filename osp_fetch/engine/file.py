@@ -137,8 +137,8 @@ class FileFetcher:
         No HEAD request is sent: the first reply shows whether the file is small or needs parts.
         """
         entry, first = job.entry, None
-        # not `job.host`, for which a file with several mirrors may have waited
-        host = urls.host(entry.urls[0])
+        # a file with several mirrors may have waited for the host of another one
+        host = job.host if len(entry.urls) == 1 else urls.host(entry.urls[0])
         try:
             async with self._context.exchange(host, job.order, entry.path) as exchange:
                 part_size = self._context.part_size(host, entry.size, job.order)

@@ -93,7 +93,7 @@ def expiries(entries: Iterable[Entry]) -> tuple[float | None, int | None]:
     first: float | None = None
     total: int | None = 0
     for entry in entries:
-        if (when := first_expiry([entry])) is not None:
+        if any("?" in url for url in entry.urls) and (when := first_expiry([entry])) is not None:
             first = when if first is None else min(first, when)
             total = None if total is None or entry.size is None else total + entry.size
     return first, total

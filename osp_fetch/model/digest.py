@@ -98,6 +98,8 @@ class Digest:
             ValueError: `text` is not a digest, or its algorithm is unknown.
         """
         text = text.strip()
+        if algorithm and len(text) == HEX_LENGTHS.get(algorithm) and text.isalnum():
+            return cls(algorithm, text.lower())  # the common case: a value alone
         match = _NAMED.fullmatch(text) or _INTEGRITY.fullmatch(text)
         if match and _normal(match[1]) in HEX_LENGTHS:
             name, value = _normal(match[1]), match[2]

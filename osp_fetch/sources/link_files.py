@@ -71,7 +71,7 @@ class LinkFileRenewal:
         return tuple(_stamp(place) for place in [*self._files, *filter(None, [self._offered])])
 
     def changed(self) -> bool:
-        """Return whether a file has changed since links were last read; checks at most every `_LOOK` seconds."""
+        """Return whether a file has changed since links were last read; looks every `_LOOK` seconds."""
         now = time.monotonic()
         if self._printed is not None:
             return True

@@ -224,7 +224,7 @@ def _digest(values: Mapping[str, Any]) -> Digest | None:
     if values.keys().isdisjoint(_DIGESTS):
         return None
     stated = values.get("digest")
-    given = [(name, values.get(name)) for name in STRENGTH]
+    given = [(name, values[name]) for name in STRENGTH if name in values]
     if isinstance(stated, Mapping):  # {"sha256": "…", …}
         given += [(str(name), value) for name, value in stated.items()]
     else:

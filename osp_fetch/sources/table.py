@@ -178,7 +178,7 @@ class _Records:
 
 def _is_given(cells: Any) -> bool:
     """Return whether a record is not a blank line."""
-    return isinstance(cells, ManifestError) or any(cell and not cell.isspace() for cell in cells)
+    return isinstance(cells, ManifestError) or any(map(str.strip, cells))
 
 
 def parquet(file: ManifestFile, reading: Reading) -> Blocks:

@@ -11,8 +11,9 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Any, Final
 
 from .folder.permissions import Permissions
 
@@ -20,7 +21,7 @@ Row = list[Any]
 _TAIL: Final = 1 << 20  # bytes at the end of a log in which its last line is looked for; no line is as long
 _NEAR: Final = 1 << 16  # bytes of a block; it is read line by line where a position is looked for by halving
 _BLOCKS: Final = 256  # blocks of `_NEAR` bytes in which gaps are looked for
-_PAGE: Final = 1000  # lines that are read at a time
+_PAGE: Final = 1000  # lines that are read or written at a time
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -79,35 +80,37 @@ class OrderedLog:
             rows: the lines.
             durable: whether they must survive a power loss.
         """
+        # few system calls: the thread of the ledger gives up the interpreter lock for each
+        fd = os.open(self._place, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            before = self._place.stat().st_size
-        except FileNotFoundError:
-            before = 0
-        try:
-            self._write(self._place, "ab", rows, durable=durable)
-        except BaseException:
-            with suppress(OSError):  # on a full disk a part of the rows would keep the last free bytes
-                os.truncate(self._place, before)
-            raise
+            self._permissions.grant(fd)
+            before = os.fstat(fd).st_size
+            try:
+                for lines in _blocks(rows):
+                    count = 0
+                    while count < len(lines):
+                        count += os.write(fd, lines[count:])
+                if durable:
+                    os.fsync(fd)
+            except BaseException:
+                with suppress(OSError):  # on a full disk a part of the rows would keep the last free bytes
+                    os.ftruncate(fd, before)
+                raise
+        finally:
+            os.close(fd)
 
     def rewrite(self, rows: Iterable[Row]) -> None:
         """Replace the log atomically by one of `rows`. If this raises, no temporary file stays."""
         beside = self._place.with_name(self._place.name + ".new")
         try:
-            self._write(beside, "wb", rows, durable=False)
+            with beside.open("wb") as file:
+                self._permissions.grant(file.fileno())
+                file.writelines(_blocks(rows))
             beside.replace(self._place)
         except BaseException:
             with suppress(OSError):
                 beside.unlink()
             raise
-
-    def _write(self, place: Path, mode: Literal["ab", "wb"], rows: Iterable[Row], *, durable: bool) -> None:
-        with place.open(mode) as file:
-            self._permissions.grant(file.fileno())
-            file.writelines(_encode(row).encode() + b"\n" for row in rows)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
 
 
 class OrderedReader:
@@ -182,6 +185,13 @@ class OrderedReader:
             else:
                 high = middle
         return low
+
+
+def _blocks(rows: Iterable[Row]) -> Iterator[memoryview]:
+    """Yield the lines of `rows`, `_PAGE` at a time."""
+    left = iter(rows)
+    while page := list(islice(left, _PAGE)):
+        yield memoryview(b"".join(_encode(row).encode() + b"\n" for row in page))
 
 
 def _row(line: bytes) -> Row | None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ..model import events
 from ..model.report import JSON_VERSION, Outcome, Report, Status
@@ -95,6 +95,7 @@ class Board:
     changes: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=_CHANGES))
     nodes: Nodes = field(default_factory=Nodes)
     report: Report | None = None
+    handlers: ClassVar[Mapping[type[events.Event], Callable[[Any, Any], None]]]  # see `Fanout`
     destination: str = ""
     patience: float = 0.0
     limited: dict[str, float] = field(init=False)
@@ -114,7 +115,7 @@ class Board:
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
-        often = _OFTEN.get(type(event))
+        often = self.handlers.get(type(event))
         if often is not None:
             often(self, event)
             return
@@ -201,7 +202,7 @@ class Board:
         self.done += event.count - event.again
         if line := self.files.get(event.path):
             line.held += event.count - event.again
-        if self.nodes:
+        if self.nodes.any:
             self.nodes.wrote(event)
 
     def _opened(self, event: events.Opened) -> None:
@@ -210,7 +211,7 @@ class Board:
         self.connections += 1
         self.at_hosts[event.host] += 1
         self._line(event.path).connections += 1
-        if self.nodes:
+        if self.nodes.any:
             self.nodes.opened(event, 1)
 
     def _closed(self, event: events.Closed) -> None:
@@ -220,7 +221,7 @@ class Board:
             del self.at_hosts[event.host]
         if line := self.files.get(event.path):
             line.connections -= 1
-        if self.nodes:
+        if self.nodes.any:
             self.nodes.opened(event, -1)
 
     def _line(self, path: str) -> FileLine:
@@ -241,7 +242,7 @@ class Board:
     def _finished(self, event: events.Finished) -> None:
         outcome = event.outcome
         self.counts[outcome.status] += 1
-        if self.nodes:
+        if self.nodes.any:
             self.nodes.finished(event)
         line = self.files.pop(outcome.path, None)
         unknown = outcome.entry is None or outcome.entry.size is None
@@ -434,7 +435,7 @@ class Board:
 
 # The most frequent events, dispatched by type: matching one pattern after another takes longer than the
 # handlers themselves.
-_OFTEN: Final[dict[type[events.Event], Callable[[Board, Any], None]]] = {
+Board.handlers = {
     events.Wrote: Board._wrote,
     events.Opened: Board._opened,
     events.Closed: Board._closed,

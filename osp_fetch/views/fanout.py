@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..concurrency import stop
 from ..model import events
 from .board import Board
+
+_Handler = Callable[[Any], None]
 
 
 class Fanout:
@@ -19,8 +22,9 @@ class Fanout:
     An observer that raises is reported once, by name, and removed: views must never cost a file.
 
     Args:
-        observers: The receivers, called in this order. `passes_over` is an optional attribute: a collection
-            of event types.
+        observers: The receivers, called in this order. Two attributes are optional: `passes_over`, a
+            collection of event types, and `handlers`, a mapping from types of events to methods of the class
+            that are called in place of the observer.
 
     Attributes:
         failures: A sentence for each observer that was removed.
@@ -29,7 +33,7 @@ class Fanout:
     def __init__(self, observers: Sequence[events.Observer]) -> None:
         self._observers = list(observers)
         self._only: dict[int, type[events.Event]] = {}  # id of an observer → the only type that it gets
-        self._by_type: dict[type[events.Event], list[events.Observer]] = {}
+        self._by_type: dict[type[events.Event], list[tuple[events.Observer, _Handler]]] = {}
         self.failures: list[str] = []
 
     def add(self, observer: events.Observer, only: type[events.Event] | None = None) -> None:
@@ -45,13 +49,13 @@ class Fanout:
         receivers = self._by_type.get(kind)
         if receivers is None:
             receivers = self._by_type[kind] = [
-                each
+                (each, _handler(each, kind))
                 for each in self._observers
                 if self._only.get(id(each), kind) is kind and kind not in getattr(each, "passes_over", ())
             ]
-        for observer in receivers:
+        for observer, handler in receivers:
             try:
-                observer(event)
+                handler(event)
             except Exception as error:
                 self._remove(observer, error)
 
@@ -68,6 +72,14 @@ class Fanout:
             f"the observer {name} raised {type(error).__name__}: {error} ({where}) and is no longer "
             "called; the run is not affected"
         )
+
+
+def _handler(observer: Any, kind: type[events.Event]) -> _Handler:
+    """Return what receives the events of one type for `observer`."""
+    # of the class itself: a subclass may have another `__call__`
+    method = vars(type(observer)).get("handlers", {}).get(kind)
+    handler: _Handler = observer if method is None else partial(method, observer)
+    return handler
 
 
 class ProgressTicker:

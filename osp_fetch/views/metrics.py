@@ -148,7 +148,7 @@ class RunMetrics:
 
     def _nodes(self) -> Iterator[tuple[str, Labels, float | None]]:
         lines = [line for line in self._board.nodes.lines() if not line.left]
-        if self._board.nodes:
+        if self._board.nodes.any:
             yield "nodes", (), len(lines)
         for line in lines:
             yield "node_received_bytes_total", (line.name,), line.received

@@ -55,7 +55,13 @@ class NodeLine:
 
 
 class Nodes:
-    """The nodes of a run, by name. It is false while there are none, so that other runs skip it."""
+    """The nodes of a run, by name.
+
+    Attributes:
+        any: Whether there has been one. Other runs skip what they do for each event.
+    """
+
+    any = False
 
     def __init__(self) -> None:
         self._lines: dict[str, NodeLine] = {}
@@ -80,6 +86,7 @@ class Nodes:
 
     def observe(self, event: events.NodeJoined | events.NodeLeft | events.FileAssigned) -> None:
         """Add an event about nodes."""
+        self.any = True
         match event:
             case events.NodeJoined(name):
                 line = self._lines.setdefault(name, NodeLine(name))

@@ -78,10 +78,11 @@ class Totals:
     deaths: int = 0
     down: set[str] = field(default_factory=set)
     passes_over: ClassVar = frozenset({events.Opened, events.Closed, events.FileBegun})
+    handlers: ClassVar[Mapping[type[events.Event], Callable[[Any, Any], None]]]  # see `Fanout`
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
-        handler = _HANDLERS.get(type(event))
+        handler = self.handlers.get(type(event))
         if handler is not None:
             handler(self, event)
 
@@ -150,7 +151,7 @@ def proof_of(outcome: Outcome) -> str:
 
 
 # By type: matching one pattern after another would take twice as long as all of the work of a small file.
-_HANDLERS: Final[dict[type[events.Event], Callable[[Totals, Any], None]]] = {
+Totals.handlers = {
     events.Wrote: Totals._wrote,
     events.Finished: Totals._finished,
     events.Retrying: Totals._retrying,
