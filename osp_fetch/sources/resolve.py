@@ -6,8 +6,10 @@ import asyncio
 import math
 import os
 import re
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
 _MOMENT: Final = 2 << 20  # bytes; a manifest up to this size is read completely before fetching starts
 # Bytes of a manifest that is read twice, to find which names are shared; about half a million rows.
 _READ_TWICE: Final = 32 << 20
+# Bytes of a manifest whose rows are kept in memory from the first reading to the second: about 25 MB of rows.
+_KEPT: Final = 4 << 20
 _BLOCK: Final = 256  # rows per block of an iterable
 _ROW: Final = 64  # bytes that a row of a DataFrame or a list counts as
+_Block = tuple[str, Sequence[Numbered]]  # a manifest's name, and some of its rows
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
 
 
@@ -157,20 +162,23 @@ def _named(
         links: rewrites links to pages.
         at_once: read all sources at once.
     """
-    read: Iterator[tuple[str, Sequence[Numbered]]]
-    read = ((s.name, list(links.block(s.name, block))) for s in sources for block in s.read())
+    read: Iterator[_Block] = ((source.name, block) for source in sources for block in source.read())
     if at_once:
-        found = [(name, _stated(block, naming)) for name, block in read]
+        found = [(name, _stated(list(links.block(name, block)), naming)) for name, block in read]
         index = NameIndex()
         index.add([row for _, block in found for _, row in block])
         namer, read = Namer(naming, index.shared), iter(found)
     else:
         namer, index = None, None
-    for name, numbered in read:
-        block = numbered if at_once else _stated(numbered, naming)
+    number = 0
+    while (following := next(read, None)) is not None:
+        name, numbered = following
+        number += 1
+        block = numbered if at_once else _stated(list(links.block(name, numbered)), naming)
         rows = [row for _, row in block]
         if namer is None and any(isinstance(row, Unnamed) for row in rows):
-            namer, index = _namer(sources, naming)
+            namer, index, kept = _namer(sources, naming)
+            read = read if kept is None else islice(kept, number, None)
         if index is not None and not at_once:
             index.add(rows)
         named = namer.rows(rows) if namer else cast("list[Row]", rows)
@@ -183,22 +191,34 @@ def _stated(block: Sequence[Numbered], naming: Naming) -> list[Numbered]:
     return [(line, row) for (line, _), row in zip(block, rows, strict=True)]
 
 
-def _namer(sources: Sequence[Source], naming: Naming) -> tuple[Namer, NameIndex | None]:
+def _namer(
+    sources: Sequence[Source], naming: Naming
+) -> tuple[Namer, NameIndex | None, Iterator[_Block] | None]:
     """Return what names rows that are read lazily, and an index to which the rows are added as they come.
 
     Sources that can be read again are read once more. Where they are too large for that, every name gets the
-    hash, and there is no index.
+    hash, and there is no index. The last item has the blocks that were read, None if they were not kept.
     """
-    index = NameIndex()
+    index, kept = NameIndex(), deque[_Block]()
     if any(source.size is None for source in sources):
-        return Namer(naming, index.shared), index
-    if sum(source.size or 0 for source in sources) > _READ_TWICE:
-        return Namer(naming, None), None
+        return Namer(naming, index.shared), index, None
+    size = sum(source.size or 0 for source in sources)
+    if size > _READ_TWICE:
+        return Namer(naming, None), None, None
     links = PageLinks(os.environ)  # the links are counted when they are read again
     for source in sources:
         for block in source.read():
             index.add([row for _, row in links.block(source.name, block)])
-    return Namer(naming, index.shared, lazily=True), None
+            if size <= _KEPT:
+                kept.append((source.name, block))
+    named = Namer(naming, index.shared, lazily=True)
+    return named, None, _emptied(kept) if size <= _KEPT else None
+
+
+def _emptied(blocks: deque[_Block]) -> Iterator[_Block]:
+    """Yield blocks, and keep none of those that were yielded."""
+    while blocks:
+        yield blocks.popleft()
 
 
 def _wanted(
