@@ -23,7 +23,7 @@ from ...model.record import Placed, Published
 from ..folder import ownership
 from ..folder.disk import Disk, Existing, storage_error
 from ..folder.executors import Sharers
-from ..folder.layout import Layout
+from ..folder.layout import Layout, folder_of
 from ..folder.ownership import Decision
 
 # The form of dates that servers should send (IMF-fixdate, RFC 9110 section 5.6.7).
@@ -229,7 +229,7 @@ class BatchPublisher:
         for number, (finished, result) in enumerate(zip(batch, results, strict=True)):
             if not isinstance(result, Placed):
                 continue
-            folder = os.path.dirname(finished.final)
+            folder = folder_of(finished.final)
             if folder not in synced:
                 synced[folder] = self._name_synced(Path(folder))
             results[number] = synced[folder] or result
