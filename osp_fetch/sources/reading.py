@@ -13,6 +13,7 @@ from .row_parser import Blocks, Numbered, RawRow, broken, read_row
 BLOCK: Final = 1000  # rows per block
 _KNOWN: Final = 1000  # different sets of names that are remembered
 _NOTES: Final = 50  # notes that are kept
+_PLAIN: Final = (str, int, float, bytes, type(None))
 Values = dict[str, Any]
 
 
@@ -125,7 +126,8 @@ class Objects:
 def _flat(item: Mapping[Any, Any]) -> Values:
     """Return `item` with the fields of nested objects added under dotted names, such as `image.url`."""
     found: Values = {str(name): value for name, value in item.items()}
-    nested = {name: value for name, value in found.items() if isinstance(value, Mapping)}
+    # most values are plain, and a test for an abstract class takes ten times as long
+    nested = {n: v for n, v in found.items() if not isinstance(v, _PLAIN) and isinstance(v, Mapping)}
     for name, value in nested.items():
         if name.lower() not in ("headers", "digest", "checksum", "hash", "checksums"):
             found.update({f"{name}.{inner}": each for inner, each in _flat(value).items()})

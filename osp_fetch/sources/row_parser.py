@@ -225,7 +225,9 @@ def _digest(values: Mapping[str, Any]) -> Digest | None:
         return None
     stated = values.get("digest")
     given = [(name, values[name]) for name in STRENGTH if name in values]
-    if isinstance(stated, Mapping):  # {"sha256": "…", …}
+    if stated is None:
+        pass
+    elif isinstance(stated, Mapping):  # {"sha256": "…", …}
         given += [(str(name), value) for name, value in stated.items()]
     else:
         given.append(("", stated))
