@@ -152,6 +152,8 @@ class Details:
 
     def line(self, event: events.Event) -> str | None:
         """Return an event as a line of text, None if it is not worth a line."""
+        if isinstance(event, events.Finished) and event.outcome.error is None and not self._verbose:
+            return None  # there is one for each file, and `detail` tries one pattern after another
         line = detail(event, verbose=self._verbose)
         match event:
             case events.HostDown(host) if line is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Final
 
 from ...model import events
 from ...model.report import Outcome, Report, Status
@@ -44,6 +44,7 @@ class PageState:
 
     period = 1.0
     passes_over: Final = frozenset({events.Progress})
+    handlers: ClassVar[Mapping[type[events.Event], Callable[[Any, Any], None]]]  # see `Fanout`
 
     def __init__(
         self,
@@ -66,27 +67,37 @@ class PageState:
 
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
-        match event:
-            case events.Wrote():
-                self._hosts.wrote(event)
-                return
-            case events.Opened():
-                self._hosts.opened(event)
-                return
-            case events.Closed():
-                self._hosts.closed(event)
-                return
-            case events.Finished(outcome):
-                self._hosts.finished(outcome.path)
-                if outcome.status is Status.FAILED and outcome.error is not None:
-                    self._failed(outcome.error.cause, str(outcome.error))
-            case events.Repeating(outcomes):
-                for outcome in outcomes:
-                    self._repeated(outcome)
-            case _:
-                self._hosts.observe(event, self._wall())
-        if not isinstance(event, events.PageOpened) and (line := self._details.line(event)) is not None:
+        often = self.handlers.get(type(event))
+        if often is not None:
+            often(self, event)
+            return
+        if isinstance(event, events.Repeating):
+            for outcome in event.outcomes:
+                self._repeated(outcome)
+        else:
+            self._hosts.observe(event, self._wall())
+        if not isinstance(event, events.PageOpened):
+            self._logged(event)
+
+    def _logged(self, event: events.Event) -> None:
+        if (line := self._details.line(event)) is not None:
             self._log.append((self._wall(), _cut(line)))
+
+    def _wrote(self, event: events.Wrote) -> None:
+        self._hosts.wrote(event)
+
+    def _opened(self, event: events.Opened) -> None:
+        self._hosts.opened(event)
+
+    def _closed(self, event: events.Closed) -> None:
+        self._hosts.closed(event)
+
+    def _finished(self, event: events.Finished) -> None:
+        outcome = event.outcome
+        self._hosts.finished(outcome.path)
+        if outcome.status is Status.FAILED and outcome.error is not None:
+            self._failed(outcome.error.cause, str(outcome.error))
+        self._logged(event)
 
     def _failed(self, cause: str, message: str) -> None:
         if cause not in self._causes and len(self._causes) >= _CAUSES:
@@ -214,6 +225,14 @@ class PageState:
             }
             for line in self._board.slowest(_FILES)
         ]
+
+
+PageState.handlers = {
+    events.Wrote: PageState._wrote,
+    events.Opened: PageState._opened,
+    events.Closed: PageState._closed,
+    events.Finished: PageState._finished,
+}
 
 
 def _summary(report: Report | None) -> list[str]:
