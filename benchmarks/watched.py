@@ -175,12 +175,12 @@ def _told(folder: Path) -> int:
     return len(place.read_text().splitlines()) if place.exists() else 0
 
 
-async def compare(rounds: int, folder: Path) -> None:
+async def compare(rounds: int, files: int, folder: Path) -> None:
     found: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
     origin = Origin(faulty=False)
     async with Server(origin.handle) as server, await asyncio.start_server(silent, "127.0.0.1", 0) as sink:
         urls = folder / "urls.txt"
-        urls.write_text("".join(f"{server.url}/{LENGTH}/f{n}\n" for n in range(FILES)))
+        urls.write_text("".join(f"{server.url}/{LENGTH}/f{n}\n" for n in range(files)))
         port = sink.sockets[0].getsockname()[1]
         for number in range(rounds * 2):
             name = ("without", "with")[(number + number // 2) % 2]
@@ -216,11 +216,14 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--files", type=int, default=FILES)
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="osp-watched-"))
     try:
         asyncio.run(
-            compare(arguments.rounds, folder) if arguments.compare else soak(arguments.minutes, folder)
+            compare(arguments.rounds, arguments.files, folder)
+            if arguments.compare
+            else soak(arguments.minutes, folder)
         )
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -37,6 +37,7 @@ from .model.settings import Settings
 from .options import PlainOptions, StopToken
 from .processor import processor_times
 from .sources.huggingface import DownloadMetadata
+from .sources.link_files import LinkFileRenewal
 from .storage.destination import Destination
 from .storage.folder.disk import Disk
 from .storage.folder.permissions import Permissions
@@ -175,7 +176,7 @@ async def _fetch(
     pool, pausing = workers.own_pool if workers else context.pool, _pausing(observe, workers)
     await stack.enter_async_context(given.pages.over(pool, context.transport, pausing))
     renewal = renewal_of(given.manifest, given.options, given.settings, observe, given.pages)
-    await _ticking(stack, given, context, board, observe, workers)
+    await _ticking(stack, given, context, board, observe, workers, renewal)
     first, tell = stack.enter_context(given.joint.share(observe)) if given.joint else (1, None)
     again, spill = _again(given), stack.enter_context(DiskSpill(given.state))
     run = Run(
@@ -248,8 +249,12 @@ async def _ticking(
     board: Board,
     observe: Fanout,
     workers: Workers | None,
+    renewal: LinkFileRenewal | None,
 ) -> None:
     """Report what the run waits for, its status and its progress at intervals, until it ends."""
+    if renewal is not None:
+        stack.push_async_callback(renewal.close)
+        await stack.enter_async_context(Ticking(renewal, at_end=False))
     if not given.shares:
         waits = WaitReporter(context.pool, observe, processor_times, allowed=workers)
         await stack.enter_async_context(Ticking(waits))

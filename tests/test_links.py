@@ -19,6 +19,7 @@ from osp_fetch.model.entry import Entry, entry
 from osp_fetch.model.errors import ManifestError
 from osp_fetch.sources.link_files import _other
 from osp_fetch.sources.resolve import Options, resolve
+from osp_fetch.views.board import Board
 from tests.conftest import quick
 from tests.origin import Origin, noise
 
@@ -215,6 +216,43 @@ async def test_rows_that_were_read_before_a_fresh_file_came_get_its_links_too(
         report = await fetch_all(str(links), tmp_path / "out", settings=settings, observer=observe)
     assert report.ok
     assert report.counts[Status.FETCHED] == 40
+
+
+async def test_a_link_file_that_is_replaced_before_a_link_dies_is_reported(
+    origin: Origin, tmp_path: Path
+) -> None:
+    links, board = tmp_path / "links.tsv", Board()
+    now, renewed = int(time.time()), asyncio.Event()
+    found: list[object] = []
+
+    async def handle(exchange: Exchange) -> None:
+        await renewed.wait()  # no link is refused: the run does not need the fresh ones
+        await origin.handle(exchange)
+
+    origin.add("f", noise(1000))
+    async with Server(handle) as server:
+
+        def write(expires: int) -> None:
+            link = f"{server.url}/f?Expires={expires}&Signature=x"
+            (tmp_path / "new").write_text(f"file_name\tcdn_link\nf\t{link}\n")
+            (tmp_path / "new").replace(links)
+
+        def observe(event: events.Event) -> None:
+            board(event)
+            if isinstance(event, events.Opened):
+                found.append(board.expires)
+                write(now + 9000)
+            elif isinstance(event, events.LinksRenewed):
+                found.append(event)
+                renewed.set()
+
+        write(now + 1000)
+        given = quick(timeouts={"head": 60})
+        report = await fetch_all(str(links), tmp_path / "out", settings=given, observer=observe)
+    assert report.ok
+    assert found == [now + 1000, events.LinksRenewed(0, now + 9000)]
+    assert board.expires == now + 9000
+    assert board.last_trouble.startswith("the link file was replaced; its links expire at 20")
 
 
 @pytest.mark.parametrize(

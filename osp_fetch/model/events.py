@@ -323,7 +323,7 @@ class Parked:
 
 @dataclass(frozen=True, slots=True)
 class LinksRenewed:
-    """`files` parked files have fresh links and continue.
+    """`files` parked files have fresh links and continue; 0 if a link file was replaced before a link died.
 
     Attributes:
         expires: earliest expiry of these links, in Unix seconds; None if none is known.

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from ..concurrency import stop
 from ..model import events
 from ..model.entry import Entry
 from ..model.errors import ManifestError
@@ -34,8 +35,14 @@ class LinkFileRenewal:
         wait: if True, wait until the user replaces a file; if False, give up when nothing has changed.
         command: a shell command to run when links are dead. It replaces the files, or prints a link file.
         patience: seconds after which the command is killed.
-        observe: receives `LinksCommandFailed`.
+        observe: receives `LinksCommandFailed`, and `LinksRenewed` for files that are replaced before a link
+            has died.
+
+    Attributes:
+        period: seconds between two calls of `tick`.
     """
+
+    period = 1.0
 
     def __init__(
         self,
@@ -50,7 +57,8 @@ class LinkFileRenewal:
         self._observe, self._patience = observe, patience
         self._files, self._read, self._wait, self._command = list(files), read, wait, command
         self._offered: Path | None = None
-        self._stamp = self._look()
+        self._stamp = self._reported = self._look()
+        self._reporting: asyncio.Task[None] | None = None
         self._looked = time.monotonic()
         self._printed: str | None = None
         self._in_vain = False  # the last result of the command was of no use
@@ -66,6 +74,38 @@ class LinkFileRenewal:
             raise ManifestError(f"{file}: it has no usable row")
         self._offered = file
         self._looked = -math.inf
+
+    def tick(self) -> None:
+        """Report when the links of files that were replaced expire, although no link of the run has died.
+
+        Without this, what watches the run would warn of the old links until they have.
+        """
+        stamp = self._look()
+        is_reading = self._reporting is not None and not self._reporting.done()
+        if not is_reading and stamp not in (self._stamp, self._reported):
+            self._reported = stamp
+            self._reporting = asyncio.create_task(self._report(stamp))
+
+    async def close(self) -> None:
+        """End what `tick` has begun."""
+        await stop({self._reporting} if self._reporting is not None else ())
+
+    async def _report(self, stamp: Stamp) -> None:
+        expires = await asyncio.to_thread(self._first_expiry)
+        is_unused = self._stamp != stamp  # otherwise the run has them, and has reported them
+        if is_unused and expires is not None and expires > time.time():
+            self._observe(events.LinksRenewed(0, expires))
+
+    def _first_expiry(self) -> float | None:
+        """Return when the first link of the files expires, None if none does or a file cannot be read."""
+        try:
+            rows = self._read(list(filter(None, [*self._files, self._offered])))
+            return min(
+                (when for row in rows if isinstance(row, Entry) for url in row.urls if (when := expiry(url))),
+                default=None,
+            )
+        except ManifestError:
+            return None  # the file may still be being copied; its next change is read again
 
     def _look(self) -> Stamp:
         return tuple(_stamp(place) for place in [*self._files, *filter(None, [self._offered])])

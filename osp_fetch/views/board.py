@@ -184,7 +184,7 @@ class Board:
                 self.last_trouble = f"{dead} with a dead link: put a fresh link file in place of the old one"
             case events.LinksRenewed(files, expires):
                 self.expires = expires or self.expires
-                self.last_trouble = f"fresh links found for {formatting.count(files, 'file')}"
+                self.last_trouble = formatting.links_renewed(files, expires)
             case events.LinksCommandFailed(why):
                 self.last_trouble = why
             case events.DiskWaiting(why):

@@ -34,6 +34,13 @@ def limit_reason(why: str, connections: int | None) -> str:
     return f"{why} {connections}" if why.endswith("above") else why
 
 
+def links_renewed(files: int, expires: float | None) -> str:
+    """Return what `LinksRenewed` says as a sentence."""
+    if files or expires is None:
+        return f"fresh links found for {count(files, 'file')}"
+    return f"the link file was replaced; its links expire at {moment(expires)}"
+
+
 def duration(seconds: float) -> str:
     """Return seconds as text, such as `45 s`, `12 min 3 s`, `5 h 12 min` or `29 d 4 h`."""
     total = round(seconds)

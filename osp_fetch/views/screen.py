@@ -191,8 +191,8 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
             return f"page: {url}"
         case events.Steered(what):
             return f"by command: {what}"
-        case events.LinksRenewed(files, _):
-            return f"fresh links found for {formatting.count(files, 'file')}"
+        case events.LinksRenewed(files, expires):
+            return formatting.links_renewed(files, expires)
         case events.LinksCommandFailed(why):
             return why
         case events.FolderWaiting(why):
