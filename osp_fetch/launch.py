@@ -46,7 +46,7 @@ from .storage.folder.spill import DiskSpill
 from .views import formatting
 from .views.board import Board
 from .views.event_log import EventLog, StatusFile
-from .views.fanout import Fanout, ProgressTicker, Ticking
+from .views.fanout import Fanout, ProgressTicker, Ticking, board_and_views
 from .views.file_notes import notes_of
 from .views.history import HistoryFile
 from .views.totals import Totals
@@ -209,16 +209,16 @@ def _again(given: _Given) -> Again:
 async def _observers(stack: AsyncExitStack, given: _Given, report: Report) -> tuple[Board, Fanout]:
     """Open the log and the history; return the board, and what passes events to all observers."""
     state, storage = given.state, given.settings.storage
-    permissions, board, totals = Permissions(storage.mode), Board(), Totals()
+    permissions, totals = Permissions(storage.mode), Totals()
+    board, views = board_and_views(given.options.get("observer"))
     log = EventLog(state / "events.jsonl", permissions, storage.log_size)
     stack.callback(log.close)
     await stack.enter_async_context(Ticking(log))
     await stack.enter_async_context(HistoryFile(state / "history.jsonl", board, totals, permissions))
-    further = [given.failed, given.options.get("observer")]
     observe = Fanout([board, totals, log])
     for kind in (events.Repeating, events.LedgerReplaced):
         observe.add(partial(_note, report), kind)
-    for each in filter(None, further):
+    for each in filter(None, (given.failed, *views)):
         observe.add(each)
     return board, observe
 

@@ -109,7 +109,7 @@ async def _fetched(
         asyncio.get_running_loop().call_later(_LIST_PAUSE, _say_what_is_read)
     made["stop"] = stop
     shows = screen or (_only_page if flags["page"] else None)
-    observe = Fanout([each for each in (watching, shows, unpacker) if each])
+    observe = Fanout([each for each in (*watching.observers, shows, unpacker) if each])
     if shows or unpacker or watching.is_wanted:
         made["observer"] = observe
     try:
@@ -120,7 +120,7 @@ async def _fetched(
             screen.close()
         if unpacker and (stop.why or sys.exc_info()[0]):
             end_workers()
-    report.notes += [*observe.failures, *watching.failures]
+    report.notes += observe.failures
     watching.report = report
     _tell(report, flags)
     _keep_widths(flags, report.widths)

@@ -25,7 +25,7 @@ from .report import check_report, summary_at, write_report
 
 if TYPE_CHECKING:
     from ..archives.extractor import Unpacker
-    from ..model.events import Event
+    from ..model.events import Observer
     from ..model.report import Report
     from ..options import PlainOptions
     from ..views.board import Board
@@ -146,7 +146,7 @@ def _need_metrics() -> None:
 
 
 class Watching:
-    """The views for people elsewhere, as a context around a run. Also an observer that feeds them.
+    """The views for people elsewhere, as a context around a run.
 
     Args:
         flags: Flags by parameter name.
@@ -154,22 +154,21 @@ class Watching:
         board: The state of the run.
 
     Attributes:
+        observers: The observers of the run that feed the views; the board is the first.
         report: The report, to be set when the run has ended.
         code: The exit code, to be set at the end of the context.
         unpacker: Unpacks archives, to be set where there is one.
     """
 
     def __init__(self, flags: dict[str, Any], made: PlainOptions, board: Board) -> None:
-        from ..views.fanout import Fanout
-
         self.board = board
+        self.observers: list[Observer] = [board]
         self.report: Report | None = None
         self.code = exits.SOME_FAILED
         self.unpacker: Unpacker | None = None
         self._flags, self._made = flags, made
         output = str(flags["output"])
         self._place = output if is_bucket(output) else str(Path(output).absolute())
-        self._fanout = Fanout([board])
         self._notifier: Notifier | None = None
         self._exposed: Exposed | None = None
         self._space: FreeSpace | None = None
@@ -181,15 +180,6 @@ class Watching:
     def is_wanted(self) -> bool:
         """Whether there is any such view."""
         return self._notifier is not None or self._exposed is not None
-
-    @property
-    def failures(self) -> list[str]:
-        """A sentence for each view that failed."""
-        return self._fanout.failures
-
-    def __call__(self, event: Event) -> None:
-        """Pass one event to the board, and then to the views, which read it."""
-        self._fanout(event)
 
     def unpacked(self, *, broken: bool) -> None:
         """Count an archive. May be called from any thread."""
@@ -228,7 +218,7 @@ class Watching:
         channels = [Channel(target, settings.notify.timeout) for target in targets]
         room = self._space.beside(settings.storage.min_free) if self._space else lambda: None
         self._notifier = Notifier(self.board, notices, channels, room)
-        self._fanout.add(self._notifier)
+        self.observers.append(self._notifier)
         await self._stack.enter_async_context(Ticking(self._notifier, at_end=False))
 
     async def _measure(self) -> None:
@@ -242,7 +232,7 @@ class Watching:
         shard = self._made.get("shard")
         run = self._place, f"{shard[0]}/{shard[1]}" if shard else ""
         self._exposed = Exposed(metrics, run, self._around)
-        self._fanout.add(metrics.totals)
+        self.observers.append(metrics.totals)
         if self._flags["metrics"]:
             address = usage(metrics_address, self._flags["metrics"])
             server = self._stack.enter_context(MetricsServer(address, self._exposed))

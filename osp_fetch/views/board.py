@@ -105,18 +105,23 @@ class Board:
     _came: float = 0.0  # when the last bytes came, or when no connection was open
 
     def __post_init__(self) -> None:
-        self._begun = self.clock()
-        # The line view first reads the rate after 30 s, which is longer than the window. Without this sample
-        # it would show 0 B/s.
-        self._samples.append((self._begun, 0, 0))
-        self._came = self._begun
+        self._begin()
         self._host_facts = HostFacts(self.clock)
         self.limited = self._host_facts.seconds
 
+    def _begin(self) -> None:
+        """Count seconds from now on: a list may be read for long before the run."""
+        if self.received:
+            return
+        self._begun = self.clock()
+        self._samples.clear()
+        # without it, the line view, which first reads the rate after 30 s, would show 0 B/s
+        self._samples.append((self._begun, 0, 0))
+        self._came = self._begun
+
     def __call__(self, event: events.Event) -> None:
         """Add one event."""
-        often = self.handlers.get(type(event))
-        if often is not None:
+        if (often := self.handlers.get(type(event))) is not None:
             often(self, event)
             return
         self._host_facts(event)
@@ -151,6 +156,7 @@ class Board:
                 self.report = report
             case events.RunStarted(folder, idle):
                 self.destination, self.patience = folder, idle
+                self._begin()
             case events.Waited():
                 self._host_facts.waited(event, self.received)
                 if self._host_facts.is_due:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,10 @@ class Fanout:
             self._only[id(observer)] = only
         self._by_type.clear()
 
+    def __iter__(self) -> Iterator[events.Observer]:
+        """Yield the receivers, in the order in which they are called."""
+        return iter(self._observers)
+
     def __call__(self, event: events.Event) -> None:
         """Forward one event. This never raises, except for exceptions that are not `Exception`."""
         kind = type(event)
@@ -72,6 +76,20 @@ class Fanout:
             f"the observer {name} raised {type(error).__name__}: {error} ({where}) and is no longer "
             "called; the run is not affected"
         )
+
+
+def board_and_views(observer: events.Observer | None) -> tuple[Board, list[events.Observer]]:
+    """Return the board of a run, and the further observers that it was given.
+
+    Those of a `Fanout` are called directly, and a board among them serves the run as well: each event would
+    otherwise be counted twice.
+
+    Args:
+        observer: The observer of the run, None if it has none.
+    """
+    views = list(observer) if isinstance(observer, Fanout) else [observer] if observer else []
+    board = next((each for each in views if isinstance(each, Board)), None)
+    return board or Board(), [each for each in views if each is not board]
 
 
 def _handler(observer: Any, kind: type[events.Event]) -> _Handler:
