@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import click
 
@@ -108,7 +108,7 @@ async def _fetched(
     if not flags["quiet"]:
         asyncio.get_running_loop().call_later(_LIST_PAUSE, _say_what_is_read)
     made["stop"] = stop
-    shows = screen or (_only_page if flags["page"] else None)
+    shows = screen or (_PageLink() if flags["page"] else None)
     observe = Fanout([each for each in (*watching.observers, shows, unpacker) if each])
     if shows or unpacker or watching.is_wanted:
         made["observer"] = observe
@@ -153,10 +153,14 @@ def _say_what_is_read() -> None:
         click.echo(f"reading the list from {pipe}", err=True)
 
 
-def _only_page(event: events.Event) -> None:
-    """Print the link of the page, also with --quiet: nothing else says where the page is."""
-    if isinstance(event, events.PageOpened):
-        click.echo(f"page: {event.url}", err=True)
+class _PageLink:
+    """Prints the link of the page, also with --quiet: nothing else says where the page is."""
+
+    passes_over: Final = frozenset({events.Wrote, events.Opened, events.Closed, events.Finished})
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.PageOpened):
+            click.echo(f"page: {event.url}", err=True)
 
 
 def _keep_widths(flags: dict[str, Any], widths: dict[str, int]) -> None:

@@ -72,8 +72,9 @@ class HostTable:
         line = self._line(event.host)
         line.open += 1
         self._of_file[event.path] = line
-        del self._lines[event.host]
-        self._lines[event.host] = line
+        if len(self._lines) > 1:
+            del self._lines[event.host]
+            self._lines[event.host] = line
 
     def closed(self, event: events.Closed) -> None:
         """Count a connection that ends."""
