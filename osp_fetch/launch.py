@@ -198,8 +198,7 @@ async def _fetch(
         of_rows = [*given.resolved.notes(), *work.notes(), *unmatched]
         report.notes += [*given.reach.notes, *of_rows, *notes_of(board), *observe.failures, *run.notes()]
         report.notes += given.failed.close() if given.failed else []
-        await _total(report, board, begun, workers)
-        observe(events.RunEnded(report))
+        await _end(report, board, begun, workers, observe)
 
 
 def _again(given: _Given) -> Again:
@@ -263,11 +262,13 @@ async def _ticking(
         await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
 
 
-async def _total(report: Report, board: Board, begun: float, workers: Workers | None) -> None:
-    """Add what the board has counted, and what nodes know, to the report of a run that began at `begun`."""
+async def _end(report: Report, board: Board, begun: float, workers: Workers | None, observe: Fanout) -> None:
+    """Complete the report of a run that began at `begun` by what the board and nodes know, and deliver it."""
     await add_nodes(report, workers)
     report.widths = board.widths
     report.bytes, report.seconds = board.received, time.monotonic() - begun
+    observe(events.RunEnded(report))
+    report.notes += [each for each in observe.failures if each not in report.notes]
 
 
 def _finisher(

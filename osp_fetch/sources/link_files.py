@@ -80,17 +80,19 @@ class LinkFileRenewal:
 
         Without this, what watches the run would warn of the old links until they have.
         """
-        stamp = self._look()
-        is_reading = self._reporting is not None and not self._reporting.done()
-        if not is_reading and stamp not in (self._stamp, self._reported):
-            self._reported = stamp
-            self._reporting = asyncio.create_task(self._report(stamp))
+        if self._reporting is None or self._reporting.done():
+            self._reporting = asyncio.create_task(self._report())
 
     async def close(self) -> None:
         """End what `tick` has begun."""
         await stop({self._reporting} if self._reporting is not None else ())
 
-    async def _report(self, stamp: Stamp) -> None:
+    async def _report(self) -> None:
+        # in a thread: the files may be on a network disk that hangs, and the run does not need them now
+        stamp = await asyncio.to_thread(self._look)
+        if stamp in (self._stamp, self._reported):
+            return
+        self._reported = stamp
         expires = await asyncio.to_thread(self._first_expiry)
         is_unused = self._stamp != stamp  # otherwise the run has them, and has reported them
         if is_unused and expires is not None and expires > time.time():

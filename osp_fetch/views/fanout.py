@@ -81,15 +81,17 @@ class Fanout:
 def board_and_views(observer: events.Observer | None) -> tuple[Board, list[events.Observer]]:
     """Return the board of a run, and the further observers that it was given.
 
-    Those of a `Fanout` are called directly, and a board among them serves the run as well: each event would
-    otherwise be counted twice.
+    Those of a `Fanout` are called directly, and a board among them that is new serves the run as well: each
+    event would otherwise be counted twice.
 
     Args:
         observer: The observer of the run, None if it has none.
     """
-    views = list(observer) if isinstance(observer, Fanout) else [observer] if observer else []
-    board = next((each for each in views if isinstance(each, Board)), None)
-    return board or Board(), [each for each in views if each is not board]
+    if not isinstance(observer, Fanout):
+        return Board(), [observer] if observer else []
+    fresh = (each for each in observer if isinstance(each, Board) and each.report is None and not each.rows)
+    board = next(fresh, None)
+    return board or Board(), [each for each in observer if each is not board]
 
 
 def _handler(observer: Any, kind: type[events.Event]) -> _Handler:
