@@ -89,6 +89,19 @@ def test_a_manifest_that_is_streamed_is_named_alike_until_it_is_too_large(
     assert paths(listed(tmp_path, SAME[::-1])) == large
 
 
+def test_a_list_that_is_read_twice_is_named_alike_whether_its_rows_are_kept_or_not(tmp_path: Path) -> None:
+    links = [f"http://host-{n % 7}.example/{'folder/' * 8}{n % 20_000:06}.jpg" for n in range(30_000)]
+    place = listed(tmp_path, links)
+    assert resolving._MOMENT < place.stat().st_size < resolving._KEPT
+    kept = paths(place)
+    assert list(kept) == links
+    assert len(set(kept.values())) == len(links)
+    assert kept[links[15_000]] == "015000.jpg"
+    assert kept[links[0]] != "000000.jpg" != kept[links[20_000]]
+    place.write_text(place.read_text() + "\n" * resolving._KEPT)
+    assert paths(place) == kept
+
+
 def test_rows_that_come_one_by_one_never_collide() -> None:
     found = paths(iter(SAME))
     assert len(set(found.values())) == len(SAME)
@@ -157,6 +170,12 @@ def test_a_fresh_signature_keeps_the_name(tmp_path: Path) -> None:
         ("http://h/a%5cb.txt", "a\\b.txt"),
         ("http://h/%EC%82%AC.jpg", "사.jpg"),
         ("http://h/CON.jpg", "CON.jpg"),
+        ("http://h/sa_000020.tar?x=1/2", "sa_000020.tar"),
+        ("http://h/a/hf_abcdefgh.jpg", ""),
+        ("http://h/a/shelf_abcdefgh.jpg", "shelf_abcdefgh.jpg"),
+        ("http://h/a#b/c", "a"),
+        ("http://h", ""),
+        ("https://h?a/b.jpg", ""),
     ],
 )
 def test_names_out_of_links(link: str, name: str) -> None:
