@@ -26,7 +26,7 @@ from osp_fetch.views.event_log import EventLog
 from osp_fetch.views.fanout import Fanout
 from osp_fetch.views.formatting import advice, folded, summary
 from osp_fetch.views.hash_progress import HashProgress
-from osp_fetch.views.screen import Plain, connections, headline, panel, stall
+from osp_fetch.views.screen import Plain, connections, headline, panel, stall, total
 from tests.conftest import quick
 from tests.origin import Origin, Page, noise
 
@@ -358,3 +358,23 @@ def test_bytes_that_came_twice_count_once() -> None:
     board(events.Wrote("f", 100, "h:80"))  # from the worker that went on after the first had died
     board(events.Finished(Outcome("f", Status.FETCHED, row, 100)))
     assert (board.done, board.received) == (100, 160)
+
+
+def test_100_percent_is_shown_only_once_the_run_has_ended() -> None:
+    board, row = Board(), entry("f", "http://h/f", 1000)
+
+    def shown() -> tuple[str, float]:
+        statements, share = total(board)
+        return statements[0], share
+
+    board(events.RowsRead(1, 1, 1000, None))
+    board(events.ManifestEnded())
+    board(events.Opened("f", "h:80"))
+    board(events.Wrote("f", 996))
+    assert shown()[0] == "99%"  # it would be rounded to 100 %
+    board(events.Wrote("f", 4))
+    assert shown() == ("99%", 0.99)
+    board(events.Finished(Outcome("f", Status.FETCHED, row, 1000)))
+    assert shown() == ("99%", 0.99)
+    board(events.RunEnded(Report()))
+    assert shown() == ("100%", 1.0)
