@@ -232,7 +232,7 @@ class Watching:
         shard = self._made.get("shard")
         run = self._place, f"{shard[0]}/{shard[1]}" if shard else ""
         self._exposed = Exposed(metrics, run, self._around)
-        self.observers.append(metrics.totals)
+        self.observers.append(metrics)
         if self._flags["metrics"]:
             address = usage(metrics_address, self._flags["metrics"])
             server = self._stack.enter_context(MetricsServer(address, self._exposed))

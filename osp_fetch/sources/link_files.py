@@ -17,7 +17,7 @@ from typing import Final
 from ..concurrency import stop
 from ..model import events
 from ..model.entry import Entry
-from ..model.errors import ManifestError
+from ..model.errors import FetchError, ManifestError
 from ..model.protocols import Row
 from ..model.urls import expiry, source_key
 
@@ -106,7 +106,7 @@ class LinkFileRenewal:
                 (when for row in rows if isinstance(row, Entry) for url in row.urls if (when := expiry(url))),
                 default=None,
             )
-        except ManifestError:
+        except FetchError:
             return None  # the file may still be being copied; its next change is read again
 
     def _look(self) -> Stamp:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _MOMENT: Final = 2 << 20  # bytes; a manifest up to this size is read completely before fetching starts
 # Bytes of a manifest that is read twice, to find which names are shared; about half a million rows.
 _READ_TWICE: Final = 32 << 20
-# Bytes of a manifest whose rows are kept in memory from the first reading to the second: about 25 MB of rows.
+# Bytes of a manifest whose rows are kept in memory from the first reading to the second: about 32 MB of rows.
 _KEPT: Final = 4 << 20
 _BLOCK: Final = 256  # rows per block of an iterable
 _ROW: Final = 64  # bytes that a row of a DataFrame or a list counts as

@@ -101,9 +101,6 @@ class RunMetrics:
 
     Args:
         board: The state of the run. It must receive the same events, before this observer.
-
-    Attributes:
-        totals: What the events are added to. A `Fanout` may pass them to it directly.
     """
 
     passes_over: Final = Totals.passes_over
