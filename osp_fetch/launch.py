@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -31,6 +30,7 @@ from .control.steering import Steering
 from .engine.run import Run
 from .joint import Joint, own_partials
 from .model import events
+from .model.dataclasses import dataclass
 from .model.errors import FolderBusyError, SettingsError
 from .model.report import Outcome, Report
 from .model.settings import Settings

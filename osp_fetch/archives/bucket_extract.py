@@ -17,10 +17,11 @@ import queue
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
+from ..model.dataclasses import dataclass
 from ..model.entry import STATE_FOLDER, RelativePath, relative_path
 from ..model.errors import FetchError, StorageError
 from ..model.record import Published

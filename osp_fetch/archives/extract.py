@@ -16,10 +16,11 @@ import itertools
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.entry import STATE_FOLDER
 from ..model.errors import DiskFullError, StorageError
 from ..model.record import Published

@@ -9,12 +9,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
 from ..datasets.catalogue import owner
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.entry import STATE_FOLDER
 from ..model.errors import FetchError, Remedy, StorageError
 from ..model.report import Status

@@ -13,11 +13,12 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 from urllib.parse import quote
 
+from ..model.dataclasses import dataclass
 from ..model.entry import STATE_FOLDER
 from ..model.record import Published
 from ..storage.folder.disk import Disk, replace_text

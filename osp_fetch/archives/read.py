@@ -16,12 +16,12 @@ import zipfile
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from tarfile import EmptyHeaderError, EOFHeaderError, HeaderError, ReadError  # type: ignore[attr-defined]
 from typing import Final, Protocol, cast
 
+from ..model.dataclasses import dataclass
 from ..model.entry import RelativePath, relative_path
 from ..model.errors import FetchError, ManifestError
 from .compression import decompressed

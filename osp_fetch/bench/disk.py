@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.digest import HEX_LENGTHS
 from ..model.errors import FetchError
 from ..storage.folder.disk import storage_error

@@ -6,7 +6,6 @@ import os
 import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -14,6 +13,7 @@ from ..assembly import connections_of
 from ..concurrency import cores
 from ..inspection.past import HostPast, read_past
 from ..inspection.status import runs_of
+from ..model.dataclasses import dataclass
 from ..model.errors import StorageError
 from ..model.report import JSON_VERSION
 from ..model.settings import Settings

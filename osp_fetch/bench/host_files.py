@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ..assembly import rows_of
 from ..model import urls
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..options import PlainOptions

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.settings import Limits
 
 # Factor by which goodput must grow for more connections, or for a fixed part size, to count as better.

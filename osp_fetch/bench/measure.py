@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.profile import Profile
 from ..model.report import JSON_VERSION
 from ..model.settings import Settings

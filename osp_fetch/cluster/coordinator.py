@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum
 from typing import Final
+
+from ..model.dataclasses import dataclass
 
 _WRONG: Final = 3  # files with a wrong digest after which a node is given no more jobs
 

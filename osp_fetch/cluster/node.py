@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..engine.context import Context
 from ..engine.lent_ranges import RangeJob
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.entry import RelativePath
 from ..model.protocols import Ledger
 from ..model.record import Published

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
+from ..model.dataclasses import dataclass
 from .limit import ConcurrencyLimit
 from .processor import Load
 

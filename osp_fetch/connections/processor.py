@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+
+from ..model.dataclasses import dataclass
 
 # Seconds over which the load is measured at least. The system counts in hundredths of a second.
 _SPAN: Final = 0.1

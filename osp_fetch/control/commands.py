@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from ..model.dataclasses import dataclass
 from ..model.errors import FetchError
 from ..model.quantities import count, host_name, size
 from ..model.timetable import rate_of

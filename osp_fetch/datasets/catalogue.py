@@ -9,11 +9,11 @@ from __future__ import annotations
 import difflib
 import glob
 from collections.abc import Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.errors import ManifestError, Remedy
 from ..model.report import JSON_VERSION
 

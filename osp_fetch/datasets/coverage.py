@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TextIO
 
+from ..model.dataclasses import dataclass
 from ..model.entry import relative_path
 from ..model.errors import ManifestError, Remedy
 from ..model.report import JSON_VERSION

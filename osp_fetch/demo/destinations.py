@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from ..model.dataclasses import dataclass
 from .seaweed import KEYS, SeaweedServer
 
 BUCKET: Final = "demo"

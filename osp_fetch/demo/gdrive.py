@@ -8,10 +8,11 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from html import escape
 from urllib.parse import quote
 
+from ..model.dataclasses import dataclass
 from .server import Blob, Exchange
 
 # bytes; Drive sends a confirmation page in place of a file that is too large for its virus scan

@@ -7,10 +7,12 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from http import HTTPStatus
 from typing import Protocol, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from ..model.dataclasses import dataclass
 
 Headers = Mapping[str, str]
 _SLICE = 256 << 10  # most bytes of one write, so that only this part of a large content is in memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from ..concurrency import Places
@@ -12,6 +12,7 @@ from ..connections.buffers import Buffers
 from ..connections.exchange import Exchange
 from ..connections.pool import ConnectionPool
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.errors import FetchError
 from ..model.http import Validator
 from ..model.protocols import Ledger, Store, Transport

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..model import events, urls
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry
 from ..model.errors import (
     DiskFullError,

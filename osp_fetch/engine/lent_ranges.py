@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from ..concurrency import completed, stop
 from ..model import urls
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry
 from ..model.errors import StorageError
 from ..model.protocols import PartialContent, RangeFiles

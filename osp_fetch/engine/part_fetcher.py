@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from ..connections.exchange import Exchange
 from ..model import events, urls
+from ..model.dataclasses import dataclass
 from ..model.errors import (
     BorrowedLinkSpentError,
     FetchError,

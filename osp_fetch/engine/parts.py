@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from ..model.dataclasses import dataclass
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 
 OPEN_END: Final = 1 << 62  # bytes: the assumed end of a body of unknown length

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from ..model.dataclasses import dataclass
 from ..model.errors import FetchError, NotThePayloadError, Remedy, TransferError
 from ..model.settings import Retry
 
@@ -36,6 +36,9 @@ class Pace:
         return max(1.0, self.slowest * max(self.seconds, waited)) if self.seconds else 1.0
 
 
+_ANY = Pace()  # any progress suffices
+
+
 class Patience:
     """The count of failed attempts without progress. Sufficient progress resets it.
 
@@ -49,7 +52,7 @@ class Patience:
         pace: The progress that suffices.
     """
 
-    def __init__(self, settings: Retry, progress: Callable[[], int], pace: Pace = Pace()) -> None:
+    def __init__(self, settings: Retry, progress: Callable[[], int], pace: Pace = _ANY) -> None:
         self._settings, self._progress, self._pace = settings, progress, pace
         self._best = progress()
         self._waited = 0.0  # seconds of all pauses since the count was reset
@@ -98,7 +101,7 @@ async def persist(
     settings: Retry,
     progress: Callable[[], int],
     observe: Callable[[FetchError, float], None],
-    pace: Pace = Pace(),
+    pace: Pace = _ANY,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Repeat `work()` until it succeeds, its error does not allow a retry, or attempts are used up.

@@ -7,9 +7,9 @@ file that the server has now, which `validators` decides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry
 from ..model.errors import (
     FetchError,

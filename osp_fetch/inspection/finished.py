@@ -11,7 +11,6 @@ import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar, overload
@@ -19,6 +18,7 @@ from typing import Any, Final, Generic, Literal, Protocol, TypeVar, overload
 from ..archives.extractor import UNPACKING
 from ..archives.marks import MarkFile, UnpackedFile, UnpackedOrder
 from ..archives.webdataset import key_of
+from ..model.dataclasses import dataclass
 from ..model.entry import RelativePath
 from ..model.errors import SettingsError, StorageError
 from ..model.quantities import seconds

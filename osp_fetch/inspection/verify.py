@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..model.dataclasses import dataclass
 from ..model.digest import Digest
 from ..model.entry import STATE_FOLDER
 from ..model.ranges import NOTHING

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from .dataclasses import dataclass
 
 # Known algorithms and the number of hexadecimal digits of their values.
 HEX_LENGTHS: Final = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
-from dataclasses import dataclass
 from typing import Final, NewType
 
 from . import urls
+from .dataclasses import dataclass
 from .digest import Digest
 from .errors import ManifestError
 from .text import CONTROLS, has_control

@@ -10,9 +10,9 @@ reason in words for the user.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from .dataclasses import dataclass
 from .report import Outcome, Report
 
 

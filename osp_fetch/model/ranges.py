@@ -7,8 +7,9 @@ The inclusive form of RFC 9110 section 14 exists only in `network.transport`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from .dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, order=True)

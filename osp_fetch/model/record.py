@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
+from .dataclasses import dataclass
 from .entry import RelativePath
 from .http import Validator
 from .ranges import NOTHING, RangeSet

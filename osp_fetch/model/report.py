@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from .advice import what_to_do
+from .dataclasses import dataclass
 from .entry import Entry
 from .errors import FetchError
 from .html import Child, join, table, tag

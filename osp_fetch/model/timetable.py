@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, Self
+
+from .dataclasses import dataclass
 
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _ENTRY: Final = re.compile(r"(?:([a-z]{3,9})-)?(\d{1,2}):(\d{2}),(\S+)", re.IGNORECASE)

@@ -9,7 +9,6 @@ import ssl
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from http.cookies import BaseCookie, SimpleCookie
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from aiohttp.abc import ResolveResult
 from aiohttp.connector import Connection
 from yarl import URL
 
+from ..model.dataclasses import dataclass
 from .connection import HttpConnection
 
 # Matches URLs that aiohttp's session would re-encode, or shorten by a fragment or an empty query. It lists

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
 from ..model import urls
+from ..model.dataclasses import dataclass
 
 Origin = tuple[str, str, int | None]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import netrc
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
 from ..model import urls
+from ..model.dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)

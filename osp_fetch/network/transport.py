@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, Self
@@ -19,6 +19,7 @@ import aiohttp
 from yarl import URL
 
 from ..model import urls
+from ..model.dataclasses import dataclass
 from ..model.errors import (
     NotThePayloadError,
     Remedy,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..model.dataclasses import dataclass
 from ..model.entry import STATE_FOLDER
 from ..model.errors import SettingsError
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.errors import CredentialsError
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"

@@ -7,10 +7,11 @@ import base64
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
+from ..model.dataclasses import dataclass
 from ..model.digest import HEX_LENGTHS, STRENGTH, Digest
 from ..model.entry import STATE_FOLDER, entry
 from ..model.errors import CredentialsError, FetchError, ManifestError, NetworkError, Remedy, StorageError

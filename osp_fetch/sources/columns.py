@@ -10,9 +10,10 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.digest import Digest
 from ..model.errors import ManifestError
 from .row_parser import broken, is_given, is_raw, read_size

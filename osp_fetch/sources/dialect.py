@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from ..model.dataclasses import dataclass
 from .columns import is_link_name
 
 SEPARATORS: Final = ("\t", ",", ";", "|")

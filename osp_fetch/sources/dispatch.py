@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from ..model import urls
+from ..model.dataclasses import dataclass
 from ..model.settings import S3
 from ..s3.address import is_objects
 from . import folder_pages, huggingface, remote_sums, table

@@ -6,11 +6,11 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
+from ..model.dataclasses import dataclass
 from ..model.digest import Digest
 from ..model.entry import Entry, entry
 from ..model.errors import CredentialsError, ManifestError, NetworkError, Remedy

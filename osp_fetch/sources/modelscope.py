@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
 
+from ..model.dataclasses import dataclass
 from ..model.digest import Digest
 from ..model.entry import entry
 from ..model.errors import (

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import count
 from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry, RelativePath, portability, relative_path
 from ..model.errors import ManifestError
 from ..model.protocols import Row

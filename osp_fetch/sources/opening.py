@@ -13,10 +13,10 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
+from ..model.dataclasses import dataclass
 from ..model.urls import shown
 from . import huggingface
 from .extras import need

@@ -10,10 +10,10 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Final, Protocol, Self
 
+from ..model.dataclasses import dataclass
 from ..model.errors import CredentialsError, FetchError, NetworkError, Remedy, StatusError
 from ..model.http import Request
 from ..model.urls import encoded, shown

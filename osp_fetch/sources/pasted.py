@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
 
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..model.urls import shown

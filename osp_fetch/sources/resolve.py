@@ -8,12 +8,13 @@ import os
 import re
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
 from ..model import urls
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry, has_address
 from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row

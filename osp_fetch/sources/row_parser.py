@@ -6,9 +6,9 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.digest import HEX_LENGTHS, STRENGTH, Digest, stronger
 from ..model.entry import Entry, entry, is_link
 from ..model.errors import ManifestError, Remedy

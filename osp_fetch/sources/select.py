@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry
 from ..model.errors import ManifestError
 from ..model.protocols import Row

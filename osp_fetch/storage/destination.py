@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..model.dataclasses import dataclass
 from ..model.errors import SettingsError
 from ..model.settings import Limits, Settings
 from ..s3.address import BucketAddress, bucket_address, is_bucket

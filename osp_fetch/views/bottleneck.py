@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
 from ..connections.limit import REFUSED
+from ..model.dataclasses import dataclass
 from ..model.events import Waited
 from . import formatting
 

@@ -17,10 +17,10 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from ..model.dataclasses import dataclass
 from .notice import Notice
 
 # Notices that wait for one channel. Beyond, the oldest ones are dropped: the latest says what matters now.

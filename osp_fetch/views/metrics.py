@@ -7,10 +7,11 @@ values: hosts beyond the first fifty are added up under `other`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.report import Status
 from .board import Board
 from .totals import Totals

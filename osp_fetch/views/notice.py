@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.errors import SettingsError
 from ..model.report import JSON_VERSION
 

@@ -8,10 +8,10 @@ seconds. A run has at most `notify.most` notices beside those of its begin and e
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ..model import events, urls
+from ..model.dataclasses import dataclass
 from ..model.report import Report, Status
 from ..model.settings import Notify
 from ..model.text import printable

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from ..model.dataclasses import dataclass
 from . import formatting
 
 Level = Literal["good", "unknown", "warning", "bad"]

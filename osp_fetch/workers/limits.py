@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..connections.pool import ConnectionPool
 from ..engine.file import Job
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.record import Record
 from ..model.report import Status
 

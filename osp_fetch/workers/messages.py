@@ -6,7 +6,6 @@ They are pickled, so that only the processes of one run may exchange them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..connections.controller import HostReport
 from ..engine.file import Job
 from ..engine.lent_ranges import RangeJob
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.entry import RelativePath
 from ..model.errors import FetchError, StorageError
 from ..model.profile import Profile

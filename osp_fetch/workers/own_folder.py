@@ -8,10 +8,10 @@ import secrets
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ..model.dataclasses import dataclass
 from ..model.entry import RelativePath
 from ..model.errors import FolderBusyError
 from ..storage.folder.disk import storage_error

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import resource
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
+from ..model.dataclasses import dataclass
 from ..model.errors import SettingsError
 from ..model.settings import Settings
 from ..network.certificates import check_certificates

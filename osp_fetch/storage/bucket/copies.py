@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote
 
+from ...model.dataclasses import dataclass
 from ...model.entry import Entry
 from ...model.errors import StorageError
 from ...model.record import Placed, Published

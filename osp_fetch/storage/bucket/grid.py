@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from ...model.dataclasses import dataclass
 
 LEAST: Final = 8 << 20
 """Bytes of the smallest part. S3 demands 5 MiB for all but the last."""

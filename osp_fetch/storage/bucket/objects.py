@@ -8,10 +8,10 @@ import random
 import re
 import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
+from ...model.dataclasses import dataclass
 from ...model.entry import RelativePath
 from ...model.errors import FetchError, StorageError
 from ...model.record import Published

@@ -6,9 +6,9 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
+from ...model.dataclasses import dataclass
 from ..folder.hashing import Hasher, hasher
 
 # algorithm → class of `rehashes`, whose state can be written down

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Container
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
 
+from ...model.dataclasses import dataclass
 from ...model.errors import StorageError
 from ...model.settings import Settings
 from ...s3.address import BucketAddress

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
+from ...model.dataclasses import dataclass
 from ..publishing.publisher import Publisher
 from .disk import Disk
 from .executors import in_thread

@@ -11,10 +11,10 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from ...model.dataclasses import dataclass
 from ...model.errors import StorageError
 from ...model.record import Published, Record
 from ..folder.disk import storage_error

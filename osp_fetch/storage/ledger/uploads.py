@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Final
 
+from ...model.dataclasses import dataclass
 from ...model.errors import StorageError
 from .rows import PATIENCE
 

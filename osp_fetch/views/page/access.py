@@ -6,9 +6,9 @@ import hmac
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from ...model.dataclasses import dataclass
 from ...model.errors import SettingsError
 
 _LOCAL: Final = "127.0.0.1"

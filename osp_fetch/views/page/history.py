@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
+
+from ...model.dataclasses import dataclass
 
 # Samples of the last minutes, one a second.
 _RECENT: Final = 900

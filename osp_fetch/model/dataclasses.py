@@ -1,0 +1,122 @@
+"""`dataclass` of the standard library for frozen classes with slots, at a quarter of its import time.
+
+The standard decorator compiles six methods of a frozen class with slots, which takes half a millisecond, and
+a download of one file imports 130 such classes. Here only `__init__` is compiled; the other methods are
+closures over the names of the fields. The result is a dataclass in every other way: it is frozen and has
+slots, is compared, hashed, shown, copied and pickled by its fields, and `fields`, `replace` and `asdict` take
+it. Classes with other options, or with a dataclass as a base, are made by the standard decorator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NoReturn
+
+_Method = Callable[..., Any]
+
+
+def _dataclass(cls: type | None = None, /, **options: bool) -> Any:
+    """Make `cls` a dataclass, or return the decorator that does. Takes what `dataclasses.dataclass` takes."""
+    if cls is None:
+        return lambda decorated: _dataclass(decorated, **options)
+    ours = options.get("frozen") and options.get("slots") and options.keys() <= {"frozen", "slots", "repr"}
+    if not ours or any(map(dataclasses.is_dataclass, cls.__bases__)):
+        return dataclasses.dataclass(**options)(cls)
+    made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True)(cls)
+    made.__dataclass_params__.frozen = True
+    for name, method in _methods(cls, dataclasses.fields(made), shown=options.get("repr", True)):
+        if name not in cls.__dict__:
+            setattr(made, name, method)
+    return made
+
+
+def _methods(
+    cls: type, fields: Sequence[dataclasses.Field[Any]], *, shown: bool
+) -> Iterator[tuple[str, _Method]]:
+    """Yield the names and functions of the methods that are derived from the fields."""
+    yield "__init__", _init(fields, post_init=hasattr(cls, "__post_init__"))
+    key = _values([each.name for each in fields if each.compare])
+    yield (
+        "__eq__",
+        lambda self, other: key(self) == key(other) if type(other) is type(self) else NotImplemented,
+    )
+    yield "__hash__", lambda self: hash(key(self))
+    if shown:
+        yield "__repr__", _repr([each.name for each in fields if each.repr])
+    yield "__getstate__", _getstate([each.name for each in fields])
+    yield "__setstate__", _setstate([each.name for each in fields])
+    yield "__setattr__", _setattr
+    yield "__delattr__", _delattr
+
+
+def _init(fields: Sequence[dataclasses.Field[Any]], *, post_init: bool) -> _Method:
+    """Compile `__init__`, the one method whose parameters are the fields."""
+    known: dict[str, Any] = {"_set": object.__setattr__, "_MISSING": dataclasses.MISSING}
+    parameters, lines = ["self"], []
+    for each in fields:
+        name, parameter, value = each.name, each.name, each.name
+        if each.default is not dataclasses.MISSING:
+            known[f"_default_{name}"] = each.default
+            parameter = f"{name}=_default_{name}"
+        elif each.default_factory is not dataclasses.MISSING:
+            known[f"_make_{name}"] = each.default_factory
+            parameter, value = f"{name}=_MISSING", f"_make_{name}() if {name} is _MISSING else {name}"
+        parameters.append(parameter)
+        lines.append(f"_set(self, {name!r}, {value})")
+    lines.append("self.__post_init__()" if post_init else "pass")
+    exec(f"def __init__({', '.join(parameters)}):\n  " + "\n  ".join(lines), known)
+    init: _Method = known["__init__"]
+    return init
+
+
+def _values(names: Sequence[str]) -> Callable[[object], tuple[Any, ...]]:
+    """Return the function that takes the tuple of the values of `names` from an instance."""
+    if len(names) > 1:
+        return attrgetter(*names)  # written in C
+    return lambda self: tuple(getattr(self, name) for name in names)
+
+
+def _eq(key: Callable[[object], tuple[Any, ...]]) -> Callable[[object, object], bool]:
+    def equal(self: object, other: object) -> bool:
+        return key(self) == key(other) if type(other) is type(self) else NotImplemented
+
+    return equal
+
+
+def _repr(names: Sequence[str]) -> Callable[[object], str]:
+    def shown(self: object) -> str:
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__qualname__}({values})"
+
+    return shown
+
+
+def _getstate(names: Sequence[str]) -> Callable[[object], list[Any]]:
+    def state(self: object) -> list[Any]:
+        return [getattr(self, name) for name in names]
+
+    return state
+
+
+def _setstate(names: Sequence[str]) -> Callable[[object, Sequence[Any]], None]:
+    def restore(self: object, state: Sequence[Any]) -> None:
+        for name, value in zip(names, state, strict=True):
+            object.__setattr__(self, name, value)
+
+    return restore
+
+
+def _setattr(_: object, name: str, value: object) -> NoReturn:
+    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _delattr(_: object, name: str) -> NoReturn:
+    raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as dataclass  # noqa: PLC0414 (a re-export)
+else:
+    dataclass = _dataclass
