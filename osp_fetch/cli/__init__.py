@@ -83,8 +83,8 @@ def main() -> None:
     """Run the command line and exit the process. The reference lists the exit codes."""
     _use_utf8()
     # There is little cyclic garbage. Python's default thresholds cost 10 % of the start-up time and 5 % of
-    # the time of small files.
-    gc.set_threshold(50_000, 20, 50)
+    # the time of small files. The imports of a command make about 50,000 objects, which stay.
+    gc.set_threshold(100_000, 20, 50)
     from ..model.errors import FetchError
     from .streams import make_safe
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import resource
@@ -69,6 +70,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     from ..storage.folder.permissions import Permissions
 
+    gc.freeze()  # what was imported stays, and need not be scanned
     with Permissions(made["settings"].storage.mode).applied():  # also for the unpacking after the run
         return uvloop.run(_get(list(sources), flags, made))
 
