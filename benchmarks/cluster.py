@@ -1,6 +1,6 @@
 """Measure a run over several nodes: speed against one node, a host with a limit, and the cost of decisions.
 
-    python benchmarks/cluster.py [--only speed|last|limit|simulation] [--rounds 3] [--jobs 10000000]
+    python benchmarks/cluster.py [--only speed|last|bucket|limit|simulation] [--rounds 3] [--jobs 10000000]
 
 The nodes are those of a Ray cluster on this machine. Each has a loopback address of its own, and a proxy
 limits the bytes of each address, so that every node has "its" bandwidth.
@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import json
 import multiprocessing
+import os
 import random
 import resource
 import shutil
@@ -26,7 +27,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from clients import MIB, PYTHON, digest, origin
+
+from tests.seaweed import KEYS, serving
 
 MB = 1_000_000
 
@@ -160,9 +165,9 @@ class Nodes:
         self._cluster.shutdown()
 
 
-def command(listed: Path, out: Path, address: str, *more: str) -> list[str]:
+def command(listed: Path, out: str, address: str, *more: str) -> list[str]:
     """Return the command of a run."""
-    words = [PYTHON, "-m", "osp_fetch", "get", str(listed), "-o", str(out), "-q", "--json", "--min-free", "0"]
+    words = [PYTHON, "-m", "osp_fetch", "get", str(listed), "-o", out, "-q", "--json", "--min-free", "0"]
     words += ["--profiles", "none", "--engine", "ray", "--address", address, *more]
     return words
 
@@ -177,12 +182,13 @@ def manifest(folder: Path, port: int, count: int, size: int) -> Path:
     return place
 
 
-def timed(nodes: int, listed: Path, place: str, *more: str) -> tuple[float, int]:
+def timed(nodes: int, listed: Path, place: str, *more: str, bucket: str = "") -> tuple[float, int]:
     """Return the seconds of a run over `nodes` nodes without the start of the cluster, and its failures."""
     with Nodes(nodes) as made:
         out = Path(tempfile.mkdtemp(dir=place))
+        into = [f"s3://{bucket}/{out.name}", "--state", str(out)] if bucket else [str(out)]
         try:
-            words = command(listed, out, made.address, *more)
+            words = command(listed, into[0], made.address, *into[1:], *more)
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             if not done.stdout:
                 raise SystemExit(done.stderr[-1000:])
@@ -192,7 +198,7 @@ def timed(nodes: int, listed: Path, place: str, *more: str) -> tuple[float, int]
             shutil.rmtree(out)
 
 
-def speed(rounds: int, place: str, count: int = 72, size: int = 32 * MIB) -> dict[str, Any]:
+def speed(rounds: int, place: str, count: int = 72, size: int = 32 * MIB, bucket: str = "") -> dict[str, Any]:
     """Three nodes, each behind 30 MB/s, against one. The start of Ray takes two seconds of each run."""
     with origin([size], place) as (url, _):
         upstream = int(url.split(":")[2].split("/")[0])
@@ -201,7 +207,7 @@ def speed(rounds: int, place: str, count: int = 72, size: int = 32 * MIB) -> dic
             found: dict[int, list[float]] = {1: [], 3: []}
             for _ in range(rounds):
                 for nodes, seconds in found.items():
-                    seconds.append(timed(nodes, listed, place)[0])
+                    seconds.append(timed(nodes, listed, place, bucket=bucket)[0])
     one, three = (statistics.median(found[n]) for n in (1, 3))
     return {"one node": found[1], "three nodes": found[3], "times as fast": round(one / three, 2)}
 
@@ -209,6 +215,13 @@ def speed(rounds: int, place: str, count: int = 72, size: int = 32 * MIB) -> dic
 def last(rounds: int, place: str) -> dict[str, Any]:
     """The same for one file of 2 GiB, of which idle nodes fetch ranges."""
     return speed(rounds, place, 1, 2048 * MIB)
+
+
+def bucket(rounds: int, place: str) -> dict[str, Any]:
+    """The same for one file of 1 GiB, on its way into a bucket of SeaweedFS, which is not behind 30 MB/s."""
+    with serving() as server:
+        os.environ |= {**KEYS, "AWS_ENDPOINT_URL_S3": server.url, "AWS_EC2_METADATA_DISABLED": "true"}
+        return speed(rounds, place, 1, 1024 * MIB, server.bucket("ranges"))
 
 
 def limit(rounds: int, place: str) -> dict[str, Any]:
@@ -385,7 +398,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["speed", "last", "limit", "simulation"])
+    parser.add_argument("--only", choices=["speed", "last", "bucket", "limit", "simulation"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=10_000_000)
     parser.add_argument("--json", type=Path)
@@ -395,6 +408,7 @@ def main() -> None:
         "simulation": lambda: simulation(flags.jobs),
         "speed": lambda: speed(flags.rounds, place),
         "last": lambda: last(flags.rounds, place),
+        "bucket": lambda: bucket(flags.rounds, place),
         "limit": lambda: limit(flags.rounds, place),
     }
     found = {}

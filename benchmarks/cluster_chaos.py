@@ -254,7 +254,7 @@ def run(minutes: float, seed: int, place: str) -> dict[str, Any]:
                 write_links(listed, port, generation.value, count)
 
             chaos = Chaos(nodes, fresh, seed)
-            report, runs = _fetched(command(listed, out, nodes.address), chaos, minutes)
+            report, runs = _fetched(command(listed, str(out), nodes.address), chaos, minutes)
             total = sent.value
     try:
         return _judged(out, count, total) | {

@@ -18,11 +18,13 @@ from osp_fetch.model.entry import entry
 from osp_fetch.model.errors import StorageError
 from osp_fetch.model.ranges import ByteRange, RangeSet
 from osp_fetch.model.report import Status
+from osp_fetch.s3.address import bucket_address
 from osp_fetch.storage.folder.range_files import FolderRangeFiles
 from osp_fetch.views.board import Board
 from tests import origin as o
 from tests.conftest import quick
 from tests.fleet import Fleet, Make, fleets, served, tree
+from tests.held import Held
 from tests.origin import Origin, noise, slow
 
 MIB = 1 << 20
@@ -47,23 +49,55 @@ def of_nodes(run: Fleet) -> Counter[str]:
     return found
 
 
-def left(run: Fleet) -> list[Path]:
-    return [place for place in run.root.rglob("ranges/*") if place.is_file()]
+class Place:
+    """Where the runs of a test fetch to.
+
+    Args:
+        held: What the bucket holds; None if it is a folder.
+        bucket: The bucket.
+    """
+
+    def __init__(self, held: Held | None = None, bucket: str = "") -> None:
+        self._held = held
+        self.bucket = bucket_address(f"s3://{bucket}/x") if bucket else None
+
+    def files(self, run: Fleet) -> dict[str, bytes]:
+        """Return path → bytes of all that was published."""
+        if self._held is None:
+            return tree(run.root)
+        objects = {key.removeprefix("x/"): self._held.data(key) for key in self._held.every("x/")}
+        return {path: data for path, data in objects.items() if not path.startswith(".osp-fetch/")}
+
+    def ranges(self, run: Fleet) -> list[str]:
+        """Return the names of range files that are there."""
+        if self._held is None:
+            return [str(place) for place in run.root.rglob("ranges/*") if place.is_file()]
+        return self._held.every("x/.osp-fetch/ranges/")
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest) -> Place:
+    if request.param == "folder":
+        return Place()
+    return Place(request.getfixturevalue("held"), request.getfixturevalue("bucket"))
 
 
 class Pair:
     """A run over two nodes, of which one gets the large file and the other one has nothing to do.
 
     Args:
+        place: Where it is fetched to.
         to_helper: How the helper is served; None for a plain reply.
         ranges: The number of ranges after whose assignment the node with the file is served fast.
     """
 
     def __init__(
-        self, fleet: Make, origin: Origin, to_helper: Any = None, ranges: int = 1, **more: Any
+        self, fleet: Make, origin: Origin, place: Place, to_helper: Any = None, ranges: int = 1, **more: Any
     ) -> None:
         limits = {"part_size": "1MiB", "per_host": 8, "connections": 8}
-        self.run = fleet("a", "b", sources=ADDRESSES, settings=quick(limits=limits), **more)
+        self.run = fleet(
+            "a", "b", sources=ADDRESSES, settings=quick(limits=limits), bucket=place.bucket, **more
+        )
         self._to_helper, self._ranges = to_helper, ranges
         self.run.start(served(origin, LARGE, self._serve))
 
@@ -96,9 +130,11 @@ class Pair:
         await self.run.until(lambda: self.helped() >= count)
 
 
-async def test_an_idle_node_fetches_ranges_of_the_last_file_of_another(origin: Origin, fleet: Make) -> None:
+async def test_an_idle_node_fetches_ranges_of_the_last_file_of_another(
+    origin: Origin, fleet: Make, place: Place
+) -> None:
     board = Board()
-    pair = Pair(fleet, origin, ranges=2, observers=[board])
+    pair = Pair(fleet, origin, place, ranges=2, observers=[board])
     run = pair.run
     await pair.until_helped(8 * MIB)
     lines = {line.name: line for line in board.nodes.lines()}
@@ -106,7 +142,7 @@ async def test_an_idle_node_fetches_ranges_of_the_last_file_of_another(origin: O
     assert lines[pair.helper].connections > 0
     await run.work
     assert run.counts() == {Status.FETCHED: 1}
-    assert tree(run.root) == LARGE
+    assert place.files(run) == LARGE
     received = of_nodes(run)
     assert received[pair.helper] > 16 * MIB
     assert received.total() < 1.05 * len(LARGE["large"])
@@ -115,21 +151,24 @@ async def test_an_idle_node_fetches_ranges_of_the_last_file_of_another(origin: O
     ranges = [each for each in run.seen if isinstance(each, events.RangeAssigned)]
     assert {each.node for each in ranges} == {pair.helper}
     assert not (run.root / ".osp-fetch" / "nodes").exists()
+    assert place.ranges(run) == []
 
 
-async def test_what_a_killed_helper_had_is_fetched_by_the_other_node(origin: Origin, fleet: Make) -> None:
-    pair = Pair(fleet, origin)
+async def test_what_a_killed_helper_had_is_fetched_by_the_other_node(
+    origin: Origin, fleet: Make, place: Place
+) -> None:
+    pair = Pair(fleet, origin, place)
     await pair.until_helped(2 * MIB)
     pair.run.nodes.signal(pair.helper, signal.SIGKILL)
     await pair.run.work
     assert pair.run.counts() == {Status.FETCHED: 1}
-    assert tree(pair.run.root) == LARGE
+    assert place.files(pair.run) == LARGE
 
 
 async def test_a_frozen_helper_holds_nothing_up_and_changes_nothing_when_it_wakes(
-    origin: Origin, fleet: Make
+    origin: Origin, fleet: Make, place: Place
 ) -> None:
-    pair = Pair(fleet, origin, patience=4.0, in_reach=False)
+    pair = Pair(fleet, origin, place, patience=4.0, in_reach=False)
     run = pair.run
     await pair.until_helped(2 * MIB)
     run.nodes.signal(pair.helper, signal.SIGSTOP)
@@ -138,51 +177,53 @@ async def test_a_frozen_helper_holds_nothing_up_and_changes_nothing_when_it_wake
     await run.work
     await run.nodes.processes[pair.helper].wait()
     assert run.counts() == {Status.FETCHED: 1}
-    assert tree(run.root) == LARGE
+    assert place.files(run) == LARGE
 
 
-async def test_the_file_of_a_killed_node_goes_on_at_its_helper(origin: Origin, fleet: Make) -> None:
-    kept: list[list[Path]] = []
+async def test_the_file_of_a_killed_node_goes_on_at_its_helper(
+    origin: Origin, fleet: Make, place: Place
+) -> None:
+    kept: list[list[str]] = []
 
     def look(event: events.Event) -> None:
         if isinstance(event, events.Finished):
-            kept.append(left(pair.run))
+            kept.append(place.ranges(pair.run))
 
-    pair = Pair(fleet, origin, observers=[look])
+    pair = Pair(fleet, origin, place, observers=[look])
     await pair.until_helped(2 * MIB)
     pair.run.nodes.signal(pair.owner, signal.SIGKILL)
     await pair.run.work
     assert pair.run.counts() == {Status.FETCHED: 1}
-    assert tree(pair.run.root) == LARGE
+    assert place.files(pair.run) == LARGE
     assert kept == [[]]  # the range file that came too late for its node was deleted during the run
 
 
 async def test_wrong_bytes_of_a_helper_are_not_published_and_it_gets_no_more_of_the_file(
-    origin: Origin, fleet: Make
+    origin: Origin, fleet: Make, place: Place
 ) -> None:
     async def wrong(exchange: Exchange, page: o.Page) -> None:
         await exchange.serve(Blob(bytes(len(page.data))), page.headers)
 
-    pair = Pair(fleet, origin, wrong)
+    pair = Pair(fleet, origin, place, wrong)
     await pair.until_helped()
     await pair.run.work
     assert pair.run.counts() == {Status.FETCHED: 1}
-    assert tree(pair.run.root) == LARGE
+    assert place.files(pair.run) == LARGE
     seen = pair.run.seen
     lost = next(n for n, each in enumerate(seen) if isinstance(each, events.Lost))
     assert not [each for each in seen[lost:] if isinstance(each, events.RangeAssigned)]
 
 
 async def test_a_range_that_the_server_refuses_a_helper_is_fetched_by_the_node_with_the_file(
-    origin: Origin, fleet: Make
+    origin: Origin, fleet: Make, place: Place
 ) -> None:
     async def refused(exchange: Exchange, page: o.Page) -> None:
         await exchange.answer(403, "not you", {"Content-Type": "text/plain"})
 
-    pair = Pair(fleet, origin, refused)
+    pair = Pair(fleet, origin, place, refused)
     await pair.run.work
     assert pair.run.counts() == {Status.FETCHED: 1}
-    assert tree(pair.run.root) == LARGE
+    assert place.files(pair.run) == LARGE
     assert 0 < sum(isinstance(each, events.RangeAssigned) for each in pair.run.seen) <= 4
 
 

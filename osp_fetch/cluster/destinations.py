@@ -114,7 +114,7 @@ class Files:
 class BucketParts(Files):
     """The parts of files in a bucket, which every node can continue with the ledger of the run."""
 
-    kind = "bucket"
+    kind, lends = "bucket", True
 
     async def end(self) -> None:
         """Abort uploads that nodes have begun and not recorded."""

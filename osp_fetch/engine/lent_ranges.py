@@ -1,14 +1,17 @@
 """Ranges of a file that other nodes fetch, because they have nothing else to do at the end of a run.
 
-A node fetches such a range into a range file of its own. The node that has the file copies the bytes into
-its partial, so that no other process ever writes there: a range file that comes too late changes nothing.
+A node fetches such a range into a range file of its own, or into objects of osp-fetch in a bucket. The node
+that has the file copies the bytes into its partial, so that no other process ever writes there: a range file
+that comes too late changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -29,7 +32,7 @@ _SECONDS: Final = 20.0  # for which a range is sized, at the rate at which the f
 # A range is taken back after this many seconds, and after this multiple of the time that it should take.
 _PATIENCE: Final = (20.0, 4.0)
 _FAILURES: Final = 2  # ranges that were not fetched, after which no more of the file is lent
-_BLOCK: Final = 1 << 20  # bytes that are copied at a time
+_AHEAD: Final = 3  # blocks that are read while one is written
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ class LentRanges:
         self._lent: dict[int, tuple[Part, asyncio.TimerHandle]] = {}
         self._copying: set[asyncio.Task[None]] = set()
         self._failures = 0
+        self._settled = asyncio.Event()  # set when further bytes may be settled
         self._since, self._held = asyncio.get_running_loop().time(), len(state.held)
 
     @property
@@ -152,22 +156,48 @@ class LentRanges:
 
     async def _copy(self, part: Part, file: Path) -> None:
         """Copy a range file into the partial, and delete it. Bytes that cannot be copied are free again."""
-        at, is_failure = part.range.start, True
+        is_failure = True
         try:
-            while at < part.range.stop:
-                count = min(_BLOCK, part.range.stop - at)
-                data = await self._range_files.read(file, at - part.range.start, count)
-                if not data:
-                    break
-                await completed(self._partial.write(at, data, self._state.length))
-                self._wrote(ByteRange(at, at + len(data)))
-                at += len(data)
-            is_failure = at < part.range.stop
+            if self._range_files.in_order:
+                await self._until_settled(part.range.start)
+            is_failure = not await self._copied(part.range, file)
         except StorageError:
             pass  # the bytes are fetched here: that shows whether the disk is at fault
         finally:
             self._release(part, is_failure=is_failure)
             await self._range_files.drop(file)
+
+    async def _until_settled(self, offset: int) -> None:
+        """Wait until all bytes before `offset` are held."""
+        while self._state.parts.settled < offset:
+            self._settled.clear()
+            await self._settled.wait()
+
+    def advanced(self) -> None:
+        """Note that a part has ended."""
+        self._settled.set()
+
+    async def _copied(self, span: ByteRange, file: Path) -> bool:
+        """Copy blocks of a range file in order, and read ahead. Return whether all of `span` was there."""
+        size, reading = self._range_files.block, deque[tuple[ByteRange, asyncio.Task[bytes]]]()
+        blocks = (ByteRange(at, min(at + size, span.stop)) for at in range(span.start, span.stop, size))
+        try:
+            while True:
+                for block in islice(blocks, _AHEAD + 1 - len(reading)):
+                    read = self._range_files.read(file, block.start - span.start, len(block))
+                    reading.append((block, asyncio.create_task(read)))
+                if not reading:
+                    return True
+                block, task = reading[0]
+                data = await task
+                if data:
+                    await completed(self._partial.write(block.start, data, self._state.length))
+                    self._wrote(ByteRange(block.start, block.start + len(data)))
+                if len(data) < len(block):
+                    return False
+                reading.popleft()
+        finally:
+            await completed(stop({task for _, task in reading}))
 
     def _wrote(self, span: ByteRange) -> None:
         self._state.wrote(span)

@@ -187,7 +187,9 @@ class PartFetcher:
         return not self._state.complete
 
     def _check_complete(self) -> None:
-        """End the lanes if every byte is held."""
+        """End the lanes if every byte is held, and let ranges of other nodes be copied."""
+        if self._lent is not None:
+            self._lent.advanced()
         if self._state.complete:
             self._complete.set()
             self._lanes.enough()

@@ -55,8 +55,8 @@ async def fetch_range(context: Context, files: RangeFiles, job: RangeJob) -> Pat
     if await context.store.room() < length + len(span):  # the rest of the file may need the space
         raise DiskFullError(f"{path}: too little free space to fetch a range beside the file")
     context = replace(context, ledger=NoLedger(), observe=observe, lending=None)
-    state, file = FileState(job.entry, job.record, length), files.begin(span)
-    before, is_complete = len(state.held), False
+    state = FileState(job.entry, job.record, length)
+    file, before, is_complete = files.begin(span, state.unwrote), len(state.held), False
     checkpoint = Checkpoint(context.ledger, file, state, context.claim_size)
     parts = PartFetcher(context, state, file, checkpoint, job.order, resumed=True)
     try:

@@ -197,10 +197,23 @@ class RangeFile(PartialContent, Protocol):
 
 
 class RangeFiles(Protocol):
-    """The range files of a node, in a folder that all nodes see."""
+    """The range files of a node, at a place that all nodes see.
 
-    def begin(self, span: ByteRange) -> RangeFile:
-        """Return a new range file for the bytes of `span`."""
+    Attributes:
+        block: bytes that are read at a time.
+        in_order: whether the bytes of a range must be written to a partial after all bytes before them.
+    """
+
+    block: int
+    in_order: bool
+
+    def begin(self, span: ByteRange, lost: Lost | None = None) -> RangeFile:
+        """Return a new range file for the bytes of `span`.
+
+        Args:
+            span: bytes of the whole file.
+            lost: called with bytes that were written and had to be given up.
+        """
         ...
 
     async def read(self, place: Path, offset: int, count: int) -> bytes:

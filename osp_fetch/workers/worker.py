@@ -97,18 +97,18 @@ async def serve(end: socket.socket) -> None:
         pool = ConnectionPool(
             limits, tell, first.profiles, first.share, yields=first.yields, hosts=settings.hosts
         )
-        store = _store(first, place, own, ledger)
         transport = transport_of(settings, first.reach, first.source)
+        store = await stack.enter_async_context(_store(first, place, own, ledger))
         context = Context(
             transport=await stack.enter_async_context(transport),
-            store=await stack.enter_async_context(store),
+            store=store,
             ledger=ledger,
             pool=pool,
             buffers=Buffers(limits, pool.rate),
             settings=settings,
             observe=tell,
             may_publish=lifeline.check,
-            lending=_lending(first, place),
+            lending=_lending(first, store),
         )
         await _Worker(wire, context, ledger, begun, suspects, lifeline, own).work(rest)
     await wire.close()
@@ -129,10 +129,15 @@ def _store(
     return place.store(first.state, first.settings, is_worker=True)
 
 
-def _lending(first: messages.Setup, place: Destination) -> Lending | None:
+def _lending(first: messages.Setup, store: Store) -> Lending | None:
     """Return the files of which other nodes may fetch ranges, None if there are no such nodes."""
-    if first.is_local or not first.patience or place.bucket:
+    if first.is_local or not first.patience:
         return None
+    if first.place.bucket:
+        from ..storage.bucket.store import BucketStore
+
+        assert isinstance(store, BucketStore)
+        return Lending(store.range_files)
     from ..storage.folder.range_files import FolderRangeFiles
 
     return Lending(FolderRangeFiles(first.state))

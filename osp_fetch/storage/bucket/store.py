@@ -35,6 +35,7 @@ from .objects import metadata_of
 from .part_memory import PartMemory
 from .partial import BucketPartial
 from .pieces import ArchiveObjects
+from .range_objects import BucketRangeFiles, discard_ranges
 from .resources import BucketResources
 from .sums import SCHEMES, Scheme
 from .unfinished import abort, forget, unknown_uploads
@@ -76,6 +77,7 @@ class BucketStore:
         writer: creates objects from the members of archives.
         notes: objects of osp-fetch itself.
         archives: objects that are archives.
+        range_files: ranges of files that nodes fetch for each other.
     """
 
     def __init__(
@@ -144,6 +146,7 @@ class BucketStore:
         self.small_files: SmallFiles = BucketSmallFiles(self._shared)
         self.published: Files = BucketFiles(self._shared)
         self.copies: Copies | None = BucketCopies(self._shared)
+        self.range_files = BucketRangeFiles(self._shared)
         self.writer, self.notes, self.archives = (
             BucketWriter(self._shared), Notes(self._shared), ArchiveObjects(self._shared),
         )  # fmt: skip
@@ -184,12 +187,13 @@ class BucketStore:
         """Remove what killed runs and nodes of this scope left and this run cannot use.
 
         These are uploads that the ledger does not know, because it was lost or the process was killed before
-        it was written, and the notes of uploads that were completed.
+        it was written, the notes of uploads that were completed, and ranges that nodes fetched for others.
 
         Raises:
             StorageError: the store does not answer, or the ledger cannot be read.
         """
         shared = self._shared
+        await discard_ranges(shared.bucket, Path("ranges", self._scope))
         known = dict(await shared.uploads.all())
         async for noted in unknown_uploads(shared.bucket, f"{self._scope}/", set(known.values())):
             await abort(shared.bucket, noted)

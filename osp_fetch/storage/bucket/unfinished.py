@@ -26,6 +26,7 @@ from ...s3.errors import BucketError
 from ...s3.session import connected
 from .lock import BucketLock, check_no_other_run
 from .objects import own_content
+from .range_objects import discard_ranges
 
 _CONNECTIONS: Final = 8
 
@@ -195,6 +196,8 @@ async def clean(
 ) -> list[tuple[str, str]]:
     """Abort every noted upload below a prefix, those of other machines and lost ledgers included.
 
+    Ranges that nodes of a cluster fetched for each other, and did not delete, are deleted too.
+
     Args:
         address: bucket and prefix.
         state: the local state folder, whose lock the caller holds unless nothing is to be changed.
@@ -218,4 +221,6 @@ async def clean(
         found = [each async for each in unknown_uploads(bucket, "")]
         for noted in () if dry_run else found:
             await abort(bucket, noted)
+        if not dry_run:
+            await discard_ranges(bucket)
     return [(noted.path, noted.upload) for noted in found if noted.upload]

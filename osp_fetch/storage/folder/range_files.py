@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from ...model.errors import StorageError
-from ...model.protocols import Hashing
+from ...model.protocols import Hashing, Lost
 from ...model.ranges import ByteRange, RangeSet
 from .disk import Disk, storage_error
 from .executors import in_thread
@@ -96,13 +96,18 @@ class FolderRangeFiles:
 
     Args:
         state: the state folder of the node, which goes away with it at the end of the run.
+
+    Attributes:
+        block: bytes that are read at a time.
+        in_order: False: a partial takes bytes at any place.
     """
 
     def __init__(self, state: Path) -> None:
         self._folder = state / "ranges"
+        self.block, self.in_order = 1 << 20, False
 
-    def begin(self, span: ByteRange) -> FolderRangeFile:
-        """Return a new range file for the bytes of `span`."""
+    def begin(self, span: ByteRange, lost: Lost | None = None) -> FolderRangeFile:
+        """Return a new range file for the bytes of `span`. It loses none of them."""
         return FolderRangeFile(self._folder / f"{span.start}-{secrets.token_hex(4)}", span)
 
     async def read(self, place: Path, offset: int, count: int) -> bytes:
