@@ -113,6 +113,25 @@ def test_the_most_that_is_allowed_is_never_exceeded() -> None:
     assert best(found(lambda n, k: n * MB, most=6)).level.connections == 6
 
 
+def test_a_part_size_that_the_user_names_is_the_only_one_that_is_tried() -> None:
+    points: list[Point] = []
+    while (level := next_level(points, 128, part_size=16 * MIB)) is not None:
+        points.append(point(level, min(level.connections or 0, 12) * MB))
+    assert {each.level.part_size for each in points} == {16 * MIB}
+    assert best(points).level.connections in range(11, 17)
+    levels = finalists(points, 128)
+    assert levels[0] == best(points).level
+    assert {each.part_size for each in levels} == {16 * MIB}
+
+
+def test_a_rate_that_the_user_allows_is_not_taken_for_the_limit_of_the_host() -> None:
+    top = point(Level(4), 9.5 * MB, looks=3)
+    held_back = result(top, point(AUTO, 9.6 * MB, looks=3), allowed=10_000_000)
+    assert "--limit-rate allows 9.5 MiB/s: it is the limit" in list(verdict.sentences(held_back))[-1]
+    free = result(top, point(AUTO, 9.6 * MB, looks=3), allowed=100_000_000)
+    assert "--limit-rate" not in list(verdict.sentences(free))[-1]
+
+
 def test_the_finalists_are_the_best_level_and_its_neighbours() -> None:
     levels = finalists(found(burst), 128)
     assert levels[0] == best(found(burst)).level

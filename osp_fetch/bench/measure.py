@@ -13,6 +13,7 @@ from ..model.dataclasses import dataclass
 from ..model.profile import Profile
 from ..model.report import JSON_VERSION
 from ..model.settings import Settings
+from ..model.timetable import Timetable
 from ..options import PlainOptions
 from .disk import DiskRates
 from .host_files import HostFiles
@@ -27,6 +28,8 @@ _DRIFT: Final = 0.25
 # seconds that such a part should take.
 _PART: Final = (4 << 20, 64 << 20)
 _PART_SECONDS: Final = 4.0
+# Share of the rate that the user allows, from which it counts as the limit.
+_ALLOWED: Final = 0.85
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Bench:
         network: Measurements with discarded bytes, sorted by connections; only with `disk`.
         disk: What the destination's disk and this processor can do, None if that was not measured.
         neighbours: Whether the time sufficed to compare the neighbours of `best`, too.
+        allowed: Bytes per second that `limits.rate` allows now, None for any.
     """
 
     host: str
@@ -60,6 +64,12 @@ class Bench:
     network: tuple[Point, ...] = ()
     disk: DiskRates | None = None
     neighbours: bool = True
+    allowed: int | None = None
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether `limits.rate` may have been the limit, and not the host."""
+        return self.allowed is not None and self.best.goodput >= _ALLOWED * self.allowed
 
     @property
     def gain(self) -> float | None:
@@ -144,15 +154,16 @@ async def measure(
         if levels:
             done = await session.rounds([*levels, AUTO], rounds, rounds)
             return _compared(session, done, writes=output is not None)
-        most = most_of(limits)
-        cores = cores_of(limits)
-        await session.search(most, lambda: host.total(session.pipeline.lengths), cores)
+        most, fixed = most_of(limits), None if limits.part_size == "auto" else limits.part_size
+        await session.search(most, lambda: host.total(session.pipeline.lengths), cores_of(limits), fixed)
         searched = len(session.looks)
         wanted = finalists(session.points, most)
         contenders = wanted[: session.affordable]
         done = await session.rounds([*contenders, AUTO])
         found = _confirmed(session, searched, contenders, done, writes=output is not None)
-        return replace(found, neighbours=len(contenders) >= min(2, len(wanted)))
+        now = time.localtime()
+        allowed = Timetable.of(limits.rate).rate(now.tm_wday, now.tm_hour, now.tm_min) or None
+        return replace(found, neighbours=len(contenders) >= min(2, len(wanted)), allowed=allowed)
 
 
 @asynccontextmanager

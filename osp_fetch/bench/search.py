@@ -33,7 +33,12 @@ _FINALISTS: Final = 5
 
 
 def next_level(
-    points: Sequence[Point], most: int, *, total: int | None = None, cores: int = 1
+    points: Sequence[Point],
+    most: int,
+    *,
+    total: int | None = None,
+    cores: int = 1,
+    part_size: int | None = None,
 ) -> Level | None:
     """Return the level to measure next, None if the best level is found.
 
@@ -49,8 +54,12 @@ def next_level(
         most: Largest number of connections to try.
         total: Bytes of all files, None if not known.
         cores: Processor cores that a run may use.
+        part_size: Bytes of a part if no others are to be tried, else None.
     """
     single = [point for point in points if point.level.processes is None]
+    if part_size is not None:
+        number = next_number(single, most)
+        return _more_processes(points, cores) if number is None else Level(number, part_size)
     auto = _with_part(single, None)
     if (number := next_number(auto, most)) is not None:
         return Level(number)
@@ -182,7 +191,7 @@ def finalists(points: Sequence[Point], most: int) -> list[Level]:
     """
     top = best(points)
     auto = _with_part([point for point in points if point.level.processes is None], None)
-    found = [top.level, best(auto).level, *_fewer_and_more(points, top.level, most)]
+    found = [top.level, *([best(auto).level] if auto else []), *_fewer_and_more(points, top.level, most)]
     others = [p for p in points if p.level.part_size != top.level.part_size and not p.is_refused]
     found += [point.level for point in sorted(others, key=lambda point: -point.goodput)]
     return list(dict.fromkeys(found))[:_FINALISTS]

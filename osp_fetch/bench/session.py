@@ -118,15 +118,18 @@ class Session:
         """Return the longest window with which the bytes allowed last for as many looks as the time does."""
         return max(self.size / (_WINDOWS_OF_BYTES * goodput), _WINDOW[0]) if goodput else _WINDOW[1]
 
-    async def search(self, most: int, total: Callable[[], int | None], cores: int) -> None:
+    async def search(
+        self, most: int, total: Callable[[], int | None], cores: int, part_size: int | None = None
+    ) -> None:
         """Look at levels until the best one is found, or the search's share of the budget is used up.
 
         Args:
             most: Largest number of connections to try.
             total: Returns the bytes of all files, None if not known.
             cores: Processor cores that a run may use.
+            part_size: Bytes of a part if no others are to be tried, else None.
         """
-        while (level := next_level(self.points, most, total=total(), cores=cores)) is not None:
+        while level := next_level(self.points, most, total=total(), cores=cores, part_size=part_size):
             if self.looks and (spent := self.spent(_SEARCH)):
                 self.cut = spent
                 return

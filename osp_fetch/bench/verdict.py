@@ -73,6 +73,11 @@ def against_auto(found: Bench) -> str:
 
 def limit(found: Bench) -> str:
     """Return which of network, disk and processor is the limit, as far as it was measured."""
+    if found.is_held_back:
+        return (
+            f"--limit-rate allows {rate(found.allowed or 0)}: it is the limit, and what this host gives is "
+            "not known; measure without it"
+        )
     if found.disk is None or not found.network:
         what = "written and verified" if found.writes else "over the network alone"
         core = "; one core is busy: the processor is the limit" if found.best.busy >= BUSY else ""

@@ -57,7 +57,7 @@ def command(sources: tuple[str, ...], **flags: Any) -> int:
 
     The host is that of the first files of SOURCE (see get). They are fetched as get does it, into a scratch
     folder on the disk of --output, which is deleted afterwards. --per-host sets the largest number of
-    connections to try.
+    connections to try, and --part-size the only part size.
     """  # fmt: skip
     if not sources and not flags["disk"]:
         raise click.UsageError("Missing argument 'SOURCE...'. Without one, --disk measures the disk alone.")
@@ -184,6 +184,9 @@ def _save(found: Bench, place: Path) -> bool:
 
     if not found.confirmed:
         click.echo("not saved: the result is not confirmed", err=True)
+        return False
+    if found.is_held_back:
+        click.echo("not saved: --limit-rate was the limit, and not the host", err=True)
         return False
     if found.gain is not None and found.gain < _NO_LOSS:
         click.echo("not saved: what get does by itself is faster", err=True)
