@@ -69,6 +69,8 @@ def job(root: Path, *pieces: str, **how: object) -> Unpacked:
         (["x.tar.002", "x.tar.001"], "x.tar", range(2)),
         (["x.tar.ab", "x.tar.aa", "x.tar.ac"], "x.tar", range(3)),
         (["x.tar.aab", "x.tar.aaa"], "x.tar", range(2)),
+        (["x.tarab", "x.taraa"], "x.tar", range(2)),
+        (["x.tar.gzaa", "x.tar.gzab"], "x.tar.gz", range(2)),
         (["x.tar.part.ab", "x.tar.part.aa"], "x.tar", range(2)),
         (["x.tar.zst.aa", "x.tar.zst.ab"], "x.tar.zst", range(2)),
         (["x.zip", "x.z02", "x.z01"], "x.zip", range(3)),
@@ -87,7 +89,7 @@ def test_pieces_are_put_in_numeric_order(paths: list[str], name: str, order: ran
 
 def test_another_suffix_of_letters_is_no_piece() -> None:
     assert archives(["x.tar.lz", "y.zip.br", "z.tar.sig", "w.tar.md"]) == []
-    (found,) = archives(["x.tar.md", "x.tar.aa", "x.tar.ab", "x.tar.asc"])
+    (found,) = archives(["x.tar.md", "x.tar.aa", "x.tar.ab", "x.tar.asc", "y.targz", "z.tarxz", "z.zips"])
     assert (found.pieces, found.problem) == (("x.tar.aa", "x.tar.ab"), "")
     (gap,) = archives(["x.tar.ab", "x.tar.ac"])
     assert "piece 0" in gap.problem

@@ -11,9 +11,11 @@ from ..model.dataclasses import dataclass
 
 _ARCHIVE: Final = r"\.(?:tar(?:\.(?:gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst|zip)"
 _WHOLE: Final = re.compile(rf"(?P<stem>.+?){_ARCHIVE}", re.IGNORECASE)
-# .partN .part_N .part-N .part.N · .NN .NNN · .aa .aaa  (docs/sources.md, "The six datasets")
+# .partN .part_N .part-N .part.N · .NN .NNN · .aa .aaa  (docs/sources.md, "The six datasets"); without a dot
+# as well, as `split` names its files: x.taraa
 _PIECE: Final = re.compile(
-    rf"(?P<base>.+?{_ARCHIVE})\.(?:part[-_.]?(?P<part>\d+|[a-z]{{2,3}})|(?P<number>\d{{2,}})|(?P<letters>[a-z]{{2,3}}))",
+    rf"(?P<base>.+?{_ARCHIVE})(?:\.part[-_.]?(?P<part>\d+|[a-z]{{2,3}})|\.(?P<number>\d{{2,}})"
+    r"|\.?(?P<letters>[a-z]{2,3}))",
     re.IGNORECASE,
 )
 # Letters are a suffix of another kind, such as .lz or .md, if they are this far behind the number of pieces.
