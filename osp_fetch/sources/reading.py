@@ -76,21 +76,22 @@ class Objects:
 
     def rows(self, block: Sequence[tuple[int, Any]]) -> list[Numbered]:
         """Return the rows of `block`: pairs of a line and an object, or a ManifestError that is passed on."""
-        flat = [(line, _flat(item) if isinstance(item, Mapping) else item) for line, item in block]
+        flat = [(line, _flat(item) if isinstance(item, (dict, Mapping)) else item) for line, item in block]
         if self._one_by_one or len(self._known) > _KNOWN:
             self._known.clear()
+        named = [(line, item, tuple(item) if isinstance(item, dict) else None) for line, item in flat]
         alike: dict[tuple[str, ...], list[tuple[int, list[Any]]]] = {}
-        for line, item in flat:
-            if isinstance(item, dict) and tuple(item) not in self._known:
-                alike.setdefault(tuple(item), []).append((line, list(item.values())))
+        for line, item, names in named:
+            if names is not None and names not in self._known:
+                alike.setdefault(names, []).append((line, list(item.values())))
         for names, rows in alike.items():
             self._known[names] = self._meanings(list(names), [values for _, values in rows], rows[0][0])
         self._check(block)
-        return [(line, self._row(line, item)) for line, item in flat]
+        return [(line, self._row(line, item, names)) for line, item, names in named]
 
     def _check(self, block: Sequence[tuple[int, Any]]) -> None:
         """Check that some object of the first block has a link, so that one sentence says it for all."""
-        other = [item for _, item in block if not isinstance(item, (str, Mapping, ManifestError))]
+        other = [item for _, item in block if not isinstance(item, (dict, str, Mapping, ManifestError))]
         if not self._checked and len(other) == len(block) > 1:
             raise broken(
                 f"{self._manifest}: holds no objects with links, but {type(other[0]).__name__} values"
@@ -107,17 +108,18 @@ class Objects:
             return ManifestError(str(error))
         return {meaning: names[place] for meaning, place in found.places.items()}
 
-    def _row(self, line: int, item: Any) -> RawRow:
+    def _row(self, line: int, item: Any, names: tuple[str, ...] | None) -> RawRow:
+        """Return the row of an object with the fields `names`, or of something else."""
         if isinstance(item, ManifestError):
             return item
         if isinstance(item, str):
             return read_row({"url": item}, self._manifest, line)
-        if not isinstance(item, dict):
+        if names is None:
             kind = type(item).__name__
             return ManifestError(
                 f"{self._manifest}:{line}: not a JSON object ({kind}); correct or remove the row"
             )
-        meant = self._known[tuple(item)]
+        meant = self._known[names]
         if isinstance(meant, ManifestError):
             return meant
         return read_row({meaning: item[name] for meaning, name in meant.items()}, self._manifest, line)
@@ -125,8 +127,10 @@ class Objects:
 
 def _flat(item: Mapping[Any, Any]) -> Values:
     """Return `item` with the fields of nested objects added under dotted names, such as `image.url`."""
+    # most objects are flat, most values plain, and a test for an abstract class takes ten times as long
+    if type(item) is dict and all(type(v) in _PLAIN and type(n) is str for n, v in item.items()):
+        return item
     found: Values = {str(name): value for name, value in item.items()}
-    # most values are plain, and a test for an abstract class takes ten times as long
     nested = {n: v for n, v in found.items() if not isinstance(v, _PLAIN) and isinstance(v, Mapping)}
     for name, value in nested.items():
         if name.lower() not in ("headers", "digest", "checksum", "hash", "checksums"):

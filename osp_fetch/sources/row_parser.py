@@ -225,6 +225,9 @@ def _digest(values: Mapping[str, Any]) -> Digest | None:
         return None
     stated = values.get("digest")
     given = [(name, values[name]) for name in STRENGTH if name in values]
+    if stated is None and len(given) == 1:
+        ((name, value),) = given
+        return _parsed(value, name) if is_given(value) else None
     if stated is None:
         pass
     elif isinstance(stated, Mapping):  # {"sha256": "…", …}
@@ -239,6 +242,8 @@ def _digest(values: Mapping[str, Any]) -> Digest | None:
 
 
 def _parsed(value: Any, algorithm: str | None) -> Digest | None:
+    if type(value) is str and len(value) == HEX_LENGTHS.get(algorithm or "") and value.isalnum():
+        return Digest(algorithm or "", value.lower())  # the common case
     if isinstance(value, bytes):  # the digest itself, as a binary column holds it, or its text
         value = value.hex() if is_raw(value, algorithm) else value.decode("ascii")
     text = str(value).strip()

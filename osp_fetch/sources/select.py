@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final
 
@@ -48,18 +48,18 @@ class Selection:
 
 
 class Seen:
-    """A set of paths that takes 8 bytes per path: 80 MB for ten million.
+    """A set of paths, or of other values, that takes 8 bytes for each: 80 MB for ten million.
 
-    It stores 64-bit hashes. Among ten million paths the probability of a collision is 3 in a million.
+    It stores 64-bit hashes. Among ten million values the probability of a collision is 3 in a million.
     """
 
     def __init__(self) -> None:
         self._recent: set[int] = set()
         self._runs: list[Hashes] = []
 
-    def repeats(self, paths: Sequence[str]) -> list[bool]:
-        """Add `paths`, and return for each whether it was present before."""
-        hashes = [hash(path) for path in paths]
+    def repeats(self, values: Sequence[Hashable]) -> list[bool]:
+        """Add `values`, and return for each whether it was present before."""
+        hashes = [hash(value) for value in values]
         old = self._in_runs(hashes)
         answer = []
         for value, known in zip(hashes, old, strict=True):
@@ -125,8 +125,9 @@ class Distinct:
         """
         entries = [(line, row) for line, row in block if isinstance(row, Entry)]
         taken = self._paths.repeats([row.path for _, row in entries])
-        whole = [f"{row.path}\0{row.urls}\0{row.size}\0{row.digest}\0{row.headers}" for _, row in entries]
-        same = self._rows.repeats(whole)
+        same = self._rows.repeats([(r.path, r.urls, r.size, r.digest, r.headers) for _, r in entries])
+        if len(entries) == len(block) and not any(taken):
+            return [row for _, row in entries]
         judged = {id(row): (path, row_) for (_, row), path, row_ in zip(entries, taken, same, strict=True)}
         kept: list[Row | Rival] = []
         for line, row in block:
