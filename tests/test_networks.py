@@ -7,6 +7,7 @@ import base64
 import os
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -423,6 +424,20 @@ def test_the_import_without_certificates_leaves_the_environment_as_it_was(
     before = dict(os.environ)
     import_aiohttp()
     assert dict(os.environ) == before
+
+
+def test_the_resolver_is_imported_by_the_first_name_and_not_before() -> None:
+    program = """
+import sys
+from osp_fetch.network.certificates import import_aiohttp
+import_aiohttp()
+import osp_fetch.network.transport
+assert "aiodns" not in sys.modules and "pycares" not in sys.modules
+import aiodns
+assert aiodns.DNSResolver
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
