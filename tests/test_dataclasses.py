@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import dataclasses
+import inspect
 import pickle
 from collections.abc import Callable
 from dataclasses import field
@@ -54,6 +55,9 @@ def test_a_class_takes_its_fields_and_their_defaults(decorator: Decorator) -> No
     assert (two.size, two.note) == (None, "-")
     assert one.names is not two.names
     assert kind.__match_args__ == ("path", "size", "names", "note")
+    assert list(inspect.signature(kind).parameters) == ["path", "size", "names", "note"]
+    assert inspect.signature(kind).parameters["size"].default is None
+    assert kind.__init__.__annotations__["size"] == "int | None"
     wrong: list[tuple[Any, ...]] = [(), ("a", 1, [], "", 5)]
     for words in wrong:
         with pytest.raises(TypeError, match="argument"):

@@ -68,6 +68,7 @@ def _init(fields: Sequence[dataclasses.Field[Any]], *, post_init: bool) -> _Meth
     lines.append("self.__post_init__()" if post_init else "pass")
     exec(f"def __init__({', '.join(parameters)}):\n  " + "\n  ".join(lines), known)
     init: _Method = known["__init__"]
+    init.__annotations__ = {**{each.name: each.type for each in fields}, "return": None}
     return init
 
 
