@@ -214,6 +214,30 @@ async def test_wrong_bytes_of_a_helper_are_not_published_and_it_gets_no_more_of_
     assert not [each for each in seen[lost:] if isinstance(each, events.RangeAssigned)]
 
 
+async def test_a_file_that_must_come_in_one_request_waits_for_no_helper(
+    origin: Origin, fleet: Make, place: Place
+) -> None:
+    class Whole(Pair):
+        """A server that replies once with the whole file while a helper fetches a range of it."""
+
+        is_over = False
+
+        async def _serve(self, exchange: Exchange, page: o.Page) -> None:
+            address, _ = exchange.writer.get_extra_info("peername")
+            if address != ADDRESSES[self.owner]:
+                await exchange.serve(Blob(page.data), page.headers, rate=BOTH / 4)
+                return
+            if not self.is_over and any(isinstance(each, events.RangeAssigned) for each in self.run.seen):
+                self.is_over = True
+                exchange.headers = {name: v for name, v in exchange.headers.items() if name != "range"}
+            await super()._serve(exchange, page)
+
+    pair = Whole(fleet, origin, place)
+    await pair.run.work
+    assert pair.run.counts() == {Status.FETCHED: 1}
+    assert place.files(pair.run) == LARGE
+
+
 async def test_a_range_that_the_server_refuses_a_helper_is_fetched_by_the_node_with_the_file(
     origin: Origin, fleet: Make, place: Place
 ) -> None:

@@ -97,6 +97,58 @@ async def test_pieces_that_hold_all_memory_are_given_up_and_fetched_again(
         assert b"".join(read) == DATA
 
 
+async def test_bytes_that_are_given_up_while_a_write_waits_for_memory_are_written_again(
+    opened: Callable[..., BucketStore], held: Held
+) -> None:
+    class Busy:
+        """A file that keeps a piece of memory, and is never idle."""
+
+        touched = 1e18
+
+        def give_up_part(self) -> bool:
+            return False
+
+    async with opened(pieces=2) as store:
+        memory, busy = store.range_files._shared.memory, Busy()
+        memory.add(busy)
+        taken = await memory.take(PIECE, busy, is_next=True)
+        lost: list[ByteRange] = []
+        file = store.range_files.begin(SPAN, lost.append)
+        half = PIECE // 2
+        # the first piece gives way to the second, is written again, and then there is memory for both
+        writing = asyncio.create_task(file.write(START + half, DATA[half : PIECE + half]))
+        while not lost:
+            await asyncio.sleep(0.05)
+        memory.give(taken)
+        await writing
+        assert lost == [ByteRange(START + half, START + PIECE)]
+        for first, last in ((0, half), (PIECE + half, 2 * PIECE), (2 * PIECE, len(DATA))):
+            await file.write(START + first, DATA[first:last])
+        await file.sync(WHOLE)
+        await file.close()
+        read = [await store.range_files.read(file.place, at, PIECE) for at in range(0, len(DATA), PIECE)]
+        assert b"".join(read) == DATA
+
+
+async def test_a_range_for_which_the_memory_does_not_suffice_fails(
+    opened: Callable[..., BucketStore],
+) -> None:
+    async with opened(pieces=1) as store:
+        file = store.range_files.begin(SPAN)
+        half = PIECE // 2
+        with pytest.raises(StorageError, match="too little memory"):
+            await file.write(START + half, DATA[half : PIECE + half])
+        await file.close()
+
+
+async def test_a_range_of_which_a_piece_is_missing_is_not_complete(opened_store: BucketStore) -> None:
+    file = opened_store.range_files.begin(SPAN)
+    await file.write(START, DATA[:PIECE])
+    with pytest.raises(StorageError, match="a piece of the fetched range was not uploaded"):
+        await file.sync(WHOLE)
+    await file.close()
+
+
 async def test_memory_comes_back_when_a_range_is_not_completed(opened: Callable[..., BucketStore]) -> None:
     async with opened(pieces=2) as store:
         for _ in range(3):

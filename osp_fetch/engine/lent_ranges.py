@@ -139,7 +139,7 @@ class LentRanges:
         return True
 
     async def recall(self) -> None:
-        """Take back all ranges, and lend no more: the file starts again, or ends.
+        """Take back all ranges, and lend no more: the file starts again, ends, or comes in one request.
 
         Nothing is copied after this. If the file starts again, a range may have been wrong.
         """
@@ -165,7 +165,7 @@ class LentRanges:
             pass  # the bytes are fetched here: that shows whether the disk is at fault
         finally:
             self._release(part, is_failure=is_failure)
-            await self._range_files.drop(file)
+            await completed(self._range_files.drop(file))
 
     async def _until_settled(self, offset: int) -> None:
         """Wait until all bytes before `offset` are held."""
@@ -185,7 +185,9 @@ class LentRanges:
             while True:
                 for block in islice(blocks, _AHEAD + 1 - len(reading)):
                     read = self._range_files.read(file, block.start - span.start, len(block))
-                    reading.append((block, asyncio.create_task(read)))
+                    task = asyncio.create_task(read)
+                    task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # retrieved
+                    reading.append((block, task))
                 if not reading:
                     return True
                 block, task = reading[0]

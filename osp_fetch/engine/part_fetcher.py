@@ -202,6 +202,8 @@ class PartFetcher:
 
         Returns whether there was a part to fetch.
         """
+        if self._lent is not None and self._state.parts.single:
+            await self._lent.recall()  # the next request goes alone, and waits for no other node
         link = self._state.mirrors.choose()
         host = urls.host(self._state.mirrors.url(link))
         if not self._state.parts.more and not self._should_hedge(host):

@@ -31,6 +31,8 @@ from .sums import RunningDigests, Scheme, scheme_of
 _TAIL: Final = 4 << 10
 # Seconds without a written byte after which a part may be given up. Its writer has recorded it by then.
 _SETTLED: Final = 0.5
+# Times that a write is tried whose parts are given up meanwhile; after that, `digests` finds them missing.
+_FILLS: Final = 3
 _END: Final = 1 << 62  # bytes: beyond the end of any file
 
 
@@ -69,7 +71,7 @@ class BucketPartial:
         source = (states or {}).get("source", "")
         self._creation = Creation(shared.bucket, path, replaces, overwrite=shared.overwrite, source=source)
         self._opening = asyncio.Lock()
-        self._fresh = fresh
+        self._fresh, self._given_up = fresh, 0  # number of parts given up
         self._states = states or {}
         self._multipart = Multipart(shared, path, self._states)
         self._empty()
@@ -143,8 +145,15 @@ class BucketPartial:
         self._raise_failure()
         if self._grid is None:
             await self.begin(length, 0)
+        for _ in range(_FILLS):
+            given_up = self._given_up
+            await self._fill(offset, memoryview(data))
+            if self._given_up == given_up:
+                break  # else a part may have been given up while this waited for memory for the next one
+        self.touched = asyncio.get_running_loop().time()
+
+    async def _fill(self, at: int, view: memoryview) -> None:
         assert self._grid is not None
-        view, at = memoryview(data), offset
         if at < self._released:
             view, at = view[self._released - at :], max(at, min(self._released, at + len(view)))
         while view:
@@ -154,7 +163,6 @@ class BucketPartial:
             if part is not None:
                 self._copy(part, at, view[:count])
             view, at = view[count:], at + count
-        self.touched = asyncio.get_running_loop().time()
 
     async def _part(self, cell: Cell) -> Part | None:
         """Return the part in memory for `cell`; None if it has left memory already."""
@@ -376,6 +384,7 @@ class BucketPartial:
             if part.length and (part.etag is None or number == self._next):
                 continue  # it is being sent or hashed
             del self._parts[number]
+            self._given_up += 1
             self._shared.memory.give(part.buffer)
             for span in part.filled:
                 self._lost(span)

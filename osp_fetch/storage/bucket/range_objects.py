@@ -26,6 +26,7 @@ from .resources import BucketResources
 
 # Seconds without a written byte after which an incomplete piece may be given up, as for parts.
 _SETTLED: Final = 0.5
+_FILLS: Final = 3  # times that a write is tried whose pieces are given up meanwhile
 _DELETING: Final = 16  # requests at a time
 
 
@@ -51,6 +52,7 @@ class RangeObject:
         self._sent: set[int] = set()  # numbers of uploaded pieces
         self._tasks: set[asyncio.Task[None]] = set()
         self._error: FetchError | None = None
+        self._given_up = 0  # pieces
         shared.memory.add(self)
 
     async def begin(self, length: int | None, missing: int) -> None:
@@ -60,11 +62,23 @@ class RangeObject:
         """Copy `data` into the pieces that it belongs to. Bytes of complete pieces are not replaced.
 
         Raises:
-            StorageError: a piece could not be uploaded, or the bytes are not all in the range.
+            StorageError: a piece could not be uploaded, the memory does not suffice, or the bytes are not all
+                in the range.
         """
-        at, view, size = offset - self._span.start, memoryview(data), self._shared.least
+        at, view = offset - self._span.start, memoryview(data)
         if at < 0 or at + len(view) > len(self._span):
             raise StorageError(f"{self.place.name}: byte {offset} is outside of the range {self._span}")
+        for _ in range(_FILLS):
+            given_up = self._given_up
+            await self._fill(at, view)
+            if self._given_up == given_up:
+                break  # else a piece may have been given up while this waited for memory for the next one
+        else:
+            raise StorageError(f"{self.place.name}: there is too little memory for a range")
+        self.touched = asyncio.get_running_loop().time()
+
+    async def _fill(self, at: int, view: memoryview) -> None:
+        size = self._shared.least
         while view:
             start = at - at % size
             cell = Cell(at // size, start, min(start + size, len(self._span)))
@@ -73,7 +87,6 @@ class RangeObject:
             if piece is not None and not piece.length:
                 self._copy(piece, at, view[:count])
             at, view = at + count, view[count:]
-        self.touched = asyncio.get_running_loop().time()
 
     async def _piece(self, cell: Cell) -> Part | None:
         """Return the piece in memory for `cell`; None if it was uploaded."""
@@ -132,12 +145,15 @@ class RangeObject:
         """Wait until the pieces that are complete are uploaded, and return `held`.
 
         Raises:
-            StorageError: one of them could not be uploaded.
+            StorageError: one of them could not be uploaded; or all bytes are held, and a piece is missing.
         """
         while self._tasks:
             await asyncio.wait(set(self._tasks))
         if self._error is not None:
             raise self._error
+        is_whole = len(held & RangeSet((self._span,))) == len(self._span)
+        if is_whole and len(self._sent) * self._shared.least < len(self._span):
+            raise StorageError(f"{self.place.name}: a piece of the fetched range was not uploaded")
         return held
 
     async def clear(self) -> None:
@@ -157,6 +173,7 @@ class RangeObject:
         for _, piece in sorted(self._pieces.items(), reverse=True):
             if not piece.length and piece.touched <= before:
                 self._release(piece)
+                self._given_up += 1
                 for span in piece.filled:
                     self._lost(ByteRange(self._span.start + span.start, self._span.start + span.stop))
                 return True
