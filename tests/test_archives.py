@@ -20,7 +20,7 @@ import pytest
 from osp_fetch.archives.extract import Unpacked, unpack
 from osp_fetch.archives.extractor import UnpackOptions, unpack_folder
 from osp_fetch.archives.read import BrokenArchiveError, members
-from osp_fetch.archives.splits import Archive, archives
+from osp_fetch.archives.splits import Archive, archives, is_piece
 from osp_fetch.model.errors import StorageError
 from tests.origin import noise
 
@@ -93,6 +93,9 @@ def test_another_suffix_of_letters_is_no_piece() -> None:
     assert (found.pieces, found.problem) == (("x.tar.aa", "x.tar.ab"), "")
     (gap,) = archives(["x.tar.ab", "x.tar.ac"])
     assert "piece 0" in gap.problem
+    words = ["a.target", "b.zipper", "c.zipped", "d.tar.gzip", "e.tarot", "f.taras", "g.zipai"]
+    assert archives(words) == []
+    assert not any(map(is_piece, words[:5]))
 
 
 @pytest.mark.parametrize(

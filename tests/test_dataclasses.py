@@ -57,6 +57,7 @@ def test_a_class_takes_its_fields_and_their_defaults(decorator: Decorator) -> No
     assert kind.__match_args__ == ("path", "size", "names", "note")
     assert list(inspect.signature(kind).parameters) == ["path", "size", "names", "note"]
     assert inspect.signature(kind).parameters["size"].default is None
+    assert str(inspect.signature(kind).parameters["names"]).endswith("= <factory>")
     assert kind.__init__.__annotations__["size"] == "int | None"
     wrong: list[tuple[Any, ...]] = [(), ("a", 1, [], "", 5)]
     for words in wrong:

@@ -11,11 +11,11 @@ from ..model.dataclasses import dataclass
 
 _ARCHIVE: Final = r"\.(?:tar(?:\.(?:gz|bz2|xz|zst))?|tgz|tbz2|txz|tzst|zip)"
 _WHOLE: Final = re.compile(rf"(?P<stem>.+?){_ARCHIVE}", re.IGNORECASE)
-# .partN .part_N .part-N .part.N · .NN .NNN · .aa .aaa  (docs/sources.md, "The six datasets"); without a dot
-# as well, as `split` names its files: x.taraa
+# .partN .part_N .part-N .part.N · .NN .NNN · .aa .aaa  (docs/sources.md, "The six datasets"); and without a
+# dot, as `split` names its files: x.taraa, but not words such as x.target or x.zipper
 _PIECE: Final = re.compile(
     rf"(?P<base>.+?{_ARCHIVE})(?:\.part[-_.]?(?P<part>\d+|[a-z]{{2,3}})|\.(?P<number>\d{{2,}})"
-    r"|\.?(?P<letters>[a-z]{2,3}))",
+    r"|\.(?P<letters>[a-z]{2,3})|(?P<bare>[a-h][a-z]|a[a-z]{2}))",
     re.IGNORECASE,
 )
 # Letters are a suffix of another kind, such as .lz or .md, if they are this far behind the number of pieces.
@@ -61,6 +61,7 @@ def archives(paths: Iterable[str]) -> list[Archive]:
     disks: defaultdict[str, dict[int, str]] = defaultdict(dict)
     twice: dict[str, str] = {}  # archive → why its pieces contradict each other
     lettered: Counter[str] = Counter()  # archive → pieces whose number is letters alone
+    bare: defaultdict[str, set[str]] = defaultdict(set)  # archive → those of them without a dot
     for path in paths:
         if match := _ZIP_PIECE.fullmatch(path):
             disks[match["stem"] + ".zip"][int(match["number"])] = path
@@ -68,10 +69,16 @@ def archives(paths: Iterable[str]) -> list[Archive]:
             whole.add(path)
         elif match := _PIECE.fullmatch(path):
             base = match["base"]
-            lettered[base] += bool(match["letters"])
+            lettered[base] += bool(match["letters"] or match["bare"])
+            if match["bare"]:
+                bare[base].add(path)
             other = pieces[base].setdefault(_number(match), path)
             if other != path:
                 twice[base] = f"{min(other, path)} and {max(other, path)} are the same piece; remove one"
+    for base, without_dot in bare.items():
+        if pieces[base].get(0) not in without_dot:  # names of another kind, such as x.taras
+            pieces[base] = {n: path for n, path in pieces[base].items() if path not in without_dot}
+            lettered[base] -= len(without_dot)
     for base, count in lettered.items():
         pieces[base] = {n: path for n, path in pieces[base].items() if _is_near(n, count, path)}
     found = [Archive(path, (path,)) for path in whole if path not in disks]
@@ -89,7 +96,8 @@ def _is_lettered(path: str) -> bool:
 def _is_near(number: int, count: int, path: str) -> bool:
     """Return whether the letters at the end of a name can number one of `count` pieces."""
     match = _PIECE.fullmatch(path)
-    return match is None or not match["letters"] or number <= 2 * count + _BEHIND
+    letters = match is not None and (match["letters"] or match["bare"])
+    return not letters or number <= 2 * count + _BEHIND
 
 
 def base_of(path: str) -> str:
@@ -101,7 +109,7 @@ def base_of(path: str) -> str:
 
 
 def _number(match: re.Match[str]) -> int:
-    text = (match["part"] or match["number"] or match["letters"]).lower()
+    text = (match["part"] or match["number"] or match["letters"] or match["bare"]).lower()
     if text.isdigit():
         return int(text)
     number = 0

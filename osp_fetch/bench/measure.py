@@ -49,7 +49,7 @@ class Bench:
         network: Measurements with discarded bytes, sorted by connections; only with `disk`.
         disk: What the destination's disk and this processor can do, None if that was not measured.
         neighbours: Whether the time sufficed to compare the neighbours of `best`, too.
-        allowed: Bytes per second that `limits.rate` allows now, None for any.
+        allowed: Bytes per second that `limits.rate` allowed when the measurement began, None for any.
     """
 
     host: str
@@ -149,11 +149,12 @@ async def measure(
         StorageError: The scratch folder cannot be written.
         TransferError: The host sends no bytes.
     """
-    limits = (options.get("settings") or Settings()).limits
+    limits, now = (options.get("settings") or Settings()).limits, time.localtime()
+    allowed = Timetable.of(limits.rate).rate(now.tm_wday, now.tm_hour, now.tm_min) or None
     async with _session(host, options, output, size, seconds, tell) as session:
         if levels:
             done = await session.rounds([*levels, AUTO], rounds, rounds)
-            return _compared(session, done, writes=output is not None)
+            return replace(_compared(session, done, writes=output is not None), allowed=allowed)
         most, fixed = most_of(limits), None if limits.part_size == "auto" else limits.part_size
         await session.search(most, lambda: host.total(session.pipeline.lengths), cores_of(limits), fixed)
         searched = len(session.looks)
@@ -161,8 +162,6 @@ async def measure(
         contenders = wanted[: session.affordable]
         done = await session.rounds([*contenders, AUTO])
         found = _confirmed(session, searched, contenders, done, writes=output is not None)
-        now = time.localtime()
-        allowed = Timetable.of(limits.rate).rate(now.tm_wday, now.tm_hour, now.tm_min) or None
         return replace(found, neighbours=len(contenders) >= min(2, len(wanted)), allowed=allowed)
 
 

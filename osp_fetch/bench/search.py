@@ -59,7 +59,7 @@ def next_level(
     single = [point for point in points if point.level.processes is None]
     if part_size is not None:
         number = next_number(single, most)
-        return _more_processes(points, cores) if number is None else Level(number, part_size)
+        return Level(number, part_size) if number else _more_processes(points, cores)
     auto = _with_part(single, None)
     if (number := next_number(auto, most)) is not None:
         return Level(number)
@@ -68,10 +68,8 @@ def next_level(
     if level is not None:
         return level
     wide = _plateau(auto)
-    small = [replace(wide.level, part_size=part) for part in _PARTS[:2]] if wide else []
-    for each in small:
-        if each not in _levels(single):
-            return each
+    if wide and (level := _next_small(single, wide.level)) is not None:
+        return level
     better = _better_part(single, [base, *([wide] if wide else [])])
     if better is not None:
         with_part = _with_part(single, better)
@@ -96,8 +94,11 @@ def _plateau(auto: Sequence[Point]) -> Point | None:
     return None if found is None or _is_worse(auto, found.level.connections or 0) else found
 
 
-def _levels(points: Sequence[Point]) -> set[Level]:
-    return {point.level for point in points}
+def _next_small(points: Sequence[Point], level: Level) -> Level | None:
+    """Return `level` with the first of the two smallest part sizes that was not measured yet."""
+    known = {point.level for point in points}
+    small = (replace(level, part_size=part) for part in _PARTS[:2])
+    return next((each for each in small if each not in known), None)
 
 
 def _better_part(points: Sequence[Point], bases: Sequence[Point]) -> int | None:

@@ -17,6 +17,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 _Method = Callable[..., Any]
 
 
+class _Factory:
+    """The default of a parameter whose value a factory makes."""
+
+    def __repr__(self) -> str:
+        return "<factory>"
+
+
+_FACTORY = _Factory()
+
+
 def _dataclass(cls: type | None = None, /, **options: bool) -> Any:
     """Make `cls` a dataclass, or return the decorator that does. Takes what `dataclasses.dataclass` takes."""
     if cls is None:
@@ -38,10 +48,7 @@ def _methods(
     """Yield the names and functions of the methods that are derived from the fields."""
     yield "__init__", _init(fields, post_init=hasattr(cls, "__post_init__"))
     key = _values([each.name for each in fields if each.compare])
-    yield (
-        "__eq__",
-        lambda self, other: key(self) == key(other) if type(other) is type(self) else NotImplemented,
-    )
+    yield "__eq__", _eq(key)
     yield "__hash__", lambda self: hash(key(self))
     if shown:
         yield "__repr__", _repr([each.name for each in fields if each.repr])
@@ -53,7 +60,7 @@ def _methods(
 
 def _init(fields: Sequence[dataclasses.Field[Any]], *, post_init: bool) -> _Method:
     """Compile `__init__`, the one method whose parameters are the fields."""
-    known: dict[str, Any] = {"_set": object.__setattr__, "_MISSING": dataclasses.MISSING}
+    known: dict[str, Any] = {"_set": object.__setattr__, "_FACTORY": _FACTORY}
     parameters, lines = ["self"], []
     for each in fields:
         name, parameter, value = each.name, each.name, each.name
@@ -62,7 +69,7 @@ def _init(fields: Sequence[dataclasses.Field[Any]], *, post_init: bool) -> _Meth
             parameter = f"{name}=_default_{name}"
         elif each.default_factory is not dataclasses.MISSING:
             known[f"_make_{name}"] = each.default_factory
-            parameter, value = f"{name}=_MISSING", f"_make_{name}() if {name} is _MISSING else {name}"
+            parameter, value = f"{name}=_FACTORY", f"_make_{name}() if {name} is _FACTORY else {name}"
         parameters.append(parameter)
         lines.append(f"_set(self, {name!r}, {value})")
     lines.append("self.__post_init__()" if post_init else "pass")
