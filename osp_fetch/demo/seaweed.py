@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ KEYS: Final = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 """The credentials of a user with all rights, as variables of the environment."""
 _ALL_RIGHTS: Final = ("Admin", "Read", "Write", "List", "Tagging")
 _PATIENCE: Final = 60.0  # seconds in which the server has to start
+_PORTS: Final = (11_000, 21_000)  # of the server; its gRPC ports do not overlap
 _LOOK: Final = 0.2  # seconds between two looks at a server that is starting
 _STOPPING: Final = 20.0  # seconds after SIGTERM until SIGKILL
 _TIMEOUT: Final = 30.0  # seconds for one request to the filer
@@ -178,17 +180,20 @@ def _flags(folder: Path, ports: Sequence[int]) -> list[str]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return ports that are free, and whose gRPC port, 10,000 above, is free, too."""
+    """Return ports that are free, and whose gRPC port, 10,000 above, is free, too.
+
+    All are below those that Linux gives to connections by default (32768 and above): a connection could take
+    one of these before the server does.
+    """
     found: list[int] = []
     while len(found) < count:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port = one.getsockname()[1]
-        if port < 55_000 and port not in found:
-            with socket.socket() as other:
-                try:
-                    other.bind(("127.0.0.1", port + 10_000))
-                except OSError:
-                    continue
+        port = random.randrange(*_PORTS)
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", port))
+                other.bind(("127.0.0.1", port + 10_000))
+            except OSError:
+                continue
+        if port not in found:
             found.append(port)
     return found
