@@ -8,7 +8,7 @@ scraped each second, a metrics file, a service that never answers, one that refu
 fails, a page with one viewer that reads and one that does not, a command of `ctl` every ten seconds, and a
 report at the end. Notices are as frequent as the settings allow. The second form fetches 100,000 files of
 20 kB in turns without and with all of that but `ctl`, and prints the seconds of the run, as its report states
-them, and the processor seconds of each.
+them, and the processor seconds of each. `--requests 200` limits the requests per second as in the first.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ def _told(folder: Path) -> int:
     return len(place.read_text().splitlines()) if place.exists() else 0
 
 
-async def compare(rounds: int, files: int, folder: Path) -> None:
+async def compare(rounds: int, files: int, requests: float, folder: Path) -> None:
     found: dict[str, list[tuple[float, float]]] = {"without": [], "with": []}
     origin = Origin(faulty=False)
     async with Server(origin.handle) as server, await asyncio.start_server(silent, "127.0.0.1", 0) as sink:
@@ -185,9 +185,10 @@ async def compare(rounds: int, files: int, folder: Path) -> None:
         for number in range(rounds * 2):
             name = ("without", "with")[(number + number // 2) % 2]
             shutil.rmtree(folder / "out", ignore_errors=True)
-            words = flags(folder, port) if name == "with" else []
+            words = [*(flags(folder, port) if name == "with" else []), "--set", "notify.timeout=200ms"]
+            words += ["--set", f"limits.requests_per_second={requests}"]
             before = os.times()
-            process = await started(folder, urls, *words, "--json", "--set", "notify.timeout=200ms")
+            process = await started(folder, urls, *words, "--json")
             viewing = None
             if name == "with":
                 (page,) = await links_of(process, "page")
@@ -217,11 +218,12 @@ def main() -> None:
     parser.add_argument("--compare", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--files", type=int, default=FILES)
+    parser.add_argument("--requests", type=float, default=0, help="requests per second, 0 for no limit")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="osp-watched-"))
     try:
         asyncio.run(
-            compare(arguments.rounds, arguments.files, folder)
+            compare(arguments.rounds, arguments.files, arguments.requests, folder)
             if arguments.compare
             else soak(arguments.minutes, folder)
         )
