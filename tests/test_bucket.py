@@ -729,6 +729,45 @@ def test_addresses_of_buckets(text: str, bucket: str, prefix: str) -> None:
     assert state_root(address).is_relative_to(Path.home() / ".local/state") or "XDG_STATE_HOME" in os.environ
 
 
+async def test_a_part_that_is_given_up_while_its_write_waits_for_memory_is_written_again(
+    held: Held, bucket: str, tmp_path: Path
+) -> None:
+    class Busy:
+        """A file that keeps memory, and is never idle."""
+
+        touched = 1e18
+
+        def give_up_part(self) -> bool:
+            return False
+
+    state, part, lost, busy = tmp_path / ".osp-fetch", 5 * MIB, list[ByteRange](), Busy()
+    state.mkdir()
+    data, half = memoryview(noise(3 * part)), part // 2
+    async with BucketStore(
+        bucket_address(f"s3://{bucket}"), state, quick(), memory=3 * part, least=part
+    ) as store:
+        memory = store._shared.memory
+        memory.add(busy)
+        taken = [await memory.take(part, busy, is_next=True) for _ in range(2)]
+        partial = store.partial(RelativePath("f"), frozenset({"sha256"}), fresh=True, lost=lost.append)
+        await partial.begin(len(data), len(data))
+        at = part + half
+        writing = asyncio.create_task(partial.write(at, data[at : at + part]))
+        while not lost:
+            await asyncio.sleep(0.05)
+        for buffer in taken:
+            memory.give(buffer)
+        await writing
+        assert lost == [ByteRange(at, 2 * part)]
+        await partial.write(0, data[:at])
+        await partial.write(at + part, data[at + part :])
+        digests, _ = await partial.hashing.digests(len(data))
+        assert digests["sha256"] == hashlib.sha256(data).hexdigest()
+        await partial.publish(len(data))
+        await partial.close()
+    assert held.data("f") == bytes(data)
+
+
 async def test_bytes_that_were_given_up_are_fetched_again(bucket: str, tmp_path: Path) -> None:
     state = tmp_path / ".osp-fetch"
     state.mkdir()
