@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from osp_fetch.model.errors import StorageError
+from osp_fetch.model.entry import RelativePath
+from osp_fetch.model.errors import FetchError, StorageError
 from osp_fetch.model.ranges import ByteRange, RangeSet
 from osp_fetch.s3.address import bucket_address
 from osp_fetch.storage.bucket.store import BucketStore
@@ -174,6 +175,28 @@ async def test_a_piece_that_cannot_be_uploaded_fails_the_range(
             with pytest.raises(StorageError, match="a fetched range cannot be uploaded"):
                 await file.write(START, DATA)
             await file.close()
+            proxy.fault = None
+
+
+async def test_pieces_that_cannot_be_deleted_are_left_and_states_that_cannot_be_read_are_one_error(
+    opened: Callable[..., BucketStore], store: Store, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with proxied(store.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        async with opened() as made:
+            file = made.range_files.begin(SPAN)
+            await file.write(START, DATA)
+            await file.sync(WHOLE)
+            await file.close()
+            proxy.fault = answers("AccessDenied", 403)
+            with pytest.raises(FetchError):
+                await made.stat([RelativePath("a"), RelativePath("b")])
+            proxy.counts.clear()
+            proxy.fault = each("DeleteObject", *[answers("AccessDenied", 403)] * 100)
+            await made.range_files.drop(file.place)
+            with pytest.raises(FetchError):
+                await made.tidy_up()
+            assert len(ranges(held)) == 4
             proxy.fault = None
 
 

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
+from ..concurrency import task_group
 from ..model.dataclasses import dataclass
 from ..model.entry import STATE_FOLDER, RelativePath, relative_path
 from ..model.errors import FetchError, StorageError
@@ -257,14 +258,12 @@ class _Unpacking:
         each = members(pieces, disks=self._job.archive.disks, findings=findings)
         broken: BrokenArchiveError | None = None
         try:
-            async with asyncio.TaskGroup() as sending:
+            async with task_group() as sending:
                 try:
                     while (member := await self._in_reader(lambda: next(each, None))) is not None:
                         await self._member(cast("Member", member), sending, journal)
                 except BrokenArchiveError as error:
                     broken = error  # the members before the damage are uploaded to the end
-        except BaseExceptionGroup as several:
-            raise several.exceptions[0] from None
         finally:
             await self._in_reader(each.close)  # type: ignore[attr-defined]
         if broken is not None:

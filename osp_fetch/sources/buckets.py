@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
 
+from ..concurrency import task_group
 from ..model.dataclasses import dataclass
 from ..model.digest import HEX_LENGTHS, STRENGTH, Digest
 from ..model.entry import STATE_FOLDER, entry
@@ -251,11 +252,8 @@ class _Listing:
                         return None
                     raise
 
-        try:
-            async with asyncio.TaskGroup() as looking:
-                tasks = [looking.create_task(look(row)) for row in rows]
-        except ExceptionGroup as several:
-            raise several.exceptions[0] from None
+        async with task_group() as looking:
+            tasks = [looking.create_task(look(row)) for row in rows]
         return [task.result() for task in tasks]
 
     def _needs_look(self, row: dict[str, Any]) -> bool:

@@ -6,11 +6,11 @@ object, or where the source states neither. Every other object is fetched and up
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any, Final
 from urllib.parse import unquote
 
+from ...concurrency import task_group
 from ...model.dataclasses import dataclass
 from ...model.entry import Entry
 from ...model.errors import StorageError
@@ -147,12 +147,9 @@ class BucketCopies:
             checksum = int(scheme.hex_of(result[scheme.field]), 16)
             return UploadedPart(number, result["ETag"], checksum, stop - start, None, b"")
 
-        try:
-            async with asyncio.TaskGroup() as copying:
-                starts = enumerate(range(0, size, length), 1)
-                tasks = [copying.create_task(copy(number, start)) for number, start in starts]
-        except BaseExceptionGroup as several:
-            raise several.exceptions[0] from None
+        async with task_group() as copying:
+            starts = enumerate(range(0, size, length), 1)
+            tasks = [copying.create_task(copy(number, start)) for number, start in starts]
         return [task.result() for task in tasks]
 
     async def _at_once(

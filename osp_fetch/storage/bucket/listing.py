@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Final
 
+from ...concurrency import task_group
 from ...model.entry import RelativePath
 from ...model.record import Published
 from ...s3.client import Bucket
@@ -40,7 +41,7 @@ async def states(bucket: Bucket, paths: Sequence[RelativePath]) -> list[Publishe
             seen = await look(bucket, path)
             found[path] = seen.state if seen else None
 
-    async with asyncio.TaskGroup() as asking:
+    async with task_group() as asking:
         for path in left:
             asking.create_task(ask(path))
     return [found[path] for path in paths]

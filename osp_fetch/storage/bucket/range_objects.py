@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from ...concurrency import stop
+from ...concurrency import stop, task_group
 from ...model.errors import FetchError, StorageError
 from ...model.protocols import Hashing, Lost
 from ...model.ranges import ByteRange, RangeSet
@@ -235,6 +235,6 @@ async def discard_ranges(bucket: Bucket, place: Path = Path("ranges")) -> None:
     async for page in bucket.pages(
         "list_objects_v2", what, Prefix=bucket.address.own(f"{place.as_posix()}/")
     ):
-        async with asyncio.TaskGroup() as deleting:
+        async with task_group() as deleting:
             for row in page.get("Contents", []):
                 deleting.create_task(delete(row["Key"]))
