@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from osp_fetch import FileBegun, Outcome, Report, RowsRead, RunStarted, Status, fetch_all
+from osp_fetch import FileBegun, Outcome, Report, RowsRead, RunEnded, RunStarted, Status, fetch_all
 from osp_fetch.model.errors import LinkExpiredError, Remedy, StatusError
 from osp_fetch.model.report import OUTCOMES_KEPT
 from osp_fetch.views.board import Board
 from osp_fetch.views.formatting import advice
-from osp_fetch.views.notebook import is_notebook, markup, progress_view, text
+from osp_fetch.views.notebook import Notebook, is_notebook, markup, progress_view, text
 from tests import origin as o
 from tests.conftest import quick
 from tests.origin import Origin, noise
@@ -109,6 +109,27 @@ def test_a_process_with_ipython_is_no_notebook_without_a_kernel() -> None:
     pytest.importorskip("IPython")
     assert not is_notebook()
     assert progress_view(Board(), None, is_observed=False) is None
+
+
+def test_the_result_is_shown_once_however_long_the_end_of_a_run_takes(tmp_path: Path) -> None:
+    shells, capture = pytest.importorskip("IPython.core.interactiveshell"), "IPython.utils.capture"
+    shell = shells.InteractiveShell.instance(ipython_dir=str(tmp_path))
+    try:
+        with pytest.importorskip(capture).capture_output() as captured:
+            board = Board()
+            view = Notebook(board)
+            board(event := RunStarted("out"))
+            view(event)
+            view.tick()
+            board(RunEnded(Report()))
+            for _ in range(3):
+                view.tick()
+            view.close()
+            view.tick()
+    finally:
+        shell.clear_instance()
+    shown = [output.data["text/plain"] for output in captured.outputs]
+    assert ["read so far" in text for text in shown] == [True, True, False]
 
 
 def test_the_bar_escapes_names_and_says_what_is_wrong() -> None:

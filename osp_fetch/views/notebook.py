@@ -67,7 +67,11 @@ class Notebook:
             self._handle = display(self._shown(), display_id=True)
 
     def tick(self) -> None:
-        """Update the display."""
+        """Update the display, until the run has ended: its result is shown once, by `close`."""
+        if self._board.report is None:
+            self._update()
+
+    def _update(self) -> None:
         if self._handle is None or self.closed:
             return
         try:
@@ -80,7 +84,7 @@ class Notebook:
 
     def close(self) -> None:
         """Show the result, and end the view."""
-        self.tick()
+        self._update()
         self.closed = True
 
 
