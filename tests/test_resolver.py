@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +21,10 @@ from tests.origin import Origin, noise
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """Knows names in `.here`, which are 127.0.0.1; is silent about `.slow`; others do not exist."""
+    """Knows names in `.here`, which are 127.0.0.1; is silent about `.slow`; others do not exist.
+
+    Names in `.lossy` are 127.0.0.1, too; every first query for one is lost.
+    """
 
     def __init__(self) -> None:
         self.queries: Counter[str] = Counter()
@@ -39,9 +41,9 @@ class NameServer(asyncio.DatagramProtocol):
         name, question = ".".join(labels).lower(), data[12 : at + 5]
         (kind,) = struct.unpack("!H", data[at + 1 : at + 3])
         self.queries[name] += 1
-        if labels[-1] == "slow":
+        if labels[-1] == "slow" or (labels[-1] == "lossy" and self.queries[name] == 1):
             return
-        exists = labels[-1] == "here"
+        exists = labels[-1] in ("here", "lossy")
         answers = b""
         if exists and kind == 1:
             answers = b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, self.ttl, 4) + socket.inet_aton("127.0.0.1")
@@ -74,17 +76,39 @@ async def test_names_are_resolved_and_the_kinds_of_failure_are_told_apart() -> N
 async def test_one_slow_name_delays_no_other_and_none_has_a_thread() -> None:
     async with name_server() as (_, where):
         resolver = Resolver([where])
-        threads = threading.active_count()
+        threads = len(list(Path("/proc/self/task").iterdir()))  # also those that Python does not know
         slow = [asyncio.ensure_future(resolver.resolve(f"n{n}.slow", 80)) for n in range(20)]
         async with asyncio.timeout(5):
             for n in range(200):
                 await resolver.resolve(f"n{n}.here", 80)
         assert not any(each.done() for each in slow)
-        assert threading.active_count() == threads
+        assert len(list(Path("/proc/self/task").iterdir())) == threads
         for each in slow:
             each.cancel()
         await asyncio.wait(slow)
         await resolver.close()
+
+
+async def test_a_lost_query_is_sent_again() -> None:
+    async with name_server() as (server, where):
+        resolver = Resolver([where])
+        names = [f"n{n}.lossy" for n in range(40)]
+        async with asyncio.timeout(20):
+            found = await asyncio.gather(*(resolver.resolve(name, 80) for name in names))
+        assert [each["host"] for (each,) in found] == ["127.0.0.1"] * 40
+        assert max(server.queries.values()) <= 3
+        await resolver.close()
+
+
+async def test_names_that_are_looked_up_at_the_end_are_given_up() -> None:
+    async with name_server() as (server, where), asyncio.timeout(5):
+        resolver = Resolver([where])
+        waiting = [asyncio.ensure_future(resolver.resolve(f"n{n}.slow", 80)) for n in range(3)]
+        while len(server.queries) < 3:
+            await asyncio.sleep(0.01)
+        await resolver.close()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(each) for each in results] == [socket.gaierror] * 3
 
 
 async def test_answers_and_failures_are_kept_for_their_lifetime() -> None:
