@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,22 @@ async def test_a_file_is_fetched_again_only_if_it_has_changed(
     assert not (tmp_path / ".osp-fetch/replaced").exists()
     assert (await update(row, tmp_path)).counts[Status.PRESENT] == 1
     assert (await fetch_all([row], tmp_path, settings=SETTINGS, recheck=True)).ok
+
+
+@pytest.mark.parametrize("headers", [{}, {"ETag": '"1"'}, {"Last-Modified": OLD_DATE}])
+@pytest.mark.parametrize("size", [0, None])
+@pytest.mark.parametrize("polite", [True, False])
+async def test_an_empty_file_is_not_fetched_again(
+    origin: Origin, tmp_path: Path, headers: dict[str, str], size: int | None, polite: bool
+) -> None:
+    row = replace(serve(origin, b"", headers, polite=polite), size=size)
+    assert (await update(row, tmp_path)).counts[Status.FETCHED] == 1
+    seen = (tmp_path / "d/f").stat()
+    assert (await update(row, tmp_path)).counts[Status.PRESENT] == 1
+    assert (tmp_path / "d/f").stat().st_ino == seen.st_ino
+    row = serve(origin, noise(1000), {"ETag": '"2"'}, polite=polite)
+    assert (await update(row, tmp_path)).counts[Status.FETCHED] == 1
+    assert (tmp_path / "d/f").read_bytes() == noise(1000)
 
 
 async def test_workers_ask_too(origin: Origin, tmp_path: Path) -> None:

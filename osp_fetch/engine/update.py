@@ -101,6 +101,9 @@ def recorded_first(entry: Entry, record: Record) -> Entry:
 def is_same(known: Validator, length: int | None, found: Representation) -> bool:
     """Return whether a representation has the recorded validator, for servers that ignore conditions.
 
+    An empty file is the same as any other one: of one whose size the list states nothing was requested, and no
+    validator is recorded.
+
     Args:
         known: The recorded validator.
         length: Length of the recorded file in bytes.
@@ -108,6 +111,8 @@ def is_same(known: Validator, length: int | None, found: Representation) -> bool
     """
     if found.length not in (None, length):
         return False
+    if found.length == 0:
+        return True
     if known.etag and found.validator.etag:
         return known.etag == found.validator.etag
     return known.last_modified is not None and known.last_modified == found.validator.last_modified
