@@ -101,7 +101,7 @@ def recorded_first(entry: Entry, record: Record) -> Entry:
 def is_same(known: Validator, length: int | None, found: Representation) -> bool:
     """Return whether a representation has the recorded validator, for servers that ignore conditions.
 
-    An empty file is the same as any other one: of one whose size the list states nothing was requested, and no
+    An empty file is the same as any other one: where the list states that size, nothing was requested, and no
     validator is recorded.
 
     Args:

@@ -13,6 +13,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_ran
 from ..model.errors import FetchError, StorageError
 from .address import BucketAddress
 from .errors import is_passing, of_connection, of_reply
+from .plain_put import PlainPuts
 
 # First and longest pause in seconds before a request is repeated.
 _PAUSES: Final = (0.2, 20.0)
@@ -28,13 +29,21 @@ class Bucket:
         address: the bucket, and the prefix for messages.
         patience: seconds for which a request is repeated while the store does not answer or is busy.
         reads_only: whether nothing is written to the bucket.
+        credentials: what the client signs with, as aiobotocore has it; None if it does not.
     """
 
     def __init__(
-        self, client: Any, address: BucketAddress, patience: float, *, reads_only: bool = False
+        self,
+        client: Any,
+        address: BucketAddress,
+        patience: float,
+        *,
+        reads_only: bool = False,
+        credentials: Any = None,
     ) -> None:
         self._client, self.address, self.patience = client, address, patience
         self._reads_only = reads_only
+        self._puts = PlainPuts(client, credentials)
         self.conditional = True  # whether the store knows If-None-Match and If-Match for writing
         self.lost: StorageError | None = None  # why nothing more may be asked: another run has the lock
         self._hurried = asyncio.Event()
@@ -97,16 +106,57 @@ class Bucket:
         except Exception as error:
             raise self._explained(error, what) from None
 
+    async def put(
+        self, what: str, key: str, body: bytes | io.BytesIO, metadata: dict[str, str], **arguments: str
+    ) -> dict[str, Any]:
+        """Put an object with one request, for a caller that has to look before it is repeated.
+
+        Args:
+            what: as for `ask`.
+            key: the key.
+            body: all bytes, or a file of them.
+            metadata: the metadata of the object.
+            **arguments: further arguments of `put_object`.
+
+        Returns:
+            `ETag`, and the checksum that the store states.
+
+        Raises:
+            FetchError: as `once`.
+        """
+
+        async def send() -> dict[str, Any]:
+            if reply := await self._puts.send(key, body, metadata, arguments):
+                return reply
+            if isinstance(body, io.BytesIO):
+                body.seek(0)
+            self._puts.watch(key)
+            found: dict[str, Any] = await self._client.put_object(
+                Bucket=self.address.bucket, Key=key, Body=body, Metadata=metadata, **arguments
+            )
+            return found
+
+        try:
+            if isinstance(body, io.BytesIO):
+                body.seek(0)  # an attempt before has read it
+            return await self._timed(send)
+        except Exception as error:
+            raise self._explained(error, what) from None
+
     async def _once(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        if self.lost is not None:
-            raise self.lost
         if isinstance(body := arguments.get("Body"), io.BytesIO):
             body.seek(0)  # an attempt before has read it
         place = {"Bucket": self.address.bucket} | arguments  # a source of a copy may be in another one
+        return await self._timed(lambda: getattr(self._client, operation)(**place))
+
+    async def _timed(self, send: Callable[[], Any]) -> dict[str, Any]:
+        """Await `send`, within the time that is left once the run is asked to stop."""
+        if self.lost is not None:
+            raise self.lost
         async with asyncio.timeout(_HURRY if self._hurried.is_set() else None) as clock:
             self._clocks.add(clock)
             try:
-                reply: dict[str, Any] = await getattr(self._client, operation)(**place)
+                reply: dict[str, Any] = await send()
             finally:
                 self._clocks.discard(clock)
         return reply

@@ -56,8 +56,9 @@ async def connected(
             **options,
         )
         client = await making.__aenter__()
+        credentials = None if unsigned else await _credentials(session, keys)
     try:
-        yield Bucket(client, address, patience, reads_only=reads_only)
+        yield Bucket(client, address, patience, reads_only=reads_only, credentials=credentials)
     finally:
         await making.__aexit__(None, None, None)
 
@@ -69,6 +70,15 @@ def _session(address: BucketAddress) -> Any:
     except ImportError:
         raise SettingsError(f"{address}: buckets need a library; run: pip install 'osp-fetch[s3]'") from None
     return get_session()
+
+
+async def _credentials(session: Any, keys: Keys | None) -> Any:
+    """Return the credentials that a client signs with, None if there are none."""
+    if keys is None:
+        return await session.get_credentials()
+    from aiobotocore.credentials import AioCredentials
+
+    return AioCredentials(keys.identity, keys.secret, keys.token)
 
 
 @contextmanager

@@ -28,6 +28,8 @@ TOKEN: Final = "osp-token"
 """The key of an object's metadata whose value names the upload that made it."""
 # First and longest pause in seconds before a request that creates an object is repeated.
 _PAUSES: Final = (0.2, 20.0)
+# Largest body in bytes that is sent as a copy: before a file is sent, botocore waits for "100 Continue".
+_COPIED: Final = 1 << 20
 _SOURCE: Final = 1024  # bytes of a source key that are stated
 _DATE: Final = 64  # bytes of a date that is stated
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
@@ -266,14 +268,14 @@ async def put(
         StorageError: another object has the name, or the store does not answer.
     """
     token, scheme, bucket = new_token(), shared.scheme, shared.bucket
-    sums, body = scheme.arguments(data, scheme.sum(data)), Body(data)
+    sums = scheme.arguments(data, scheme.sum(data))
+    body = bytes(data) if len(data) <= _COPIED else Body(data)
 
     async def send(condition: dict[str, str]) -> Object:
         async with shared.sending:
-            reply = await bucket.once(
-                "put_object", f"{bucket.address.url(path)}: it cannot be uploaded",
-                Key=bucket.address.key(path), Body=body, ContentLength=len(data),
-                Metadata=own_metadata(token, states), **sums, **condition,
+            reply = await bucket.put(
+                f"{bucket.address.url(path)}: it cannot be uploaded", bucket.address.key(path), body,
+                own_metadata(token, states), **sums, **condition,
             )  # fmt: skip
         stored = reply.get(scheme.field) if scheme.name else None
         return Object(len(data), reply["ETag"], {}, {scheme.digest: scheme.hex_of(stored)} if stored else {})
