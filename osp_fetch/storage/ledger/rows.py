@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -38,6 +41,8 @@ _ASK: Final = 500
 _encode: Final = json.JSONEncoder().encode
 _decode: Final = json.JSONDecoder().decode
 _NO_VALIDATOR: Final = Validator()
+# errors of a database that needs files which cannot be created
+_UNWRITABLE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR})
 _Row = tuple[Any, ...]
 
 
@@ -66,7 +71,8 @@ class LedgerReader:
         On a full disk neither can create the shared-memory file of WAL; the third attempt does without it, in
         exclusive locking mode, and copies the ledger to memory, so that others can read it, too.
         Two readers that try the third one at once hold what the other one waits for, so that each gives up
-        after a moment and begins again.
+        after a moment and begins again. Where nothing can be written, as on a mount that is read-only or in a
+        folder of another user, SQLite reads a database of WAL only if it is called immutable.
         """
         until = time.monotonic() + PATIENCE
         while True:
@@ -97,7 +103,20 @@ class LedgerReader:
             db.execute(f"PRAGMA busy_timeout={round(PATIENCE * 1000)}")
             return db
         assert failure is not None
+        if failure.sqlite_errorcode & 0xFF in _UNWRITABLE and not _is_writable(self._place.parent):
+            return self._unwritable()
         raise failure
+
+    def _unwritable(self) -> sqlite3.Connection:
+        """Return a connection to a ledger in a folder that cannot be written."""
+        log = self._place.with_name(f"{self._place.name}-wal")
+        if not log.exists() or log.stat().st_size == 0:
+            return sqlite3.connect(f"{self._place.absolute().as_uri()}?immutable=1", uri=True)
+        # a killed run has left records in it
+        with tempfile.TemporaryDirectory(prefix="osp-fetch-") as folder:
+            for place in (self._place, log):
+                shutil.copyfile(place, os.path.join(folder, place.name))
+            return _in_memory(sqlite3.connect(os.path.join(folder, self._place.name)))
 
     def _rows(self, query: str, values: Sequence[str] = ()) -> Iterator[_Row]:
         try:
@@ -126,6 +145,10 @@ class LedgerReader:
     def close(self) -> None:
         """Close the database."""
         self._db.close()
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _in_memory(db: sqlite3.Connection) -> sqlite3.Connection:
