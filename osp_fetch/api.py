@@ -103,6 +103,7 @@ async def _fetch_shares(
     seen = OneRun(views)
     if "observer" in options:
         each["observer"] = seen
+    stop.begun = True
     session, again = SharedRun(place.root, sources), again_of(options)
     async with AsyncExitStack() as stack:
         stack.enter_context(stopping_after(stop, each.pop("max_duration", None)))

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from .assembly import AnyManifest
     from .engine.context import Context
     from .pages import WebPages
-    from .sources.again import Again
     from .sources.resolve import Resolved
     from .views.failed_file import FailedFile
     from .workers.limits import Workers
@@ -136,6 +135,7 @@ async def launch(
 ) -> Report:
     """Fetch in one run. With `joint`, another machine may take the place of this run if it is silent."""
     given = await _read(manifest, folder, options, joint)
+    given.stop.begun = True
     report, begun = Report(shard=options.get("shard")), time.monotonic()
     async with AsyncExitStack() as stack:
         stack.callback(given.resolved.close)
@@ -178,7 +178,8 @@ async def _fetch(
     renewal = renewal_of(given.manifest, given.options, given.settings, observe, given.pages)
     await _ticking(stack, given, context, board, observe, workers, renewal)
     first, tell = stack.enter_context(given.joint.share(observe)) if given.joint else (1, None)
-    again, spill = _again(given), stack.enter_context(DiskSpill(given.state))
+    again = given.joint.again if given.joint else again_of(given.options)
+    spill = stack.enter_context(DiskSpill(given.state))
     run = Run(
         context, _finisher(stack, given.place, given.options, report, deliver), renewal,
         fetch_one=workers.fetch if workers else None, recheck=given.options.get("recheck", False),
@@ -199,10 +200,6 @@ async def _fetch(
         report.notes += [*given.reach.notes, *of_rows, *notes_of(board), *observe.failures, *run.notes()]
         report.notes += given.failed.close() if given.failed else []
         await _end(report, board, begun, workers, observe)
-
-
-def _again(given: _Given) -> Again:
-    return given.joint.again if given.joint else again_of(given.options)
 
 
 async def _observers(stack: AsyncExitStack, given: _Given, report: Report) -> tuple[Board, Fanout]:

@@ -22,10 +22,17 @@ T = TypeVar("T")
 
 
 class StopToken:
-    """Stops a run early; held bytes stay, and the first reason given is reported."""
+    """Stops a run early; held bytes stay, and the first reason given is reported.
+
+    Attributes:
+        why: the reason; None until the run is asked to stop.
+        begun: whether the run has begun to use its folder. Before that, while lists are read, nothing has to
+            be saved, and the process may end at once.
+    """
 
     def __init__(self) -> None:
         self.why: str | None = None
+        self.begun = False
         self._asked = asyncio.Event()
 
     def ask(self, why: str) -> None:

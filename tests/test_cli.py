@@ -475,6 +475,34 @@ async def test_a_run_that_waits_for_its_list_ends_with_the_first_signal(
     assert said.startswith("osp-fetch: stopped (")
 
 
+@pytest.mark.parametrize(
+    ("name", "begun"),
+    [("d/", True), ("list.csv", True), ("SHA256SUMS", False), ("get/?file=1", False)],
+    ids=["a folder page", "a list of links", "a checksum list", "the name of a file"],
+)
+@pytest.mark.parametrize("more", [(), ("-q",)])
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+async def test_a_run_that_waits_for_a_server_before_it_knows_its_files_ends_with_the_first_signal(
+    origin: Origin, tmp_path: Path, name: str, begun: bool, more: tuple[str, ...], number: str, code: int
+) -> None:
+    page, mark, query = name.partition("?")
+    waits = origin.add(page, b"page", always=o.silent) + mark + query
+    source = [origin.add("f", b"x"), "--checksums", waits] if name == "SHA256SUMS" else [waits]
+    process = await start("get", *source, "-o", "out", *QUICK, *more, cwd=tmp_path)
+    async with asyncio.timeout(20):
+        while not origin.requests.total():
+            await asyncio.sleep(0.02)
+        process.send_signal(signal.Signals[number])
+        _, said = await process.communicate()
+    assert process.returncode == code
+    why = "Ctrl-C" if number == "SIGINT" else number
+    if not begun:
+        assert said.decode().splitlines()[-1] == f"osp-fetch: stopped ({why}) before the run began"
+        assert not (tmp_path / "out").exists()
+    elif not more:
+        assert said.decode().splitlines()[-1].startswith(f"Stopped by {why}.")
+
+
 def test_a_closed_standard_input_is_named(tmp_path: Path) -> None:
     words = f"exec {sys.executable} -m osp_fetch get - -o out <&-"
     run = subprocess.run(["sh", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -92,6 +92,7 @@ async def _fetched(
     from ..api import fetch_all
     from ..views.fanout import Fanout, Ticking
 
+    signals = _Signals(stop, watching.board)
     if not flags["quiet"]:
         watching.board.expected = await asyncio.to_thread(
             show_before, sources, flags["output"], made, unpacks=flags["unpack"]
@@ -106,7 +107,6 @@ async def _fetched(
 
     unpacker = await asyncio.to_thread(_unpacker, sources, flags, made, say_above, watching)
     screen = _screen(watching.board, flags)
-    signals = _Signals(stop, watching.board)
     if not flags["quiet"]:
         asyncio.get_running_loop().call_later(_LIST_PAUSE, _say_what_is_read)
     made["stop"] = stop
@@ -307,8 +307,8 @@ def _tell(report: Report, flags: dict[str, Any]) -> None:
 class _Signals:
     """Signal handlers: Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP save and stop; a second Ctrl-C exits at once.
 
-    While the list is read from a pipe, there is nothing to save, and the thread that reads cannot be
-    interrupted: the first one exits at once then.
+    While lists and pages are read, there is nothing to save, and a thread that reads cannot be interrupted:
+    the first one exits at once then.
     """
 
     def __init__(self, stop: StopToken, board: Board) -> None:
@@ -332,8 +332,11 @@ class _Signals:
         from ..sources.opening import pipe_that_is_read
 
         self._stop.ask(why)
-        if (pipe := pipe_that_is_read()) and not self._board.destination:
-            click.echo(f"osp-fetch: stopped ({why}) while the list was read from {pipe}", err=True)
+        pipe = "" if self._board.destination else pipe_that_is_read()
+        if pipe or not self._stop.begun:
+            when = f"while the list was read from {pipe}" if pipe else "before the run began"
+            click.echo(f"osp-fetch: stopped ({why}) {when}", err=True)
+            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
 
