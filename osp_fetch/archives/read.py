@@ -324,14 +324,14 @@ def _zip(joined: Joined, findings: Findings, *, disks: bool) -> Iterator[Member]
         joined.seek(0)
     seen: set[int] = set()  # hashes of names
     with zipfile.ZipFile(io.BufferedReader(joined, _BLOCK)) as archive:
-        _check_begin(joined, archive, disks=disks)
+        if disks:
+            _use_joined_offsets(joined, archive)
+        _check_begin(joined, archive)
         findings.unlisted = _unlisted(joined, archive, disks=disks)
         for info in archive.infolist():
             findings.headers += 1
             if info.is_dir():
                 continue
-            if disks:
-                info.header_offset += joined.starts[info.volume]
             mode = info.external_attr >> 16
             path = checked(info.filename, regular=not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode))
             findings.repeated += hash(path) in seen
@@ -342,11 +342,24 @@ def _zip(joined: Joined, findings: Findings, *, disks: bool) -> Iterator[Member]
                     pass
 
 
-def _check_begin(joined: Joined, archive: zipfile.ZipFile, *, disks: bool) -> None:
+def _use_joined_offsets(joined: Joined, archive: zipfile.ZipFile) -> None:
+    """Replace the offsets of members of a split zip, which count from their disk, by those in all pieces.
+
+    Newer zipfiles (Python 3.11.8, 3.12.2, 3.13) compare the end of a member with the begin of the next one,
+    which they have noted by offsets that count from different disks.
+    """
+    for info in archive.infolist():
+        info.header_offset += joined.starts[info.volume]
+    following = archive.start_dir
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
+        if hasattr(info, "_end_offset"):
+            info._end_offset = following
+        following = info.header_offset
+
+
+def _check_begin(joined: Joined, archive: zipfile.ZipFile) -> None:
     """Raise ValueError if data precedes the first member: `cat a.zip b.zip` lists the members of b only."""
-    offsets = [
-        info.header_offset + (joined.starts[info.volume] if disks else 0) for info in archive.infolist()
-    ]
+    offsets = [info.header_offset for info in archive.infolist()]
     first = min(offsets, default=joined.length - 22 - len(archive.comment))
     if first > 4:  # the marker of a split zip takes four bytes
         raise ValueError(f"it has {first} bytes before its first member, which may be another archive")

@@ -98,6 +98,9 @@ class LedgerReader:
                     db.close()
                     failure = error
                     continue
+            except sqlite3.DatabaseError:
+                db.close()
+                raise
             if alone:
                 return _in_memory(db)
             db.execute(f"PRAGMA busy_timeout={round(PATIENCE * 1000)}")
