@@ -43,13 +43,18 @@ def read_only(base: Path) -> Iterator[None]:
             place.chmod(0o755 if place.is_dir() else 0o644)
 
 
+def paths(ledger: Path) -> list[str]:
+    with closing(LedgerReader(ledger)) as reader:
+        return [record.path for record in reader.all()]
+
+
 async def test_a_finished_folder_is_read_and_verified(origin: Origin, base: Path) -> None:
     folder = base / "out"
     assert (await fetch_all(origin.add("f", noise(1000)), folder, settings=quick())).ok
     ledger = folder / ".osp-fetch/ledger.sqlite3"
     assert not ledger.with_name("ledger.sqlite3-shm").exists()
     with read_only(base):
-        assert [record.path for record in LedgerReader(ledger).all()] == ["f"]
+        assert paths(ledger) == ["f"]
         assert [(each.path, each.verdict) for each in verify_folder(folder)] == [("f", "ok")]
 
 
@@ -66,4 +71,4 @@ async def test_records_that_a_killed_run_left_in_the_log_of_the_database_are_rea
     (copy / "ledger.sqlite3-shm").unlink()
     assert (copy / "ledger.sqlite3-wal").stat().st_size > 0
     with read_only(base):
-        assert [record.path for record in LedgerReader(copy / "ledger.sqlite3").all()] == ["f"]
+        assert paths(copy / "ledger.sqlite3") == ["f"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import weakref
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager, nullcontext
@@ -116,6 +117,8 @@ class PlacedPlace:
 
     def __init__(self, root: Path) -> None:
         self.root, self._placement = root, Placement(state_folder(root), writes=False)
+        # most places are made for one look, and end with their last reference
+        self._ending = weakref.finalize(self, self._placement.close)
         self._seen: dict[str, Placed] = {}
 
     def prepare(self, paths: Sequence[str]) -> None:
@@ -163,7 +166,7 @@ class PlacedPlace:
 
     def close(self) -> None:
         """Close what is read."""
-        self._placement.close()
+        self._ending()
 
 
 class BucketPlace:
