@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import weakref
 import sys
+import weakref
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
