@@ -133,6 +133,31 @@ def test_a_config_file_of_curl(tmp_path: Path) -> None:
     assert three.headers == ()
 
 
+def test_a_header_of_curl_holds_for_all_urls_until_next(tmp_path: Path) -> None:
+    text = (
+        'url = "http://a.test/1"\nheader = "X-A: 1"\n'
+        'url = "http://a.test/2"\nuser-agent = "me"\noutput = "x"\n'
+        'next\nurl = "http://a.test/3"\nheader = "X-B: 2"\n'
+    )
+    one, two, three = entries(write(tmp_path, "c", text))
+    assert one.path == "x"
+    assert one.headers == two.headers == (("X-A", "1"), ("User-Agent", "me"))
+    assert three.headers == (("X-B", "2"),)
+
+
+def test_a_header_of_curl_that_comes_too_late_is_no_silent_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(curl_config, "_HELD", 2)
+    lines = [f"url = http://a.test/{n}\noutput = {n}\n" for n in range(5)]
+    found = rows(write(tmp_path, "c", "".join(lines) + 'header = "X-A: 1"\n'))
+    bad = [row for row in found if isinstance(row, ManifestError)]
+    assert [str(row) for row in bad] == [
+        "c:11: the header follows more than 2 URLs, of which the first have been fetched without it; put it "
+        "before them"
+    ]
+
+
 @pytest.mark.parametrize("head", ["url,name\nhttp://h/a,b\n", "url\thttp://x/\n", "http://h/a\n", "{}\n"])
 def test_other_lists_are_not_taken_for_curl(head: str) -> None:
     assert not curl_config.looks_like(head)

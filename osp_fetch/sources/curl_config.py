@@ -16,6 +16,7 @@ _LINE: Final = re.compile(r'\s*(?:--?)?([A-Za-z][\w-]*)(?:\s*[=:]\s*|\s+|$)(?:"(
 _ALIASES: Final = {"o": "output", "H": "header", "O": "remote-name", "e": "referer", "A": "user-agent"}
 _HEADERS: Final = {"referer": "Referer", "user-agent": "User-Agent"}
 _ESCAPES: Final = {"t": "\t", "n": "\n", "r": "\r", "v": "\v"}
+_HELD: Final = 100_000  # URLs that wait for headers which follow them
 _MARK: Final = re.compile(r'\s*(?:--)?url(?:\s*[=:]\s*|\s+)"?https?://', re.IGNORECASE)
 
 
@@ -30,8 +31,8 @@ def looks_like(head: str) -> bool:
 def rows(lines: Iterable[str], name: str) -> Blocks:
     """Read one row for each URL.
 
-    The first `output` belongs to the first `url`, and so on, until `next`. A header belongs to the URLs that
-    follow it, until `next`. Other options are ignored.
+    The first `output` belongs to the first `url`, and so on, until `next`. A header belongs to all URLs until
+    `next`, also to those before it. Other options are ignored.
 
     Args:
         lines: the lines, with or without their ends.
@@ -41,40 +42,48 @@ def rows(lines: Iterable[str], name: str) -> Blocks:
 
 
 class _Pairing:
-    """URLs and outputs that wait for their counterparts."""
+    """URLs and outputs that wait for their counterparts, and for the headers that may follow them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._urls: deque[tuple[int, str, dict[str, str]]] = deque()
+        self._urls: deque[tuple[int, str]] = deque()
         self._outputs: deque[str | None] = deque()
         self._headers: dict[str, str] = {}
+        self._begun = False  # whether rows were yielded with the headers so far
 
     def take(self, line: int, option: str, value: str) -> Iterator[Numbered]:
-        """Take one option, and yield the row that it completes."""
+        """Take one option, and yield the rows that it completes."""
         if option == "url":
-            self._urls.append((line, value, dict(self._headers)))
+            self._urls.append((line, value))
         elif option in ("output", "remote-name"):
             self._outputs.append(value if option == "output" else None)
-        elif option == "header":
-            header, _, text = value.partition(":")
+        elif option == "header" or option in _HEADERS:
+            if self._begun:
+                yield line, self._too_late(line, option)
+            header, _, text = value.partition(":") if option == "header" else (_HEADERS[option], ":", value)
             self._headers[header.strip()] = text.strip()
-        elif option in _HEADERS:
-            self._headers[_HEADERS[option]] = value
         elif option == "next":
             yield from self.end()
-            self._headers.clear()
-        while self._urls and self._outputs:
+        while self._urls and self._outputs and (self._begun or len(self._urls) > _HELD):
+            self._begun = True
             yield self._row(self._outputs.popleft())
 
+    def _too_late(self, line: int, option: str) -> ManifestError:
+        return ManifestError(
+            f"{self._name}:{line}: the {option} follows more than {_HELD} URLs, of which the first have been "
+            "fetched without it; put it before them"
+        )
+
     def end(self) -> Iterator[Numbered]:
-        """Yield the URLs that no output belongs to; they are named after themselves."""
+        """Yield what is left before `next`. URLs that no output belongs to are named after themselves."""
         while self._urls:
-            yield self._row(None)
+            yield self._row(self._outputs.popleft() if self._outputs else None)
         self._outputs.clear()
+        self._headers, self._begun = {}, False
 
     def _row(self, output: str | None) -> Numbered:
-        line, url, headers = self._urls.popleft()
-        values: dict[str, Any] = {"url": url, "path": output, "headers": headers}
+        line, url = self._urls.popleft()
+        values: dict[str, Any] = {"url": url, "path": output, "headers": dict(self._headers)}
         return line, read_row(values, self._name, line)
 
 
