@@ -106,6 +106,30 @@ def test_comments_before_the_header_and_a_header_that_is_one(tmp_path: Path) -> 
     assert len(good(file(tmp_path, "m.tsv", "#url\tpath\nhttp://h/1\ta\nhttp://h/2\tb\n"))) == 2
 
 
+@pytest.mark.parametrize("separator", ["\t", ","])
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize(
+    "comment", ["#http://h/b{0}d/b.bin", "# http://h/b{0}d/b.bin", "# a word", "# a{0} b", "#"]
+)
+def test_a_row_that_is_commented_out_is_no_row(
+    tmp_path: Path, separator: str, header: bool, comment: str
+) -> None:
+    one, two = (f"http://h/{n}{separator}d/{n}.bin" for n in "ac")
+    lines = [*[f"url{separator}path"] * header, one, comment.format(separator), two]
+    name = "m.csv" if separator == "," else "m.txt"
+    rows, _ = read(file(tmp_path, name, "\n".join(lines)))
+    assert [each.path for each in rows if isinstance(each, Entry)] == ["d/a.bin", "d/c.bin"]
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize("bad", ["no link", ""])
+def test_a_bad_row_of_a_few_costs_no_other(tmp_path: Path, bad: str) -> None:
+    lines = ["http://h/a\td/a.bin", f"{bad}\td/b.bin", "http://h/c\td/c.bin"]
+    found, _ = read(file(tmp_path, "m.tsv", "\n".join(lines)))
+    assert [each.path for each in found if isinstance(each, Entry)] == ["d/a.bin", "d/c.bin"]
+    assert len(found) == 3
+
+
 def test_a_stray_quote_costs_its_row_and_no_other(tmp_path: Path) -> None:
     lines = ["url,caption,path"]
     lines += [f"http://h/{n},caption {n},{n}.jpg" for n in range(50)]

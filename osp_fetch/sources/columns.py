@@ -192,7 +192,11 @@ def _link_column(sample: _Sample, where: str) -> int:
     named = sample.named(LINKS, lambda values: not values or _share(values, _is_link) >= 0.5)
     if named is not None:
         return named
-    found = [p for p in range(len(sample.columns)) if _share(sample.values(p), _is_link) >= 0.8]
+    shares = {place: _share(sample.values(place), _is_link) for place in range(len(sample.columns))}
+    # one bad row of a few is a large share
+    found = [place for place, share in shares.items() if share >= 0.8]
+    if not found and len(some := [place for place, share in shares.items() if share > 0.5]) == 1:
+        found = some
     if found:
         return min(found, key=lambda place: (_SECONDARY.search(sample.names[place]) is not None, place))
     if (wrong := sample.named(LINKS, lambda _: True)) is not None:

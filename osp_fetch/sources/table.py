@@ -102,7 +102,8 @@ class _Records:
         while lines := list(islice(self._lines, _BLOCK)):
             numbers = list(islice(self._numbers, len(lines)))
             found = list(zip(numbers, self._simple(lines), strict=False)) or self._careful(numbers, lines)
-            yield [(line, self._checked(line, cells)) for line, cells in found if _is_given(cells)]
+            given = ((line, cells) for line, cells in found if _is_given(cells) and not _is_comment(cells))
+            yield [(line, self._checked(line, cells)) for line, cells in given]
 
     def _simple(self, lines: list[str]) -> list[list[str]]:
         """Return one record per line, or nothing if a record may span lines or has a stray quote."""
@@ -179,6 +180,13 @@ class _Records:
 def _is_given(cells: Any) -> bool:
     """Return whether a record is not a blank line."""
     return isinstance(cells, ManifestError) or any(map(str.strip, cells))
+
+
+def _is_comment(cells: Any) -> bool:
+    """Return whether a record is a comment: a text after `#`, or a row with `#` before its link."""
+    if isinstance(cells, ManifestError) or not cells[0].startswith("#"):
+        return False
+    return _LINK.match(cells[0].lstrip("# ")) is not None or not any("://" in cell for cell in cells)
 
 
 def parquet(file: ManifestFile, reading: Reading) -> Blocks:
