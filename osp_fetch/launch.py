@@ -254,7 +254,7 @@ async def _ticking(
     if not given.shares:
         waits = WaitReporter(context.pool, observe, processor_times, allowed=workers)
         await stack.enter_async_context(Ticking(waits))
-    await stack.enter_async_context(Ticking(StatusFile(given.state / "status.json", board)))
+    await stack.enter_async_context(StatusFile(given.state / "status.json", board))
     if "observer" in given.options:
         await stack.enter_async_context(Ticking(ProgressTicker(board, observe)))
 

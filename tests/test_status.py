@@ -39,6 +39,19 @@ async def test_it_says_how_the_last_run_ended_and_why_files_failed(origin: Origi
     assert second == "failures: status 404 1"
 
 
+async def test_the_error_that_ended_the_last_run_is_stated(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f", noise(200_000))
+    words = ("get", url, "-o", "out", *QUICK, "--min-free", str(1 << 60), "--set", "storage.disk_patience=1ms")
+    code, _, said = await get(*words, cwd=tmp_path)
+    assert code == 3, said
+    code, out, _ = await get("status", "out", cwd=tmp_path)
+    assert code == 0
+    first, second, *_ = out.splitlines()
+    assert " with an error, after " in first
+    assert second.startswith("error: ")
+    assert "not enough free space" in second
+
+
 async def test_a_run_that_was_stopped_or_killed_is_told_from_one_that_ended(
     origin: Origin, tmp_path: Path
 ) -> None:

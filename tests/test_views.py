@@ -18,7 +18,14 @@ from osp_fetch import fetch_all
 from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.model import events
 from osp_fetch.model.entry import entry
-from osp_fetch.model.errors import FetchError, NetworkError, Remedy, StatusError, UnreachableError
+from osp_fetch.model.errors import (
+    FetchError,
+    ManifestError,
+    NetworkError,
+    Remedy,
+    StatusError,
+    UnreachableError,
+)
 from osp_fetch.model.report import Outcome, Report, Status
 from osp_fetch.model.settings import Settings
 from osp_fetch.views.board import Board
@@ -212,6 +219,10 @@ def test_the_advice_depends_on_the_causes() -> None:
     both = advised(cut, gone)
     assert both.startswith("Run the same command again to retry these")
     assert "would fail again: status 404. Correct the list" in both
+    rows = ManifestError("m.csv:2: no link")
+    assert "--failed" not in advised(rows), "a row that is not valid cannot be written to a list"
+    assert "--failed" not in advised(rows, cut)
+    assert "write the files among them to a file with --failed FILE" in advised(rows, gone)
 
 
 def test_a_run_with_nothing_to_do_says_so() -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from ..model import events
+from ..model.errors import FetchError
 from ..model.report import JSON_VERSION, Status
 from ..storage.folder.disk import FolderIdentity, replace_text
 from ..storage.folder.permissions import Permissions
 from .board import Board
+from .fanout import Ticking
 from .rotated import RotatedFile
 
 _encode: Final = json.JSONEncoder().encode
@@ -174,7 +176,7 @@ def _of_run(event: events.Event) -> dict[str, Any] | None:
 
 
 class StatusFile:
-    """Rewrites `status.json` in the state folder every `period` seconds.
+    """Rewrites `status.json` in the state folder every `period` seconds. Use it as an async context manager.
 
     Args:
         place: Path of `status.json`. Its folder must exist.
@@ -186,10 +188,27 @@ class StatusFile:
     def __init__(self, place: Path, board: Board) -> None:
         self._place, self._board = place, board
         self._folder = FolderIdentity(place.parent)
+        self._ticking = Ticking(self)
+        self._error: str | None = None
+
+    async def __aenter__(self) -> StatusFile:
+        await self._ticking.__aenter__()
+        return self
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        self._error = words_of(error)
+        await self._ticking.__aexit__()
 
     def tick(self) -> None:
         """Write the current state. Errors are ignored."""
         # the next tick tries again, and the run itself reports what is wrong with the disk
         with suppress(OSError):
             self._folder.check()
-            replace_text(self._place, json.dumps(self._board.snapshot()))
+            replace_text(self._place, json.dumps({**self._board.snapshot(), "error": self._error}))
+
+
+def words_of(error: BaseException | None) -> str | None:
+    """Return what ended a run in words, None if no error did."""
+    if error is None:
+        return None
+    return str(error) if isinstance(error, FetchError) else type(error).__name__

@@ -120,16 +120,18 @@ _LASTING: Final = frozenset(
 def _remedy(causes: Collection[str]) -> str:
     """Return what to do about failures with these causes."""
     lasting = [cause for cause in causes if cause in _LASTING]
+    correct = "orrect the list"
+    if set(lasting) - {"manifest"}:  # a row that is not valid cannot be written as one
+        them = "the files among them" if "manifest" in lasting else "them"
+        correct += f", or write {them} to a file with --failed FILE"
     if lasting and len(lasting) < len(causes):
         return (
             "Run the same command again to retry these; finished files are not fetched again. Files with "
-            f"these causes would fail again: {', '.join(lasting)}. Correct the list, or write them to a file "
-            "with --failed FILE."
+            f"these causes would fail again: {', '.join(lasting)}. C{correct}."
         )
     if lasting:
         return (
-            "The same command would fail for these again: correct the list, or write them to a file with "
-            "--failed FILE. Finished files are not fetched again."
+            f"The same command would fail for these again: c{correct}. Finished files are not fetched again."
         )
     return "Run the same command again to retry these; finished files are not fetched again."
 

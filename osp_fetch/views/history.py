@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from ..model.errors import FetchError
 from ..model.report import JSON_VERSION
 from ..storage.folder.permissions import Permissions
 from .board import Board
+from .event_log import words_of
 from .fanout import Ticking
 from .rotated import RotatedFile
 from .totals import Totals
@@ -98,8 +98,7 @@ class HistoryFile:
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         await self._ticking.__aexit__()
-        if error is not None:
-            self._error = str(error) if isinstance(error, FetchError) else type(error).__name__
+        self._error = words_of(error)
         self._is_over = True
         self.tick()
         self._file.close()

@@ -172,6 +172,8 @@ class Details:
             return line
         if self._failures[cause] > _FAILURES + 1:
             return None
+        if cause == "manifest":
+            return "further rows of the list are not valid; the summary counts them"
         return f"further files failed with this cause ({cause}); the summary counts them, --failed lists them"
 
 

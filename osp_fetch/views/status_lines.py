@@ -60,9 +60,13 @@ def last_run(run: Mapping[str, Any]) -> list[str]:
         how = f"was killed, last seen {at}, after {took}"
     elif run.get("stopped"):
         how = f"stopped {at} by {run['stopped']}, after {took}"
+    elif run.get("error"):
+        how = f"ended {at} with an error, after {took}"
     else:
         how = f"ended {at}, after {took}"
     lines = [f"last run {how}: {counts or 'no files'}; {formatting.size(run['bytes_received'])} received"]
+    if run.get("error"):
+        lines.append(f"error: {run['error']}")
     failures = sorted(run.get("failures", {}).items(), key=lambda each: -each[1])
     if failures:
         more = f", … ({len(failures) - 8} more causes)" if len(failures) > 8 else ""
