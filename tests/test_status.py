@@ -52,6 +52,15 @@ async def test_the_error_that_ended_the_last_run_is_stated(origin: Origin, tmp_p
     assert "not enough free space" in second
 
 
+@pytest.mark.parametrize("command", ["status", "verify", "unpack", "report", "doctor", "layout", "coverage"])
+async def test_a_file_in_place_of_the_folder_is_told(origin: Origin, tmp_path: Path, command: str) -> None:
+    url = origin.add("f", b"x")
+    assert (await get("get", url, "-o", "d/one.bin", *QUICK, cwd=tmp_path))[0] == 0
+    code, _, said = await get(command, "d/one.bin", cwd=tmp_path)
+    assert code == 3
+    assert said.strip() == "osp-fetch: d/one.bin: it is a file; give its folder: d"
+
+
 async def test_a_run_that_was_stopped_or_killed_is_told_from_one_that_ended(
     origin: Origin, tmp_path: Path
 ) -> None:

@@ -27,11 +27,11 @@ def command(folder: str, missing: str | None, as_json: bool) -> int:
     from ..datasets.coverage import cover
     from ..model.errors import StorageError
     from ..storage.folder.disk import storage_error
-    from .options import is_folder
+    from .options import is_folder, no_folder
 
     root = Path(folder)
     if not is_folder(root):
-        raise StorageError(f"{folder}: there is no such folder")
+        raise no_folder(folder)
     try:
         with ExitStack() as stack:
             out = stack.enter_context(open(missing, "w", encoding="utf-8")) if missing else None

@@ -16,7 +16,7 @@ from ..storage.destination import destination
 from . import exits
 from .bench import until_signalled
 from .flags import PREFIX, bucket_flags
-from .options import is_folder, layers
+from .options import is_folder, layers, no_folder
 
 if TYPE_CHECKING:
     from ..bench.disk import DiskRates
@@ -51,7 +51,7 @@ def command(folder: str, as_json: bool, **flags: Any) -> int:
 
     where, settings = destination(folder, flags["state"]), Settings.load(*layers(flags))
     if where.bucket is None and not is_folder(where.root):
-        raise StorageError(f"{folder}: there is no such folder; give the one that get -o used")
+        raise no_folder(folder, "there is no such folder; give the one that get -o used")
     disk: DiskRates | StorageError | None = None
     if not where.bucket:
         try:

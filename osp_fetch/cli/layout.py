@@ -24,12 +24,11 @@ def command(folder: str, relative: bool, as_json: bool) -> int:
     Each line is FOLDER,JSON: a folder of unpacked media and its caption file. No file is copied.
     """
     from ..datasets.layout import lay_out
-    from ..model.errors import StorageError
-    from .options import is_folder
+    from .options import is_folder, no_folder
 
     root = Path(folder)
     if not is_folder(root):
-        raise StorageError(f"{folder}: there is no such folder")
+        raise no_folder(folder)
     made = lay_out(root, relative=relative)
     if as_json:
         click.echo(json.dumps(made.row(), indent=2))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from ..model.errors import SettingsError
+from ..model.errors import SettingsError, StorageError
 from ..model.quantities import seconds
 from ..model.settings import Layer, Settings
 from ..model.urls import shown
@@ -282,6 +282,19 @@ def _trust_environment() -> None:
 
     check_certificates(name, place)
     os.environ["SSL_CERT_FILE"] = place
+
+
+def no_folder(folder: str | Path, said: str = "there is no such folder") -> StorageError:
+    """Return the error for an argument that is no output folder.
+
+    Args:
+        folder: The argument.
+        said: What is wrong with it, unless it is a file, as `get -o FILE` has written.
+    """
+    place = Path(folder)
+    if place.is_file():
+        return StorageError(f"{folder}: it is a file; give its folder: {place.parent}")
+    return StorageError(f"{folder}: {said}")
 
 
 def is_folder(place: Path) -> bool:

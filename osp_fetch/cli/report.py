@@ -13,7 +13,7 @@ import click
 from ..model.errors import StorageError
 from . import exits
 from .flags import bucket_flags
-from .options import is_folder, place_of_flags
+from .options import is_folder, no_folder, place_of_flags
 from .streams import say
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def command(folder: str, output: str | None, as_json: bool, **flags: Any) -> int
     """
     where, settings = place_of_flags(folder, flags)
     if not is_folder(where.root / ".osp-fetch"):
-        raise StorageError(f"{folder}: nothing was fetched into it from here; give the folder of get -o")
+        raise no_folder(folder, "nothing was fetched into it from here; give the folder of get -o")
     page = output or (None if as_json else _DEFAULT)
     if page not in (None, "-"):
         check_report(Path(str(page)))

@@ -13,7 +13,7 @@ import click
 
 from . import exits
 from .flags import bucket_flags
-from .options import is_folder, place_of_flags
+from .options import is_folder, no_folder, place_of_flags
 from .streams import say
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def command(folder: str, sums: bool, put: bool, watch: bool, as_json: bool, **fl
     """Show what DIR or a bucket holds: finished files, unfinished files, and the run in progress."""
     from ..inspection.place import opened_place
     from ..inspection.status import folder_status
-    from ..model.errors import StorageError
     from ..views import formatting
     from ..views.status_lines import folder_lines
 
@@ -48,10 +47,9 @@ def command(folder: str, sums: bool, put: bool, watch: bool, as_json: bool, **fl
     if put and not (sums and where.bucket):
         raise click.UsageError("--put goes with --sums and a bucket; for a folder write --sums > SHA256SUMS")
     if not is_folder(where.root / ".osp-fetch"):
-        raise StorageError(
-            f"{folder}: nothing was fetched into it from here; give the folder or bucket that get -o used"
-            + (", and its --state" if where.bucket else "")
-        )
+        state = ", and its --state" if where.bucket else ""
+        used = f"give the folder or bucket that get -o used{state}"
+        raise no_folder(folder, f"nothing was fetched into it from here; {used}")
     if watch:
         _watch(where.root)
     with opened_place(where, settings) as place:

@@ -131,11 +131,11 @@ def _files(where: Destination, settings: Settings) -> dict[str, str | None]:
     from ..inspection.place import PlacedPlace, opened_place
     from ..inspection.status import digest_of, has_ledger, published_files
     from ..model.errors import SettingsError, StorageError
-    from .options import is_folder
+    from .options import is_folder, no_folder
 
     root = where.root
     if where.bucket is None and not is_folder(root):
-        raise StorageError(f"{root}: there is no such folder")
+        raise no_folder(root)
     if has_ledger(root):
         with opened_place(where, settings) as place:
             if isinstance(place, PlacedPlace):

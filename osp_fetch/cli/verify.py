@@ -18,7 +18,7 @@ from ..model.errors import FetchError, SettingsError, StorageError
 from ..s3.address import is_bucket
 from . import exits
 from .flags import bucket_flags
-from .options import is_folder, place_of_flags
+from .options import is_folder, no_folder, place_of_flags
 
 if TYPE_CHECKING:
     from ..inspection.verify import Checked
@@ -164,7 +164,7 @@ def _listed(root: Path, folder: str, checksums: str | None) -> Mapping[str, Dige
     from ..storage.destination import Destination
 
     if not is_folder(root):
-        raise StorageError(f"{folder}: there is no such folder")
+        raise no_folder(folder)
     with opened_place(Destination(root), Settings()) as place:
         if isinstance(place, PlacedPlace):
             raise SettingsError(
