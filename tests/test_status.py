@@ -41,7 +41,8 @@ async def test_it_says_how_the_last_run_ended_and_why_files_failed(origin: Origi
 
 async def test_the_error_that_ended_the_last_run_is_stated(origin: Origin, tmp_path: Path) -> None:
     url = origin.add("f", noise(200_000))
-    words = ("get", url, "-o", "out", *QUICK, "--min-free", str(1 << 60), "--set", "storage.disk_patience=1ms")
+    full = ("--min-free", str(1 << 60), "--set", "storage.disk_patience=1ms")
+    words = ("get", url, "-o", "out", *QUICK, *full)
     code, _, said = await get(*words, cwd=tmp_path)
     assert code == 3, said
     code, out, _ = await get("status", "out", cwd=tmp_path)

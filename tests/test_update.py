@@ -172,6 +172,10 @@ async def test_the_old_file_stays_until_the_new_one_is_whole(origin: Origin, tmp
     process.kill()
     await process.wait()
     assert place.read_bytes() == old
+    _, status, _ = await get("status", "out", cwd=tmp_path)
+    assert "of an earlier version, until the newer one is whole: 1 file\n" in status
+    _, plan, _ = await get("plan", url, "-o", "out", cwd=tmp_path)
+    assert "written by another program" not in plan
     origin.pages["/f.bin"].always = None
     code, _, said = await get("get", url, "-o", "out", *QUICK, cwd=tmp_path)
     assert (code, "1 fetched" in said) == (0, True), "a begun update is continued, with or without the flag"

@@ -190,6 +190,7 @@ def _foreign(plan: Plan, settings: Settings) -> str:
 
     names = ", ".join(plan.foreign[:3]) + (", …" if plan.foreign_count > 3 else "")
     were = "was" if plan.foreign_count == 1 else "were"
+    unknown = f"{were} written by another program, or changed since"
     if settings.storage.existing == "overwrite":
         others = "and replaces the others"
     elif plan.free is None:
@@ -197,9 +198,7 @@ def _foreign(plan: Plan, settings: Settings) -> str:
     else:
         others = "and moves the others to .osp-fetch/replaced/"
     count = formatting.count(plan.foreign_count, "existing file")
-    return (
-        f"{count} {were} not written by osp-fetch ({names}); get keeps those with correct content, {others}"
-    )
+    return f"{count} {unknown} ({names}); get keeps those with correct content, {others}"
 
 
 def _rows(plan: Plan, settings: Settings, *, unpacks: bool) -> list[tuple[str, str]]:

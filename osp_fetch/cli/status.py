@@ -72,6 +72,8 @@ def command(folder: str, sums: bool, put: bool, watch: bool, as_json: bool, **fl
         say(f"unpacked and deleted: {formatting.count(found.unpacked, 'archive')}")
     if found.gone or found.changed:
         say(f"{_missed(found.gone, found.changed)}; run get again to fetch them")
+    if found.older:
+        say(f"of an earlier version, until the newer one is whole: {formatting.count(found.older, 'file')}")
     say(f"unfinished: {formatting.count(len(found.begun), 'file')}, {formatting.size(found.held_bytes)} held")
     for each in found.begun[:20]:
         length = formatting.size(each["length"]) if each["length"] is not None else "unknown size"

@@ -20,6 +20,7 @@ from ..model.report import JSON_VERSION
 from ..storage.bucket.grid import part_size
 from ..storage.folder.disk import read_json
 from ..storage.folder.run_lock import state_folder, state_folders
+from ..storage.folder.tombstones import superseded
 from ..storage.ledger.rows import LedgerReader
 from .place import BucketPlace, FolderPlace, Place, place_of
 
@@ -157,6 +158,7 @@ class _Held:
         states = state_folders(place.root)
         ledgers = dict.fromkeys([self._own, *(each / "ledger.sqlite3" for each in states)])
         self._readers = {ledger: LedgerReader(ledger) for ledger in ledgers if ledger.is_file()}
+        self.superseded = superseded(place.root)
 
     def records(self, paths: list[RelativePath]) -> dict[str, Record]:
         """Return the records of `paths`. From the ledgers of other shards, only finished files count."""
@@ -256,7 +258,11 @@ def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -
         held = len(FileState(entry, record, there.partial_size(entry.path)).held)
         made.begun += held > 0
         made.held_bytes += held
-    own = record is not None and record.published is not None and record.published == seen
+    own = (
+        record is not None
+        and seen is not None
+        and seen in (record.published, there.superseded.get(entry.path))
+    )
     if not own and place.is_taken(entry.path):
         made.foreign_count += 1
         if len(made.foreign) < _BAD_SHOWN:

@@ -15,6 +15,7 @@ from ..model.settings import Settings
 from ..storage.destination import Destination
 from ..storage.folder.disk import read_json
 from ..storage.folder.run_lock import owners_of, state_folders
+from ..storage.folder.tombstones import superseded
 from ..storage.ledger.rows import LedgerReader
 from .place import Place, PlacedPlace, opened_place, place_of
 
@@ -86,6 +87,8 @@ class FolderStatus:
         run: The content of `status.json` as that process last wrote it.
         placement: Where each node has its own disk: `node`, `address`, `files` and `bytes` of each; what it
             counts is as the last run has seen it.
+        older: Files of an earlier version that stay under their names until the newer one is whole. The
+            ledger states the newer one.
         runs: For the folder, or for each shard: `shard` (`i/n` or None), `owner` (the process that works, or
             None), and `state` (the last content of `status.json`, also of a run that has ended).
     """
@@ -101,6 +104,7 @@ class FolderStatus:
     run: dict[str, Any] | None = None
     runs: list[dict[str, Any]] = field(default_factory=list)
     placement: list[dict[str, Any]] = field(default_factory=list)
+    older: int = 0
 
     def row(self) -> dict[str, Any]:
         """Return the status as a JSON-serializable dict, for `--json`."""
@@ -124,9 +128,14 @@ def folder_status(where: Path | Place) -> FolderStatus:
     for each in found.runs:
         if each["owner"] is not None:
             found.owner, found.run = each["owner"], each["state"]
+    marks = superseded(root)
     for state in state_folders(root):
         for record in recorded_files(state):
-            if not record.published and record.held:
+            if record.published:
+                continue
+            if (then := marks.get(record.path)) is not None and place.look(record.path) == then:
+                found.older += 1
+            if record.held:
                 found.begun.append({"path": record.path, "held": len(record.held), "length": record.length})
                 found.held_bytes += len(record.held)
     for record, stands in _standings(place):

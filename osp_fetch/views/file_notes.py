@@ -18,12 +18,12 @@ def _kept_notes(board: Board) -> list[str]:
     more = ", …" if board.set_aside_count > 3 else ""
     if board.set_aside_count == 1:
         return [
-            "1 existing file, without a record in the ledger, had the name of a fetched file and was "
+            "1 existing file, changed since or not in the ledger, had the name of a fetched file and was "
             f"renamed: {shown} (--overwrite replaces it instead)"
         ]
     return [
-        f"{board.set_aside_count} existing files, without a record in the ledger, had the names of fetched "
-        f"files and were renamed: {shown}{more} (--overwrite replaces them instead)"
+        f"{board.set_aside_count} existing files, changed since or not in the ledger, had the names of "
+        f"fetched files and were renamed: {shown}{more} (--overwrite replaces them instead)"
     ]
 
 
