@@ -729,3 +729,14 @@ async def test_of_a_file_and_a_folder_of_one_name_one_fails_and_no_file_is_false
     failed = {type(each.error).__name__ for each in report.failures}
     assert failed <= {"NameConflictError", "StorageError"}
     assert not list((tmp_path / "out/.osp-fetch").glob("replaced/**/*")), "files of the run give way to none"
+
+
+async def test_a_folder_that_has_the_name_of_a_file_is_named(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f.bin", noise(1000))
+    (tmp_path / "out/f.bin").mkdir(parents=True)
+    for command, code in (("plan", 0), ("get", 1)):
+        got, out, err = await get(command, url, "-o", "out", *QUICK, cwd=tmp_path)
+        assert got == code
+        assert "replaced" not in out + err, "a folder is not moved"
+        said = "f.bin: a folder has the name of this file" if command == "plan" else "out/f.bin; a file and"
+        assert said in out + err

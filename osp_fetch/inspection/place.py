@@ -88,6 +88,11 @@ class FolderPlace:
         """Return whether anything exists under the final name."""
         return os.path.lexists(self._prefix + path)
 
+    def has_folder(self, path: str) -> bool:
+        """Return whether a folder exists under the final name."""
+        existing = self._disk.existing(self._prefix + path)
+        return existing is not None and existing.kind == "folder"
+
     def tombstone(self, path: str) -> Published | None:
         """Return the state of a file that was deleted after unpacking, None if it was not."""
         return self._tombstones.get(path)

@@ -263,7 +263,12 @@ def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -
         and seen is not None
         and seen in (record.published, there.superseded.get(entry.path))
     )
-    if not own and place.is_taken(entry.path):
+    if isinstance(place, FolderPlace) and place.has_folder(entry.path):
+        if len(made.problems) < _BAD_SHOWN:
+            made.problems.append(
+                f"{entry.path}: a folder has the name of this file; rename the row or the folder"
+            )
+    elif not own and place.is_taken(entry.path):
         made.foreign_count += 1
         if len(made.foreign) < _BAD_SHOWN:
             made.foreign.append(entry.path)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from ..model.errors import ManifestError
@@ -14,6 +15,8 @@ from .reading import BLOCK, Objects, Reading
 from .row_parser import Blocks, broken, read_row
 
 _AT_ONCE: Final = 4 << 20  # bytes of an array that is read at once
+_NAME: Final = re.compile(r"[^\n]*\.[A-Za-z0-9]{1,10}")  # of a file, and not of a column
+_LINK: Final = re.compile(r"\s*https?://\S", re.IGNORECASE)
 _KEYS: Final = "path, url or urls, size, sha256, md5, digest, headers"
 
 
@@ -46,8 +49,19 @@ def is_json_lines(head: str) -> bool:
 
 def _objects(values: Iterator[tuple[int, Any]], name: str, reading: Reading) -> Blocks:
     objects = Objects(reading, name)
-    while block := list(islice(values, BLOCK)):
+    rows = chain.from_iterable(_each(line, value) for line, value in values)
+    while block := list(islice(rows, BLOCK)):
         yield objects.rows(block)
+
+
+def _each(line: int, value: Any) -> Iterator[tuple[int, Any]]:
+    """Yield a row for each file of an object that maps names of files to links; else the value itself."""
+    if isinstance(value, dict) and len(value) > 1 and all(map(_NAME.fullmatch, value)):
+        links = [each for each in value.values() if isinstance(each, str) and _LINK.match(each)]
+        if len(links) == len(value):
+            yield from ((line, {"path": name, "url": link}) for name, link in value.items())
+            return
+    yield line, value
 
 
 def _lines_of_json(file: ManifestFile) -> Iterator[tuple[int, Any]]:

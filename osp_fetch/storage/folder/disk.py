@@ -40,9 +40,12 @@ def storage_error(error: OSError, doing: str) -> StorageError:
         return StorageError(f"{doing}: {error}", remedy=Remedy.ABORT)
     why = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in (errno.EISDIR, errno.ENOTDIR):
+        # what is in the way may not be the file that was to be written, but the final name
+        other = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+        where = f": {other}" if other and other not in doing else ""
         return NameConflictError(
-            f"{doing}: {why}; a file and a folder cannot have one name: rename one of the rows, or what is "
-            "there"
+            f"{doing}: {why}{where}; a file and a folder cannot have one name: rename one of the rows, or "
+            "what is there"
         )
     if error.errno in _FULL:
         return DiskFullError(f"{doing}: {why}; free some space and run the same command again")
