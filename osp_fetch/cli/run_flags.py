@@ -45,7 +45,7 @@ _LAST: Final = (
         "--nodes", type=click.IntRange(min=1), metavar="N", help="Use at most N nodes of the cluster."
     ),
     click.option("--node-local", is_flag=True, help="Let each node keep what it fetches on its own disk."),
-    click.option("--failed", metavar="FILE", help="Write what was not fetched to FILE, a manifest for get."),
+    click.option("--failed", metavar="FILE", help="List files that failed or are parked in FILE, for get."),
     watch_flags,
     click.option("--page", metavar="PORT|HOST:PORT", help="Serve a page about the run; its link is printed."),
     click.option("--page-control", is_flag=True, help="Let the page pause, limit and stop the run."),

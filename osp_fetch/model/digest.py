@@ -106,8 +106,13 @@ class Digest:
             name, value = _normal(match[1]), match[2]
         elif match and not (algorithm and text.endswith("=")):
             name, value = match[1].lower(), match[2]
+        elif algorithm or len(text) in _BY_LENGTH:
+            name, value = algorithm or _BY_LENGTH[len(text)], text
         else:
-            name, value = algorithm or _BY_LENGTH.get(len(text), "?"), text
+            raise ValueError(
+                f"{text[:80]!r} is no digest; write ALGORITHM:VALUE, or the hexadecimal digits of one of "
+                f"{', '.join(_BY_LENGTH.values())}"
+            )
         return cls(name, _hex(name, value.strip()))
 
     def __reduce__(self) -> tuple[type[Digest], tuple[str, str]]:
