@@ -88,7 +88,12 @@ def run(commands: Sequence[Sequence[str]], folder: Path, more: dict[str, str] | 
             [program(command[0]) or command[0], *command[1:]], cwd=folder, env={**os.environ, **(more or {})},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:  # the script is ended: without its server, the client would wait for an hour
+            process.kill()
+            process.wait()
+            raise
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != 0:
             raise Failed(f"a client failed with exit code {process.returncode}: {' '.join(command)[:300]}")
