@@ -19,7 +19,7 @@ from osp_fetch.storage.bucket.sums import CRC64NVME
 from tests.conftest import quick
 from tests.held import Held, Store
 from tests.origin import Origin, noise
-from tests.s3_proxy import Fault, answers, cuts, damages, loses_reply, proxied
+from tests.s3_proxy import Fault, answers, cuts, damages, loses_reply, proxied, refusal
 from tests.test_bucket import counts, on_both_stores, rows
 
 # botocore quotes all but unreserved letters and the slash; a store takes any key of UTF-8
@@ -165,6 +165,24 @@ async def test_faults_of_later_objects_cost_no_byte(
         report = await fetch_all(rows(origin, **data), f"s3://{bucket}/p", settings=settings)
     assert counts(report) == {Status.FETCHED: 6}, report.failures
     assert {key: held.data(key) for key in held.every()} == {f"p/d/{k}": v for k, v in data.items()}
+
+
+async def test_a_store_that_refuses_all_plain_requests_gets_those_of_the_client(
+    store: Store, held: Held, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuses(proxy: Any, call: Any, request: Any) -> Any:
+        is_of_client = "amz-sdk-invocation-id" in request.headers
+        return None if is_of_client else refusal("AccessDenied", 403)
+
+    async with proxied(store.url) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        proxy.fault = refuses
+        async with opened(bucket) as (mine, sent):
+            for number in range(20):
+                await put(mine, f"k{number}", b"%d" % number)
+        assert len(sent.urls) == 20
+        assert proxy.counts["PutObject"] == 20 + 5, "they are given up after five"
+    assert len(held.every()) == 20
 
 
 async def test_requests_that_are_not_signed_are_left_to_the_client(bucket: str) -> None:

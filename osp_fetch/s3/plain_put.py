@@ -24,6 +24,8 @@ _HEADERS: Final = {
 _REPLIED: Final = {name: _HEADERS[name] for name in ("ChecksumCRC64NVME", "ChecksumCRC32C")}
 _SIGNED: Final = re.compile(r"AWS4-HMAC-SHA256 Credential=[^/]+/\d{8}/([^/]+)/s3/aws4_request, ")
 _BUSY: Final = frozenset({429, 500, 502, 503, 504})
+# Refusals in a row after which the client sends all requests: the store may want what only the client knows.
+_REFUSALS: Final = 5
 _SAID: Final = re.compile(rb"<(Code|Message)>([^<]{1,500})</")
 
 
@@ -51,6 +53,7 @@ class PlainPuts:
         self._client, self._credentials = client, credentials
         self._sender = getattr(getattr(client, "_endpoint", None), "http_session", None)
         self._place: _Place | None = None
+        self._refusals = 0  # in a row
         self._key: ContextVar[str | None] = ContextVar("key", default=None)
         if credentials is not None and self._sender is not None:
             client.meta.events.register("before-send.s3.PutObject", self._learn)
@@ -87,14 +90,18 @@ class PlainPuts:
             BotoCoreError: the connection failed.
         """
         place = self._place
-        if place is None or self._sender is None or not arguments.keys() <= _HEADERS.keys():
+        if place is None or self._sender is None or self._refusals >= _REFUSALS:
+            return None
+        if not arguments.keys() <= _HEADERS.keys():
             return None
         request = await self._signed(place, key, body, metadata, arguments)
         reply = await self._sender.send(request)
         if reply.status_code in _BUSY:
             raise _busy(reply.status_code, await reply.content)
         if reply.status_code != 200 or "etag" not in reply.headers:
+            self._refusals += 1
             return None
+        self._refusals = 0
         found = {name: reply.headers[header] for name, header in _REPLIED.items() if header in reply.headers}
         return {"ETag": reply.headers["etag"], **found}
 

@@ -56,7 +56,7 @@ async def connected(
             **options,
         )
         client = await making.__aenter__()
-        credentials = None if unsigned else await _credentials(session, keys)
+        credentials = None if unsigned or reads_only else await _credentials(session, keys)
     try:
         yield Bucket(client, address, patience, reads_only=reads_only, credentials=credentials)
     finally:
