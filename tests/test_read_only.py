@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from osp_fetch import fetch_all
+from osp_fetch import StorageError, fetch_all
 from osp_fetch.inspection.verify import verify_folder
 from osp_fetch.storage.ledger.rows import LedgerReader
 from tests.conftest import quick
@@ -59,7 +60,7 @@ async def test_a_finished_folder_is_read_and_verified(origin: Origin, base: Path
 
 
 async def test_records_that_a_killed_run_left_in_the_log_of_the_database_are_read(
-    origin: Origin, base: Path
+    origin: Origin, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, copy = base / "out", base / "copy"
     urls = [origin.add(name, noise(1000)) for name in ("f", "g")]
@@ -72,3 +73,7 @@ async def test_records_that_a_killed_run_left_in_the_log_of_the_database_are_rea
     assert (copy / "ledger.sqlite3-wal").stat().st_size > 0
     with read_only(base):
         assert paths(copy / "ledger.sqlite3") == ["f"]
+    with read_only(base):
+        monkeypatch.setattr(tempfile, "tempdir", str(copy))
+        with pytest.raises(StorageError, match=r"ledger\.sqlite3 cannot be read: .*denied"):
+            paths(copy / "ledger.sqlite3")

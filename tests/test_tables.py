@@ -243,8 +243,11 @@ def test_a_json_object_that_maps_names_to_links(tmp_path: Path, indent: int | No
     links = {"d/a.jpg": "http://h/1", "b.tar.gz": "https://h/2?x=1"}
     found = good(file(tmp_path, "m.json", json.dumps(links, indent=indent)))
     assert {each.path: each.urls[0] for each in found} == links
-    row = {"url": "http://h/1", "thumbnail.url": "http://h/2"}
-    assert [each.urls for each in good(file(tmp_path, "n.json", json.dumps(row)))] == [("http://h/1",)]
+    for row in (
+        {"url": "http://h/1", "thumbnail.url": "http://h/2"},
+        {"a.url": "http://h/1", "b.url": "http://h/2"},
+    ):
+        assert [each.urls for each in good(file(tmp_path, "n.json", json.dumps(row)))] == [("http://h/1",)]
 
 
 def test_a_folder_and_a_glob_of_part_files_are_one_manifest(tmp_path: Path) -> None:

@@ -10,12 +10,13 @@ from typing import Any, Final
 
 from ..model.errors import ManifestError
 from .blocks import grouped
+from .columns import is_link_name
 from .opening import ManifestFile
 from .reading import BLOCK, Objects, Reading
 from .row_parser import Blocks, broken, read_row
 
 _AT_ONCE: Final = 4 << 20  # bytes of an array that is read at once
-_NAME: Final = re.compile(r"[^\n]*\.[A-Za-z0-9]{1,10}")  # of a file, and not of a column
+_NAME: Final = re.compile(r"[^\n]*\.[A-Za-z0-9]{1,10}")
 _LINK: Final = re.compile(r"\s*https?://\S", re.IGNORECASE)
 _KEYS: Final = "path, url or urls, size, sha256, md5, digest, headers"
 
@@ -54,9 +55,14 @@ def _objects(values: Iterator[tuple[int, Any]], name: str, reading: Reading) -> 
         yield objects.rows(block)
 
 
+def _is_name(key: str) -> bool:
+    """Return whether a key is the name of a file, and not that of a column such as `image.url`."""
+    return _NAME.fullmatch(key) is not None and not is_link_name(key.rpartition(".")[2])
+
+
 def _each(line: int, value: Any) -> Iterator[tuple[int, Any]]:
     """Yield a row for each file of an object that maps names of files to links; else the value itself."""
-    if isinstance(value, dict) and len(value) > 1 and all(map(_NAME.fullmatch, value)):
+    if isinstance(value, dict) and len(value) > 1 and all(map(_is_name, value)):
         links = [each for each in value.values() if isinstance(each, str) and _LINK.match(each)]
         if len(links) == len(value):
             yield from ((line, {"path": name, "url": link}) for name, link in value.items())

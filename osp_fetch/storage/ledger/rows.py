@@ -60,7 +60,7 @@ class LedgerReader:
         self._place = place
         try:
             self._db = self._opened()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise StorageError(f"{place} cannot be read: {error}") from None
 
     def _opened(self) -> sqlite3.Connection:
