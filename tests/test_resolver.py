@@ -82,7 +82,7 @@ async def test_one_slow_name_delays_no_other_and_none_has_a_thread() -> None:
             for n in range(200):
                 await resolver.resolve(f"n{n}.here", 80)
         assert not any(each.done() for each in slow)
-        assert len(list(Path("/proc/self/task").iterdir())) == threads
+        assert len(list(Path("/proc/self/task").iterdir())) <= threads  # those of other tests may end
         for each in slow:
             each.cancel()
         await asyncio.wait(slow)
