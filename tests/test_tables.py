@@ -240,9 +240,11 @@ def test_json_in_one_line_in_many_and_nested(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("indent", [None, 1])
 def test_a_json_object_that_maps_names_to_links(tmp_path: Path, indent: int | None) -> None:
-    links = {"d/a.jpg": "http://h/1", "b.tar.gz": "https://h/2?x=1"}
+    links = {"d/a.jpg": "http://h/1", "b.tar.gz": ["https://h/2?x=1", "http://mirror/2"]}
     found = good(file(tmp_path, "m.json", json.dumps(links, indent=indent)))
-    assert {each.path: each.urls[0] for each in found} == links
+    assert {each.path: each.urls for each in found} == {
+        "d/a.jpg": ("http://h/1",), "b.tar.gz": ("https://h/2?x=1", "http://mirror/2"),
+    }  # fmt: skip
     for row in (
         {"url": "http://h/1", "thumbnail.url": "http://h/2"},
         {"a.url": "http://h/1", "b.url": "http://h/2"},

@@ -181,18 +181,19 @@ def _share(values: list[Any], fits: Callable[[Any], bool]) -> float:
     return sum(map(fits, values)) / len(values) if values else 0.0
 
 
-def _is_link(value: Any) -> bool:
+def holds_link(value: Any) -> bool:
+    """Return whether a value is a link, or a list of links."""
     if isinstance(value, (list, tuple)):
-        return bool(value) and _is_link(value[0])
+        return bool(value) and holds_link(value[0])
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
     return isinstance(text, str) and _LINK.match(text) is not None
 
 
 def _link_column(sample: _Sample, where: str) -> int:
-    named = sample.named(LINKS, lambda values: not values or _share(values, _is_link) >= 0.5)
+    named = sample.named(LINKS, lambda values: not values or _share(values, holds_link) >= 0.5)
     if named is not None:
         return named
-    shares = {place: _share(sample.values(place), _is_link) for place in range(len(sample.columns))}
+    shares = {place: _share(sample.values(place), holds_link) for place in range(len(sample.columns))}
     # one bad row of a few is a large share
     found = [place for place, share in shares.items() if share >= 0.8]
     if not found and len(some := [place for place, share in shares.items() if share > 0.5]) == 1:
@@ -217,7 +218,7 @@ def _path_column(sample: _Sample) -> int | None:
 
 def _may_be_path(value: Any) -> bool:
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    return isinstance(text, (str, int)) and not (isinstance(text, str) and ("\n" in text or _is_link(text)))
+    return isinstance(text, (str, int)) and not (isinstance(text, str) and ("\n" in text or holds_link(text)))
 
 
 def _are_paths(values: list[Any]) -> bool:
@@ -229,7 +230,7 @@ def _are_paths(values: list[Any]) -> bool:
 
 def _is_file_name(value: str) -> bool:
     fits = _FILE_NAME.fullmatch(value) is not None or re.fullmatch(r"[^\s/]+(?:/[^\s/]+)+", value) is not None
-    return fits and not _is_link(value) and len(value.encode("utf-8", "replace")) < 1000
+    return fits and not holds_link(value) and len(value.encode("utf-8", "replace")) < 1000
 
 
 def _size_column(sample: _Sample) -> int | None:

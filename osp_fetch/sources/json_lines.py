@@ -10,14 +10,13 @@ from typing import Any, Final
 
 from ..model.errors import ManifestError
 from .blocks import grouped
-from .columns import is_link_name
+from .columns import holds_link, is_link_name
 from .opening import ManifestFile
 from .reading import BLOCK, Objects, Reading
 from .row_parser import Blocks, broken, read_row
 
 _AT_ONCE: Final = 4 << 20  # bytes of an array that is read at once
 _NAME: Final = re.compile(r"[^\n]*\.[A-Za-z0-9]{1,10}")
-_LINK: Final = re.compile(r"\s*https?://\S", re.IGNORECASE)
 _KEYS: Final = "path, url or urls, size, sha256, md5, digest, headers"
 
 
@@ -62,12 +61,11 @@ def _is_name(key: str) -> bool:
 
 def _each(line: int, value: Any) -> Iterator[tuple[int, Any]]:
     """Yield a row for each file of an object that maps names of files to links; else the value itself."""
-    if isinstance(value, dict) and len(value) > 1 and all(map(_is_name, value)):
-        links = [each for each in value.values() if isinstance(each, str) and _LINK.match(each)]
-        if len(links) == len(value):
-            yield from ((line, {"path": name, "url": link}) for name, link in value.items())
-            return
-    yield line, value
+    is_map = isinstance(value, dict) and len(value) > 1 and all(map(_is_name, value))
+    if is_map and all(map(holds_link, value.values())):
+        yield from ((line, {"path": name, "url": link}) for name, link in value.items())
+    else:
+        yield line, value
 
 
 def _lines_of_json(file: ManifestFile) -> Iterator[tuple[int, Any]]:
