@@ -336,7 +336,6 @@ class _Signals:
         if pipe or not self._stop.begun:
             when = f"while the list was read from {pipe}" if pipe else "before the run began"
             click.echo(f"osp-fetch: stopped ({why}) {when}", err=True)
-            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
 

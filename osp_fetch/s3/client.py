@@ -126,26 +126,21 @@ class Bucket:
         """
 
         async def send() -> dict[str, Any]:
-            if reply := await self._puts.send(key, body, metadata, arguments):
+            if reply := await self._puts.send(key, _rewound(body), metadata, arguments):
                 return reply
-            if isinstance(body, io.BytesIO):
-                body.seek(0)
             self._puts.watch(key)
             found: dict[str, Any] = await self._client.put_object(
-                Bucket=self.address.bucket, Key=key, Body=body, Metadata=metadata, **arguments
+                Bucket=self.address.bucket, Key=key, Body=_rewound(body), Metadata=metadata, **arguments
             )
             return found
 
         try:
-            if isinstance(body, io.BytesIO):
-                body.seek(0)  # an attempt before has read it
             return await self._timed(send)
         except Exception as error:
             raise self._explained(error, what) from None
 
     async def _once(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        if isinstance(body := arguments.get("Body"), io.BytesIO):
-            body.seek(0)  # an attempt before has read it
+        _rewound(arguments.get("Body"))
         place = {"Bucket": self.address.bucket} | arguments  # a source of a copy may be in another one
         return await self._timed(lambda: getattr(self._client, operation)(**place))
 
@@ -223,6 +218,13 @@ class Bucket:
             if not page.get("IsTruncated"):
                 return
             arguments |= {ours: page[theirs] for ours, theirs in tokens if page.get(theirs)}
+
+
+def _rewound(body: Any) -> Any:
+    """Return the body of a request, at its begin: an attempt before may have read it."""
+    if isinstance(body, io.BytesIO):
+        body.seek(0)
+    return body
 
 
 # operation → (argument, member of the reply that it takes) of the next page
