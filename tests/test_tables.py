@@ -184,7 +184,7 @@ def zipped(data: bytes) -> bytes:
 def zstd(data: bytes) -> bytes:
     zstandard = pytest.importorskip("zstandard")
     half = len(data) // 2
-    packed = zstandard.ZstdCompressor().compress
+    packed = zstandard.ZstdCompressor(write_checksum=True).compress
     return bytes(packed(data[:half]) + packed(data[half:]))  # two frames, as pzstd writes them
 
 
@@ -213,6 +213,17 @@ def test_a_truncated_manifest_is_one_sentence(tmp_path: Path, packer: str) -> No
     packed = PACKERS[packer](content.encode())
     with pytest.raises(ManifestError, match=r"m\.csv.*(read to its end|decompressed).*again"):
         read(file(tmp_path, f"m.csv{packer}", packed[: len(packed) * 2 // 3]))
+
+
+@pytest.mark.parametrize("place", [0.01, 0.3, 0.6, 0.97])
+@pytest.mark.parametrize("packer", PACKERS)
+def test_a_damaged_manifest_is_one_sentence(tmp_path: Path, packer: str, place: float) -> None:
+    digests = (hashlib.sha256(b"%d" % n).hexdigest() for n in range(20_000))
+    packed = PACKERS[packer](("url,path\n" + "".join(f"http://h/{d},{d}.jpg\n" for d in digests)).encode())
+    at = int(len(packed) * place)
+    damaged = packed[:at] + b"\xff" * 99 + packed[at + 99 :]
+    with pytest.raises(ManifestError, match=r"m\.csv.*(read to its end|decompressed).*again"):
+        read(file(tmp_path, f"m.csv{packer}", damaged))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])

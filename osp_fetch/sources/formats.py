@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import glob
-import lzma
 import re
-import zlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -15,7 +13,7 @@ from ..model.urls import shown
 from . import bagit, other_tools, sa1b, table
 from .dialect import Dialect, detect
 from .json_lines import is_json_lines, json_lines, json_values, url_list
-from .opening import STDIN, TABLES, ManifestFile, open_files, suffix_of
+from .opening import DAMAGED, STDIN, TABLES, ManifestFile, open_files, suffix_of
 from .reading import Reading
 from .row_parser import Blocks, broken
 from .select import Selection
@@ -77,11 +75,7 @@ def _checked(file: ManifestFile, read: Callable[[], Blocks]) -> Blocks:
     """Yield the rows of `read`; a file that cannot be read to its end is one sentence."""
     try:
         yield from read()
-    except (OSError, EOFError, lzma.LZMAError, zlib.error, UnicodeError) as error:
-        raise broken(f"{file.name}: cannot be read to its end ({error}); fetch the manifest again") from None
-    except Exception as error:
-        if type(error).__name__ != "ZstdError":
-            raise
+    except (OSError, UnicodeError, *DAMAGED) as error:
         raise broken(f"{file.name}: cannot be read to its end ({error}); fetch the manifest again") from None
 
 

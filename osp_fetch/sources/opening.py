@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import gzip
 import io
 import lzma
 import re
@@ -11,12 +12,14 @@ import shutil
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, cast
 
 from ..model.dataclasses import dataclass
+from ..model.errors import ManifestError
 from ..model.urls import shown
 from . import huggingface
 from .extras import need
@@ -33,6 +36,14 @@ _ODD_BYTES: Final = "osp_fetch.windows_1252"
 TABLES: Final = frozenset(".parquet .csv .tsv .tab .psv .jsonl .ndjson .json .meta4 .metalink".split())
 """Suffixes of the files that are read as tables where others lie beside them."""
 _PACKED_NAMES: Final = (".gz", ".bz2", ".xz", ".zst", ".zip")
+
+
+class ZstdError(ValueError):
+    """The data is not valid zstd."""
+
+
+# what decompressors raise for damaged data; bz2 and gzip raise an OSError without a number as well
+DAMAGED: Final = (EOFError, lzma.LZMAError, zlib.error, zipfile.BadZipFile, ZstdError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,8 @@ def open_files(source: Path | str) -> list[ManifestFile]:
         with opened() as file:
             head = file.read(HEAD)
     except OSError as error:
+        if error.errno is None:
+            raise _damaged(name, error) from None
         if isinstance(error, FileNotFoundError) and _HOST.match(str(source)):
             raise broken(
                 f"{shown(str(source))}: there is no such file; for a link write http://{shown(str(source))}"
@@ -100,9 +113,13 @@ def open_files(source: Path | str) -> list[ManifestFile]:
             f"{shown(str(source))}: the manifest cannot be read ({error.strerror or error}); a SOURCE is a "
             "manifest file, a URL, hf://datasets/OWNER/NAME, or the name of a dataset"
         ) from None
-    except (EOFError, lzma.LZMAError, ValueError) as error:
-        raise broken(f"{name}: cannot be decompressed ({error}); fetch the manifest again") from None
+    except DAMAGED as error:
+        raise _damaged(name, error) from None
     return [ManifestFile(name, suffix_of(name), size, opened, _encoding(head))]
+
+
+def _damaged(name: str, error: Exception) -> ManifestError:
+    return broken(f"{name}: cannot be decompressed ({error}); fetch the manifest again")
 
 
 def suffix_of(name: str) -> str:
@@ -183,7 +200,7 @@ class _Shared(io.RawIOBase):
 def _decompressed(name: str, magic: bytes, stored: Callable[[], IO[bytes]]) -> Callable[[], IO[bytes]]:
     """Return an opener of the decompressed bytes, by the magic number and not by the name."""
     if magic.startswith(b"\x1f\x8b"):
-        return lambda: _Unpacked(_gzip(file := stored()), file)
+        return lambda: _Unpacked(gzip.open(file := stored()), file)
     if magic.startswith(b"BZh"):
         return lambda: _Unpacked(bz2.open(file := stored()), file)
     if magic.startswith(b"\xfd7zXZ\x00"):
@@ -209,7 +226,7 @@ class _Unpacked(io.BufferedReader):
 def zstd_reader(stored: IO[bytes]) -> io.RawIOBase:
     """Return a reader of decompressed zstd, several frames included.
 
-    Reading raises ValueError if the data is damaged, and EOFError if the last frame is not complete.
+    Reading raises ZstdError if the data is damaged, and EOFError if the last frame is not complete.
 
     Raises:
         ImportError: the package `zstandard` is not installed.
@@ -239,7 +256,7 @@ class _Zstd(io.RawIOBase):
             try:
                 self._data = self._frame.decompress(given)
             except self._error as error:
-                raise ValueError(f"zstd: {error}") from None
+                raise ZstdError(f"zstd: {error}") from None
             if self._frame.eof:
                 self._rest, self._frame = self._frame.unused_data, None
         count = min(len(buffer), len(self._data))
@@ -247,20 +264,12 @@ class _Zstd(io.RawIOBase):
         return count
 
 
-def _gzip(file: IO[bytes]) -> Any:
-    try:
-        from isal import igzip as gzip
-    except ImportError:
-        import gzip  # type: ignore[no-redef]
-    return gzip.open(file)  # type: ignore[no-untyped-call]
-
-
 def _members(name: str, stored: Callable[[], IO[bytes]], size: int) -> list[ManifestFile]:
     try:
         with stored() as file, zipfile.ZipFile(file) as archive:
             members = [info for info in archive.infolist() if not info.is_dir() and info.file_size]
     except zipfile.BadZipFile as error:
-        raise broken(f"{name}: cannot be decompressed ({error}); fetch the manifest again") from None
+        raise _damaged(name, error) from None
     # what is beside the tables: a licence, a description, folders of macOS
     members = [
         m for m in members if suffix_of(m.filename) in TABLES and "__MACOSX" not in m.filename
