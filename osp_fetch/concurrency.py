@@ -158,7 +158,7 @@ async def task_group() -> AsyncIterator[asyncio.TaskGroup]:
         raise several.exceptions[0] from None
 
 
-async def completed(work: Coroutine[Any, Any, None]) -> None:
+async def completed(work: Coroutine[Any, Any, object]) -> None:
     """Await `work` to its end even if the caller is cancelled, so that its effects can be recorded.
 
     Args:

@@ -20,6 +20,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, Self
 
 from ..model import events
+from ..model.draining import Drainable, Fill
 from ..model.errors import (
     FetchError,
     HostDownError,
@@ -205,6 +206,33 @@ class Exchange:
             count = await self._reply.readinto(view)
         except FetchError as error:
             raise self._judged(error) from None
+        return self._counted(count)
+
+    async def drain(self, fill: Fill) -> int:
+        """Let a thread receive the next bytes of the body, and count them.
+
+        Args:
+            fill: See `model.draining.Fill`.
+
+        Returns:
+            Number of bytes. 0 where `readinto` has to be used, as for limited byte rates.
+
+        Raises:
+            TransferError: The body cannot be received.
+            HostDownError: The host does not answer and is known to be down.
+        """
+        reply: object = self._reply
+        if self._unread or self._failure is not None or self._over or self._pool.rate.is_limited:
+            return 0
+        if not isinstance(reply, Drainable):
+            return 0
+        try:
+            return self._counted(await reply.drain(fill))
+        except FetchError as error:
+            raise self._judged(error) from None
+
+    def _counted(self, count: int) -> int:
+        """Count bytes of the body that the host has sent, and return their number."""
         if count:
             self._pool.received(self._connection.host, count)
             self._connection.manners.served(self._order, self._asked)

@@ -30,6 +30,10 @@ class Gauge:
         self._since = now
         self._count += count
 
+    def credit(self, seconds: float) -> None:
+        """Add to the sum one that was counted elsewhere, for `seconds` seconds."""
+        self._sum += seconds
+
     def take(self) -> float:
         """Return the sum of number × seconds since the last call."""
         self.add(0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Final
 
 from ..concurrency import completed
 from ..connections.exchange import Exchange
 from ..model import events
-from ..model.errors import LaggingError, SizeLimitError, TooLongError
+from ..model.draining import Fillable, Receive
+from ..model.errors import FetchError, LaggingError, SizeLimitError, TooLongError
 from ..model.protocols import PartialContent
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from .checkpoint import Checkpoint
@@ -20,6 +22,12 @@ from .state import FileState, PartRequest
 # First and longest interval in seconds after which received bytes are written even if the buffer is not full.
 # The first is short because only written bytes can be recorded, and only recorded bytes survive a kill.
 _WRITE_SECONDS: Final = (0.25, 1.0)
+# Bytes per second of a connection whose body a thread receives.
+_SWIFT: Final = 32 << 20
+# Bytes that the thread receives before the event loop counts them. They bound what a kill loses.
+_PIECE: Final = 4 << 20
+# Open connections above which no thread receives: threads are few, and wait for their bytes.
+_MOST_DRAINED: Final = 32
 # Seconds after which a connection is compared with the better ones of its host.
 _LAG_SECONDS: Final = 2.0
 
@@ -47,6 +55,12 @@ class BodyWriter:
         self._checkpoint, self._connections = checkpoint, connections
         self._path = state.entry.path
         self._written: RangeSet = NOTHING
+        self._clock = asyncio.get_running_loop().time
+        self._at = self._filled = 0  # offset in the file of the buffer's first byte, and bytes in the buffer
+        self._buffer = memoryview(b"")
+        self._pause, self._written_at = _WRITE_SECONDS[0], 0.0
+        self._drains = isinstance(partial, Fillable)  # until a reply turns out not to be drainable
+        self._is_swift = False  # the bytes come so quickly that a thread receives them
 
     async def run(self, part: PartRequest, span: ByteRange, exchange: Exchange) -> None:
         """Write the body of `exchange` to `span`. Bytes that arrived before an error are kept.
@@ -77,50 +91,84 @@ class BodyWriter:
             raise
 
     async def _run(self, part: PartRequest, span: ByteRange, exchange: Exchange) -> None:
-        clock = asyncio.get_running_loop().time
-        at, begun = span.start, clock()
-        written = looked = begun
-        pause = _WRITE_SECONDS[0]
-        looked_at = at
+        begun = looked = self._written_at = self._clock()
         if exchange.reply.range is not None and part.sample:
             await self._compare(part, exchange)
         buffers, pool = self._context.buffers, self._context.pool
-        buffer = buffers.take(len(span), pool.open)
-        filled, most, lags = 0, self._most(), False
+        self._at = looked_at = span.start
+        self._buffer = buffers.take(len(span), pool.open)
+        lags = False
         try:
-            # after the last byte of the span, receive into a spare byte: surplus must not overwrite the span
-            while count := await exchange.readinto(
-                buffer[filled : span.stop - at] or memoryview(bytearray(1))
-            ):
-                filled += count
-                if at + filled > span.stop:
-                    filled = 0
-                    raise TooLongError(f"{self._path}: the server sent more bytes than were requested")
-                if at + filled > most:
-                    raise SizeLimitError(
-                        f"{self._path}: neither the server nor the manifest states its length, and more than "
-                        f"limits.file_size ({most} bytes) has come; state its size in the manifest, or raise "
-                        "the limit"
-                    )
-                if filled == len(buffer) or clock() - written > pause:
-                    count, filled, pause = filled, 0, min(2 * pause, _WRITE_SECONDS[1])
-                    at, written = await self._write(part, at, buffer[:count], exchange), clock()
-                    buffer = buffers.fitted(buffer, pool.open)
-                    if at < span.stop and not self._state.parts.missing_in(span):
-                        break  # another connection has delivered the rest
-                if clock() - looked > _LAG_SECONDS:
-                    lags = exchange.lagging((at - looked_at) / (clock() - looked))
+            while await self._receive(part, span, exchange):
+                if self._clock() - looked > _LAG_SECONDS:
+                    lags = exchange.lagging((self._at - looked_at) / (self._clock() - looked))
                     if lags:
                         break
-                    looked, looked_at = clock(), at
+                    looked, looked_at = self._clock(), self._at
         finally:
-            if filled and self._state.parts.missing_in(ByteRange(at, at + filled)):
-                at = await self._write(part, at, buffer[:filled], exchange)
-            buffers.give(buffer, pool.open)
-            exchange.measured(at - span.start, clock() - begun)
+            if self._filled and self._state.parts.missing_in(ByteRange(self._at, self._at + self._filled)):
+                await self._flush(part, exchange)
+            buffers.give(self._buffer, pool.open)
+            exchange.measured(self._at - span.start, self._clock() - begun)
         if lags:
             exchange.replaced()
             raise LaggingError(f"{self._path}: this connection was far slower than others to the same host")
+
+    async def _receive(self, part: PartRequest, span: ByteRange, exchange: Exchange) -> bool:
+        """Receive more bytes, and write them if it is time; return whether the body is needed further."""
+        if self._is_swift and self._at < span.stop:
+            await self._drain(part, span, exchange)
+            return self._is_missing(span)
+        # after the last byte of the span, receive into a spare byte: surplus must not overwrite the span
+        room = self._buffer[self._filled : span.stop - self._at] or memoryview(bytearray(1))
+        count = await exchange.readinto(room)
+        self._filled += count
+        stop = self._at + self._filled
+        if stop > span.stop:
+            self._filled = 0
+            raise TooLongError(f"{self._path}: the server sent more bytes than were requested")
+        if stop > self._most():
+            raise SizeLimitError(
+                f"{self._path}: neither the server nor the manifest states its length, and more than "
+                f"limits.file_size ({self._most()} bytes) has come; state its size in the manifest, or raise "
+                "the limit"
+            )
+        seconds, is_full = self._clock() - self._written_at, self._filled == len(self._buffer)
+        if count and (is_full or seconds > self._pause):
+            self._is_swift = is_full and self._may_drain() and self._filled > _SWIFT * seconds
+            self._pause = min(2 * self._pause, _WRITE_SECONDS[1])
+            await self._flush(part, exchange)
+            return self._is_missing(span)
+        return count > 0
+
+    def _is_missing(self, span: ByteRange) -> bool:
+        """Return whether another connection has not delivered the rest of `span` yet."""
+        return self._at >= span.stop or self._state.parts.missing_in(span) > 0
+
+    def _may_drain(self) -> bool:
+        """Return whether threads may receive: the length is known, and the threads are enough."""
+        return self._drains and self._state.length is not None and self._context.pool.open <= _MOST_DRAINED
+
+    async def _drain(self, part: PartRequest, span: ByteRange, exchange: Exchange) -> None:
+        """Let a thread receive, write and hash the next bytes while they come quickly."""
+        partial, parts = self._partial, self._state.parts
+        assert isinstance(partial, Fillable)
+        piece = ByteRange(self._at, min(span.stop, self._at + _PIECE))
+        length = self._state.length if parts.begin_write(part.claim, piece.stop) else None
+        filling = _Filling(partial, piece, self._buffer, length)
+        try:
+            await completed(exchange.drain(filling.fill))
+        finally:
+            self._at += filling.count
+            self._written_at = self._clock()
+            self._context.pool.waits.writing.credit(filling.writing)
+            parts.begin_write(part.claim, self._at)  # a hedge may take what did not come
+            if filling.count:
+                self._wrote(ByteRange(piece.start, self._at), exchange)
+        if filling.error is not None:
+            raise filling.error
+        self._drains, self._is_swift = filling.was_called, filling.count == len(piece)
+        self._buffer = self._context.buffers.fitted(self._buffer, self._context.pool.open)
 
     def _most(self) -> int:
         """Return the length in bytes that the file may have, as far as the settings bound it."""
@@ -137,17 +185,20 @@ class BodyWriter:
             before = ByteRange(part.range.start - part.sample, part.range.start)
             self._state.trust.alike(sample == await self._partial.read(before))
 
-    async def _write(self, part: PartRequest, at: int, data: memoryview, exchange: Exchange) -> int:
-        span, parts = ByteRange(at, at + len(data)), self._state.parts
+    async def _flush(self, part: PartRequest, exchange: Exchange) -> None:
+        """Write what the buffer holds."""
+        data, self._filled = self._buffer[: self._filled], 0
+        span, parts = ByteRange(self._at, self._at + len(data)), self._state.parts
         length = self._state.length if parts.begin_write(part.claim, span.stop) else None
         try:
             with self._context.pool.waits.writing:
-                await completed(self._partial.write(at, data, length))
+                await completed(self._partial.write(span.start, data, length))
         except asyncio.CancelledError:
             self._wrote(span, exchange)  # `completed` has waited for the write, so the bytes are written
             raise
         self._wrote(span, exchange)
-        return span.stop
+        self._at, self._written_at = span.stop, self._clock()
+        self._buffer = self._context.buffers.fitted(self._buffer, self._context.pool.open)
 
     def _wrote(self, span: ByteRange, exchange: Exchange) -> None:
         exchange.progressed()
@@ -157,3 +208,36 @@ class BodyWriter:
         self._context.observe(events.Wrote(self._path, len(span), exchange.host, again=again))
         self._partial.hashing.advance(self._state.parts.settled, self._state.length)
         self._checkpoint.wrote(len(span), self._connections())
+
+
+class _Filling:
+    """One call of `Fillable.fill`, and what came of it.
+
+    Args:
+        partial, span, buffer, length: What `fill` is called with.
+
+    Attributes:
+        was_called: Whether the reply could be received in a thread.
+        count: Bytes written.
+        error: Why the next ones could not be written, None if nothing failed.
+        writing: Seconds in which the thread did not wait for the connection.
+    """
+
+    def __init__(self, partial: Fillable, span: ByteRange, buffer: memoryview, length: int | None) -> None:
+        self._partial, self._span, self._buffer, self._length = partial, span, buffer, length
+        self.was_called, self.count, self.writing = False, 0, 0.0
+        self.error: FetchError | None = None
+        self._receiving = 0.0
+
+    async def fill(self, receive: Receive) -> None:
+        """Receive and write the bytes; see `model.draining.Fill`."""
+
+        def timed(view: memoryview) -> int:
+            begun = time.monotonic()
+            count = receive(view)
+            self._receiving += time.monotonic() - begun
+            return count
+
+        self.was_called, begun = True, time.monotonic()
+        self.count, self.error = await self._partial.fill(self._span, timed, self._buffer, self._length)
+        self.writing = time.monotonic() - begun - self._receiving

@@ -12,6 +12,7 @@ from typing import Final
 
 import aiohttp
 
+from ..model.draining import Fill
 from ..model.errors import NetworkError, TooLongError
 from ..model.http import Representation
 from ..model.ranges import ByteRange
@@ -80,10 +81,7 @@ class Body(HttpReply):
                     self._chunk = memoryview(await self._wait())
         if self._receiver is not None:
             count = await self._receive(self._receiver, view)
-            if not self._receiver.left:
-                self._over = True
-                await self._receiver.settle()
-                self.close()
+            await self._end_received(self._receiver)
         else:
             count = min(len(view), len(self._chunk))
             view[:count] = self._chunk[:count]
@@ -93,6 +91,32 @@ class Body(HttpReply):
                 raise TooLongError(f"{self._name}: the server sent more bytes than it announced")
             self._left -= count
         return count
+
+    async def drain(self, fill: Fill) -> int:
+        """Let a thread receive the next bytes of the body; see `model.draining.Drainable.drain`.
+
+        Raises:
+            NetworkError: As in `readinto`.
+            TooLongError: The event loop has read bytes that the thread was to receive.
+        """
+        receiver = self._receiver
+        if self._over or receiver is None:
+            return 0
+        count, waited = await receiver.drain(fill)
+        if receiver.is_spoilt:
+            raise TooLongError(f"{self._name}: bytes of the body arrived outside of their order")
+        if count and self._left is not None:
+            self._left -= count
+        self._check_speed(waited, count)
+        await self._end_received(receiver)
+        return count
+
+    async def _end_received(self, receiver: Receiver) -> None:
+        """Give the connection back after the last byte of the body."""
+        if not receiver.left:
+            self._over = True
+            await receiver.settle()
+            self.close()
 
     async def peek(self) -> bytes:
         """Return the first bytes of the body; see `HttpReply.peek`. Only a shorter body gives fewer."""

@@ -20,7 +20,7 @@ from aiohttp.connector import Connection
 USED: Final[Mapping[object, tuple[str, ...]]] = {
     ResponseHandler: (
         *("set_response_params", "read", "set_exception", "should_close", "data_received"),
-        *("connection_lost", "eof_received", "pause_reading", "resume_reading"),
+        *("connection_lost", "eof_received", "pause_reading", "resume_reading", "_reading_paused"),
     ),
     aiohttp.StreamReader: (
         *("total_bytes", "feed_eof", "read_nowait", "readany", "at_eof", "is_eof"),

@@ -8,11 +8,13 @@ the next request. This takes a third less time on 4 × 512 MiB.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final, Self
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
+from .blocking_socket import BlockingSocket
 from .fallback import Response
 
 # bytes of a body that must still be missing; for fewer the change of protocols is not worth its time
@@ -29,12 +31,16 @@ class Receiver(asyncio.BufferedProtocol):
         owner: aiohttp's protocol of the connection.
         content: aiohttp's stream of the body.
         left: Bytes of the body that are still missing.
+
+    Attributes:
+        left: As above, after each read.
+        is_spoilt: Whether the transport has read bytes that a thread was to receive. Their order is unknown.
     """
 
     def __init__(
         self, transport: asyncio.Transport, owner: ResponseHandler, content: aiohttp.StreamReader, left: int
     ) -> None:
-        self.left = left
+        self.left, self.is_spoilt = left, False
         self._transport, self._owner, self._content = transport, owner, content
         self._view = memoryview(b"")
         self._early = bytearray()  # bytes that arrived while no read waited
@@ -42,6 +48,7 @@ class Receiver(asyncio.BufferedProtocol):
         self._waiter: asyncio.Future[None] | None = None
         self._lost: BaseException | None = None
         self._settled = False  # the last byte arrived, and none after it
+        self._lent: BlockingSocket | None = None  # while a thread receives in place of the transport
 
     @classmethod
     def instead_of(cls, response: Response, left: int | None) -> Self | None:
@@ -69,8 +76,48 @@ class Receiver(asyncio.BufferedProtocol):
         transport.set_protocol(made)
         return made
 
+    async def drain(
+        self, fill: Callable[[Callable[[memoryview], int]], Awaitable[None]]
+    ) -> tuple[int, float]:
+        """Let a thread receive bytes of the body.
+
+        Args:
+            fill: Calls `BlockingSocket.receive` in a thread, and returns when the thread is done. It is not
+                called where only the event loop can receive: over TLS, and after the connection was cut.
+
+        Returns:
+            The number of bytes received, and the seconds waited for them.
+        """
+        lent = self._lend()
+        if lent is None:
+            return 0, 0.0
+        before, waited = self.left, lent.waited
+        try:
+            await fill(lent.receive)
+        finally:
+            self.left = lent.left
+        if lent.error is not None:
+            self._take_back()
+        return before - self.left, lent.waited - waited
+
+    def _lend(self) -> BlockingSocket | None:
+        if self._early or self._lost is not None or self._transport.is_closing():
+            return None
+        # aiohttp resumes a transport only for a stream that has paused it
+        if self._lent is None and not self._owner._reading_paused:
+            self._lent = BlockingSocket.of(self._transport, self.left)
+        return self._lent
+
+    def _take_back(self) -> None:
+        """Let the event loop receive again."""
+        if self._lent is not None:
+            lent, self._lent = self._lent, None
+            lent.close()
+            self._lost = self._lost or lent.error
+
     def give_back(self) -> None:
         """Return the connection to aiohttp's protocol, for the next request or to be closed."""
+        self._take_back()
         self._transport.set_protocol(self._owner)
         if self._settled:
             # aiohttp's parser still waits for this body, and would silently take unsolicited bytes for it
@@ -83,6 +130,7 @@ class Receiver(asyncio.BufferedProtocol):
 
         aiohttp would take such bytes for the next reply, so that the connection must not be reused.
         """
+        self._take_back()
         if self._lost is None:
             self._view = memoryview(bytearray(1))
             self._transport.resume_reading()
@@ -106,6 +154,7 @@ class Receiver(asyncio.BufferedProtocol):
         Raises:
             OSError: The connection was cut. The bytes before the cut are returned first.
         """
+        self._take_back()
         if self._early:
             count = min(len(view), len(self._early), self.left)
             view[:count] = self._early[:count]
@@ -151,6 +200,7 @@ class Receiver(asyncio.BufferedProtocol):
         if not self._view:
             self._transport.pause_reading()
             self._early += self._spare[:nbytes]
+            self.is_spoilt = self.is_spoilt or self._lent is not None
             return
         self.left -= nbytes
         self._view = self._view[nbytes:]

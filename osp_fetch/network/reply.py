@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 
+from ..model.draining import Fill
 from ..model.errors import NotThePayloadError
 from ..model.http import Coding, Representation, Request
 from ..model.ranges import ByteRange
@@ -56,6 +57,14 @@ class HttpReply(ABC):
         Raises:
             NetworkError: The body is cut, stalls, or is not valid.
         """
+
+    async def drain(self, fill: Fill) -> int:
+        """Let a thread receive the next bytes of the body; see `model.draining.Drainable.drain`.
+
+        Returns:
+            The number of bytes; 0 where `readinto` has to be used.
+        """
+        return 0
 
     @abstractmethod
     async def peek(self) -> bytes:

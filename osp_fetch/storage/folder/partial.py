@@ -7,13 +7,15 @@ import errno
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from ...model.draining import Receive
 from ...model.entry import RelativePath
-from ...model.errors import StorageError
+from ...model.errors import FetchError, StorageError
 from ...model.protocols import Hashing
 from ...model.ranges import ByteRange, RangeSet
 from ...model.record import Placed, Published
@@ -103,6 +105,7 @@ class FilePartial:
         self.place, self.final = self._places.partial(path), self._places.final(path)
         self._descriptor = _Descriptor(folder, path, fresh=fresh, replaces=replaces)
         self._writes = Writes(folder.writers)
+        self._writing = threading.Lock()  # the kernel executes writes to one file one at a time
         self._busy: set[asyncio.Future[Any]] = set()
         self._reserved = 0
         self._hashing = BackgroundHashing(folder.hashers, self._descriptor.read, algorithms, self.place)
@@ -129,9 +132,36 @@ class FilePartial:
         except OSError as error:
             raise self._explained(error, "written") from None
 
+    async def fill(
+        self, span: ByteRange, receive: Receive, buffer: memoryview, length: int | None = None
+    ) -> tuple[int, FetchError | None]:
+        """Receive bytes and write them to `span`; see `model.draining.Fillable.fill`.
+
+        The thread that receives bytes also writes and hashes them, while they are in the cache of its core.
+        """
+        fill = partial(self._fill, span, receive, buffer, length)
+        count, error = await self._call(fill, "written", self._folder.receivers)
+        self._use(count)
+        return count, self._explained(error, "written") if isinstance(error, OSError) else error
+
+    def _fill(
+        self, span: ByteRange, receive: Receive, buffer: memoryview, length: int | None
+    ) -> tuple[int, OSError | FetchError | None]:
+        at, is_full = span.start, True
+        while at < span.stop and is_full:
+            view = buffer[: span.stop - at]
+            data = view[: receive(view)]
+            try:
+                self._write(at, data, length)
+            except (OSError, FetchError) as error:
+                return at - span.start, error
+            at, is_full = at + len(data), len(data) == len(view)
+        return at - span.start, None
+
     def _write(self, offset: int, data: bytes | memoryview, length: int | None) -> None:
-        self._folder.space.take(len(data))
-        self._disk.write(self._descriptor.get(), offset, data)
+        with self._writing:
+            self._folder.space.take(len(data))
+            self._disk.write(self._descriptor.get(), offset, data)
         if length is not None:
             self._hashing.take(offset, data, length)
 
@@ -206,10 +236,10 @@ class FilePartial:
         await self.hashing.reset()
         await self._call(lambda: self._disk.truncate(self._descriptor.get(), 0), "emptied")
 
-    async def _call(self, function: Callable[[], T], done: str) -> T:
+    async def _call(self, function: Callable[[], T], done: str, pool: Executor | None = None) -> T:
         # The thread continues if its caller is cancelled. `close` must wait for it: otherwise the closed
         # descriptor's number may already belong to another file, which the thread would write to.
-        job = asyncio.ensure_future(in_thread(self._folder.writers, function))
+        job = asyncio.ensure_future(in_thread(pool or self._folder.writers, function))
         self._busy.add(job)
         job.add_done_callback(self._over)
         try:

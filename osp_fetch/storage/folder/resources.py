@@ -23,6 +23,7 @@ class FolderResources:
         space: free and reserved space.
         durable: whether files are synced.
         writers: threads that read and write.
+        receivers: threads that receive and write.
         hashers: threads that hash, one for each core.
         publisher: gives files their final names.
         superseded: states of finished files of earlier runs that are being replaced.
@@ -34,6 +35,7 @@ class FolderResources:
     space: Space
     durable: bool
     writers: ThreadPoolExecutor
+    receivers: ThreadPoolExecutor
     hashers: ThreadPoolExecutor
     publisher: Publisher
     superseded: Marks

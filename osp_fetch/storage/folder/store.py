@@ -82,6 +82,7 @@ class FolderStore:
             space=self.space,
             durable=durable,
             writers=ThreadPoolExecutor(_WRITERS, "osp-write"),
+            receivers=ThreadPoolExecutor(max(_WRITERS, os.cpu_count() or 1), "osp-receive"),
             hashers=ThreadPoolExecutor(os.cpu_count() or 1, "osp-hash"),
             publisher=self.publisher,
             superseded=replaced,
@@ -110,7 +111,7 @@ class FolderStore:
             await self.publisher.close()
         finally:
             self._small_files.close()  # even if this is cancelled several times
-        for pool in (self._folder.writers, self._folder.hashers):
+        for pool in (self._folder.receivers, self._folder.writers, self._folder.hashers):
             pool.shutdown(wait=True)
         self._sharers.close()  # last: a call that was cancelled may still use them
 
