@@ -12,8 +12,10 @@ from subprocess import CompletedProcess
 import pytest
 
 from osp_fetch import Entry, Status, fetch_all
+from osp_fetch.model.digest import Digest
 from osp_fetch.model.errors import CredentialsError, ManifestError, NetworkError
 from osp_fetch.sources import aria2, bagit, checksum_lines, curl_config, other_tools, tsvhttp
+from osp_fetch.sources.checksums import Checksums
 from osp_fetch.sources.resolve import Options, resolve
 from tests import origin as o
 from tests.conftest import quick
@@ -236,6 +238,44 @@ def test_a_signed_list_is_read_without_its_signature() -> None:
         (5, "a.iso")
     ]
     assert checksum_lines.looks_like(text)
+
+
+DISTINFO = f"""TIMESTAMP = 1700000000
+SHA256 (a.bin) = {SHA}
+RMD160 (a.bin) = {"0" * 40}
+SHA512/256 (a.bin) = {SHA}
+SIZE (a.bin) = 12
+sha256sum: foo: Is a directory
+"""
+LISTS = [
+    DISTINFO.encode(),
+    f"filename,sha256\na.bin,{SHA}\n".encode(),
+    f'"filename","sha256"\n"a.bin","{SHA}"\n'.encode(),
+    f"// File Checksum Integrity Verifier\n{SHA} a.bin\n".encode(),
+    f"\ufeff{SHA.upper()} *a.bin\r\n".encode("utf-16-le"),
+    f"{SHA}  a.bin\n".encode("utf-16"),
+]
+
+
+@pytest.mark.parametrize("content", LISTS, ids=range(len(LISTS)))
+async def test_lists_as_other_tools_write_them(origin: Origin, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "sums").write_bytes(content)
+    assert Checksums.read(tmp_path / "sums").digests == {"a.bin": Digest("sha256", SHA)}
+    origin.add("d/SHA256SUMS", content)
+    origin.add("d/a.bin", b"test")
+    report = await fetch_all(f"{origin.url}/d/SHA256SUMS", tmp_path / "out", settings=quick())
+    assert [(each.path, each.digest) for each in report.outcomes] == [("a.bin", f"sha256:{SHA}")]
+
+
+def test_a_path_of_windows(tmp_path: Path) -> None:
+    (tmp_path / "sums").write_text(f"{SHA} *.\\sub\\a.bin\n\\{SHA} *odd\\\\name\n")
+    assert set(Checksums.read(tmp_path / "sums").digests) == {"sub/a.bin", "odd\\name"}
+
+
+def test_a_list_without_a_digest_of_a_known_algorithm_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "sums").write_text(f"RMD160 (a.bin) = {'0' * 40}\nSIZE (a.bin) = 12\n")
+    with pytest.raises(ManifestError, match="sums: the checksum list is empty"):
+        Checksums.read(tmp_path / "sums")
 
 
 def test_names_of_checksum_lists() -> None:

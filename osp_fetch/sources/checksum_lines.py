@@ -15,6 +15,15 @@ _BASE64: Final = r"(?:[\w+/]{22}==|[\w+/]{27}=|[\w+/]{43}=|[\w+/]{86}==)"
 _VALUE: Final = rf"(?:[A-Za-z][\w-]{{1,9}}[:=])?(?:{_HEX}|{_BASE64})"
 _GNU: Final = re.compile(rf"(\\?)({_VALUE})(?: [ *]|[ \t]+\*?)(.+)")
 _BSD: Final = re.compile(r"(\\?)([A-Za-z][\w/-]*) ?\((.+)\) ?= ?([0-9a-fA-F]+)")
+# Lines that state no digest: sizes and times in the lists of BSD's ports, digests of algorithms that are not
+# supported, what md5sum and its kin say of a file that they cannot read, and the header of a table.
+_OTHER: Final = re.compile(
+    r"(?:SIZE|RMD160|RIPEMD160|MD2|MD4|SHA512/2\d\d|WHIRLPOOL|TIGER|SKEIN\d*|SM3|CRC32) ?\(.+\) ?=.+"
+    r"|TIMESTAMP ?= ?\d+|(?:md5|sha\d+|b2|ck|xxh?\d*)sum: .+"
+    r'|"?(?:file_?name|file|name|path)"?[,;\t]"?(?:md5|sha-?\d+|hash|digest|checksum)(?:sum)?"?',
+    re.IGNORECASE,
+)
+_QUOTED: Final = re.compile(rf'"(.+)"[,;]"?({_VALUE})"?')
 _REVERSED: Final = re.compile(rf"(\S.*?)(?:[ \t]*[:=,][ \t]*|[ \t]+)({_VALUE})")
 _BARE: Final = re.compile(_VALUE)
 _BASE64_ALGORITHMS: Final = {24: "md5", 28: "sha1", 44: "sha256", 88: "sha512"}
@@ -67,6 +76,9 @@ def looks_like(head: str) -> bool:
 def parsed(lines: Iterable[str], name: str) -> Iterator[Listed]:
     """Yield what each line of a checksum list states; skip blank lines, comments and a PGP signature.
 
+    Lines that are known to state no digest are skipped, too: a file that has no other line is one that the
+    list does not cover, which is said.
+
     Args:
         lines: the lines, with or without their ends.
         name: the list's name. `B2SUMS` says that 128 digits are blake2b.
@@ -80,6 +92,8 @@ def parsed(lines: Iterable[str], name: str) -> Iterator[Listed]:
         try:
             named, digest = _one(line)
         except ValueError as error:
+            if _OTHER.fullmatch(line):
+                continue
             raise ValueError(f"{number}: {error}") from None
         if blake and digest.algorithm == "sha512":
             digest = Digest("blake2b", digest.hex)
@@ -97,7 +111,7 @@ def _content(lines: Iterable[str]) -> Iterator[tuple[int, str]]:
             in_header = True  # up to the first blank line (RFC 9580 section 7)
         elif not line.strip():
             in_header = False
-        elif not in_header and not line.startswith(("#", ";")):
+        elif not in_header and not line.startswith(("#", ";", "//")):
             yield number, line.removeprefix("- ")
 
 
@@ -108,6 +122,8 @@ def _one(line: str) -> tuple[str | None, Digest]:
     if bsd := _BSD.fullmatch(line):
         algorithm = bsd[2].lower().removeprefix("sha2-") if "-" in bsd[2] else bsd[2].lower()
         return _named(bsd[1], bsd[3]), Digest.parse(bsd[4], _BSD_NAMES.get(algorithm, algorithm))
+    if quoted := _QUOTED.fullmatch(line):
+        return _named("", quoted[1].replace('""', '"')), _digest(quoted[2])
     if turned := _REVERSED.fullmatch(line.rstrip()):
         return _named("", turned[1]), _digest(turned[2])
     if _BARE.fullmatch(line.strip()):
@@ -122,9 +138,14 @@ _BSD_NAMES: Final = {
 
 
 def _named(escaped: str, name: str) -> str:
-    """Return a file's name; md5sum escapes a line break or a backslash, and then begins the line with one."""
+    """Return a file's name; md5sum escapes a line break or a backslash, and then begins the line with one.
+
+    So a backslash in another line is the separator of Windows.
+    """
     if escaped:
         name = re.sub(r"\\[\\nr]", lambda match: _ESCAPES[match[0]], name)
+    else:
+        name = name.replace("\\", "/")
     return name.removeprefix("./")
 
 

@@ -13,7 +13,8 @@ from ..model.errors import FetchError, ManifestError
 from ..model.protocols import Row
 from ..model.urls import shown
 from .checksum_lines import Listed, parsed, single_name
-from .pages import LIST, Pages, document, refused
+from .encoding import encoding_of
+from .pages import HEAD, LIST, Pages, document, refused
 from .row_parser import broken
 
 
@@ -42,13 +43,15 @@ class Checksums:
         """Read a checksum list in a file.
 
         Args:
-            path: the file to read, in UTF-8.
+            path: the file to read, in UTF-8 or with a byte order mark.
 
         Raises:
             ManifestError: the file cannot be read, or as `of`.
         """
         try:
-            with path.open(encoding="utf-8-sig") as lines:
+            with path.open("rb") as file:
+                encoding = encoding_of(file.read(HEAD))
+            with path.open(encoding=encoding) as lines:
                 return cls.of(lines, path.name)
         except (OSError, UnicodeDecodeError) as error:
             raise broken(f"{path}: the checksum list cannot be read ({error})") from None

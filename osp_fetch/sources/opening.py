@@ -22,6 +22,7 @@ from ..model.dataclasses import dataclass
 from ..model.errors import ManifestError
 from ..model.urls import shown
 from . import huggingface
+from .encoding import encoding_of
 from .extras import need
 from .row_parser import broken
 
@@ -115,7 +116,7 @@ def open_files(source: Path | str) -> list[ManifestFile]:
         ) from None
     except DAMAGED as error:
         raise _damaged(name, error) from None
-    return [ManifestFile(name, suffix_of(name), size, opened, _encoding(head))]
+    return [ManifestFile(name, suffix_of(name), size, opened, encoding_of(head))]
 
 
 def _damaged(name: str, error: Exception) -> ManifestError:
@@ -282,7 +283,7 @@ def _members(name: str, stored: Callable[[], IO[bytes]], size: int) -> list[Mani
     for info in members:
         opened = _member(stored, info)
         with opened() as file:
-            encoding = _encoding(file.read(HEAD))
+            encoding = encoding_of(file.read(HEAD))
         inner = f"{name}/{info.filename}"
         files.append(ManifestFile(inner, suffix_of(info.filename), info.file_size, opened, encoding))
     return files
@@ -290,23 +291,6 @@ def _members(name: str, stored: Callable[[], IO[bytes]], size: int) -> list[Mani
 
 def _member(stored: Callable[[], IO[bytes]], info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
     return lambda: _Unpacked(zipfile.ZipFile(file := stored()).open(info), file)
-
-
-def _encoding(head: bytes) -> str:
-    """Return the encoding of a text by its byte order mark, or by where UTF-16 has its zeros."""
-    for mark, name in (
-        (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
-    ):  # fmt: skip
-        if head.startswith(mark):
-            return name
-    begin = head[:512]
-    if len(begin) >= 4 and begin.count(0):
-        if begin[1::2].count(0) > 0.8 * len(begin[1::2]) and not begin[0::2].count(0):
-            return "utf-16-le"
-        if begin[0::2].count(0) > 0.8 * len(begin[0::2]) and not begin[1::2].count(0):
-            return "utf-16-be"
-    return "utf-8-sig"
 
 
 def _odd_bytes(error: UnicodeError) -> tuple[str, int]:

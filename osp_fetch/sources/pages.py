@@ -17,6 +17,7 @@ from ..model.dataclasses import dataclass
 from ..model.errors import CredentialsError, FetchError, NetworkError, Remedy, StatusError
 from ..model.http import Request
 from ..model.urls import encoded, shown
+from .encoding import encoding_of
 from .row_parser import broken
 
 HEAD: Final = 64 << 10  # bytes of a document by which its format is recognised
@@ -50,7 +51,8 @@ class Page:
     def head(self) -> str:
         """Return the first 64 KiB as text."""
         self.file.seek(0)
-        return self.file.read(HEAD).decode("utf-8-sig", "replace")
+        head = self.file.read(HEAD)
+        return head.decode(encoding_of(head), "replace").removeprefix("\ufeff")
 
     def chunks(self) -> Iterator[str]:
         """Yield the content as text, in pieces of 64 Ki characters."""
@@ -83,7 +85,11 @@ class Page:
 
     def _text(self, errors: str) -> io.TextIOWrapper:
         self.file.seek(0)
-        return io.TextIOWrapper(self.file, encoding="utf-8-sig", errors=errors)
+        encoding = encoding_of(self.file.read(HEAD))
+        self.file.seek(0)
+        # other encodings have no bytes to escape
+        errors = errors if encoding == "utf-8-sig" else "replace"
+        return io.TextIOWrapper(self.file, encoding=encoding, errors=errors)
 
 
 class Pages(Protocol):
