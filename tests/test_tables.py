@@ -263,6 +263,32 @@ def test_a_json_object_that_maps_names_to_links(tmp_path: Path, indent: int | No
         assert [each.urls for each in good(file(tmp_path, "n.json", json.dumps(row)))] == [("http://h/1",)]
 
 
+IMAGES = [
+    {"id": 1, "images": ["http://h/a1.jpg", "http://h/a2.jpg", "http://h/a1.jpg"]},
+    {"id": 2, "images": ["http://h/b1.jpg?x=1", "http://i/b1.jpg?y=2", "http://h/dir/b2.jpg"]},
+    {"id": 3, "images": ["http://h/get?id=1", "http://h/get?id=2"]},
+]
+FILES = [
+    ("http://h/a1.jpg",), ("http://h/a2.jpg",), ("http://h/b1.jpg?x=1", "http://i/b1.jpg?y=2"),
+    ("http://h/dir/b2.jpg",), ("http://h/get?id=1",), ("http://h/get?id=2",),
+]  # fmt: skip
+
+
+def test_a_list_of_images_is_no_list_of_mirrors(tmp_path: Path) -> None:
+    frame = pandas.DataFrame(IMAGES)
+    frame.to_parquet(tmp_path / "m.parquet")
+    lines = file(tmp_path, "m.jsonl", "\n".join(map(json.dumps, IMAGES)))
+    for source in (lines, tmp_path / "m.parquet", frame, IMAGES):
+        assert [entry.urls for entry in good(source)] == FILES
+
+
+def test_the_links_of_a_row_that_states_a_file_are_mirrors(tmp_path: Path) -> None:
+    links = ["http://h/a1.jpg", "http://i/a2.jpg"]
+    for stated in ({"path": "a.jpg"}, {"sha256": SHA}, {"size": 7}):
+        (entry,) = good([{"urls": links, **stated}])
+        assert entry.urls == tuple(links)
+
+
 def test_a_folder_and_a_glob_of_part_files_are_one_manifest(tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     (parts / "deep").mkdir(parents=True)

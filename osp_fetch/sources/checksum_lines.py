@@ -142,11 +142,8 @@ def _named(escaped: str, name: str) -> str:
 
     So a backslash in another line is the separator of Windows.
     """
-    if escaped:
-        name = re.sub(r"\\[\\nr]", lambda match: _ESCAPES[match[0]], name)
-    else:
-        name = name.replace("\\", "/")
-    return name.removeprefix("./")
+    unescaped = re.sub(r"\\[\\nr]", lambda match: _ESCAPES[match[0]], name)
+    return (unescaped if escaped else name.replace("\\", "/")).removeprefix("./")
 
 
 def _digest(value: str) -> Digest:

@@ -159,8 +159,10 @@ def of_items(block: list[tuple[int, object]], objects: Objects) -> list[Numbered
         objects: reads the dicts.
     """
     dicts = [(number, item) for number, item in block if _is_object(item)]
-    rows: dict[int, RawRow] = dict(objects.rows(dicts))
-    return [(number, rows[number] if number in rows else any_row(item, number)) for number, item in block]
+    rows: dict[int, list[RawRow]] = {}
+    for number, row in objects.rows(dicts):
+        rows.setdefault(number, []).append(row)
+    return [(number, row) for number, item in block for row in rows.get(number) or [any_row(item, number)]]
 
 
 def _is_object(item: object) -> bool:

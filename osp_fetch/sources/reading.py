@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from ..model.errors import ManifestError
 from .columns import ByHand, Columns, choose
-from .row_parser import Blocks, Numbered, RawRow, broken, read_row
+from .row_parser import Blocks, Numbered, RawRow, broken, read_row, read_rows
 
 BLOCK: Final = 1000  # rows per block
 _KNOWN: Final = 1000  # different sets of names that are remembered
@@ -87,7 +87,7 @@ class Objects:
         for names, rows in alike.items():
             self._known[names] = self._meanings(list(names), [values for _, values in rows], rows[0][0])
         self._check(block)
-        return [(line, self._row(line, item, names)) for line, item, names in named]
+        return [(line, row) for line, item, names in named for row in self._rows(line, item, names)]
 
     def _check(self, block: Sequence[tuple[int, Any]]) -> None:
         """Check that some object of the first block has a link, so that one sentence says it for all."""
@@ -108,21 +108,23 @@ class Objects:
             return ManifestError(str(error))
         return {meaning: names[place] for meaning, place in found.places.items()}
 
-    def _row(self, line: int, item: Any, names: tuple[str, ...] | None) -> RawRow:
-        """Return the row of an object with the fields `names`, or of something else."""
+    def _rows(self, line: int, item: Any, names: tuple[str, ...] | None) -> list[RawRow]:
+        """Return the rows of an object with the fields `names`, or of something else."""
         if isinstance(item, ManifestError):
-            return item
+            return [item]
         if isinstance(item, str):
-            return read_row({"url": item}, self._manifest, line)
+            return [read_row({"url": item}, self._manifest, line)]
         if names is None:
             kind = type(item).__name__
-            return ManifestError(
-                f"{self._manifest}:{line}: not a JSON object ({kind}); correct or remove the row"
-            )
+            return [
+                ManifestError(
+                    f"{self._manifest}:{line}: not a JSON object ({kind}); correct or remove the row"
+                )
+            ]
         meant = self._known[names]
         if isinstance(meant, ManifestError):
-            return meant
-        return read_row({meaning: item[name] for meaning, name in meant.items()}, self._manifest, line)
+            return [meant]
+        return read_rows({meaning: item[name] for meaning, name in meant.items()}, self._manifest, line)
 
 
 def _flat(item: Mapping[Any, Any]) -> Values:
@@ -170,11 +172,12 @@ def placed(places: Mapping[str, int], block: Sequence[tuple[int, Any]], manifest
         block: pairs of a line, and a row of values or a ManifestError that is passed on.
         manifest: the manifest's name for messages.
     """
-    return [(line, _of_columns(values, places, manifest, line)) for line, values in block]
+    return [(line, row) for line, values in block for row in _of_columns(values, places, manifest, line)]
 
 
-def _of_columns(values: Any, places: Mapping[str, int], where: str, line: int) -> RawRow:
+def _of_columns(values: Any, places: Mapping[str, int], where: str, line: int) -> list[RawRow]:
     if isinstance(values, ManifestError):
-        return values
+        return [values]
     width = len(values)
-    return read_row({m: values[place] if place < width else None for m, place in places.items()}, where, line)
+    row = {m: values[place] if place < width else None for m, place in places.items()}
+    return read_rows(row, where, line)

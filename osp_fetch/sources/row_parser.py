@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from ..model.dataclasses import dataclass
 from ..model.digest import HEX_LENGTHS, STRENGTH, Digest, stronger
@@ -23,6 +24,7 @@ _DIGESTS: Final = frozenset({*STRENGTH, "digest"})
 _THOUSANDS: Final = re.compile(
     r"\d{1,3}(?:\.\d{3})+"
 )  # `20.000` is 20, or 20,000 as some spreadsheets write it
+_LINKED: Final = frozenset({"url", "headers"})  # what a row without a path, a size and a digest may state
 _UNKNOWN: Final = frozenset({"", "nan", "none", "null", "na", "n/a", "-1", "-", "<na>"})  # sizes not given
 
 
@@ -80,6 +82,40 @@ def read_row(values: Mapping[str, Any], where: str, line: int) -> RawRow:
         return _entry(values, where, line)
     except (ManifestError, ValueError, TypeError) as error:
         return ManifestError(f"{where}:{line}: {error}; correct or remove the row")
+
+
+def read_rows(values: Mapping[str, Any], where: str, line: int) -> list[RawRow]:
+    """Build the entries of one row; there are several if it holds links of several files.
+
+    A row with a path, a size or a digest is one file, and its links are mirrors. Otherwise a link is a mirror of
+    another one only if both end in the same name and their hosts differ: a list of images is no list of mirrors.
+
+    Args:
+        values, where, line: as for `read_row`.
+    """
+    given = values.get("url")
+    if type(given) is str or any(is_given(values.get(each)) for each in values if each not in _LINKED):
+        return [read_row(values, where, line)]
+    try:
+        links = links_of(given)
+    except (ManifestError, TypeError):
+        links = ()
+    if len(links) < 2:
+        return [read_row(values, where, line)]
+    return [read_row({**values, "url": same}, where, line) for same in _files(links)]
+
+
+def _files(links: Iterable[str]) -> list[list[str]]:
+    """Return the links of each file."""
+    files: dict[str, list[dict[str, str]]] = {}  # name → host → link, for each file of that name
+    for link in links:
+        parts = urlsplit(link)
+        alike = files.setdefault(parts.path.rpartition("/")[2], [])
+        found = next((each for each in alike if each.get(parts.netloc, link) == link), None)
+        if found is None:
+            alike.append(found := {})
+        found[parts.netloc] = link
+    return [list(each.values()) for alike in files.values() for each in alike]
 
 
 def any_row(item: object, number: int) -> RawRow:
