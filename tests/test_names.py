@@ -277,6 +277,9 @@ def disposition(value: str) -> o.Fault:
     ("value", "name"),
     [("attachment; filename=report.tar", "report.tar"), ('attachment; filename="a b.tar"', "a b.tar"),
      ("attachment; filename*=UTF-8''%e4%ba%8b.tar; filename=x.tar", "事.tar"),
+     # the server encodes its head in ISO 8859-1; the second one is UTF-8
+     ('attachment; filename="résumé.jpg"', "résumé.jpg"),
+     ("attachment; filename=sm\u00c3\u00b8r.jpg", "smør.jpg"),
      ('attachment; filename="../../evil.tar"', "evil.tar"),
      ('attachment; filename="C:\\\\x\\\\evil.tar"', "evil.tar"),
      ('attachment; filename="/etc/passwd"', "passwd"), ("inline; filename=\"a\tb.bin\"", "a_b.bin")],

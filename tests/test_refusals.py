@@ -29,6 +29,7 @@ def refusal(
 
 
 JPEG, TAR = b"\xff\xd8\xff\xe0\0\x10JFIF", bytes(257) + b"ustar\x0000"
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
 LOGIN = b"<!DOCTYPE html><title>Login</title>"
 
 
@@ -51,6 +52,7 @@ LOGIN = b"<!DOCTYPE html><title>Login</title>"
         ("a.txt", "text/html", b"<html>", True),
         ("README", "text/html", b"<html>", True),
         ("a.tar", "text/html", b"", True),
+        ("a.txt", "text/plain", b"version https://git-lfs.github.com/spec/v1 is described in", False),
         *(
             ("a.csv", "text/html", tag, True)
             for tag in (b"<meta charset", b"<center>", b"<form a", b"<link ")
@@ -202,3 +204,10 @@ def test_416_states_the_length() -> None:
     error = refusal(416, Content_Range="bytes */77")
     assert isinstance(error, RangeNotSatisfiableError)
     assert error.length == 77
+
+
+@pytest.mark.parametrize("name", ["a.bin", "train.csv", "a.json", "README", "a.html"])
+def test_a_git_lfs_pointer_is_not_the_file(name: str) -> None:
+    with pytest.raises(NotThePayloadError, match="a Git LFS pointer instead of the file of 12345 bytes"):
+        refusals.check_page(name, "text/plain", LFS)
+    refusals.check_page(name, "text/plain", LFS, length=len(LFS), size=len(LFS))

@@ -75,7 +75,13 @@ def stated_name(disposition: str) -> str:
     match = _NAME.search(disposition)
     if match is None:
         return ""
-    return re.sub(r"\\(.)", r"\1", match[1]) if match[1] is not None else match[2].strip()
+    name = re.sub(r"\\(.)", r"\1", match[1]) if match[1] is not None else match[2].strip()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        # not UTF-8: what RFC 6266 allows is ISO 8859-1, which browsers read as Windows-1252
+        return name.encode("utf-8", "surrogateescape").decode("windows-1252", "replace")
+    return name
 
 
 def validator(response: Response | PlainReply) -> Validator:

@@ -77,6 +77,10 @@ _MESSAGE: Final = re.compile(
     rb"exception|temporarily unavailable|internal server|bad request|"
     rb"invalid (?:token|request|signature|link))\b"
 )
+# Git LFS specification, "The Pointer": what a repository holds in place of a large file
+_POINTER: Final = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.+\n)*oid \w+:[0-9a-f]+\nsize (\d{1,18})\n"
+)
 _LONGEST_MESSAGE: Final = 64 << 10  # bytes; a longer text is no error message
 
 
@@ -101,10 +105,18 @@ def check_page(
         size: Bytes of the complete file as they are known from elsewhere, None if they are not.
 
     Raises:
-        NotThePayloadError: The reply is a page.
+        NotThePayloadError: The reply is a page, or a pointer of Git LFS.
     """
     suffix = _suffix(name)
-    if head is None or suffix in _MARKUP_NAMES or (size is not None and size == length):
+    if head is None or (size is not None and size == length):
+        return
+    if pointer := _POINTER.match(head):
+        raise NotThePayloadError(
+            f"{name}: the server sent a Git LFS pointer instead of the file of {int(pointer[1])} bytes; take "
+            "the link by which the repository offers the file itself; if the pointer is what you want, state "
+            "its size or digest in the manifest"
+        )
+    if suffix in _MARKUP_NAMES:
         return
     kind = content_type.partition(";")[0].strip().lower()
     if not _is_page(suffix, kind, head, length) or sniffing.is_known_format(head):

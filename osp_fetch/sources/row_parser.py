@@ -87,8 +87,9 @@ def read_row(values: Mapping[str, Any], where: str, line: int) -> RawRow:
 def read_rows(values: Mapping[str, Any], where: str, line: int) -> list[RawRow]:
     """Build the entries of one row; there are several if it holds links of several files.
 
-    A row with a path, a size or a digest is one file, and its links are mirrors. Otherwise a link is a mirror of
-    another one only if both end in the same name and their hosts differ: a list of images is no list of mirrors.
+    A row with a path, a size or a digest is one file, and its links are mirrors. Otherwise a link is a mirror
+    of another one only if both end in the same name and their hosts differ: a list of images is no list of
+    mirrors.
 
     Args:
         values, where, line: as for `read_row`.
