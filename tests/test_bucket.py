@@ -9,9 +9,11 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -488,6 +490,89 @@ def test_clean_aborts_our_uploads_and_lists_them_before(held: Held, bucket: str,
     assert (done.returncode, done.stdout.count("aborted:")) == (0, 1)
     assert held.uploads() == ["p/of-another-program"]
     assert held.every() == []
+
+
+@on_both_stores
+def test_clean_names_the_prefixes_below_that_have_uploads_of_their_own(
+    held: Held, bucket: str, command: Command
+) -> None:
+    ours = held.client.create_multipart_upload(Bucket=bucket, Key="p/child/d/f")["UploadId"]
+    held.put("p/child/.osp-fetch/uploads/run/token", json.dumps({"path": "d/f", "upload": ours}).encode())
+    held.client.create_multipart_upload(Bucket=bucket, Key="p/other/of-another-program")
+    for prefix in ("", "/p"):
+        done = command("clean", f"s3://{bucket}{prefix}")
+        assert done.returncode == 0
+        named = [line for line in done.stderr.splitlines() if "of its own" in line]
+        assert named == [
+            f"s3://{bucket}/p/child: has unfinished uploads of its own; run: osp-fetch clean s3://{bucket}/p/child"
+        ]
+    assert "aborted" in command("clean", f"s3://{bucket}/p/child").stdout
+    assert held.uploads() == ["p/other/of-another-program"]
+
+
+@on_both_stores
+def test_clean_makes_no_bucket(held: Held, bucket: str, command: Command) -> None:
+    done = command("clean", f"s3://{bucket}-typo/x")
+    assert done.returncode == 3, done.stderr
+    assert "there is no bucket" in done.stderr
+    assert bucket in (names := [each["Name"] for each in held.client.list_buckets()["Buckets"]])
+    assert f"{bucket}-typo" not in names
+
+
+async def test_what_clean_has_aborted_is_not_said_to_be_held(
+    origin: Origin, held: Held, bucket: str, command: Command, tmp_path: Path
+) -> None:
+    row = entry("f", origin.add("f", LARGE, always=slow(4 * MIB)))
+    place, state = f"s3://{bucket}/p", tmp_path / "state"
+    run = asyncio.create_task(fetch_all([row], place, settings=patient(two_connections=True), state=state))
+    while not await asyncio.to_thread(_recorded_parts, state):
+        await asyncio.sleep(0.02)
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+
+    def held_bytes() -> int:
+        return int(json.loads(command("status", place, "--state", state, "--json").stdout)["held_bytes"])
+
+    assert await asyncio.to_thread(held_bytes) >= PART
+    done = await asyncio.to_thread(command, "clean", place, "--state", state)
+    assert "aborted" in done.stdout, done.stderr
+    assert await asyncio.to_thread(held_bytes) == 0
+
+
+def _recorded_parts(state: Path) -> int:
+    found = list(state.rglob("uploads.sqlite3"))
+    if not found:
+        return 0
+    with closing(sqlite3.connect(found[0])) as ledger:
+        try:
+            return int(ledger.execute("SELECT count(*) FROM parts").fetchone()[0])
+        except sqlite3.OperationalError:  # not created yet, or locked
+            return 0
+
+
+async def test_a_damaged_object_is_not_forgotten_because_it_is_kept(
+    origin: Origin, held: Held, bucket: str, command: Command
+) -> None:
+    wanted, place = rows(origin, f=LARGE), f"s3://{bucket}/p"
+    assert (await fetch_all(wanted, place, settings=quick())).ok
+    held.put("p/d/f", b"CORRUPT")
+    for _ in range(2):
+        assert counts(await fetch_all(wanted, place, settings=quick())) == {Status.FAILED: 1}
+        done = await asyncio.to_thread(command, "verify", place)
+        assert (done.returncode, "1 damaged" in done.stdout) == (1, True), done.stdout
+        shown = await asyncio.to_thread(command, "status", place)
+        assert "1 changed since" in shown.stdout
+
+
+async def test_a_list_of_sums_replaces_no_fetched_file(
+    origin: Origin, held: Held, bucket: str, command: Command
+) -> None:
+    wanted = [entry("SHA256SUMS", origin.add("s", b"theirs")), entry("f", origin.add("f", b"x"))]
+    assert (await fetch_all(wanted, f"s3://{bucket}", settings=quick())).ok
+    done = await asyncio.to_thread(command, "status", f"s3://{bucket}", "--sums", "--put")
+    assert (done.returncode, "one of the fetched files" in done.stderr) == (3, True), done.stderr
+    assert held.data("SHA256SUMS") == b"theirs"
 
 
 async def test_two_runs_to_one_prefix_exclude_each_other(

@@ -13,6 +13,7 @@ from .options import place_of_flags
 
 if TYPE_CHECKING:
     from ..model.settings import Settings
+    from ..s3.address import BucketAddress
     from ..storage.destination import Destination
 
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 @bucket_flags
 @click.option("-n", "--dry-run", is_flag=True, help="Only list them.")
 def command(address: str, dry_run: bool, **flags: Any) -> int:
-    """Abort the unfinished uploads of osp-fetch below a prefix; they cost money until then.
+    """Abort the unfinished uploads of osp-fetch to a prefix; they cost money until then.
 
     Uploads of other programs are left alone. What is aborted cannot be resumed. A run that is at work is not
     disturbed: the command ends with exit code 6.
@@ -29,16 +30,20 @@ def command(address: str, dry_run: bool, **flags: Any) -> int:
     where, settings = place_of_flags(address, flags)
     if where.bucket is None:
         raise click.UsageError(f"{address} is not a bucket; write s3://BUCKET/PREFIX")
-    found = asyncio.run(_clean(where, settings, dry_run=dry_run))
+    found, below = asyncio.run(_clean(where, settings, dry_run=dry_run))
     for path, upload in found:
         click.echo(f"{'would abort' if dry_run else 'aborted'}: {where.bucket.url(path)} ({upload[:16]})")
     if not found:
         click.echo("no unfinished uploads", err=True)
+    for prefix in below:
+        click.echo(f"{prefix}: has unfinished uploads of its own; run: osp-fetch clean {prefix}", err=True)
     return exits.OK
 
 
-async def _clean(where: Destination, settings: Settings, *, dry_run: bool) -> list[tuple[str, str]]:
-    """Abort every noted upload of a bucket. Return path and upload id of each."""
+async def _clean(
+    where: Destination, settings: Settings, *, dry_run: bool
+) -> tuple[list[tuple[str, str]], list[BucketAddress]]:
+    """Abort every noted upload of a prefix; see `unfinished.clean`."""
     from ..storage.bucket.unfinished import clean
     from ..storage.folder.run_lock import RunLock, state_folder
 

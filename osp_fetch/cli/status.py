@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from ..model.errors import StorageError
 from . import exits
 from .flags import bucket_flags
 from .options import is_folder, no_folder, place_of_flags
@@ -103,12 +104,19 @@ def _watch(root: Path) -> None:
 def _print_sums(place: Place, *, put: bool) -> int:
     """Print the checksums of the finished files, or write them to the bucket as an object."""
     from ..inspection.place import BucketPlace
-    from ..inspection.status import with_checksums
+    from ..inspection.status import finished_files
 
     missed: Counter[str] = Counter()
     lines: list[str] = []
-    for record, standing in with_checksums(place):
-        if standing == "here":
+    for record, standing in finished_files(place):
+        if put and record.path == _SUMS:
+            raise StorageError(
+                f"{_SUMS} is one of the fetched files, and the list would replace it; print the list without "
+                "--put, and store it under another name"
+            )
+        if "sha256" not in record.digests:
+            missed["unknown"] += standing == "here"
+        elif standing == "here":
             line = f"{record.digests['sha256']}  {record.path}"
             if put:
                 lines.append(f"{line}\n")
@@ -116,8 +124,13 @@ def _print_sums(place: Place, *, put: bool) -> int:
                 click.echo(line)
         elif standing != "unpacked":
             missed[standing] += 1
-    if missed:
+    if missed["gone"] or missed["changed"]:
         click.echo(_missed(missed["gone"], missed["changed"]) + "; these files are not listed", err=True)
+    if count := missed["unknown"]:
+        click.echo(
+            f"{count} without a SHA-256, because the store copied them; these files are not listed",
+            err=True,
+        )
     if put and isinstance(place, BucketPlace):
         place.put(_SUMS, "".join(lines).encode())
         click.echo(f"{place.address.url(_SUMS)}: {len(lines)} files", err=True)

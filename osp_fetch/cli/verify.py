@@ -62,7 +62,7 @@ def _bucket(address: str, flags: Mapping[str, Any], *, read: bool, as_json: bool
 
     where, settings = place_of_flags(address, flags)
     if not has_ledger(where.root):
-        raise FetchError(
+        raise StorageError(
             f"{address}: there is no ledger in {where.root}, so the finished files are not known; give its "
             "--state, or run get again, which keeps objects with correct content"
         )

@@ -160,8 +160,12 @@ class FileFetcher:
 
     async def _fetch_in_parts(self, job: Job, record: Record | None, first: First | None = None) -> Record:
         """Fetch the missing bytes of a file in parts. On a full disk, wait for free space and continue."""
-        entry, most = job.entry, len(record.held) if record else 0
         replaces = job.record.published if job.record else None
+        if record is not None and record.published is not None:
+            # its bytes are not those of a partial. The ledger states the finished file until bytes of the new
+            # one are recorded: if they cannot be fetched, `status` and `verify` still show what became of it
+            record = None
+        entry, most = job.entry, len(record.held) if record else 0
         while True:
             held = await self._context.store.held(entry.path) if record else None
             state = FileState(entry, record, held)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..model.ranges import RangeSet
 from ..model.record import Published, Record
 from ..model.report import JSON_VERSION
 from ..model.settings import Settings
@@ -129,16 +130,20 @@ def folder_status(where: Path | Place) -> FolderStatus:
         if each["owner"] is not None:
             found.owner, found.run = each["owner"], each["state"]
     marks = superseded(root)
+    begun: dict[str, dict[str, Any]] = {}
     for state in state_folders(root):
         for record in recorded_files(state):
             if record.published:
                 continue
             if (then := marks.get(record.path)) is not None and place.look(record.path) == then:
                 found.older += 1
-            if record.held:
-                found.begun.append({"path": record.path, "held": len(record.held), "length": record.length})
-                found.held_bytes += len(record.held)
+            # the ledger is trusted only as far as the partial confirms it
+            held = record.held & RangeSet.upto(place.partial_size(state, record.path) or 0)
+            if held:
+                begun[record.path] = {"path": record.path, "held": len(held), "length": record.length}
     for record, stands in _standings(place):
+        if stands == "here":
+            begun.pop(record.path, None)  # another shard, or a run before shards, has begun it as well
         match stands:
             case "here":
                 found.published += 1
@@ -149,6 +154,8 @@ def folder_status(where: Path | Place) -> FolderStatus:
                 found.gone += 1
             case "changed":
                 found.changed += 1
+    found.begun = list(begun.values())
+    found.held_bytes = sum(each["held"] for each in found.begun)
     return found
 
 
@@ -216,6 +223,18 @@ def _unlike(then: Published | None, now: Published | None) -> tuple[bool, bool, 
     return then != now, now is None or then.size != now.size, -then.mtime_ns
 
 
+def finished_files(where: Path | Place) -> Iterator[tuple[Record, Standing]]:
+    """Yield the record of every finished file, with the result of `standing`.
+
+    Args:
+        where: The output folder, or the destination.
+
+    Raises:
+        StorageError: A run owns a ledger, or it cannot be read.
+    """
+    return _standings(place_of(where))
+
+
 def with_checksums(where: Path | Place) -> Iterator[tuple[Record, Standing]]:
     """Yield the record of every finished file that has a sha256, with the result of `standing`.
 
@@ -225,4 +244,4 @@ def with_checksums(where: Path | Place) -> Iterator[tuple[Record, Standing]]:
     Raises:
         StorageError: A run owns a ledger, or it cannot be read.
     """
-    return ((record, stands) for record, stands in _standings(place_of(where)) if "sha256" in record.digests)
+    return ((record, stands) for record, stands in finished_files(where) if "sha256" in record.digests)

@@ -32,7 +32,7 @@ _BUSY: Final = frozenset(
 )
 
 
-_READING: Final = "s3:ListBucket and s3:GetObject; for a public bucket, pass --s3-unsigned"
+_READING: Final = "s3:ListBucket and s3:GetObject; --s3-unsigned is for public buckets, and for no others"
 _WRITING: Final = (
     "s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload and "
     "s3:ListMultipartUploadParts"
@@ -133,9 +133,9 @@ def of_reply(error: Exception, what: str, bucket: str, *, reads_only: bool = Fal
     if code in _FULL or status == 507:
         return DiskFullError(f"{what}: the store has no space left or its quota is used up ({said})")
     if code in _FORBIDDEN:
+        needed = _READING if reads_only else _WRITING
         return refused(
-            f"the credentials do not allow it ({said}); they need {_READING if reads_only else _WRITING}",
-            Remedy.FAIL,
+            f"these credentials, or none, do not allow it ({said}); it needs {needed}", Remedy.FAIL
         )
     if is_passing(error):
         return refused(f"the store is busy ({said}); try again later")

@@ -8,8 +8,9 @@ file are aborted that were begun after the note and have no part.
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Collection, Container
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
@@ -24,6 +25,7 @@ from ...s3.address import BucketAddress
 from ...s3.client import Bucket
 from ...s3.errors import BucketError
 from ...s3.session import connected
+from ..ledger.uploads import UploadLedger
 from .lock import BucketLock, check_no_other_run
 from .objects import own_content
 from .range_objects import discard_ranges
@@ -191,10 +193,45 @@ async def _read(bucket: Bucket, key: str, what: str) -> Noted | None:
         raise
 
 
+async def _prefixes_below(bucket: Bucket) -> list[BucketAddress]:
+    """Return the prefixes below that of `bucket` to which other runs have left unfinished uploads."""
+    address, what = bucket.address, f"{bucket.address}: its unfinished uploads cannot be listed"
+    folders: set[str] = set()
+    try:
+        async for page in bucket.pages("list_multipart_uploads", what, Prefix=address.prefix):
+            for row in page.get("Uploads", []):
+                names = row["Key"].removeprefix(address.prefix).split("/")
+                folders |= {"/".join(names[:count]) for count in range(1, len(names))}
+    except BucketError as error:
+        if error.status not in (403, 501):  # without the right to list them, they are not known
+            raise
+    found = []
+    for folder in sorted(folders):
+        below = replace(address, prefix=f"{address.prefix}{folder}/")
+        notes = await bucket.ask("list_objects_v2", what, Prefix=below.own("uploads/"), MaxKeys=1)
+        if notes.get("Contents"):
+            found.append(below)
+    return found
+
+
+def _forget_parts(state: Path, aborted: Collection[tuple[str, str]]) -> None:
+    """Remove aborted uploads from the ledgers of this machine, so that nothing is said to be held of them."""
+    for place in (state / "uploads.sqlite3", *state.glob("shards/*/uploads.sqlite3")):
+        if not place.is_file():
+            continue
+        ledger = UploadLedger(place)
+        try:
+            for path, upload in aborted:
+                if (known := ledger.get(path)) is not None and known.upload == upload:
+                    ledger.drop(path)
+        finally:
+            ledger.close()
+
+
 async def clean(
     address: BucketAddress, state: Path, settings: Settings, *, dry_run: bool
-) -> list[tuple[str, str]]:
-    """Abort every noted upload below a prefix, those of other machines and lost ledgers included.
+) -> tuple[list[tuple[str, str]], list[BucketAddress]]:
+    """Abort every noted upload of a prefix, those of other machines and lost ledgers included.
 
     Ranges that nodes of a cluster fetched for each other, and did not delete, are deleted too.
 
@@ -205,7 +242,7 @@ async def clean(
         dry_run: whether they are only listed.
 
     Returns:
-        Path and upload id of each.
+        Path and upload id of each, and the prefixes below that have unfinished uploads of their own.
 
     Raises:
         FolderBusyError: a run fetches to the prefix.
@@ -215,12 +252,18 @@ async def clean(
         bucket = await stack.enter_async_context(
             connected(address, settings.s3, _CONNECTIONS, settings.storage.disk_patience)
         )
+        # some stores make a missing bucket for the lock, so that the first request must not be that one
+        found = [each async for each in unknown_uploads(bucket, "")]
         if not dry_run:
             await stack.enter_async_context(BucketLock(bucket, state, "lock-run"))
             await check_no_other_run(bucket, "lock-run")
-        found = [each async for each in unknown_uploads(bucket, "")]
+            found = [each async for each in unknown_uploads(bucket, "")]
         for noted in () if dry_run else found:
             await abort(bucket, noted)
         if not dry_run:
             await discard_ranges(bucket)
-    return [(noted.path, noted.upload) for noted in found if noted.upload]
+        below = await _prefixes_below(bucket)
+    uploads = [(noted.path, noted.upload) for noted in found if noted.upload]
+    if not dry_run:
+        await asyncio.to_thread(_forget_parts, state, uploads)
+    return uploads, below
