@@ -1,7 +1,8 @@
 """Background hashing: computes the digests of a partial while it grows.
 
 Bytes are hashed in order, up to the frontier, which is the first byte that is not held yet. The thread that
-writes the next bytes hashes them from memory. Bytes that were written out of order are read again.
+writes the next bytes hashes them from memory. Bytes that were written out of order are read again, by the
+threads that write, or by a thread of their own where they are many.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from .disk import storage_error
 from .executors import in_thread
 from .hashing import Read, Tally
 
-# Bytes that must be ready for hashing before a thread is started: a thread hop costs milliseconds.
-_FROM: Final = 4 << 20
+# Bytes that must be ready for hashing before a thread is started. The threads that write hash what is less.
+_FROM: Final = 64 << 20
+# Bytes that are read again and hashed at most with each byte written. Where the processor is the limit, a thread
+# of its own would never catch up with the connections, and every byte of the file would be read again.
+_CATCH_UP: Final = 2
 # Bytes that one thread hashes before it returns to the event loop, which may have another goal by then.
 _STEP: Final = 64 << 20
 
@@ -58,6 +62,8 @@ class BackgroundHashing:
     def take(self, offset: int, data: bytes | memoryview, length: int) -> None:
         """Hash `data` if it follows the bytes hashed so far and no other thread is hashing. Blocks.
 
+        If bytes before `data` are ready and not hashed, some of them are hashed first.
+
         Args:
             offset: position of `data` in the file, in bytes.
             data: bytes that are in the file and are not written again.
@@ -65,8 +71,11 @@ class BackgroundHashing:
         """
         if self._turn.acquire(blocking=False):
             try:
-                if offset == self._tally.position:
-                    with suppress(FetchError):  # a missing library, which `digests` reports
+                with suppress(FetchError, OSError):  # `digests` reports what fails here
+                    ready = min(self._goal, offset, self._tally.position + _CATCH_UP * len(data))
+                    if ready > self._tally.position:
+                        self._tally.advance(self._read, ready, length)
+                    if offset == self._tally.position:
                         self._tally.take(memoryview(data), length)
             finally:
                 self._turn.release()
