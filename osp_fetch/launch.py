@@ -392,7 +392,7 @@ async def _locked(
     begun, waits = time.monotonic(), False
     permissions = Permissions((options.get("settings") or Settings()).storage.mode)
     while True:
-        lock = RunLock(state, permissions=permissions, is_run=True)
+        lock = RunLock(state, permissions=permissions, is_run=True, is_strict=True)
         try:
             await _entered(lock)
         except FolderBusyError as error:

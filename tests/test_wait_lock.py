@@ -131,6 +131,17 @@ def test_a_run_over_all_files_and_one_over_a_shard_keep_each_other_out(
         assert (state / first / "lock").read_bytes() == b""
 
 
+async def test_shards_of_another_number_are_refused(origin: Origin, tmp_path: Path) -> None:
+    """They would fetch the same files, and each take those of the other for files of the user."""
+    links = [origin.add(f"f{n}", noise(1000, n)) for n in range(4)]
+    with RunLock(tmp_path / ".osp-fetch/shards/0-of-3", is_run=True):
+        for shard in ("0/2", "1/2"):
+            with pytest.raises(FolderBusyError, match="a run over one of 3 shards works in this folder"):
+                await fetch_all(links, tmp_path, settings=quick(), shard=shard)
+        assert (await fetch_all(links, tmp_path, settings=quick(), shard="1/3")).ok
+    assert (await fetch_all(links, tmp_path, settings=quick(), shard="0/2")).ok
+
+
 def test_the_lock_that_a_killed_run_of_another_machine_left_keeps_nobody_out(tmp_path: Path) -> None:
     left = tmp_path / ".osp-fetch/shards/0-of-2/lock"
     left.parent.mkdir(parents=True)

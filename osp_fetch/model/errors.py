@@ -350,7 +350,8 @@ class FolderBusyError(StorageError):
 
     Attributes:
         pid: the other run's process id on this machine, None if it is not known.
-        is_whole: whether the other run fetches all files, and this one a shard of them.
+        is_whole: whether the other run divides the files in another way: this one fetches a shard of them,
+            and that one all files, or a shard of another number.
     """
 
     pid: int | None = None

@@ -21,8 +21,8 @@ from .hashing import Read, Tally
 
 # Bytes that must be ready for hashing before a thread is started. The threads that write hash what is less.
 _FROM: Final = 64 << 20
-# Bytes that are read again and hashed at most with each byte written. Where the processor is the limit, a thread
-# of its own would never catch up with the connections, and every byte of the file would be read again.
+# Bytes that are read again and hashed at most with each byte written. Where the processor is the limit, a
+# thread of its own would never catch up with the connections, and would read every byte of the file again.
 _CATCH_UP: Final = 2
 # Bytes that one thread hashes before it returns to the event loop, which may have another goal by then.
 _STEP: Final = 64 << 20

@@ -89,6 +89,7 @@ class RunLock:
         permissions: of the state folder and the lock file.
         is_run: whether a run over all files is refused beside runs over shards, and the other way round. They
             have locks of their own, and would fetch the same files twice.
+        is_strict: whether a run over a shard is refused beside shards of another number, too.
 
     Raises:
         FolderBusyError: on entering, another run owns the folder. The message states its process, host and
@@ -104,9 +105,10 @@ class RunLock:
         permissions: Permissions | None = None,
         *,
         is_run: bool = False,
+        is_strict: bool = False,
     ) -> None:
         self._state, self._place, self._beat = state, state / "lock", beat
-        self._others = _Others(state, beat) if is_run else None
+        self._others = _Others(state, beat, is_strict=is_strict) if is_run else None
         self._permissions = permissions or Permissions()
         self._fd = -1
         self._mine: dict[str, object] = {}
@@ -222,16 +224,22 @@ class RunLock:
 
 
 class _Others:
-    """The locks of runs that a run must not work beside: of all shards, or of the run over all files.
+    """The locks of runs that a run must not work beside, because they divide the files otherwise.
+
+    Those are the shards for a run over all files; and for a shard the run over all files, and shards of
+    another number.
 
     Args:
         state: the state folder of the run.
         beat: seconds between two heartbeats.
+        is_strict: whether shards of another number count.
     """
 
-    def __init__(self, state: Path, beat: float) -> None:
+    def __init__(self, state: Path, beat: float, *, is_strict: bool) -> None:
+        self._is_strict = is_strict
         self._is_whole, self._beat = state.parent.name != "shards", beat
         self._folder = state if self._is_whole else state.parent.parent
+        self._number = state.name.partition("-of-")[2]
 
     def check(self, *, far: bool = True) -> None:
         """Raise FolderBusyError if one of the locks is held.
@@ -239,7 +247,10 @@ class _Others:
         Args:
             far: whether runs of other machines count. It takes six seconds to see whether one is alive.
         """
-        places = self._folder.glob("shards/*/lock") if self._is_whole else [self._folder / "lock"]
+        places = [] if self._is_whole else [self._folder / "lock"]
+        if self._is_whole or self._is_strict:
+            shards = self._folder.glob("shards/*/lock")
+            places += (each for each in shards if each.parent.name.partition("-of-")[2] != self._number)
         left = {place: owner for place in places if (owner := _read(place))}
         near = {place for place, owner in left.items() if owner.get("host") == socket.gethostname()}
         held = next((p for p in near if owner_of(p.parent) is not None and _runs(left[p].get("pid"))), None)
@@ -247,7 +258,10 @@ class _Others:
             held = awaited(sorted(left.keys() - near), self._beat)
         if held is None:
             return
-        what = "a run over a part of the files" if self._is_whole else "a run over all files"
+        what = "a run over all files"
+        if held.parent != self._folder:
+            number = held.parent.name.partition("-of-")[2]
+            what = "a run over a part of the files" if self._is_whole else f"a run over one of {number} shards"
         error = FolderBusyError(
             f"{self._folder.parent}: {what} works in this folder ({_owner(held)}); wait until it ends, or "
             "stop it"
