@@ -32,6 +32,7 @@ from osp_fetch.model.errors import FolderBusyError, SettingsError, StorageError
 from osp_fetch.model.report import Report, Status
 from osp_fetch.storage.folder.node_folders import collect, hand_over, mark_ended, node_folder
 from osp_fetch.storage.folder.run_lock import RunLock
+from osp_fetch.views import formatting
 from tests.conftest import quick
 from tests.fleet import tree
 from tests.origin import Origin, Page, noise, polite, slow
@@ -62,6 +63,19 @@ async def test_three_runs_fetch_each_file_once(origin: Origin, tmp_path: Path) -
     assert tree(tmp_path / "out") == files
     assert set(origin.requests.values()) == {1}
     assert not (tmp_path / "out" / ".osp-fetch" / "join").exists()
+
+
+async def test_a_file_that_failed_in_another_run_is_missing_for_all(origin: Origin, tmp_path: Path) -> None:
+    files = {f"f{n:02}": noise(100_000 + n, n) for n in range(40)}
+    listed = manifest(tmp_path, origin, files, slow(400_000))
+    with listed.open("a") as more:
+        more.write(f"{origin.url}/none\n")
+    runs = [started(listed, tmp_path / "out", "--join", "-j", "2") for _ in range(2)]
+    codes = await asyncio.gather(*(asyncio.to_thread(run.wait) for run in runs))
+    assert codes == [1, 1]
+    assert tree(tmp_path / "out") == files
+    report = await fetch_all(listed, tmp_path / "out", settings=quick(), engine=Folder())
+    assert not any("--failed" in line for line in formatting.advice(report)), "it is refused there"
 
 
 def written(state: Path) -> int:

@@ -50,4 +50,4 @@ def code_of_report(report: Report, *, interrupted: bool) -> int:
         return INTERRUPTED if interrupted else STOPPED_EARLY
     if report.counts[Status.PARKED] or report.credentials:
         return CREDENTIALS
-    return SOME_FAILED if report.counts[Status.FAILED] or report.lost else OK
+    return SOME_FAILED if report.counts[Status.FAILED] or report.lost or report.elsewhere else OK

@@ -29,7 +29,7 @@ from ..model.errors import FolderBusyError, SettingsError, StorageError
 from ..model.report import Report, Status
 from ..model.urls import shown
 from ..options import StopToken
-from ..storage.folder.disk import storage_error
+from ..storage.folder.disk import read_json, storage_error
 from ..storage.folder.heartbeat import BEAT
 from ..storage.folder.run_lock import state_folder
 from .members import Members
@@ -42,6 +42,7 @@ _PAUSE: Final = 2.0  # seconds until shares that others hold are looked at again
 _LOOK: Final = 0.1  # seconds between two looks at whether another share may begin
 _IDLE: Final = 2  # looks in a row at which there must be room
 _OPENING: Final = 1.0  # seconds after which a share that has not begun is taken to wait for another run
+_SAID: Final = 5.0  # seconds in which every run has written the last status of its shares
 _CLOSING: Final = 1.0  # seconds in which a host sees that connections were closed
 FetchShare = Callable[[tuple[int, int]], Awaitable[Report]]
 """Fetches one share, (index, count), and records that it is done while others cannot take it.
@@ -109,6 +110,16 @@ class SharedRun:
         with suppress(FileNotFoundError):  # another run has done the last share, and ended the session
             (self._folder / f"{self.id}-{share}").touch()
 
+    def failed(self) -> tuple[int, bool]:
+        """Return how many files failed or are parked in all shares, and whether all of them have said so."""
+        failed, are_known = 0, True
+        for place in self._folder.parent.glob(f"shards/*-of-{self.shares}/status.json"):
+            said = read_json(place) or {}
+            counts = said.get("counts", {})
+            failed += counts.get("failed", 0) + counts.get("parked", 0)
+            are_known = are_known and bool(said.get("ended"))
+        return failed, are_known
+
     def close(self) -> None:
         """End the session, all shares of which are done."""
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -145,8 +156,25 @@ async def fetch_shares(
     await asyncio.to_thread(session.join)
     async with _taking_part(session.members, divide, stopping):
         total = await _Shares(session, fetch, has_room, stopping, most).fetch()
+        if total.stopped is None:
+            await _count_elsewhere(session, total)
     total.seconds = time.monotonic() - begun
     return total
+
+
+async def _count_elsewhere(session: SharedRun, total: Report) -> None:
+    """Add to the report of a run what has failed in the shares of others: the manifest is not complete."""
+    own = total.counts[Status.FAILED] + total.counts[Status.PARKED]
+    until = time.monotonic() + _SAID
+    while True:
+        failed, are_known = await asyncio.to_thread(session.failed)
+        if are_known or time.monotonic() > until:
+            break
+        await asyncio.sleep(_LOOK)  # a run writes its last status after its share is done
+    total.elsewhere = max(0, failed - own)
+    if total.elsewhere:
+        files = "1 file" if total.elsewhere == 1 else f"{total.elsewhere} files"
+        total.notes.append(f"{files} failed in other runs of this folder; osp-fetch status shows them")
 
 
 @asynccontextmanager

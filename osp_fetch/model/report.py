@@ -98,6 +98,8 @@ class Report:
         widths: `host:port` → widest range in bytes that the host takes, for hosts that refused wider ones.
         causes: cause → number of outcomes that are FAILED or PARKED.
         lost: number of finished files that lie on nodes which have left the run.
+        elsewhere: number of files that failed, or are parked, in other runs over shares of the same manifest;
+            None if this run had the whole manifest.
     """
 
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
@@ -112,6 +114,7 @@ class Report:
     widths: dict[str, int] = field(default_factory=dict, repr=False)
     causes: Counter[str] = field(default_factory=Counter, repr=False)
     lost: int = 0
+    elsewhere: int | None = None
 
     def add(self, outcome: Outcome) -> None:
         """Count `outcome`, and keep it while its list is not full."""
@@ -153,7 +156,7 @@ class Report:
     def ok(self) -> bool:
         """Return whether every row is present and verified, and the run was not stopped early."""
         bad = self.counts[Status.FAILED] + self.counts[Status.PARKED]
-        return bad == 0 and self.lost == 0 and self.stopped is None
+        return bad == 0 and self.lost == 0 and not self.elsewhere and self.stopped is None
 
     def raise_for_failures(self) -> None:
         """Raise one error for all failures; return if `ok`.
@@ -171,6 +174,10 @@ class Report:
             )
         if self.lost and not count:
             raise FetchError(f"{self.lost} of the files lie on nodes that have left the run")
+        if self.elsewhere and not count:
+            raise FetchError(
+                f"other runs over the same manifest have not fetched {self.elsewhere} of the files"
+            )
         shown = "; ".join(str(o.error) for o in self.failures[:3])
         raise FetchError(f"{count} of the files were not fetched ({self.stopped or shown})")
 

@@ -117,11 +117,11 @@ _LASTING: Final = frozenset(
 )
 
 
-def _remedy(causes: Collection[str]) -> str:
-    """Return what to do about failures with these causes."""
+def _remedy(causes: Collection[str], *, is_shared: bool) -> str:
+    """Return what to do about failures with these causes; a run that shares a folder has no --failed."""
     lasting = [cause for cause in causes if cause in _LASTING]
     correct = "orrect the list"
-    if set(lasting) - {"manifest"}:  # a row that is not valid cannot be written as one
+    if set(lasting) - {"manifest"} and not is_shared:  # a row that is not valid cannot be written as one
         them = "the files among them" if "manifest" in lasting else "them"
         correct += f", or write {them} to a file with --failed FILE"
     if lasting and len(lasting) < len(causes):
@@ -158,7 +158,7 @@ def advice(report: Report) -> list[str]:
     elif report.counts[Status.PARKED]:
         said.append("Everything fetched so far is kept.")
     elif said:
-        said.append(_remedy(by_cause))
+        said.append(_remedy(by_cause, is_shared=report.elsewhere is not None))
     return said
 
 

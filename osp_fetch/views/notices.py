@@ -322,7 +322,7 @@ class Notices:
             return self._notice(Kind.FAILED, now, "the run has failed", text, exit_code=code)
         facts = {k: v for k, v in report.row().items() if k not in ("failures", "version", "notes")}
         lines = [formatting.summary(report), *formatting.advice(report)[:10]]
-        missing = report.counts[Status.FAILED] + report.counts[Status.PARKED]
+        missing = report.counts[Status.FAILED] + report.counts[Status.PARKED] + (report.elsewhere or 0)
         if report.stopped:
             kind, title = Kind.STOPPED, f"stopped by {report.stopped}"
         elif missing:

@@ -260,8 +260,9 @@ class _Others:
             return
         what = "a run over all files"
         if held.parent != self._folder:
-            number = held.parent.name.partition("-of-")[2]
-            what = "a run over a part of the files" if self._is_whole else f"a run over one of {number} shards"
+            what = "a run over a part of the files"
+            if not self._is_whole:
+                what = f"a run over one of {held.parent.name.partition('-of-')[2]} shards"
         error = FolderBusyError(
             f"{self._folder.parent}: {what} works in this folder ({_owner(held)}); wait until it ends, or "
             "stop it"
