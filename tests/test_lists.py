@@ -51,6 +51,12 @@ def plain(row: Entry) -> tuple[str, tuple[str, ...], int | None, str | None]:
 # aria2
 
 
+def test_the_folders_of_a_session_of_aria2_lie_below_the_output_folder(tmp_path: Path) -> None:
+    text = "http://h/a1\n dir=/downloads/x\n out = eins.jpg\nhttp://h/a2\n dir=D:\\loads\\y\n gid=1\n"
+    found = entries(write(tmp_path, "session.txt", text))
+    assert [entry.path for entry in found] == ["downloads/x/eins.jpg", "loads/y/a2"]
+
+
 def test_an_aria2_input_file_with_mirrors_folders_checksums_and_headers(tmp_path: Path) -> None:
     text = (
         "# made by a script\n"

@@ -289,6 +289,24 @@ def test_the_links_of_a_row_that_states_a_file_are_mirrors(tmp_path: Path) -> No
         assert entry.urls == tuple(links)
 
 
+def test_several_links_in_one_line_or_cell_are_files_of_their_own(tmp_path: Path) -> None:
+    one, two, archived = "http://h/a_1.gz", "https://h/a_2.gz", "https://web.archive.org/web/2020/http://h/a.jpg"
+    lines = file(tmp_path, "m.txt", f"{one} {two}\n{archived}\nhttp://h/b c.jpg\n")
+    assert [e.urls for e in good(lines)] == [(one,), (two,), (archived,), ("http://h/b%20c.jpg",)]
+    for between in (";", "|", "; "):
+        table = file(tmp_path, "m.csv", f"run,fastq_url\n1,{one}{between}{two}\n2,{archived}\n")
+        assert [e.urls for e in good(table)] == [(one,), (two,), (archived,)]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_separator_that_a_first_line_states_to_excel(tmp_path: Path, rows: int) -> None:
+    body = "".join(f"http://h/a{n},1.jpg;eins{n}.jpg\r\n" for n in range(rows))
+    for first in ("sep=;", '"sep=;"', "\ufeffSEP=;"):
+        table = file(tmp_path, "m.csv", f"{first}\r\nurl;path\r\n{body}")
+        found = [(e.path, e.urls) for e in good(table)]
+        assert found == [(f"eins{n}.jpg", (f"http://h/a{n},1.jpg",)) for n in range(rows)]
+
+
 def test_a_folder_and_a_glob_of_part_files_are_one_manifest(tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     (parts / "deep").mkdir(parents=True)

@@ -175,9 +175,7 @@ class Report:
         if self.lost and not count:
             raise FetchError(f"{self.lost} of the files lie on nodes that have left the run")
         if self.elsewhere and not count:
-            raise FetchError(
-                f"other runs over the same manifest have not fetched {self.elsewhere} of the files"
-            )
+            raise FetchError(f"{self.elsewhere} of the files were not fetched by other runs of this folder")
         shown = "; ".join(str(o.error) for o in self.failures[:3])
         raise FetchError(f"{count} of the files were not fetched ({self.stopped or shown})")
 

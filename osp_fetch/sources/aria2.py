@@ -13,8 +13,9 @@ from .blocks import grouped
 from .names import last_name
 from .row_parser import Blocks, Numbered, read_row
 
-_OPTION: Final = re.compile(r"[ \t]+([a-z][a-z0-9-]*)=(.*)")
+_OPTION: Final = re.compile(r"[ \t]+([a-z][a-z0-9-]*)[ \t]*=(.*)")
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:", re.ASCII)
+_DRIVE: Final = re.compile(r"[A-Za-z]:(?=[\\/])")
 _HEADERS: Final = {"referer": "Referer", "user-agent": "User-Agent"}  # options that state a header
 
 
@@ -86,7 +87,8 @@ def _values(urls: str, options: dict[str, list[str]]) -> dict[str, Any]:
     # a torrent or an FTP server among the mirrors; a row without any http(s) URL is refused with its own
     links = [url for url in given if url.lower().startswith(("http://", "https://"))] or given
     values: dict[str, Any] = {"url": links}
-    folder, out = _last(options, "dir").rstrip("/"), _last(options, "out")
+    # the session file of aria2 states where it saved; here all files lie below the output folder
+    folder, out = _DRIVE.sub("", _last(options, "dir")).replace("\\", "/").strip("/"), _last(options, "out")
     if folder or out:
         name = out or last_name(links[0])
         if not name:

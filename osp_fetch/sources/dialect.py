@@ -18,6 +18,10 @@ _LINK: Final = re.compile(r"https?://[^\s\"<>]+", re.IGNORECASE)
 _FILE_LINK: Final = re.compile(r"[^?]*/[^/?]+\.[A-Za-z0-9]{1,8}", re.IGNORECASE)
 
 
+SEPARATOR_LINE: Final = re.compile(r'\ufeff?"?sep=([^\s"])"?\s*', re.IGNORECASE)
+"""A first line that states the separator to Excel."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """How a line is split into fields.
@@ -44,6 +48,8 @@ def detect(head: str, suffix: str) -> Dialect | None:
         suffix: the suffix of the file's name, such as `.csv`; the content decides where it contradicts.
     """
     lines = _complete_lines(head)
+    if lines and (stated := SEPARATOR_LINE.fullmatch(lines[0])):
+        return Dialect(stated[1], _has_quotes(lines[1:], stated[1]))
     if not lines:
         return Dialect(_BY_SUFFIX[suffix], suffix != ".tsv") if suffix in _BY_SUFFIX else None
     best: tuple[float, Dialect] | None = None

@@ -13,7 +13,7 @@ from .blocks import grouped
 from .columns import holds_link, is_link_name
 from .opening import ManifestFile
 from .reading import BLOCK, Objects, Reading
-from .row_parser import Blocks, broken, read_row
+from .row_parser import Blocks, broken, read_rows
 
 _AT_ONCE: Final = 4 << 20  # bytes of an array that is read at once
 _NAME: Final = re.compile(r"[^\n]*\.[A-Za-z0-9]{1,10}")
@@ -132,9 +132,10 @@ class _Utf8:
 def url_list(file: ManifestFile) -> Blocks:
     """Read one URL per line; skip blank lines and lines that begin with #."""
     yield from grouped(
-        (line, read_row({"url": text.strip("\"'<>")}, file.name, line))
+        (line, row)
         for line, text in _lines(file)
         if not text.startswith("#")
+        for row in read_rows({"url": text.strip("\"'<>")}, file.name, line)
     )
 
 

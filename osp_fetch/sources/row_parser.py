@@ -24,6 +24,9 @@ _DIGESTS: Final = frozenset({*STRENGTH, "digest"})
 _THOUSANDS: Final = re.compile(
     r"\d{1,3}(?:\.\d{3})+"
 )  # `20.000` is 20, or 20,000 as some spreadsheets write it
+_BETWEEN: Final = re.compile(
+    r"[\s;|]+(?=https?://)", re.IGNORECASE
+)  # what separates links in one cell or line
 _LINKED: Final = frozenset({"url", "headers"})  # what a row without a path, a size and a digest may state
 _UNKNOWN: Final = frozenset({"", "nan", "none", "null", "na", "n/a", "-1", "-", "<na>"})  # sizes not given
 
@@ -95,7 +98,8 @@ def read_rows(values: Mapping[str, Any], where: str, line: int) -> list[RawRow]:
         values, where, line: as for `read_row`.
     """
     given = values.get("url")
-    if type(given) is str or any(is_given(values.get(each)) for each in values if each not in _LINKED):
+    is_one = type(given) is str and given.count("://") < 2
+    if is_one or any(is_given(values.get(each)) for each in values if each not in _LINKED):
         return [read_row(values, where, line)]
     try:
         links = links_of(given)
@@ -184,10 +188,12 @@ def links_of(value: Any) -> tuple[str, ...]:
     Raises:
         ManifestError: the value holds something else than text.
     """
-    if type(value) is str:  # the common case
+    if type(value) is str and value.count("://") < 2:  # the common case
         link = encoded(value)
         return (link,) if link else ()
-    if isinstance(value, (str, bytes)):
+    if isinstance(value, str):
+        value = _BETWEEN.split(value)
+    if isinstance(value, bytes):
         value = [value]
     if value is None or isinstance(value, (int, float)):
         return ()

@@ -14,7 +14,7 @@ from itertools import chain, count, islice
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from ..model.errors import ManifestError
-from .dialect import Dialect
+from .dialect import SEPARATOR_LINE, Dialect
 from .extras import need
 from .opening import ManifestFile
 from .reading import Reading, columned, placed
@@ -75,6 +75,8 @@ class _Records:
     def first(self) -> tuple[int, list[str]]:
         """Return the first record that is neither blank nor a comment, and its line."""
         for line, text in zip(self._numbers, self._lines, strict=False):
+            if line == 1 and SEPARATOR_LINE.fullmatch(text):
+                continue
             if text.strip() and not (text.startswith("#") and not self._is_header(text)):
                 cells = self._first_cells(text, line)
                 if cells and text.startswith("#"):
