@@ -170,6 +170,30 @@ async def test_416_for_what_is_larger_here_than_there_begins_anew(origin: Origin
     assert (tmp_path / "f.tar").read_bytes() == DATA[:100_000]
 
 
+@pytest.mark.parametrize("part_size", ["64KiB", "1MiB"])
+@pytest.mark.parametrize("validator", [{"ETag": '"1"'}, {}])
+async def test_a_server_that_states_the_total_of_no_range(
+    origin: Origin, tmp_path: Path, part_size: str, validator: dict[str, str]
+) -> None:
+    """A relay that does not know the length: `bytes 0-99/*`, and `416` behind the end."""
+
+    async def without_total(exchange: Exchange, page: o.Page) -> None:
+        first, _, last = exchange.headers["range"].removeprefix("bytes=").partition("-")
+        body = page.data[int(first) : int(last) + 1]
+        if not body:
+            await exchange.answer(416, "", {"Content-Range": "bytes */*"})
+            return
+        span = f"bytes {first}-{int(first) + len(body) - 1}/*"
+        await exchange.head(206, {"Content-Range": span, "Content-Length": str(len(body)), **validator})
+        await exchange.raw(body)
+
+    url = origin.add("f.tar", DATA[:500_001], always=without_total)
+    settings = quick(limits={"part_size": part_size})
+    report = await fetch_all([entry("f.tar", url)], tmp_path, settings=settings)
+    assert report.ok, report.failures
+    assert (tmp_path / "f.tar").read_bytes() == DATA[:500_001]
+
+
 @pytest.mark.parametrize("size", [20_000, 1_000_000])
 @pytest.mark.parametrize("pause", [0.0, 0.05])
 async def test_an_unrequested_reply_is_never_taken_for_the_next_file(

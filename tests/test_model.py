@@ -193,6 +193,12 @@ def test_proxies_are_chosen_by_scheme_and_not_for_hosts_that_need_none() -> None
     assert proxies.of("http://h/x") is None
     assert proxies.of("https://inside.example/x") is None
     assert Proxies({}).of("https://h/x") is None
+    without = "a.example, 10.0.0.0/8 ,fd00::/8,192.168.7.9/24,bad/x"
+    within = Proxies({"http": "http://proxy:3128", "no": without})
+    for host in ("10.1.2.3", "[fd12::1]", "192.168.7.200"):
+        assert within.of(f"http://{host}:8080/x") is None
+    for host in ("11.1.2.3", "[fe80::1]", "192.168.8.1", "ten.example"):
+        assert within.of(f"http://{host}/x") == "http://proxy:3128"
 
 
 def test_limits_of_one_host_are_layered_like_other_settings() -> None:

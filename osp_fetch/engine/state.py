@@ -210,6 +210,8 @@ class FileState:
         self.trust.check(part.url, reply, sampled=part.sample > 0)
         self._begin(part, found)
         if reply.range.stop <= part.range.start:
+            if reply.range.stop == part.range.start and self._ends_here(part.range.start):
+                return None
             raise NetworkError(f"{self.entry.path}: the reply ended before the first byte that was requested")
         return ByteRange(part.range.start, min(reply.range.stop, part.range.stop))
 
@@ -323,10 +325,7 @@ class FileState:
             self.parts.length, self.parts.probed = start, True
             return
         if at_end and error.length is None and start > 0 and self._ranged:
-            # no reply has stated a length: a second 416 at the same byte proves the end of the file
-            self._ends.append(start)
-            if self._ends.count(start) > 1:
-                self.parts.length, self.parts.probed = start, True
+            if self._ends_here(start):
                 return
             raise error
         if not self._plain and (start == 0 or self.length is None):
@@ -336,6 +335,19 @@ class FileState:
         if error.length is not None and error.length != self.length:
             raise self.trust.contradicted(f"the file on the server now has only {error.length} bytes")
         raise error
+
+    def _ends_here(self, end: int) -> bool:
+        """Return whether the file is known to end at `end`, where a server that states no length has no byte.
+
+        It sent 416, or a range that ends there. The second time proves it.
+        """
+        if self.length is not None or end != self.held.frontier:
+            return False
+        self._ends.append(end)
+        if self._ends.count(end) < 2:
+            return False
+        self.parts.length, self.parts.probed = end, True
+        return True
 
     def forsake(self, link: str) -> bool:
         """Give up the mirror `link`; return whether another one remains.

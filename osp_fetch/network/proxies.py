@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -46,6 +48,7 @@ class Proxies:
             for name in [scheme if self._proxies.get(scheme) else "all"]
             if self._proxies.get(name) and self._proxies.get("no", "").strip() != "*"
         }
+        self._without = _networks(self._proxies.get("no", "")) if self._of_scheme else []
         self._known: dict[tuple[str, str, int | None], str | None] = {}
 
     def of(self, url: str) -> str | None:
@@ -57,12 +60,32 @@ class Proxies:
             scheme, name, port = where
             # typeshed declares this function only for macOS and Windows
             bypass = urllib.request.proxy_bypass_environment(f"{name}:{port}", self._proxies)  # type: ignore[attr-defined]
-            self._known[where] = None if bypass else self._of_scheme.get(scheme)
+            direct = bypass or _is_within(name, self._without)
+            self._known[where] = None if direct else self._of_scheme.get(scheme)
         return self._known[where]
 
     def socks(self) -> set[str]:
         """Return the URLs of all SOCKS proxies that `of` may return."""
         return {proxy for proxy in self._of_scheme.values() if is_socks(proxy)}
+
+
+def _networks(text: str) -> list[IPv4Network | IPv6Network]:
+    """Return the ranges of addresses in a list of hosts that need no proxy, such as `10.0.0.0/8`."""
+    found = []
+    for each in text.split(","):
+        if "/" in each:
+            with suppress(ValueError):
+                found.append(ip_network(each.strip(), strict=False))
+    return found
+
+
+def _is_within(name: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
+    """Return whether a host is an address in one of `networks`; names are not looked up, as in curl."""
+    try:
+        address = ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
 
 
 def is_socks(proxy: str) -> bool:
