@@ -65,6 +65,19 @@ async def test_a_file_that_the_server_compresses_is_decoded(
     assert sum(origin.requests.values()) <= 2 if ranges else 1
 
 
+async def test_a_file_that_is_fetched_twice_to_confirm_its_end_is_named_once(
+    origin: Origin, tmp_path: Path
+) -> None:
+    async def until_close(exchange: Exchange, page: Page) -> None:
+        await exchange.head(200, {"Content-Encoding": "gzip", "Connection": "close"})
+        await exchange.raw(gzip.compress(page.data))
+        exchange.keep_alive = False
+
+    report, place = await get(origin, tmp_path, "a.csv", until_close)
+    assert (report.ok, place.read_bytes()) == (True, TEXT)
+    assert [note.count("a.csv") for note in report.notes if "1 file was sent compressed" in note] == [1]
+
+
 @pytest.mark.parametrize("form", ["decoded", "coded"])
 @pytest.mark.parametrize("size", [500, len(TEXT)])
 async def test_with_a_digest_whichever_form_matches(

@@ -390,6 +390,25 @@ async def test_a_run_that_waits_for_shares_of_others_can_be_stopped(origin: Orig
     assert (tmp_path / ".osp-fetch" / "join" / "session.json").exists()
 
 
+async def test_ctl_stop_reaches_a_run_that_waits_for_shares_of_others(
+    tmp_path: Path, command: Command
+) -> None:
+    async def fetch(_: tuple[int, int]) -> Report:
+        raise FolderBusyError("held")
+
+    session = SharedRun(tmp_path, ["a"])
+    waiting = asyncio.create_task(fetch_shares(session, fetch))
+    while not (tmp_path / ".osp-fetch/join/session.json").exists():
+        await asyncio.sleep(0.01)
+    await asyncio.to_thread(command, "ctl", tmp_path, "stop")
+    async with asyncio.timeout(30):
+        report = await waiting
+    assert report.stopped == "osp-fetch ctl stop"
+    later = SharedRun(tmp_path, ["a"])
+    later.join()
+    assert not later.was_stopped(), "the next run is not the one that was meant"
+
+
 async def test_shares_that_overlap_keep_the_mode_and_an_observer_that_raises_costs_nothing(
     origin: Origin, tmp_path: Path
 ) -> None:

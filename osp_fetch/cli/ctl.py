@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,15 @@ def command(folder: str, words: tuple[str, ...], as_json: bool, **flags: Any) ->
     where, _ = place_of_flags(folder, flags)
     states = _states(where.root, flags["shard"])
     words = _with_absolute_paths(words)
+    if words == ("stop",) and flags["shard"] is None:
+        from ..cluster.shares import ask_to_stop
+
+        ask_to_stop(where.root)
     documents, refused = [], []
-    for state in states:
+    for state, asked in zip(states, _asked(states, words), strict=True):
         name = f"shard {state.name.replace('-of-', '/')}: " if state.parent.name == "shards" else ""
         try:
-            reply = _ask(state, words)
+            reply = asked.result()
         except FetchError as error:
             refused.append((f"osp-fetch: {name}{error}", error.cause == "no run"))
             continue
@@ -69,12 +74,17 @@ def _states(root: Path, text: str | None) -> list[Path]:
     return owned or [state_folder(root)]
 
 
-def _ask(state: Path, words: tuple[str, ...]) -> dict[str, Any]:
+def _asked(states: list[Path], words: tuple[str, ...]) -> list[Future[dict[str, Any]]]:
+    """Send a command to all runs at once: one that does not answer delays no other."""
     from ..control.client import ask
     from ..control.commands import parse
 
-    parse(words)  # a command that makes no sense is refused, also where no run works
-    return ask(state, words)
+    def one(state: Path) -> dict[str, Any]:
+        parse(words)  # a command that makes no sense is refused, also where no run works
+        return ask(state, words)
+
+    with ThreadPoolExecutor(len(states)) as pool:
+        return [pool.submit(one, state) for state in states]
 
 
 def _with_absolute_paths(words: tuple[str, ...]) -> tuple[str, ...]:

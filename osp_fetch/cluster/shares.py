@@ -17,6 +17,7 @@ import os
 import random
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -69,6 +70,7 @@ class SharedRun:
         self._shown = ", ".join(map(shown, sources))
         self._hash = hashlib.sha256("\0".join(sources).encode("utf-8", "surrogateescape")).hexdigest()
         self.id, self.shares = "", SHARES
+        self._since = 0  # when it was joined, by the clock of the file system, in nanoseconds
         self.members = Members(self._folder)
 
     def join(self) -> None:
@@ -84,6 +86,7 @@ class SharedRun:
             self._folder.mkdir(parents=True, exist_ok=True)
             beside = self._folder / f"session.{mine['id']}"
             beside.write_text(json.dumps(mine))
+            self._since = beside.stat().st_mtime_ns
             with suppress(FileExistsError):
                 os.link(beside, place)  # the first one counts; unlike a new file, it is there completely
             beside.unlink()
@@ -100,6 +103,13 @@ class SharedRun:
                 f"this one {self._shown}; give the same SOURCE and selection, or another folder"
             )
         self.id, self.shares = found["id"], found["shares"]
+
+    def was_stopped(self) -> bool:
+        """Return whether `ask_to_stop` was called on this machine since the session was joined."""
+        try:
+            return _stop_mark(self._folder).stat().st_mtime_ns > self._since
+        except OSError:
+            return False
 
     def is_done(self, share: int) -> bool:
         """Return whether a share is done, or the session has ended."""
@@ -123,6 +133,21 @@ class SharedRun:
     def close(self) -> None:
         """End the session, all shares of which are done."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def ask_to_stop(root: Path) -> None:
+    """Ask the runs of this machine that share `root` to stop, also those that wait for shares of others.
+
+    A run with shares has a control socket for each; one that waits has none, and looks for this mark.
+    """
+    folder = state_folder(root) / "join"
+    if folder.is_dir():
+        with suppress(OSError):  # it has ended just now
+            _stop_mark(folder).write_text("")
+
+
+def _stop_mark(folder: Path) -> Path:
+    return folder / f"stop.{socket.gethostname()}"
 
 
 async def fetch_shares(
@@ -285,6 +310,8 @@ class _Shares:
         else:
             done = set()
             await self._stopping.unless_asked(asyncio.sleep(_PAUSE))
+            if await asyncio.to_thread(self._session.was_stopped):
+                self._stopping.ask("osp-fetch ctl stop")
         if not self._free and not done:
             self._free, self._busy = self._busy, []
 

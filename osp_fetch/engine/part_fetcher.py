@@ -273,8 +273,8 @@ class PartFetcher:
             held = len(self._state.held)
             supply = self._state.agree(part, reply)
             if part.range.start == 0:
-                self.doubt, self.coding = reply.doubt, reply.coding
-                if reply.coding is Coding.DECODED:
+                before, self.doubt, self.coding = self.coding, reply.doubt, reply.coding
+                if reply.coding is Coding.DECODED and before is not Coding.DECODED:
                     self._context.observe(events.Decoded(self._path, exchange.host))
             if minting:
                 self._minting.release()

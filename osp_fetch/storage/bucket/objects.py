@@ -131,7 +131,7 @@ def taken(bucket: Bucket, path: RelativePath) -> StorageError:
     """Return the error for a final name under which there is an object that osp-fetch did not write."""
     return StorageError(
         f"{bucket.address.url(path)}: an object that osp-fetch did not write has this name, and it is kept; "
-        "fetch to another prefix, or replace it with --overwrite"
+        "choose another prefix, remove the object, or let `get --overwrite` replace it"
     )
 
 
