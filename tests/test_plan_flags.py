@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 import trustme
 
+from osp_fetch import entry, fetch_all
 from osp_fetch.cli.get import command as get_command
 from osp_fetch.cli.plan import command as plan_command
+from osp_fetch.inspection.plan import make_plan
+from tests.conftest import quick
+from tests.origin import Origin, noise
 from tests.test_cli import Command
 
 # --state needs a bucket to look at
@@ -162,3 +169,24 @@ def test_a_package_that_a_flag_needs_is_named(
     done = without({"apprise"}, "plan", "m.csv", "--notify", "json://h")
     assert done.returncode == 2
     assert "pip install 'osp-fetch[notify]'" in done.stderr
+
+
+@pytest.mark.parametrize("shard", [None, "0/1"])
+async def test_what_a_run_publishes_while_the_plan_is_made_is_not_foreign(
+    origin: Origin, tmp_path: Path, shard: str | None
+) -> None:
+    rows = [entry(name, origin.add(name, noise(1000, n))) for n, name in enumerate("ab")]
+    assert (await fetch_all(rows[:1], tmp_path, settings=quick())).ok
+    loop = asyncio.get_running_loop()
+
+    def again(path: str) -> bool:
+        """Publish the second file after the ledger was asked for it."""
+        if path == "b":
+            time.sleep(1.1)  # the plan looks for ledgers of further runs once a second
+            more: dict[str, Any] = {"shard": shard} if shard else {}
+            run = fetch_all(rows[1:], tmp_path, settings=quick(), **more)
+            asyncio.run_coroutine_threadsafe(run, loop).result()
+        return False
+
+    made = await asyncio.to_thread(make_plan, rows, tmp_path, again=again)
+    assert (made.present, made.foreign) == (2, [])

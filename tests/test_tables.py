@@ -290,7 +290,11 @@ def test_the_links_of_a_row_that_states_a_file_are_mirrors(tmp_path: Path) -> No
 
 
 def test_several_links_in_one_line_or_cell_are_files_of_their_own(tmp_path: Path) -> None:
-    one, two, archived = "http://h/a_1.gz", "https://h/a_2.gz", "https://web.archive.org/web/2020/http://h/a.jpg"
+    one, two, archived = (
+        "http://h/a_1.gz",
+        "https://h/a_2.gz",
+        "https://web.archive.org/web/2020/http://h/a.jpg",
+    )
     lines = file(tmp_path, "m.txt", f"{one} {two}\n{archived}\nhttp://h/b c.jpg\n")
     assert [e.urls for e in good(lines)] == [(one,), (two,), (archived,), ("http://h/b%20c.jpg",)]
     for between in (";", "|", "; "):

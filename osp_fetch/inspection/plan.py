@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ _BAD_SHOWN = 100
 
 # Paths that a plan names.
 _PATHS_SHOWN = 5
+# Seconds between two looks for ledgers of runs that have begun meanwhile.
+_LOOK = 1.0
 
 
 @dataclass(slots=True)
@@ -159,6 +162,17 @@ class _Held:
         ledgers = dict.fromkeys([self._own, *(each / "ledger.sqlite3" for each in states)])
         self._readers = {ledger: LedgerReader(ledger) for ledger in ledgers if ledger.is_file()}
         self.superseded = superseded(place.root)
+        self._looked = time.monotonic()  # for ledgers of other runs
+
+    def record_now(self, path: RelativePath) -> Record | None:
+        """Return the record of a file that a run may have published since the records were read."""
+        if time.monotonic() - self._looked > _LOOK:
+            self._looked = time.monotonic()
+            for state in state_folders(self.place.root):
+                ledger = state / "ledger.sqlite3"
+                if ledger not in self._readers and ledger.is_file():
+                    self._readers[ledger] = LedgerReader(ledger)
+        return self.records([path]).get(path)
 
     def records(self, paths: list[RelativePath]) -> dict[str, Record]:
         """Return the records of `paths`. From the ledgers of other shards, only finished files count."""
@@ -192,10 +206,10 @@ def _count_page(
     for entry in entries:
         record = records.get(entry.path)
         _count(made, entry, record)
-        if isinstance(place, BucketPlace):
-            _count_parts(made, entry, record)
         held = _count_held(made, entry, record, there) if there and not again(entry.path) else 0
         if held is not None:
+            if isinstance(place, BucketPlace):
+                _count_parts(made, entry, record)
             _count_expiry(made, entry, record, held)
 
 
@@ -242,6 +256,8 @@ def _count_held(made: Plan, entry: Entry, record: Record | None, there: _Held) -
     held = 0
     place = there.place
     seen = place.look(entry.path)
+    if seen is not None and (record is None or record.published != seen):
+        record = there.record_now(entry.path) or record
     tombstone = place.tombstone(entry.path) if record and record.published and seen is None else None
     if record and is_present(record, entry, seen, tombstone):
         made.present += 1
