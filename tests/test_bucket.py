@@ -41,6 +41,7 @@ from osp_fetch.storage.destination import destination
 from osp_fetch.storage.ledger.sqlite import SqliteLedger
 from tests.conftest import quick
 from tests.held import Held, Store
+from tests.moto_server import Moto
 from tests.origin import Origin, chunked, noise, sha256, slow
 from tests.s3_proxy import (
     Fault,
@@ -508,6 +509,18 @@ def test_clean_names_the_prefixes_below_that_have_uploads_of_their_own(
         ]
     assert "aborted" in command("clean", f"s3://{bucket}/p/child").stdout
     assert held.uploads() == ["p/other/of-another-program"]
+
+
+async def test_the_state_of_another_store_is_not_compared_with_this_one(
+    origin: Origin, held: Held, bucket: str, command: Command, moto: Moto
+) -> None:
+    wanted, place = rows(origin, f=b"x"), f"s3://{bucket}/p"
+    assert (await fetch_all(wanted, place, settings=quick())).ok
+    moto.bucket(bucket)
+    (row,) = wanted
+    for words in (["status"], ["verify"], ["plan", row.urls[0], "-o"]):
+        done = await asyncio.to_thread(command, *words, place, "--s3-endpoint", moto.url)
+        assert (done.returncode, "holds the state of" in done.stderr) == (2, True), (words, done.stderr)
 
 
 @on_both_stores

@@ -17,7 +17,7 @@ from ..model.record import Published
 from ..model.settings import Settings
 from ..storage.destination import Destination
 from ..storage.folder.disk import Disk
-from ..storage.folder.run_lock import state_folder
+from ..storage.folder.run_lock import state_folder, state_folders
 from ..storage.folder.tombstones import tombstones
 from ..storage.ledger.placement import Placed, Placement, has_placement
 from ..storage.ledger.uploads import UploadLedger
@@ -183,6 +183,7 @@ class BucketPlace:
 
     Raises:
         CredentialsError: on entering or later, the store refuses the credentials.
+        SettingsError: on entering, the local state belongs to another store.
         StorageError: on entering or later, the bucket does not exist, or does not answer.
     """
 
@@ -204,11 +205,14 @@ class BucketPlace:
 
     async def _open(self) -> None:
         from ..s3.session import connected
+        from ..storage.bucket.belonging import check_place
         from ..storage.bucket.listing import is_empty
 
         self.bucket: Bucket = await self._stack.enter_async_context(
             connected(self.address, self._s3, _CONNECTIONS, _PATIENCE)
         )
+        for state in state_folders(self.root) if self.root.is_dir() else []:
+            check_place(state, self.address, self.bucket.endpoint)
         await is_empty(self.bucket)  # a missing bucket, or wrong credentials, are reported now
 
     def __exit__(self, *_: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,7 +14,6 @@ from typing import Final
 from ...concurrency import stop
 from ...model.digest import Digest
 from ...model.entry import RelativePath
-from ...model.errors import SettingsError, StorageError
 from ...model.protocols import Copies, Files, Lost, SetAsideFiles, SmallFiles
 from ...model.record import Published
 from ...model.settings import Settings
@@ -25,6 +23,7 @@ from ...s3.errors import BucketError
 from ...s3.session import connected
 from ..folder.tombstones import tombstones
 from ..ledger.uploads import Upload
+from .belonging import note_place
 from .copies import BucketCopies
 from .files import BucketFiles, BucketSmallFiles, NoSetAside
 from .grid import LEAST
@@ -43,7 +42,6 @@ from .uploads import Uploads, local_uploads
 from .writer import BucketWriter
 
 _SENDING: Final = 16  # bodies that are sent at the same time
-_PLACE: Final = "bucket.json"  # file of the state folder: which store it belongs to
 
 
 class BucketStore:
@@ -123,7 +121,7 @@ class BucketStore:
         if self._stopped is not None:
             stack.push_async_callback(stop, {asyncio.create_task(self._hurry(bucket, self._stopped))})
         if self._uploads is None:  # a node has no state of its own
-            await asyncio.to_thread(self._check_place, bucket.endpoint)
+            await asyncio.to_thread(note_place, self._state, self._address, bucket.endpoint)
         self.is_new = await is_empty(bucket)
         if self._locks:
             lock = BucketLock(bucket, self._state, f"lock-{self._scope}", self._wait_lock)
@@ -157,26 +155,6 @@ class BucketStore:
     async def _hurry(bucket: Bucket, stopped: Callable[[], Awaitable[None]]) -> None:
         await stopped()
         bucket.hurry()
-
-    def _check_place(self, endpoint: str) -> None:
-        """Note the store to which the state folder belongs.
-
-        Raises:
-            SettingsError: it belongs to another one.
-            StorageError: it cannot be written.
-        """
-        place, now = self._state / _PLACE, {"destination": str(self._address), "endpoint": endpoint}
-        try:
-            if not place.exists():
-                place.write_text(json.dumps(now))
-            elif (noted := json.loads(place.read_text())) != now:
-                raise SettingsError(
-                    f"{self._state.parent} holds the state of {noted.get('destination')} at "
-                    f"{noted.get('endpoint')}, not of {self._address} at {endpoint}; give another folder "
-                    "with --state"
-                )
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{place} cannot be used: {error}; give another folder with --state") from None
 
     @property
     def uploads(self) -> Uploads:
