@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -13,15 +14,25 @@ from ...model.digest import HEX_LENGTHS
 from ...model.errors import FetchError
 from ...model.record import CHECKSUM_SPAN
 
-# The CRC-32 of isal is as fast, but leaves the upper halves of the vector registers in use. On an AMD EPYC,
-# every SHA-256 that the thread computes afterwards then takes a third more time.
-try:
-    from zlib_ng.zlib_ng import crc32
-except ImportError:  # no wheel for this platform: zlib computes the same value at a tenth of the speed
-    from zlib import crc32
 
-checksum: Callable[[bytes | memoryview, int], int] = crc32
-"""CRC-32 of bytes, continued from the CRC-32 of the preceding bytes (0 at the start)."""
+@cache
+def _crc32() -> Callable[[bytes | memoryview, int], int]:
+    """Return the fastest CRC-32. It is imported when the first large file is hashed.
+
+    The CRC-32 of isal is as fast, but leaves the upper halves of the vector registers in use. On an AMD EPYC,
+    every SHA-256 that the thread computes afterwards then takes a third more time.
+    """
+    try:
+        from zlib_ng.zlib_ng import crc32
+    except ImportError:  # no wheel for this platform: zlib computes the same value at a tenth of the speed
+        from zlib import crc32
+    return crc32
+
+
+def checksum(data: bytes | memoryview, value: int) -> int:
+    """Return the CRC-32 of bytes, continued from the CRC-32 of the preceding bytes (0 at the start)."""
+    return _crc32()(data, value)
+
 
 Read = Callable[[memoryview, int], int]
 """Fills a block with bytes from an offset, and returns their number; 0 at the end of the file."""
