@@ -208,14 +208,8 @@ class Exchange:
             raise self._judged(error) from None
         return self._counted(count)
 
-    async def drain(self, fill: Fill) -> int:
-        """Let a thread receive the next bytes of the body, and count them.
-
-        Args:
-            fill: See `model.draining.Fill`.
-
-        Returns:
-            Number of bytes. 0 where `readinto` has to be used, as for limited byte rates.
+    def is_ready(self) -> bool:
+        """Return whether a thread can receive the next bytes of the body, as `drain` lets it.
 
         Raises:
             TransferError: The body cannot be received.
@@ -223,9 +217,27 @@ class Exchange:
         """
         reply: object = self._reply
         if self._unread or self._failure is not None or self._over or self._pool.rate.is_limited:
-            return 0
-        if not isinstance(reply, Drainable):
-            return 0
+            return False
+        try:
+            return isinstance(reply, Drainable) and reply.is_ready()
+        except FetchError as error:
+            raise self._judged(error) from None
+
+    async def drain(self, fill: Fill) -> int:
+        """Let a thread receive the next bytes of the body, and count them. Call `is_ready` before.
+
+        Args:
+            fill: See `model.draining.Fill`.
+
+        Returns:
+            Number of bytes; 0 where `readinto` has to be used.
+
+        Raises:
+            TransferError: The body cannot be received.
+            HostDownError: The host does not answer and is known to be down.
+        """
+        reply: object = self._reply
+        assert isinstance(reply, Drainable)
         try:
             return self._counted(await reply.drain(fill))
         except FetchError as error:
@@ -286,7 +298,7 @@ class Exchange:
         state.throughput.measured(count, seconds, len(state.streams))
 
     def lagging(self, pace: float) -> bool:
-        """Return whether a fresh connection should take the place of this one.
+        """Return whether a fresh connection takes the place of this one, which the caller closes then.
 
         While the byte rate delays the connections, none of them lags.
 
@@ -295,12 +307,11 @@ class Exchange:
         """
         if self._pool.rate.slows():
             return False
-        state = self._connection.host
-        return state.throughput.lagging(pace, len(state.streams), time.monotonic())
-
-    def replaced(self) -> None:
-        """Report that this connection lagged and is closed."""
-        self._connection.host.throughput.replaced(time.monotonic())
+        state, now = self._connection.host, time.monotonic()
+        lags = state.throughput.lagging(pace, len(state.streams), now)
+        if lags:
+            state.throughput.replaced(now)
+        return lags
 
     def _answered(self) -> None:
         self._pool.answered(self._connection.host, time.monotonic() - self._asked)

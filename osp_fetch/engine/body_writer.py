@@ -59,7 +59,7 @@ class BodyWriter:
         self._at = self._filled = 0  # offset in the file of the buffer's first byte, and bytes in the buffer
         self._buffer = memoryview(b"")
         self._pause, self._written_at = _WRITE_SECONDS[0], 0.0
-        self._drains = isinstance(partial, Fillable)  # until a reply turns out not to be drainable
+        self._drains = isinstance(partial, Fillable)
         self._is_swift = False  # the bytes come so quickly that a thread receives them
 
     async def run(self, part: PartRequest, span: ByteRange, exchange: Exchange) -> None:
@@ -96,6 +96,8 @@ class BodyWriter:
             await self._compare(part, exchange)
         buffers, pool = self._context.buffers, self._context.pool
         self._at = looked_at = span.start
+        pace = pool.host(exchange.host).throughput.value
+        self._is_swift = self._may_drain() and pace is not None and pace > _SWIFT
         self._buffer = buffers.take(len(span), pool.open)
         lags = False
         try:
@@ -111,12 +113,11 @@ class BodyWriter:
             buffers.give(self._buffer, pool.open)
             exchange.measured(self._at - span.start, self._clock() - begun)
         if lags:
-            exchange.replaced()
             raise LaggingError(f"{self._path}: this connection was far slower than others to the same host")
 
     async def _receive(self, part: PartRequest, span: ByteRange, exchange: Exchange) -> bool:
         """Receive more bytes, and write them if it is time; return whether the body is needed further."""
-        if self._is_swift and self._at < span.stop:
+        if self._is_swift and self._at + self._filled < span.stop and exchange.is_ready():
             await self._drain(part, span, exchange)
             return self._is_missing(span)
         # after the last byte of the span, receive into a spare byte: surplus must not overwrite the span
@@ -155,10 +156,13 @@ class BodyWriter:
         assert isinstance(partial, Fillable)
         piece = ByteRange(self._at, min(span.stop, self._at + _PIECE))
         length = self._state.length if parts.begin_write(part.claim, piece.stop) else None
-        filling = _Filling(partial, piece, self._buffer, length)
+        filling = _Filling(partial, piece, self._buffer, length, self._filled)
         try:
             await completed(exchange.drain(filling.fill))
         finally:
+            self._filled = (
+                0 if filling.was_called else self._filled
+            )  # the connection may have closed just now
             self._at += filling.count
             self._written_at = self._clock()
             self._context.pool.waits.writing.credit(filling.writing)
@@ -167,7 +171,7 @@ class BodyWriter:
                 self._wrote(ByteRange(piece.start, self._at), exchange)
         if filling.error is not None:
             raise filling.error
-        self._drains, self._is_swift = filling.was_called, filling.count == len(piece)
+        self._is_swift = filling.count == len(piece)
         self._buffer = self._context.buffers.fitted(self._buffer, self._context.pool.open)
 
     def _most(self) -> int:
@@ -214,18 +218,20 @@ class _Filling:
     """One call of `Fillable.fill`, and what came of it.
 
     Args:
-        partial, span, buffer, length: What `fill` is called with.
+        partial, span, buffer, length, filled: What `fill` is called with.
 
     Attributes:
-        was_called: Whether the reply could be received in a thread.
+        was_called: Whether the connection was still there.
         count: Bytes written.
         error: Why the next ones could not be written, None if nothing failed.
         writing: Seconds in which the thread did not wait for the connection.
     """
 
-    def __init__(self, partial: Fillable, span: ByteRange, buffer: memoryview, length: int | None) -> None:
+    def __init__(
+        self, partial: Fillable, span: ByteRange, buffer: memoryview, length: int | None, filled: int
+    ) -> None:
         self._partial, self._span, self._buffer, self._length = partial, span, buffer, length
-        self.was_called, self.count, self.writing = False, 0, 0.0
+        self._filled, self.was_called, self.count, self.writing = filled, False, 0, 0.0
         self.error: FetchError | None = None
         self._receiving = 0.0
 
@@ -239,5 +245,6 @@ class _Filling:
             return count
 
         self.was_called, begun = True, time.monotonic()
-        self.count, self.error = await self._partial.fill(self._span, timed, self._buffer, self._length)
+        of_file = (self._span, timed, self._buffer, self._length)
+        self.count, self.error = await self._partial.fill(*of_file, filled=self._filled)
         self.writing = time.monotonic() - begun - self._receiving

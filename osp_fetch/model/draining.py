@@ -23,8 +23,12 @@ Fill = Callable[[Receive], Awaitable[None]]
 class Drainable(Protocol):
     """A reply whose body a thread can receive while it comes quickly."""
 
+    def is_ready(self) -> bool:
+        """Return whether a thread can receive the next bytes; others may have to be read before."""
+        ...
+
     async def drain(self, fill: Fill) -> int:
-        """Let a thread receive the next bytes of the body.
+        """Let a thread receive the next bytes of the body; call `is_ready` before.
 
         If this is cancelled, the thread may still be receiving.
 
@@ -32,8 +36,8 @@ class Drainable(Protocol):
             fill: as above.
 
         Returns:
-            Number of bytes that `fill` received. 0 where it was not called, or nothing came within a moment:
-            `readinto` then waits for the next bytes, or tells why there are none.
+            Number of bytes that `fill` received. 0 where nothing came within a moment: `readinto` then waits
+            for the next bytes, or tells why there are none.
 
         Raises:
             NetworkError: the connection is too slow.
@@ -46,7 +50,13 @@ class Fillable(Protocol):
     """An unfinished file whose threads can receive the bytes that they write."""
 
     async def fill(
-        self, span: ByteRange, receive: Receive, buffer: memoryview, length: int | None = None
+        self,
+        span: ByteRange,
+        receive: Receive,
+        buffer: memoryview,
+        length: int | None = None,
+        *,
+        filled: int = 0,
     ) -> tuple[int, FetchError | None]:
         """Receive and write bytes until `span` is complete or `receive` returns fewer bytes than requested.
 
@@ -57,6 +67,7 @@ class Fillable(Protocol):
             receive: supplies them, in a thread.
             buffer: memory of at least one byte, used for each call of `receive`.
             length: as for `write`.
+            filled: bytes at the begin of `buffer` that were received before.
 
         Returns:
             Number of bytes written, and why the next ones could not be written; None if nothing failed.

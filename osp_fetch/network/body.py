@@ -72,13 +72,8 @@ class Body(HttpReply):
         """
         if self._over or (self._measured and self._left == 0 and not self._chunk):
             return 0
-        if not self._chunk and self._receiver is None:
-            self._chunk = memoryview(self._here())
-            if not self._chunk and not self._response.content.at_eof():
-                if self._direct:
-                    self._receiver = Receiver.instead_of(self._response, self._left)
-                if self._receiver is None:
-                    self._chunk = memoryview(await self._wait())
+        if self._takes_over() and self._receiver is None:
+            self._chunk = memoryview(await self._wait())
         if self._receiver is not None:
             count = await self._receive(self._receiver, view)
             await self._end_received(self._receiver)
@@ -91,6 +86,22 @@ class Body(HttpReply):
                 raise TooLongError(f"{self._name}: the server sent more bytes than it announced")
             self._left -= count
         return count
+
+    def _takes_over(self) -> bool:
+        """Take what has arrived, or else the connection; return whether bytes have to be waited for."""
+        if not self._chunk and self._receiver is None:
+            self._chunk = memoryview(self._here())
+            if self._chunk or self._response.content.at_eof():
+                return False
+            if self._direct:
+                self._receiver = Receiver.instead_of(self._response, self._left)
+        return not self._chunk
+
+    def is_ready(self) -> bool:
+        """Return whether a thread can receive the next bytes; see `model.draining.Drainable.is_ready`."""
+        if self._over or self._left == 0 or not self._takes_over():
+            return False
+        return self._receiver is not None and self._receiver.lend() is not None
 
     async def drain(self, fill: Fill) -> int:
         """Let a thread receive the next bytes of the body; see `model.draining.Drainable.drain`.

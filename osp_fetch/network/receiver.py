@@ -83,12 +83,12 @@ class Receiver(asyncio.BufferedProtocol):
 
         Args:
             fill: Calls `BlockingSocket.receive` in a thread, and returns when the thread is done. It is not
-                called where only the event loop can receive: over TLS, and after the connection was cut.
+                called where only the event loop can receive, as after the connection was cut.
 
         Returns:
             The number of bytes received, and the seconds waited for them.
         """
-        lent = self._lend()
+        lent = self.lend()
         if lent is None:
             return 0, 0.0
         before, waited = self.left, lent.waited
@@ -100,7 +100,8 @@ class Receiver(asyncio.BufferedProtocol):
             self._take_back()
         return before - self.left, lent.waited - waited
 
-    def _lend(self) -> BlockingSocket | None:
+    def lend(self) -> BlockingSocket | None:
+        """Return the socket, for a thread to receive from it. None where only the event loop can receive."""
         if self._early or self._lost is not None or self._transport.is_closing():
             return None
         # aiohttp resumes a transport only for a stream that has paused it

@@ -58,6 +58,10 @@ class HttpReply(ABC):
             NetworkError: The body is cut, stalls, or is not valid.
         """
 
+    def is_ready(self) -> bool:
+        """Return whether a thread can receive the next bytes; see `model.draining.Drainable.is_ready`."""
+        return False
+
     async def drain(self, fill: Fill) -> int:
         """Let a thread receive the next bytes of the body; see `model.draining.Drainable.drain`.
 

@@ -133,24 +133,30 @@ class FilePartial:
             raise self._explained(error, "written") from None
 
     async def fill(
-        self, span: ByteRange, receive: Receive, buffer: memoryview, length: int | None = None
+        self,
+        span: ByteRange,
+        receive: Receive,
+        buffer: memoryview,
+        length: int | None = None,
+        *,
+        filled: int = 0,
     ) -> tuple[int, FetchError | None]:
         """Receive bytes and write them to `span`; see `model.draining.Fillable.fill`.
 
         The thread that receives bytes also writes and hashes them, while they are in the cache of its core.
         """
-        fill = partial(self._fill, span, receive, buffer, length)
+        fill = partial(self._fill, span, receive, buffer, length, filled)
         count, error = await self._call(fill, "written", self._folder.receivers)
         self._use(count)
         return count, self._explained(error, "written") if isinstance(error, OSError) else error
 
     def _fill(
-        self, span: ByteRange, receive: Receive, buffer: memoryview, length: int | None
+        self, span: ByteRange, receive: Receive, buffer: memoryview, length: int | None, filled: int
     ) -> tuple[int, OSError | FetchError | None]:
         at, is_full = span.start, True
         while at < span.stop and is_full:
             view = buffer[: span.stop - at]
-            data = view[: receive(view)]
+            data, filled = view[: filled + receive(view[filled:])], 0
             try:
                 self._write(at, data, length)
             except (OSError, FetchError) as error:
