@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import random
+import resource
 import threading
 from pathlib import Path
 
@@ -152,6 +153,28 @@ def test_bytes_that_the_event_loop_reads_meanwhile_spoil_the_body(plain: Play) -
 
             with pytest.raises(TooLongError, match="outside of their order"):
                 await reply.drain(fill)
+
+    plain(script)
+
+
+def test_without_a_free_descriptor_the_event_loop_receives(plain: Play) -> None:
+    async def script(w: World) -> None:
+        w.origin.add("large", DATA)
+        view, body = memoryview(bytearray(1 << 20)), bytearray()
+        async with w.transport.send(w.request("large")) as reply:
+            assert isinstance(reply, Body)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            lowest = os.dup(0)
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            try:
+                for _ in range(8):
+                    assert not reply.is_ready()
+                    body += view[: await reply.readinto(view)]
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await drained(reply, 1 << 20, body)
+        assert body == DATA
 
     plain(script)
 

@@ -282,6 +282,20 @@ def test_a_list_of_images_is_no_list_of_mirrors(tmp_path: Path) -> None:
         assert [entry.urls for entry in good(source)] == FILES
 
 
+def test_a_bad_link_among_several_costs_its_row_only(tmp_path: Path) -> None:
+    bad = [
+        ["http://h/1.jpg", "http://[bad/2.jpg"],
+        ["http://h/1.jpg", 7],
+        "http://h/3.jpg ftp://x http://[bad",
+    ]
+    for links in bad:
+        rows, _ = read([{"images": links}, {"images": ["http://h/4.jpg"]}])
+        assert [row.urls for row in rows if isinstance(row, Entry)][-1] == ("http://h/4.jpg",)
+        assert any(isinstance(row, ManifestError) for row in rows)
+    frame = pandas.DataFrame({"url": [["http://h/a", "http://h/b"]], "path": [["x", "y"]]})
+    assert [entry.urls for entry in good(frame)] == [("http://h/a",), ("http://h/b",)]
+
+
 def test_the_links_of_a_row_that_states_a_file_are_mirrors(tmp_path: Path) -> None:
     links = ["http://h/a1.jpg", "http://i/a2.jpg"]
     for stated in ({"path": "a.jpg"}, {"sha256": SHA}, {"size": 7}):

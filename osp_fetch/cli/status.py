@@ -128,7 +128,7 @@ def _print_sums(place: Place, *, put: bool) -> int:
         click.echo(_missed(missed["gone"], missed["changed"]) + "; these files are not listed", err=True)
     if count := missed["unknown"]:
         click.echo(
-            f"{count} without a SHA-256, because the store copied them; these files are not listed",
+            f"{count} without a SHA-256 in the ledger, as copies that the store made; these are not listed",
             err=True,
         )
     if put and isinstance(place, BucketPlace):

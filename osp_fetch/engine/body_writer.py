@@ -160,9 +160,8 @@ class BodyWriter:
         try:
             await completed(exchange.drain(filling.fill))
         finally:
-            self._filled = (
-                0 if filling.was_called else self._filled
-            )  # the connection may have closed just now
+            if filling.was_called:  # else the connection has closed just now
+                self._filled = 0
             self._at += filling.count
             self._written_at = self._clock()
             self._context.pool.waits.writing.credit(filling.writing)

@@ -28,6 +28,9 @@ class BlockingSocket:
         descriptor: The descriptor of the transport's socket.
         left: Bytes of the body that are still missing. Nothing after them is received.
 
+    Raises:
+        OSError: No descriptor is free, or the connection is gone.
+
     Attributes:
         left: As above, after each call.
         waited: Seconds for which calls waited for bytes.
@@ -37,17 +40,25 @@ class BlockingSocket:
     def __init__(self, descriptor: int, left: int) -> None:
         self.left, self.waited = left, 0.0
         self.error: OSError | None = None
-        self._socket = socket.socket(fileno=os.dup(descriptor))
+        own = os.dup(descriptor)
+        try:
+            self._socket = socket.socket(fileno=own)
+        except OSError:
+            os.close(own)
+            raise
         self._socket.setblocking(True)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, _MOMENT))
 
     @classmethod
     def of(cls, transport: asyncio.Transport, left: int) -> Self | None:
-        """Return the socket of `transport`, whose reading is paused; None for TLS and pipes."""
+        """Return the socket of `transport`, whose reading is paused; None where a thread cannot read it."""
         if transport.get_extra_info("ssl_object") is not None:
             return None
         given = transport.get_extra_info("socket")
-        return None if given is None else cls(given.fileno(), left)
+        try:
+            return None if given is None else cls(given.fileno(), left)
+        except OSError:  # no descriptor is free, or the connection is gone
+            return None
 
     def receive(self, view: memoryview) -> int:
         """Receive bytes of the body until `view` is full. Blocks for a moment at most.

@@ -24,9 +24,8 @@ _DIGESTS: Final = frozenset({*STRENGTH, "digest"})
 _THOUSANDS: Final = re.compile(
     r"\d{1,3}(?:\.\d{3})+"
 )  # `20.000` is 20, or 20,000 as some spreadsheets write it
-_BETWEEN: Final = re.compile(
-    r"[\s;|]+(?=https?://)", re.IGNORECASE
-)  # what separates links in one cell or line
+# what separates links in one cell or line
+_BETWEEN: Final = re.compile(r"[\s;|]+(?=https?://)", re.IGNORECASE)
 _LINKED: Final = frozenset({"url", "headers"})  # what a row without a path, a size and a digest may state
 _UNKNOWN: Final = frozenset({"", "nan", "none", "null", "na", "n/a", "-1", "-", "<na>"})  # sizes not given
 
@@ -98,16 +97,16 @@ def read_rows(values: Mapping[str, Any], where: str, line: int) -> list[RawRow]:
         values, where, line: as for `read_row`.
     """
     given = values.get("url")
-    is_one = type(given) is str and given.count("://") < 2
-    if is_one or any(is_given(values.get(each)) for each in values if each not in _LINKED):
+    if type(given) is str and given.count("://") < 2:  # the common case
         return [read_row(values, where, line)]
     try:
-        links = links_of(given)
-    except (ManifestError, TypeError):
-        links = ()
-    if len(links) < 2:
+        is_file = any(is_given(values.get(each)) for each in values if each not in _LINKED)
+        files = [] if is_file else _files(links_of(given))
+    except (ManifestError, TypeError, ValueError):
+        files = []  # `read_row` says what is wrong
+    if len(files) < 2:
         return [read_row(values, where, line)]
-    return [read_row({**values, "url": same}, where, line) for same in _files(links)]
+    return [read_row({**values, "url": same}, where, line) for same in files]
 
 
 def _files(links: Iterable[str]) -> list[list[str]]:
