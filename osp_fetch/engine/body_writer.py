@@ -171,7 +171,8 @@ class BodyWriter:
         if filling.error is not None:
             raise filling.error
         self._is_swift = filling.count == len(piece)
-        self._buffer = self._context.buffers.fitted(self._buffer, self._context.pool.open)
+        if not self._filled:
+            self._buffer = self._context.buffers.fitted(self._buffer, self._context.pool.open)
 
     def _most(self) -> int:
         """Return the length in bytes that the file may have, as far as the settings bound it."""
