@@ -9,6 +9,7 @@ import os
 import random
 import resource
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -164,15 +165,19 @@ def test_without_a_free_descriptor_the_event_loop_receives(plain: Play) -> None:
         async with w.transport.send(w.request("large")) as reply:
             assert isinstance(reply, Body)
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-            lowest = os.dup(0)
-            os.close(lowest)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+            taken = [os.dup(0)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, hard))
             try:
                 for _ in range(8):
+                    with suppress(OSError):  # until no descriptor is free, also one that was closed meanwhile
+                        while True:
+                            taken.append(os.dup(0))
                     assert not reply.is_ready()
                     body += view[: await reply.readinto(view)]
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for each in taken:
+                    os.close(each)
             await drained(reply, 1 << 20, body)
         assert body == DATA
 
