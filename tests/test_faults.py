@@ -170,16 +170,12 @@ async def test_416_for_what_is_larger_here_than_there_begins_anew(origin: Origin
     assert (tmp_path / "f.tar").read_bytes() == DATA[:100_000]
 
 
-@pytest.mark.parametrize("part_size", ["64KiB", "1MiB"])
-@pytest.mark.parametrize("validator", [{"ETag": '"1"'}, {}])
-async def test_a_server_that_states_the_total_of_no_range(
-    origin: Origin, tmp_path: Path, part_size: str, validator: dict[str, str]
-) -> None:
-    """A relay that does not know the length: `bytes 0-99/*`, and `416` behind the end."""
+def without_total(most: int, validator: dict[str, str]) -> o.Fault:
+    """Reply as a relay that knows no length: `bytes 0-99/*`, `most` bytes at a time, 416 at the end."""
 
-    async def without_total(exchange: Exchange, page: o.Page) -> None:
+    async def fault(exchange: Exchange, page: o.Page) -> None:
         first, _, last = exchange.headers["range"].removeprefix("bytes=").partition("-")
-        body = page.data[int(first) : int(last) + 1]
+        body = page.data[int(first) : min(int(last) + 1, int(first) + most)]
         if not body:
             await exchange.answer(416, "", {"Content-Range": "bytes */*"})
             return
@@ -187,11 +183,31 @@ async def test_a_server_that_states_the_total_of_no_range(
         await exchange.head(206, {"Content-Range": span, "Content-Length": str(len(body)), **validator})
         await exchange.raw(body)
 
-    url = origin.add("f.tar", DATA[:500_001], always=without_total)
+    return fault
+
+
+@pytest.mark.parametrize("part_size", ["64KiB", "1MiB"])
+@pytest.mark.parametrize("validator", [{"ETag": '"1"'}, {}])
+async def test_a_server_that_states_the_total_of_no_range(
+    origin: Origin, tmp_path: Path, part_size: str, validator: dict[str, str]
+) -> None:
+    url = origin.add("f.tar", DATA[:500_001], always=without_total(1 << 30, validator))
     settings = quick(limits={"part_size": part_size})
     report = await fetch_all([entry("f.tar", url)], tmp_path, settings=settings)
     assert report.ok, report.failures
     assert (tmp_path / "f.tar").read_bytes() == DATA[:500_001]
+
+
+@pytest.mark.parametrize("most", [1, 2, 1000, 2048, 4095, 4096, 4097, 6000])
+@pytest.mark.parametrize("validator", [{"ETag": '"1"'}, {}])
+async def test_a_server_that_sends_few_bytes_at_a_time_ends_no_file(
+    origin: Origin, tmp_path: Path, most: int, validator: dict[str, str]
+) -> None:
+    """A reply that repeats the overlap sample and no more looks like the end of the file."""
+    data = DATA[: 20 * most + 7]
+    url = origin.add("f.tar", data, always=without_total(most, validator))
+    report = await fetch_all([entry("f.tar", url)], tmp_path, settings=SETTINGS)
+    assert report.failures or (tmp_path / "f.tar").read_bytes() == data
 
 
 @pytest.mark.parametrize("size", [20_000, 1_000_000])

@@ -161,12 +161,12 @@ class FileFetcher:
     async def _fetch_in_parts(self, job: Job, record: Record | None, first: First | None = None) -> Record:
         """Fetch the missing bytes of a file in parts. On a full disk, wait for free space and continue."""
         replaces = job.record.published if job.record else None
-        if record is not None and record.published is not None:
-            # its bytes are not those of a partial. The ledger states the finished file until bytes of the new
-            # one are recorded: if they cannot be fetched, `status` and `verify` still show what became of it
-            record = None
-        entry, most = job.entry, len(record.held) if record else 0
+        entry, most = job.entry, len(record.held) if record and not record.published else 0
         while True:
+            if record is not None and record.published is not None:
+                # its bytes are not those of a partial. The ledger states it until bytes of a new one are
+                # recorded: if these cannot be fetched, `verify` still shows what became of the old one
+                record = None
             held = await self._context.store.held(entry.path) if record else None
             state = FileState(entry, record, held)
             if record and record.held - state.held:

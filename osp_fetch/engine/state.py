@@ -155,8 +155,11 @@ class FileState:
     def _part(self, link: str, claim: Part | None) -> PartRequest | None:
         if claim is None:
             return None
-        sample = 0 if self.trust.proven(link) else min(SAMPLE, self.held.before(claim.range.start))
-        return PartRequest(claim, link, sample)
+        start = claim.range.start
+        # where a reply has ended at `start`, the next request begins later: a server that sends few bytes at
+        # a time then goes past it, and one whose file ends there does not
+        sample = min(SAMPLE, self.held.before(start)) >> self._ends.count(start)
+        return PartRequest(claim, link, 0 if self.trust.proven(link) else sample)
 
     def request(self, part: PartRequest) -> Request:
         """Return the request for `part`. A part that covers the complete file is requested without Range."""

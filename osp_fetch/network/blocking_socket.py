@@ -46,8 +46,9 @@ class BlockingSocket:
         except OSError:
             os.close(own)
             raise
-        self._socket.setblocking(True)
+        # first, so that no call can block for longer, whatever fails
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, _MOMENT))
+        self._socket.setblocking(True)
 
     @classmethod
     def of(cls, transport: asyncio.Transport, left: int) -> Self | None:

@@ -134,9 +134,7 @@ def of_reply(error: Exception, what: str, bucket: str, *, reads_only: bool = Fal
         return DiskFullError(f"{what}: the store has no space left or its quota is used up ({said})")
     if code in _FORBIDDEN:
         needed = _READING if reads_only else _WRITING
-        return refused(
-            f"these credentials, or none, do not allow it ({said}); it needs {needed}", Remedy.FAIL
-        )
+        return refused(f"the credentials, if any, do not allow it ({said}); it needs {needed}", Remedy.FAIL)
     if is_passing(error):
         return refused(f"the store is busy ({said}); try again later")
     return refused(f"the store refused it ({code}: {said})", Remedy.FAIL)
