@@ -447,3 +447,27 @@ async def test_what_was_set_aside_never_stands_in_the_way(origin: Origin, tmp_pa
     origin.add("f", data, headers={"ETag": '"2"'} if tag else {})
     assert (await get(row, tmp_path)).ok
     assert (tmp_path / "f").read_bytes() == data
+
+
+@pytest.mark.parametrize("change", [3, 5, 8, "each second request"])
+async def test_versions_without_any_validator_are_never_mixed(
+    origin: Origin, tmp_path: Path, change: int | str
+) -> None:
+    """No digest, no ETag, no Last-Modified, equal lengths: parts that are fetched side by side must fit."""
+    versions, requests = (noise(4 << 20, 1), noise(4 << 20, 2)), 0
+
+    async def other(exchange: Exchange, page: o.Page) -> None:
+        nonlocal requests
+        requests += 1
+        is_other = requests > change if isinstance(change, int) else requests % 2
+        await exchange.serve(Blob(versions[is_other]), page.headers, rate=4e6)
+
+    url = origin.add("f", versions[0], always=other)
+    report = await get(entry("f", url), tmp_path, limits={"per_host": 4, "part_size": "256KiB"})
+    if isinstance(change, int):
+        assert report.ok, report.failures
+        assert (tmp_path / "f").read_bytes() == versions[1]
+    elif report.ok:
+        assert (tmp_path / "f").read_bytes() in versions
+    else:
+        assert not (tmp_path / "f").exists()

@@ -16,8 +16,8 @@ from ..model.protocols import PartialContent
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from .checkpoint import Checkpoint
 from .context import Context
-from .parts import OPEN_END
-from .state import FileState, PartRequest
+from .parts import OPEN_END, PartRequest
+from .state import FileState
 
 # First and longest interval in seconds after which received bytes are written even if the buffer is not full.
 # The first is short because only written bytes can be recorded, and only recorded bytes survive a kill.
@@ -59,6 +59,7 @@ class BodyWriter:
         self._at = self._filled = 0  # offset in the file of the buffer's first byte, and bytes in the buffer
         self._buffer = memoryview(b"")
         self._pause, self._written_at = _WRITE_SECONDS[0], 0.0
+        self._tail: ByteRange | None = None  # overlap sample behind the part, not received yet
         self._drains = isinstance(partial, Fillable)
         self._is_swift = False  # the bytes come so quickly that a thread receives them
 
@@ -92,8 +93,11 @@ class BodyWriter:
 
     async def _run(self, part: PartRequest, span: ByteRange, exchange: Exchange) -> None:
         begun = looked = self._written_at = self._clock()
-        if exchange.reply.range is not None and part.sample:
+        reply = exchange.reply.range
+        if reply is not None and part.sample:
             await self._compare(part, exchange)
+        if reply is not None and part.tail and reply.stop > span.stop:
+            self._tail = ByteRange(span.stop, min(reply.stop, span.stop + part.tail))
         buffers, pool = self._context.buffers, self._context.pool
         self._at = looked_at = span.start
         pace = pool.host(exchange.host).throughput.value
@@ -120,6 +124,10 @@ class BodyWriter:
         if self._is_swift and self._at + self._filled < span.stop and exchange.is_ready():
             await self._drain(part, span, exchange)
             return self._is_missing(span)
+        if self._tail is not None and self._at + self._filled >= span.stop:
+            tail, self._tail = self._tail, None
+            if (sample := await self._sample(tail, exchange)) is not None:
+                self._state.trust.keep(tail, sample)
         # after the last byte of the span, receive into a spare byte: surplus must not overwrite the span
         room = self._buffer[self._filled : span.stop - self._at] or memoryview(bytearray(1))
         count = await exchange.readinto(room)
@@ -180,14 +188,27 @@ class BodyWriter:
         return most if self._state.length is None and most != "auto" else OPEN_END
 
     async def _compare(self, part: PartRequest, exchange: Exchange) -> None:
-        """Receive the overlap sample and compare it with the bytes held."""
-        sample = memoryview(bytearray(part.sample))
-        came = 0
-        while came < part.sample and (count := await exchange.readinto(sample[came:])):
+        """Receive the overlap sample before the part and compare it with the bytes held.
+
+        If another part is still fetching them, that is done later.
+        """
+        before = ByteRange(part.range.start - part.sample, part.range.start)
+        sample = await self._sample(before, exchange)
+        if sample is None:
+            return
+        comparable = part.can_compare(self._state.held)
+        equal = comparable and sample == await self._partial.read(before)
+        if not equal:
+            self._state.trust.keep(before, sample)
+        if comparable:
+            self._state.trust.alike(equal)
+
+    async def _sample(self, span: ByteRange, exchange: Exchange) -> bytes | None:
+        """Receive the bytes of `span`, which are not written; None if the body ends before."""
+        sample, came = memoryview(bytearray(len(span))), 0
+        while came < len(span) and (count := await exchange.readinto(sample[came:])):
             came += count
-        if came == part.sample:
-            before = ByteRange(part.range.start - part.sample, part.range.start)
-            self._state.trust.alike(sample == await self._partial.read(before))
+        return bytes(sample) if came == len(span) else None
 
     async def _flush(self, part: PartRequest, exchange: Exchange) -> None:
         """Write what the buffer holds."""

@@ -32,8 +32,9 @@ from .context import Context
 from .host_wait import HostWait
 from .lanes import Lanes
 from .lent_ranges import LentRanges
+from .parts import PartRequest
 from .retry import Pace, persist
-from .state import FileState, PartRequest
+from .state import FileState
 
 _HEDGE_LOOK: Final = 0.1  # seconds between two checks whether a part has become slow enough for a hedge
 
@@ -113,6 +114,7 @@ class PartFetcher:
             await self._parts_within(limit)
         else:
             await self._lanes.run(self._lane)
+        await self._compare_seams()
 
     async def _parts_within(self, limit: float) -> None:
         """Run the lanes for at most `limit` seconds after the first connection, over all restarts."""
@@ -287,6 +289,7 @@ class PartFetcher:
             if supply.span is not None:
                 with exchange.streaming():
                     await self._writer().run(part, supply.span, exchange)
+                await self._compare_seams()
             self._state.expect(supply.span, framed=reply.framed)
         except RangeNotSatisfiableError as error:
             self._state.unsatisfiable(part, error)
@@ -296,6 +299,11 @@ class PartFetcher:
         finally:
             if minting:
                 self._minting.release()
+
+    async def _compare_seams(self) -> None:
+        """Compare the overlap samples of parts that were fetched side by side."""
+        for span in self._state.trust.due(self._state.held):
+            self._state.trust.compare(span, await self._partial.read(span))
 
     def _writer(self) -> BodyWriter:
         # created for each body: stored in this object it would form a reference cycle, and files would stay

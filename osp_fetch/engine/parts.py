@@ -26,6 +26,32 @@ class Part:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class PartRequest:
+    """A part and the link to request it from.
+
+    Args:
+        claim: The part.
+        url: The link of the manifest.
+        sample: Number of bytes before the part that are requested too, for comparison.
+        tail: The same behind the part.
+    """
+
+    claim: Part
+    url: str
+    sample: int = 0
+    tail: int = 0
+
+    @property
+    def range(self) -> ByteRange:
+        """The byte range of the part, without the sample."""
+        return self.claim.range
+
+    def can_compare(self, held: RangeSet) -> bool:
+        """Return whether the bytes before the part that it is compared with are `held`."""
+        return 0 < self.sample <= held.before(self.range.start)
+
+
 class Parts:
     """The held ranges and the assigned parts of one file.
 

@@ -26,32 +26,13 @@ from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Published, Record
 from .coded_form import CodedForm
 from .mirrors import Mirrors
-from .parts import OPEN_END, Part, Parts
+from .parts import OPEN_END, Part, PartRequest, Parts
 from .validators import Validators
 
 # Bytes that are fetched again and compared if no digest or validator proves that the file is the same.
 SAMPLE: Final = 4 << 10
+_SAMPLED: Final = 64 * SAMPLE  # bytes of a part that is compared with the next one, so that it costs 2 %
 RESTARTS: Final = 3  # restarts at byte 0 before a file that keeps changing on the server fails
-
-
-@dataclass(frozen=True, slots=True)
-class PartRequest:
-    """A part and the link to request it from.
-
-    Args:
-        claim: The part.
-        url: The link of the manifest.
-        sample: Number of held bytes before the part that are requested too, for comparison.
-    """
-
-    claim: Part
-    url: str
-    sample: int = 0
-
-    @property
-    def range(self) -> ByteRange:
-        """The byte range of the part, without the sample."""
-        return self.claim.range
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +136,19 @@ class FileState:
     def _part(self, link: str, claim: Part | None) -> PartRequest | None:
         if claim is None:
             return None
-        start = claim.range.start
+        if self.trust.proven(link):
+            return PartRequest(claim, link)
+        start, stop = claim.range.start, claim.range.stop
         # where a reply has ended at `start`, the next request begins later: a server that sends few bytes at
         # a time then goes past it, and one whose file ends there does not
         sample = min(SAMPLE, self.held.before(start)) >> self._ends.count(start)
-        return PartRequest(claim, link, 0 if self.trust.proven(link) else sample)
+        if not (self.parts.busy or self.trust.unproven) or len(claim.range) < _SAMPLED:
+            return PartRequest(claim, link, sample)
+        # parts that are fetched side by side may be of different versions: each goes on into the next one
+        if not self.trust.covered(start):
+            sample = sample or min(SAMPLE, start)
+        self.trust.cover(stop)
+        return PartRequest(claim, link, sample, min(SAMPLE, (self.length or stop) - stop))
 
     def request(self, part: PartRequest) -> Request:
         """Return the request for `part`. A part that covers the complete file is requested without Range."""
@@ -168,7 +157,7 @@ class FileState:
         whole, home = self._asks_whole(part), self.mirrors.at_home(part.url)
         return Request(
             url=url,
-            range=None if whole else ByteRange(part.range.start - part.sample, part.range.stop),
+            range=None if whole else ByteRange(part.range.start - part.sample, part.range.stop + part.tail),
             if_range=self.trust.if_range(part.url),
             headers=self.entry.headers if home else self._abroad,
             borrowed=minted is not None,
@@ -210,7 +199,7 @@ class FileState:
             return self._whole(part, reply)
         self._ranged = True
         self._check_length(found)
-        self.trust.check(part.url, reply, sampled=part.sample > 0)
+        self.trust.check(part.url, reply, sampled=part.can_compare(self.held))
         self._begin(part, found)
         if reply.range.stop <= part.range.start:
             if reply.range.stop == part.range.start and self._ends_here(part.range.start):
@@ -249,7 +238,7 @@ class FileState:
                 f"{self.entry.path}: the server answered a range request with the complete file"
             )
         if part.range.start > 0:
-            self.trust.check(part.url, reply, sampled=part.sample > 0)
+            self.trust.check(part.url, reply, sampled=part.can_compare(self.held))
             self._wholes += 1
             if self._wholes == 1:
                 # a single edge server may ignore ranges: the held bytes are given up only at the second reply
@@ -260,8 +249,6 @@ class FileState:
         self._empty()
         self.parts.single = True
         self._begin(part, found)
-        if found.length == 0:
-            return None
         # the manifest's size is the limit: a body without a length may be longer, or never end
         length = found.length if found.length is not None else self.entry.size
         if length == 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from ..model.errors import ChangedError, FetchError, NetworkError
 from ..model.http import Representation, Validator
 from ..model.protocols import Reply
+from ..model.ranges import ByteRange, RangeSet
 
 
 class Validators:
@@ -25,6 +26,8 @@ class Validators:
         # the held bytes are from an earlier run or another server, and nothing has proved yet that they fit
         self.unproven = False
         self._seen: tuple[str, Validator] | None = None  # sent while unproven, kept until a sample proves it
+        self._seams: dict[ByteRange, bytes] = {}  # samples of bytes that other parts were still fetching
+        self._covered: set[int] = set()  # where a part has ended whose request went on for a sample
         self._doubts = 0  # replies in a row that contradict what was known
         self.asks_if_range = True
 
@@ -116,15 +119,51 @@ class Validators:
         Raises:
             ChangedError: It does not.
         """
-        if not equal:
-            raise ChangedError(f"{self._path}: the server's bytes differ from those held already")
+        self._check_equal(equal)
         self.unproven = False
         if self._seen is not None:
             (link, validator), self._seen = self._seen, None
             self._validators.setdefault(link, validator)
 
+    def cover(self, end: int) -> None:
+        """Note that a part that ends at `end` is requested with a sample of the bytes behind it."""
+        self._covered.add(end)
+
+    def covered(self, start: int) -> bool:
+        """Return whether a part that begins at `start` needs no sample of the bytes before it."""
+        return start in self._covered
+
+    def keep(self, span: ByteRange, sample: bytes) -> None:
+        """Keep an overlap sample until the bytes of `span`, which another part fetches, can be compared."""
+        self._seams[span] = sample
+
+    def due(self, held: RangeSet) -> list[ByteRange]:
+        """Return the ranges of the samples that `keep` was given and that can be compared now."""
+        return [span for span in self._seams if held.before(span.stop) >= len(span)]
+
+    def compare(self, span: ByteRange, found: bytes) -> None:
+        """Compare the sample that `keep` was given for `span`, and forget it if it is equal.
+
+        Args:
+            span: The range, one that `due` returned.
+            found: Its bytes in the partial; fewer if the store cannot read them any more.
+
+        Raises:
+            ChangedError: They differ.
+        """
+        sample = self._seams.get(span, found)
+        if len(found) == len(sample):
+            self._check_equal(found == sample)
+        self._seams.pop(span, None)
+
+    def _check_equal(self, equal: bool) -> None:
+        if not equal:
+            raise ChangedError(f"{self._path}: the server's bytes differ from those held already")
+
     def forget(self) -> None:
         """Forget all validators, because no bytes are held."""
         self._validators.clear()
+        self._seams.clear()
+        self._covered.clear()
         self._seen = None
         self.unproven = False

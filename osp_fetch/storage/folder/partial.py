@@ -275,6 +275,8 @@ class FilePartial:
             StorageError: the file cannot be published.
         """
         await self._hashing.stop()
+        if self._busy:
+            await asyncio.wait(self._busy)  # a read whose caller was cancelled would open the file again
         if self._descriptor.fd is None:
             await self._call(self._descriptor.get, "opened")
         fd = self._descriptor.take()
