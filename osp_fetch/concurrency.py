@@ -180,6 +180,28 @@ async def completed(work: Coroutine[Any, Any, object]) -> None:
         raise asyncio.CancelledError
 
 
+async def outlast(future: asyncio.Future[T]) -> T:
+    """Return the result of `future`, which is not cancelled with the caller.
+
+    `asyncio.shield` lets a cancelled caller go on while the work goes on as well, and a task that does the
+    work is cancelled itself when the event loop ends.
+
+    Raises:
+        asyncio.CancelledError: The caller was cancelled. It is raised after `future` has ended.
+        Exception: Whatever `future` raises.
+    """
+    cancelled = False
+    while not future.done():
+        try:
+            await asyncio.wait({future})
+        except asyncio.CancelledError:
+            cancelled = True
+    result = future.result()
+    if cancelled:
+        raise asyncio.CancelledError
+    return result
+
+
 async def stop(tasks: Iterable[asyncio.Future[Any]]) -> None:
     """Cancel `tasks` once and return when all of them have ended, even if the caller is cancelled meanwhile.
 

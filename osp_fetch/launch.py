@@ -24,6 +24,7 @@ from .assembly import (
     rows_of,
 )
 from .cluster.of_run import add_nodes, destination_of, is_node_local, workers_of
+from .concurrency import outlast
 from .connections.wait_reporter import WaitReporter
 from .control.endpoint import ControlSocket
 from .control.steering import Steering
@@ -397,7 +398,7 @@ async def _locked(
             await _entered(lock)
         except FolderBusyError as error:
             waited = time.monotonic() - begun
-            own = error.pid == os.getpid() and waited <= _WINDING_UP and _is_winding_up()
+            own = error.pid in (os.getpid(), None) and waited <= _WINDING_UP and _is_winding_up()
             if not own and waited >= options.get("wait_lock", 0.0):
                 raise
             if not (own or waits) and "observer" in options:
@@ -413,13 +414,15 @@ async def _locked(
 
 async def _entered(lock: RunLock) -> None:
     """Enter `lock` in a thread. If this is cancelled, the lock is not held."""
-    entering = asyncio.ensure_future(asyncio.to_thread(lock.__enter__))
     try:
-        await asyncio.shield(entering)
+        await outlast(asyncio.get_running_loop().run_in_executor(None, lock.__enter__))
     except asyncio.CancelledError:
-        await asyncio.wait({entering})
-        if not entering.cancelled() and entering.exception() is None:
-            lock.__exit__()
+        lock.__exit__()
+        raise
+    except FolderBusyError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError from None
         raise
 
 

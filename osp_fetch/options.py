@@ -6,6 +6,7 @@ import asyncio
 import difflib
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypedDict, TypeVar, cast
 
@@ -33,20 +34,29 @@ class StopToken:
     def __init__(self) -> None:
         self.why: str | None = None
         self.begun = False
-        self._asked = asyncio.Event()
+        self._is_asked = False
+        self._waiting: list[asyncio.Future[None]] = []
 
     def ask(self, why: str) -> None:
-        """Ask the run to stop.
+        """Ask the run to stop. Any thread may call this.
 
         Args:
             why: the reason, reported as `Report.stopped`. Later calls do not change it.
         """
-        self.why = self.why or why
-        self._asked.set()
+        self.why, self._is_asked = self.why or why, True
+        for future in tuple(self._waiting):
+            with suppress(RuntimeError):  # its event loop has ended
+                future.get_loop().call_soon_threadsafe(_wake, future)
 
     async def wait(self) -> None:
         """Wait until the run is asked to stop."""
-        await self._asked.wait()
+        future = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)  # first: a thread may ask now
+        try:
+            if not self._is_asked:
+                await future
+        finally:
+            self._waiting.remove(future)
 
     async def unless_asked(
         self, work: Coroutine[Any, Any, T], stopping: Callable[[], None] = lambda: None
@@ -65,6 +75,11 @@ class StopToken:
         finally:
             await stop_tasks({working, waiting})
         return None if self.why is not None and working.cancelled() else working.result()
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 class FetchOptions(TypedDict, total=False):
@@ -254,9 +269,15 @@ def _observer(value: object) -> events.Observer:
 
 def _headers(value: object) -> dict[str, str]:
     try:
-        return {str(name): str(text) for name, text in dict(value).items()}  # type: ignore[call-overload]
+        headers = dict(value)  # type: ignore[call-overload]
     except (TypeError, ValueError):
         raise TypeError('headers: pass a dict or pairs, such as {"Authorization": "Bearer …"}') from None
+    for name, text in headers.items():
+        if not isinstance(name, str) or not isinstance(text, (str, int, float)):
+            raise TypeError(f"headers: the value of {name!r} is {type(text).__name__}; pass a string")
+        if set("\r\n\0") & {*name, *str(text)}:
+            raise TypeError(f"headers: {name!r} or its value contains a line break; strip it")
+    return {name: str(text) for name, text in headers.items()}
 
 
 def _columns(value: object) -> dict[str, str]:
@@ -328,10 +349,19 @@ def _depth(value: object) -> int:
     raise TypeError(f"depth={value!r}: pass a whole number of at least 1")
 
 
-def _progress(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise TypeError(f"progress={value!r}: pass True or False")
+def _page(value: object) -> str:
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return str(value)
+    raise TypeError(f"page={value!r}: pass a port, or 'HOST:PORT'")
+
+
+def _kind(name: str, *kinds: type, form: str) -> Callable[[object], Any]:
+    def read(value: object) -> object:
+        if isinstance(value, kinds):
+            return value
+        raise TypeError(f"{name}={value!r}: pass {form}")
+
+    return read
 
 
 _READERS: Final[Mapping[str, Callable[[object], object]]] = {
@@ -347,7 +377,17 @@ _READERS: Final[Mapping[str, Callable[[object], object]]] = {
     "headers": _headers,
     "shard": _shard,
     "depth": _depth,
-    "progress": _progress,
+    "page": _page,
+    "stop": _kind("stop", StopToken, form="a StopToken"),
+    "name": _kind("name", str, form="a string"),
+    "cafile": _kind("cafile", str, Path, form="the path of a file of certificates"),
+    "links": _kind("links", str, Path, form="the path of a file of links, or its URL"),
+    "proxies": _kind("proxies", Mapping, form='a dict, such as {"https": "http://proxy:3128"}'),
+    "profiles": _kind("profiles", Mapping, form="a dict of host and Profile"),
+    **{
+        name: _kind(name, bool, form="True or False")
+        for name in ("strict", "recheck", "update", "portable_names", "page_control", "progress")
+    },
     "max_duration": _duration("max_duration"),
     "wait_lock": _duration("wait_lock"),
     "failed": _path("failed", "file"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Entry, fetch_all
-from osp_fetch.demo.server import Exchange
+from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.model import events
 from osp_fetch.model.digest import Digest
 from osp_fetch.model.draining import Receive
@@ -331,3 +331,29 @@ async def test_a_run_that_is_stopped_meanwhile_keeps_what_the_thread_has_written
     assert (tmp_path / "f").read_bytes() == DATA
     # what was sent and neither read nor recorded: socket buffers, and a piece of each connection
     assert origin.sent["/large"] - before < len(DATA)
+
+
+@pytest.mark.parametrize("etag", [True, False])
+async def test_what_is_held_when_the_event_loop_ends_is_right(
+    origin: Origin, tmp_path: Path, etag: bool
+) -> None:
+    """`asyncio.run` cancels every task at once, the inner ones too, while threads receive and write."""
+
+    async def steadily(exchange: Exchange, page: o.Page) -> None:
+        await exchange.serve(Blob(page.data), page.headers, rate=150e6)
+
+    headers = {"ETag": '"1"'} if etag else {}
+    url = origin.add("f", DATA, always=steadily, headers=headers)
+    chance = random.Random(etag)
+
+    async def leave(folder: Path, seconds: float) -> None:
+        running = asyncio.create_task(fetch_all([url], folder, settings=quick(limits={"part_size": "8MiB"})))
+        await asyncio.sleep(seconds)
+        assert not running.cancelled()
+
+    for n in range(12):
+        folder = tmp_path / str(n)
+        await asyncio.to_thread(asyncio.run, leave(folder, chance.uniform(0.03, 0.25)))
+        report = await fetch_all([url], folder, settings=quick())
+        assert report.ok, report.failures
+        assert (folder / "f").read_bytes() == DATA

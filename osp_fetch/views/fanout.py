@@ -60,10 +60,10 @@ class Fanout:
         for observer, handler in receivers:
             try:
                 handler(event)
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:  # the latter of a future that it looked at
                 self._remove(observer, error)
 
-    def _remove(self, observer: events.Observer, error: Exception) -> None:
+    def _remove(self, observer: events.Observer, error: BaseException) -> None:
         if observer not in self._observers:
             return  # it raised again before it was removed
         self._observers.remove(observer)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from concurrent.futures import Executor, Future
 
 # Threads. Concurrent fsyncs share one journal commit on ext4 and xfs; more than a few gain nothing.
 _SHARERS: Final = 8
@@ -33,9 +34,48 @@ async def in_thread(pool: Executor, function: Callable[[], T]) -> T:
     Args:
         pool: executor that runs the function.
         function: a function that may block. An exception that it raises is passed on.
+
+    Raises:
+        asyncio.CancelledError: the caller was cancelled. If the function had begun, it has ended.
     """
-    result: T = await _wrapped()(function, executor=pool)
+    result: T = await _wrapped()(function, executor=pool, loop=_Calls)
     return result
+
+
+async def served_in_thread(pool: Executor, function: Callable[[], T]) -> T:
+    """Do what `in_thread` does, and ignore cancellations.
+
+    This is for tasks that serve several callers. Nothing cancels them but the end of the event loop, which
+    cancels every task at once.
+    """
+    call = pool.submit(function)
+    await _ended(call)
+    return call.result()
+
+
+class _Calls:
+    """What aiofiles takes for an event loop. Those of asyncio leave a thread alone at a cancellation."""
+
+    @staticmethod
+    async def run_in_executor(pool: Executor, function: Callable[[], T]) -> T:
+        import asyncio
+
+        call = pool.submit(function)
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                await _ended(call)
+            raise
+
+
+async def _ended(call: Future[Any]) -> None:
+    """Wait until `call` has ended, whatever is cancelled meanwhile."""
+    import asyncio
+
+    while not call.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait({asyncio.wrap_future(call)})
 
 
 def _call(function: Callable[[], T]) -> T:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from ...concurrency import outlast
 from ...model.draining import Receive
 from ...model.entry import RelativePath
 from ...model.errors import FetchError, StorageError
@@ -22,7 +23,6 @@ from ...model.record import Placed, Published
 from ..publishing.batch import ReadyFile
 from .background_hashing import BackgroundHashing
 from .disk import storage_error
-from .executors import in_thread
 from .resources import FolderResources
 from .writes import Writes
 
@@ -44,11 +44,14 @@ class _Descriptor:
         self._folder, self._path = folder, path
         self._fresh, self._replaces = fresh, replaces
         self._opening = threading.Lock()
+        self._is_given_up = False
         self.fd: int | None = None
 
     def get(self) -> int:
         """Return the descriptor, creating the file if needed. Blocks, so only a thread may call it."""
         with self._opening:
+            if self._is_given_up:
+                raise StorageError(f"{self._path}: its partial is closed already")
             if self.fd is None:
                 layout = self._folder.layout
                 layout.check_there()
@@ -63,9 +66,17 @@ class _Descriptor:
             return self.fd
 
     def take(self) -> int | None:
-        """Return the descriptor if it is open, and give up its ownership."""
-        fd, self.fd = self.fd, None
-        return fd
+        """Return the descriptor if it is open, and give up its ownership.
+
+        A thread that is late must not open the file again: that empties it, if it is fresh.
+        """
+        with self._opening:
+            fd, self.fd, self._is_given_up = self.fd, None, True
+            return fd
+
+    def reopen(self) -> None:
+        """Let `get` open the file again after `take`."""
+        self._is_given_up = False
 
     def read(self, block: memoryview, offset: int) -> int:
         """Read into `block` from `offset` (bytes). Blocks."""
@@ -114,7 +125,7 @@ class FilePartial:
     async def write(self, offset: int, data: bytes | memoryview, length: int | None = None) -> None:
         """Write `data` at `offset`.
 
-        If this is cancelled, the write may still be in progress and reads `data`; `close` waits for it.
+        If this is cancelled, it returns after the write.
 
         Args:
             offset: position in the file, in bytes.
@@ -128,7 +139,7 @@ class FilePartial:
         """
         self._use(len(data))
         try:
-            await self._writes.make(partial(self._write, offset, data, length))
+            await outlast(self._writes.begin(partial(self._write, offset, data, length)))
         except OSError as error:
             raise self._explained(error, "written") from None
 
@@ -146,7 +157,7 @@ class FilePartial:
         The thread that receives bytes also writes and hashes them, while they are in the cache of its core.
         """
         fill = partial(self._fill, span, receive, buffer, length, filled)
-        count, error = await self._call(fill, "written", self._folder.receivers)
+        count, error = await outlast(self._begun(fill, self._folder.receivers))
         self._use(count)
         return count, self._explained(error, "written") if isinstance(error, OSError) else error
 
@@ -240,18 +251,23 @@ class FilePartial:
             StorageError: the file cannot be opened or truncated.
         """
         await self.hashing.reset()
+        self._descriptor.reopen()  # a file that filled the disk is emptied after `close`
         await self._call(lambda: self._disk.truncate(self._descriptor.get(), 0), "emptied")
 
-    async def _call(self, function: Callable[[], T], done: str, pool: Executor | None = None) -> T:
+    async def _call(self, function: Callable[[], T], done: str) -> T:
         # The thread continues if its caller is cancelled. `close` must wait for it: otherwise the closed
         # descriptor's number may already belong to another file, which the thread would write to.
-        job = asyncio.ensure_future(in_thread(pool or self._folder.writers, function))
-        self._busy.add(job)
-        job.add_done_callback(self._over)
         try:
-            return await asyncio.shield(job)
+            return await asyncio.shield(self._begun(function, self._folder.writers))
         except OSError as error:
             raise self._explained(error, done) from None
+
+    def _begun(self, function: Callable[[], T], pool: Executor) -> asyncio.Future[T]:
+        """Call `function` in a thread. The event loop does not cancel it when it ends, unlike a task."""
+        job = asyncio.get_running_loop().run_in_executor(pool, function)
+        self._busy.add(job)
+        job.add_done_callback(self._over)
+        return job
 
     def _explained(self, error: OSError, done: str) -> StorageError:
         return storage_error(self._places.explained(error), f"{self.place} cannot be {done}")
@@ -276,14 +292,14 @@ class FilePartial:
         """
         await self._hashing.stop()
         if self._busy:
-            await asyncio.wait(self._busy)  # a read whose caller was cancelled would open the file again
+            await asyncio.wait(self._busy)  # a read whose caller was cancelled
         if self._descriptor.fd is None:
             await self._call(self._descriptor.get, "opened")
-        fd = self._descriptor.take()
-        assert fd is not None
         known: tuple[Published | None, ...] = ()
         if self._replaces is not None or self._folder.may_supersede:
             known = await self._call(self._recorded, "published")
+        fd = self._descriptor.take()
+        assert fd is not None
         ready = ReadyFile(fd, self.place, self.final, length, known, modified)
         placed = await self._folder.publisher.publish(ready)
         if any(known):
@@ -316,10 +332,13 @@ class FilePartial:
     async def close(self) -> None:
         """Wait for all work on the file and close it. The written bytes stay on disk."""
         self._use(self._reserved)
-        await self._hashing.stop()
-        await self._writes.settle()
-        if self._busy:
-            await asyncio.wait(self._busy)
-        fd = self._descriptor.take()
-        if fd is not None:
-            self._disk.close(fd)
+        try:
+            await self._hashing.stop()
+            await self._writes.settle()
+            if self._busy:
+                await asyncio.wait(self._busy)
+        finally:
+            with self._writing:  # the caller may be cancelled again, while a thread is writing
+                fd = self._descriptor.take()
+                if fd is not None:
+                    self._disk.close(fd)

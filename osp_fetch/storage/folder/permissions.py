@@ -4,12 +4,39 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 _READ: Final = 0o444
+
+
+class _Umask:
+    """The umask of this process, which runs that overlap set one after another, and one sets back."""
+
+    def __init__(self) -> None:
+        self._wanted: list[int] = []
+        self._before = 0
+        self._changing = threading.Lock()
+
+    @contextmanager
+    def set(self, umask: int) -> Iterator[None]:
+        """Set the umask until the context ends. The one that was there first comes back after the last."""
+        with self._changing:
+            before = os.umask(umask)
+            self._before = self._before if self._wanted else before
+            self._wanted.append(umask)
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._wanted.remove(umask)
+                os.umask(self._wanted[-1] if self._wanted else self._before)
+
+
+_UMASK: Final = _Umask()
 
 
 class Permissions:
@@ -40,11 +67,8 @@ class Permissions:
         if self._files is None:
             yield
             return
-        before = os.umask(0o777 & ~self._folders)
-        try:
+        with _UMASK.set(0o777 & ~self._folders):
             yield
-        finally:
-            os.umask(before)
 
     @property
     def are_given(self) -> bool:

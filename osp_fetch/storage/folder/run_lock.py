@@ -220,6 +220,8 @@ class RunLock:
             # after a silence, another run may have taken the lock
             if _read(self._place).get("token") == self._mine["token"]:
                 os.ftruncate(self._fd, 0)
+            # a process that the program forked meanwhile has the descriptor, too, and would keep the lock
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
         os.close(self._fd)
 
 

@@ -8,11 +8,9 @@ the number of connections. With 64 connections, one hop for each write limited a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
-
-from .executors import in_thread
 
 _Write = tuple[Callable[[], None], "asyncio.Future[None]"]
 
@@ -29,7 +27,8 @@ class Writes:
     def __init__(self, pool: Executor) -> None:
         self._pool = pool
         self._waiting: list[_Write] = []
-        self._job: asyncio.Task[None] | None = None
+        # not a task: those are cancelled when the event loop ends, while their thread goes on
+        self._job: asyncio.Future[list[Exception | None]] | None = None
 
     async def make(self, write: Callable[[], None]) -> None:
         """Call `write` in a thread and return afterwards. An exception that it raises is passed on.
@@ -40,34 +39,45 @@ class Writes:
         Args:
             write: a function that may block.
         """
+        await self.begin(write)
+
+    def begin(self, write: Callable[[], None]) -> asyncio.Future[None]:
+        """Do what `make` does, and return a future of it."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((write, done))
         if self._job is None:
-            self._job = asyncio.create_task(self._run())
-        await done
+            self._begin()
+        return done
 
     async def settle(self) -> None:
         """Return when no write is in progress or waiting."""
-        if self._job is not None:
+        while self._job is not None:
             await asyncio.wait({self._job})
 
-    async def _run(self) -> None:
+    def _begin(self) -> None:
+        batch, self._waiting = self._waiting, []
         try:
-            while self._waiting:
-                batch, self._waiting = self._waiting, []
-                try:
-                    errors = await in_thread(self._pool, partial(_all, batch))
-                except Exception as error:  # the pool has been shut down
-                    errors = [error] * len(batch)
-                for (_, done), failed in zip(batch, errors, strict=True):
-                    if done.cancelled():
-                        continue
-                    if failed is None:
-                        done.set_result(None)
-                    else:
-                        done.set_exception(failed)
-        finally:
-            self._job = None
+            self._job = asyncio.get_running_loop().run_in_executor(self._pool, partial(_all, batch))
+        except RuntimeError as error:  # the pool has been shut down
+            _end(batch, [error] * len(batch))
+        else:
+            self._job.add_done_callback(partial(self._ended, batch))
+
+    def _ended(self, batch: list[_Write], job: asyncio.Future[list[Exception | None]]) -> None:
+        _end(batch, job.result())
+        self._job = None
+        if self._waiting:
+            self._begin()
+
+
+def _end(batch: list[_Write], errors: Sequence[Exception | None]) -> None:
+    for (_, done), failed in zip(batch, errors, strict=True):
+        if done.cancelled():
+            continue
+        if failed is None:
+            done.set_result(None)
+        else:
+            done.set_exception(failed)
 
 
 def _all(batch: list[_Write]) -> list[Exception | None]:

@@ -19,12 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
+from ...concurrency import outlast
 from ...model import events
 from ...model.entry import RelativePath
 from ...model.errors import DiskFullError, Remedy, StorageError
 from ...model.record import Record
 from ..folder.disk import Disk, storage_error
-from ..folder.executors import in_thread
+from ..folder.executors import in_thread, served_in_thread
 from ..folder.permissions import Permissions
 from ..ordered_log import OrderedLog
 from .rows import (
@@ -102,15 +103,10 @@ class SqliteLedger:
 
     async def __aenter__(self) -> SqliteLedger:
         self._loop = asyncio.get_running_loop()
-        opening = asyncio.ensure_future(in_thread(self._thread, self._open))
-        try:
-            await asyncio.shield(opening)
+        try:  # a thread that goes on could open the ledger when another run already owns the folder
+            await outlast(self._loop.run_in_executor(self._thread, self._open))
         except asyncio.CancelledError:
-            # cancelling does not stop the thread. Without this wait it could open the ledger when another run
-            # already owns the folder
-            await asyncio.wait({opening})
-            if opening.exception() is None:
-                await self.__aexit__()
+            await self.__aexit__()
             raise
         return self
 
@@ -295,8 +291,14 @@ class SqliteLedger:
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((record, done))
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._commit())
+            self._begin()
         await done
+
+    def _begin(self, ended: asyncio.Task[None] | None = None) -> None:
+        """Begin to commit, unless nothing waits; also after a task that was cancelled with the event loop."""
+        if self._waiting:
+            self._task = asyncio.create_task(self._commit())
+            self._task.add_done_callback(self._begin)
 
     async def _commit(self) -> None:
         while self._waiting:
@@ -304,7 +306,7 @@ class SqliteLedger:
             failure: StorageError | None = None
             try:
                 records = [record for record, _ in batch]
-                await in_thread(self._thread, partial(self._or_anew, partial(self._write, records)))
+                await served_in_thread(self._thread, partial(self._or_anew, partial(self._write, records)))
             except sqlite3.Error as error:
                 full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
                 failure = (DiskFullError if full else StorageError)(

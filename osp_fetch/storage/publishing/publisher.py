@@ -11,7 +11,7 @@ from typing import Final
 
 from ...model.errors import FetchError, StorageError
 from ...model.record import Placed
-from ..folder.executors import in_thread
+from ..folder.executors import served_in_thread
 from .batch import BatchPublisher, ReadyFile
 
 # Seconds for which a batch waits for further files when many are finished, at most until a third of the files
@@ -61,12 +61,18 @@ class Publisher:
         if self._enough():
             self._third.set()
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work())
+            self._begin()
         placed: Placed = await done
         return placed
 
     def _enough(self) -> bool:
         return 3 * len(self._waiting) >= self._in_hand()
+
+    def _begin(self, ended: asyncio.Task[None] | None = None) -> None:
+        """Begin to work, unless nothing waits; also after a task that the end of the event loop has ended."""
+        if self._waiting:
+            self._task = asyncio.create_task(self._work())
+            self._task.add_done_callback(self._begin)
 
     async def _work(self) -> None:
         while self._waiting:
@@ -77,7 +83,7 @@ class Publisher:
             partials = [p for p, _ in batch]
             results: Sequence[Placed | FetchError]
             try:
-                results = await in_thread(self._thread, partial(self._publish, partials))
+                results = await served_in_thread(self._thread, partial(self._publish, partials))
             except Exception as error:  # each waiting caller must get a result, whatever failed
                 results = [StorageError(f"files cannot be put in place: {error}")] * len(batch)
             for (finished, done), result in zip(batch, results, strict=True):
