@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +157,7 @@ def check_shares(manifest: AnyManifest, place: Destination, options: PlainOption
 
 def fetch_iter(
     manifest: AnyManifest, folder: str | Path = ".", **options: Unpack[FetchOptions]
-) -> AsyncIterator[Outcome]:
+) -> AsyncGenerator[Outcome, None]:
     """Fetch as `fetch_all` does, and yield the outcome of each entry when it ends.
 
     Leaving the loop stops the run.
@@ -179,7 +179,7 @@ def fetch_iter(
 
 async def _outcomes(
     manifest: AnyManifest, folder: str | Path, options: PlainOptions
-) -> AsyncIterator[Outcome]:
+) -> AsyncGenerator[Outcome, None]:
     outcomes: asyncio.Queue[Outcome | None] = asyncio.Queue()
     work = asyncio.create_task(_fetch(manifest, folder, options, outcomes.put_nowait), name=RUN_NAME)
     work.add_done_callback(lambda _: outcomes.put_nowait(None))

@@ -6,13 +6,13 @@ Only this module and `workers.worker` know the concrete classes behind the proto
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from .concurrency import Places
 from .connections.buffers import Buffers
@@ -22,7 +22,7 @@ from .engine.context import Connections, Context, files_in_progress
 from .model import events
 from .model.entry import Entry, is_link, relative_path
 from .model.errors import ManifestError, Remedy, SettingsError
-from .model.protocols import Ledger, Manifest, Row, Store
+from .model.protocols import Ledger, Row, Store
 from .model.settings import S3, Settings
 from .model.urls import shown
 from .options import PlainOptions
@@ -47,7 +47,8 @@ from .workers.reach import IDLE_PART, Reach, checked_reach, descriptors, transpo
 if TYPE_CHECKING:
     import pandas
 
-    AnyManifest = str | Path | Sequence[str] | pandas.DataFrame | Manifest
+    Item = Entry | ManifestError | str | Path | Mapping[str, Any]
+    AnyManifest = str | Path | Iterable[Item] | AsyncIterable[Item] | pandas.DataFrame
 
 # Suffixes by which a manifest is no text, whatever it contains.
 _NO_LINES = frozenset({".parquet", ".meta4", ".metalink", ".gz", ".bz2", ".xz", ".zst", ".zip"})

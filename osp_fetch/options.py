@@ -159,7 +159,7 @@ class FetchOptions(TypedDict, total=False):
     failed: str | Path
     state: str | Path
     engine: Engine
-    page: str
+    page: str | int
     page_control: bool
     progress: bool
 

@@ -331,7 +331,7 @@ async def test_fetch_iter_gives_outcomes_and_stops_when_left(origin: Origin, tmp
         seen.append(outcome)
         if len(seen) == 30:
             break
-    await outcomes.aclose()  # type: ignore[attr-defined]
+    await outcomes.aclose()
     assert {x.status for x in seen} == {Status.FETCHED}
     assert origin.requests.total() < 400
     assert (await fetch_all(rows(), tmp_path, settings=QUICK)).counts[Status.PRESENT] >= 30

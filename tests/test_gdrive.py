@@ -164,7 +164,7 @@ async def test_with_an_api_key_sizes_and_digests_are_known(
 async def test_a_file_that_is_not_public_is_said(world: World, tmp_path: Path) -> None:
     pytest.importorskip("gdown")
     rows = [{"url": "https://drive.google.com/uc?id=nothing", "path": "f.zip"}]
-    report = await fetch_all(iter(rows), tmp_path / "out", **world.options)  # type: ignore[arg-type]
+    report = await fetch_all(iter(rows), tmp_path / "out", **world.options)
     assert report.counts[Status.FAILED] == 1
     assert "404" in str(report.failures[0].error)
 

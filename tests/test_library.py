@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from osp_fetch import Event, StopToken, entry, fetch, fetch_all
+from osp_fetch import Event, ManifestError, StopToken, entry, fetch, fetch_all
 from osp_fetch.model import events
 from osp_fetch.storage.folder.permissions import Permissions
 from osp_fetch.storage.folder.run_lock import RunLock
@@ -132,3 +133,20 @@ async def test_options_of_a_wrong_type_state_the_right_one(
     run: Callable[..., object] = fetch_all
     with pytest.raises(TypeError, match=form.replace("(", "\\(")):
         await run(["http://127.0.0.1:9/f"], tmp_path, **options)  # type: ignore[misc]
+
+
+async def test_paths_may_be_path_objects(
+    origin: Origin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = origin.add("f", noise(1000))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows: list[Any] = [{"url": url, "path": Path("train/a.bin")}, entry(Path("b.bin"), url)]
+    assert (await fetch_all(rows, "~/out", settings=quick())).ok
+    assert (tmp_path / "out/train/a.bin").exists()
+    assert (tmp_path / "out/b.bin").exists()
+
+
+@pytest.mark.parametrize("manifest", ["", [""]])
+async def test_an_empty_source_is_not_the_current_folder(tmp_path: Path, manifest: str | list[str]) -> None:
+    with pytest.raises(ManifestError, match="a SOURCE is empty; is a variable not set"):
+        await fetch_all(manifest, tmp_path, settings=quick())

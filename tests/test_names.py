@@ -236,7 +236,7 @@ async def test_a_name_with_a_colon_and_a_device_are_fetched(origin: Origin, tmp_
     names = ["aux", "con.jpg", "12:30.bin", "a\\b.bin", ".cache/model.bin"]
     manifest = [{"url": origin.add(f"f{n}.jpg" if ".jpg" in name else f"f{n}", name.encode()), "path": name}
                 for n, name in enumerate(names)]  # fmt: skip
-    report = await fetch_all(manifest, tmp_path / "out", settings=quick())  # type: ignore[arg-type]
+    report = await fetch_all(manifest, tmp_path / "out", settings=quick())
     assert report.ok
     assert all((tmp_path / "out" / name).read_bytes() == name.encode() for name in names)
 

@@ -199,6 +199,8 @@ def expand_all(sources: Iterable[str | Path], links: str | Path | None = None) -
     """
     each: list[str | Path] = []
     for source in sources:
+        if source == "":
+            raise ManifestError("a SOURCE is empty; is a variable not set?")
         every = isinstance(source, str) and source.lower() == ALL and not Path(source).exists()
         each += [dataset.name for dataset in OFFERED] if every else [source]
     return [expand(source, links) if isinstance(source, str) else source for source in each]

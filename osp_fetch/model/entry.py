@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import unicodedata
 from typing import Final, NewType
@@ -158,7 +159,7 @@ class Entry:
 
 
 def entry(
-    path: str,
+    path: str | os.PathLike[str],
     url: str | tuple[str, ...] | list[str],
     size: int | None = None,
     digest: str | Digest | None = None,
@@ -176,6 +177,7 @@ def entry(
     Raises:
         ManifestError: a value is invalid. The message states which one.
     """
+    path = path if isinstance(path, str) else os.fspath(path)
     urls = (url,) if isinstance(url, str) else tuple(url)
     if not urls:
         raise ManifestError(f"{path}: no URL; every entry needs at least one")

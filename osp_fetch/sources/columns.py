@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import field
@@ -218,6 +219,7 @@ def _path_column(sample: _Sample) -> int | None:
 
 def _may_be_path(value: Any) -> bool:
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+    text = os.fspath(text) if isinstance(text, os.PathLike) else text
     return isinstance(text, (str, int)) and not (isinstance(text, str) and ("\n" in text or holds_link(text)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -139,7 +140,7 @@ def any_row(item: object, number: int) -> RawRow:
             # a caller can construct an Entry from unchecked values; `entry` validates them
             headers = {_plain(name): _plain(value) for name, value in item.headers}
             urls = [encoded(_plain(url)) for url in item.urls]
-            return entry(_plain(item.path), urls, item.size, item.digest, headers)
+            return entry(_plain(os.fspath(item.path)), urls, item.size, item.digest, headers)
         except (ManifestError, TypeError, ValueError) as error:
             return ManifestError(f"manifest:{number}: {error}; correct or remove the row")
     if isinstance(item, str):
@@ -167,6 +168,8 @@ def _entry(values: Mapping[str, Any], where: str, line: int) -> RawRow:
     size, digest = read_size(values.get("size")), _digest(values)
     headers = _headers(values.get("headers"))
     path = values.get("path")
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
     if isinstance(path, bytes):
         path = path.decode("utf-8", "surrogateescape")
     if not is_given(path) or path in _NO_PATH:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -104,7 +105,7 @@ def destination(folder: str | Path, state: str | Path | None = None) -> Destinat
     """Return the destination that a user names.
 
     Args:
-        folder: path of a folder, or `s3://BUCKET/PREFIX`.
+        folder: path of a folder, or `s3://BUCKET/PREFIX`. `~` is the home folder, as in a shell.
         state: local folder for the state of a bucket; None for one below `$XDG_STATE_HOME`.
 
     Raises:
@@ -117,4 +118,6 @@ def destination(folder: str | Path, state: str | Path | None = None) -> Destinat
         raise SettingsError(f"{folder}: pass the address of a bucket as a string; a Path changes its slashes")
     if state is not None:
         raise SettingsError("--state is for buckets: a folder keeps its state in .osp-fetch")
+    with suppress(RuntimeError):  # no user has this name
+        return Destination(Path(folder).expanduser())
     return Destination(Path(folder))
