@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import bz2
+import csv
 import gzip
 import hashlib
 import io
@@ -142,6 +143,47 @@ def test_a_stray_quote_costs_its_row_and_no_other(tmp_path: Path) -> None:
         f"{n}.jpg" for n in range(50) if n not in (9, 49)
     }
     assert {said.partition(": ")[0] for said in bad(rows)} == {"m.csv:11", "m.csv:51"}
+
+
+@pytest.mark.parametrize("columns", ["url,caption,path", "URL,TEXT,WIDTH,path"])
+@pytest.mark.parametrize("run", [2, 3, 4])
+def test_stray_quotes_of_neighbours_never_join_their_rows(tmp_path: Path, columns: str, run: int) -> None:
+    between = "," * (columns.count(",") - 2)
+    lines = [columns, *(f"http://h/{n},fine{between},{n}.jpg" for n in range(9))]
+    for n in range(3, 3 + run):
+        lines[n + 1] = f'http://h/{n},"a stray quote{between},{n}.jpg'
+    rows, _ = read(file(tmp_path, "m.csv", "\n".join(lines)))
+    assert {row.path: row.urls[0] for row in rows if isinstance(row, Entry)} == {
+        f"{n}.jpg": f"http://h/{n}" for n in range(9) if not 3 <= n < 3 + run
+    }
+    assert len(rows) == 9
+
+
+@pytest.mark.parametrize("caption", ["two\nlines", "see\nhttp://x/p, or so", "a\n\nb\nhttp://x/y,http://x/z"])
+@pytest.mark.parametrize("order", [["caption", "url"], ["url", "caption"]])
+@pytest.mark.parametrize(("name", "separator"), [("m.csv", ","), ("m.tsv", "\t")])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_captions_of_several_lines_are_one_field(
+    tmp_path: Path, caption: str, order: list[str], name: str, separator: str, quoting: Any
+) -> None:
+    out = io.StringIO()
+    writer = csv.DictWriter(out, order, delimiter=separator, quoting=quoting)
+    writer.writeheader()
+    writer.writerows(
+        {"url": f"http://h/{n}.jpg", "caption": caption if n in (3, 5) else f"plain {n}"} for n in range(9)
+    )
+    rows, _ = read(file(tmp_path, name, out.getvalue()))
+    assert [row.urls[0] for row in rows if isinstance(row, Entry)] == [f"http://h/{n}.jpg" for n in range(9)]
+    assert len(rows) == 9
+
+
+def test_a_caption_that_begins_with_a_hash_is_no_comment(tmp_path: Path) -> None:
+    content = "# 1 dad mug\thttp://h/0.jpg\na mug\thttp://h/1.jpg\n#http://h/2.jpg\thttp://h/2.jpg\n"
+    rows, _ = read(file(tmp_path, "m.tsv", content))
+    assert [row.urls[0] for row in rows if isinstance(row, Entry)] == [
+        "http://h/0.jpg",
+        "http://h/1.jpg",
+    ]
 
 
 def test_a_quoted_field_may_span_lines(tmp_path: Path) -> None:

@@ -80,13 +80,26 @@ def _has_quotes(lines: list[str], separator: str) -> bool:
 
     Tables of captions with tabs often have stray quotes, which are part of the caption.
     """
-    if separator != "\t":
+    if separator != "\t" or _is_proper(lines, separator):
         return True
     edge = re.escape(separator)
     closed = re.compile(rf'(?:^|{edge})"(?:[^"]|"")*"(?={edge}|\s*$)')
     opened = re.compile(rf'(?:^|{edge})"')
     found = [(len(closed.findall(line)), len(opened.findall(line))) for line in lines]
     return any(whole for whole, _ in found) and all(whole == begun for whole, begun in found)
+
+
+def _is_proper(lines: list[str], separator: str) -> bool:
+    """Return whether a writer has quoted fields: they are closed where fields end, perhaps lines later."""
+    if not any(line.startswith('"') or f'{separator}"' in line for line in lines):
+        return False
+    rows: list[list[str]] = []
+    try:
+        rows.extend(csv.reader(lines, delimiter=separator, strict=True))
+    except csv.Error as error:
+        if "end of data" not in str(error):
+            return False  # the last field may go on after these lines
+    return len(rows) > 1 and all(len(row) == len(rows[0]) > 1 for row in rows)
 
 
 def _quality(lines: list[str], dialect: Dialect, suffix: str) -> float:

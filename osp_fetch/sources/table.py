@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     import pandas
 
 _BLOCK: Final = 10_000  # rows per block: enough to make the cost per block negligible
-_LONGEST_RECORD: Final = 64  # lines that one quoted field may span
+_LONGEST_RECORD: Final = 1000  # lines that one quoted field may span
 _LINK: Final = re.compile(r"\s*\"?https?://", re.IGNORECASE)
+_CELL: Final = re.compile(r"\s*https?://\S+\s*", re.IGNORECASE)
 csv.field_size_limit(max(csv.field_size_limit(), 1 << 24))  # captions and embedded metadata are long
 
 
@@ -70,6 +71,7 @@ class _Records:
         self._lines: Iterator[str] = iter(text)
         self._dialect, self._name = dialect, name
         self._numbers = count(1)
+        self._is_proper: bool | None = None  # whether a writer of CSV has set the quotes of the block
         self.width = 0
 
     def first(self) -> tuple[int, list[str]]:
@@ -77,9 +79,9 @@ class _Records:
         for line, text in zip(self._numbers, self._lines, strict=False):
             if line == 1 and SEPARATOR_LINE.fullmatch(text):
                 continue
-            if text.strip() and not (text.startswith("#") and not self._is_header(text)):
+            if text.strip() and (not text.startswith("#") or self._is_header(text) or self._has_link(text)):
                 cells = self._first_cells(text, line)
-                if cells and text.startswith("#"):
+                if cells and self._is_header(text):
                     cells[0] = cells[0].lstrip("# ")
                 return line, cells
         return 1, []
@@ -99,6 +101,11 @@ class _Records:
         """Return whether a line that begins with `#` names columns."""
         return self._dialect.separator in text and not _LINK.search(text) and "url" in text.lower()
 
+    def _has_link(self, text: str) -> bool:
+        """Return whether a line that begins with `#` is a row of its own, whose first cell is a text."""
+        cells = self._parsed(text) or []
+        return not _is_comment(cells or [text]) and any(_CELL.fullmatch(cell) for cell in cells[1:])
+
     def blocks(self) -> Iterator[list[tuple[int, Any]]]:
         """Yield blocks of pairs of a line, and the record that begins there or a ManifestError."""
         while lines := list(islice(self._lines, _BLOCK)):
@@ -117,13 +124,13 @@ class _Records:
         rows = list(self._reader(lines))
         return rows if len(rows) == len(lines) and lines[-1].count('"') % 2 == 0 else []
 
-    def _reader(self, lines: Iterable[str], *, strict: bool = False) -> Iterator[list[str]]:
+    def _reader(self, lines: Iterable[str], *, strict: bool = False) -> Any:
         return csv.reader(lines, delimiter=self._dialect.separator, skipinitialspace=True, strict=strict)
 
     def _careful(self, numbers: list[int], lines: list[str]) -> list[tuple[int, Any]]:
         """Return records and errors, joining lines only where a quoted field really spans them."""
         found: list[tuple[int, Any]] = []
-        at = 0
+        at, self._is_proper = 0, None
         while at < len(lines):
             cells, end = self._parsed(lines[at]), at + 1
             if cells is None:
@@ -139,25 +146,49 @@ class _Records:
     def _joined(self, lines: list[str], numbers: list[int], at: int) -> tuple[list[str] | None, int]:
         """Return the record that begins at line `at` and spans several, and the index after it.
 
-        No record is found if one of the swallowed lines is itself a complete record.
+        No record is found if its quotes are not those of a writer of CSV: then the first one is a stray one,
+        and so is perhaps the one that seems to close the field, in another row. Where line `at` looks like a
+        row of its own, and a line that the field would contain does, too, the quotes of all lines decide.
         """
-        text = lines[at]
+        text, rows = lines[at], self._is_row(lines[at].split(self._dialect.separator))
+        swallows = False
         for end in range(at + 1, at + _LONGEST_RECORD):
             if end == len(lines):
                 if (more := next(self._lines, None)) is None:
                     break
                 lines.append(more)
                 numbers.append(next(self._numbers))
-            if self._is_complete(lines[end]):
-                break
             text += lines[end]
-            if (cells := self._parsed(text)) is not None:
-                return (cells, end + 1) if len(cells) == self.width else (None, at + 1)
+            swallows = swallows or (rows and self._is_row(self._parsed(lines[end]) or []))
+            if '"' not in lines[end]:
+                continue
+            try:
+                cells = next(self._reader(io.StringIO(text, newline=""), strict=True))
+            except csv.Error as error:
+                if "end of data" in str(error):
+                    continue
+                break
+            is_one = len(cells) == self.width and (not swallows or self._is_written_by_a_writer(lines))
+            return (cells, end + 1) if is_one else (None, at + 1)
         return None, at + 1
 
-    def _is_complete(self, line: str) -> bool:
-        cells = self._parsed(line)
-        return cells is not None and len(cells) == self.width and any(_LINK.match(cell) for cell in cells)
+    def _is_written_by_a_writer(self, lines: list[str]) -> bool:
+        """Return whether all quotes of `lines` are in order, and several fields span lines."""
+        if self._is_proper is None:
+            reader, spans, begun = self._reader(lines, strict=True), 0, 0
+            self._is_proper = True
+            try:
+                for cells in reader:
+                    self._is_proper = self._is_proper and (not cells or len(cells) == self.width)
+                    spans += reader.line_num - begun > 1
+                    begun = reader.line_num
+            except csv.Error as error:
+                self._is_proper = self._is_proper and "end of data" in str(error)  # the block ends in a field
+            self._is_proper = self._is_proper and spans > 1
+        return self._is_proper
+
+    def _is_row(self, cells: list[str]) -> bool:
+        return len(cells) == self.width and any(_LINK.match(cell) for cell in cells)
 
     def _parsed(self, text: str) -> list[str] | None:
         """Return the fields of one record, None if a quoted field is not closed at its end."""
@@ -166,7 +197,7 @@ class _Records:
         try:
             rows = list(self._reader(io.StringIO(text, newline=""), strict=True))
         except csv.Error as error:
-            if "end of data" in str(error):
+            if "end of data" in str(error) or "\n" in text.rstrip("\r\n"):
                 return None
             rows = list(self._reader(io.StringIO(text, newline="")))
         return rows[0] if len(rows) == 1 else [] if not rows else None
