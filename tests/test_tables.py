@@ -679,3 +679,60 @@ def test_json_lines_with_names_of_their_own_take_bounded_memory(tmp_path: Path) 
     rows, resolved = read(file(tmp_path, "m.jsonl", "\n".join(lines)))
     assert (len(rows), bad(rows)) == (5000, [])
     assert len(resolved.reading.columns["m.jsonl"]) == 1
+
+
+DIGESTS: list[tuple[Any, str]] = [
+    ({"type": "MD5", "value": "0123456789abcdef" * 2}, "md5"),
+    ({"algorithm": "SHA-256", "value": "0123456789abcdef" * 4}, "sha256"),
+    (
+        {"spdx:algorithm": "spdx:checksumAlgorithm_sha256", "spdx:checksumValue": "0123456789abcdef" * 4},
+        "sha256",
+    ),
+    ({"md5": "0123456789abcdef" * 2, "sha3-256": "0123456789abcdef" * 4}, "md5"),
+    (["0123456789abcdef" * 4], "sha256"),
+    ([{"type": "sha3-256", "checksum": "0" * 64}, {"type": "sha1", "checksum": "01234" * 8}], "sha1"),
+    ("SHA256(" + "0123456789abcdef" * 4 + ")", "sha256"),
+]
+
+
+@pytest.mark.parametrize(("stated", "algorithm"), DIGESTS)
+def test_digests_in_json_are_used_in_every_form(tmp_path: Path, stated: Any, algorithm: str) -> None:
+    for name in ("checksum", "hashes", "digest"):
+        lines = [json.dumps({"url": f"http://h/{n}.bin", name: stated}) for n in range(3)]
+        rows = good(file(tmp_path, "m.jsonl", "\n".join(lines)))
+        assert [row.digest and row.digest.algorithm for row in rows] == [algorithm] * 3
+
+
+def test_the_algorithm_may_stand_in_a_column_of_its_own(tmp_path: Path) -> None:
+    sha3 = hashlib.sha3_256(b"").hexdigest()
+    rows = [
+        "url,checksum_type,checksum",
+        f"http://h/1.bin,SHA-1,{'01234' * 8}",
+        f"http://h/2.bin,sha256,{SHA}",
+    ]
+    found = good(file(tmp_path, "m.csv", "\n".join(rows)))
+    assert [str(row.digest) for row in found] == [f"sha1:{'01234' * 8}", f"sha256:{SHA}"]
+    others, resolved = read(file(tmp_path, "n.csv", f"url,hash_type,hash\nhttp://h/1.bin,SHA3-256,{sha3}\n"))
+    assert [row.digest for row in others if isinstance(row, Entry)] == [None]
+    assert "osp-fetch cannot compute the digests that 'hash_type' states" in str(resolved.notes)
+
+
+@pytest.mark.parametrize("value", ["sha3-256:" + "0a" * 32, ["blake3-" + "0a" * 32]])
+def test_digests_that_are_not_used_are_named(tmp_path: Path, value: Any) -> None:
+    rows = [json.dumps({"url": f"http://h/{n}", "checksum": value}) for n in range(3)]
+    _, resolved = read(file(tmp_path, "m.jsonl", "\n".join(rows)))
+    assert "the column 'checksum' is not used" in str(resolved.notes)
+
+
+def test_base64_of_links_is_a_digest_and_words_for_unknown_are_none(tmp_path: Path) -> None:
+    raw = bytes(range(240, 256))
+    url_safe = base64.urlsafe_b64encode(raw).decode()
+    rows = ["url,md5", f"http://h/1,{url_safe}", "http://h/2,n/a", "http://h/3,n/a", "http://h/4,n/a"]
+    found = good(file(tmp_path, "m.csv", "\n".join(rows)))
+    assert [row.digest and row.digest.hex for row in found] == [raw.hex(), None, None, None]
+
+
+def test_mirrors_with_other_schemes_are_left_out(tmp_path: Path) -> None:
+    links = ["ftp://h/f", "https://h/f", "rsync://h/f"]
+    (row,) = good(file(tmp_path, "m.jsonl", json.dumps({"path": "f", "url": links})))
+    assert row.urls == ("https://h/f",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from contextlib import suppress
 from typing import Final
 
 from .dataclasses import dataclass
@@ -34,6 +35,8 @@ _HEX: Final = re.compile(r"[0-9a-f]+")
 # Form of W3C Subresource Integrity: algorithm, hyphen, base64.
 _INTEGRITY: Final = re.compile(r"(sha(?:256|384|512))-([A-Za-z0-9+/]+=*)")
 _NAMED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)\s*[:=]\s*(\S.*)")
+_CALLED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)\s*\(\s*([A-Za-z0-9+/=_-]+)\s*\)")
+_FOR_URLS: Final = str.maketrans("-_", "+/")  # the base64 of RFC 4648, section 5
 
 
 def _normal(algorithm: str) -> str:
@@ -46,13 +49,11 @@ def _hex(algorithm: str, value: str) -> str:
     """Return `value` as lower-case hexadecimal digits; base64 of the right length is converted."""
     length = HEX_LENGTHS.get(algorithm)
     if length is not None and len(value) != length:
-        try:
-            raw = base64.b64decode(value, validate=True)
-        except (binascii.Error, ValueError):
-            return value.lower()
-        if 2 * len(raw) == length:
-            return raw.hex()
-    return value.lower()
+        with suppress(binascii.Error, ValueError):
+            raw = base64.b64decode(value.translate(_FOR_URLS), validate=True)
+            if 2 * len(raw) == length:
+                return raw.hex()
+    return value.lower() if _HEX.fullmatch(value.lower()) else value
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,7 @@ class Digest:
         text = text.strip()
         if algorithm and len(text) == HEX_LENGTHS.get(algorithm) and text.isalnum():
             return cls(algorithm, text.lower())  # the common case: a value alone
-        match = _NAMED.fullmatch(text) or _INTEGRITY.fullmatch(text)
+        match = _NAMED.fullmatch(text) or _INTEGRITY.fullmatch(text) or _CALLED.fullmatch(text)
         if match and _normal(match[1]) in HEX_LENGTHS:
             name, value = _normal(match[1]), match[2]
         elif match and not (algorithm and text.endswith("=")):

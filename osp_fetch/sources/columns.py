@@ -17,7 +17,7 @@ from typing import Any, Final
 from ..model.dataclasses import dataclass
 from ..model.digest import Digest
 from ..model.errors import ManifestError
-from .row_parser import broken, is_given, is_raw, read_size
+from .row_parser import broken, is_given, is_raw, is_unknown, read_size, stated_digests
 
 ALGORITHMS: Final = ("sha512", "sha384", "sha256", "sha224", "sha1", "md5", "blake2b", "crc32c")
 MEANINGS: Final = ("url", "path", "size", "headers", "digest", *ALGORITHMS)
@@ -51,7 +51,12 @@ _SECONDARY: Final = re.compile(r"thumb|page|landing|licen[sc]e|profile|author|ho
 _NEAR: Final = 0.82  # difflib ratio from which one name counts as a misspelling of the other
 _SAMPLE: Final = 200  # rows by whose values a column is judged
 _LINK: Final = re.compile(r"\s*https?://\S", re.IGNORECASE)
-_MAY_BE_DIGEST: Final = re.compile(r"(?=.*[A-Za-z+/=])[A-Za-z0-9+/=_-]{16,}")
+_MAY_BE_DIGEST: Final = re.compile(r"(?=.*[A-Za-z+/=]).*?[A-Za-z0-9+/=_-]{16,}", re.DOTALL)
+# Columns that state the algorithm of the digests in another one.
+_KINDS: Final = (
+    "algorithm", "checksumalgorithm", "checksumtype", "checksumalgo", "hashalgorithm", "hashtype", "hashalgo",
+    "digestalgorithm", "digesttype",
+)  # fmt: skip
 _FILE_NAME: Final = re.compile(r"(?![+-]?[\d.]+$)[^\n]*\.[A-Za-z0-9]{1,10}")
 
 
@@ -145,6 +150,8 @@ def choose(
     by_hand_places = {place for place in given.values() if place is not None}
     digests = _digest_columns(sample, where, notes, by_hand_places).items()
     places |= {m: place for m, place in digests if m not in given and place not in taken}
+    if "digest" in places and (kind := sample.named(_KINDS, bool)) is not None:
+        places["algorithm"] = kind
     return Columns(places, tuple(notes))
 
 
@@ -284,12 +291,13 @@ def _digest_columns(
             if why := _unused(column):
                 notes.append(f"{where}: the column {column!r} is not used: {why}")
             continue
+        values = [value for value in values if not is_unknown(value)]
         fitting = sum(_is_digest(value, None if meaning == "digest" else meaning) for value in values)
-        why = None
-        if fitting * 2 < len(values):
-            if meaning == "digest" and not any(_MAY_BE_DIGEST.fullmatch(str(value)) for value in values):
+        why = _unsupported(sample) if meaning == "digest" else None
+        if why or fitting * 2 < len(values):
+            if meaning == "digest" and not any(_MAY_BE_DIGEST.match(str(value)) for value in values):
                 continue  # such as LAION's integers
-            why = "its values are no digests; name the right column with --columns"
+            why = why or "its values are no digests; name the right column with --columns"
         elif meaning in found:
             why = f"{sample.columns[found[meaning]]!r} holds {meaning} digests, too"
         else:
@@ -300,8 +308,8 @@ def _digest_columns(
 
 
 def _is_digest(value: Any, algorithm: str | None) -> bool:
-    if isinstance(value, Mapping):
-        return True
+    if isinstance(value, (Mapping, list, tuple)):
+        return any(_is_digest(each, name or None) for name, each in stated_digests(value))
     text = value.hex() if isinstance(value, bytes) and is_raw(value, algorithm) else value
     text = text.decode() if isinstance(text, bytes) else str(text)
     try:
@@ -309,6 +317,14 @@ def _is_digest(value: Any, algorithm: str | None) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _unsupported(sample: _Sample) -> str | None:
+    """Return why no digest can be used, if another column states their algorithm; None if it supports one."""
+    kind = sample.named(_KINDS, bool)
+    if kind is None or any(re.sub("[-_]", "", str(v).lower()) in ALGORITHMS for v in sample.values(kind)):
+        return None
+    return f"osp-fetch cannot compute the digests that {sample.columns[kind]!r} states"
 
 
 def _named_digest(column: str) -> str | None:

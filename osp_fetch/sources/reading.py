@@ -135,7 +135,7 @@ def _flat(item: Mapping[Any, Any]) -> Values:
     found: Values = {str(name): value for name, value in item.items()}
     nested = {n: v for n, v in found.items() if not isinstance(v, _PLAIN) and isinstance(v, Mapping)}
     for name, value in nested.items():
-        if name.lower() not in ("headers", "digest", "checksum", "hash", "checksums"):
+        if name.lower() not in ("headers", "digest", "digests", "checksum", "checksums", "hash", "hashes"):
             found.update({f"{name}.{inner}": each for inner, each in _flat(value).items()})
     return found
 

@@ -22,11 +22,18 @@ _NO_PATH: Final = frozenset(
     {"None", "none", "null", "NULL", "nan", "NaN"}
 )  # how tables write a missing value
 _DIGESTS: Final = frozenset({*STRENGTH, "digest"})
+# Names of the fields of an object that states one digest.
+_KINDS: Final = ("algorithm", "type", "alg", "checksumalgorithm", "kind", "name")
+_VALUES: Final = ("value", "hex", "digest", "checksum", "checksumvalue", "hash", "content")
+_KIND: Final = re.compile(
+    r".*(?:algorithm_|[#/:])", re.IGNORECASE
+)  # before the name of an algorithm, in DCAT
 _THOUSANDS: Final = re.compile(
     r"\d{1,3}(?:\.\d{3})+"
 )  # `20.000` is 20, or 20,000 as some spreadsheets write it
 # what separates links in one cell or line
 _BETWEEN: Final = re.compile(r"[\s;|]+(?=https?://)", re.IGNORECASE)
+_NO_HTTP: Final = re.compile(r"(?:ftps?|sftp|rsync)://|magnet:", re.IGNORECASE)  # mirrors that are left out
 _LINKED: Final = frozenset({"url", "headers"})  # what a row without a path, a size and a digest may state
 _UNKNOWN: Final = frozenset({"", "nan", "none", "null", "na", "n/a", "-1", "-", "<na>"})  # sizes not given
 
@@ -156,6 +163,11 @@ def is_given(value: Any) -> bool:
     return value is not None and value != "" and not (isinstance(value, float) and math.isnan(value))
 
 
+def is_unknown(value: Any) -> bool:
+    """Return whether a cell holds a word for a value that is not known, such as `n/a`."""
+    return isinstance(value, str) and value.strip().lower() in _UNKNOWN
+
+
 def _plain(text: str) -> str:
     """Return `text` as a plain str: worker processes may not know a subclass of it."""
     return str(text) if isinstance(text, str) else text
@@ -206,7 +218,7 @@ def links_of(value: Any) -> tuple[str, ...]:
             raise ManifestError(f"the link {link!r} is not text")
         if link.strip():
             links.append(encoded(link))
-    return tuple(links)
+    return tuple(link for link in links if not _NO_HTTP.match(link)) or tuple(links)
 
 
 def _headers(value: Any) -> tuple[tuple[str, str], ...]:
@@ -273,17 +285,41 @@ def _digest(values: Mapping[str, Any]) -> Digest | None:
     if stated is None and len(given) == 1:
         ((name, value),) = given
         return _parsed(value, name) if is_given(value) else None
-    if stated is None:
-        pass
-    elif isinstance(stated, Mapping):  # {"sha256": "…", …}
-        given += [(str(name), value) for name, value in stated.items()]
-    else:
-        given.append(("", stated))
-    best: Digest | None = None
+    if stated is not None:
+        given += stated_digests(stated, values.get("algorithm"))
+    best, wrong = None, None
     for name, value in given:
-        if is_given(value) and (found := _parsed(value, name or None)):
-            best = stronger(best, found)
+        try:
+            if is_given(value) and (found := _parsed(value, name or None)):
+                best = stronger(best, found)
+        except ValueError as error:
+            if name in STRENGTH:
+                raise
+            wrong = error  # an algorithm that is not supported, beside others
+    if best is None and wrong is not None:
+        raise wrong
     return best
+
+
+def stated_digests(stated: Any, algorithm: Any = None) -> list[tuple[str, Any]]:
+    """Return pairs of an algorithm, empty if it is not stated, and a value, from a cell with digests.
+
+    Args:
+        stated: a value, `{"sha256": "…"}`, `{"type": "SHA-256", "value": "…"}`, or a list of these.
+        algorithm: what a column beside it states.
+    """
+    if isinstance(stated, (list, tuple)):
+        return [pair for each in stated for pair in stated_digests(each, algorithm)]
+    if isinstance(stated, Mapping):
+        named = {str(name).lower().rpartition(":")[2]: value for name, value in stated.items()}
+        kind = next((named[name] for name in _KINDS if isinstance(named.get(name), str)), None)
+        value = next((named[name] for name in _VALUES if isinstance(named.get(name), str)), None)
+        if kind is not None and value is not None:
+            return [("", f"{_KIND.sub('', kind)}:{value}")]
+        return [(str(name), value) for name, value in stated.items()]
+    if is_given(algorithm) and isinstance(stated, str) and not re.search("[:=-]", stated.rstrip("=")):
+        return [("", f"{algorithm}:{stated}")]
+    return [("", stated)]
 
 
 def _parsed(value: Any, algorithm: str | None) -> Digest | None:
