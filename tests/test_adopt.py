@@ -128,6 +128,27 @@ async def test_another_downloaders_file_is_adopted_by_samples(
     assert report.outcomes[0].digest == sha256(data)
     assert origin.sent.total() <= max(32 << 10, min(size, 64 << 10))
     assert [e.proof for e in adopted if isinstance(e, events.Adopted)] == ["samples"]
+    assert "1 file that was here already: only samples were compared" in report.notes[0]
+
+
+@pytest.mark.parametrize("update", [True, False])
+async def test_what_samples_took_for_right_is_kept_when_a_digest_says_otherwise(
+    origin: Origin, tmp_path: Path, update: bool
+) -> None:
+    mine = bytearray(DATA)
+    mine[1_234_567:1_234_571] = b"mine"
+    (tmp_path / "f.bin").write_bytes(mine)
+    url = origin.add("f.bin", DATA)
+    assert (await get(entry("f.bin", url), tmp_path)).counts[Status.PRESENT] == 1
+    (tmp_path / "sums").write_text(f"{sha256(DATA)}  f.bin\n")
+    if update:
+        origin.add("f.bin", noise(4 << 20, 7))
+    sums = [] if update else [tmp_path / "sums"]
+    row = entry("f.bin", url)
+    report = await fetch_all([row], tmp_path, settings=quick(), update=update, checksums=sums)
+    assert report.counts[Status.FETCHED] == 1, report.failures
+    assert (tmp_path / "f.bin").read_bytes() == (noise(4 << 20, 7) if update else DATA)
+    assert (tmp_path / ".osp-fetch/replaced/f.bin").read_bytes() == mine
 
 
 def truncated(data: bytearray) -> None:

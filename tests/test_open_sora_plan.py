@@ -401,3 +401,24 @@ async def test_ctrl_c_while_unpacking_ends_it_and_the_same_command_goes_on(
     assert not (out / "big").exists()
     assert (await run(*words))[0] == 0
     assert tree(out / "big") == files
+
+
+def test_one_file_is_not_counted_for_the_captions_of_several(tmp_path: Path) -> None:
+    place = a_folder(tmp_path, 3, 0)
+    paths = [f"{folder}/m{n}.mp4" for folder in ("Cat0", "Cat1") for n in range(3)]
+    place.write_bytes(captions([*paths, paths[0]], 65))  # a second caption of one file is one
+    (found,) = cover(tmp_path)
+    assert (found.scheme, found.found, found.missing) == ("without 1 leading folder(s)", 4, 3)
+    assert found.examples == paths[3:]
+
+
+def test_the_list_states_the_folder_from_which_captions_count(tmp_path: Path) -> None:
+    a_folder(tmp_path, 3, 3)
+    inside = tmp_path / "datasets/mixkit/videos"
+    inside.mkdir()
+    for n in range(3):
+        (inside / f"m{n}.mp4").write_bytes(b"x")
+    lay_out(tmp_path, relative=True)
+    folder, _, caption_file = (tmp_path / "video_data.txt").read_text().strip().partition(",")
+    for each in json.loads((tmp_path / caption_file).read_text()):
+        assert (tmp_path / folder / each["path"]).is_file()

@@ -109,6 +109,8 @@ class _NoFiles:
 class DiscardingStore:
     """A destination without a disk."""
 
+    keeps_others: bool = False
+
     def __init__(self) -> None:
         self.is_new, self.widest, self.folds = True, sys.maxsize, False
         self.in_progress = 0

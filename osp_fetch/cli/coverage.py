@@ -76,5 +76,11 @@ def _print(found: list[Coverage]) -> None:
             )
         if each.examples:
             console.print(f"{each.captions}: missing, for example: {each.examples[0]}", markup=False)
+        if each.found and each.scheme.startswith(("file name only", "without")):
+            console.print(
+                f"{each.captions}: training joins {each.folder} and the paths as they are: it finds these "
+                "files only if they are moved, or the paths changed",
+                markup=False,
+            )
         if each.refused:
             console.print(f"{each.captions}: {each.refused:,} paths are invalid for files of the dataset")

@@ -155,6 +155,7 @@ class PlacedStore:
         self.published: protocols.Files = store.published
         self.set_aside: SetAsideFiles = store.set_aside
         self.copies: Copies | None = None
+        self.keeps_others = store.keeps_others
 
     def expect(self) -> AbstractContextManager[None]:
         """Return a context that counts one more file in progress."""

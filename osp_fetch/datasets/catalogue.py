@@ -20,6 +20,7 @@ from ..model.report import JSON_VERSION
 REPOSITORY: Final = "hf://datasets/LanguageBind/Open-Sora-Plan-v1.1.0"
 _BY_LINKS: Final = "links"
 ALL: Final = "all"
+CAPTION_FOLDER: Final = "anno_jsons"
 
 
 @dataclass(frozen=True, slots=True)

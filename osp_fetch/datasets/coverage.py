@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import field
 from itertools import islice
 from pathlib import Path
@@ -21,8 +22,7 @@ from ..model.errors import ManifestError, Remedy
 from ..model.report import JSON_VERSION
 from ..model.text import printable
 from ..sources.select import Seen
-from .catalogue import DATASETS, Captions, Dataset
-from .layout import CAPTION_FOLDER
+from .catalogue import CAPTION_FOLDER, DATASETS, Captions, Dataset
 
 _PROBED: Final = 2000  # pairs from which the path scheme is inferred
 _DEEPEST: Final = 6  # schemes drop fewer leading folders than this
@@ -41,7 +41,7 @@ class Coverage:
         scheme: how a caption's path was mapped to a file's, in words.
         pairs: pairs in the caption file.
         found: pairs whose file exists.
-        missing: pairs whose file does not exist.
+        missing: pairs whose file does not exist, also where only another pair's file has its name.
         without_path: items without a path.
         refused: missing pairs whose path is not valid: it leaves the folder, contains control characters, or
             is longer than file systems allow.
@@ -91,6 +91,11 @@ class Scheme:
             kept = "/".join(path.split("/")[self.drop :])
         return self.prefix + kept
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether a path is kept as it is, so that training finds its file below `prefix`."""
+        return not self.drop and not self.name
+
     def __str__(self) -> str:
         said = (
             "file name only"
@@ -134,25 +139,53 @@ def _cover(
     first = list(islice(paths, _PROBED))
     scheme = _scheme(first, folder)
     made.scheme = str(scheme)
-    inside = _Inside(folder)
+    inside, taken = _Inside(folder), None if scheme.is_exact else _Taken()
     for block in _blocks(first, paths):
         here = []
         for path in block:
             made.pairs += 1
             kept = _checked(scheme.of(path))
+            is_other = False
             if kept is None:
                 made.refused += 1
             elif inside.has(kept):
-                made.found += 1
-                here.append(kept)
-                continue
+                is_other = taken is not None and taken.by_another(path, kept)
+                if not is_other:
+                    made.found += 1
+                    here.append(kept)
+                    continue
             made.missing += 1
             if len(made.examples) < 3:
                 made.examples.append(printable(path[:200]))
-            if missing is not None and kept is not None:
+            if missing is not None and kept is not None and not is_other:
                 missing.write(f"{made.folder}/{kept}\n")
         seen.repeats(here)
     return made
+
+
+class _Taken:
+    """The files that paths of captions mean, where folders are dropped: two paths cannot mean one file."""
+
+    def __init__(self) -> None:
+        self._paths, self._files = Seen(), Seen()
+
+    def by_another(self, path: str, file: str) -> bool:
+        """Note that `path` means `file`; return whether another path did before."""
+        return self._files.repeats([file]) > self._paths.repeats([path])
+
+
+def prefix_of(place: Path, folder: Path) -> str:
+    """Return the folder below the media folder that the paths of a caption file start from, `""` for none.
+
+    Args:
+        place: the caption file.
+        folder: the media folder.
+    """
+    with suppress(ManifestError, OSError):
+        made = Coverage("", place.name, "", 0)
+        scheme = _scheme(list(islice(_paths(place, made), _PROBED)), folder)
+        return scheme.prefix if scheme.is_exact else ""
+    return ""
 
 
 class _Inside:

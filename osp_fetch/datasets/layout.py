@@ -20,9 +20,9 @@ from ..model.report import JSON_VERSION
 from ..storage.folder import ownership
 from ..storage.folder.disk import Disk, read_json, replace_text, storage_error
 from ..storage.folder.ownership import Decision
-from .catalogue import DATASETS, Captions, Dataset
+from .catalogue import CAPTION_FOLDER, DATASETS, Captions, Dataset
+from .coverage import prefix_of
 
-CAPTION_FOLDER: Final = "anno_jsons"
 LISTS: Final = ("image_data.txt", "video_data.txt", "video_data_513.txt")
 
 
@@ -84,6 +84,7 @@ def _lay_out(root: Path, *, relative: bool) -> Laid:
             continue
         for captions, name in _captions(root, dataset, made, written):
             folder, file = base / "datasets" / dataset.media, base / CAPTION_FOLDER / name
+            folder /= prefix_of(root / CAPTION_FOLDER / name, media)  # training joins FOLDER and path
             made.lists[captions.list].append(f"{folder.as_posix()},{file.as_posix()}")
     # the format of later versions: one list for images and clips of 65 frames
     made.lists["data.txt"] = made.lists["image_data.txt"] + made.lists["video_data.txt"]

@@ -161,6 +161,8 @@ class FileFetcher:
     async def _fetch_in_parts(self, job: Job, record: Record | None, first: First | None = None) -> Record:
         """Fetch the missing bytes of a file in parts. On a full disk, wait for free space and continue."""
         replaces = job.record.published if job.record else None
+        if job.record and job.record.is_adopted and self._context.store.keeps_others:
+            replaces = None  # it was a file of the user, and perhaps only samples of it were compared
         entry, most = job.entry, len(record.held) if record and not record.published else 0
         while True:
             if record is not None and record.published is not None:

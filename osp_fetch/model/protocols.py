@@ -359,6 +359,8 @@ class Store(Protocol):
         published: complete files under their final names.
         set_aside: files that were set aside for a wrong digest.
         copies: copies within the destination's server, None if there is none.
+        keeps_others: whether a file under a final name that no run has fetched is kept elsewhere; else a new
+            one fails.
     """
 
     is_new: bool
@@ -369,6 +371,7 @@ class Store(Protocol):
     published: Files
     set_aside: SetAsideFiles
     copies: Copies | None
+    keeps_others: bool
 
     def expect(self) -> AbstractContextManager[None]:
         """Return a context that counts one more file in progress."""

@@ -73,6 +73,11 @@ class Record:
     checksums: tuple[int, ...] = ()
     published: Published | None = None
 
+    @property
+    def is_adopted(self) -> bool:
+        """Whether the file was there, and no run has fetched its bytes."""
+        return self.published is not None and not self.held and bool(self.length)
+
 
 # Bytes that one CRC-32 of `Record.checksums` covers (16 MiB). The repair of a damaged file fetches complete
 # spans again.

@@ -12,14 +12,13 @@ from ..model import events
 from ..model.report import JSON_VERSION, Outcome, Report, Status
 from . import formatting
 from .bottleneck import Bottleneck, Facts
+from .few import Few
 from .file_line import FileLine
 from .host_facts import HostFacts
 from .nodes import Nodes
 
 # Seconds over which the displayed rate is averaged.
 _WINDOW: Final = 15.0
-# Largest number of set-aside user files that the report names, to bound memory.
-_SET_ASIDE_KEPT: Final = 1000
 # Largest number of changes by commands that are remembered.
 _CHANGES: Final = 20
 # Seconds without a byte, while connections are open, that are a stall. Bytes are counted once a second.
@@ -52,8 +51,9 @@ class Board:
         failures: Cause → number of files that failed or are parked.
         expires: Unix seconds when the first link expires, None if unknown.
         expiring: Bytes of unfinished files whose links expire; None if that is not known.
-        set_aside: The first of the user's files that were moved out of the way.
-        set_aside_count: Number of all such files.
+        set_aside: The user's files that were moved out of the way.
+        decoded: Files that came compressed.
+        sampled: Files that were there, and of which only samples were compared.
         last_trouble: The most recent problem, in words.
         stopping: Why the run is being stopped, empty if it is not.
         steered: The last change by a command, None if there was none.
@@ -84,10 +84,9 @@ class Board:
     failures: Counter[str] = field(default_factory=Counter)
     expires: float | None = None
     expiring: int | None = 0
-    set_aside: list[events.SetAside] = field(default_factory=list)
-    set_aside_count: int = 0
-    decoded: list[events.Decoded] = field(default_factory=list)
-    decoded_count: int = 0
+    set_aside: Few[events.SetAside] = field(default_factory=Few)
+    decoded: Few[events.Decoded] = field(default_factory=Few)
+    sampled: Few[str] = field(default_factory=Few)
     widths: dict[str, int] = field(default_factory=dict)
     last_trouble: str = ""
     stopping: str = ""
@@ -170,15 +169,13 @@ class Board:
                 self.retries[cause] += 1
                 self.last_trouble = message
             case events.SetAside():
-                self.set_aside_count += 1
-                if len(self.set_aside) < _SET_ASIDE_KEPT:
-                    self.set_aside.append(event)
+                self.set_aside.add(event)
+            case events.Adopted(path, _, "samples"):
+                self.sampled.add(path)
             case events.WidthLearned(host, width):
                 self.widths[host] = width
             case events.Decoded():
-                self.decoded_count += 1
-                if len(self.decoded) < _SET_ASIDE_KEPT:
-                    self.decoded.append(event)
+                self.decoded.add(event)
             case events.Cooling(host, seconds, why):
                 self.last_trouble = f"no new connections to {host} for {seconds:.0f} s: {why}"
             case events.HostDown():

@@ -78,6 +78,8 @@ class BucketStore:
         range_files: ranges of files that nodes fetch for each other.
     """
 
+    keeps_others: bool = False
+
     def __init__(
         self,
         address: BucketAddress,

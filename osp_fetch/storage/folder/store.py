@@ -57,6 +57,8 @@ class FolderStore:
         publisher: gives files their final names.
     """
 
+    keeps_others: bool = True
+
     def __init__(
         self,
         root: Path,
