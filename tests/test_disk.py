@@ -120,3 +120,29 @@ async def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="can be written"):
         await fetch_all([entry("f", "http://127.0.0.1:9/f")], tmp_path / "out", settings=quick())
+
+
+async def test_a_disk_that_is_mounted_below_the_output_folder_gets_its_files(
+    origin: Origin, tmp_path: Path, small_disk: Callable[[Path], None]
+) -> None:
+    place = tmp_path / "out/set"
+    place.mkdir(parents=True)
+    small_disk(place)
+    rows = [entry(f"set/f{n}", origin.add(f"f{n}", noise(size, n))) for n, size in enumerate((1000, 3 << 20))]
+    report = await fetch_all(rows, tmp_path / "out", settings=quick())
+    assert report.ok, report.failures
+    assert [(place / f"f{n}").read_bytes() for n in range(2)] == [noise(1000, 0), noise(3 << 20, 1)]
+    assert sorted(each.name for each in place.iterdir()) == ["f0", "f1"]
+    before = len(origin.seen)
+    again = await fetch_all(rows, tmp_path / "out", settings=quick())
+    assert again.counts[Status.PRESENT] == 2
+    assert len(origin.seen) == before
+    # a file of the user there is moved to the other disk, and one of ours is replaced
+    (place / "f1").write_bytes(b"mine")
+    origin.add("f0", noise(1001, 7))
+    report = await fetch_all(rows, tmp_path / "out", settings=quick(), update=True)
+    assert report.ok, report.failures
+    assert (place / "f0").read_bytes() == noise(1001, 7)
+    assert (place / "f1").read_bytes() == noise(3 << 20, 1)
+    assert (tmp_path / "out/.osp-fetch/replaced/set/f1").read_bytes() == b"mine"
+    assert sorted(each.name for each in place.iterdir()) == ["f0", "f1"]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -215,17 +217,39 @@ class Disk(OpenFiles, Volume):
     def rename_new(self, place: Path | str, final: Path | str) -> None:
         """Rename `place` to `final` atomically, without replacing anything.
 
+        If the folder of `final` is another file system, such as one that is mounted below the output folder,
+        the file is copied there first, and `place` is removed afterwards.
+
         Raises:
             FileExistsError: `final` exists.
             OSError: the rename fails.
         """
         try:
-            _rename_noreplace(place, final)
+            _renamed_new(place, final)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            if error.errno != errno.EXDEV or not os.path.isfile(place):  # noqa: PTH113
                 raise
-            # the file system or the kernel does not support RENAME_NOREPLACE
-            _link_and_unlink(place, final)
+            with self._copied_beside(place, final) as copied:
+                _renamed_new(copied, final)
+
+    @contextmanager
+    def _copied_beside(self, place: Path | str, final: Path | str) -> Iterator[str]:
+        """Yield a copy of `place` in the folder of `final`, and then remove `place`.
+
+        The copy has the same name each time, so that a kill leaves one file at most.
+        """
+        folder, name = os.path.split(os.fspath(final))
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+        copied = os.path.join(folder, f".osp-fetch-{digest[:16]}")
+        try:
+            self.copy(place, copied)
+            shutil.copystat(place, copied)
+            yield copied
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(copied)  # noqa: PTH108
+            raise
+        os.unlink(place)  # noqa: PTH108
 
     def copy(self, place: Path | str, other: Path | str) -> None:
         """Copy the bytes of the file at `place` to `other` durably."""
@@ -258,8 +282,14 @@ class Disk(OpenFiles, Volume):
             os.unlink(place)  # noqa: PTH108
 
     def replace(self, place: Path | str, final: Path | str) -> None:
-        """Rename `place` to `final` atomically, and replace a file of that name."""
-        os.replace(place, final)  # noqa: PTH105  creating a Path takes longer than the rename
+        """Rename `place` to `final` atomically, and replace a file of that name; see `rename_new`."""
+        try:
+            os.replace(place, final)  # noqa: PTH105  creating a Path takes longer than the rename
+        except OSError as error:
+            if error.errno != errno.EXDEV or not os.path.isfile(place):  # noqa: PTH113
+                raise
+            with self._copied_beside(place, final) as copied:
+                os.replace(copied, final)  # noqa: PTH105
 
     def sync_folder(self, folder: Path) -> None:
         """Make the names in `folder` survive a power loss, if the file system supports fsync of folders."""
@@ -345,6 +375,16 @@ def _renameat2() -> ctypes._NamedFuncPointer | None:
     import ctypes  # takes 3 ms at start-up, in a thread that waits for the disk anyway
 
     return getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+
+
+def _renamed_new(place: Path | str, final: Path | str) -> None:
+    try:
+        _rename_noreplace(place, final)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+        # the file system or the kernel does not support RENAME_NOREPLACE
+        _link_and_unlink(place, final)
 
 
 def _rename_noreplace(place: Path | str, final: Path | str) -> None:
