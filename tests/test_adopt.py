@@ -233,6 +233,24 @@ async def test_bytes_with_a_wrong_published_digest_are_kept_aside(origin: Origin
     assert origin.requests.total() == 0
 
 
+async def test_bytes_with_a_wrong_published_digest_come_once_a_run_without_a_validator(
+    origin: Origin, tmp_path: Path
+) -> None:
+    """ModelScope sends no ETag: only the bytes show whether they have been corrected."""
+    url = origin.add("f.bin", DATA, always=counted(origin))
+    for times in (2, 1, 1):
+        origin.sent.clear()
+        report = await get(entry("f.bin", url, None, WRONG), tmp_path)
+        assert "probably wrong" in str(report.failures[0].error)
+        assert origin.sent.total() <= times * len(DATA) + (64 << 10)
+        assert (tmp_path / ".osp-fetch/aside/f.bin").read_bytes() == DATA
+    right = noise(4 << 20, 8)
+    origin.add("f.bin", right)
+    report = await get(entry("f.bin", url, None, sha256(right)), tmp_path)
+    assert report.ok, report.failures
+    assert (tmp_path / "f.bin").read_bytes() == right
+
+
 async def test_what_was_set_aside_gives_way_to_a_corrected_server(origin: Origin, tmp_path: Path) -> None:
     bad = noise(len(DATA), 9)
     url = origin.add("f.bin", bad)

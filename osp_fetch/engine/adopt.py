@@ -131,7 +131,8 @@ class Adoption:
         await self._context.store.set_aside.restore(entry.path)
         held = RangeSet.upto(size) if right else NOTHING
         key = entry.source_key(entry.urls[0])
-        taken = Record(entry.path, key, size if right else None, held=held)
+        digests = record.digests if record and not right else {}  # if they come again, once is enough
+        taken = Record(entry.path, key, size if right else None, held=held, digests=digests)
         await self._context.ledger.put(taken)
         return taken
 

@@ -63,6 +63,8 @@ class FileState:
         self._emptied = False  # they became void, and no Supply has reported it yet
         self._plain = False  # send requests without Range
         self.dropped: str | None = None  # the last mirror given up for wrong bytes
+        # digests of what an earlier run received twice, and set aside for the digest of the manifest
+        self.refused = record.digests if record and not (record.published or record.held) else {}
         source = next((url for url in entry.urls if record and entry.leads_to(url, record.source_key)), None)
         self.mirrors = Mirrors(entry.urls, spread=entry.digest is not None, first=source)
         self._sources: set[str] = set()  # links that the held bytes came from

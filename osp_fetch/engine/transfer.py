@@ -53,7 +53,8 @@ class PartedTransfer:
         if (gone := len(before) - len(state.held)) > 0:  # the store cannot continue what an earlier run held
             context.observe(events.Lost(entry.path, gone))
         self._record: Record | None = None
-        self._wrong: list[dict[str, str]] = []  # digests that were not the one of the manifest
+        # digests that were not the one of the manifest
+        self._wrong: list[dict[str, str]] = [state.refused] if state.refused else []
         self._checkpoint = Checkpoint(context.ledger, self._partial, state, context.claim_size)
         self._parts = PartFetcher(
             context, state, self._partial, self._checkpoint, order, first, resumed=bool(before)
@@ -105,11 +106,11 @@ class PartedTransfer:
             self._wrong.append(digests)
             if self._state.form.try_other(self._parts.coding):
                 raise
-            if self._wrong[:-1] == [digests] and self._parts.doubt is not None:
+            if digests in self._wrong[:-1] and self._parts.doubt is not None:
                 self._state.parts.empty()
                 await self._parts.forget()
                 raise self._parts.doubt from None  # the digest has decided: it is a page
-            if self._wrong[:-1] == [digests] and self._entry.digest and length:
+            if digests in self._wrong[:-1] and self._entry.digest and length:
                 await self._set_aside(length, digests, checksums)
             raise
         self._name_dropped(self._state.mirrors.suspect)

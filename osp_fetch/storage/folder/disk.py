@@ -60,6 +60,10 @@ def storage_error(error: OSError, doing: str) -> StorageError:
         return StorageError(f"{doing}: {why}; choose a folder that can be written, or change its permissions")
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return StorageError(f"{doing}: {why}; raise `ulimit -n`, or lower --connections")
+    if error.errno == errno.EFBIG:
+        return StorageError(
+            f"{doing}: {why}; the file system, or `ulimit -f`, does not allow files of this size"
+        )
     return StorageError(f"{doing}: {why}")
 
 
