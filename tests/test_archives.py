@@ -294,6 +294,35 @@ def test_what_could_be_read_of_a_broken_archive_is_kept_aside(tmp_path: Path) ->
     assert all(files[name] == data for name, data in list(kept.items())[:19])
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_what_precedes_the_damage_of_a_compressed_tar_is_read(tmp_path: Path, mode: str) -> None:
+    files = {"first.bin": noise(300_000), "second.bin": noise(2_500_000, 1)}
+    whole = tar_bytes(files, mode, prefix="")
+    (tmp_path / "a.tar").write_bytes(whole[: len(whole) - 100_000])
+    each = members([tmp_path / "a.tar"])
+    first = next(each)
+    assert first.path == "first.bin"
+    assert first.read(1 << 20) == files["first.bin"]
+    second = next(each)
+    with pytest.raises(BrokenArchiveError, match=r"at or after its member second\.bin \(number 2\)"):
+        second.read(1 << 22)
+
+
+def zip_with_raw_names(raw: bytes) -> bytes:
+    """Return a zip whose names are `raw`, without the bit that says UTF-8."""
+    return zip_bytes({"?" * len(raw): b"data"}).replace(b"?" * len(raw), raw)
+
+
+def test_names_in_a_zip_are_utf_8_or_refused(tmp_path: Path) -> None:
+    (tmp_path / "utf.zip").write_bytes(zip_with_raw_names("图片/照.jpg".encode()))
+    job(tmp_path, "utf.zip")
+    assert tree(tmp_path / "out") == {"图片/照.jpg": b"data"}
+    (tmp_path / "gbk.zip").write_bytes(zip_with_raw_names("图片/照.jpg".encode("gbk")))
+    refused = job(tmp_path, "gbk.zip", delete_after=True).broken or ""
+    assert "is not marked as UTF-8, so its letters are not certain" in refused
+    assert (tmp_path / "gbk.zip").exists()
+
+
 def test_a_link_in_the_target_is_not_followed(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     outside.mkdir()

@@ -24,7 +24,7 @@ def decompressed(joined: io.RawIOBase) -> IO[bytes]:
     joined.seek(0)
     buffered = io.BufferedReader(joined, _BLOCK)
     if magic.startswith(b"\x1f\x8b"):
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=buffered))
+        return _to_the_end(gzip.GzipFile(fileobj=buffered))
     if magic.startswith(b"BZh"):
         return _decompressed(cast("IO[bytes]", buffered), bz2.BZ2Decompressor)
     if magic.startswith(b"\xfd7zXZ\0"):
@@ -36,7 +36,7 @@ def decompressed(joined: io.RawIOBase) -> IO[bytes]:
 
 def _zstd(buffered: IO[bytes]) -> IO[bytes]:
     try:
-        return cast("IO[bytes]", io.BufferedReader(zstd_reader(buffered), _BLOCK))
+        return _to_the_end(io.BufferedReader(zstd_reader(buffered), _BLOCK))
     except ImportError:
         raise ValueError("it is compressed with zstd; run: pip install 'osp-fetch[zstd]'") from None
 
@@ -45,7 +45,38 @@ _MakeDecompressor = Callable[[], bz2.BZ2Decompressor | lzma.LZMADecompressor]
 
 
 def _decompressed(raw: IO[bytes], make: _MakeDecompressor) -> IO[bytes]:
-    return cast("IO[bytes]", io.BufferedReader(_Streams(raw, make), _BLOCK))
+    return _to_the_end(io.BufferedReader(_Streams(raw, make), _BLOCK))
+
+
+class _ToTheEnd:
+    """Compressed bytes, of which all before damage are returned; other files drop those of the last read."""
+
+    def __init__(self, file: gzip.GzipFile | io.BufferedReader) -> None:
+        self._file = file
+        self._error: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """Return `size` bytes; fewer at the end, and before an error, which the next call raises."""
+        if self._error is not None:
+            raise self._error
+        pieces: list[bytes] = []
+        while size > 0:
+            try:
+                piece = self._file.read1(size)
+            except Exception as error:
+                if not pieces:
+                    raise
+                self._error = error
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
+
+def _to_the_end(file: gzip.GzipFile | io.BufferedReader) -> IO[bytes]:
+    return cast("IO[bytes]", _ToTheEnd(file))
 
 
 class _Streams(io.RawIOBase):

@@ -207,7 +207,13 @@ def _guarded(read: Callable[[int], bytes], last: str, count: int) -> Callable[[i
 def _broken(error: Exception, last: str, count: int) -> BrokenArchiveError:
     where = f"at or after its member {last} (number {count})" if last else "before its first member"
     why = " ".join(str(error).split())[:200] or type(error).__name__
+    if isinstance(error, _RefusedError):
+        return BrokenArchiveError(f"the archive is not unpacked: {' '.join(str(error).split())}")
     return BrokenArchiveError(f"the archive is broken {where}: {why}")
+
+
+class _RefusedError(ValueError):
+    """A member must not be unpacked, though the archive may be whole."""
 
 
 def checked(path: str, *, regular: bool) -> RelativePath:
@@ -221,11 +227,11 @@ def checked(path: str, *, regular: bool) -> RelativePath:
         ValueError: the member is a link or a device, or its path leaves the folder or is not valid.
     """
     if not regular:
-        raise ValueError(f"its member {path!r} is a link or a device, which is not unpacked")
+        raise _RefusedError(f"its member {path[:200]!r} is a link or a device")
     try:
         return relative_path(path)
     except ManifestError as error:
-        raise ValueError(f"its member's name is not valid: {error}") from None
+        raise _RefusedError(f"its member's name is not valid: {error}") from None
 
 
 def why_broken(root: str, archive: Archive) -> str | None:
@@ -333,13 +339,30 @@ def _zip(joined: Joined, findings: Findings, *, disks: bool) -> Iterator[Member]
             if info.is_dir():
                 continue
             mode = info.external_attr >> 16
-            path = checked(info.filename, regular=not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode))
+            path = checked(_name(info), regular=not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode))
             findings.repeated += hash(path) in seen
             seen.add(hash(path))
             with archive.open(info) as file:
                 yield Member(path, info.file_size, file.read)
                 while file.read(_BLOCK):  # to the member's end, where zipfile compares its checksum
                     pass
+
+
+def _name(info: zipfile.ZipInfo) -> str:
+    """Return the name of a member of a zip.
+
+    Raises:
+        ValueError: it has letters that are not ASCII, and its encoding is not certain.
+    """
+    if info.flag_bits & 0x800 or info.filename.isascii():  # bit 11: UTF-8 (APPNOTE 4.4.4)
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode()  # many programs write UTF-8 without the bit
+    except UnicodeError:
+        raise _RefusedError(
+            f"the name of its member {info.filename[:200]!r} is not marked as UTF-8, so its letters are not "
+            "certain; unpack it with a program that takes the encoding, such as unzip -O GBK"
+        ) from None
 
 
 def _use_joined_offsets(joined: Joined, archive: zipfile.ZipFile) -> None:

@@ -70,7 +70,7 @@ def command(folder: str, sums: bool, put: bool, watch: bool, as_json: bool, **fl
             f"{formatting.size(each['bytes'])}, as its last run has seen"
         )
     if found.unpacked:
-        say(f"unpacked and deleted: {formatting.count(found.unpacked, 'archive')}")
+        say(f"unpacked and deleted: {formatting.count(found.unpacked, 'file')} of archives")
     if found.gone or found.changed:
         say(f"{_missed(found.gone, found.changed)}; run get again to fetch them")
     if found.older:

@@ -109,7 +109,7 @@ def _tiles(summary: Mapping[str, Any]) -> Html:
                 (f"{here['unfinished']:,}", f"unfinished, {formatting.size(here['held_bytes'])} held")
             )
         if here["unpacked"]:
-            tiles.append((f"{here['unpacked']:,}", "archives unpacked and deleted"))
+            tiles.append((f"{here['unpacked']:,}", "files of archives, unpacked and deleted"))
         if here["gone"] or here["changed"]:
             tiles.append((f"{here['gone'] + here['changed']:,}", "gone or changed since; run get again"))
     received = summary["bytes_received"]

@@ -68,16 +68,10 @@ class Space:
         Raises:
             OSError: the file system cannot be queried.
         """
-        capacity = self._disk.capacity(self._root)
-        if needed > capacity:
+        if needed > self._disk.capacity(self._root):
             return StorageError(
                 f"{self._root}: {needed} bytes exceed the capacity of the disk; check the size in "
                 "the manifest, or choose a larger disk"
-            )
-        if needed > capacity - self._min_free:
-            return StorageError(
-                f"{self._root}: {needed} bytes exceed the capacity of the disk less storage.min_free "
-                f"({self._min_free >> 20} MiB); lower --min-free, or choose a larger disk"
             )
         return DiskFullError(
             f"{self._root}: not enough free space for {needed} more bytes beside storage.min_free "
