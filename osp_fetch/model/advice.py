@@ -38,7 +38,7 @@ _ADVICE: Final = {
 _STATUS: Final = {
     "0": "The link is not valid. Correct the list.",
     "302": "The server leads to an address that is not accepted; the message says why.",
-    "401": "The server wants credentials: HF_TOKEN, --header, or a netrc file.",
+    "401": "The server wants credentials: --header, a netrc file, or HF_TOKEN for the Hugging Face Hub.",
     "403": "The server refuses these files: a login, an expired link, or a limit of requests.",
     "404": "The file does not exist at this link. Correct the list.",
     "407": "The proxy wants credentials: state them in the address of the proxy.",

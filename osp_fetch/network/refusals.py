@@ -316,8 +316,8 @@ def _advice(status: int) -> str:
     match status:
         case 401:
             return (
-                "; the server requires credentials: set a token (HF_TOKEN), pass --header, or add the host "
-                "to ~/.netrc"
+                "; the server requires credentials: pass --header, add the host to ~/.netrc, or, for the "
+                "Hugging Face Hub, set HF_TOKEN"
             )
         case 403:
             return "; the server does not allow this link with these credentials"

@@ -125,7 +125,7 @@ class Distinct:
         """
         entries = [(line, row) for line, row in block if isinstance(row, Entry)]
         taken = self._paths.repeats([row.path for _, row in entries])
-        same = self._rows.repeats([(r.path, r.urls, r.size, r.digest, r.headers) for _, r in entries])
+        same = self._rows.repeats([(r.path, _sent(r.urls), r.size, r.digest, r.headers) for _, r in entries])
         if len(entries) == len(block) and not any(taken):
             return [row for _, row in entries]
         judged = {id(row): (path, row_) for (_, row), path, row_ in zip(entries, taken, same, strict=True)}
@@ -151,6 +151,11 @@ class Distinct:
             self._note(
                 f"{self.repeated} rows repeat an earlier one and are left out; the first is {self._first}"
             )
+
+
+def _sent(urls: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `urls` as they are requested: without fragments."""
+    return urls if "#" not in urls[0] else tuple(url.partition("#")[0] for url in urls)
 
 
 def distinct(
