@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import socket
+from collections.abc import Callable
 from typing import Any, Final
 
 from ..model.errors import SettingsError
@@ -13,12 +14,15 @@ from ..model.errors import SettingsError
 _CLIENT: Final = "ray://"  # what the address of a Ray Client server begins with
 
 
-def connect(ray: Any, address: str) -> None:
+def connect(ray: Any, address: str) -> Callable[[], None]:
     """Connect this process to the cluster at an address, or "auto". Blocks.
 
     Args:
         ray: the module `ray`.
         address: `HOST:PORT`, `ray://HOST:PORT`, "auto", or "local" for a new cluster.
+
+    Returns:
+        A function that disconnects, and leaves Ray as the program had it. It blocks, too.
 
     Raises:
         SettingsError: no cluster answers at the address.
@@ -27,14 +31,30 @@ def connect(ray: Any, address: str) -> None:
         "logging_level": "error", "log_to_driver": False, "configure_logging": False,
     }  # fmt: skip
     # in another thread than the main one, Ray leaves our signal handlers alone, and says so
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    _mute()
+    logger = logging.getLogger("ray")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    unmute = _mute()
+
+    def restore() -> None:
+        logger.setLevel(level)
+        unmute()
+
+    def disconnect() -> None:
+        ray.shutdown()
+        restore()
+
     try:
         named = _found() if address == "auto" else address
         if named not in (None, "local"):
             _check_address(named)
         ray.init(address=address, **options)
+        return disconnect
+    except SettingsError:
+        restore()
+        raise
     except (ConnectionError, RuntimeError, ValueError) as error:
+        restore()
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingsError(
             f"no Ray cluster can be reached at {address} ({why}); start one with ray start --head, or "
@@ -42,11 +62,18 @@ def connect(ray: Any, address: str) -> None:
         ) from None
 
 
-def _mute() -> None:
-    """Keep Ray from printing what its daemons say to stdout, which is for data; no option does that."""
+def _mute() -> Callable[[], None]:
+    """Keep Ray from printing what its daemons say to stdout, which is for data; no option does that.
+
+    Returns:
+        A function that lets it print again.
+    """
     worker = importlib.import_module("ray._private.worker")
-    if hasattr(worker, "print_to_stdstream"):
-        vars(worker)["print_to_stdstream"] = lambda *_, **__: None
+    prints = getattr(worker, "print_to_stdstream", None)
+    if prints is None:
+        return lambda: None
+    vars(worker)["print_to_stdstream"] = lambda *_, **__: None
+    return lambda: vars(worker).update(print_to_stdstream=prints)
 
 
 def _found() -> str | None:

@@ -11,12 +11,14 @@ import os
 import socket
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ..concurrency import stop
+from ..concurrency import outlast, stop
 from ..model.engines import Ray
 from ..model.entry import STATE_FOLDER
 from ..model.errors import Remedy, SettingsError, StorageError
@@ -59,15 +61,20 @@ class RayNodes:
         self._why = ""  # the last words of a worker
         self._deaths: Counter[str] = Counter()  # node → workers of it that have ended
         self._unfit: dict[str, str] = {}  # node → why it can take no part
-        self._ours = False  # whether this object has connected to the cluster
+        self._disconnect: Callable[[], None] | None = None  # set if this object has connected to the cluster
         self._first = True
         self._seen_by: dict[str, str] = {}  # node that sees the probe → its name
 
     async def __aenter__(self) -> RayNodes:
         ray = _ray()
         if not ray.is_initialized():
-            await asyncio.to_thread(ray_client.connect, ray, self._engine.address)
-            self._ours = True
+            connect = partial(ray_client.connect, ray, self._engine.address)
+            connecting = asyncio.get_running_loop().run_in_executor(None, connect)
+            try:
+                self._disconnect = await outlast(connecting)
+            except asyncio.CancelledError:
+                await asyncio.to_thread(connecting.result())
+                raise
         self._actor = ray.remote(_Actor)
         return self
 
@@ -77,8 +84,8 @@ class RayNodes:
                 await relay.close()
         if self._place.bucket is None:
             await asyncio.to_thread(_probe(self._place.root).unlink, missing_ok=True)
-        if self._ours:
-            await asyncio.to_thread(_ray().shutdown)
+        if self._disconnect is not None:
+            await asyncio.to_thread(self._disconnect)
 
     def destination(self, place: Destination) -> Destination:
         """Return the destination with the path that every node uses."""
