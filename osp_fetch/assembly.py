@@ -70,6 +70,8 @@ def rows_of(manifest: AnyManifest, options: PlainOptions, pages: WebPages | None
         CredentialsError: a server refuses to list a source.
         NetworkError: a source cannot be listed.
     """
+    if isinstance(manifest, Mapping):
+        raise ManifestError("the manifest is a dict, which could be one row or many; put rows in a list")
     pages = pages or pages_of(options)
     resolved = resolve(_sources(manifest, options) or manifest, _row_options(options, pages))
     name = options.get("name")

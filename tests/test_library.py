@@ -146,6 +146,12 @@ async def test_paths_may_be_path_objects(
     assert (tmp_path / "out/b.bin").exists()
 
 
+async def test_a_dict_is_no_manifest(tmp_path: Path) -> None:
+    row: Any = {"url": "http://127.0.0.1:9/f", "path": "f"}
+    with pytest.raises(ManifestError, match="put rows in a list"):
+        await fetch_all(row, tmp_path, settings=quick())
+
+
 @pytest.mark.parametrize("manifest", ["", [""]])
 async def test_an_empty_source_is_not_the_current_folder(tmp_path: Path, manifest: str | list[str]) -> None:
     with pytest.raises(ManifestError, match="a SOURCE is empty; is a variable not set"):
