@@ -736,3 +736,112 @@ def test_mirrors_with_other_schemes_are_left_out(tmp_path: Path) -> None:
     links = ["ftp://h/f", "https://h/f", "rsync://h/f"]
     (row,) = good(file(tmp_path, "m.jsonl", json.dumps({"path": "f", "url": links})))
     assert row.urls == ("https://h/f",)
+
+
+EMPTY_MD5 = hashlib.md5(b"").hexdigest()
+DOCUMENTS: dict[str, tuple[dict[str, Any], str, str | None]] = {
+    "Zenodo": (
+        {
+            "links": {"self": "https://z.test/api/records/1"},
+            "files": [
+                {
+                    "key": f"f{n}.bin",
+                    "size": 7,
+                    "checksum": f"md5:{EMPTY_MD5}",
+                    "links": {"self": f"http://h/api/files/f{n}.bin/content"},
+                }
+                for n in range(2)
+            ],
+        },
+        "f{}.bin",
+        "md5",
+    ),
+    "figshare": (
+        {
+            "url_public_html": "https://f.test/a",
+            "files": [
+                {
+                    "id": n,
+                    "name": f"f{n}.bin",
+                    "download_url": f"http://h/files/{n}",
+                    "computed_md5": EMPTY_MD5,
+                }
+                for n in range(2)
+            ],
+        },
+        "f{}.bin",
+        "md5",
+    ),
+    "CKAN": (
+        {
+            "success": True,
+            "result": {"resources": [{"url": f"http://h/{n}.csv", "hash": ""} for n in range(2)]},
+        },
+        "{}.csv",
+        None,
+    ),
+    "DCAT": (
+        {
+            "@type": "dcat:Dataset",
+            "dcat:distribution": [
+                {
+                    "downloadURL": f"http://h/{n}.zip",
+                    "spdx:checksum": {"algorithm": "sha256", "checksumValue": SHA},
+                }
+                for n in range(2)
+            ],
+        },
+        "{}.zip",
+        "sha256",
+    ),
+    "Croissant": (
+        {
+            "url": "https://c.test",
+            "distribution": [
+                *({"@id": f"f{n}", "contentUrl": f"http://h/{n}.zip", "sha256": SHA} for n in range(2)),
+                {"@type": "cr:FileSet", "includes": "*.csv"},
+            ],
+        },
+        "{}.zip",
+        "sha256",
+    ),
+    "STAC": (
+        {
+            "links": [{"rel": "self", "href": "https://s.test/i.json"}],
+            "assets": {
+                f"B{n}": {"href": f"http://h/B{n}.tif", "file:checksum": f"1220{SHA}"} for n in range(2)
+            },
+        },
+        "B{}.tif",
+        "sha256",
+    ),
+    "a data package": (
+        {
+            "homepage": "https://d.test/",
+            "resources": [{"path": f"http://h/{n}.csv", "hash": f"sha256:{SHA}"} for n in range(2)],
+        },
+        "{}.csv",
+        "sha256",
+    ),
+    "the Hub": (
+        {
+            "parquet_files": [
+                {"url": f"http://h/{n}.parquet", "filename": f"{n}.parquet", "size": 7} for n in range(2)
+            ]
+        },
+        "{}.parquet",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DOCUMENTS)
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_document_about_a_dataset_lists_its_files(tmp_path: Path, kind: str, indent: int | None) -> None:
+    document, name, algorithm = DOCUMENTS[kind]
+    rows, resolved = read(file(tmp_path, "d.json", json.dumps(document, indent=indent)))
+    entries = [row for row in rows if isinstance(row, Entry)]
+    assert [row.path for row in entries] == [name.format(n) for n in range(2)]
+    assert [row.digest and row.digest.algorithm for row in entries] == [algorithm] * 2
+    assert len(rows) == 2
+    assert "is read, with 2 links" in str(resolved.notes)

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Final
 
 from ..model.errors import SettingsError
@@ -31,35 +32,27 @@ def connect(ray: Any, address: str) -> Callable[[], None]:
         "logging_level": "error", "log_to_driver": False, "configure_logging": False,
     }  # fmt: skip
     # in another thread than the main one, Ray leaves our signal handlers alone, and says so
-    logger = logging.getLogger("ray")
-    level = logger.level
+    logger, undo = logging.getLogger("ray"), ExitStack()
+    undo.callback(logger.setLevel, logger.level)
     logger.setLevel(logging.ERROR)
-    unmute = _mute()
-
-    def restore() -> None:
-        logger.setLevel(level)
-        unmute()
-
-    def disconnect() -> None:
-        ray.shutdown()
-        restore()
-
+    undo.callback(_mute())
     try:
         named = _found() if address == "auto" else address
         if named not in (None, "local"):
             _check_address(named)
         ray.init(address=address, **options)
-        return disconnect
     except SettingsError:
-        restore()
+        undo.close()
         raise
     except (ConnectionError, RuntimeError, ValueError) as error:
-        restore()
+        undo.close()
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise SettingsError(
             f"no Ray cluster can be reached at {address} ({why}); start one with ray start --head, or "
             "give its address with --address HOST:PORT"
         ) from None
+    undo.callback(ray.shutdown)
+    return undo.close
 
 
 def _mute() -> Callable[[], None]:

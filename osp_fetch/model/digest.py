@@ -26,6 +26,8 @@ HEX_LENGTHS: Final = {
 # Number of digits → algorithm, for a value without a name. Two lengths are ambiguous: 40 digits are read as
 # sha1, not git-blob-sha1, and 128 digits as sha512, not blake2b.
 _BY_LENGTH: Final = {32: "md5", 40: "sha1", 56: "sha224", 64: "sha256", 96: "sha384", 128: "sha512"}
+# Begin of a multihash in hexadecimal digits → algorithm (multiformats.io), as STAC states them.
+_MULTIHASHES: Final = {"1220": "sha256", "1340": "sha512", "1114": "sha1", "d50110": "md5"}
 STRENGTH: Final = (
     "sha512", "sha384", "sha256", "blake2b", "sha224", "sha1", "git-blob-sha1", "md5", "crc64nvme",
     "crc32c",
@@ -54,6 +56,14 @@ def _hex(algorithm: str, value: str) -> str:
             if 2 * len(raw) == length:
                 return raw.hex()
     return value.lower() if _HEX.fullmatch(value.lower()) else value
+
+
+def _named_multihash(text: str) -> str:
+    """Return a multihash as `sha256:…`; any other text as it is."""
+    for begin, name in _MULTIHASHES.items():
+        if len(text) == len(begin) + HEX_LENGTHS[name] and text.startswith(begin):
+            return f"{name}:{text[len(begin) :]}"
+    return text
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +99,8 @@ class Digest:
 
         Args:
             text: a value with its algorithm, such as `sha256:…`, `sha-256=…` or `sha256-…` (W3C Subresource
-                Integrity), or a value alone. The value is hexadecimal in upper or lower case, or base64 if
-                the algorithm is known.
+                Integrity), a multihash, or a value alone. The value is hexadecimal in upper or lower case, or
+                base64 if the algorithm is known.
             algorithm: the algorithm of a value alone; if None, its length decides (md5, …).
 
         Returns:
@@ -102,6 +112,7 @@ class Digest:
         text = text.strip()
         if algorithm and len(text) == HEX_LENGTHS.get(algorithm) and text.isalnum():
             return cls(algorithm, text.lower())  # the common case: a value alone
+        text = _named_multihash(text) if algorithm is None else text
         match = _NAMED.fullmatch(text) or _INTEGRITY.fullmatch(text) or _CALLED.fullmatch(text)
         if match and _normal(match[1]) in HEX_LENGTHS:
             name, value = _normal(match[1]), match[2]

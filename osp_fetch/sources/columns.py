@@ -37,7 +37,7 @@ SIZES: Final = (
 # `md5sum`, `file_sha256` or `OriginalMD5`.
 _DIGEST_WORDS: Final = re.compile(
     r"(?:sum|hash|hex|hexdigest|digest|checksum|value|b64|base64|file|content|original|expected|source|archive|"
-    r"tar|zip|data|image|img|video|media|object|blob|raw|download|of|the|in|cs)*"
+    r"tar|zip|data|image|img|video|media|object|blob|raw|download|computed|supplied|of|the|in|cs)*"
 )
 # A column of digests whose values state the algorithm, or show it by their length.
 _GENERIC: Final = re.compile(
@@ -329,6 +329,7 @@ def _unsupported(sample: _Sample) -> str | None:
 
 def _named_digest(column: str) -> str | None:
     """Return which digests a column's name promises: an algorithm, `digest` for any, or None."""
+    column = column.rpartition(":")[2]  # without the prefix of a vocabulary, as in spdx:checksum
     joined = "".join(re.findall(r"[A-Z]?[a-z]+[0-9]*[a-z]*|[A-Z]+[0-9]*[a-z]?|[0-9]+", column)).lower()
     for algorithm in ALGORITHMS:
         before, found, after = joined.partition(algorithm)

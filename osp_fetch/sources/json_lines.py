@@ -11,6 +11,7 @@ from typing import Any, Final
 from ..model.errors import ManifestError
 from .blocks import grouped
 from .columns import holds_link, is_link_name
+from .documents import files_of
 from .opening import ManifestFile
 from .reading import BLOCK, Objects, Reading
 from .row_parser import Blocks, broken, read_rows
@@ -49,9 +50,19 @@ def is_json_lines(head: str) -> bool:
 
 def _objects(values: Iterator[tuple[int, Any]], name: str, reading: Reading) -> Blocks:
     objects = Objects(reading, name)
-    rows = chain.from_iterable(_each(line, value) for line, value in values)
+    rows = chain.from_iterable(_each(line, value) for line, value in _opened(values, name, reading))
     while block := list(islice(rows, BLOCK)):
         yield objects.rows(block)
+
+
+def _opened(values: Iterator[tuple[int, Any]], name: str, reading: Reading) -> Iterator[tuple[int, Any]]:
+    """Return `values`; if the only one is a document about a dataset, the files that it lists."""
+    first = list(islice(values, 2))
+    if len(first) == 1 and isinstance(first[0][1], dict) and (found := files_of(first[0][1])):
+        where, files = found
+        reading.notes.append(f"{name}: its list {where!r} is read, with {len(files)} links")
+        return enumerate(files, start=1)
+    return chain(first, values)
 
 
 def _is_name(key: str) -> bool:

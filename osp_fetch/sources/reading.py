@@ -12,6 +12,8 @@ from .row_parser import Blocks, Numbered, RawRow, broken, read_row, read_rows
 
 BLOCK: Final = 1000  # rows per block
 _KNOWN: Final = 1000  # different sets of names that are remembered
+# Names of objects that mean something as they are.
+_WHOLE: Final = frozenset({"headers", "digest", "digests", "checksum", "checksums", "hash", "hashes"})
 _NOTES: Final = 50  # notes that are kept
 _PLAIN: Final = (str, int, float, bytes, type(None))
 Values = dict[str, Any]
@@ -135,7 +137,7 @@ def _flat(item: Mapping[Any, Any]) -> Values:
     found: Values = {str(name): value for name, value in item.items()}
     nested = {n: v for n, v in found.items() if not isinstance(v, _PLAIN) and isinstance(v, Mapping)}
     for name, value in nested.items():
-        if name.lower() not in ("headers", "digest", "digests", "checksum", "checksums", "hash", "hashes"):
+        if name.lower().rpartition(":")[2] not in _WHOLE:
             found.update({f"{name}.{inner}": each for inner, each in _flat(value).items()})
     return found
 
