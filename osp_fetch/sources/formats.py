@@ -88,7 +88,10 @@ def _reader(
         return partial(table.parquet, file, reading)
     head = file.head()
     if "\0" in head:
-        raise broken(f"{file.name}: not UTF-8 text; a manifest is a table, JSON lines, or a list of URLs")
+        raise broken(
+            f"{file.name}: not UTF-8 text, because it holds NUL bytes; a manifest is a table, JSON lines, or "
+            "a list of URLs"
+        )
     first = head.partition("\n")[0]
     if sa1b.is_link_file(first):
         tabs = Dialect("\t", quoted=False)
