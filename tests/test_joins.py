@@ -319,3 +319,12 @@ async def test_a_wrong_list_does_not_unpublish_right_files(origin: Origin, tmp_p
     assert (code, "f: not repaired: it has the digest that the ledger recorded" in said) == (1, True), said
     assert (tmp_path / "out/f").read_bytes() == noise(5000)
     assert (await get("verify", "out", cwd=tmp_path))[0] == 0
+
+
+async def test_verify_says_where_a_list_has_other_paths(origin: Origin, tmp_path: Path) -> None:
+    url = origin.add("f.bin", noise(1000))
+    assert (await get("get", url, "-o", "out", cwd=tmp_path))[0] == 0
+    (tmp_path / "sums").write_text(f"{sha256(noise(1000))}  other/g.bin\n")
+    code, _, said = await get("verify", "out", "--checksums", "sums", cwd=tmp_path)
+    assert code == 1
+    assert "No path of sums is that of a file in out" in said

@@ -139,6 +139,12 @@ def _folder(folder: str, checksums: str | None, *, repair: bool, archives: bool,
     damaged = [checked.path for checked in bad if checked.verdict == "damaged"]
     if repair and damaged:
         _repair(root, damaged, is_listed=listed is not None)
+    elif checksums and counts and set(counts) == {"missing"} and not as_json:
+        click.echo(
+            f"No path of {checksums} is that of a file in {folder}: check that the list has the same paths, "
+            "counted from the same folder.",
+            err=True,
+        )
     elif bad and not as_json:
         first = " For damaged files, run verify --repair first: get then fetches only their damaged bytes."
         click.echo(f"Run get again to fetch what is missing.{first if damaged else ''}", err=True)
