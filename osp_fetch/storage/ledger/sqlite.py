@@ -112,7 +112,7 @@ class SqliteLedger:
 
     async def __aexit__(self, *_: object) -> None:
         if self._task is not None:
-            await self._task
+            await asyncio.wait({self._task})  # it may have been cancelled with the event loop
         await in_thread(self._thread, self._close)
         self._thread.shutdown()
 

@@ -108,7 +108,7 @@ class Publisher:
     async def close(self) -> None:
         """Publish the files that wait, then stop the thread."""
         if self._task is not None:
-            await self._task
+            await asyncio.wait({self._task})  # it may have been cancelled with the event loop
         self._thread.shutdown()
 
     def _publish(self, batch: Sequence[ReadyFile]) -> list[Placed | FetchError]:
