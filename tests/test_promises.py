@@ -364,6 +364,17 @@ async def test_one_odd_answer_is_not_believed_over_what_is_known(
     assert (tmp_path / "f").read_bytes() == data
 
 
+async def test_a_server_that_refuses_bytes_it_has_sent_does_not_end_the_file(
+    origin: Origin, tmp_path: Path
+) -> None:
+    """No length, no validator: requests begin with bytes that are held, and 416 contradicts what came."""
+    data = noise(400_000)
+    url = origin.add("f", data, star, star, o.status(416), o.status(416), *[star] * 12)
+    report = await get(entry("f", url), tmp_path, limits={"per_host": 1, "memory": "64KiB"})
+    assert report.ok, report.failures
+    assert (tmp_path / "f").read_bytes() == data
+
+
 async def test_links_that_differ_in_their_query_are_two_files(origin: Origin, tmp_path: Path) -> None:
     async def by_query(exchange: Exchange, page: o.Page) -> None:
         await exchange.serve(Blob(noise(1000, int(exchange.query["id"]))))

@@ -77,6 +77,8 @@ class FileState:
         self._restarts = {True: 0, False: 0}
         self.must_restart = False  # the only source was given up, so no held byte may be used
         self._ends: list[int] = []
+        # where a request that began earlier was refused with 416, though the bytes before are held
+        self._refused: int | None = None
         if record is not None and partial_size is not None:
             self._resume(record, partial_size)
 
@@ -144,6 +146,7 @@ class FileState:
         # where a reply has ended at `start`, the next request begins later: a server that sends few bytes at
         # a time then goes past it, and one whose file ends there does not
         sample = min(SAMPLE, self.held.before(start)) >> self._ends.count(start)
+        sample = 0 if start == self._refused else sample
         if not (self.parts.busy or self.trust.unproven) or len(claim.range) < _SAMPLED:
             return PartRequest(claim, link, sample)
         # parts that are fetched side by side may be of different versions: each goes on into the next one
@@ -199,7 +202,7 @@ class FileState:
             self.mirrors.minted(part.url, found.url, at_home=home)
         if reply.range is None:
             return self._whole(part, reply)
-        self._ranged = True
+        self._ranged, self._refused = True, None
         self._check_length(found)
         self.trust.check(part.url, reply, sampled=part.can_compare(self.held))
         self._begin(part, found)
@@ -317,7 +320,9 @@ class FileState:
             self.parts.length, self.parts.probed = start, True
             return
         if at_end and error.length is None and start > 0 and self._ranged:
-            if self._ends_here(start):
+            if part.sample:
+                self._refused = start  # it is no proof: the server has sent bytes after the first one before
+            elif self._ends_here(start):
                 return
             raise error
         if not self._plain and (start == 0 or self.length is None):
