@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 import osp_fetch
 from osp_fetch import Entry, FinishedObject, Report, Settings, Status, fetch_all, finished_objects
+from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.inspection.place import BucketPlace, opened_place
 from osp_fetch.inspection.verify_bucket import verify_bucket
 from osp_fetch.model.entry import RelativePath, entry
@@ -39,6 +40,7 @@ from osp_fetch.storage.bucket.store import BucketStore
 from osp_fetch.storage.bucket.sums import CRC32C, CRC64NVME, RunningDigests
 from osp_fetch.storage.destination import destination
 from osp_fetch.storage.ledger.sqlite import SqliteLedger
+from tests import origin as o
 from tests.conftest import quick
 from tests.held import Held, Store
 from tests.moto_server import Moto
@@ -947,6 +949,26 @@ def test_reading_finds_damage_also_where_no_sha256_is_recorded(
     for name, wrong in (("sum", bytes(50_000)), ("none", bytes(50_000)), ("short", b"short")):
         client.put_object(Bucket=bucket, Key=f"v/{name}", Body=wrong)
     assert verdicts() == dict.fromkeys(("sum", "none", "short"), "damaged")
+
+
+@pytest.mark.parametrize("change", [3, 6, 11])
+async def test_versions_without_any_validator_are_never_mixed_in_a_bucket(
+    origin: Origin, seaweed: Seaweed, bucket: str, change: int
+) -> None:
+    """Parts of an upload cannot be read back: they are compared while their bytes are in memory."""
+    versions, requests = (noise(20 << 20, 1), noise(20 << 20, 2)), 0
+
+    async def other(exchange: Exchange, page: o.Page) -> None:
+        nonlocal requests
+        requests += 1
+        await exchange.serve(Blob(versions[requests > change]), page.headers, rate=20e6)
+
+    row = entry("f", origin.add("f", versions[0], always=other))
+    limits = {"per_host": 4, "part_size": "1MiB"}
+    report = await fetch_all([row], f"s3://{bucket}/w{change}", settings=quick(limits=limits))
+    assert report.ok, report.failures
+    found = seaweed.client().get_object(Bucket=bucket, Key=f"w{change}/f")["Body"].read()
+    assert found == versions[1]
 
 
 async def test_a_name_that_the_store_calls_taken_and_does_not_show_fails_in_time(

@@ -112,7 +112,7 @@ def line_of(each: Unpacked) -> str | None:
 
     if each.broken:
         kept = f"; the readable part is in {each.kept}" if each.kept else ""
-        return f"broken: {each.name}: {each.broken}{kept}"
+        return f"broken: {each.name}: {each.broken.removeprefix(f'{each.name}: ')}{kept}"
     if each.already:
         return f"{each.name}: {each.note}" if each.note else None
     gone = ", and deleted" if each.deleted else f"; {each.note}" if each.note else ""

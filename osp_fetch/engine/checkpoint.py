@@ -19,6 +19,12 @@ from .state import FileState
 _CLAIM_SECONDS: Final = (0.25, 1.0)
 
 
+def _seen(task: asyncio.Task[None]) -> None:
+    """Mark the exception of a checkpoint as retrieved: the run may end before anyone waits for it."""
+    if not task.cancelled():
+        task.exception()
+
+
 class Checkpoint:
     """The checkpoints of one file. They sync written bytes and then record them, in the background.
 
@@ -58,6 +64,7 @@ class Checkpoint:
         if self._failed is None and (self._claiming is None or self._claiming.done()):
             self._claimed_at, self._pause = now, min(2 * self._pause, _CLAIM_SECONDS[1])
             self._claiming = asyncio.create_task(self._claim())
+            self._claiming.add_done_callback(_seen)
 
     async def _claim(self) -> None:
         # take the record before the sync: during it, a reply may show that the file has changed
