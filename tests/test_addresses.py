@@ -16,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from osp_fetch import fetch_all
 from osp_fetch.demo.server import Exchange, Server
 from tests import origin as o
+from tests.conftest import quick
 from tests.origin import noise
 
 PRIVATE = ["unshare", "--mount", "sh", "-c"]  # a mount namespace, so that the test can replace /etc/hosts
@@ -67,3 +69,11 @@ async def test_one_dead_and_one_mute_address_of_ten_cost_a_moment(tmp_path: Path
     assert len(served) >= 2
     for path, data in files.items():
         assert (tmp_path / "out" / path[1:]).read_bytes() == data
+
+
+async def test_a_short_form_of_an_address_fails_at_once(tmp_path: Path) -> None:
+    """aiohttp refuses 127.1: trying again would not help."""
+    async with asyncio.timeout(30):
+        report = await fetch_all(["http://127.1:9/f"], tmp_path, settings=quick(retry={"outage": 60}))
+    (failed,) = report.failures
+    assert "its URL is not valid (127.1 is not a canonical IPv4 address)" in str(failed.error)

@@ -350,6 +350,8 @@ class HttpTransport:
                     read_bufsize=_STREAM,
                     trace_request_ctx=(clock, self._timeouts.head),
                 )
+        except aiohttp.InvalidUrlClientError as error:  # such as 127.1, which is no address to aiohttp
+            raise _invalid(request.name, f"{error.url} {error.description}") from None
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise failure(request.name, url, error, proxy=proxy) from None
 
@@ -361,11 +363,7 @@ class HttpTransport:
             target = URL(url, encoded=url.isascii())
             _ = target.raw_host, target.port
         except ValueError as error:
-            raise StatusError(
-                f"{request.name}: its URL is not valid ({reason(error)}); correct it in the manifest",
-                status=0,
-                remedy=Remedy.FAIL,
-            ) from None
+            raise _invalid(request.name, reason(error)) from None
         return target
 
     async def _refusal(self, request: Request, response: Response, *, borrowed: bool) -> TransferError:
@@ -414,3 +412,9 @@ def _on_connected() -> aiohttp.TraceConfig:
 def _host(url: str) -> str | None:
     """Return the host of `url`, for error messages."""
     return URL(url, encoded=url.isascii()).host
+
+
+def _invalid(name: str, why: str) -> StatusError:
+    return StatusError(
+        f"{name}: its URL is not valid ({why}); correct it in the manifest", status=0, remedy=Remedy.FAIL
+    )
