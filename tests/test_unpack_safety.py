@@ -69,13 +69,21 @@ class MortalDisk(Disk):
 
 
 def reachable(root: Path) -> set[bytes]:
-    """Return the contents of all files below `root` and of all members of tars there."""
-    found = set()
+    """Return the contents of all files below `root` and of all members of tars there.
+
+    Members that a killed run has written before it had a plan do not count: they may be half a file, and
+    their archive was there.
+    """
+    found, unpacking = set(), root / ".osp-fetch" / "unpack"
     for place in root.rglob("*"):
         if not place.is_file():
             continue
+        if place.is_relative_to(unpacking):
+            unpacked = unpacking / place.relative_to(unpacking).parts[0]
+            if unpacked.is_dir() and not (unpacked / "plan").exists():
+                continue
         found.add(place.read_bytes())
-        if place.suffix == ".tar":
+        if ".tar" in place.suffixes:  # kept files of one name are numbered: x.tar.1
             try:
                 with tarfile.open(place) as tar:
                     found |= {tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
