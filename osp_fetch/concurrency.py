@@ -168,16 +168,7 @@ async def completed(work: Coroutine[Any, Any, object]) -> None:
         asyncio.CancelledError: The caller was cancelled. It is raised after `work` has ended.
         Exception: Whatever `work` raises.
     """
-    task = asyncio.ensure_future(work)
-    cancelled = False
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError:
-            cancelled = True
-    task.result()
-    if cancelled:
-        raise asyncio.CancelledError
+    await outlast(asyncio.ensure_future(work))
 
 
 async def outlast(future: asyncio.Future[T]) -> T:

@@ -151,6 +151,22 @@ async def test_what_samples_took_for_right_is_kept_when_a_digest_says_otherwise(
     assert (tmp_path / ".osp-fetch/replaced/f.bin").read_bytes() == mine
 
 
+async def test_what_a_run_has_fetched_stays_its_own_when_it_is_looked_at_anew(
+    origin: Origin, tmp_path: Path
+) -> None:
+    row = entry("f.bin", origin.add("f.bin", DATA, headers={"ETag": '"1"'}))
+    assert (await get(row, tmp_path)).ok
+    assert (await fetch_all([row], tmp_path, settings=quick(), recheck=True)).ok
+    os.utime(tmp_path / "f.bin", (1, 1))  # as a copy of the folder looks
+    assert (await get(row, tmp_path)).ok
+    newer = noise(4 << 20, 7)
+    origin.add("f.bin", newer, headers={"ETag": '"2"'})
+    report = await fetch_all([row], tmp_path, settings=quick(), update=True)
+    assert report.counts[Status.FETCHED] == 1, report.failures
+    assert (tmp_path / "f.bin").read_bytes() == newer
+    assert not (tmp_path / ".osp-fetch/replaced").exists()
+
+
 def truncated(data: bytearray) -> None:
     data[-100_000:] = bytes(100_000)
 

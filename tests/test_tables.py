@@ -717,6 +717,11 @@ def test_the_algorithm_may_stand_in_a_column_of_its_own(tmp_path: Path) -> None:
     assert "osp-fetch cannot compute the digests that 'hash_type' states" in str(resolved.notes)
 
 
+def test_a_column_of_other_algorithms_is_not_that_of_the_digests(tmp_path: Path) -> None:
+    (row,) = good(file(tmp_path, "m.csv", f"url,algorithm,checksum\nhttp://h/1.bin,resnet50,{SHA}\n"))
+    assert str(row.digest) == f"sha256:{SHA}"
+
+
 @pytest.mark.parametrize("value", ["sha3-256:" + "0a" * 32, ["blake3-" + "0a" * 32]])
 def test_digests_that_are_not_used_are_named(tmp_path: Path, value: Any) -> None:
     rows = [json.dumps({"url": f"http://h/{n}", "checksum": value}) for n in range(3)]

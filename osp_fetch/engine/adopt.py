@@ -81,13 +81,16 @@ class Adoption:
                 return None
             found, proof = sampled, "samples"
         self._context.observe(events.Adopted(entry.path, seen.size, proof))
-        return await self._recorded(entry, found, seen)
+        return await self._recorded(entry, found, seen, record)
 
-    async def _recorded(self, entry: Entry, found: Examined, seen: Published) -> Record:
+    async def _recorded(
+        self, entry: Entry, found: Examined, seen: Published, before: Record | None
+    ) -> Record:
         key = entry.source_key(entry.urls[0])
-        adopted = Record(
-            entry.path, key, seen.size, Validator(), NOTHING, found.digests, found.checksums, seen
-        )
+        # a file that a run has fetched stays its own, though it was looked at anew
+        same = before is not None and before.digests.get("sha256") == found.digests.get("sha256")
+        held = before.held if before is not None and same else NOTHING
+        adopted = Record(entry.path, key, seen.size, Validator(), held, found.digests, found.checksums, seen)
         await self._context.ledger.put(adopted)
         return adopted
 

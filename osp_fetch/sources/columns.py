@@ -150,7 +150,7 @@ def choose(
     by_hand_places = {place for place in given.values() if place is not None}
     digests = _digest_columns(sample, where, notes, by_hand_places).items()
     places |= {m: place for m, place in digests if m not in given and place not in taken}
-    if "digest" in places and (kind := sample.named(_KINDS, bool)) is not None:
+    if "digest" in places and (kind := _algorithm_column(sample)) is not None:
         places["algorithm"] = kind
     return Columns(places, tuple(notes))
 
@@ -319,10 +319,20 @@ def _is_digest(value: Any, algorithm: str | None) -> bool:
     return True
 
 
+def _algorithm_column(sample: _Sample) -> int | None:
+    """Return the column that states the algorithms of the digests in another one, None if there is none."""
+
+    def names_one(value: Any) -> bool:
+        name = _squashed(str(value))
+        return name in ALGORITHMS or _NOT_COMPUTED.match(name) is not None
+
+    return sample.named(_KINDS, lambda values: _share(values, names_one) >= 0.5)
+
+
 def _unsupported(sample: _Sample) -> str | None:
     """Return why no digest can be used, if another column states their algorithm; None if it supports one."""
-    kind = sample.named(_KINDS, bool)
-    if kind is None or any(re.sub("[-_]", "", str(v).lower()) in ALGORITHMS for v in sample.values(kind)):
+    kind = _algorithm_column(sample)
+    if kind is None or any(_squashed(str(value)) in ALGORITHMS for value in sample.values(kind)):
         return None
     return f"osp-fetch cannot compute the digests that {sample.columns[kind]!r} states"
 

@@ -60,7 +60,7 @@ def _opened(values: Iterator[tuple[int, Any]], name: str, reading: Reading) -> I
     first = list(islice(values, 2))
     if len(first) == 1 and isinstance(first[0][1], dict) and (found := files_of(first[0][1])):
         where, files = found
-        reading.notes.append(f"{name}: its list {where!r} is read, with {len(files)} links")
+        reading.note(f"{name}: its list {where!r} is read, with {len(files)} links")
         return enumerate(files, start=1)
     return chain(first, values)
 

@@ -150,7 +150,7 @@ class _Records:
         and so is perhaps the one that seems to close the field, in another row. Where line `at` looks like a
         row of its own, and a line that the field would contain does, too, the quotes of all lines decide.
         """
-        text, rows = lines[at], self._is_row(lines[at].split(self._dialect.separator))
+        text, is_row = lines[at], self._is_row(lines[at].split(self._dialect.separator))
         swallows = False
         for end in range(at + 1, at + _LONGEST_RECORD):
             if end == len(lines):
@@ -159,7 +159,7 @@ class _Records:
                 lines.append(more)
                 numbers.append(next(self._numbers))
             text += lines[end]
-            swallows = swallows or (rows and self._is_row(self._parsed(lines[end]) or []))
+            swallows = swallows or (is_row and self._is_row(self._parsed(lines[end]) or []))
             if '"' not in lines[end]:
                 continue
             try:
@@ -168,11 +168,11 @@ class _Records:
                 if "end of data" in str(error):
                     continue
                 break
-            is_one = len(cells) == self.width and (not swallows or self._is_written_by_a_writer(lines))
+            is_one = len(cells) == self.width and (not swallows or self._has_proper_quotes(lines))
             return (cells, end + 1) if is_one else (None, at + 1)
         return None, at + 1
 
-    def _is_written_by_a_writer(self, lines: list[str]) -> bool:
+    def _has_proper_quotes(self, lines: list[str]) -> bool:
         """Return whether all quotes of `lines` are in order, and several fields span lines."""
         if self._is_proper is None:
             reader, spans, begun = self._reader(lines, strict=True), 0, 0

@@ -10,7 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor, Future
+    from concurrent.futures import Executor
 
 # Threads. Concurrent fsyncs share one journal commit on ext4 and xfs; more than a few gain nothing.
 _SHARERS: Final = 8
@@ -48,8 +48,13 @@ async def served_in_thread(pool: Executor, function: Callable[[], T]) -> T:
     This is for tasks that serve several callers. Nothing cancels them but the end of the event loop, which
     cancels every task at once.
     """
+    import asyncio
+
+    from ...concurrency import outlast
+
     call = pool.submit(function)
-    await _ended(call)
+    with suppress(asyncio.CancelledError):
+        await outlast(asyncio.wrap_future(call))
     return call.result()
 
 
@@ -60,22 +65,16 @@ class _Calls:
     async def run_in_executor(pool: Executor, function: Callable[[], T]) -> T:
         import asyncio
 
+        from ...concurrency import outlast
+
         call = pool.submit(function)
         try:
             return await asyncio.wrap_future(call)
         except asyncio.CancelledError:
             if not call.cancelled():
-                await _ended(call)
+                with suppress(asyncio.CancelledError, Exception):
+                    await outlast(asyncio.wrap_future(call))
             raise
-
-
-async def _ended(call: Future[Any]) -> None:
-    """Wait until `call` has ended, whatever is cancelled meanwhile."""
-    import asyncio
-
-    while not call.done():
-        with suppress(asyncio.CancelledError):
-            await asyncio.wait({asyncio.wrap_future(call)})
 
 
 def _call(function: Callable[[], T]) -> T:
