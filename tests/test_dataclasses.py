@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import field
 from pathlib import Path
@@ -172,11 +173,73 @@ def test_other_options_are_those_of_the_standard_library(decorator: Decorator) -
     assert changed == plain(2)
 
 
-def test_each_frozen_class_of_the_package_is_made_so() -> None:
+@BOTH
+def test_a_class_that_can_change_has_slots_and_no_hash(decorator: Decorator) -> None:
+    @decorator(slots=True)
+    class Counter:
+        """A class that can change."""
+
+        name: str
+        seen: dict[str, int] = field(default_factory=dict)
+        rest: list[int] = field(init=False, default_factory=list)
+        total: int = field(init=False, default=3)
+        late: int = field(init=False)
+
+        def __post_init__(self) -> None:
+            self.late = len(self.name)
+
+    kind: Any = Counter
+    one, two = kind("a"), kind("a", {"x": 1})
+    assert list(inspect.signature(kind).parameters) == ["name", "seen"]
+    assert (one.seen, one.rest, one.total, one.late) == ({}, [], 3, 1)
+    assert one.rest is not two.rest
+    assert one != two
+    one.seen["x"] = 1
+    assert one == two
+    one.total = 4
+    assert one != two
+    assert repr(two).endswith("Counter(name='a', seen={'x': 1}, rest=[], total=3, late=1)")
+    assert copy.deepcopy(two) == two
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(one)
+    with pytest.raises(AttributeError):
+        one.other = 1
+    with pytest.raises(TypeError, match="rest"):
+        kind("a", rest=[])
+
+
+@BOTH
+def test_a_class_may_be_compared_by_identity(decorator: Decorator) -> None:
+    @decorator(slots=True, eq=False)
+    class Place:
+        """A class of which two instances are never equal."""
+
+        name: str
+
+    place: Any = Place
+    one = place("a")
+    assert one != place("a")
+    assert {one: 1}[one] == 1
+
+
+@BOTH
+def test_the_first_instance_may_be_that_of_a_class_that_inherits(decorator: Decorator) -> None:
+    @decorator(slots=True)
+    class Base:
+        """A class."""
+
+        name: str
+
+    base: Any = Base
+    named: Any = type("Named", (base,), {"__init__": lambda self, name: base.__init__(self, name * 2)})
+    assert (named("a").name, base("a").name) == ("aa", "a")
+
+
+def test_each_class_with_slots_of_the_package_is_made_so() -> None:
     wrong = []
     for place in Path(osp_fetch.__file__).parent.rglob("*.py"):
         text = place.read_text()
-        if "@dataclass(frozen=True, slots=True" in text:
+        if re.search(r"@dataclass\(.*slots=True", text):
             named = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
             standards = [each for each in named if each.module == "dataclasses" and each.level == 0]
             if any(name.name == "dataclass" for each in standards for name in each.names):

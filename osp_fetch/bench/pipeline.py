@@ -14,7 +14,7 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
@@ -24,6 +24,7 @@ from ..assembly import context_over, reach_of
 from ..engine.range_transfer import NoLedger
 from ..engine.run import Run
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry, relative_path
 from ..model.errors import TransferError
 from ..model.settings import Settings

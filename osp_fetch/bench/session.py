@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from ..concurrency import cores
 from ..connections.totals import most_connections
+from ..model.dataclasses import dataclass
 from ..model.errors import FetchError
 from ..model.settings import Limits
 from .levels import AUTO, Level, Look, Point, best, points_of

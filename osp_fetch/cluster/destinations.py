@@ -7,11 +7,12 @@ the parts. Folders of the nodes (`own_folders`): only the node that began a file
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 
 from ..engine.context import Context
 from ..engine.file import Job
+from ..model.dataclasses import dataclass
 from ..model.entry import RelativePath
 from ..storage.bucket.store import BucketStore
 from ..storage.folder.node_folders import collect, drop_partials, hand_over, partials_of

@@ -13,12 +13,13 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from ..concurrency import outlast, stop
+from ..model.dataclasses import dataclass
 from ..model.engines import Ray
 from ..model.entry import STATE_FOLDER
 from ..model.errors import Remedy, SettingsError, StorageError

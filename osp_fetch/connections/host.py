@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
+from ..model.dataclasses import dataclass
 from ..model.errors import HostDownError, HostPausedError
 from .breaker import CircuitBreaker
 from .controller import Controller, HostReport

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ..connections.totals import per_host
 from ..engine.context import Context, files_in_progress
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.errors import FetchError, ManifestError
 from ..model.timetable import Timetable
 from ..model.urls import shown

@@ -11,10 +11,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.entry import STATE_FOLDER
 from ..model.report import JSON_VERSION
 from ..storage.folder import ownership

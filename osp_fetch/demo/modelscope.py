@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import quote
 
+from ..model.dataclasses import dataclass
 from .server import Blob, Exchange
 
 _SMALL = 64 << 10  # bytes; smaller files are not LFS files, and their replies ignore Range

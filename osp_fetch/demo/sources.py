@@ -12,9 +12,10 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import quote
 
+from ..model.dataclasses import dataclass
 from .server import Blob, Content, Exchange
 
 _KEY = b"demo"

@@ -6,11 +6,12 @@ import heapq
 import pickle
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final
 
 from ..connections.pool import CONNECTING
 from ..model import events, urls
+from ..model.dataclasses import dataclass
 from ..model.errors import (
     FetchError,
     HostDownError,

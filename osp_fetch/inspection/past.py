@@ -6,10 +6,11 @@ import heapq
 import json
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Final, TypeGuard
 
+from ..model.dataclasses import dataclass
 from ..model.report import JSON_VERSION
 from ..views import formatting
 from ..views.bins import Bins

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ..archives.splits import is_piece
 from ..engine.rows import is_present
 from ..engine.state import FileState
 from ..model import urls
+from ..model.dataclasses import dataclass
 from ..model.entry import Entry, RelativePath
 from ..model.protocols import Row
 from ..model.record import Record

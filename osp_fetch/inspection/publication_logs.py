@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from ..model.dataclasses import dataclass
 from ..model.entry import RelativePath
 from ..model.errors import StorageError
 from ..model.record import Published

@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
+from ..model.dataclasses import dataclass
 from ..model.ranges import RangeSet
 from ..model.record import Published, Record
 from ..model.report import JSON_VERSION

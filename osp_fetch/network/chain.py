@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from urllib.parse import unquote, urlsplit
 
+from ..model.dataclasses import dataclass
 from ..model.http import Request
 from .connection import PlainReply
 from .fallback import Response

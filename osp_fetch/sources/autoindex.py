@@ -8,11 +8,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any, Final
 from urllib.parse import quote
 
+from ..model.dataclasses import dataclass
 from .row_parser import broken
 
 _HEADING: Final = re.compile(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
+from ..model.dataclasses import dataclass
 from ..model.errors import ManifestError
 from .columns import ByHand, Columns, choose
 from .row_parser import Blocks, Numbered, RawRow, broken, read_row, read_rows

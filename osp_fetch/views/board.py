@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Final
 
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.report import JSON_VERSION, Outcome, Report, Status
 from . import formatting
 from .bottleneck import Bottleneck, Facts

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Generic, TypeVar
+
+from ..model.dataclasses import dataclass
 
 _KEPT: Final = 20
 T = TypeVar("T")

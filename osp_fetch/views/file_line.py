@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from ..model.dataclasses import dataclass
 
 # Seconds. A file in progress for less than this, with no connection and no bytes, is not displayed.
 _MOMENT: Final = 1.0

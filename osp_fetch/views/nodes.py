@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.report import Status
 from ..model.text import printable
 from . import formatting

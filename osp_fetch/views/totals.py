@@ -7,10 +7,11 @@ what was fetched twice, and waits. Metrics and the history of a run are made of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, ClassVar, Final
 
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.report import Outcome, Status
 
 OTHER: Final = "other"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from ..connections.controller import Controller, HostReport
 from ..connections.limit import START, ConcurrencyLimit
 from ..connections.pool import LEAST_SHARE
 from ..model import events
+from ..model.dataclasses import dataclass
 from ..model.profile import Profile
 from ..model.quantities import Auto
 from .limits import part_of

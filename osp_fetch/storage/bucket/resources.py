@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
+from ...model.dataclasses import dataclass
 from ...s3.client import Bucket
 from .part_memory import PartMemory
 from .sums import Scheme

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
 
 from ...model import events
+from ...model.dataclasses import dataclass
 
 # Hosts that are remembered; of more, those that were idle for longest are forgotten.
 _KEPT: Final = 2000
