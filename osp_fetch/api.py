@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
@@ -18,16 +19,16 @@ from .model.errors import SettingsError
 from .model.report import Outcome, Report
 from .model.settings import Settings
 from .options import FetchOptions, PlainOptions, StopToken, plain
-from .sources.opening import is_pipe
 from .storage.destination import Destination, destination
 from .storage.folder.permissions import Permissions
 from .views.board import Board
 from .views.fanout import Fanout, Ticking
-from .views.notebook import progress_view
 from .workers.reach import descriptors
 
 if TYPE_CHECKING:
     from .assembly import AnyManifest
+    from .views.notebook import Notebook
+    from .views.screen import Live, Plain
 
 _DESCRIPTORS = 256  # file descriptors that a run over shares needs beside those of the shares
 _OF_SHARE = 64  # file descriptors that have to be left for each share that is fetched at once
@@ -67,7 +68,7 @@ async def _fetch(
     """Fetch with the engine of the options, and show progress if it is wanted."""
     run = _fetch_shares if isinstance(options.get("engine"), Folder) else launch
     given, board = [options["observer"]] if "observer" in options else [], Board()
-    view = progress_view(board, options.get("progress"), is_observed=bool(given))
+    view = _view(board, options.get("progress"), is_observed=bool(given))
     if view is None:
         return await run(manifest, folder, options, deliver)
     observe = Fanout([board, view, *given])
@@ -78,6 +79,15 @@ async def _fetch(
         view.close()
     report.notes += observe.failures
     return report
+
+
+def _view(board: Board, wanted: bool | None, *, is_observed: bool) -> Notebook | Live | Plain | None:
+    """Return the view of a run that a program has begun; see `views.notebook.progress_view`."""
+    if wanted or (wanted is None and "IPython" in sys.modules):
+        from .views.notebook import progress_view  # a run of the command line has its own views
+
+        return progress_view(board, wanted, is_observed=is_observed)
+    return None
 
 
 async def _fetch_shares(
@@ -142,6 +152,8 @@ def check_shares(manifest: AnyManifest, place: Destination, options: PlainOption
     Raises:
         SettingsError: an option, the manifest or the destination belongs to a single run.
     """
+    from .sources.opening import is_pipe  # few runs need it
+
     given = list(manifest) if isinstance(manifest, (list, tuple)) else [manifest]
     sources = [each for each in given if isinstance(each, str | Path)]
     single = [name for name in ("shard", "failed", "name", "page") if name in options]

@@ -29,23 +29,24 @@ from .options import PlainOptions
 from .pages import WebPages
 from .processor import processor_times
 from .sources.again import Again
-from .sources.checksums import Checksums
-from .sources.folder_pages import DEPTH
 from .sources.join import FileList
-from .sources.link_files import LinkFileRenewal
 from .sources.names import Naming
+from .sources.pages import DEPTH
 from .sources.resolve import Options, Resolved, resolve
-from .sources.second_source import SecondSource
 from .sources.select import Selection
 from .storage.destination import Destination
 from .storage.folder.permissions import Permissions
 from .storage.folder.run_lock import state_folders
 from .storage.ledger.sqlite import SqliteLedger
-from .views.failed_file import FailedFile, is_failed_file
 from .workers.reach import IDLE_PART, Reach, checked_reach, descriptors, transport_of
 
 if TYPE_CHECKING:
     import pandas
+
+    from .sources.checksums import Checksums
+    from .sources.link_files import LinkFileRenewal
+    from .sources.second_source import SecondSource
+    from .views.failed_file import FailedFile
 
     Item = Entry | ManifestError | str | Path | Mapping[str, Any]
     AnyManifest = str | Path | Iterable[Item] | AsyncIterable[Item] | pandas.DataFrame
@@ -130,6 +131,8 @@ def failed_file_of(manifest: AnyManifest, options: PlainOptions, state: Path) ->
     place = options.get("failed")
     if place is None:
         return None
+    from .views.failed_file import FailedFile, is_failed_file  # few runs need it
+
     if not place.parent.is_dir() or not os.access(place.parent, os.W_OK):
         raise SettingsError(
             f"the file for failures, {place}, cannot be written; its folder must exist and be writable"
@@ -195,6 +198,8 @@ def renewal_of(
     def read(places: Sequence[Path]) -> Iterable[Row]:
         return cast("Iterable[Row]", resolve(list(places), selection).rows)
 
+    from .sources.link_files import LinkFileRenewal  # few runs need it
+
     wait = settings.links.on_expired == "wait"
     return LinkFileRenewal(
         files, read, wait=wait, command=settings.links.command, patience=settings.links.command_time,
@@ -253,6 +258,8 @@ def _lists(options: PlainOptions, pages: WebPages) -> tuple[FileList, ...]:
             further = Options(pages=pages, depth=options.get("depth", DEPTH), s3=_s3(options))
             return cast("Iterable[Row]", resolve(source, further).rows)
 
+        from .sources.second_source import SecondSource  # few runs need it
+
         return SecondSource(f"{option} {shown(source)}", read, mirror=mirror)
 
     lists = (checksums_of(place, options, pages) for place in options.get("checksums", ()))
@@ -274,6 +281,8 @@ def checksums_of(place: str, options: PlainOptions, pages: WebPages | None = Non
         CredentialsError: the server refuses to show the list.
         NetworkError: the list cannot be read from its server.
     """
+    from .sources.checksums import Checksums  # few runs need it
+
     if place.lower().startswith(("http://", "https://")):
         return Checksums.fetch(place, pages or pages_of(options))
     return Checksums.read(Path(place))

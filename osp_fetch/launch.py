@@ -37,8 +37,7 @@ from .model.report import Outcome, Report
 from .model.settings import Settings
 from .options import PlainOptions, StopToken
 from .processor import processor_times
-from .sources.huggingface import DownloadMetadata
-from .sources.link_files import LinkFileRenewal
+from .sources.hub_metadata import DownloadMetadata
 from .storage.destination import Destination
 from .storage.folder.disk import Disk
 from .storage.folder.permissions import Permissions
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from .assembly import AnyManifest
     from .engine.context import Context
     from .pages import WebPages
+    from .sources.link_files import LinkFileRenewal
     from .sources.resolve import Resolved
     from .views.failed_file import FailedFile
     from .workers.limits import Workers

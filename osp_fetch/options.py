@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from .model.engines import Engine, Folder, Ray
 from .model.profile import Profile
 from .model.quantities import seconds
 from .model.settings import Settings
+from .model.spelling import nearest
 from .sources.columns import MEANINGS
 from .sources.names import NAMES
 
@@ -217,8 +217,8 @@ def plain(options: Mapping[str, Any]) -> PlainOptions:
     for name, value in options.items():
         if name not in FetchOptions.__annotations__:
             known = list(FetchOptions.__annotations__)
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            meant = f"did you mean {near[0]}?" if near else f"options are {', '.join(known)}"
+            near = nearest(name, known, 0.5)
+            meant = f"did you mean {near}?" if near else f"options are {', '.join(known)}"
             raise TypeError(f"{name!r} is not an option of fetch; {meant}")
         if value is not None:
             made[name] = _READERS[name](value) if name in _READERS else value

@@ -10,12 +10,15 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from osp_fetch import Entry, Status, fetch_all
 from osp_fetch.model.digest import Digest
 from osp_fetch.model.errors import CredentialsError, ManifestError, NetworkError
 from osp_fetch.sources import aria2, bagit, checksum_lines, curl_config, other_tools, tsvhttp
 from osp_fetch.sources.checksums import Checksums
+from osp_fetch.sources.dispatch import OF_LISTS
 from osp_fetch.sources.resolve import Options, resolve
 from tests import origin as o
 from tests.conftest import quick
@@ -294,6 +297,12 @@ def test_names_of_checksum_lists() -> None:
         None,
         None,
     ]
+
+
+@given(st.from_regex(checksum_lines.LIST_NAME, fullmatch=True) | st.from_regex(checksum_lines.LIST_PREFIX))
+def test_a_url_is_looked_at_as_a_checksum_list_only_by_these_words(name: str) -> None:
+    """`dispatch` does not ask `is_list_name` about other names."""
+    assert any(word in name.lower() for word in OF_LISTS)
 
 
 def test_a_local_checksum_list_as_source_has_no_links(tmp_path: Path) -> None:

@@ -282,6 +282,20 @@ def test_pandas_is_not_imported_for_a_list_of_urls(tmp_path: Path) -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
 
 
+def test_what_reads_a_kind_of_source_is_imported_for_it_alone() -> None:
+    import subprocess
+
+    code = (
+        "import sys, osp_fetch.api; from osp_fetch.sources.resolve import Options, resolve\n"
+        "list(resolve('http://h/a.tar', Options()).rows)\n"
+        "own = 'formats opening table folder_pages huggingface checksum_lines modelscope buckets'.split()\n"
+        "print({f'osp_fetch.sources.{each}' for each in own}.intersection(sys.modules) or '')\n"
+        "print({'csv', 'zipfile', 'html', 'difflib', 'pandas'}.intersection(sys.modules) or '')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_metalinks_name_mirrors_sizes_and_digests(tmp_path: Path) -> None:
     content = f"""<?xml version="1.0"?><metalink xmlns="urn:ietf:params:xml:ns:metalink">
       <file name="d/a.tar"><size>12</size><hash type="md5">{MD5}</hash><hash type="sha-256">{SHA}</hash>

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
-from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # The value of a parameter that is one of a few words: `wait|exit`, or `N|auto`.
-_WORD: Final = re.compile(r"[a-z]+")
+_WORD: Final = r"[a-z]+"
 
 
 class Completed(click.types.StringParamType):
@@ -31,7 +33,9 @@ class Completed(click.types.StringParamType):
 
         Where words match, the shell shows them alone; otherwise it completes the names of files.
         """
-        words = [kind for kind in self._kinds if _WORD.fullmatch(kind)]
+        from click.shell_completion import CompletionItem
+
+        words = [kind for kind in self._kinds if re.fullmatch(_WORD, kind)]
         if "SOURCE" in self._kinds:
             return sources(incomplete)
         if "COMMAND" in self._kinds:
@@ -51,6 +55,8 @@ def sources(incomplete: str) -> list[CompletionItem]:
     A shell lists either words or the names that it finds itself. If a dataset matches, the files that match
     are listed as words, too; otherwise the shell completes files, which can also go into folders.
     """
+    from click.shell_completion import CompletionItem
+
     from ..datasets.catalogue import DATASETS
 
     names = [each.name for each in DATASETS] + ["all"]

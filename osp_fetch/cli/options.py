@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ import click
 from ..model.errors import SettingsError, StorageError
 from ..model.quantities import seconds
 from ..model.settings import Layer, Settings
+from ..model.spelling import nearest
 from ..model.urls import shown
 from ..options import plain
 from ..storage.destination import Destination, destination
@@ -143,8 +143,8 @@ def _from_environment() -> list[tuple[str, Layer]]:
             found.append((name, {section: {key: _plain(os.environ[name])}}))
         elif name.startswith(PREFIX) and name not in VARIABLES:
             # without this warning, a misspelt rate limit would be ignored, and a run would saturate the link
-            near = difflib.get_close_matches(name, [*settings, *VARIABLES], 1)
-            meant = f"; did you mean {near[0]}?" if near else ""
+            near = nearest(name, [*settings, *VARIABLES])
+            meant = f"; did you mean {near}?" if near else ""
             click.echo(f"osp-fetch: {name} is ignored: it is not a setting or flag{meant}", err=True)
     return found
 

@@ -6,7 +6,6 @@ status · pause · resume · rate 20MiB · connections 8 · host H pause · host
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -14,6 +13,7 @@ from typing import Final
 from ..model.dataclasses import dataclass
 from ..model.errors import FetchError
 from ..model.quantities import count, host_name, size
+from ..model.spelling import nearest
 from ..model.timetable import rate_of
 
 USAGE: Final = {
@@ -132,8 +132,8 @@ def parse(words: Sequence[str]) -> Command:
     """
     name, *rest = words or [""]
     if name not in USAGE:
-        near = difflib.get_close_matches(name, USAGE, n=1, cutoff=0.5)
-        meant = f"did you mean {near[0]}?" if near else f"known are {', '.join(USAGE)}"
+        near = nearest(name, USAGE, 0.5)
+        meant = f"did you mean {near}?" if near else f"known are {', '.join(USAGE)}"
         raise CommandError(f"{name!r} is not a command; {meant}")
     reader = _READERS[name]
     if isinstance(reader, _Plain):

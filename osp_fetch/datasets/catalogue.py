@@ -6,7 +6,6 @@ marked there as second-hand are second-hand here, too.
 
 from __future__ import annotations
 
-import difflib
 import glob
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -16,6 +15,7 @@ from typing import Any, Final
 from ..model.dataclasses import dataclass
 from ..model.errors import ManifestError, Remedy
 from ..model.report import JSON_VERSION
+from ..model.spelling import nearest
 
 REPOSITORY: Final = "hf://datasets/LanguageBind/Open-Sora-Plan-v1.1.0"
 _BY_LINKS: Final = "links"
@@ -231,10 +231,10 @@ def expand(source: str, links: str | Path | None = None) -> str | Path:
     is_word = "/" not in source and "." not in source and not glob.has_magic(source)
     if source != "-" and is_word and not Path(source).exists():
         names = [*(dataset.name for dataset in OFFERED), ALL]
-        near = difflib.get_close_matches(source, names, n=1)
+        near = nearest(source, names)
         raise ManifestError(
             f"{source}: neither a file nor a dataset"
-            + (f"; did you mean {near[0]}?" if near else f"; datasets are {', '.join(names)}"),
+            + (f"; did you mean {near}?" if near else f"; datasets are {', '.join(names)}"),
             remedy=Remedy.ABORT,
         )
     return source

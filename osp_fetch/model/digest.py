@@ -35,9 +35,9 @@ STRENGTH: Final = (
 """Algorithms in order of strength, the strongest first."""
 _HEX: Final = re.compile(r"[0-9a-f]+")
 # Form of W3C Subresource Integrity: algorithm, hyphen, base64.
-_INTEGRITY: Final = re.compile(r"(sha(?:256|384|512))-([A-Za-z0-9+/]+=*)")
-_NAMED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)\s*[:=]\s*(\S.*)")
-_CALLED: Final = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)\s*\(\s*([A-Za-z0-9+/=_-]+)\s*\)")
+_INTEGRITY: Final = r"(sha(?:256|384|512))-([A-Za-z0-9+/]+=*)"
+_NAMED: Final = r"([A-Za-z][A-Za-z0-9_-]*)\s*[:=]\s*(\S.*)"
+_CALLED: Final = r"([A-Za-z][A-Za-z0-9_-]*)\s*\(\s*([A-Za-z0-9+/=_-]+)\s*\)"
 _FOR_URLS: Final = str.maketrans("-_", "+/")  # the base64 of RFC 4648, section 5
 
 
@@ -113,7 +113,7 @@ class Digest:
         if algorithm and len(text) == HEX_LENGTHS.get(algorithm) and text.isalnum():
             return cls(algorithm, text.lower())  # the common case: a value alone
         text = _named_multihash(text) if algorithm is None else text
-        match = _NAMED.fullmatch(text) or _INTEGRITY.fullmatch(text) or _CALLED.fullmatch(text)
+        match = re.fullmatch(_NAMED, text) or re.fullmatch(_INTEGRITY, text) or re.fullmatch(_CALLED, text)
         if match and _normal(match[1]) in HEX_LENGTHS:
             name, value = _normal(match[1]), match[2]
         elif match and not (algorithm and text.endswith("=")):

@@ -23,13 +23,13 @@ STATE_FOLDER: Final = ".osp-fetch"
 
 # Paths that need no further check. Most paths of ten million rows match, at a tenth of the cost.
 _PLAIN: Final = re.compile(r"(?:[A-Za-z0-9_][\w.,=+-]{0,99}/){0,20}[A-Za-z0-9_][\w.,=+-]{0,99}", re.ASCII)
-_BRACKETS: Final = re.compile(r"\[([0-9A-Fa-f:.]+)(?:%25[\w.~-]+)?\](?::\d*)?")
+_BRACKETS: Final = r"\[([0-9A-Fa-f:.]+)(?:%25[\w.~-]+)?\](?::\d*)?"
 _LINK: Final = re.compile(
     rf"https?://(?:[^/?#{CONTROLS} ]*@)?(?:\[[0-9A-Fa-f:.]+\]|[^/?#:@{CONTROLS} ]+)"
     rf"(?::\d*)?(?:[/?#][^{CONTROLS} ]*)?"
 )
-_FORBIDDEN: Final = re.compile(r'[\\:*?"<>|]')
-_DEVICE: Final = re.compile(r"(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./]|$)", re.IGNORECASE)
+_FORBIDDEN: Final = r'[\\:*?"<>|]'
+_DEVICE: Final = r"(?i)(?:^|/)(?:con|prn|aux|nul|com[0-9]|lpt[0-9])(?:[./]|$)"
 
 
 def relative_path(text: str) -> RelativePath:
@@ -79,9 +79,9 @@ def _refusal(text: str, names: list[str]) -> str | None:
 
 def portability(path: str) -> str | None:
     """Return why Windows, and disks shared with it, do not take a path; None if they do."""
-    if _DEVICE.search(path):
+    if re.search(_DEVICE, path):
         return "is a device name on Windows"
-    if found := _FORBIDDEN.search(path):
+    if found := re.search(_FORBIDDEN, path):
         return f"contains {found[0]!r}, which Windows forbids in names"
     if re.search(r"[. ](?:/|$)", path):
         return "ends in a dot or a blank, which Windows removes"
@@ -100,7 +100,7 @@ def has_address(url: str) -> bool:
         return False  # the standard library takes it for an address
     if "[" not in host and "]" not in host:
         return True
-    match = _BRACKETS.fullmatch(host)
+    match = re.fullmatch(_BRACKETS, host)
     try:
         return match is not None and ipaddress.ip_address(match[1]).version == 6
     except ValueError:

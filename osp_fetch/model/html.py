@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -23,7 +22,11 @@ _VOID: Final = frozenset({"meta", "link", "br", "hr", "path", "line", "rect", "p
 
 def text(value: str) -> Html:
     """Return a text as markup. Control characters, also those that reverse the direction, become escapes."""
-    return value if isinstance(value, Html) else Html(html.escape(printable(value), quote=True))
+    if isinstance(value, Html):
+        return value
+    from html import escape  # only pages need it
+
+    return Html(escape(printable(value), quote=True))
 
 
 def tag(name: str, /, *children: Child, **attributes: str | float | None) -> Html:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import field, fields, replace
 from typing import Any, Final
@@ -27,6 +26,7 @@ from .quantities import (
     server_list,
     size,
 )
+from .spelling import nearest
 from .timetable import rate_of
 
 Layer = Mapping[str, Mapping[str, Any]]
@@ -336,5 +336,5 @@ def _changed(table: Any, layer: str, section: str, values: Mapping[str, Any]) ->
 
 
 def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
+    near = nearest(word, known, 0.5)
+    return f"; did you mean {near}?" if near else f"; known are {', '.join(known)}"

@@ -16,7 +16,7 @@ from typing import Any, Final, Self
 from .dataclasses import dataclass
 
 _DAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-_ENTRY: Final = re.compile(r"(?:([a-z]{3,9})-)?(\d{1,2}):(\d{2}),(\S+)", re.IGNORECASE)
+_ENTRY: Final = r"(?i)(?:([a-z]{3,9})-)?(\d{1,2}):(\d{2}),(\S+)"
 _DAY: Final = 24 * 60  # minutes of a day
 _WEEK: Final = 7 * _DAY  # minutes of a week
 # Most weeks over which `Timetable.seconds` adds up rates; a longer transfer is not estimated.
@@ -120,7 +120,7 @@ class Timetable:
 
 def _entry(word: str, size: Callable[[Any], int]) -> tuple[int | None, int, int]:
     """Return the day (None for every day), the minute of the day, and the rate of one entry."""
-    match = _ENTRY.fullmatch(word)
+    match = re.fullmatch(_ENTRY, word)
     if match is None:
         raise ValueError(f"{word!r} is not an entry of a timetable; write [DAY-]HH:MM,RATE")
     name, hour, minute, rate = (match[1] or "").lower(), int(match[2]), int(match[3]), match[4].lower()

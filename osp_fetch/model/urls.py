@@ -249,22 +249,20 @@ def _stated_expiry(url: str) -> tuple[float, bool] | None:
 _SCHEME: Final = r"(?<![\w+.-])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*:/+)"
 # `scheme://user:password@` with any number of slashes, also with `@` inside the password; `host:port/path` is
 # not userinfo
-_USERINFO: Final = re.compile(
+_USERINFO: Final = (
     _SCHEME + r"(?!(?:localhost|[^\s/:@.]{0,255}\.[^\s/:@]{0,255}|\[[0-9A-Fa-f:.]{0,64}\]):\d{1,5}[/?#])"
     r"(?:[^\s/:@\"'<>]*:[^\s\"'<>]*@|[^\s/:@\"'<>]*@)"
 )
-_BARE_USERINFO: Final = re.compile(r"(?<![^\s\"'<>(=/])[^\s/:@\"'<>(=]+:(?!/)[^\s/\"'<>]+@(?=[\w\[])")
-_QUOTED: Final = re.compile(r"(?P<quote>['\"])(?P<text>(?:\\.|(?!(?P=quote))[^\\\n])*)(?P=quote)")
-_QUERY: Final = re.compile(r"(?:(?<=\S)[?#](?=[^\s?#\"'<>,;)\]])|[?#](?=[\w.~%-]+=))[^\s\"'<>]*")
-_LOOSE_PAIR: Final = re.compile(
-    r"(?<=[\s&;])(?P<name>[\w.~%-]+)=[^\s\"'<>]*(?=&)|(?<=&)(?P<other>[\w.~%-]+)=[^\s\"'<>]*"
-)
-_SECRET_PAIR: Final = re.compile(
+_BARE_USERINFO: Final = r"(?<![^\s\"'<>(=/])[^\s/:@\"'<>(=]+:(?!/)[^\s/\"'<>]+@(?=[\w\[])"
+_QUOTED: Final = r"(?P<quote>['\"])(?P<text>(?:\\.|(?!(?P=quote))[^\\\n])*)(?P=quote)"
+_QUERY: Final = r"(?:(?<=\S)[?#](?=[^\s?#\"'<>,;)\]])|[?#](?=[\w.~%-]+=))[^\s\"'<>]*"
+_LOOSE_PAIR: Final = r"(?<=[\s&;])(?P<name>[\w.~%-]+)=[^\s\"'<>]*(?=&)|(?<=&)(?P<other>[\w.~%-]+)=[^\s\"'<>]*"
+_SECRET_PAIR: Final = (
     r"(?i)(?<![A-Za-z0-9])(?P<name>oh|oe|sig|hmac|signature|policy|key-pair-id|pass|passwd|password|secret|credential|"
     r"(?:[\w-]{0,64}[_-])?(?:token|api[_-]?key|secret[_-]?key|access[_-]?key|auth[_-]?key|signature|credential)|apikey|"
     r"awsaccesskeyid|x-(?:amz|goog|oss)-[a-z-]{1,64})=[^&\s\"'<>]+"
 )
-_TOKEN: Final = re.compile(r"(?i)\b(bearer\s+|basic\s+)[^\s\"',]+|\bhf_[A-Za-z0-9]{6,}")
+_TOKEN: Final = r"(?i)\b(bearer\s+|basic\s+)[^\s\"',]+|\bhf_[A-Za-z0-9]{6,}"
 
 
 def redact(text: str) -> str:
@@ -273,13 +271,13 @@ def redact(text: str) -> str:
     In doubt it hides text. An address with blanks is recognised completely only between quotes; use `shown`
     for a value that is known to be an address.
     """
-    text = _QUOTED.sub(_redacted_quote, text)
-    text = _USERINFO.sub(lambda m: m["scheme"] + "…@", text)
-    text = _BARE_USERINFO.sub("…@", text)
-    text = _QUERY.sub(lambda m: m[0][0] + "…", text)
-    text = _LOOSE_PAIR.sub(lambda m: (m["name"] or m["other"]) + "=…", text)
-    text = _SECRET_PAIR.sub(lambda m: m["name"] + "=…", text)
-    return _TOKEN.sub(lambda m: (m[1] or "hf_") + "…", text)
+    text = re.sub(_QUOTED, _redacted_quote, text)
+    text = re.sub(_USERINFO, lambda m: m["scheme"] + "…@", text)
+    text = re.sub(_BARE_USERINFO, "…@", text)
+    text = re.sub(_QUERY, lambda m: m[0][0] + "…", text)
+    text = re.sub(_LOOSE_PAIR, lambda m: (m["name"] or m["other"]) + "=…", text)
+    text = re.sub(_SECRET_PAIR, lambda m: m["name"] + "=…", text)
+    return re.sub(_TOKEN, lambda m: (m[1] or "hf_") + "…", text)
 
 
 def _redacted_quote(match: re.Match[str]) -> str:
@@ -309,5 +307,5 @@ def shown(address: str) -> str:
     cut = re.search(r"[?#]", rest)
     if cut:
         rest = rest[: cut.start()] + f"{cut[0]}…"
-    rest = _SECRET_PAIR.sub(lambda m: m["name"] + "=…", _BARE_USERINFO.sub("…@", rest))
-    return _TOKEN.sub(lambda m: (m[1] or "hf_") + "…", scheme + rest)
+    rest = re.sub(_SECRET_PAIR, lambda m: m["name"] + "=…", re.sub(_BARE_USERINFO, "…@", rest))
+    return re.sub(_TOKEN, lambda m: (m[1] or "hf_") + "…", scheme + rest)

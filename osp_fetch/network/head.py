@@ -20,8 +20,8 @@ from .fallback import Response
 
 _LONGEST: Final = 1 << 60  # bytes; a length above this is an error of the server: no file system holds it
 _OVERLAP: Final = 1 << 20  # bytes by which a range may begin too early; they are received in vain
-_EXTENDED_NAME: Final = re.compile(r"filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]+)", re.IGNORECASE)
-_NAME: Final = re.compile(r'filename\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;]+))', re.IGNORECASE)
+_EXTENDED_NAME: Final = r"(?i)filename\*\s*=\s*([\w-]*)'[^']*'([^;\s]+)"
+_NAME: Final = r'(?i)filename\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;]+))'
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
@@ -67,12 +67,12 @@ def stated_name(disposition: str) -> str:
     Args:
         disposition: The value of the field. `filename*` comes before `filename`.
     """
-    if extended := _EXTENDED_NAME.search(disposition):
+    if extended := re.search(_EXTENDED_NAME, disposition):
         try:
             return unquote(extended[2], encoding=extended[1] or "utf-8", errors="replace")
         except LookupError:
             return unquote(extended[2], errors="replace")
-    match = _NAME.search(disposition)
+    match = re.search(_NAME, disposition)
     if match is None:
         return ""
     name = re.sub(r"\\(.)", r"\1", match[1]) if match[1] is not None else match[2].strip()

@@ -33,10 +33,9 @@ REFUSAL_READ: Final = 4096  # bytes of an error reply's body that are read, to f
 
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529})
 _LINK_STATUSES: Final = frozenset({401, 403, 404, 410})
-_DEAD_LINK: Final = re.compile(
-    rb"URL signature (expired|mismatch)|Request has expired|ExpiredToken|Signature expired|"
-    rb"token (is|has) expired|<Code>AccessDenied</Code>\s*<Message>Request has expired",
-    re.IGNORECASE,
+_DEAD_LINK: Final = (
+    rb"(?i)URL signature (expired|mismatch)|Request has expired|ExpiredToken|Signature expired|"
+    rb"token (is|has) expired|<Code>AccessDenied</Code>\s*<Message>Request has expired"
 )
 _MARKUP_NAMES: Final = frozenset(
     "html htm xhtml xml svg rss atom php asp aspx jsp meta4 metalink xsd kml xsl xslt plist vue svelte "
@@ -62,7 +61,7 @@ _OWN_FORMATS: Final = {
     "br": ("br",),
 }
 # words by which a refusal with status 403 says that it is meant for these credentials, or for this file
-_REASON: Final = re.compile(
+_REASON: Final = (
     rb"(?i)authori[sz]ed|authenticat|access ?denied|permission|credential|log ?in|sign ?in|restricted|gated|"
     rb"private|token|signature|expired|subscri|not allowed"
 )
@@ -71,14 +70,14 @@ _TEXT_KINDS: Final = _PAGE_KINDS | {"text/plain", "application/json", "text/xml"
 _LONGEST_WAIT: Final = 1e9  # seconds; a server that asks for more asks for ever
 _NO_KINDS: Final = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 # words of a message in place of a file
-_MESSAGE: Final = re.compile(
+_MESSAGE: Final = (
     rb"(?i)\b(?:access ?denied|forbidden|unauthori[sz]ed|not authori[sz]ed|permission denied|log ?in|"
     rb"sign ?in|quota|rate limit|too many requests|not found|no such (?:file|key|bucket)|expired|error|"
     rb"exception|temporarily unavailable|internal server|bad request|"
     rb"invalid (?:token|request|signature|link))\b"
 )
 # Git LFS specification, "The Pointer": what a repository holds in place of a large file
-_POINTER: Final = re.compile(
+_POINTER: Final = (
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.+\n)*oid \w+:[0-9a-f]+\nsize (\d{1,18})\n"
 )
 _LONGEST_MESSAGE: Final = 64 << 10  # bytes; a longer text is no error message
@@ -110,7 +109,7 @@ def check_page(
     suffix = _suffix(name)
     if head is None or (size is not None and size == length):
         return
-    if pointer := _POINTER.match(head):
+    if pointer := re.match(_POINTER, head):
         raise NotThePayloadError(
             f"{name}: the server sent a Git LFS pointer instead of the file of {int(pointer[1])} bytes; take "
             "the link by which the repository offers the file itself; if the pointer is what you want, state "
@@ -137,7 +136,7 @@ def _is_page(suffix: str, kind: str, head: bytes, length: int | None) -> bool:
     if is_tag or sniffing.is_markup(head) or (kind == "application/problem+json" and suffix != "json"):
         return True
     # without a label, or with one that says nothing, the text itself must read like a message
-    says = kind in _NO_KINDS and _MESSAGE.search(head) is not None
+    says = kind in _NO_KINDS and re.search(_MESSAGE, head) is not None
     if suffix not in _BINARY_NAMES or not (kind in _TEXT_KINDS or says or sniffing.is_json(head)):
         return False  # text with a name that promises nothing else is data
     small = length is None or length <= _LONGEST_MESSAGE
@@ -267,7 +266,7 @@ def refusal(
             "same command with it: the download resumes at the same byte"
         )
     error = StatusError(f"{answered}{_advice(status)}", status=status, remedy=Remedy.FAIL)
-    error.unexplained = status == 403 and "WWW-Authenticate" not in headers and not _REASON.search(body)
+    error.unexplained = status == 403 and "WWW-Authenticate" not in headers and not re.search(_REASON, body)
     return error
 
 
@@ -305,7 +304,7 @@ def _passing(answered: str, status: int, wait: float | None, longest_wait: float
 
 def _is_dead(url: str, headers: Mapping[str, str], body: bytes, now: float) -> bool:
     """Whether the body, or the expiry in the URL's query, states that the link has expired."""
-    if _DEAD_LINK.search(body):
+    if re.search(_DEAD_LINK, body):
         return True
     dies = urls.expiry(url)
     return dies is not None and dies < (_date(headers.get("Date", "")) or now)

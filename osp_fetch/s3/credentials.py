@@ -11,7 +11,7 @@ from ..model.dataclasses import dataclass
 from ..model.errors import CredentialsError
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
-_REQUEST: Final = re.compile(rf"{ALGORITHM} Credential=(?P<provider>aws|gs)/(?P<region>[\w-]+)/s3")
+_REQUEST: Final = rf"{ALGORITHM} Credential=(?P<provider>aws|gs)/(?P<region>[\w-]+)/s3"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class SignatureRequest:
     @classmethod
     def parse(cls, value: str) -> SignatureRequest | None:
         """Return the request that the value of an Authorization header is, None if it is none."""
-        match = _REQUEST.fullmatch(value)
+        match = re.fullmatch(_REQUEST, value)
         return cls(match["provider"], match["region"]) if match else None
 
 

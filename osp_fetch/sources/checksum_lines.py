@@ -28,12 +28,12 @@ _REVERSED: Final = re.compile(rf"(\S.*?)(?:[ \t]*[:=,][ \t]*|[ \t]+)({_VALUE})")
 _BARE: Final = re.compile(_VALUE)
 _BASE64_ALGORITHMS: Final = {24: "md5", 28: "sha1", 44: "sha256", 88: "sha512"}
 _ESCAPES: Final = {r"\\": "\\", r"\n": "\n", r"\r": "\r"}
-_LIST_NAME: Final = re.compile(
+LIST_NAME: Final = re.compile(
     r"(?:(?P<stem>.+)(?P<mark>[._-]))?(?P<algorithm>md5|sha-?(?:1|224|256|384|512)|b2|blake2b|checksums?|shasums?|hash(?:es)?)"
     r"(?:[._-]?(?:sums?|checksums?))?(?:\.(?:txt|asc|sig))?",
     re.IGNORECASE,
 )
-_LIST_PREFIX: Final = re.compile(r"(?:(?:md5|sha\d{1,3}|b2|sha)-?sums?|checksums?)[._-]", re.IGNORECASE)
+LIST_PREFIX: Final = re.compile(r"(?:(?:md5|sha\d{1,3}|b2|sha)-?sums?|checksums?)[._-]", re.IGNORECASE)
 _CLEARSIGNED: Final = "-----BEGIN PGP SIGNED MESSAGE-----"
 _SIGNATURE: Final = "-----BEGIN PGP SIGNATURE-----"
 
@@ -54,12 +54,12 @@ class Listed(NamedTuple):
 
 def is_list_name(name: str) -> bool:
     """Return whether a file is named as checksum lists are: `SHA256SUMS`, `x.tar.md5`, `x-CHECKSUM`."""
-    return _LIST_NAME.fullmatch(name) is not None or _LIST_PREFIX.match(name) is not None
+    return LIST_NAME.fullmatch(name) is not None or LIST_PREFIX.match(name) is not None
 
 
 def single_name(name: str) -> str | None:
     """Return the name of the file that a list belongs to, such as `x.tar` of `x.tar.sha256`, else None."""
-    match = _LIST_NAME.fullmatch(name)
+    match = LIST_NAME.fullmatch(name)
     return match["stem"] if match and match["mark"] == "." else None
 
 
@@ -86,7 +86,7 @@ def parsed(lines: Iterable[str], name: str) -> Iterator[Listed]:
     Raises:
         ValueError: a line is of no known form. The message begins with its number.
     """
-    match = _LIST_NAME.fullmatch(name)
+    match = LIST_NAME.fullmatch(name)
     blake = bool(match) and match["algorithm"].lower() in ("b2", "blake2b")  # type: ignore[index]
     for number, line in _content(lines):
         try:

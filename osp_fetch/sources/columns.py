@@ -6,7 +6,6 @@ digest, and a `name` that holds captions is no path. Columns with another meanin
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from typing import Any, Final
 from ..model.dataclasses import dataclass
 from ..model.digest import Digest
 from ..model.errors import ManifestError
+from ..model.spelling import nearest
 from .row_parser import broken, is_given, is_raw, is_unknown, read_size, stated_digests
 
 ALGORITHMS: Final = ("sha512", "sha384", "sha256", "sha224", "sha1", "md5", "blake2b", "crc32c")
@@ -35,29 +35,27 @@ SIZES: Final = (
 )  # fmt: skip
 # A column holds digests if its name is that of an algorithm combined with any of these words, such as
 # `md5sum`, `file_sha256` or `OriginalMD5`.
-_DIGEST_WORDS: Final = re.compile(
+_DIGEST_WORDS: Final = (
     r"(?:sum|hash|hex|hexdigest|digest|checksum|value|b64|base64|file|content|original|expected|source|archive|"
     r"tar|zip|data|image|img|video|media|object|blob|raw|download|computed|supplied|of|the|in|cs)*"
 )
 # A column of digests whose values state the algorithm, or show it by their length.
-_GENERIC: Final = re.compile(
+_GENERIC: Final = (
     r"(?=.*(?:hash|digest|checksum|integrity|shasum|^sri$|^sha2?$))(?:sum|hash|hashes|hex|hexdigest|digests?|"
     r"checksums?|value|file|content|original|expected|source|archive|data|integrity|sri|shasum|sha2?|of|the)*"
 )
-_NOT_COMPUTED: Final = re.compile(
-    r"(?:blake3|blake2s|sha3|xxh|crc32|crc64|md4|ripemd|whirlpool|adler32|murmur)"
-)
-_SECONDARY: Final = re.compile(r"thumb|page|landing|licen[sc]e|profile|author|home|preview|referr?er")
+_NOT_COMPUTED: Final = r"(?:blake3|blake2s|sha3|xxh|crc32|crc64|md4|ripemd|whirlpool|adler32|murmur)"
+_SECONDARY: Final = r"thumb|page|landing|licen[sc]e|profile|author|home|preview|referr?er"
 _NEAR: Final = 0.82  # difflib ratio from which one name counts as a misspelling of the other
 _SAMPLE: Final = 200  # rows by whose values a column is judged
-_LINK: Final = re.compile(r"\s*https?://\S", re.IGNORECASE)
-_MAY_BE_DIGEST: Final = re.compile(r"(?=.*[A-Za-z+/=]).*?[A-Za-z0-9+/=_-]{16,}", re.DOTALL)
+_LINK: Final = r"(?i)\s*https?://\S"
+_MAY_BE_DIGEST: Final = r"(?s)(?=.*[A-Za-z+/=]).*?[A-Za-z0-9+/=_-]{16,}"
 # Columns that state the algorithm of the digests in another one.
 _KINDS: Final = (
     "algorithm", "checksumalgorithm", "checksumtype", "checksumalgo", "hashalgorithm", "hashtype", "hashalgo",
     "digestalgorithm", "digesttype",
 )  # fmt: skip
-_FILE_NAME: Final = re.compile(r"(?![+-]?[\d.]+$)[^\n]*\.[A-Za-z0-9]{1,10}")
+_FILE_NAME: Final = r"(?![+-]?[\d.]+$)[^\n]*\.[A-Za-z0-9]{1,10}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +192,7 @@ def holds_link(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return bool(value) and holds_link(value[0])
     text = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
-    return isinstance(text, str) and _LINK.match(text) is not None
+    return isinstance(text, str) and re.match(_LINK, text) is not None
 
 
 def _link_column(sample: _Sample, where: str) -> int:
@@ -207,12 +205,12 @@ def _link_column(sample: _Sample, where: str) -> int:
     if not found and len(some := [place for place, share in shares.items() if share > 0.5]) == 1:
         found = some
     if found:
-        return min(found, key=lambda place: (_SECONDARY.search(sample.names[place]) is not None, place))
+        return min(found, key=lambda place: (re.search(_SECONDARY, sample.names[place]) is not None, place))
     if (wrong := sample.named(LINKS, lambda _: True)) is not None:
         return wrong  # its values are no links: every row says so
     for column, name in zip(sample.columns, sample.names, strict=True):
-        if near := difflib.get_close_matches(name, LINKS, n=1, cutoff=0.6):
-            raise broken(f"{where}: unknown column {column!r}; did you mean {near[0]!r}?")
+        if near := nearest(name, LINKS):
+            raise broken(f"{where}: unknown column {column!r}; did you mean {near!r}?")
     raise broken(
         f"{where}: no column holds links (columns: {_listed(sample.columns)}); name the column of links url, "
         "or state it with --columns url=NAME"
@@ -238,7 +236,10 @@ def _are_paths(values: list[Any]) -> bool:
 
 
 def _is_file_name(value: str) -> bool:
-    fits = _FILE_NAME.fullmatch(value) is not None or re.fullmatch(r"[^\s/]+(?:/[^\s/]+)+", value) is not None
+    fits = (
+        re.fullmatch(_FILE_NAME, value) is not None
+        or re.fullmatch(r"[^\s/]+(?:/[^\s/]+)+", value) is not None
+    )
     return fits and not holds_link(value) and len(value.encode("utf-8", "replace")) < 1000
 
 
@@ -295,7 +296,7 @@ def _digest_columns(
         fitting = sum(_is_digest(value, None if meaning == "digest" else meaning) for value in values)
         why = _unsupported(sample) if meaning == "digest" else None
         if why or fitting * 2 < len(values):
-            if meaning == "digest" and not any(_MAY_BE_DIGEST.match(str(value)) for value in values):
+            if meaning == "digest" and not any(re.match(_MAY_BE_DIGEST, str(value)) for value in values):
                 continue  # such as LAION's integers
             why = why or "its values are no digests; name the right column with --columns"
         elif meaning in found:
@@ -324,7 +325,7 @@ def _algorithm_column(sample: _Sample) -> int | None:
 
     def names_one(value: Any) -> bool:
         name = _squashed(str(value))
-        return name in ALGORITHMS or _NOT_COMPUTED.match(name) is not None
+        return name in ALGORITHMS or re.match(_NOT_COMPUTED, name) is not None
 
     return sample.named(_KINDS, lambda values: _share(values, names_one) >= 0.5)
 
@@ -343,18 +344,18 @@ def _named_digest(column: str) -> str | None:
     joined = "".join(re.findall(r"[A-Z]?[a-z]+[0-9]*[a-z]*|[A-Z]+[0-9]*[a-z]?|[0-9]+", column)).lower()
     for algorithm in ALGORITHMS:
         before, found, after = joined.partition(algorithm)
-        if found and _DIGEST_WORDS.fullmatch(before) and _DIGEST_WORDS.fullmatch(after):
+        if found and re.fullmatch(_DIGEST_WORDS, before) and re.fullmatch(_DIGEST_WORDS, after):
             return algorithm
-    if _GENERIC.fullmatch(joined):
+    if re.fullmatch(_GENERIC, joined):
         return "digest"
-    near = difflib.get_close_matches(joined, ALGORITHMS, n=1, cutoff=_NEAR)
-    return near[0] if near and not _NOT_COMPUTED.match(joined) else None
+    near = nearest(joined, ALGORITHMS, _NEAR)
+    return near if near and not re.match(_NOT_COMPUTED, joined) else None
 
 
 def _unused(column: str) -> str | None:
     """Return why a column whose name contains an algorithm is not used; None if it contains none."""
     parts = [part.lower() for part in re.split(r"[^A-Za-z0-9]+", column)]
-    if any(_NOT_COMPUTED.match(part) for part in parts):
+    if any(re.match(_NOT_COMPUTED, part) for part in parts):
         return f"osp-fetch cannot compute these digests (supported: {', '.join(ALGORITHMS)})"
     if any(part.startswith(ALGORITHMS) for part in parts):
         return "its name does not say that it holds digests of the files; name it with --columns"

@@ -1,4 +1,8 @@
-"""Finds the sources that a SOURCE names: files, the listing of a service, a server's page, an iterable."""
+"""Finds the sources that a SOURCE names: files, the listing of a service, a server's page, an iterable.
+
+What reads one kind of source is imported only for it: all kinds together would double the time in which the
+command line starts.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,12 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
+from urllib.parse import unquote
 
 from ..model import urls
 from ..model.dataclasses import dataclass
 from ..model.settings import S3
 from ..s3.address import is_objects
-from . import folder_pages, huggingface, remote_sums, table
-from .formats import part_files, rows_of_file
-from .opening import STDIN
 from .pages import Pages
 from .reading import Objects, Reading
 from .row_parser import Blocks, Numbered, RawRow, any_row, broken, read_row
@@ -27,6 +29,8 @@ _BLOCK: Final = 256  # rows per block of an iterable
 _ROW: Final = 64  # bytes that a row of a DataFrame or a list counts as
 _BARE_HOST: Final = re.compile(r"https?://[^/?#]+")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):/")
+# The name of every checksum list contains one of these; other names are not looked at more closely.
+OF_LISTS: Final = ("md5", "sha", "b2", "blake", "checksum", "hash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +81,10 @@ def sources_of(source: object, how: Listing, reading: Reading) -> list[Source]:
     if isinstance(source, str) and (found := _on_servers(source, how, reading)):
         return found
     if isinstance(source, (str, Path)):
-        parts = [STDIN] if source == STDIN else part_files(source)
-        files = [file for part in parts for file in rows_of_file(part, how.selection, reading)]
-        return [Source(file.name, read, file.size) for file, read in files]
+        return _files(source, how, reading)
     if type(source).__name__ == "DataFrame":
+        from . import table
+
         data = cast("pandas.DataFrame", source)
         return [Source("DataFrame", lambda: table.frame(data, reading), len(data) * _ROW)]
     if isinstance(source, Iterable):
@@ -91,9 +95,21 @@ def sources_of(source: object, how: Listing, reading: Reading) -> list[Source]:
     )
 
 
+def _files(source: str | Path, how: Listing, reading: Reading) -> list[Source]:
+    """Return the files that a path, a glob or `-` names."""
+    from .formats import part_files, rows_of_file
+    from .opening import STDIN
+
+    parts = [STDIN] if source == STDIN else part_files(source)
+    files = [file for part in parts for file in rows_of_file(part, how.selection, reading)]
+    return [Source(file.name, read, file.size) for file, read in files]
+
+
 def _on_servers(source: str, how: Listing, reading: Reading) -> list[Source]:
     """Return the source that an address names; none if `source` is the path of a file."""
     if source.startswith("hf://"):
+        from . import huggingface
+
         huggingface.HubAddress.parse(source)
         return [Source(source, lambda: huggingface.listing(source))]
     if source.startswith("modelscope://"):
@@ -108,7 +124,7 @@ def _on_servers(source: str, how: Listing, reading: Reading) -> list[Source]:
         gdrive.check_client()
         return [Source(source, lambda: gdrive.listing(source, how.pages))]
     if is_objects(source):
-        from . import buckets  # few runs need it
+        from . import buckets
 
         buckets.ObjectAddress.parse(source)
         return [Source(source, lambda: buckets.listing(source, how.s3, reading.note))]
@@ -123,15 +139,21 @@ def _url(url: str, how: Listing, reading: Reading) -> Source:
     """Return the rows of a URL: a folder page, a checksum list, or the file itself."""
     if _BARE_HOST.fullmatch(url):
         url += "/"
-    if folder_pages.is_candidate(url):
+    if url.endswith("/") and "?" not in url and "#" not in url:
+        from . import folder_pages
+
         notes, depth, own = reading.notes, how.depth, how.own_headers
         return Source(
             urls.shown(url),
             lambda: folder_pages.files(url, how.pages, notes, depth=depth, own_headers=own),
         )
-    if remote_sums.is_candidate(url):
-        reading.note(f"{urls.shown(url)} is read as a checksum list: the files beside it, with their digests")
-        return Source(urls.shown(url), lambda: remote_sums.files(url, how.pages))
+    if any(word in unquote(url).lower() for word in OF_LISTS):
+        from . import remote_sums
+
+        if remote_sums.is_candidate(url):
+            shown = urls.shown(url)
+            reading.note(f"{shown} is read as a checksum list: the files beside it, with their digests")
+            return Source(shown, lambda: remote_sums.files(url, how.pages))
     return Source("URL", lambda: iter([[(1, read_row({"url": url}, "URL", 1))]]), 0)
 
 

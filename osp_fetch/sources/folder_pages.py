@@ -14,19 +14,12 @@ from ..model.errors import FetchError, ManifestError
 from ..model.urls import encoded, origin, shown
 from . import autoindex
 from .blocks import grouped
-from .pages import Page, Pages, document, refused
+from .pages import DEPTH, Page, Pages, document, refused
 from .row_parser import Blocks, Numbered, RawRow, broken, read_row
 
-DEPTH: Final = 10
-"""Default of `depth`. A link to a parent folder on the server's disk makes a tree without end."""
 _BATCH: Final = 16  # folder pages that are asked for together
 # names that need no further check: most links of a page, at a tenth of the cost
 _PLAIN: Final = re.compile(r"\w[\w.~-]*/?", re.ASCII)
-
-
-def is_candidate(url: str) -> bool:
-    """Return whether a URL ends as those of folders do; the page decides."""
-    return url.endswith("/") and "?" not in url and "#" not in url
 
 
 def files(

@@ -33,14 +33,12 @@ from .extras import need
 from .pages import Pages
 from .row_parser import Blocks, broken
 
-_ADDRESS: Final = re.compile(r"gdrive://(?P<kind>folders|files)/(?P<id>[A-Za-z0-9_-]{10,})/?")
+_ADDRESS: Final = r"gdrive://(?P<kind>folders|files)/(?P<id>[A-Za-z0-9_-]{10,})/?"
 _HOSTS: Final = frozenset({"drive.google.com", "docs.google.com", "drive.usercontent.google.com"})
 _LINK: Final = "https://drive.google.com/uc?id={id}"
 _API: Final = "https://www.googleapis.com/drive/v3/files"
 _FOLDER: Final = "application/vnd.google-apps.folder"
-_QUOTA: Final = re.compile(
-    rb"Too many users have viewed or downloaded this file|Quota exceeded", re.IGNORECASE
-)
+_QUOTA: Final = rb"(?i)Too many users have viewed or downloaded this file|Quota exceeded"
 _QUOTA_LASTS: Final = 24 * 3600.0  # seconds; Drive lifts the quota after up to 24 hours (docs/sources.md)
 _BLOCK: Final = 200  # rows per block
 
@@ -54,7 +52,7 @@ def check_address(text: str) -> tuple[str, str]:
     Raises:
         ManifestError: `text` is not such an address.
     """
-    match = _ADDRESS.fullmatch(text)
+    match = re.fullmatch(_ADDRESS, text)
     if match is None:
         raise broken(f"{shown(text)}: not of the form gdrive://folders/ID or gdrive://files/ID")
     return match["kind"], match["id"]
@@ -124,7 +122,7 @@ def _by_gdown(kind: str, name: str) -> Iterator[Row]:
 
 def _translated(error: Exception, shown: str) -> FetchError:
     why = " ".join(str(error).split())[:200] or type(error).__name__
-    if _QUOTA.search(why.encode()) or "many accesses" in why:
+    if re.search(_QUOTA, why.encode()) or "many accesses" in why:
         return CredentialsError(
             f"{shown}: Drive refuses to list it ({why}): it is not public, or its download quota is "
             "exhausted for up to 24 hours; check its sharing settings, run again later, or look for it on "
@@ -221,7 +219,7 @@ class DriveLeads:
             QuotaExceededError: the page states that the file's download quota is exhausted.
             StatusError: the page contains no link to the file, or gdown, which reads it, is not installed.
         """
-        if _QUOTA.search(page):
+        if re.search(_QUOTA, page):
             over = time.strftime("%Y-%m-%d %H:%M", time.localtime(self._clock() + _QUOTA_LASTS))
             raise QuotaExceededError(
                 "Google Drive: this file's download quota is exhausted for up to 24 hours; "

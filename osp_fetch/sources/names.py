@@ -28,8 +28,8 @@ from .select import Seen
 NAMES: Final = ("url", "host", "hash", "index", "server")
 _LONGEST: Final = 255  # bytes of a name that file systems take
 _HASH: Final = 16  # hexadecimal digits of a link's hash in a name
-_SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,10}(?:\.(?:gz|bz2|xz|zst))?$|\.tar\.[a-z0-9]{2,4}$")
-_DERIVED: Final = re.compile(r"(.+)-[0-9a-f]{16}(\.[^/]*)?")  # a name that looks as if it had the hash
+_SUFFIX: Final = r"\.[A-Za-z0-9]{1,10}(?:\.(?:gz|bz2|xz|zst))?$|\.tar\.[a-z0-9]{2,4}$"
+_DERIVED: Final = r"(.+)-[0-9a-f]{16}(\.[^/]*)?"  # a name that looks as if it had the hash
 _MEANINGLESS: Final = re.compile(r"\.+|\s*")
 # Last components that are names as they are. Most links of ten million rows end in one: a tenth of the cost.
 _PLAIN: Final = re.compile(r"\w[\w.+-]*", re.ASCII)
@@ -115,7 +115,7 @@ class Namer:
         """Return whether another link may get `name`, as it is or with its hash."""
         if self._shared is None or self._shared.name(name):
             return True
-        derived = _DERIVED.fullmatch(name)
+        derived = re.fullmatch(_DERIVED, name)
         return derived is not None and self._shared.name(derived[1] + (derived[2] or ""))
 
     def _hash(self, url: str, digits: int) -> str:
@@ -228,7 +228,7 @@ def clean_name(text: str) -> str:
 
 def suffix_of(name: str) -> str:
     """Return the suffix of a file name with its dot, `.tar.gz` included; empty if it has none."""
-    match = _SUFFIX.search(name)
+    match = re.search(_SUFFIX, name)
     return match[0] if match and match.start() else ""
 
 

@@ -21,7 +21,6 @@ from typing import IO, Any, Final, cast
 from ..model.dataclasses import dataclass
 from ..model.errors import ManifestError
 from ..model.urls import shown
-from . import huggingface
 from .encoding import encoding_of
 from .extras import need
 from .row_parser import broken
@@ -105,7 +104,9 @@ def open_files(source: Path | str) -> list[ManifestFile]:
             raise broken(
                 f"{shown(str(source))}: there is no such file; for a link write http://{shown(str(source))}"
             ) from None
-        if isinstance(error, FileNotFoundError) and huggingface.is_repo(str(source)):
+        from .huggingface import is_repo
+
+        if isinstance(error, FileNotFoundError) and is_repo(str(source)):
             raise broken(
                 f"{source}: there is no such file; for the dataset of that name on the Hugging Face Hub "
                 f"write hf://datasets/{source}"

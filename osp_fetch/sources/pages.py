@@ -26,6 +26,9 @@ LIST: Final = 1 << 30  # most bytes of a list that is read line by line
 Judge = Callable[[str], bool]
 """Returns whether a document that begins with this text is what the caller is looking for."""
 _LINE: Final = 64 << 10  # characters of a line; no line of a list is longer
+DEPTH: Final = 10
+"""Levels of folders that are read by default. A link to a parent folder on the server's disk makes a tree
+without end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,11 @@ from .row_parser import Numbered, RawRow, Unnamed
 
 HUB: Final = "Hugging Face"
 DRIVE: Final = "Google Drive"
+# Patterns are compiled when a link needs them: few runs have such a link.
 # `host[:port]` of the hub → what its paths begin with
 _HUBS: Final[Mapping[str, str]] = {"huggingface.co": "", "www.huggingface.co": "", "hf.co": ""}
-_HUB_FILE: Final = re.compile(r"(/(?:(?:datasets|spaces)/)?[^/]+(?:/[^/]+)?)/blob/([^/]+/.*[^/])")
-_HUB_REPO: Final = re.compile(
+_HUB_FILE: Final = r"(/(?:(?:datasets|spaces)/)?[^/]+(?:/[^/]+)?)/blob/([^/]+/.*[^/])"
+_HUB_REPO: Final = (
     r"/(?P<kind>datasets/)?(?P<repo>[A-Za-z0-9._-]+/[A-Za-z0-9._-]+)"
     r"(?:/tree/(?P<rev>refs/convert/[^/]+|refs/pr/\d+|[^/]+)(?P<path>/.*)?)?/?"
 )
@@ -36,13 +37,11 @@ _HUB_PAGES: Final = frozenset(
         *("models", "new", "organizations", "papers", "posts", "pricing", "settings", "spaces", "tasks"),
     }
 )
-_GIT_FILE: Final = re.compile(r"(/[^/]+/[^/]+)/blob/([^/]+/.*[^/])")
-_GITLAB_FILE: Final = re.compile(r"(/.+/-)/blob/([^/]+/.*[^/])")
-_DRIVE_FILE: Final = re.compile(r"(?:/a/[^/]+)?/file(?:/u/\d+)?/d/(?P<id>[\w-]{10,})(?:/.*)?", re.ASCII)
-_DRIVE_FOLDER: Final = re.compile(
-    r"(?:/a/[^/]+)?/drive(?:/u/\d+|/mobile)*/folders/(?P<id>[\w-]{10,})/?", re.ASCII
-)
-_DROPBOX_FILE: Final = re.compile(r"/(?:s/[^/]+|scl/fi/[^/]+)/[^/]+")
+_GIT_FILE: Final = r"(/[^/]+/[^/]+)/blob/([^/]+/.*[^/])"
+_GITLAB_FILE: Final = r"(/.+/-)/blob/([^/]+/.*[^/])"
+_DRIVE_FILE: Final = r"(?a)(?:/a/[^/]+)?/file(?:/u/\d+)?/d/(?P<id>[\w-]{10,})(?:/.*)?"
+_DRIVE_FOLDER: Final = r"(?a)(?:/a/[^/]+)?/drive(?:/u/\d+|/mobile)*/folders/(?P<id>[\w-]{10,})/?"
+_DROPBOX_FILE: Final = r"/(?:s/[^/]+|scl/fi/[^/]+)/[^/]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +86,9 @@ def page_of(url: str, hubs: Mapping[str, str] = _HUBS) -> Page | None:
 
 def _hub_page(parts: SplitResult, prefix: str) -> Page | None:
     path = parts.path.removeprefix(prefix) if parts.path.startswith(prefix) else ""
-    if match := _HUB_FILE.fullmatch(path):
+    if match := re.fullmatch(_HUB_FILE, path):
         return Page(HUB, _with_path(parts, f"{prefix}{match[1]}/resolve/{match[2]}"))
-    match = _HUB_REPO.fullmatch(path)
+    match = re.fullmatch(_HUB_REPO, path)
     if match is None or (not match["kind"] and match["repo"].partition("/")[0] in _HUB_PAGES):
         return None
     revision = f"@{match['rev']}" if match["rev"] else ""
@@ -99,8 +98,8 @@ def _hub_page(parts: SplitResult, prefix: str) -> Page | None:
     )
 
 
-def _raw_page(service: str, parts: SplitResult, form: re.Pattern[str]) -> Page | None:
-    match = form.fullmatch(parts.path)
+def _raw_page(service: str, parts: SplitResult, form: str) -> Page | None:
+    match = re.fullmatch(form, parts.path)
     return Page(service, _with_path(parts, f"{match[1]}/raw/{match[2]}")) if match else None
 
 
@@ -111,9 +110,9 @@ def _with_path(parts: SplitResult, path: str) -> str:
 def _drive_page(parts: SplitResult) -> Page | None:
     query = parse_qs(parts.query)
     key = query.get("resourcekey", [""])[0]  # needed beside the id of files from before September 2021
-    if match := _DRIVE_FOLDER.fullmatch(parts.path):
+    if match := re.fullmatch(_DRIVE_FOLDER, parts.path):
         return Page(DRIVE, source=f"gdrive://folders/{match['id']}")
-    match = _DRIVE_FILE.fullmatch(parts.path)
+    match = re.fullmatch(_DRIVE_FILE, parts.path)
     name = match["id"] if match else query.get("id", [""])[0] if parts.path == "/open" else ""
     if not re.fullmatch(r"[\w-]{10,}", name, re.ASCII):
         return None
@@ -123,7 +122,7 @@ def _drive_page(parts: SplitResult) -> Page | None:
 
 def _dropbox_page(parts: SplitResult) -> Page | None:
     pairs = [pair for pair in parts.query.split("&") if pair]
-    if not _DROPBOX_FILE.fullmatch(parts.path) or {"dl=1", "raw=1"}.intersection(pairs):
+    if not re.fullmatch(_DROPBOX_FILE, parts.path) or {"dl=1", "raw=1"}.intersection(pairs):
         return None
     query = "&".join([*(pair for pair in pairs if not pair.startswith("dl=")), "dl=1"])
     return Page("Dropbox", urlunsplit((parts.scheme, parts.netloc, parts.path, query, "")))

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Se
 from dataclasses import field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from ..model import urls
 from ..model.dataclasses import dataclass
@@ -20,19 +20,16 @@ from ..model.errors import ManifestError, Remedy
 from ..model.protocols import Manifest, Row
 from ..model.settings import S3
 from ..model.urls import shown
-from . import folder_pages, select
+from . import select
 from .columns import ByHand
 from .dispatch import Listing, Source, of_items, sources_of
 from .join import FileList, Rival, RowJoin
 from .names import NameIndex, Namer, Naming, with_stated_names
-from .pages import NoPages, Pages
+from .pages import DEPTH, NoPages, Pages
 from .pasted import PageLinks
 from .reading import Objects, Reading
 from .row_parser import Numbered, Unnamed, broken
 from .select import Selection
-
-if TYPE_CHECKING:
-    pass
 
 _MOMENT: Final = 2 << 20  # bytes; a manifest up to this size is read completely before fetching starts
 # Bytes of a manifest that is read twice, to find which names are shared; about half a million rows.
@@ -69,7 +66,7 @@ class Options:
     naming: Naming = Naming()
     columns: tuple[tuple[str, str], ...] = ()
     pages: Pages = field(default_factory=NoPages)
-    depth: int = folder_pages.DEPTH
+    depth: int = DEPTH
     strict: bool = False
     s3: S3 = S3()
 

@@ -25,12 +25,8 @@ _DIGESTS: Final = frozenset({*STRENGTH, "digest"})
 # Names of the fields of an object that states one digest.
 _KINDS: Final = ("algorithm", "type", "alg", "checksumalgorithm", "kind", "name")
 _VALUES: Final = ("value", "hex", "digest", "checksum", "checksumvalue", "hash", "content")
-_KIND: Final = re.compile(
-    r".*(?:algorithm_|[#/:])", re.IGNORECASE
-)  # before the name of an algorithm, in DCAT
-_THOUSANDS: Final = re.compile(
-    r"\d{1,3}(?:\.\d{3})+"
-)  # `20.000` is 20, or 20,000 as some spreadsheets write it
+_KIND: Final = r"(?i).*(?:algorithm_|[#/:])"  # before the name of an algorithm, in DCAT
+_THOUSANDS: Final = r"\d{1,3}(?:\.\d{3})+"  # `20.000` is 20, or 20,000 as some spreadsheets write it
 # what separates links in one cell or line
 _BETWEEN: Final = re.compile(r"[\s;|]+(?=https?://)", re.IGNORECASE)
 _NO_HTTP: Final = re.compile(r"(?:ftps?|sftp|rsync)://|magnet:", re.IGNORECASE)  # mirrors that are left out
@@ -250,7 +246,7 @@ def read_size(value: Any) -> int | None:
         return int(value)
     if value is None or (isinstance(value, str) and value.strip().lower() in _UNKNOWN):
         return None
-    if isinstance(value, str) and _THOUSANDS.fullmatch(value.strip()):
+    if isinstance(value, str) and re.fullmatch(_THOUSANDS, value.strip()):
         raise ManifestError(f"the size {value!r} is not a whole number of bytes, or has a mark of thousands")
     if isinstance(value, bytes):
         value = value.decode("ascii", "replace")
@@ -315,7 +311,7 @@ def stated_digests(stated: Any, algorithm: Any = None) -> list[tuple[str, Any]]:
         kind = next((named[name] for name in _KINDS if isinstance(named.get(name), str)), None)
         value = next((named[name] for name in _VALUES if isinstance(named.get(name), str)), None)
         if kind is not None and value is not None:
-            return [("", f"{_KIND.sub('', kind)}:{value}")]
+            return [("", f"{re.sub(_KIND, '', kind)}:{value}")]
         return [(str(name), value) for name, value in stated.items()]
     if is_given(algorithm) and isinstance(stated, str) and not re.search("[:=-]", stated.rstrip("=")):
         return [("", f"{algorithm}:{stated}")]
