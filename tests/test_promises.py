@@ -447,6 +447,25 @@ async def test_an_empty_file_is_not_set_aside(origin: Origin, tmp_path: Path) ->
     assert (await get(entry("f", url, None, sha256(data)), tmp_path)).ok
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_stated_size_of_zero_is_confirmed_by_the_server(
+    origin: Origin, tmp_path: Path, processes: int
+) -> None:
+    rows = [
+        entry("full", origin.add("full", noise(500)), 0),
+        entry("gone", f"{origin.url}/gone", 0),
+        entry("empty", origin.add("empty", b""), 0),
+    ]
+    settings = quick(limits={"processes": processes}) if processes > 1 else QUICK
+    report = await fetch_all(rows, tmp_path, settings=settings)
+    failed = {outcome.path: str(outcome.error) for outcome in report.failures}
+    assert failed.keys() == {"full", "gone"}
+    assert "offers 500 bytes, the manifest states 0" in failed["full"]
+    assert "404" in failed["gone"]
+    assert (tmp_path / "empty").read_bytes() == b""
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["empty"]
+
+
 @pytest.mark.parametrize("tag", ['"1"', ""])
 async def test_what_was_set_aside_never_stands_in_the_way(origin: Origin, tmp_path: Path, tag: str) -> None:
     """The server sends one wrong byte twice, where no sample is taken, and is then corrected."""

@@ -49,7 +49,7 @@ class SmallTransfer:
             entry: The manifest entry.
         """
         rate = context.pool.rate.now
-        return (entry.size is None or 0 < entry.size <= SMALL) and not 0 < rate < _PER_SECOND * SMALL
+        return (entry.size is None or entry.size <= SMALL) and not 0 < rate < _PER_SECOND * SMALL
 
     async def receive(self, exchange: Exchange, part_size: int) -> bool:
         """Send the first request and receive the file if it is small.
@@ -62,7 +62,7 @@ class SmallTransfer:
             Whether exactly the complete file is in memory. If not, `exchange` keeps the reply, the bytes
             received or the error.
         """
-        room = _GUESS if self._entry.size is None else self._entry.size
+        room = self._entry.size or _GUESS
         self._memory = self._context.store.small_files.memory(Landing.HEAD + room)
         landing = exchange.landing(self._memory.view)
         is_here = False

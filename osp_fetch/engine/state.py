@@ -59,7 +59,8 @@ class FileState:
 
     def __init__(self, entry: Entry, record: Record | None = None, partial_size: int | None = None) -> None:
         self.entry = entry
-        self.parts = Parts(entry.size)
+        # a stated size of 0 is confirmed by the server: in many lists it stands for an unknown size
+        self.parts = Parts(entry.size or None)
         self._emptied = False  # they became void, and no Supply has reported it yet
         self._plain = False  # send requests without Range
         self.dropped: str | None = None  # the last mirror given up for wrong bytes
@@ -220,7 +221,8 @@ class FileState:
         self._sources.add(part.url)
 
     def _check_length(self, found: Representation) -> None:
-        if found.length is None or self.length is None or found.length == self.length:
+        known = self.entry.size if self.length is None else self.length
+        if known is None or found.length in (None, known):
             return
         if self.entry.size is not None:
             raise NotThePayloadError(
@@ -228,7 +230,7 @@ class FileState:
                 f"{self.entry.size}; check the size in the manifest, or open the link in a browser"
             )
         raise self.trust.contradicted(
-            f"the file on the server now has {found.length} bytes, it had {self.length} before"
+            f"the file on the server now has {found.length} bytes, it had {known} before"
         )
 
     def _whole(self, part: PartRequest, reply: Reply) -> ByteRange | None:
@@ -255,7 +257,7 @@ class FileState:
         self.parts.single = True
         self._begin(part, found)
         # the manifest's size is the limit: a body without a length may be longer, or never end
-        length = found.length if found.length is not None else self.entry.size
+        length = found.length if found.length is not None else self.entry.size or None
         if length == 0:
             return None
         return ByteRange(0, OPEN_END if length is None else length)
@@ -388,7 +390,7 @@ class FileState:
     def _drop(self) -> None:
         """Forget the held bytes and everything that servers have stated."""
         self.parts.empty()
-        self.parts.length, self.parts.probed = self.entry.size, False
+        self.parts.length, self.parts.probed = self.entry.size or None, False
         self._sources.clear()
         self.trust.forget()
 
