@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import socket
+import struct
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -125,6 +127,19 @@ async def until_close(exchange: Exchange, page: Page) -> None:
     await exchange.head(200, {**page.headers, "Connection": "close"})
     await exchange.raw(page.data)
     exchange.keep_alive = False
+
+
+def until_close_reset(after: int) -> Fault:
+    """Send a body without a length, and reset the connection after so many bytes."""
+
+    async def fault(exchange: Exchange, page: Page) -> None:
+        await exchange.head(200, {**page.headers, "Connection": "close"})
+        await exchange.raw(page.data[:after])
+        connection = exchange.writer.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        raise Cut
+
+    return fault
 
 
 def until_close_short(count: int) -> Fault:

@@ -69,6 +69,24 @@ def test_a_range_lands_and_what_is_too_large_does_not(play: Play) -> None:
     play(script)
 
 
+@pytest.mark.parametrize("loop", [loop for loop in LOOPS if "SOCKS" not in loop])  # a proxy hides resets
+def test_a_reset_is_not_the_end_of_a_body_without_a_length(loop: str, tmp_path: Path) -> None:
+    async def script(w: World) -> None:
+        data = noise(1 << 20)
+        w.origin.add("f", data, *[o.until_close_reset(600_000)] * 3, o.until_close)
+        for room in (1 << 10, 2 << 20):
+            with pytest.raises(NetworkError, match="cut"):
+                await asked(w, "f", room)
+        with pytest.raises(NetworkError, match="cut"):
+            async with w.transport.send(w.request("f")) as reply:
+                await read(reply)
+        async with w.transport.send(w.request("f")) as reply:
+            assert (await read(reply))[0] == data
+            assert not reply.framed
+
+    player(loop, tmp_path)(script)
+
+
 def test_a_kept_connection_serves_a_streaming_reader_too(play: Play) -> None:
     async def script(w: World) -> None:
         w.origin.add("small", DATA)

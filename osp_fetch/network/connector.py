@@ -9,16 +9,19 @@ import ssl
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from http.cookies import BaseCookie, SimpleCookie
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import aiohttp
 from aiohttp.abc import ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from yarl import URL
 
 from ..model.dataclasses import dataclass
 from .connection import HttpConnection
+from .handler import Handler
 
 # Matches URLs that aiohttp's session would re-encode, or shorten by a fragment or an empty query. It lists
 # the characters that may stay, because a class up to U+10FFFF takes 2 ms to compile.
@@ -124,6 +127,7 @@ class Connector(aiohttp.TCPConnector):
         **options: Any,
     ) -> None:
         super().__init__(keepalive_timeout=idle, **options)
+        self._factory = cast("partial[ResponseHandler]", partial(Handler, loop=self._loop))
         self._rules, self._tls = rules, tls
         self._patience, self._idle, self._most_idle = patience, idle, most_idle
         self._routes: dict[str, Route] = {}
