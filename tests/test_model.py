@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from pathlib import Path
 
@@ -22,6 +23,14 @@ def test_digests_are_read_in_every_usual_form() -> None:
     assert Digest.parse(MD5) == Digest("md5", MD5)
     assert Digest.parse(hashlib.sha256(b"").hexdigest()).algorithm == "sha256"
     assert str(Digest("md5", MD5)) == f"md5:{MD5}"
+    assert (
+        Digest.parse("crc32c:yZRlqg==") == Digest.parse("yZRlqg==", "crc32c") == Digest("crc32c", "c99465aa")
+    )
+    raw = hashlib.sha256(b"").digest()
+    base64_of_raw = base64.b64encode(raw).decode()
+    for text in (base64_of_raw.rstrip("="), f":{base64_of_raw}:", f"sha-256=:{base64_of_raw}:"):
+        assert Digest.parse(text, "sha256") == Digest("sha256", raw.hex())
+    assert Digest.parse(f"md5-{base64.b64encode(hashlib.md5(b'').digest()).decode()}") == Digest("md5", MD5)
 
 
 @pytest.mark.parametrize("text", ["md5:12", "crc7:00", "sha256:" + "g" * 64, "1e10", ""])

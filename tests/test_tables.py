@@ -729,6 +729,43 @@ def test_digests_that_are_not_used_are_named(tmp_path: Path, value: Any) -> None
     assert "the column 'checksum' is not used" in str(resolved.notes)
 
 
+@pytest.mark.parametrize(
+    ("text", "column"),
+    [
+        (f"http://h/1.bin,{SHA}\nhttp://h/2.bin,{SHA}\n", "2"),
+        (f"{SHA},http://h/1.bin\n{SHA},http://h/2.bin\n", "1"),
+        (f"http://h/1.bin\ta.bin\t{SHA}\nhttp://h/2.bin\tb.bin\t{SHA}\n", "3"),
+        (f"url,oid\nhttp://h/1.bin,sha256:{SHA}\nhttp://h/2.bin,\n", "'oid'"),
+        (f"url,sum\nhttp://h/1.bin,{SHA}\n", "'sum'"),
+    ],
+)
+def test_values_like_digests_in_a_column_of_another_name_are_named(
+    tmp_path: Path, text: str, column: str
+) -> None:
+    _, resolved = read(file(tmp_path, "m.csv", text))
+    assert f"the column {column} is not used: its values look like sha256" in str(resolved.notes())
+
+
+def test_objects_that_look_like_digests_are_named(tmp_path: Path) -> None:
+    row = {"url": "http://h/1.bin", "lfs": {"oid": f"sha256:{SHA}", "size": 3, "pointerSize": 1}}
+    _, resolved = read(file(tmp_path, "m.jsonl", json.dumps(row)))
+    assert "the column 'lfs' is not used: its values look like sha256" in str(resolved.notes())
+
+
+@pytest.mark.parametrize("value", ["word", "1234", "0a1b", "sha256:nothing"])
+def test_other_values_are_not_called_digests(tmp_path: Path, value: str) -> None:
+    _, resolved = read(
+        file(tmp_path, "m.csv", f"url,other\nhttp://h/1.bin,{value}\nhttp://h/2.bin,{value}\n")
+    )
+    assert "digest" not in str(resolved.notes())
+
+
+@pytest.mark.parametrize("column", ["multihash", "checksum:multihash", "Repr-Digest", "x-goog-hash"])
+def test_further_names_of_columns_of_digests(tmp_path: Path, column: str) -> None:
+    (row,) = good(file(tmp_path, "m.csv", f"url,{column}\nhttp://h/1.bin,md5={HEX}\n"))
+    assert str(row.digest) == f"md5:{HEX}"
+
+
 def test_base64_of_links_is_a_digest_and_words_for_unknown_are_none(tmp_path: Path) -> None:
     raw = bytes(range(240, 256))
     url_safe = base64.urlsafe_b64encode(raw).decode()

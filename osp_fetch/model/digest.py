@@ -35,7 +35,7 @@ STRENGTH: Final = (
 """Algorithms in order of strength, the strongest first."""
 _HEX: Final = re.compile(r"[0-9a-f]+")
 # Form of W3C Subresource Integrity: algorithm, hyphen, base64.
-_INTEGRITY: Final = r"(sha(?:256|384|512))-([A-Za-z0-9+/]+=*)"
+_INTEGRITY: Final = r"(md5|sha(?:1|224|256|384|512))-([A-Za-z0-9+/]+=*)"
 _NAMED: Final = r"([A-Za-z][A-Za-z0-9_-]*)\s*[:=]\s*(\S.*)"
 _CALLED: Final = r"([A-Za-z][A-Za-z0-9_-]*)\s*\(\s*([A-Za-z0-9+/=_-]+)\s*\)"
 _FOR_URLS: Final = str.maketrans("-_", "+/")  # the base64 of RFC 4648, section 5
@@ -50,9 +50,10 @@ def _normal(algorithm: str) -> str:
 def _hex(algorithm: str, value: str) -> str:
     """Return `value` as lower-case hexadecimal digits; base64 of the right length is converted."""
     length = HEX_LENGTHS.get(algorithm)
-    if length is not None and len(value) != length:
+    if length is not None and not (len(value) == length and _HEX.fullmatch(value.lower())):
         with suppress(binascii.Error, ValueError):
-            raw = base64.b64decode(value.translate(_FOR_URLS), validate=True)
+            padded = value + "=" * (-len(value) % 4)
+            raw = base64.b64decode(padded.translate(_FOR_URLS), validate=True)
             if 2 * len(raw) == length:
                 return raw.hex()
     return value.lower() if _HEX.fullmatch(value.lower()) else value
@@ -113,7 +114,7 @@ class Digest:
         if algorithm and len(text) == HEX_LENGTHS.get(algorithm) and text.isalnum():
             return cls(algorithm, text.lower())  # the common case: a value alone
         text = _named_multihash(text) if algorithm is None else text
-        match = re.fullmatch(_NAMED, text) or re.fullmatch(_INTEGRITY, text) or re.fullmatch(_CALLED, text)
+        match = re.fullmatch(_INTEGRITY, text) or re.fullmatch(_NAMED, text) or re.fullmatch(_CALLED, text)
         if match and _normal(match[1]) in HEX_LENGTHS:
             name, value = _normal(match[1]), match[2]
         elif match and not (algorithm and text.endswith("=")):
@@ -125,7 +126,7 @@ class Digest:
                 f"{text[:80]!r} is no digest; write ALGORITHM:VALUE, or the hexadecimal digits of one of "
                 f"{', '.join(_BY_LENGTH.values())}"
             )
-        return cls(name, _hex(name, value.strip()))
+        return cls(name, _hex(name, value.strip().strip(":")))  # RFC 9530 writes `sha-256=:…:`
 
     def __reduce__(self) -> tuple[type[Digest], tuple[str, str]]:
         # ten times faster to pickle than the default of a slotted dataclass, which stores field names

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from typing import Any, Final
 
@@ -42,10 +42,11 @@ _DIGEST_WORDS: Final = (
 # A column of digests whose values state the algorithm, or show it by their length.
 _GENERIC: Final = (
     r"(?=.*(?:hash|digest|checksum|integrity|shasum|^sri$|^sha2?$))(?:sum|hash|hashes|hex|hexdigest|digests?|"
-    r"checksums?|value|file|content|original|expected|source|archive|data|integrity|sri|shasum|sha2?|of|the)*"
+    r"checksums?|multi|repr|x|goog|value|file|content|original|expected|source|archive|data|integrity|sri|shasum|sha2?|of|the)*"
 )
 _NOT_COMPUTED: Final = r"(?:blake3|blake2s|sha3|xxh|crc32|crc64|md4|ripemd|whirlpool|adler32|murmur)"
 _SECONDARY: Final = r"thumb|page|landing|licen[sc]e|profile|author|home|preview|referr?er"
+_DIGEST_FORM: Final = r"(?:[A-Za-z][A-Za-z0-9-]{2,9}[:=])?[0-9A-Fa-f]{32,128}"
 _NEAR: Final = 0.82  # difflib ratio from which one name counts as a misspelling of the other
 _SAMPLE: Final = 200  # rows by whose values a column is judged
 _LINK: Final = r"(?i)\s*https?://\S"
@@ -148,6 +149,8 @@ def choose(
     by_hand_places = {place for place in given.values() if place is not None}
     digests = _digest_columns(sample, where, notes, by_hand_places).items()
     places |= {m: place for m, place in digests if m not in given and place not in taken}
+    if not any(meaning in (*ALGORITHMS, "digest") for meaning in places):
+        notes += _like_digests(sample, where, places.values())
     if "digest" in places and (kind := _algorithm_column(sample)) is not None:
         places["algorithm"] = kind
     return Columns(places, tuple(notes))
@@ -308,6 +311,44 @@ def _digest_columns(
     return found
 
 
+def _like_digests(sample: _Sample, where: str, known: Collection[int]) -> Iterator[str]:
+    """Yield a note for each column whose values look like digests, though its name does not say so.
+
+    The values are not used, because they may be ids.
+
+    Args:
+        sample: the columns.
+        where: the manifest's name for messages.
+        known: columns whose meaning is known.
+    """
+    for place, column in enumerate(sample.columns):
+        values = [] if place in known or _unused(column) else sample.values(place)
+        texts = [each for value in values if not is_unknown(value) for each in _leaves(value)]
+        kinds = {_digest_form(text) for text in texts}
+        if len(kinds) == 1 and (kind := kinds.pop()) is not None:
+            shown = repr(column) if column else str(place + 1)
+            yield (
+                f"{where}: the column {shown} is not used: its values look like {kind} digests; if they are "
+                f"those of the files, add --columns {kind}={column or place + 1}"
+            )
+
+
+def _leaves(value: Any) -> list[str]:
+    """Return the texts in a cell that may be a digest: the cell, or the longest text of an object in it."""
+    if isinstance(value, Mapping):
+        return [max((each for each in value.values() if isinstance(each, str)), key=len, default="")]
+    return [value] if isinstance(value, str) else [""]
+
+
+def _digest_form(text: str) -> str | None:
+    """Return the algorithm whose digests look like `text`, None if it looks like no digest."""
+    stated = re.fullmatch(_DIGEST_FORM, text)
+    try:
+        return Digest.parse(text).algorithm if stated else None
+    except ValueError:
+        return None
+
+
 def _is_digest(value: Any, algorithm: str | None) -> bool:
     if isinstance(value, (Mapping, list, tuple)):
         return any(_is_digest(each, name or None) for name, each in stated_digests(value))
@@ -346,6 +387,8 @@ def _named_digest(column: str) -> str | None:
         before, found, after = joined.partition(algorithm)
         if found and re.fullmatch(_DIGEST_WORDS, before) and re.fullmatch(_DIGEST_WORDS, after):
             return algorithm
+    if joined == "b2sum":
+        return "blake2b"
     if re.fullmatch(_GENERIC, joined):
         return "digest"
     near = nearest(joined, ALGORITHMS, _NEAR)
