@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import click
 import pytest
 
 from osp_fetch.model.ranges import ByteRange, RangeSet
@@ -318,6 +319,26 @@ def test_shards_from_words_and_from_batch_systems(
     from osp_fetch.cli.options import shard
 
     assert shard(text, environment) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "array", "said"),
+    [
+        ("auto/4", {"ID": "3", "MIN": "3", "MAX": "3", "COUNT": "1"}, "use --shard I/N"),
+        ("auto/4", {"ID": "3", "MIN": "1", "MAX": "3", "COUNT": "2"}, "use --shard I/N"),
+        ("auto", {"ID": "3", "MIN": "0", "MAX": "3", "COUNT": "3"}, "use --shard I/N"),
+        ("auto", {"ID": ""}, "no Slurm array"),
+        ("auto", {"ID": "x"}, "SLURM_ARRAY_TASK_ID is 'x'"),
+        ("auto", {"ID": "1", "STEP": "0"}, "SLURM_ARRAY_TASK_STEP is '0'"),
+    ],
+)
+def test_a_slurm_array_without_a_task_for_each_shard_is_refused(
+    text: str, array: dict[str, str], said: str
+) -> None:
+    from osp_fetch.cli.options import shard
+
+    with pytest.raises(click.UsageError, match=re.escape(said)):
+        shard(text, {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()})
 
 
 async def test_a_slurm_array_is_shared_only_where_that_is_asked_for(origin: Origin, tmp_path: Path) -> None:

@@ -347,6 +347,32 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
+def _slurm_shard(environment: Mapping[str, str], total: str) -> tuple[str, str]:
+    """Return the index of a task of a Slurm array, from 0, and the number of shards, empty if not stated.
+
+    Raises:
+        click.UsageError: A variable is no number, or the array has not one task for each shard.
+    """
+    numbers = {}
+    for name, default in (("ID", ""), ("MIN", "0"), ("STEP", "1"), ("COUNT", total), ("MAX", "")):
+        text = environment.get(f"SLURM_ARRAY_TASK_{name}") or default
+        if text and not (text.isdigit() and (name != "STEP" or int(text))):
+            raise click.UsageError(f"--shard auto: SLURM_ARRAY_TASK_{name} is {text!r}; use --shard I/N")
+        numbers[name] = int(text) if text else None
+    task, first, step, count, last = (numbers[name] for name in ("ID", "MIN", "STEP", "COUNT", "MAX"))
+    assert task is not None
+    assert first is not None
+    assert step is not None
+    has_gaps = None not in (last, count) and (last - first) // step + 1 != count  # type: ignore[operator]
+    if has_gaps or (total and count != int(total)):
+        raise click.UsageError(
+            f"--shard auto: the array has {count} tasks, not one for each shard, so that the number of a "
+            "task does not say which shard is meant; use --shard I/N, such as --shard "
+            f"$SLURM_ARRAY_TASK_ID/{total or 'N'} where the first array began at 0"
+        )
+    return str((task - first) // step), total or str(count or "")
+
+
 def shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """Parse the value of --shard.
 
@@ -363,12 +389,8 @@ def shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """
     index, slash, total = text.partition("/")
     if index == "auto":
-        first = environment.get("SLURM_ARRAY_TASK_MIN", "0")
-        step = environment.get("SLURM_ARRAY_TASK_STEP", "1")
-        task = environment.get("SLURM_ARRAY_TASK_ID")
-        if task is not None:
-            index = str((int(task) - int(first)) // int(step))
-            total = total or environment.get("SLURM_ARRAY_TASK_COUNT", "")
+        if environment.get("SLURM_ARRAY_TASK_ID"):
+            index, total = _slurm_shard(environment, total)
         else:
             index = environment.get("JOB_COMPLETION_INDEX", "")
             total = total or environment.get("JOB_COMPLETIONS", "")
