@@ -255,6 +255,20 @@ async def status_200_with_range(exchange: Exchange, page: Page) -> None:
     await exchange.raw(page.data[start:stop])
 
 
+async def status_206_of_all(exchange: Exchange, page: Page) -> None:
+    """Answer every request with the complete file and status 206."""
+    total = len(page.data)
+    await exchange.head(206, {"Content-Range": f"bytes 0-{total - 1}/{total}", "Content-Length": str(total)})
+    await exchange.raw(page.data)
+
+
+async def status_200_with_nonsense(exchange: Exchange, page: Page) -> None:
+    """Send the complete file with a Content-Range that is not valid."""
+    total = len(page.data)
+    await exchange.head(200, {"Content-Range": f"bytes=0-{total}/{total}", "Content-Length": str(total)})
+    await exchange.raw(page.data)
+
+
 def short_range(most: int) -> Fault:
     """Reply with a legal 206 that holds at most `most` bytes of the requested range."""
 

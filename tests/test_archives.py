@@ -241,6 +241,13 @@ def test_a_zip_with_a_link_is_refused(tmp_path: Path) -> None:
     assert "link" in (job(tmp_path, "a.zip").broken or "")
 
 
+def test_a_folder_of_a_zip_that_contains_data_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a", b"x")
+        archive.writestr("e/", b"the data of a file")
+    assert "contains the data of a file" in (job(tmp_path, "a.zip").broken or "")
+
+
 # Unpacking.
 
 

@@ -65,6 +65,8 @@ PASSING: dict[str, list[Fault]] = {
     "none": [],
     "206 in shorter ranges than asked": [o.short_range(10_000)] * 40,
     "200 with a right Content-Range": [o.status_200_with_range] * 20,
+    "206 with the complete file": [o.status_206_of_all] * 40,
+    "200 with a Content-Range that is not valid": [o.status_200_with_nonsense] * 40,
     "a body until the connection closes": [o.until_close] * 9,
     "206 with a wrong start": [o.shifted(7)],
     "206 with a total that changes": [o.ranged(Content_Range="bytes {start}-{last}/999999")],

@@ -63,11 +63,15 @@ def test_the_folders_of_a_session_of_aria2_lie_below_the_output_folder(tmp_path:
 def test_an_aria2_input_file_with_mirrors_folders_checksums_and_headers(tmp_path: Path) -> None:
     text = (
         "# made by a script\n"
+        "  # and edited\n"
         "http://a.test/1?x=1\thttps://b.test/m/1\tftp://c.test/1\r\n"
         "  out=data/one.tar\r\n"
         "  checksum=sha-256=" + SHA.upper() + "\n"
         "  header=Authorization: Bearer abc\n"
+        "  # indented\n"
         "  header=X-Kind: 7\n"
+        "  header=Cookie: a=b\n"
+        "  header=Cookie: c=d\n"
         "  split=5\n"
         "\n"
         "http://a.test/two%20words.tar\n"
@@ -83,7 +87,7 @@ def test_an_aria2_input_file_with_mirrors_folders_checksums_and_headers(tmp_path
         None,
         f"sha256:{SHA}",
     )
-    assert one.headers == (("Authorization", "Bearer abc"), ("X-Kind", "7"))
+    assert one.headers == (("Authorization", "Bearer abc"), ("X-Kind", "7"), ("Cookie", "a=b; c=d"))
     assert plain(two) == ("second/two words.tar", ("http://a.test/two%20words.tar",), None, f"md5:{MD5}")
     assert two.headers == (("Referer", "http://a.test/page"),)
     assert plain(three) == ("three.tar", ("http://a.test/three.tar",), None, None)

@@ -184,6 +184,12 @@ def test_credentials_are_chosen_by_host_and_port() -> None:
         ({"http": "proxy:3128"}, "https://h/x", None),
         ({"http": "nonsense://p", "no": "*"}, "http://h/x", None),
         ({"all": "nonsense://p", "http": "p:1", "https": "p:2"}, "https://h/x", "http://p:2"),
+        ({"http": "p:1", "no": "::1"}, "http://[::1]:80/x", None),
+        ({"http": "p:1", "no": "[::1]"}, "http://[0:0:0:0:0:0:0:1]/x", None),
+        ({"http": "p:1", "no": "10.1.2.3"}, "http://10.1.2.3:8080/x", None),
+        ({"http": "p:1", "no": "a.test 127.0.0.1"}, "http://127.0.0.1/x", None),
+        ({"http": "p:1", "no": "localhost., a.test"}, "http://localhost/x", None),
+        ({"http": "p:1", "no": "::1"}, "http://[::2]/x", "http://p:1"),
     ],
 )
 def test_the_proxy_of_a_url(proxies: dict[str, str], url: str, proxy: str | None) -> None:

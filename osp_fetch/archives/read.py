@@ -337,6 +337,8 @@ def _zip(joined: Joined, findings: Findings, *, disks: bool) -> Iterator[Member]
         for info in archive.infolist():
             findings.headers += 1
             if info.is_dir():
+                if info.file_size:
+                    raise _RefusedError(f"its folder {_name(info)[:200]!r} contains the data of a file")
                 continue
             mode = info.external_attr >> 16
             path = checked(_name(info), regular=not mode or stat.S_ISREG(mode) or not stat.S_IFMT(mode))

@@ -25,13 +25,14 @@ _NAME: Final = r'(?i)filename\s*=\s*(?:"((?:\\.|[^"\\])*)"|([^;]+))'
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 
-def redirected(name: str, url: str, location: str, *, downgrade: bool) -> str:
+def redirected(name: str, url: str, location: str, *, status: int, downgrade: bool) -> str:
     """Return the absolute URL that a redirect leads to; its query stays byte for byte.
 
     Args:
         name: The path of the file, for messages.
         url: The URL that was requested.
-        location: The value of the Location header, which may be relative or empty.
+        location: The value of the Location header, which may be relative; empty if there is none.
+        status: The status of the redirect.
         downgrade: Whether a redirect from https to http is allowed.
 
     Returns:
@@ -44,18 +45,25 @@ def redirected(name: str, url: str, location: str, *, downgrade: bool) -> str:
     try:
         # blanks and letters that are not ASCII are encoded as a browser encodes them
         target = URL(urls.encoded(str(where.join(URL(location.strip(), encoded=True)))), encoded=True)
-        _ = target.host, target.port
+        _, is_valid = (target.host, target.port), True
     except ValueError:
-        location = ""
-    if not location or target.scheme not in ("http", "https") or not target.host:
+        is_valid = False
+    if not location.strip():
         raise StatusError(
-            f"{name}: {where.host}: the redirect leads to no http(s) URL", status=302, remedy=Remedy.FAIL
+            f"{name}: {where.host}: the redirect leads to no http(s) URL: the reply has status {status} and "
+            "no Location header",
+            status=status,
+            remedy=Remedy.FAIL,
+        )
+    if not is_valid or target.scheme not in ("http", "https") or not target.host:
+        raise StatusError(
+            f"{name}: {where.host}: the redirect leads to no http(s) URL", status=status, remedy=Remedy.FAIL
         )
     if where.scheme == "https" and target.scheme == "http" and not downgrade:
         raise StatusError(
             f"{name}: {where.host}: the redirect leads from https to plain http at {target.host}, where the "
             'file could be altered on its way; set links.downgrade = "allow" to accept this',
-            status=302,
+            status=status,
             remedy=Remedy.FAIL,
         )
     return str(target.with_fragment(None)) if "#" in location else str(target)
@@ -129,6 +137,12 @@ def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange
     whole = (0, carried, str(carried))
     if request.range is None and match and (int(match[1]), int(match[2]) + 1, match[3]) == whole:
         return None, carried  # an unrequested range that is the complete file
+    if (
+        response.status == 200
+        and len(stated) == 1
+        and re.fullmatch(rf"bytes *[= ] *0-\d+/{carried}", stated[0])
+    ):
+        return None, carried  # not valid, and without a meaning in a reply with the complete file
     if request.range is None or match is None:
         raise NetworkError(f"{name}: the partial reply does not have exactly one valid Content-Range")
     start, stop = int(match[1]), int(match[2]) + 1
@@ -137,6 +151,8 @@ def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange
         return None, carried
     if start >= stop or (total is not None and not stop <= total <= _LONGEST):
         raise NetworkError(f"{name}: the server sent an impossible Content-Range {stated[0]!r}")
+    if (start, stop) == (0, total) and stop > request.range.stop and carried in (None, total):
+        return None, total  # the complete file, whatever range was requested
     early = request.range.start - start  # bytes by which the range begins too early; the rest is cut off
     overlaps = 0 < early <= _OVERLAP and request.range.start < stop
     if not overlaps and (early or stop > request.range.stop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.request
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -41,6 +42,9 @@ class Proxies:
 
     def __init__(self, proxies: Mapping[str, str]) -> None:
         self._proxies = dict(proxies)
+        if "no" in self._proxies:  # separated by commas or blanks, and a name may end with a dot, as in curl
+            entries = re.split(r"[,\s]+", self._proxies["no"])
+            self._proxies["no"] = ",".join(entry.rstrip(".") for entry in entries)
         # Where http and https have proxies of their own, `all` is never used, and may have any form.
         self._of_scheme = {
             scheme: _checked(name, self._proxies[name])
@@ -70,12 +74,11 @@ class Proxies:
 
 
 def _networks(text: str) -> list[IPv4Network | IPv6Network]:
-    """Return the ranges of addresses in a list of hosts that need no proxy, such as `10.0.0.0/8`."""
+    """Return the addresses, and ranges such as `10.0.0.0/8`, in a list of hosts that need no proxy."""
     found = []
     for each in text.split(","):
-        if "/" in each:
-            with suppress(ValueError):
-                found.append(ip_network(each.strip(), strict=False))
+        with suppress(ValueError):
+            found.append(ip_network(each.strip("[]"), strict=False))
     return found
 
 

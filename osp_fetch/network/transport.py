@@ -281,7 +281,9 @@ class HttpTransport:
                 cookies = cookies.with_lines(url, response.headers.getall("Set-Cookie"))
             await self._read_some(response)
             response.close()
-            target = redirected(request.name, url, location, downgrade=self._downgrade)
+            target = redirected(
+                request.name, url, location, status=response.status, downgrade=self._downgrade
+            )
             if urls.origin(target) != urls.origin(url):
                 # credentials never cross to another origin; the name of the client may
                 headers = {name: value for name, value in headers.items() if name.lower() == "user-agent"}

@@ -25,7 +25,7 @@ def looks_like(head: str) -> bool:
     A line with a URL is followed by an option, or each line holds mirrors: several URLs of one file name. A
     plain list of URLs is an input file, too, but needs no reader of its own.
     """
-    lines = [line for line in head.split("\n") if line.strip() and not line.startswith("#")]
+    lines = [line for line in head.split("\n") if line.strip() and not line.lstrip().startswith("#")]
     if not lines or not _URI.match(lines[0]):
         return False
     if any(_OPTION.match(line) for line in lines[1:]):
@@ -55,7 +55,7 @@ def _rows(lines: Iterable[str], name: str) -> Iterator[Numbered]:
     number, urls, options = 0, "", dict[str, list[str]]()
     for line, raw in enumerate(lines, 1):
         text = raw.rstrip("\r\n")
-        if not text.strip() or text.startswith("#"):
+        if not text.strip() or text.lstrip().startswith("#"):
             continue
         if text[0] not in " \t":
             if urls:
@@ -110,5 +110,8 @@ def _headers(options: dict[str, list[str]]) -> dict[str, str]:
     found = {header: _last(options, option) for option, header in _HEADERS.items() if option in options}
     for text in options.get("header", []):
         header, _, value = text.partition(":")
-        found[header.strip()] = value.strip()
+        name, value = header.strip(), value.strip()
+        if name.lower() == "cookie" and name in found:
+            value = f"{found[name]}; {value}"  # cookies of several lines go into one field (RFC 6265)
+        found[name] = value
     return found
