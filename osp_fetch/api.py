@@ -98,11 +98,14 @@ async def _fetch_shares(
     Raises:
         SettingsError: an option or the manifest belongs to a single run.
     """
-    from .cluster.shares import OneRun, SharedRun, fetch_shares  # few runs need it
+    from .cluster.shares import OneRun, SharedRun, contents, fetch_shares  # few runs need it
 
     place = destination(folder, options.get("state"))
     given = check_shares(manifest, place, options)
-    chosen = {name: options.get(name) for name in ("include", "exclude", "names", "fan_out", "columns")}
+    chosen = {
+        name: options.get(name)
+        for name in ("include", "exclude", "names", "fan_out", "columns", "checksums", "digests", "depth")
+    }
     sources = [*map(str, given), *(f"{name}={value}" for name, value in chosen.items() if value)]
     stop = options.get("stop") or StopToken()
     each: PlainOptions = {**options, "stop": stop}
@@ -114,7 +117,8 @@ async def _fetch_shares(
     if "observer" in options:
         each["observer"] = seen
     stop.begun = True
-    session, again = SharedRun(place.root, sources), again_of(options)
+    content = await asyncio.to_thread(contents, [*map(str, given), *options.get("checksums", ())])
+    session, again = SharedRun(place.root, sources, content), again_of(options)
     async with AsyncExitStack() as stack:
         stack.enter_context(stopping_after(stop, each.pop("max_duration", None)))
         stack.enter_context(Permissions((settings or Settings()).storage.mode).applied())

@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -209,6 +210,74 @@ def test_another_manifest_is_refused(tmp_path: Path) -> None:
         SharedRun(tmp_path, ["b.txt"]).join()
     written = [place.read_text() for place in (tmp_path / ".osp-fetch" / "join").iterdir()]
     assert not any("secret" in text for text in written)
+
+
+def ended_process() -> int:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    return process.pid
+
+
+def test_what_a_run_has_done_counts_for_others_while_it_works(tmp_path: Path) -> None:
+    first, second = SharedRun(tmp_path, ["a"]), SharedRun(tmp_path, ["a"])
+    first.join()
+    first.members.enter()
+    first.end(3)
+    second.join()
+    assert second.is_done(3)
+    assert not second.is_done(4)
+    first.end(5)
+    first.members.leave()
+    assert second.is_done(5), "it was there when the share was done"
+    later = SharedRun(tmp_path, ["a"])
+    later.join()
+    assert not later.is_done(3), "files may have been deleted since, and nobody has looked"
+    later.end(3)
+    assert later.is_done(3)
+
+
+def test_what_a_killed_run_has_done_does_not_count(tmp_path: Path) -> None:
+    killed, later = SharedRun(tmp_path, ["a"]), SharedRun(tmp_path, ["a"])
+    killed.members.name = f"0.{ended_process()}.{socket.gethostname()}"
+    killed.join()
+    (tmp_path / ".osp-fetch/join/members").mkdir()
+    (tmp_path / ".osp-fetch/join/members" / killed.members.name).touch()
+    killed.end(3)
+    later.join()
+    assert not later.is_done(3)
+
+
+def test_the_session_of_another_list_is_replaced_once_its_runs_have_ended(tmp_path: Path) -> None:
+    killed = SharedRun(tmp_path, ["a"], ["list of 30 rows"])
+    killed.members.name = f"0.{ended_process()}.{socket.gethostname()}"
+    killed.join()
+    later = SharedRun(tmp_path, ["a"], ["list of 60 rows"])
+    later.join()
+    assert later.id != killed.id
+    with pytest.raises(SettingsError, match="this one a with another content, or other checksum lists"):
+        SharedRun(tmp_path, ["a"], ["list of 30 rows"]).join()
+
+
+async def test_files_that_are_lost_after_a_stop_are_fetched_by_the_next_run(
+    origin: Origin, tmp_path: Path
+) -> None:
+    files = {f"f{n:02}": noise(20_000, n) for n in range(60)}
+    listed, out, stop = manifest(tmp_path, origin, files, slow(100_000)), tmp_path / "out", StopToken()
+    fetched = []
+
+    def observe(event: events.Event) -> None:
+        if isinstance(event, events.Finished):
+            fetched.append(event.outcome.path)
+            if len(fetched) == 20:
+                stop.ask("test")
+
+    report = await fetch_all(listed, out, engine=Folder(), observer=observe, stop=stop, settings=quick())
+    assert report.stopped == "test"
+    for path in fetched[:3]:
+        (out / path).unlink()
+    report = await fetch_all(listed, out, engine=Folder(), settings=quick())
+    assert report.ok
+    assert tree(out) == files
 
 
 async def test_an_observer_sees_one_run_and_the_duration_is_that_of_all_shares(

@@ -6,12 +6,31 @@ it, so that together they never use more than one run may.
 
 from __future__ import annotations
 
+import os
 import secrets
+import socket
 from contextlib import suppress
 from pathlib import Path
 
 from ..storage.folder.disk import storage_error
-from ..storage.folder.heartbeat import Heartbeat, Pulse
+from ..storage.folder.heartbeat import BEAT, Heartbeat, Pulse
+
+_SILENT = int(3 * BEAT * 1e9)  # nanoseconds without a heartbeat after which a run does not work
+
+
+def has_ended(name: str) -> bool:
+    """Return whether the run of this `Members.name` was a process of this machine that has ended."""
+    _, _, rest = name.partition(".")
+    process, _, host = rest.partition(".")
+    if host != socket.gethostname() or not process.isdigit():
+        return False
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        pass  # a process of another user
+    return False
 
 
 class Members:
@@ -21,11 +40,15 @@ class Members:
 
     Args:
         folder: the folder of the session.
+
+    Attributes:
+        name: the name of this run: a random number, its process and its machine.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._name = folder / "members", secrets.token_hex(8)
-        self._heartbeat = Heartbeat(self._folder / self._name)
+        self._folder = folder / "members"
+        self.name = f"{secrets.token_hex(8)}.{os.getpid()}.{socket.gethostname()}"
+        self._heartbeat = Heartbeat(self._folder / self.name)
         self._pulses: dict[str, Pulse] = {}
         self._alive: list[str] = []
         self._confirmed: list[str] = []
@@ -38,7 +61,7 @@ class Members:
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            (self._folder / self._name).touch()
+            (self._folder / self.name).touch()
         except OSError as error:
             raise storage_error(error, f"{self._folder} cannot be used to share a run") from None
         self._heartbeat.start()
@@ -50,28 +73,42 @@ class Members:
         except OSError:  # the session has ended
             there = set[str]()
         self._pulses = {name: self._pulses.get(name) or Pulse(self._folder / name) for name in there}
-        self._alive = sorted({self._name, *(name for name, pulse in self._pulses.items() if pulse.beats())})
-        return self._alive.index(self._name), len(self._alive)
+        self._alive = sorted({self.name, *(name for name, pulse in self._pulses.items() if pulse.beats())})
+        return self._alive.index(self.name), len(self._alive)
+
+    def working(self, now: int) -> set[str]:
+        """Return the names of the runs that work: those with a heartbeat, but for processes that have ended.
+
+        Args:
+            now: the time by the clock of the file system, in nanoseconds.
+        """
+        found = set()
+        with suppress(OSError):  # the session has ended, or nobody has entered yet
+            for place in self._folder.iterdir():
+                beat = Pulse(place).touched()
+                if beat is not None and now - beat <= _SILENT and not has_ended(place.name):
+                    found.add(place.name)
+        return found
 
     def confirm(self) -> None:
         """Let the others know that this run divides its limits with those of the last `look`."""
         if self._alive != self._confirmed:
             with suppress(OSError):
-                (self._folder / self._name).write_text("\n".join(self._alive))
+                (self._folder / self.name).write_text("\n".join(self._alive))
                 self._confirmed = self._alive
 
     def is_confirmed(self) -> bool:
         """Return whether all others of the last `look` divide their limits with this run."""
-        return all(self._name in self._named_by(name) for name in self._alive if name != self._name)
+        return all(self.name in self._named_by(name) for name in self._alive if name != self.name)
 
     def _named_by(self, name: str) -> list[str]:
         try:
             return (self._folder / name).read_text().split()
         except OSError:  # it has left
-            return [self._name]
+            return [self.name]
 
     def leave(self) -> None:
         """Take part no more."""
         self._heartbeat.stop()
         with suppress(OSError):
-            (self._folder / self._name).unlink()
+            (self._folder / self.name).unlink()

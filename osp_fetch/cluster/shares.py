@@ -4,6 +4,10 @@ The manifest is divided into shares, which are shards (`--shard I/N`) with recor
 a share by the lock of its state folder, whose heartbeat every machine sees; when its holder dies or falls
 silent, another run takes the share and goes on. The session ends when all shares are done.
 
+A share counts as done only while the run works that has done it, or for runs that were there at the time. A
+run that comes later looks at its files again, which is cheap where they are present: they may have been
+deleted since, and the new run may have other options.
+
 A run may fall silent for a while and wake up. It publishes only while the lock still names it, and the
 partials of each holder of a share are in a folder of its own, so that no two runs ever write to one.
 """
@@ -18,11 +22,12 @@ import random
 import secrets
 import shutil
 import socket
+import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ..concurrency import stop
 from ..model import events
@@ -33,7 +38,7 @@ from ..options import StopToken
 from ..storage.folder.disk import read_json, storage_error
 from ..storage.folder.heartbeat import BEAT
 from ..storage.folder.run_lock import state_folder
-from .members import Members
+from .members import Members, has_ended
 
 SHARES: Final = 32
 """Shares of a manifest: enough that a slow machine has little left at the end. Each reads all of the list."""
@@ -58,6 +63,7 @@ class SharedRun:
     Args:
         root: the output folder.
         sources: what names the manifest and selects its rows; all runs must state the same.
+        content: what else must be the same, such as digests of the lists.
 
     Attributes:
         id: the session, after `join`.
@@ -65,23 +71,30 @@ class SharedRun:
         members: the runs that take part.
     """
 
-    def __init__(self, root: Path, sources: Sequence[str]) -> None:
+    def __init__(self, root: Path, sources: Sequence[str], content: Sequence[str] = ()) -> None:
         self._folder = state_folder(root) / "join"
         self._shown = ", ".join(map(shown, sources))
-        self._hash = hashlib.sha256("\0".join(sources).encode("utf-8", "surrogateescape")).hexdigest()
+        text = "\0".join([*sources, *content])
+        self._hash = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
         self.id, self.shares = "", SHARES
+        self._others = set[str]()  # names of the runs that worked when this one joined
         self._since = 0  # when it was joined, by the clock of the file system, in nanoseconds
         self.members = Members(self._folder)
 
     def join(self) -> None:
         """Begin the session, or join the one that another run has begun.
 
+        The session of another manifest, whose runs have all ended, is replaced.
+
         Raises:
-            SettingsError: the other run has another manifest.
+            SettingsError: a run that works has another manifest.
             StorageError: the folder cannot be written.
         """
         place = self._folder / "session.json"
-        mine = {"id": secrets.token_hex(8), "shares": SHARES, "sources": self._shown, "hash": self._hash}
+        mine = {
+            "id": secrets.token_hex(8), "shares": SHARES, "sources": self._shown, "hash": self._hash,
+            "by": self.members.name,
+        }  # fmt: skip
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             beside = self._folder / f"session.{mine['id']}"
@@ -89,10 +102,12 @@ class SharedRun:
             self._since = beside.stat().st_mtime_ns
             with suppress(FileExistsError):
                 os.link(beside, place)  # the first one counts; unlike a new file, it is there completely
-            beside.unlink()
-            found = json.loads(place.read_text())
-            if not isinstance(found, dict) or not mine.keys() <= found.keys():
-                raise ValueError("it states no session")
+            self._others = self.members.working(self._since)
+            found = _session(place)
+            if found["hash"] != self._hash and self._is_left(found):
+                beside.replace(place)
+                found = _session(place)
+            beside.unlink(missing_ok=True)
         except (OSError, ValueError) as error:
             if isinstance(error, OSError):
                 raise storage_error(error, f"{self._folder} cannot be used to share a run") from None
@@ -100,9 +115,16 @@ class SharedRun:
         if found["hash"] != self._hash:
             raise SettingsError(
                 f"{self._folder.parent.parent}: the run that is to be joined fetches {found['sources']}, "
-                f"this one {self._shown}; give the same SOURCE and selection, or another folder"
+                f"this one {self._shown}{_differs(found['sources'], self._shown)}; give the same SOURCE and "
+                "selection, or another folder"
             )
         self.id, self.shares = found["id"], found["shares"]
+
+    def _is_left(self, session: dict[str, Any]) -> bool:
+        """Return whether no run works at a session: none has a heartbeat, or is about to have one."""
+        begun_by = str(session.get("by", ""))
+        age = self._since - (self._folder / "session.json").stat().st_mtime_ns
+        return not self._others and (has_ended(begun_by) or age > 3 * BEAT * 1e9)
 
     def was_stopped(self) -> bool:
         """Return whether `ask_to_stop` was called on this machine since the session was joined."""
@@ -113,12 +135,17 @@ class SharedRun:
 
     def is_done(self, share: int) -> bool:
         """Return whether a share is done, or the session has ended."""
-        return (self._folder / f"{self.id}-{share}").exists() or not (self._folder / "session.json").exists()
+        mark = self._folder / f"{self.id}-{share}"
+        try:
+            done = mark.stat().st_mtime_ns >= self._since or mark.read_text() in self._others
+        except OSError:
+            done = False
+        return done or not (self._folder / "session.json").exists()
 
     def end(self, share: int) -> None:
         """Record that a share is done."""
         with suppress(FileNotFoundError):  # another run has done the last share, and ended the session
-            (self._folder / f"{self.id}-{share}").touch()
+            (self._folder / f"{self.id}-{share}").write_text(self.members.name)
 
     def failed(self) -> tuple[int, bool]:
         """Return how many files failed or are parked in all shares, and whether all of them have said so."""
@@ -135,6 +162,19 @@ class SharedRun:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def contents(places: Sequence[str]) -> list[str]:
+    """Return the digests of those of `places` that are files. Blocks.
+
+    Runs of one session divide the rows of a list by their order, and must therefore read the same list.
+    """
+    found = []
+    for place in places:
+        with suppress(OSError, ValueError), open(place, "rb") as file:
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return found
+
+
 def ask_to_stop(root: Path) -> None:
     """Ask the runs of this machine that share `root` to stop, also those that wait for shares of others.
 
@@ -144,6 +184,18 @@ def ask_to_stop(root: Path) -> None:
     if folder.is_dir():
         with suppress(OSError):  # it has ended just now
             _stop_mark(folder).write_text("")
+
+
+def _session(place: Path) -> dict[str, Any]:
+    """Return what the file of a session states."""
+    found = json.loads(place.read_text())
+    if not isinstance(found, dict) or not {"id", "shares", "sources", "hash"} <= found.keys():
+        raise ValueError("it states no session")
+    return found
+
+
+def _differs(theirs: str, mine: str) -> str:
+    return " with another content, or other checksum lists" if theirs == mine else ""
 
 
 def _stop_mark(folder: Path) -> Path:
