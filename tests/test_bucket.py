@@ -23,7 +23,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import osp_fetch
-from osp_fetch import Entry, FinishedObject, Report, Settings, Status, fetch_all, finished_objects
+from osp_fetch import (
+    Entry,
+    Event,
+    FinishedObject,
+    Report,
+    Settings,
+    Status,
+    StopToken,
+    Wrote,
+    fetch_all,
+    finished_objects,
+)
 from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.inspection.place import BucketPlace, opened_place
 from osp_fetch.inspection.verify_bucket import verify_bucket
@@ -479,6 +490,51 @@ async def test_without_its_state_a_run_replaces_what_it_has_written_from_the_sam
         report = await fetch_all(rows, f"s3://{bucket}/p", settings=patient(), state=tmp_path / state)
         assert [each.path for each in report.failures] == ["foreign"]
     assert (held.data("p/empty"), held.data("p/f"), held.data("p/foreign")) == (b"", noise(5000), b"x")
+
+
+@on_both_stores
+@pytest.mark.parametrize("size", [5000, PART + 100])
+async def test_an_object_from_a_link_with_another_query_is_kept(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path, size: int
+) -> None:
+    """`/dl?id=one` and `/dl?id=two` are two files, though metadata show no query."""
+    url = origin.add("dl", noise(size))
+    first = await fetch_all(
+        [entry("f", f"{url}?id=one")], f"s3://{bucket}/p", settings=patient(), state=tmp_path / "a"
+    )
+    assert first.ok
+    origin.add("dl", noise(size, 1))
+    second = await fetch_all(
+        [entry("f", f"{url}?id=two")], f"s3://{bucket}/p", settings=patient(), state=tmp_path / "b"
+    )
+    assert [each.status for each in second.outcomes] == [Status.FAILED]
+    assert held.data("p/f") == noise(size)
+
+
+@on_both_stores
+async def test_an_upload_that_states_a_wrong_sha256_is_not_continued(
+    origin: Origin, held: Held, bucket: str, tmp_path: Path
+) -> None:
+    data, stop = noise(4 * PART, 1), StopToken()
+    url = origin.add("f", data, always=slow(8 * MIB))
+    settings = patient(two_connections=True)
+
+    def observe(event: Event) -> None:
+        if isinstance(event, Wrote) and held.uploads():
+            stop.ask("test")
+
+    wrong = entry("f", url, None, "sha256:" + "b" * 64)
+    place = f"s3://{bucket}/p"
+    stopped = await fetch_all([wrong], place, settings=settings, state=tmp_path, stop=stop, observer=observe)
+    assert stopped.stopped == "test"
+    right = entry("f", url, None, sha256(data))
+    assert (await fetch_all([right], place, settings=settings, state=tmp_path)).ok
+    assert held.data("p/f") == data
+    assert (
+        held.client.head_object(Bucket=bucket, Key="p/f")["Metadata"]["sha256"]
+        == hashlib.sha256(data).hexdigest()
+    )
+    assert held.uploads() == []
 
 
 @on_both_stores

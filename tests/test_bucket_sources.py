@@ -170,6 +170,24 @@ async def test_a_large_object_is_copied_on_the_server(
     assert proxy.counts["GetObject"] == 1
 
 
+@pytest.mark.parametrize("is_right", [True, False])
+async def test_a_digest_that_the_store_does_not_state_needs_all_bytes(
+    source: Bucket, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_right: bool
+) -> None:
+    data = noise(17 * MIB, 3)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweed.url)
+    source.put("from/f", data)
+    sums = tmp_path / "SHA256SUMS"
+    sums.write_text(f"{hashlib.sha256(data if is_right else b'').hexdigest()}  f\n")
+    report = await fetch_all(
+        f"s3://{source.name}/from/", f"s3://{source.name}/to", settings=quick(), state=tmp_path / "state",
+        checksums=[str(sums)],
+    )  # fmt: skip
+    assert [each.status for each in report.outcomes] == [Status.FETCHED if is_right else Status.FAILED]
+    there = source.client.list_objects_v2(Bucket=source.name, Prefix="to/f").get("KeyCount", 0)
+    assert bool(there) is is_right
+
+
 async def test_a_copy_replaces_no_object_of_another_program(
     source: Bucket, seaweed: Seaweed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

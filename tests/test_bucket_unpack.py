@@ -150,6 +150,45 @@ async def test_a_killed_unpacking_is_continued(run: Run, origin: Origin, held: H
     assert len(kept) >= len(times) - 1  # one may have been there without being noted: it was compared
 
 
+async def test_a_killed_unpacking_of_a_repeated_member_is_continued(
+    run: Run, origin: Origin, held: Held, tmp_path: Path
+) -> None:
+    """The later member of a name wins; on continuing, the earlier one meets the object of the later one."""
+    files = {f"m{n:03}": noise(200_000 + n, n) for n in range(100)}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, data in [("twice", b"first"), ("twice", b"second time"), *files.items()]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    listed = manifest(tmp_path, origin, x_tar=packed.getvalue())
+    assert (await run.other("get", str(listed), "-o", run.target)).returncode == 0
+    words = [sys.executable, "-m", "osp_fetch", "unpack", run.target, "--into", "out"]
+    process = subprocess.Popen(
+        [*words, "--state", str(run.state)], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    while len(held.every("out/")) < 20 and process.poll() is None:
+        await asyncio.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = await run.other("unpack", run.target, "--into", "out")
+    assert done.returncode == 0, done.stderr
+    assert content(held, "out/") == files | {"twice": b"second time"}
+
+
+async def test_members_of_two_archives_do_not_overwrite_each_other(
+    run: Run, origin: Origin, held: Held, tmp_path: Path
+) -> None:
+    small = {"m.txt": b"of the tar", "big": noise(9 * MIB, 1)}
+    large = {"m.txt": b"of x", "big": noise(9 * MIB)}
+    listed = manifest(tmp_path, origin, x_tar=tar(small), y_zip=zipped(large))
+    done = await run.get(listed, "--overwrite", "--delete-after")
+    assert done.returncode == 1
+    assert done.stderr.count("an object that osp-fetch did not write has this name") >= 1
+    assert content(held, "out/") in (small, large)
+    assert len([key for key in held.every() if key in ("x.tar", "y.zip")]) == 1
+
+
 async def test_without_the_journal_right_members_are_kept(
     run: Run, origin: Origin, held: Held, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ from .read import BrokenArchiveError, Findings, Member, members
 
 _MEMORY: Final = 96 << 20  # bytes for the parts of large members
 _AT_ONCE: Final = 16  # small members that are uploaded at the same time; each has at most 8 MiB
+_REPEATED: Final = -1  # size of a member in the journal whose name comes again, and is uploaded now
 _PAGE: Final = 1000  # objects whose states are compared together
 _BLOCKS: Final = 8  # blocks of a WebDataset tar that wait for their upload
 _BLOCK: Final = 1 << 20
@@ -134,8 +135,9 @@ class _Unpacking:
         self._writer, self._notes, self._archives = store.writer, store.notes, store.archives
         self._loop = asyncio.get_running_loop()
         self._there: dict[str, UnpackedFile] = {}  # members that are right already
-        self._old: dict[str, UnpackedFile] = {}  # members of an earlier version, which may be replaced
+        self._old: dict[str, UnpackedFile] = {}  # members of earlier runs, which may be replaced
         self._done: dict[str, UnpackedFile] = {}
+        self._repeated: set[str] = set()  # names whose object an earlier run may have replaced unnoted
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._places = asyncio.Semaphore(_AT_ONCE)
 
@@ -224,7 +226,9 @@ class _Unpacking:
         place = self._root / STATE_FOLDER / "unpack" / f"{self._name}.jsonl"
         journal = _Journal(place, [piece.state for piece in pieces])
         is_same, noted = journal.read()
-        self._old = earlier if is_same else {**earlier, **noted}
+        # a member that is repeated replaces what an earlier run has uploaded of the later one
+        self._old = {**earlier, **self._there, **noted}
+        self._repeated = {name for name, member in noted.items() if member.size == _REPEATED}
         if is_same:
             self._there |= await self._present(noted)
         journal.begin(self._there.values())
@@ -277,6 +281,7 @@ class _Unpacking:
                 raise BrokenArchiveError(f"two of its members are named {name}; unpack without --flat")
             await asyncio.wait({self._tasks[name]})  # a later member replaces an earlier one of its name
             self._there.pop(name, None)
+            journal.add(UnpackedFile(name, _REPEATED, 0))
         known = self._there.get(name)
         if known is not None and known.size == member.size:
             self._done[name] = known
@@ -288,8 +293,9 @@ class _Unpacking:
             self._tasks[name] = sending.create_task(self._put(name, data, journal))
             return
         state = await self._writer.put_large(
-            self._final(name), member.read, member.size, self._replaced(name)
-        )
+            self._final(name), member.read, member.size, self._replaced(name),
+            overwrite=name in self._repeated,
+        )  # fmt: skip
         self._note(UnpackedFile(name, *state), journal)
         self._tasks[name] = sending.create_task(asyncio.sleep(0))
 
@@ -304,7 +310,9 @@ class _Unpacking:
 
     async def _put(self, name: str, data: bytes, journal: _Journal) -> None:
         try:
-            state = await self._writer.put_small(self._final(name), data, self._replaced(name))
+            state = await self._writer.put_small(
+                self._final(name), data, self._replaced(name), overwrite=name in self._repeated
+            )
         finally:
             self._places.release()
         self._note(UnpackedFile(name, *state), journal)

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from ...concurrency import task_group
 from ...model.dataclasses import dataclass
+from ...model.digest import Digest
 from ...model.entry import Entry
 from ...model.errors import StorageError
 from ...model.record import Placed, Published
@@ -26,6 +27,10 @@ from .sums import scheme_of
 _WHOLE: Final = 5 << 30  # bytes of the largest object that one request copies (Amazon S3 API, CopyObject)
 _PART: Final = 256 << 20  # bytes of a part that is copied by one request; more above 2.5 TB
 _AWS: Final = re.compile(r"https://(?:(?P<bucket>[^/]+)\.)?s3[.-][a-z0-9.-]*amazonaws\.com/")
+
+
+class _NoChecksumError(Exception):
+    """The store copies parts without stating their checksums, so that nothing would prove the copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +81,12 @@ class BucketCopies:
         creation = Creation(self._bucket, entry.path, replaces, overwrite=self._shared.overwrite)
         await creation.check()
         scheme = self._shared.scheme
-        if scheme.name and (scheme.digest in found.sums or entry.digest is None):
-            return await self._in_parts(entry, source, found, creation)
+        can_prove = entry.digest is None or (scheme.digest in found.sums and _is_stated(entry, found))
+        if scheme.name and can_prove:
+            try:
+                return await self._in_parts(entry, source, found, creation)
+            except _NoChecksumError:
+                return None
         etag = found.etag.strip('"')
         is_md5 = entry.digest is not None and (entry.digest.algorithm, entry.digest.hex) == ("md5", etag)
         if is_md5 and found.size <= _WHOLE:
@@ -144,6 +153,8 @@ class BucketCopies:
                     CopySourceRange=f"bytes={start}-{stop - 1}", **source.arguments,
                 )  # fmt: skip
             result = reply["CopyPartResult"]
+            if scheme.field not in result:
+                raise _NoChecksumError
             checksum = int(scheme.hex_of(result[scheme.field]), 16)
             return UploadedPart(number, result["ETag"], checksum, stop - start, None, b"")
 
@@ -173,6 +184,16 @@ class BucketCopies:
         shown = Object(made.size, made.etag, made.metadata, made.sums | {"md5": made.etag.strip('"')})
         await check(self._shared, entry.path, shown, found.size, proof)
         return Placed(made.state), proof | made.sums
+
+
+def _is_stated(entry: Entry, found: Object) -> bool:
+    """Return whether the store itself states the digest of a row. Another one needs all bytes."""
+    digest = entry.digest
+    return digest is None or digest.hex in (found.sums.get(digest.algorithm), _md5_of(found, digest))
+
+
+def _md5_of(found: Object, digest: Digest) -> str | None:
+    return found.etag.strip('"') if digest.algorithm == "md5" else None
 
 
 def _states(entry: Entry) -> dict[str, str]:

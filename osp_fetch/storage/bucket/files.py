@@ -16,7 +16,7 @@ from ...s3.errors import BucketError
 from ..folder import blanks
 from ..folder.hashing import digests_in
 from .multipart import check
-from .objects import Creation, look, metadata_of, put
+from .objects import SOURCE_ID, Creation, look, metadata_of, put
 from .resources import BucketResources
 from .sums import RunningDigests
 
@@ -189,7 +189,11 @@ class BucketSmallFiles:
             )
         states = metadata_of(digests, modified, source)
         creation = Creation(
-            self._shared.bucket, path, None, overwrite=self._shared.overwrite, source=states.get("source", "")
+            self._shared.bucket,
+            path,
+            None,
+            overwrite=self._shared.overwrite,
+            source=states.get(SOURCE_ID, ""),
         )
         found = await put(self._shared, path, creation, data, states)
         sums = {scheme.digest: scheme.hex(scheme.sum(data))} if scheme.name else {}

@@ -51,7 +51,7 @@ class Multipart:
             StorageError: the store refuses it or does not answer, or the ledger cannot be written.
         """
         await self.discard_earlier()
-        token, begun, requests = new_token(), list[Upload](), 0
+        token, begun, requests = new_token(self._states), list[Upload](), 0
         since = await unfinished.announce(self._bucket, self._path, self._note(token))
 
         async def attempt() -> None:

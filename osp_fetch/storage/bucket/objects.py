@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import random
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -26,11 +27,16 @@ from .sums import MD5, SCHEMES
 
 TOKEN: Final = "osp-token"
 """The key of an object's metadata whose value names the upload that made it."""
+SOURCE_ID: Final = "source-id"
+"""The key of an object's metadata whose value is a hash of the complete source key."""
+_ID: Final = 32  # hexadecimal digits of that hash
 # First and longest pause in seconds before a request that creates an object is repeated.
 _PAUSES: Final = (0.2, 20.0)
 # Largest body in bytes that is sent as a copy: before a file is sent, botocore waits for "100 Continue".
 _COPIED: Final = 1 << 20
 _SOURCE: Final = 1024  # bytes of a source key that are stated
+_RANDOM: Final = 32  # random digits of a token
+_STATED: Final = 16  # digits of a sha256 behind them
 _DATE: Final = 64  # bytes of a date that is stated
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _TAKEN: Final = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
@@ -69,9 +75,20 @@ class Object:
         return state_of(self.size, self.etag)
 
 
-def new_token() -> str:
-    """Return random text by which an upload is recognized."""
-    return secrets.token_hex(16)
+def new_token(states: Mapping[str, str] | None = None) -> str:
+    """Return random text by which an upload is recognized.
+
+    Args:
+        states: what the metadata state of the file. The token ends with the begin of its sha256, if any:
+            metadata cannot be changed later, and `contradicts` has to find a sha256 that is corrected.
+    """
+    return secrets.token_hex(_RANDOM // 2) + (states or {}).get("sha256", "")[:_STATED]
+
+
+def contradicts(token: str, states: Mapping[str, str]) -> bool:
+    """Return whether the upload with this token states another sha256 than `states`."""
+    stated = token[_RANDOM:]
+    return bool(stated) and stated != states.get("sha256", "")[:_STATED]
 
 
 def own_metadata(token: str, states: dict[str, str]) -> dict[str, str]:
@@ -86,7 +103,8 @@ def metadata_of(digests: dict[str, str], modified: str | None = None, source: st
         digests: algorithm → hexadecimal digest, as far as known; its sha256 is stated.
         modified: Last-Modified of the source.
         source: source key of the file: its host and path, without what may be secret. Metadata are ASCII, and
-            a store takes 2 KB of them in all, so that a long one is cut.
+            a store takes 2 KB of them in all, so that a long one is cut. `SOURCE_ID` tells sources apart, of
+            which the text does not show all.
     """
     found = {"sha256": digests["sha256"]} if "sha256" in digests else {}
     if modified and len(modified) <= _DATE and modified.isascii() and modified.isprintable():
@@ -95,6 +113,7 @@ def metadata_of(digests: dict[str, str], modified: str | None = None, source: st
         without_secrets = shown(f"https://{source}").removeprefix("https://")
         stated = quote(without_secrets, safe=_PRINTABLE, errors="replace")[:_SOURCE]
         found["source"] = re.sub(r"%[0-9A-F]?$", "", stated)  # half of an escape
+        found[SOURCE_ID] = hashlib.sha256(source.encode("utf-8", "surrogateescape")).hexdigest()[:_ID]
     return found
 
 
@@ -143,7 +162,7 @@ class Creation:
         path: the file.
         replaces: state of the object that may be replaced, None for none.
         overwrite: whether any object may be replaced.
-        source: what the metadata of the new object state as its source. An object of osp-fetch from there may
+        source: the `SOURCE_ID` in the metadata of the new object. An object of osp-fetch from there may
             be replaced, too: the ledger that knew it was lost.
     """
 
@@ -177,7 +196,9 @@ class Creation:
         self._etag = found.etag if found else None
 
     def _is_own(self, found: Object) -> bool:
-        return bool(self._source) and TOKEN in found.metadata and found.metadata.get("source") == self._source
+        return (
+            bool(self._source) and TOKEN in found.metadata and found.metadata.get(SOURCE_ID) == self._source
+        )
 
     def _condition(self) -> dict[str, str]:
         """Return the arguments by which the store refuses to replace any other object."""

@@ -21,7 +21,7 @@ from ..folder.executors import in_thread
 from ..ledger.uploads import Upload, UploadedPart
 from .grid import Cell, Grid
 from .multipart import Multipart, check
-from .objects import Creation, Object, metadata_of, put
+from .objects import SOURCE_ID, Creation, Object, contradicts, metadata_of, put
 from .part_memory import Part
 from .recorded_parts import RecordedParts
 from .resources import BucketResources
@@ -48,6 +48,7 @@ class BucketPartial:
         replaces: state of the object that may be replaced; None if there is none.
         found: the upload that an earlier run left, as far as the bucket confirms it.
         states: what the metadata of the object state of the file.
+        overwrite: whether any object may be replaced; None takes what `--overwrite` says.
 
     Attributes:
         hashing: this object.
@@ -65,11 +66,13 @@ class BucketPartial:
         replaces: Published | None,
         found: Upload | None,
         states: dict[str, str] | None = None,
+        overwrite: bool | None = None,
     ) -> None:
         self._shared, self._path, self._algorithms = shared, path, algorithms
         self._lost = lost or (lambda _: None)
-        source = (states or {}).get("source", "")
-        self._creation = Creation(shared.bucket, path, replaces, overwrite=shared.overwrite, source=source)
+        source = (states or {}).get(SOURCE_ID, "")
+        overwrite = shared.overwrite if overwrite is None else overwrite
+        self._creation = Creation(shared.bucket, path, replaces, overwrite=overwrite, source=source)
         self._opening = asyncio.Lock()
         self._fresh, self._given_up = fresh, 0  # number of parts given up
         self._states = states or {}
@@ -97,9 +100,14 @@ class BucketPartial:
         self._recorder: asyncio.Task[None] | None = None
 
     def _continue(self, found: Upload) -> None:
-        """Continue the upload of an earlier run. Its bytes are lost if their digests cannot be continued."""
-        if found.parts:
+        """Continue the upload of an earlier run.
+
+        Its bytes are lost if their digests cannot be continued, or if it states a sha256 that was corrected.
+        """
+        if found.parts or contradicts(found.token, self._states):
             try:
+                if contradicts(found.token, self._states):
+                    raise ValueError("its metadata would be wrong")
                 self._digests = RunningDigests(self._algorithms, found.length, found.parts[-1].states or "{}")
             except ValueError:
                 self._fresh = True

@@ -38,13 +38,17 @@ class BucketWriter:
         """Bytes up to which an object is sent by one request, from memory."""
         return self._shared.least
 
-    async def put_small(self, path: RelativePath, data: bytes, replaces: Published | None) -> Published:
+    async def put_small(
+        self, path: RelativePath, data: bytes, replaces: Published | None, *, overwrite: bool = False
+    ) -> Published:
         """Create an object from memory.
 
         Args:
             path: path of the file.
             data: all bytes.
             replaces: state of the object that may be replaced, None for none.
+            overwrite: whether any object may be replaced. This is not the `--overwrite` of files: members of
+                two archives may have one name.
 
         Returns:
             The state of the object.
@@ -56,7 +60,7 @@ class BucketWriter:
         digests = await in_thread(shared.hashers, lambda: digests_in(view, _DIGEST))
         scheme = shared.scheme
         sums = {scheme.digest: scheme.hex(scheme.sum(view))} if scheme.name else {}
-        creation = Creation(shared.bucket, path, replaces, overwrite=shared.overwrite)
+        creation = Creation(shared.bucket, path, replaces, overwrite=overwrite)
         try:
             found = await put(shared, path, creation, view, metadata_of(digests))
         except StorageError:
@@ -66,7 +70,13 @@ class BucketWriter:
         return found.state
 
     async def put_large(
-        self, path: RelativePath, read: Read, size: int | None, replaces: Published | None
+        self,
+        path: RelativePath,
+        read: Read,
+        size: int | None,
+        replaces: Published | None,
+        *,
+        overwrite: bool = False,
     ) -> Published:
         """Create an object from a stream.
 
@@ -75,6 +85,7 @@ class BucketWriter:
             read: reads the stream.
             size: bytes of the stream, None if unknown.
             replaces: state of the object that may be replaced, None for none.
+            overwrite: as in `put_small`.
 
         Returns:
             The state of the object.
@@ -83,8 +94,9 @@ class BucketWriter:
             StorageError: another object has the name, or the store does not answer.
         """
         part = BucketPartial(
-            self._shared, path, _DIGEST, fresh=True, lost=None, replaces=replaces, found=None
-        )
+            self._shared, path, _DIGEST, fresh=True, lost=None, replaces=replaces, found=None,
+            overwrite=overwrite,
+        )  # fmt: skip
         try:
             try:
                 await part.begin(size, 0)
