@@ -281,6 +281,64 @@ def test_flat_drops_folders_and_refuses_what_would_collide(tmp_path: Path) -> No
     assert "two of its members" in (job(tmp_path, "b.tar", flat=True).broken or "")
 
 
+def test_members_that_a_newer_version_does_not_contain_are_moved_aside(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"a.jpg": b"1", "b.jpg": b"2", "c.jpg": b"3", "edited": b"4"}))
+    assert not job(tmp_path, "a.tar").broken
+    (tmp_path / "out/edited").write_bytes(b"by the user")
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"a.jpg": b"1", "d.jpg": b"new"}))
+    done = job(tmp_path, "a.tar")
+    assert (done.broken, done.note) == (
+        None,
+        "2 files that it no longer contains moved to .osp-fetch/replaced",
+    )
+    assert tree(tmp_path / "out") == {"a.jpg": b"1", "d.jpg": b"new", "edited": b"by the user"}
+    assert set(tree(tmp_path / ".osp-fetch/replaced").values()) == {b"2", b"3"}
+
+
+def test_tars_of_an_earlier_number_of_samples_are_moved_aside(tmp_path: Path) -> None:
+    samples = {f"{n:03}.jpg": noise(3000, n) for n in range(9)}
+    (tmp_path / "a.tar").write_bytes(tar_bytes(samples))
+    assert not job(tmp_path, "a.tar", shard=8000).broken
+    many = len(tree(tmp_path / "out"))
+    assert not job(tmp_path, "a.tar", shard=1 << 20).broken
+    assert (many > 1, len(tree(tmp_path / "out"))) == (True, 1)
+
+
+def test_a_member_that_two_archives_have_stays_with_both(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"a.jpg": b"1", "LICENSE": b"same", "README": b"same, too"}))
+    (tmp_path / "b.tar").write_bytes(tar_bytes({"b.jpg": b"2", "LICENSE": b"same", "README": b"same, too"}))
+    assert not job(tmp_path, "b.tar", delete_after=True).broken
+    assert not job(tmp_path, "a.tar").broken
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"a.jpg": b"new", "LICENSE": b"another"}))
+    with pytest.raises(StorageError, match=r"LICENSE, which is a member of b\.tar, too"):
+        job(tmp_path, "a.tar")
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"a.jpg": b"new", "LICENSE": b"same"}))
+    assert not job(tmp_path, "a.tar").broken
+    assert tree(tmp_path / "out") == {
+        "a.jpg": b"new", "b.jpg": b"2", "LICENSE": b"same", "README": b"same, too",
+    }  # fmt: skip
+
+
+def test_pieces_of_two_versions_are_refused_unless_their_source_was_asked(tmp_path: Path) -> None:
+    old, new = (tar_bytes({"a": noise(20_000, n), "b": noise(20_000, n + 1)}) for n in (1, 5))
+    half = len(old) // 2
+    pieces = ("x.tar.part0", "x.tar.part1")
+    for name, data in zip(pieces, (old[:half], old[half:]), strict=True):
+        (tmp_path / name).write_bytes(data)
+    assert not job(tmp_path, *pieces).broken
+    before = tree(tmp_path / "out")
+    (tmp_path / pieces[0]).write_bytes(new[:half])
+    done = job(tmp_path, *pieces, delete_after=True)
+    assert "some of its pieces are newer than those that were unpacked" in (done.broken or "")
+    assert tree(tmp_path / "out") == before
+    assert all((tmp_path / name).exists() for name in pieces)
+    (tmp_path / pieces[1]).write_bytes(new[half:])
+    assert not job(tmp_path, *pieces).broken
+    assert (tmp_path / "out/b").read_bytes() == noise(20_000, 6)
+    (tmp_path / pieces[0]).write_bytes(new[:half])
+    assert not job(tmp_path, *pieces, is_current=True).broken
+
+
 def test_a_good_file_of_another_archive_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_bytes({"same": b"1", "shared": b"x"}))
     (tmp_path / "b.tar").write_bytes(tar_bytes({"a-first": b"0", "same": b"2", "shared": b"x"}))

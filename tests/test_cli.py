@@ -316,7 +316,7 @@ async def test_what_config_show_prints_is_a_config_file(tmp_path: Path) -> None:
 def test_shards_from_words_and_from_batch_systems(
     text: str, environment: dict[str, str], expected: tuple[int, int]
 ) -> None:
-    from osp_fetch.cli.options import shard
+    from osp_fetch.cli.shards import shard
 
     assert shard(text, environment) == expected
 
@@ -335,7 +335,7 @@ def test_shards_from_words_and_from_batch_systems(
 def test_a_slurm_array_without_a_task_for_each_shard_is_refused(
     text: str, array: dict[str, str], said: str
 ) -> None:
-    from osp_fetch.cli.options import shard
+    from osp_fetch.cli.shards import shard
 
     with pytest.raises(click.UsageError, match=re.escape(said)):
         shard(text, {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()})

@@ -30,6 +30,7 @@ from ..storage.folder.ownership import Decision
 from ..storage.folder.tombstones import tombstones
 from . import marks, webdataset
 from .alone import alone
+from .earlier import MIXED, EarlierMembers, is_mixed, note_of
 from .marks import Mark, MarkFile, Piece, UnpackedFile, UnpackedOrder
 from .read import BrokenArchiveError, Findings, Member, members
 from .splits import Archive
@@ -46,6 +47,7 @@ class UnpackJob:
     The paths of the archive and the target are relative to `root`, the output folder. `flat` drops the
     members' folders. `shard` is the size of a WebDataset tar in bytes, 0 to write the members as files.
     `min_free` bytes stay free on the disk. `digests` has `sha256:…` of each piece, None if it is not known.
+    `is_current`: the source has been asked for each piece whether it has changed.
     """
 
     root: str
@@ -57,6 +59,7 @@ class UnpackJob:
     min_free: int = 0
     durable: bool = True
     digests: tuple[str | None, ...] = ()
+    is_current: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +115,7 @@ class _Unpacking:
         self.file = MarkFile(self.root, self.name)
         self.places = [self.root / piece for piece in job.archive.pieces]
         self._unlooked = 0
-        self._before: dict[str, UnpackedFile] = {}  # the members of an earlier version
-        self._older = 0  # of them, those that were moved aside
+        self._older = self._left_out = 0  # files of an earlier version that were moved aside: changed, gone
 
     def run(self) -> Unpacked:
         with alone(self.work.with_name(self.work.name + ".lock")):
@@ -130,6 +132,8 @@ class _Unpacking:
                 return self._without_archive(mark)
             if self.job.archive.problem:
                 return self._failed(self.job.archive.problem)
+            if not self.job.is_current and is_mixed(mark, self.places):
+                return self._failed(MIXED)
             try:
                 plan = self._extract([piece for piece in pieces if piece])
             except BrokenArchiveError as error:
@@ -320,13 +324,11 @@ class _Unpacking:
         moves: list[tuple[Path, Path]] = []
         older: list[Path] = []  # files of an earlier version
         found: list[UnpackedFile] = []
-        before = self.file.read()
-        if before is not None and before.target == plan.target:  # an earlier version of the archive
-            self._before = {member.path: member for member in self.file.members()}
+        before = EarlierMembers(self.root, self.name, plan.target)
         for member in listed:
             place, final = self.tree / member.path, target / member.path
             folders.check(final.parent)
-            decision, looks = self._decide(place, final, member)
+            decision, looks = self._decide(place, final, member, before)
             if decision is Decision.REFUSE:
                 raise self._conflict(final)
             if decision in (Decision.WRITE, Decision.KEEP):
@@ -334,11 +336,15 @@ class _Unpacking:
             if decision is Decision.KEEP:
                 older.append(final)
             found.append(looks)
-        self._move(moves, older, durable=plan.durable)
-        self._older = len(older)
+        before.refuse_shared(older)
+        left_out = before.left_out(listed, self.disk)
+        self._move(moves, older + left_out, durable=plan.durable)
+        self._older, self._left_out = len(older), len(left_out)
         return found
 
-    def _decide(self, place: Path, final: Path, member: UnpackedFile) -> tuple[Decision, UnpackedFile]:
+    def _decide(
+        self, place: Path, final: Path, member: UnpackedFile, before: EarlierMembers
+    ) -> tuple[Decision, UnpackedFile]:
         """Return what to do with one member, and the resulting state of its final name."""
         existing = self.disk.existing(final)
         if existing is None:
@@ -348,9 +354,7 @@ class _Unpacking:
             return Decision.LEAVE, member
         looks = UnpackedFile(member.path, existing.size, existing.mtime_ns)
         same = existing.kind == "file" and existing.size == member.size and self.disk.same(place, final)
-        decision = ownership.over_member(
-            existing, same_bytes=same, own=looks == self._before.get(member.path)
-        )
+        decision = ownership.over_member(existing, same_bytes=same, own=before.has(looks))
         return decision, member if decision is Decision.KEEP else looks
 
     def _move(self, moves: list[tuple[Path, Path]], older: list[Path], *, durable: bool) -> None:
@@ -383,10 +387,7 @@ class _Unpacking:
     # deleting
 
     def _finish(self, mark: Mark, *, already: bool, delete: bool = False) -> Unpacked:
-        deleted, note = False, None
-        if self._older:
-            files = f"{self._older:,} changed file{'s' * (self._older != 1)}"
-            note = f"{files} of its earlier version are kept in {ownership.KEPT_FOLDER}"
+        deleted, note = False, note_of(self._older, self._left_out)
         if self.job.delete_after or delete:
             if not mark.durable:
                 os.sync()

@@ -47,6 +47,8 @@ class UnpackOptions:
         workers: the number of processes; 0 for half the number of CPUs.
         min_free: bytes that must stay free on the disk.
         durable: whether the members must survive a power loss.
+        is_current: whether the source of each piece has been asked if it has changed, as `--update` does. If
+            not, pieces of two versions are refused.
     """
 
     into: str = ""
@@ -56,6 +58,7 @@ class UnpackOptions:
     workers: int = 0
     min_free: int = 0
     durable: bool = True
+    is_current: bool = False
 
     def job(self, root: Path, archive: Archive, digests: Mapping[str, str | None] | None = None) -> UnpackJob:
         """Return the job for one archive.
@@ -68,7 +71,7 @@ class UnpackOptions:
         known = tuple((digests or {}).get(piece) for piece in archive.pieces)
         return UnpackJob(
             str(root), archive, self.target(archive), self.flat, self.shard, self.delete_after,
-            self.min_free, self.durable, known,
+            self.min_free, self.durable, known, self.is_current,
         )  # fmt: skip
 
     def target(self, archive: Archive) -> str:

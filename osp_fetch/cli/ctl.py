@@ -12,7 +12,8 @@ import click
 from ..model.errors import FetchError
 from . import exits
 from .flags import bucket_flags
-from .options import place_of_flags, shard
+from .options import place_of_flags
+from .shards import shard
 
 
 @click.command("ctl", short_help="Steer a run while it works.")

@@ -65,8 +65,9 @@ def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> 
     except (ManifestError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     return UnpackOptions(
-        into, flags["flat"], shard, flags["delete_after"], flags["workers"] or 0, min_free, durable
-    )
+        into, flags["flat"], shard, flags["delete_after"], flags["workers"] or 0, min_free, durable,
+        is_current=bool(flags.get("update")),
+    )  # fmt: skip
 
 
 @click.command("unpack", short_help="Unpack the archives in a folder.")

@@ -6,6 +6,7 @@ These functions do no I/O. A range is accepted only with exactly one Content-Ran
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import unquote
 
@@ -130,19 +131,13 @@ def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange
     carried = response.content_length
     if carried is not None and carried > _LONGEST:
         raise NetworkError(f"{request.name}: the server sent an impossible Content-Length, {carried}")
-    if response.status == 200 and (not stated or request.range is None):
+    if response.status == 200 and (not stated or request.range is None or _is_odd_whole(stated, carried)):
         return None, carried
     name = request.name
     match = _CONTENT_RANGE.fullmatch(stated[0].strip()) if len(stated) == 1 else None
     whole = (0, carried, str(carried))
     if request.range is None and match and (int(match[1]), int(match[2]) + 1, match[3]) == whole:
         return None, carried  # an unrequested range that is the complete file
-    if (
-        response.status == 200
-        and len(stated) == 1
-        and re.fullmatch(rf"bytes *[= ] *0-\d+/{carried}", stated[0])
-    ):
-        return None, carried  # not valid, and without a meaning in a reply with the complete file
     if request.range is None or match is None:
         raise NetworkError(f"{name}: the partial reply does not have exactly one valid Content-Range")
     start, stop = int(match[1]), int(match[2]) + 1
@@ -160,3 +155,8 @@ def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange
     if carried is not None and carried != stop - start:
         raise NetworkError(f"{name}: Content-Length {carried} contradicts Content-Range {stated[0]!r}")
     return ByteRange(start, stop), total
+
+
+def _is_odd_whole(stated: Sequence[str], carried: int | None) -> bool:
+    """Return whether Content-Range means the complete file in a form that is not valid, as `bytes=0-9/9`."""
+    return len(stated) == 1 and re.fullmatch(rf"bytes *[= ] *0-\d+/{carried}", stated[0].strip()) is not None

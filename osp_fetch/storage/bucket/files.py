@@ -187,13 +187,9 @@ class BucketSmallFiles:
                 f"{path}: the {wanted.algorithm} is {digests[wanted.algorithm]}, the manifest states "
                 f"{wanted.hex}"
             )
-        states = metadata_of(digests, modified, source)
+        states, shared = metadata_of(digests, modified, source), self._shared
         creation = Creation(
-            self._shared.bucket,
-            path,
-            None,
-            overwrite=self._shared.overwrite,
-            source=states.get(SOURCE_ID, ""),
+            shared.bucket, path, None, overwrite=shared.overwrite, source=states.get(SOURCE_ID, "")
         )
         found = await put(self._shared, path, creation, data, states)
         sums = {scheme.digest: scheme.hex(scheme.sum(data))} if scheme.name else {}
