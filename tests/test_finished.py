@@ -419,6 +419,22 @@ async def test_samples_of_unpacked_archives_come_once_while_they_are_unpacked(
         assert samples(out, found[at].position) == found[at + 1 :]
 
 
+async def test_samples_of_an_archive_that_was_unpacked_again_come_once(
+    origin: Origin, tmp_path: Path
+) -> None:
+    place, out = tars(origin, tmp_path, 1), tmp_path / "out"
+    words: list[str | Path] = ["get", place, "-o", out, "--unpack", "-q", *QUICK]
+    run = await start(*words, cwd=tmp_path)
+    assert await run.wait() == 0
+    before = {sample.key for sample in samples(out)}
+    origin.add("0", media.sa1b_tar(0, 200_000), headers={"ETag": '"2"'})
+    run = await start(*words, "--update", cwd=tmp_path)
+    assert await run.wait() == 0
+    keys = [sample.key for sample in samples(out)]
+    assert (len(keys), set(keys) <= before) == (len(set(keys)), True)
+    assert keys
+
+
 async def test_a_sample_of_which_a_file_is_gone_is_left_out(origin: Origin, tmp_path: Path) -> None:
     assert (await get("get", tars(origin, tmp_path, 1), "-o", "out", "--unpack", "-q", *QUICK, cwd=tmp_path))[
         0

@@ -236,7 +236,6 @@ class _Unpacking:
             findings = Findings()
             if self._job.shard:
                 count = await self._regroup(pieces, findings, journal)
-                findings.repeated = 0  # a WebDataset tar keeps both
             else:
                 await self._members(pieces, findings, journal)
                 count = len(self._done)

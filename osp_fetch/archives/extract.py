@@ -202,7 +202,6 @@ class _Unpacking:
             )  # fmt: skip
         else:
             count = self._write(members(self.places, disks=disks, findings=findings))
-        findings.repeated = 0 if self.job.shard else findings.repeated  # a WebDataset tar keeps both
         if not all(marks.same(place, then) for place, then in zip(self.places, pieces, strict=True)):
             raise StorageError(f"{self.name} changed while it was read; run the same command again")
         if self.job.durable or self.job.delete_after:
@@ -397,6 +396,8 @@ class _Unpacking:
             if not deleted:
                 why = mark.doubt or "not all of its files were found, or it is a symbolic link"
                 note = f"it is not deleted: {why}"
+        elif mark.doubt and not already:
+            note = f"{note}; {mark.doubt}" if note else mark.doubt
         return Unpacked(self.name, mark.target, mark.members, mark.bytes, already, deleted, note=note)
 
     def _delete(self, mark: Mark) -> bool:

@@ -396,9 +396,14 @@ class _Samples:
     def look(self) -> Iterator[FinishedSample]:
         """Yield the samples of the archives that were unpacked since the last call."""
         places = {place.stem: place for place in UnpackedOrder(self._root).logs()}
-        for name, (position, archive, target, _) in self._logs.look(places):
+        rows = list(self._logs.look(places))
+        last = dict[str, int]()  # the position at which each archive was unpacked for the last time
+        for _, (position, archive, _, _) in rows:
+            last[archive] = max(position, last.get(archive, 0))
+        for name, (position, archive, target, _) in rows:
             before, yielded = self._done.get(name, [0, 0])
-            for number, (key, files) in enumerate(self._grouped(archive, target), 1):
+            samples = self._grouped(archive, target) if position == last[archive] else ()
+            for number, (key, files) in enumerate(samples, 1):
                 self._done[name] = [before, number]
                 if number > yielded and files:
                     yield FinishedSample(key, files, archive, json.dumps({"samples": self._done}))
