@@ -495,3 +495,16 @@ async def test_the_command_steers_a_run_of_another_process(origin: Origin, tmp_p
             process.kill()
             await process.wait()
     assert all((tmp_path / "out" / f"big/{n}").read_bytes() == noise(600_000, n) for n in range(3))
+
+
+def test_a_run_that_does_not_answer_is_not_one_that_has_ended(tmp_path: Path) -> None:
+    """`ctl` leaves ended runs out of its result where others have answered."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as frozen:
+        frozen.bind(str(tmp_path / SOCKET))
+        frozen.listen()
+        with pytest.raises(NoRunError, match="has not answered for") as silent:
+            ask(tmp_path, ["pause"], patience=0.05)
+    (tmp_path / SOCKET).unlink()
+    with pytest.raises(NoRunError) as ended:
+        ask(tmp_path, ["pause"])
+    assert (silent.value.cause, ended.value.cause) == ("no answer", "no run")

@@ -291,6 +291,13 @@ def test_a_list_without_a_digest_of_a_known_algorithm_is_refused(tmp_path: Path)
         Checksums.read(tmp_path / "sums")
 
 
+def test_a_digest_may_follow_a_link(tmp_path: Path) -> None:
+    text = f"http://a.test/1.bin?x=1  {SHA}\nhttp://a.test/2.bin {MD5.upper()}\nhttp://a.test/3.bin\n"
+    found = entries(write(tmp_path, "links.txt", text))
+    assert [str(row.digest or "") for row in found] == [f"sha256:{SHA}", f"md5:{MD5}", ""]
+    assert [row.urls[0].rpartition("/")[2] for row in found] == ["1.bin?x=1", "2.bin", "3.bin"]
+
+
 def test_names_of_checksum_lists() -> None:
     lists = "SHA256SUMS MD5SUMS.txt a.tar.sha256 a.tar.md5 wiki-20260101-sha1sums.txt sha512sum.txt"
     lists += " F-42-CHECKSUM CHECKSUM.SHA256-14.0"

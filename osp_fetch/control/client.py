@@ -24,6 +24,12 @@ class NoRunError(CommandError):
     cause = "no run"
 
 
+class SilentRunError(NoRunError):
+    """A run is there and does not answer: it may obey later."""
+
+    cause = "no answer"
+
+
 def ask(state: Path, words: Sequence[str], patience: float = _PATIENCE) -> dict[str, Any]:
     """Send a command to the run that works in a state folder.
 
@@ -36,7 +42,7 @@ def ask(state: Path, words: Sequence[str], patience: float = _PATIENCE) -> dict[
         What `Steering` returns.
 
     Raises:
-        NoRunError: No run works there, or it does not answer. The message says which.
+        NoRunError: No run works there, or it does not answer (SilentRunError).
         CommandError: The run refuses the command.
     """
     place = state / SOCKET
@@ -50,7 +56,7 @@ def ask(state: Path, words: Sequence[str], patience: float = _PATIENCE) -> dict[
             with connection.makefile("rb") as file:
                 line = file.readline()
     except TimeoutError:
-        raise NoRunError(
+        raise SilentRunError(
             f"the run has not answered for {patience:g} s; it may be stopped (SIGSTOP)"
         ) from None
     except OSError as error:

@@ -18,6 +18,10 @@ from .row_parser import Blocks, broken, read_rows
 
 _AT_ONCE: Final = 4 << 20  # bytes of an array that is read at once
 _NAME: Final = re.compile(r"[^\n]*\.[A-Za-z0-9]{1,10}")
+# a link, and the hexadecimal digits of an md5, sha1, sha256 or sha512 value
+_WITH_DIGEST: Final = (
+    r"(?P<url>\S+)[ \t]+(?P<value>(?:[0-9a-fA-F]{32}|[0-9a-fA-F]{40}|(?:[0-9a-fA-F]{64}){1,2}))"
+)
 _KEYS: Final = "path, url or urls, size, sha256, md5, digest, headers"
 
 
@@ -141,13 +145,20 @@ class _Utf8:
 
 
 def url_list(file: ManifestFile) -> Blocks:
-    """Read one URL per line; skip blank lines and lines that begin with #."""
+    """Read one URL per line, which a digest may follow; skip blank lines and lines that begin with #."""
     yield from grouped(
         (line, row)
         for line, text in _lines(file)
         if not text.startswith("#")
-        for row in read_rows({"url": text.strip("\"'<>")}, file.name, line)
+        for row in read_rows(_linked(text), file.name, line)
     )
+
+
+def _linked(text: str) -> dict[str, str]:
+    """Return the link and the digest, if any, of a line."""
+    if digest := re.fullmatch(_WITH_DIGEST, text):
+        return {"url": digest["url"].strip("\"'<>"), "digest": digest["value"]}
+    return {"url": text.strip("\"'<>")}
 
 
 def _lines(file: ManifestFile) -> Iterator[tuple[int, str]]:
