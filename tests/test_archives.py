@@ -22,7 +22,7 @@ from osp_fetch.archives.extractor import UnpackOptions, unpack_folder
 from osp_fetch.archives.read import BrokenArchiveError, members
 from osp_fetch.archives.splits import Archive, archives, is_piece
 from osp_fetch.model.errors import StorageError
-from tests.origin import noise
+from tests.origin import noise, sha256
 
 FILES = {f"sa_{n}.{kind}": noise(3000 + 7 * n, n) for n in range(20) for kind in ("jpg", "json")}
 
@@ -337,6 +337,28 @@ def test_pieces_of_two_versions_are_refused_unless_their_source_was_asked(tmp_pa
     assert (tmp_path / "out/b").read_bytes() == noise(20_000, 6)
     (tmp_path / pieces[0]).write_bytes(new[:half])
     assert not job(tmp_path, *pieces, is_current=True).broken
+
+
+def test_a_piece_that_was_fetched_again_with_the_same_digest_is_no_other_version(tmp_path: Path) -> None:
+    data = tar_bytes({"a": noise(20_000)})
+    half, pieces = len(data) // 2, ("x.tar.part0", "x.tar.part1")
+    for name, part in zip(pieces, (data[:half], data[half:]), strict=True):
+        (tmp_path / name).write_bytes(part)
+    (archive,) = archives(pieces)
+    digests = {name: sha256((tmp_path / name).read_bytes()) for name in pieces}
+    assert not unpack(UnpackOptions("out").job(tmp_path, archive, digests)).broken
+    again = (tmp_path / pieces[0]).read_bytes()
+    (tmp_path / pieces[0]).unlink()
+    (tmp_path / pieces[0]).write_bytes(again)
+    os.utime(tmp_path / pieces[0], (1, 1))
+    assert not unpack(UnpackOptions("out").job(tmp_path, archive, digests)).broken
+
+
+def test_files_stay_beside_the_tars_of_webdataset(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_bytes({"a.jpg": b"1"}))
+    assert not job(tmp_path, "a.tar").broken
+    assert not job(tmp_path, "a.tar", shard=1 << 20).broken
+    assert sorted(tree(tmp_path / "out")) == ["a-000000.tar", "a.jpg"]
 
 
 def test_a_good_file_of_another_archive_is_not_overwritten(tmp_path: Path) -> None:

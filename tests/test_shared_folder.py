@@ -23,7 +23,7 @@ import pytest
 from osp_fetch import Folder, StopToken, fetch_all
 from osp_fetch.assembly import again_of
 from osp_fetch.cluster.members import Members
-from osp_fetch.cluster.shares import AT_ONCE, SharedRun, fetch_shares
+from osp_fetch.cluster.shares import AT_ONCE, SharedRun, contents, fetch_shares
 from osp_fetch.demo.server import Exchange
 from osp_fetch.joint import Joint
 from osp_fetch.launch import launch
@@ -256,6 +256,24 @@ def test_the_session_of_another_list_is_replaced_once_its_runs_have_ended(tmp_pa
     assert later.id != killed.id
     with pytest.raises(SettingsError, match="this one a with another content, or other checksum lists"):
         SharedRun(tmp_path, ["a"], ["list of 30 rows"]).join()
+
+
+def test_a_fresh_link_file_is_the_same_list(tmp_path: Path) -> None:
+    rows = [
+        f"sa_{n:06}.tar\thttps://scontent.test/m1/v/t6/{n}.tar?_nc_gid&oh=00_A{{}}&oe=699024E8"
+        for n in range(9)
+    ]
+    header, places = (
+        "file_name\tcdn_link",
+        [tmp_path / name for name in ("old", "fresh", "other", "plain", "less")],
+    )
+    old, fresh = [row.format("old") for row in rows], [row.format("new") for row in reversed(rows)]
+    plain = ["a.tar\thttp://h/a?x=1", "b.tar\thttp://h/b"]
+    for place, lines in zip(places, (old, fresh, old[1:], plain, plain[:1]), strict=True):
+        place.write_text("\n".join([header, *lines]) + "\n")
+    first, second, *others = contents([*map(str, places), "http://h/list", str(tmp_path)])
+    assert first == second
+    assert len({first, *others}) == 4
 
 
 async def test_files_that_are_lost_after_a_stop_are_fetched_by_the_next_run(

@@ -11,7 +11,7 @@ from ..model.errors import StorageError
 from ..storage.folder import ownership
 from ..storage.folder.disk import Disk
 from . import marks
-from .marks import Mark, MarkFile, UnpackedFile
+from .marks import Mark, MarkFile, Piece, UnpackedFile
 
 MIXED: Final = (
     "some of its pieces are newer than those that were unpacked, and the others may be of the older version; "
@@ -20,16 +20,23 @@ MIXED: Final = (
 """Why an archive for which `is_mixed` is True is not unpacked."""
 
 
-def is_mixed(mark: Mark | None, places: Sequence[Path]) -> bool:
+def is_mixed(mark: Mark | None, places: Sequence[Path], pieces: Sequence[Piece | None]) -> bool:
     """Return whether some pieces of a split archive are those that were unpacked, and others are not.
+
+    A piece that was fetched again with the same digest is no other one.
 
     Args:
         mark: the mark of the archive, None if it was not unpacked.
         places: its pieces, all of which exist.
+        pieces: how they look now.
     """
     if mark is None or len(mark.pieces) != len(places):
         return False
-    same = [marks.same(place, then) for place, then in zip(places, mark.pieces, strict=True)]
+    same = [
+        (now is not None and now.digest is not None and (now.size, now.digest) == (then.size, then.digest))
+        or marks.same(place, then)
+        for place, now, then in zip(places, pieces, mark.pieces, strict=True)
+    ]
     return any(same) and not all(same)
 
 
@@ -61,7 +68,7 @@ class EarlierMembers:
 
     def __init__(self, root: Path, name: str, target: str) -> None:
         file = MarkFile(root, name)
-        mark = file.read()
+        self._mark = mark = file.read()
         is_there = mark is not None and mark.target == target
         self._root, self._name, self._target = root, name, target
         self._members = {member.path: member for member in file.members()} if is_there else {}
@@ -70,8 +77,19 @@ class EarlierMembers:
         """Return whether a file is still as the earlier version of the archive left it."""
         return self._members.get(looks.path) == looks
 
-    def left_out(self, listed: Collection[UnpackedFile], disk: Disk) -> list[Path]:
-        """Return the files of members that the new version does not contain, and that nobody has changed."""
+    def left_out(self, plan: Mark, listed: Collection[UnpackedFile], disk: Disk) -> list[Path]:
+        """Return the files of members that the new version does not contain, and that nobody has changed.
+
+        Files in another form, such as those beside the tars for WebDataset, are no other version.
+
+        Args:
+            plan: how the new version is unpacked.
+            listed: its members.
+            disk: looks up the files.
+        """
+        mark = self._mark
+        if mark is None or (mark.flat, bool(mark.shard)) != (plan.flat, bool(plan.shard)):
+            return []
         new = {member.path for member in listed}
         base = self._root / self._target
         found = []

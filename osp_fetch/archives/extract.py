@@ -132,7 +132,7 @@ class _Unpacking:
                 return self._without_archive(mark)
             if self.job.archive.problem:
                 return self._failed(self.job.archive.problem)
-            if not self.job.is_current and is_mixed(mark, self.places):
+            if not self.job.is_current and is_mixed(mark, self.places, pieces):
                 return self._failed(MIXED)
             try:
                 plan = self._extract([piece for piece in pieces if piece])
@@ -336,7 +336,7 @@ class _Unpacking:
                 older.append(final)
             found.append(looks)
         before.refuse_shared(older)
-        left_out = before.left_out(listed, self.disk)
+        left_out = before.left_out(plan, listed, self.disk)
         self._move(moves, older + left_out, durable=plan.durable)
         self._older, self._left_out = len(older), len(left_out)
         return found

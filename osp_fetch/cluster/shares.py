@@ -19,10 +19,10 @@ import hashlib
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import socket
-import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -33,8 +33,9 @@ from ..concurrency import stop
 from ..model import events
 from ..model.errors import FolderBusyError, SettingsError, StorageError
 from ..model.report import Report, Status
-from ..model.urls import shown
+from ..model.urls import expiry, shown
 from ..options import StopToken
+from ..sources.resolve import SORTED
 from ..storage.folder.disk import read_json, storage_error
 from ..storage.folder.heartbeat import BEAT
 from ..storage.folder.run_lock import state_folder
@@ -49,6 +50,7 @@ _LOOK: Final = 0.1  # seconds between two looks at whether another share may beg
 _IDLE: Final = 2  # looks in a row at which there must be room
 _OPENING: Final = 1.0  # seconds after which a share that has not begun is taken to wait for another run
 _SAID: Final = 5.0  # seconds in which every run has written the last status of its shares
+_HEAD: Final = 64 << 10  # bytes of a list in which a link is looked for
 _CLOSING: Final = 1.0  # seconds in which a host sees that connections were closed
 FetchShare = Callable[[tuple[int, int]], Awaitable[Report]]
 """Fetches one share, (index, count), and records that it is done while others cannot take it.
@@ -165,14 +167,28 @@ class SharedRun:
 def contents(places: Sequence[str]) -> list[str]:
     """Return the digests of those of `places` that are files. Blocks.
 
-    Runs of one session divide the rows of a list by their order, and must therefore read the same list.
+    Runs of one session divide the rows of a list by their order, and must therefore read the same list. Links
+    that expire count without their signatures, and a small list of them is divided by path, in any order.
     """
     found = []
     for place in places:
-        with suppress(OSError, ValueError), open(place, "rb") as file:
-            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+        with suppress(OSError, ValueError):  # what reads the list says what is wrong
+            if Path(place).is_file():
+                found.append(_content(Path(place)))
     return found
+
+
+def _content(place: Path) -> str:
+    """Return a digest of a list; of one whose links expire, without signatures and the order of its lines."""
+    with place.open("rb") as file:
+        link = re.search(rb"https?://[^\s\"']+", file.read(_HEAD))
+        file.seek(0)
+        if link is None or expiry(link[0].decode("utf-8", "replace")) is None:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        lines = [re.sub(rb"\?[^\s\"',]*", b"", line).strip() for line in file]
+    if place.stat().st_size <= SORTED:
+        lines.sort()
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()
 
 
 def ask_to_stop(root: Path) -> None:

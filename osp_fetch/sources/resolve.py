@@ -31,7 +31,9 @@ from .reading import Objects, Reading
 from .row_parser import Numbered, Unnamed, broken
 from .select import Selection
 
-_MOMENT: Final = 2 << 20  # bytes; a manifest up to this size is read completely before fetching starts
+SORTED: Final = 2 << 20
+"""Bytes of a manifest up to which its shards are divided by path."""
+_MOMENT: Final = SORTED  # bytes; a manifest up to this size is read completely before fetching starts
 # Bytes of a manifest that is read twice, to find which names are shared; about half a million rows.
 _READ_TWICE: Final = 32 << 20
 # Bytes of a manifest whose rows are kept in memory from the first reading to the second: about 32 MB of rows.
