@@ -130,7 +130,7 @@ async def until_close(exchange: Exchange, page: Page) -> None:
 
 
 def until_close_reset(after: int) -> Fault:
-    """Send a body without a length, and reset the connection after so many bytes."""
+    """Send a body without a length, and reset the connection after `after` bytes of it."""
 
     async def fault(exchange: Exchange, page: Page) -> None:
         await exchange.head(200, {**page.headers, "Connection": "close"})

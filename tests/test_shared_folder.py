@@ -231,7 +231,7 @@ def test_what_a_run_has_done_counts_for_others_while_it_works(tmp_path: Path) ->
     assert second.is_done(5), "it was there when the share was done"
     later = SharedRun(tmp_path, ["a"])
     later.join()
-    assert not later.is_done(3), "files may have been deleted since, and nobody has looked"
+    assert not later.is_done(3), "files may have been deleted since then"
     later.end(3)
     assert later.is_done(3)
 

@@ -78,7 +78,7 @@ class EarlierMembers:
         return self._members.get(looks.path) == looks
 
     def left_out(self, plan: Mark, listed: Collection[UnpackedFile], disk: Disk) -> list[Path]:
-        """Return the files of members that the new version does not contain, and that nobody has changed.
+        """Return the unchanged files of members that the new version does not contain.
 
         Files in another form, such as those beside the tars for WebDataset, are no other version.
 

@@ -83,7 +83,7 @@ class Members:
             now: the time by the clock of the file system, in nanoseconds.
         """
         found = set()
-        with suppress(OSError):  # the session has ended, or nobody has entered yet
+        with suppress(OSError):  # the session has ended, or no run has entered yet
             for place in self._folder.iterdir():
                 beat = Pulse(place).touched()
                 if beat is not None and now - beat <= _SILENT and not has_ended(place.name):

@@ -327,9 +327,11 @@ def _like_digests(sample: _Sample, where: str, known: Collection[int]) -> Iterat
         kinds = {_digest_form(text) for text in texts}
         if len(kinds) == 1 and (kind := kinds.pop()) is not None:
             shown = repr(column) if column else str(place + 1)
+            flag = f"add --columns {kind}={column or place + 1}"
+            do = "state them in a column of their own" if isinstance(values[0], Mapping) else flag
             yield (
                 f"{where}: the column {shown} is not used: its values look like {kind} digests; if they are "
-                f"those of the files, add --columns {kind}={column or place + 1}"
+                f"those of the files, {do}"
             )
 
 
