@@ -356,6 +356,34 @@ def test_a_redirect_is_borrowed_until_it_is_spent() -> None:
     assert download.mirrors.url(URL) == URL
 
 
+def test_a_reply_that_was_asked_for_before_renews_no_spent_redirect() -> None:
+    """Two parts are requested from the target; one is refused, and the reply to the other one comes later."""
+    signed = "https://store.example/x?Signature=1"
+    download = FileState(file(size=SIZE))
+    first = download.part(URL, PART)
+    assert first is not None
+    download.request(first)
+    renewed = answer((0, PART), url=signed)
+    renewed.borrowed = True
+    download.agree(first, renewed)
+    one, two = download.part(URL, PART), download.part(URL, PART)
+    assert one is not None
+    assert two is not None
+    assert {download.request(one).url, download.request(two).url} == {signed}
+    download.mirrors.spent(one.url, signed)
+    late = answer((two.range.start, two.range.stop), url=signed)
+    late.borrowed = True
+    download.agree(two, late)
+    assert download.mirrors.unminted(URL)
+    again = download.part(URL, PART)
+    assert again is not None
+    assert download.request(again).url == URL
+    fresh = answer((again.range.start, again.range.stop), url=signed)
+    fresh.borrowed = True
+    download.agree(again, fresh)
+    assert download.mirrors.url(URL) == signed, "a redirect may lead to the same target again"
+
+
 def test_mirrors_share_parts_only_under_a_digest() -> None:
     urls = (URL, "https://mirror.example/f.tar")
     for digest, hosts in ((DIGEST, 2), (None, 1)):

@@ -61,14 +61,18 @@ class Mirrors:
         """Return the redirect target of `link`, None if there is none or it is spent."""
         return self._borrowed.get(link)
 
-    def minted(self, link: str, url: str, *, at_home: bool) -> None:
+    def minted(self, link: str, url: str, *, at_home: bool, direct: bool = False) -> None:
         """Record that `link` redirected to `url`.
 
         Args:
             link: A link of the manifest.
             url: The target of its redirects.
             at_home: Whether every redirect stayed within the origin of `link`.
+            direct: Whether the target itself was requested. Such a reply does not renew a target that another
+                connection has found spent meanwhile.
         """
+        if direct and self.unminted(link):
+            return
         self._borrowed[link] = url
         (self._at_home.add if at_home else self._at_home.discard)(link)
 

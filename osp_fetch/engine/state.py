@@ -73,6 +73,7 @@ class FileState:
         self.form = CodedForm()
         # headers for a redirect's target at another origin: it learns who asks, and no credential
         self._abroad = tuple((n, v) for n, v in entry.headers if n.lower() == "user-agent")
+        self._direct: set[Part] = set()  # parts that were requested from the target of a redirect
         self._ranged = False  # the server has answered a range request with a range
         self._wholes = 0  # times that a range request was answered with the complete file
         self._restarts = {True: 0, False: 0}
@@ -159,6 +160,7 @@ class FileState:
     def request(self, part: PartRequest) -> Request:
         """Return the request for `part`. A part that covers the complete file is requested without Range."""
         minted = self.mirrors.borrowed(part.url)
+        (self._direct.add if minted else self._direct.discard)(part.claim)
         url = minted or part.url
         whole, home = self._asks_whole(part), self.mirrors.at_home(part.url)
         return Request(
@@ -200,7 +202,8 @@ class FileState:
         found = reply.representation
         if reply.borrowed:
             home = self.mirrors.at_home(part.url) and reply.headers_sent
-            self.mirrors.minted(part.url, found.url, at_home=home)
+            self.mirrors.minted(part.url, found.url, at_home=home, direct=part.claim in self._direct)
+        self._direct.discard(part.claim)
         if reply.range is None:
             return self._whole(part, reply)
         self._ranged, self._refused = True, None
