@@ -8,7 +8,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ import pytest
 
 from osp_fetch import Folder, StopToken, fetch_all
 from osp_fetch.assembly import again_of
-from osp_fetch.cluster.members import Members
+from osp_fetch.cluster.members import Members, has_ended, member_name
 from osp_fetch.cluster.shares import AT_ONCE, SharedRun, contents, fetch_shares
 from osp_fetch.demo.server import Exchange
 from osp_fetch.joint import Joint
@@ -236,9 +235,18 @@ def test_what_a_run_has_done_counts_for_others_while_it_works(tmp_path: Path) ->
     assert later.is_done(3)
 
 
+def test_only_a_process_of_this_machine_is_known_to_have_ended() -> None:
+    ended = member_name(ended_process())
+    random, process, _ = ended.split(".")
+    assert has_ended(ended)
+    assert not has_ended(member_name(os.getpid()))
+    assert not has_ended(f"{random}.{process}.another")
+    assert not has_ended("0123456789abcdef")
+
+
 def test_what_a_killed_run_has_done_does_not_count(tmp_path: Path) -> None:
     killed, later = SharedRun(tmp_path, ["a"]), SharedRun(tmp_path, ["a"])
-    killed.members.name = f"0.{ended_process()}.{socket.gethostname()}"
+    killed.members.name = member_name(ended_process())
     killed.join()
     (tmp_path / ".osp-fetch/join/members").mkdir()
     (tmp_path / ".osp-fetch/join/members" / killed.members.name).touch()
@@ -249,7 +257,7 @@ def test_what_a_killed_run_has_done_does_not_count(tmp_path: Path) -> None:
 
 def test_the_session_of_another_list_is_replaced_once_its_runs_have_ended(tmp_path: Path) -> None:
     killed = SharedRun(tmp_path, ["a"], ["list of 30 rows"])
-    killed.members.name = f"0.{ended_process()}.{socket.gethostname()}"
+    killed.members.name = member_name(ended_process())
     killed.join()
     later = SharedRun(tmp_path, ["a"], ["list of 60 rows"])
     later.join()

@@ -6,6 +6,7 @@ it, so that together they never use more than one run may.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import socket
@@ -18,11 +19,26 @@ from ..storage.folder.heartbeat import BEAT, Heartbeat, Pulse
 _SILENT = int(3 * BEAT * 1e9)  # nanoseconds without a heartbeat after which a run does not work
 
 
+def member_name(process: int) -> str:
+    """Return a new `Members.name` of a process of this machine."""
+    return f"{secrets.token_hex(8)}.{process}.{_machine()}"
+
+
+def _machine() -> str:
+    """Return what tells this machine apart, and its numbers of processes: containers have their own."""
+    known = [socket.gethostname()]
+    with suppress(OSError):  # Linux only
+        known += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(),
+            str(Path("/proc/self/ns/pid").readlink()),
+        ]
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
+
+
 def has_ended(name: str) -> bool:
     """Return whether the run of this `Members.name` was a process of this machine that has ended."""
-    _, _, rest = name.partition(".")
-    process, _, host = rest.partition(".")
-    if host != socket.gethostname() or not process.isdigit():
+    _, process, machine = [*name.split("."), "", ""][:3]
+    if machine != _machine() or not process.isdigit():
         return False
     try:
         os.kill(int(process), 0)
@@ -42,12 +58,12 @@ class Members:
         folder: the folder of the session.
 
     Attributes:
-        name: the name of this run: a random number, its process and its machine.
+        name: the name of this run; see `member_name`.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "members"
-        self.name = f"{secrets.token_hex(8)}.{os.getpid()}.{socket.gethostname()}"
+        self.name = member_name(os.getpid())
         self._heartbeat = Heartbeat(self._folder / self.name)
         self._pulses: dict[str, Pulse] = {}
         self._alive: list[str] = []
