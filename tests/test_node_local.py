@@ -64,15 +64,27 @@ async def fleet(tmp_path: Path) -> AsyncIterator[Make]:
 
 
 async def when_joined(run: Fleet, count: int, rows: list[Entry]) -> AsyncIterator[Entry]:
-    """Yield rows once the processes of a number of nodes work, so that each of them gets some."""
+    """Yield rows once the processes of a number of nodes work, so that each of them gets some.
+
+    Until each has one, as many rows as there are nodes are in work at a time: a node whose process is slow to
+    begin would find no row left.
+    """
     base = run.root.parents[1]
 
     def work() -> bool:
         names = [each.node for each in run.seen if isinstance(each, events.NodeJoined)]
         return len([name for name in names if owner_of(home(base, name) / LOCAL)]) == count
 
+    def done() -> int:
+        return sum(isinstance(each, events.Finished) for each in run.seen)
+
+    def have_some() -> bool:
+        return len({each.node for each in run.seen if isinstance(each, events.FileAssigned)}) >= count
+
     await run.until(work)
-    for row in rows:
+    for number, row in enumerate(rows):
+        if number % count == 0:
+            await run.until(lambda number=number: have_some() or done() >= number)  # type: ignore[misc]
         yield row
 
 
