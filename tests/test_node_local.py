@@ -79,7 +79,7 @@ async def when_joined(run: Fleet, count: int, rows: list[Entry]) -> AsyncIterato
         return sum(isinstance(each, events.Finished) for each in run.seen)
 
     def have_some() -> bool:
-        return len({each.node for each in run.seen if isinstance(each, events.FileAssigned)}) >= count
+        return len({row["node"] for row in lines(run)}) >= count  # a node may give back what it was assigned
 
     await run.until(work)
     for number, row in enumerate(rows):
