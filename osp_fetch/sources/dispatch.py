@@ -1,7 +1,7 @@
 """Finds the sources that a SOURCE names: files, the listing of a service, a server's page, an iterable.
 
-What reads one kind of source is imported only for it: all kinds together would double the time in which the
-command line starts.
+What reads one kind of source is imported only for it: imports take most of the time in which the command line
+starts.
 """
 
 from __future__ import annotations
