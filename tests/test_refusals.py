@@ -164,6 +164,14 @@ def test_lasting_statuses_fail(status: int) -> None:
     assert error.remedy is Remedy.FAIL
 
 
+def test_a_file_that_is_being_prepared_is_asked_for_again_where_the_server_says_when() -> None:
+    error = refusal(202, Retry_After="5")
+    assert (error.remedy, error.retry_after) == (Remedy.RETRY, 5.0)
+    never = refusal(202)
+    assert never.remedy is Remedy.FAIL
+    assert "not prepared" in str(never)
+
+
 def test_a_pause_longer_than_allowed_is_a_refusal() -> None:
     error = refusal(429, Retry_After="3600")
     assert error.remedy is Remedy.FAIL

@@ -256,8 +256,9 @@ def refusal(
     if status == 416:
         return _no_such_range(request, headers)
     answered = f"{shown} answered {status} {_phrase(status)}"
-    if status in _PASSING or status >= 520:
-        return _passing(answered, status, retry_after(headers, now), longest_wait)
+    wait = retry_after(headers, now)
+    if status in _PASSING or status >= 520 or (status == 202 and wait is not None):
+        return _passing(answered, status, wait, longest_wait)
     if status in _LINK_STATUSES and borrowed:
         return BorrowedLinkSpentError(f"{shown}: the link of its redirect was refused ({status})")
     if status in _LINK_STATUSES and _is_dead(request.url, headers, body, now):
@@ -313,6 +314,8 @@ def _is_dead(url: str, headers: Mapping[str, str], body: bytes, now: float) -> b
 def _advice(status: int) -> str:
     """Return the end of the message for a permanent status: its likely reason, and what to do."""
     match status:
+        case 202:
+            return "; the server has not prepared the file yet: run the same command again later"
         case 401:
             return (
                 "; the server requires credentials: pass --header, add the host to ~/.netrc, or, for the "
