@@ -37,6 +37,7 @@ from osp_fetch.storage.folder.run_lock import state_folder
 from osp_fetch.storage.ledger.uploads import Upload, UploadLedger
 from osp_fetch.views.board import Board
 from osp_fetch.views.event_log import EventLog
+from osp_fetch.views.screen import detail
 from osp_fetch.views.status_lines import run_lines
 from osp_fetch.workers.budget import Budget
 from osp_fetch.workers.peer import Losses, WorkerDiedError
@@ -109,6 +110,8 @@ async def test_a_node_that_is_lost_while_it_gets_a_partial_holds_nothing_up(
     await run.until(handing.is_set)
     run.nodes.signal("b", signal.SIGKILL)
     await run.until(lambda: sum(isinstance(each, events.NodeLeft) for each in run.seen) == 2)
+    said = [detail(each, verbose=False) or "" for each in run.seen if isinstance(each, events.NodeLeft)]
+    assert ["the run waits until one joins" in each for each in said] == [False, True]
     lost.set()
     run.nodes.add("c")
     await work

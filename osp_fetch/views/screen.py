@@ -212,7 +212,10 @@ def detail(event: events.Event, *, verbose: bool) -> str | None:
         case events.DestinationFound(kind, place):
             return formatting.destination(kind, place)
         case events.NodeLeft(node, why, nodes):
-            return f"{node} has left ({why}): {nodes} node{'s' * (nodes != 1)}"
+            left = f"{node} has left ({why})"
+            if not nodes:
+                return f"{left}: no node is left, and the run waits until one joins"
+            return f"{left}: {nodes} node{'s' * (nodes != 1)}"
         case events.MirrorDropped(path, host):
             return f"{path}: the data from {host} does not match the digest; other mirrors are used"
         case events.Finished(outcome) if outcome.status is Status.FAILED:
