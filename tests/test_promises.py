@@ -479,6 +479,27 @@ async def test_what_was_set_aside_never_stands_in_the_way(origin: Origin, tmp_pa
     assert (tmp_path / "f").read_bytes() == data
 
 
+@pytest.mark.parametrize(("old", "new"), [('W/"a"', 'W/"b"'), ('"a"', 'W/"b"'), ('W/"a"', '"b"')])
+async def test_equal_dates_prove_nothing_where_weak_tags_differ(
+    origin: Origin, tmp_path: Path, old: str, new: str
+) -> None:
+    """RFC 9110 section 8.8.2.2: Last-Modified counts whole seconds, and the file changed within one."""
+    versions, tags, requests = (noise(4 << 20, 1), noise(4 << 20, 2)), (old, new), 0
+
+    async def other(exchange: Exchange, page: o.Page) -> None:
+        nonlocal requests
+        requests += 1
+        at = requests > 3
+        await exchange.serve(
+            Blob(versions[at]), {"ETag": tags[at], "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}
+        )
+
+    url = origin.add("f", versions[0], always=other)
+    report = await get(entry("f", url), tmp_path, limits={"per_host": 1, "part_size": "256KiB"})
+    assert report.ok, report.failures
+    assert (tmp_path / "f").read_bytes() == versions[1]
+
+
 @pytest.mark.parametrize("change", [3, 5, 8, "each second request"])
 async def test_versions_without_any_validator_are_never_mixed(
     origin: Origin, tmp_path: Path, change: int | str

@@ -91,7 +91,9 @@ class Validators:
         if known.strong and seen.strong:
             same = known.strong == seen.strong
         elif known.last_modified and seen.last_modified:
-            same = known.last_modified == seen.last_modified
+            # it counts whole seconds: tags that differ, even weak ones, are better proof of another version
+            retagged = None not in (known.opaque, seen.opaque) and known.opaque != seen.opaque
+            same = known.last_modified == seen.last_modified and not retagged
         else:
             # the server no longer sends the validator that was the proof: retry with a sample
             del self._validators[link]

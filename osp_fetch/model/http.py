@@ -23,6 +23,11 @@ class Validator:
         return self.etag if self.etag and not self.etag.startswith("W/") else None
 
     @property
+    def opaque(self) -> str | None:
+        """The entity tag without its mark of weakness, for the weak comparison (RFC 9110 section 8.8.3.2)."""
+        return self.etag.removeprefix("W/") if self.etag else None
+
+    @property
     def exists(self) -> bool:
         """Whether there is any validator, also a weak entity tag, which a condition may use."""
         return bool(self.etag or self.last_modified)
