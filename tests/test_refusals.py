@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import re
+
 import pytest
 
 from osp_fetch.model.errors import (
@@ -91,6 +94,32 @@ def test_pages_are_distinguished_from_files(name: str, kind: str, head: bytes | 
         return
     with pytest.raises(NotThePayloadError, match="a page"):
         refusals.check_page(name, kind, head)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "body", "page"),
+    [
+        ("a.tar.gz", "text/html; charset=utf-8", LOGIN, True),
+        ("a.tgz", "text/html", LOGIN, True),
+        ("a.jsonl.gz", "application/json", LOGIN, True),
+        ("a.jsonl.gz", "application/problem+json", b'{"title": "gone"}', True),
+        ("a.tar.gz", "text/html", TAR, False),
+        ("a.tgz", "text/html", TAR, False),
+        ("a.html.gz", "text/html", LOGIN, False),
+        ("a.svgz", "image/svg+xml", b"<?xml version='1.0'?><svg>", False),
+        ("a.jsonl.gz", "application/json", b'{"a": 1}', False),
+        ("a.csv.gz", "text/html", b"a,b\n1,2\n", False),
+    ],
+)
+def test_a_compressed_page_is_not_the_compressed_file(name: str, kind: str, body: bytes, page: bool) -> None:
+    headers = {"Content-Type": kind, "Content-Encoding": "gzip"}
+    coded = gzip.compress(body * 40)[: refusals.PEEK]
+    inner, head = refusals.uncoded(name, headers, coded)
+    if not page:
+        refusals.check_page(name, kind, head, inner=inner)
+        return
+    with pytest.raises(NotThePayloadError, match=rf"^{re.escape(name)}: the server sent a page"):
+        refusals.check_page(name, kind, head, inner=inner)
 
 
 def test_the_right_size_is_better_proof_than_a_guess() -> None:

@@ -8,6 +8,7 @@ I/O and return or raise an error of `model.errors`.
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
@@ -68,6 +69,7 @@ _REASON: Final = (
 _PAGE_KINDS: Final = frozenset({"text/html", "application/xhtml+xml"})
 _TEXT_KINDS: Final = _PAGE_KINDS | {"text/plain", "application/json", "text/xml", "application/xml"}
 _LONGEST_WAIT: Final = 1e9  # seconds; a server that asks for more asks for ever
+_PROBLEM: Final = "application/problem+json"  # RFC 9457
 _NO_KINDS: Final = frozenset({"", "application/octet-stream", "binary/octet-stream"})
 # words of a message in place of a file
 _MESSAGE: Final = (
@@ -90,7 +92,12 @@ def _suffix(name: str) -> str:
 
 
 def check_page(
-    name: str, content_type: str, head: bytes | None, length: int | None = None, size: int | None = None
+    name: str,
+    content_type: str,
+    head: bytes | None,
+    length: int | None = None,
+    size: int | None = None,
+    inner: str = "",
 ) -> None:
     """Check that a reply is the file, and not a page in its place.
 
@@ -102,11 +109,12 @@ def check_page(
         head: The first bytes of the file; None where the reply starts at a later byte.
         length: Bytes of the complete file as the server states them, None if it does not.
         size: Bytes of the complete file as they are known from elsewhere, None if they are not.
+        inner: The name without a compression that was removed from `head`; empty where none was.
 
     Raises:
         NotThePayloadError: The reply is a page, or a pointer of Git LFS.
     """
-    suffix = _suffix(name)
+    suffix = _suffix(inner or name)
     if head is None or (size is not None and size == length):
         return
     if pointer := re.match(_POINTER, head):
@@ -133,7 +141,7 @@ def check_page(
 def _is_page(suffix: str, kind: str, head: bytes, length: int | None) -> bool:
     """Return whether bytes of no known format stand in place of a file with this suffix."""
     is_tag = kind in _PAGE_KINDS and sniffing.is_tag(head)
-    if is_tag or sniffing.is_markup(head) or (kind == "application/problem+json" and suffix != "json"):
+    if is_tag or sniffing.is_markup(head) or (kind == _PROBLEM and suffix != "json"):
         return True
     # without a label, or with one that says nothing, the text itself must read like a message
     says = kind in _NO_KINDS and re.search(_MESSAGE, head) is not None
@@ -141,6 +149,32 @@ def _is_page(suffix: str, kind: str, head: bytes, length: int | None) -> bool:
         return False  # text with a name that promises nothing else is data
     small = length is None or length <= _LONGEST_MESSAGE
     return small and sniffing.is_text(head) and (bool(head) or kind in _PAGE_KINDS)
+
+
+def uncoded(name: str, headers: Mapping[str, str], head: bytes | None) -> tuple[str, bytes | None]:
+    """Return the name and the first bytes that a page has without the coding that its headers state.
+
+    A server may compress the page that it sends in place of `a.tar.gz`: it then begins as the file does.
+
+    Args:
+        name: The file's name.
+        headers: The header fields of the reply.
+        head: The first bytes of its body, None where it starts at a later byte.
+
+    Returns:
+        `a.tar` and the decompressed bytes for a page; an empty name and `head` for every other reply.
+    """
+    if not head or not head.startswith(b"\x1f\x8b") or "Content-Encoding" not in headers:
+        return "", head
+    try:
+        inner = zlib.decompressobj(wbits=31).decompress(head, PEEK)
+    except zlib.error:
+        return "", head
+    kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind in _PAGE_KINDS or kind == _PROBLEM or sniffing.is_markup(inner):
+        stem, _, suffix = name.rpartition(".")
+        return {"tgz": f"{stem}.tar", "svgz": f"{stem}.svg"}.get(suffix.lower(), stem), inner
+    return "", head
 
 
 def content_coding(request: Request, headers: Mapping[str, str]) -> str:

@@ -218,11 +218,9 @@ class HttpTransport:
             response.close()  # a range of the coded bytes is no use: the whole file is decoded
             return await self.answer(replace(request, range=None, if_range=None), exchange)
         body = exchange.body = self._body(request, chain, coding)
-        kind = response.headers.get("Content-Type", "")
         first = body.range is None or body.range.start == 0
-        body.doubt = self._doubt(
-            request, kind, await body.peek() if first else None, body.representation.length
-        )
+        head = await body.peek() if first else None
+        body.doubt = self._doubt(request, response.headers, head, body.representation.length)
         return body
 
     def _body(self, request: Request, chain: Chain, coding: str) -> HttpReply:
@@ -244,13 +242,15 @@ class HttpTransport:
         return body
 
     def _doubt(
-        self, request: Request, kind: str, head: bytes | None, length: int | None
+        self, request: Request, headers: Mapping[str, str], head: bytes | None, length: int | None
     ) -> NotThePayloadError | None:
         """Return the error for a page that a digest will tell from the file; raise it without a digest."""
         if self._pages:
             return None
+        kind = headers.get("Content-Type", "")
+        inner, head = refusals.uncoded(request.name, headers, head)
         try:
-            refusals.check_page(request.name, kind, head, length, request.size)
+            refusals.check_page(request.name, kind, head, length, request.size, inner)
         except NotThePayloadError as error:
             begins = request.range is None or request.range.start == 0  # no byte is held that it could cost
             if request.sure and begins and (None in (request.size, length) or request.size == length):
