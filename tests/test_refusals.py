@@ -24,11 +24,19 @@ PLAIN = "https://h/a.tar"
 
 
 def refusal(
-    status: int, body: bytes = b"", url: str = PLAIN, borrowed: bool = False, now: float = 0, **headers: str
+    status: int,
+    body: bytes = b"",
+    url: str = PLAIN,
+    borrowed: bool = False,
+    now: float = 0,
+    fresh: str = "",
+    **headers: str,
 ) -> TransferError:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     request = Request(url, name="a.tar", borrowed=borrowed)
-    return refusals.refusal(request, status, named, body, borrowed=borrowed, now=now, longest_wait=900)
+    return refusals.refusal(
+        request, status, named, body, borrowed=borrowed, now=now, longest_wait=900, fresh=fresh
+    )
 
 
 JPEG, TAR = b"\xff\xd8\xff\xe0\0\x10JFIF", bytes(257) + b"ustar\x0000"
@@ -235,6 +243,23 @@ def test_the_servers_clock_decides_about_expiry() -> None:
 
 def test_a_refused_redirect_is_minted_again() -> None:
     assert isinstance(refusal(403, borrowed=True), BorrowedLinkSpentError)
+
+
+@pytest.mark.parametrize("status", [401, 404, 410])
+def test_what_a_fresh_redirect_target_lacks_is_the_answer(status: int) -> None:
+    error = refusal(status, borrowed=True, fresh="cdn.example")
+    assert isinstance(error, StatusError)
+    assert error.remedy is Remedy.FAIL
+    assert f"redirects to cdn.example, which answered {status}" in str(error)
+    assert isinstance(refusal(403, borrowed=True, fresh="cdn.example"), BorrowedLinkSpentError)
+
+
+def test_a_link_that_expires_with_status_400_is_an_expired_link() -> None:
+    """Google Cloud Storage answers so, and S3 for links of a session."""
+    body = b"<Error><Code>ExpiredToken</Code><Message>Invalid argument.</Message></Error>"
+    assert isinstance(refusal(400, body, PLAIN), LinkExpiredError)
+    assert isinstance(refusal(400, body, PLAIN, borrowed=True), BorrowedLinkSpentError)
+    assert type(refusal(400, b"<Code>InvalidArgument</Code>", PLAIN)) is StatusError
 
 
 def test_416_states_the_length() -> None:

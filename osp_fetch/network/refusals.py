@@ -34,6 +34,8 @@ REFUSAL_READ: Final = 4096  # bytes of an error reply's body that are read, to f
 
 _PASSING: Final = frozenset({408, 425, 429, 500, 502, 503, 504, 507, 509, 520, 521, 522, 523, 524, 529})
 _LINK_STATUSES: Final = frozenset({401, 403, 404, 410})
+# Google Cloud Storage answers an expired link with 400 ExpiredToken, as S3 does for one of a session.
+_DEAD_STATUSES: Final = _LINK_STATUSES | {400}
 _DEAD_LINK: Final = (
     rb"(?i)URL signature (expired|mismatch)|Request has expired|ExpiredToken|Signature expired|"
     rb"token (is|has) expired|<Code>AccessDenied</Code>\s*<Message>Request has expired"
@@ -270,6 +272,7 @@ def refusal(
     borrowed: bool,
     now: float,
     longest_wait: float,
+    fresh: str = "",
 ) -> TransferError:
     """Return the error for a reply whose status is neither 200 nor 206.
 
@@ -281,6 +284,8 @@ def refusal(
         borrowed: Whether the URL came out of a redirect.
         now: The local time in Unix seconds, used where the reply has no `Date`.
         longest_wait: The longest wait in seconds that the server may ask for (`retry.retry_after`).
+        fresh: The host of the URL, if a redirect has led there just now; empty for any other URL. What such a
+            target lacks, another redirect will hardly find.
 
     Returns:
         RangeNotSatisfiableError for 416, BorrowedLinkSpentError for a refused link that came out of a
@@ -289,13 +294,15 @@ def refusal(
     shown = _shown(request)
     if status == 416:
         return _no_such_range(request, headers)
-    answered = f"{shown} answered {status} {_phrase(status)}"
+    leads = f" redirects to {fresh}, which" if fresh and fresh != urls.host(request.url) else ""
+    answered = f"{shown}{leads} answered {status} {_phrase(status)}"
     wait = retry_after(headers, now)
     if status in _PASSING or status >= 520 or (status == 202 and wait is not None):
         return _passing(answered, status, wait, longest_wait)
-    if status in _LINK_STATUSES and borrowed:
+    is_dead = status in _DEAD_STATUSES and _is_dead(request.url, headers, body, now)
+    if borrowed and (is_dead or status == 403 or (status in _LINK_STATUSES and not fresh)):
         return BorrowedLinkSpentError(f"{shown}: the link of its redirect was refused ({status})")
-    if status in _LINK_STATUSES and _is_dead(request.url, headers, body, now):
+    if is_dead:
         return LinkExpiredError(
             f"{shown} answered {status}, the link has expired; get a fresh link file and run the "
             "same command with it: the download resumes at the same byte"
@@ -357,6 +364,8 @@ def _advice(status: int) -> str:
             )
         case 403:
             return "; the server does not allow this link with these credentials"
+        case 407:
+            return "; put USER:PASSWORD@ before the host of the proxy's address"
         case 404 | 410:
             return "; the server has no such file: check the URL in the manifest"
         case 412:

@@ -210,8 +210,7 @@ class HttpTransport:
         chain = await self._follow(request)
         response = exchange.response = chain.response
         if response.status not in (200, 206) and not isinstance(response, PlainReply):
-            borrowed = request.borrowed or chain.url != request.url
-            raise await self._refusal(request, response, borrowed=borrowed)
+            raise await self._refusal(request, response, chain.url)
         plain = isinstance(response, PlainReply)  # has neither a content coding nor a transfer coding
         coding = "" if plain else refusals.content_coding(request, response.headers)
         if coding and response.status == 206 and request.range is not None:
@@ -368,8 +367,8 @@ class HttpTransport:
             raise _invalid(request.name, reason(error)) from None
         return target
 
-    async def _refusal(self, request: Request, response: Response, *, borrowed: bool) -> TransferError:
-        """Return the error for a response whose status is neither 200 nor 206."""
+    async def _refusal(self, request: Request, response: Response, url: str) -> TransferError:
+        """Return the error for a response from `url` whose status is neither 200 nor 206."""
         body = await self._read_some(response)
         if response.status in _CROWDED and response.connection is not None:
             response.connection.close()  # kept idle, it would still count at the server
@@ -378,7 +377,8 @@ class HttpTransport:
             response.status,
             response.headers,
             body,
-            borrowed=borrowed,
+            borrowed=request.borrowed or url != request.url,
+            fresh="" if request.borrowed or url == request.url else urls.host(url),
             now=time.time(),
             longest_wait=self._retry.retry_after,
         )
