@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from osp_fetch import Entry, Event, Outcome, Status, entry, fetch_all
-from osp_fetch.demo.server import Exchange
+from osp_fetch.demo.server import Blob, Exchange
 from osp_fetch.model import events
 from tests import origin as o
 from tests.conftest import quick
@@ -161,6 +161,25 @@ async def test_a_lasting_fault_ends_and_leaves_no_name(
     outcome = await one(origin, tmp_path, [], fault, known)
     assert outcome.status in (Status.FAILED, Status.PARKED)
     assert said in str(outcome.error)
+
+
+async def test_416_that_states_no_length_does_not_hold_a_shorter_file_up_for_ever(
+    origin: Origin, tmp_path: Path
+) -> None:
+    """RFC 9110 section 15.5.17: Content-Range SHOULD be sent with 416."""
+    url = origin.add("f.tar", noise(900_000, 1), *[o.polite] * 5, always=o.reset)
+    assert (await fetch_all([entry("f.tar", url)], tmp_path, settings=SETTINGS)).counts[Status.FAILED] == 1
+    new = DATA[:100_000]
+
+    async def shorter(exchange: Exchange, page: o.Page) -> None:
+        if (span := exchange.span(900_000)) is not None and span[0] >= len(new):
+            await exchange.answer(416, "")
+        else:
+            await exchange.serve(Blob(new), page.headers)
+
+    origin.add("f.tar", new, always=shorter)
+    assert (await fetch_all([entry("f.tar", url)], tmp_path, settings=SETTINGS)).ok
+    assert (tmp_path / "f.tar").read_bytes() == new
 
 
 async def test_416_for_what_is_larger_here_than_there_begins_anew(origin: Origin, tmp_path: Path) -> None:

@@ -312,6 +312,61 @@ def test_a_returned_host_is_served_before_the_probe_has_ended() -> None:
     assert queues.ready() is not None
 
 
+def test_jobs_of_a_host_start_when_those_before_them_have_left_for_their_other_mirror() -> None:
+    queues = HostQueues(RETRY, None, lambda _: None, lambda: 0.0, lambda _: 0.0, lambda _: 8)
+    jobs = [job(n, "alive") for n in range(100)]
+    begun = [each for each in jobs if queues.admit(each)]
+    assert len(begun) < len(jobs)
+    assert queues.ready() is None
+    for each in begun:
+        queues.put_back(each, down("dead", Unreachable.REFUSED))
+    assert queues.ready() == jobs[len(begun)]
+
+
+def given_up(files: int) -> tuple[HostQueues, list[Job]]:
+    """Return queues with a host that is given up, and the jobs that wait for it."""
+    now = 0.0
+    queues = HostQueues(RETRY, None, lambda _: None, lambda: now, lambda _: 0.0, lambda _: 8)
+    jobs = [job(n, "h:80") for n in range(files)]
+    assert queues.admit(jobs[0])
+    queues.put_back(jobs[0], down("h:80", Unreachable.CERTIFICATE))
+    assert not any(queues.admit(each) for each in jobs[1:])
+    while not queues._over:
+        queues.give_last_chances()
+        now += 60.0
+        if (probe := queues.probe()) is not None:
+            queues.put_back(probe, down("h:80", Unreachable.CERTIFICATE))
+    return queues, jobs
+
+
+def test_a_host_that_answers_while_its_files_fail_gets_the_rest_of_them() -> None:
+    queues, jobs = given_up(20)
+    failing = queues.failed()
+    failed = [next(failing)[0] for _ in range(5)]
+    queues.back("h:80")
+    assert not list(failing)
+    started = queues.ready()
+    assert started is not None
+    assert started not in failed
+    queues.ended(started, answered=True)
+    rest = [started]
+    while (each := queues.ready()) is not None:
+        queues.ended(each, answered=True)
+        rest.append(each)
+    assert sorted(each.order for each in failed + rest) == [each.order for each in jobs]
+
+
+def test_files_that_are_asked_for_again_leave_the_note_on_their_host() -> None:
+    queues, jobs = given_up(2)
+    errors = {each.order: error for each, error in queues.failed()}
+    assert queues.notes() == ["1 host with 2 files has no valid certificate: h"]
+    queues.again("h:80", errors[0])
+    assert queues.notes() == ["1 host with 1 file has no valid certificate: h"]
+    queues.again("h:80", errors[1])
+    assert not queues.notes()
+    assert queues.admit(jobs[0])
+
+
 def test_files_that_are_on_disk_do_not_wait_for_a_dead_host() -> None:
     queues = HostQueues(RETRY, None, lambda _: None, lambda: 0.0, lambda _: 0.0, lambda _: 8)
     first = job(0, "dead")

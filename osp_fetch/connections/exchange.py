@@ -247,7 +247,7 @@ class Exchange:
         """Count bytes of the body that the host has sent, and return their number."""
         if count:
             self._pool.received(self._connection.host, count)
-            self._connection.manners.served(self._order, self._asked)
+            self._connection.manners.served(self._order, time.monotonic())
         return count
 
     async def _within_rate(self) -> None:
@@ -271,7 +271,7 @@ class Exchange:
     def take_landed(self, length: int) -> None:
         """Count the `length` bytes of a body that was received into the landing, and end the body."""
         self._pool.received(self._connection.host, length)
-        self._connection.manners.served(self._order, self._asked)
+        self._connection.manners.served(self._order, time.monotonic())
         self._over = True
 
     def streaming(self) -> Stream:

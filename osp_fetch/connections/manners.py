@@ -40,7 +40,7 @@ class Manners:
         return self.widest is not None or bool(self._trying)
 
     def served(self, file: int, now: float) -> None:
-        """Record that the host sent bytes of a file at `now`, in seconds on the event loop's clock."""
+        """Record that the host sent bytes of a file at `now`, in seconds of `time.monotonic`."""
         self._served_at, self._in_a_row = now, 0
         self._served += 1
         if self._forbidden and self._forbidden.pop(file, (0, 0))[0]:
@@ -54,7 +54,7 @@ class Manners:
 
         Args:
             file: the file that was requested.
-            now: the time in seconds on the event loop's clock.
+            now: the time in seconds of `time.monotonic`.
             others: whether other requests to the host are open, which it may be about to serve.
 
         Returns:

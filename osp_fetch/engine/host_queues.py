@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import pickle
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
 from dataclasses import field, replace
 from typing import Final
@@ -19,6 +19,7 @@ from ..model.errors import (
     NotUpdatedError,
     Remedy,
     Unreachable,
+    UnreachableError,
     unreachable,
 )
 from ..model.protocols import Spill
@@ -99,7 +100,7 @@ class HostQueues:
         self._new = 0  # hosts with jobs in progress that have not answered yet
         self._used = 0  # hosts with jobs in progress
         self._unheard = 0  # jobs in progress whose hosts have not answered yet
-        self._given_up: dict[Unreachable, Counter[str]] = {}
+        self._given_up: dict[Unreachable, Counter[str]] = defaultdict(Counter)  # files that have failed
 
     @property
     def is_full(self) -> bool:
@@ -156,10 +157,7 @@ class HostQueues:
                 queue.heard = True
             if queue.outage is not None:
                 self._end_outage(queue)
-        if queue.has_jobs:
-            self._list(queue)
-        elif not queue.out:
-            self._tidy(queue)
+        self._look_again(queue)
 
     def put_back(self, job: Job, error: HostDownError | HostPausedError) -> None:
         """Queue a job that has ended because its host is down or asked for a pause.
@@ -168,22 +166,29 @@ class HostQueues:
             job: The job.
             error: Why it has ended.
         """
-        self._leave(self._queues[job.host], job)
+        before = self._queues[job.host]
+        self._leave(before, job)
         if error.host != job.host:  # it has several mirrors
-            self._tidy(self._queues[job.host])
+            self._look_again(before)
             job = replace(job, host=error.host)
         queue = self._queue(job.host)
         if isinstance(error, HostDownError):
             error.heard = error.heard or job.host in self._heard  # by another worker
             self._failed(queue, job, error)
-            before = job.tries if job.outage == queue.outages else 0
-            job = replace(job, tries=before + error.tried, outage=queue.outages)
+            tries = job.tries if job.outage == queue.outages else 0
+            job = replace(job, tries=tries + error.tried, outage=queue.outages)
             # one that was tried goes to the end: it may itself be the reason that the host does not answer
             self._push(queue, job, first=not error.tried)
         else:
             self._end_outage(queue)  # the host has asked for the pause
             self._push(queue, job, first=True)
         self._list(queue)
+
+    def again(self, host: str, error: FetchError | None) -> None:
+        """Ask a host again for a file that has failed with `error`, also if the host was given up."""
+        if isinstance(error, UnreachableError) and self._given_up[error.why][host]:
+            self._given_up[error.why][host] -= 1
+        self.back(host)
 
     def back(self, host: str) -> None:
         """Record that a host which did not answer has answered."""
@@ -240,11 +245,12 @@ class HostQueues:
         while self._over:
             queue, _ = self._over.popitem()
             assert queue.outage is not None
-            count = self._given_up.setdefault(queue.outage.error.why, Counter())
-            while queue.has_jobs:
+            outage, count = queue.outage, self._given_up[queue.outage.error.why]
+            while queue.has_jobs and queue.outage is outage:  # the host may answer meanwhile
                 job = self._pop(queue)
                 count[queue.host] += 1
-                yield job, error_of(job, queue.outage.error)
+                yield job, error_of(job, outage.error)
+            self._look_again(queue)
 
     def give_last_chances(self) -> bool:
         """Probe the hosts that were set back: the run is at its end. Return whether there are any."""
@@ -259,7 +265,7 @@ class HostQueues:
 
     def notes(self) -> list[str]:
         """Return a sentence for each kind of failure of the hosts that were given up."""
-        return [_note(why, count) for why, count in self._given_up.items()]
+        return [_note(why, +count) for why, count in self._given_up.items() if +count]
 
     # ---- one queue
 
@@ -374,8 +380,15 @@ class HostQueues:
             queue.listed_in = place
             place.append(queue)
 
+    def _look_again(self, queue: _Queue) -> None:
+        """List a queue whose jobs may start now, or remove it if it has none."""
+        if queue.has_jobs:
+            self._list(queue)
+        else:
+            self._tidy(queue)
+
     def _tidy(self, queue: _Queue) -> None:
-        """Forget a queue that is of no use any more."""
+        """Remove a queue that has no job, no outage and no place in a list."""
         if not (queue.out or queue.listed_in is not None or queue.outage or queue.has_jobs):
             self._queues.pop(queue.host, None)
 

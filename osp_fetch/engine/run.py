@@ -225,8 +225,8 @@ class Run:
         self._repeats -= len(failed)
         self._context.observe(events.Repeating(tuple(outcome for _, outcome in failed)))
         jobs = []
-        for job, _ in failed:
-            self._queues.back(job.host)  # a host that was given up is asked again
+        for job, outcome in failed:
+            self._queues.again(job.host, outcome.error)
             (record,) = await self._context.ledger.get([job.entry.path])
             jobs.append(replace(job, record=record))
         return jobs
@@ -238,14 +238,15 @@ class Run:
 
     async def _renewed(self, renewal: Renewal) -> list[Job]:
         """Return the parked jobs that have fresh links. The others stay parked."""
-        parked, self._parked, self._stale = self._parked, [], 0
+        parked, self._stale = list(self._parked), 0
         fresh = await renewal.renew([job.entry for job in parked])
+        records = await self._context.ledger.get([job.entry.path for job in parked])
+        del self._parked[: len(parked)]  # not before: if the run is stopped meanwhile, they are its outcomes
         ready: list[Job] = []
-        for job, entry in zip(parked, fresh, strict=True):
+        for job, entry, record in zip(parked, fresh, records, strict=True):
             if entry is None:
                 self._parked.append(job)
                 continue
-            (record,) = await self._context.ledger.get([entry.path])
             host = urls.host(entry.urls[0])
             ready.append(replace(job, entry=entry, record=record, host=host, error=None))
         if ready:

@@ -334,6 +334,8 @@ class FileState:
             self._plain = self.parts.single = True
             self._empty()
             raise error
+        if error.length is None and self.length is not None and start < self.length:
+            raise self.trust.contradicted(f"the file on the server now ends before byte {start}")
         if error.length is not None and error.length != self.length:
             raise self.trust.contradicted(f"the file on the server now has only {error.length} bytes")
         raise error

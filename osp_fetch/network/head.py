@@ -142,7 +142,7 @@ def extent(request: Request, response: Response | PlainReply) -> tuple[ByteRange
         raise NetworkError(f"{name}: the partial reply does not have exactly one valid Content-Range")
     start, stop = int(match[1]), int(match[2]) + 1
     total = None if match[3] == "*" else int(match[3])
-    if response.status == 200 and carried == total and (start, stop) != (0, total):
+    if response.status == 200 and carried is not None and carried == total and (start, stop) != (0, total):
         return None, carried
     if start >= stop or (total is not None and not stop <= total <= _LONGEST):
         raise NetworkError(f"{name}: the server sent an impossible Content-Range {stated[0]!r}")
