@@ -144,3 +144,21 @@ async def test_a_retraction_that_is_stopped_midway_is_still_recorded() -> None:
     assert retracting.cancelled()
     assert disk.records[-1].held == RangeSet()
     assert disk.rehashed
+
+
+async def test_a_sync_that_fails_while_the_transfer_is_cancelled_is_not_lost() -> None:
+    disk = Held()
+    checkpoint, download = begun(disk)
+    disk.fails = True
+    wrote(checkpoint, download, 0)
+    await disk.syncing.wait()
+    waiting = asyncio.create_task(checkpoint.done())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.sleep(0)
+    disk.let.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    with pytest.raises(StorageError):
+        await checkpoint.last()
+    assert not disk.records

@@ -30,6 +30,8 @@ from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
 from osp_fetch.model.errors import FolderBusyError, SettingsError, StorageError
 from osp_fetch.model.report import Report, Status
+from osp_fetch.storage.folder.disk import Disk
+from osp_fetch.storage.folder.layout import Layout
 from osp_fetch.storage.folder.node_folders import collect, hand_over, mark_ended, node_folder
 from osp_fetch.storage.folder.run_lock import RunLock
 from osp_fetch.views import formatting
@@ -367,6 +369,18 @@ def test_the_partial_of_a_silent_holder_is_copied_and_that_of_an_ended_one_moved
     assert not (tmp_path / "nodes").exists()
     hand_over(path, tmp_path, silent, moves=True)
     assert not (found / "d/f").exists()
+
+
+def test_a_copy_of_a_partial_never_takes_the_place_of_another_files_partial(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    for folder, name, data in ((old, "a", b"aaaa"), (new, "a.copy", b"bbbb"), (new, "a.own", b"cccc")):
+        (folder / "partial").mkdir(parents=True, exist_ok=True)
+        (folder / "partial" / name).write_bytes(data)
+    hand_over(RelativePath("a"), old, new, moves=False)
+    os.link(new / "partial/a", tmp_path / "second")
+    layout = Layout(tmp_path, new, Disk())
+    os.close(layout.open_partial(layout.partial(RelativePath("a")), str(tmp_path / "a"), fresh=False))
+    assert tree(new / "partial") == {"a": b"aaaa", "a.copy": b"bbbb", "a.own": b"cccc"}
 
 
 async def test_limits_are_those_of_all_runs_together(origin: Origin, tmp_path: Path) -> None:

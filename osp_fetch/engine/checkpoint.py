@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Final
 
-from ..concurrency import completed
+from ..concurrency import completed, outlast
 from ..model.errors import StorageError
 from ..model.protocols import Ledger, PartialContent
 from ..model.ranges import NOTHING
@@ -85,7 +85,9 @@ class Checkpoint:
         """
         if self._claiming is not None:
             claiming, self._claiming = self._claiming, None
-            await claiming
+            # not cancelled with the caller: a failed sync is reported once, and would be lost
+            await outlast(asyncio.ensure_future(asyncio.wait({claiming})))
+            claiming.result()
         if self._failed is not None:
             raise self._failed
 

@@ -63,6 +63,10 @@ _OWN_FORMATS: Final = {
     **dict.fromkeys(("xz", "txz"), ("xz", "x-xz")),
     "br": ("br",),
 }
+_EXPIRED: Final = (
+    "the link has expired; get a fresh link file and run the same command with it: the download resumes at the "
+    "same byte"
+)
 # words by which a refusal with status 403 says that it is meant for these credentials, or for this file
 _REASON: Final = (
     rb"(?i)authori[sz]ed|authenticat|access ?denied|permission|credential|log ?in|sign ?in|restricted|gated|"
@@ -303,10 +307,7 @@ def refusal(
     if borrowed and (is_dead or status == 403 or (status in _LINK_STATUSES and not fresh)):
         return BorrowedLinkSpentError(f"{shown}: the link of its redirect was refused ({status})")
     if is_dead:
-        return LinkExpiredError(
-            f"{shown} answered {status}, the link has expired; get a fresh link file and run the "
-            "same command with it: the download resumes at the same byte"
-        )
+        return LinkExpiredError(f"{shown} answered {status}, {_EXPIRED}")
     error = StatusError(f"{answered}{_advice(status)}", status=status, remedy=Remedy.FAIL)
     error.unexplained = status == 403 and "WWW-Authenticate" not in headers and not re.search(_REASON, body)
     return error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import time
@@ -21,6 +22,12 @@ _CLOCKS: Final = 0.1
 def folder_of(place: str) -> str:
     """Return the folder of an absolute path; `os.path.dirname` takes four times as long."""
     return place.rpartition("/")[0] or "/"
+
+
+def temporary_name(state: Path, name: str) -> str:
+    """Return a path for a copy that is to become `name`: outside of the folders whose names files may have."""
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return os.path.join(state, f"copy-{digest[:32]}")
 
 
 class Layout:
@@ -165,8 +172,9 @@ class Layout:
     def _unshare(self, partial: str) -> None:
         """Give a partial an inode of its own if its file has a second name."""
         if self._is_shared(partial):
-            self.disk.copy(partial, f"{partial}.own")
-            self.disk.replace(f"{partial}.own", partial)
+            beside = temporary_name(self.state, partial)
+            self.disk.copy(partial, beside)
+            self.disk.replace(beside, partial)
             self.disk.sync_folder(Path(partial).parent)
 
     def _release(self, partial: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...model.entry import RelativePath
 from .disk import Disk, storage_error
+from .layout import temporary_name
 
 _ENDED = "ended"  # file of a node's folder: the node has ended, so that nothing is written there any more
 
@@ -50,7 +51,7 @@ def hand_over(path: RelativePath, old: Path, new: Path, *, moves: bool, kind: st
         if moves:
             disk.replace(place, other)
         else:
-            beside = other.with_name(f"{other.name}.copy")
+            beside = Path(temporary_name(new, f"{kind}/{path}"))
             disk.copy(place, beside)
             disk.replace(beside, other)
             place.unlink(missing_ok=True)  # the silent node can no longer publish it

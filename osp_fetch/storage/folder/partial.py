@@ -241,7 +241,10 @@ class FilePartial:
             if fd is not None and self._folder.durable:
                 self._disk.sync_data(fd)
 
-        await self._call(sync, "synced")
+        try:
+            await outlast(self._begun(sync, self._folder.writers))  # its error is reported once
+        except OSError as error:
+            raise self._explained(error, "synced") from None
         return held
 
     async def clear(self) -> None:
