@@ -853,6 +853,16 @@ async def test_memory_for_parts_is_never_exceeded_and_the_next_part_gets_it_from
     assert not file.ahead
 
 
+async def test_free_memory_of_all_part_sizes_together_stays_within_the_limit() -> None:
+    memory = PartMemory(64)
+    file = File(memory)
+    for size in (8, 16, 32, 64):
+        for buffer in [await memory.take(size, file, is_next=True) for _ in range(64 // size)]:
+            memory.give(buffer)
+    assert memory.used == 0
+    assert sum(size * len(kept) for size, kept in memory._free.items()) <= 64
+
+
 async def test_memory_of_a_file_that_makes_no_progress_goes_to_others() -> None:
     memory, now = PartMemory(20), asyncio.get_running_loop().time()
     stuck, quick_one = File(memory, now - 100), File(memory, now + 100)

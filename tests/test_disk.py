@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,8 @@ import pytest
 from osp_fetch import Event, Status, entry, fetch_all
 from osp_fetch.model import events
 from osp_fetch.model.entry import RelativePath
-from osp_fetch.model.errors import DiskFullError, StorageError
+from osp_fetch.model.errors import DiskFullError, Remedy, StorageError
+from osp_fetch.storage.ledger.failures import ledger_error
 from osp_fetch.storage.ledger.sqlite import PUBLICATIONS, SqliteLedger
 from osp_fetch.storage.ordered_log import OrderedReader
 from tests.conftest import quick
@@ -62,6 +65,41 @@ async def test_the_run_goes_on_by_itself_when_there_is_free_space(origin: Origin
     assert report.counts[Status.FETCHED] == 3
     assert waits
     assert all((small / f"f{n}").read_bytes() == noise(3 << 20, n) for n in range(3))
+
+
+async def test_a_ledger_that_fills_the_disk_is_waited_for_like_a_file(origin: Origin, small: Path) -> None:
+    """Small files leave so little space that their records do not fit."""
+    ballast = small / "ballast"
+    ballast.write_bytes(bytes(6 << 20))
+    rows = [entry(f"f{n:03}", origin.add(f"f{n:03}", noise(20_000, n))) for n in range(600)]
+
+    def observe(event: Event) -> None:
+        if isinstance(event, events.DiskWaiting):
+            asyncio.get_running_loop().call_later(0.5, partial(ballast.unlink, missing_ok=True))
+
+    settings = quick(storage={"disk_patience": 60, "min_free": 0})
+    report = await fetch_all(rows, small, settings=settings, observer=observe)
+    assert report.counts[Status.FETCHED] == 600
+
+
+@pytest.mark.parametrize(
+    "code", [sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY]
+)
+def test_a_ledger_that_cannot_be_written_ends_the_run_and_not_each_file(tmp_path: Path, code: int) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    for place in (tmp_path / "ledger", tmp_path / "gone" / "ledger"):
+        made = ledger_error(error, place, "the ledger cannot be written")
+        assert made.remedy is Remedy.ABORT
+        assert not isinstance(made, DiskFullError)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_found_where_sqlite_gives_no_reason(small: Path) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+    fill(small / "ballast")
+    assert isinstance(ledger_error(error, small / "ledger", "it cannot be written"), DiskFullError)
 
 
 async def test_a_disk_that_fills_in_mid_file_loses_nothing(origin: Origin, small: Path) -> None:

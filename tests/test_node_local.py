@@ -347,6 +347,22 @@ def test_places_survive_a_torn_line_and_the_loss_of_their_index(tmp_path: Path) 
     places.close()
 
 
+def test_places_that_the_index_could_not_take_are_there_later(tmp_path: Path) -> None:
+    a, b = Disk("0a", "n1", "10.0.0.1"), Disk("0b", "n2", "10.0.0.2")
+    rows = [Placed(f"{n:04}" + "x" * 500, b, Published(n, 1)) for n in range(2000)]
+    places = Placement(tmp_path)
+    places.add([Placed("x", a)])
+    places._db.execute("PRAGMA max_page_count=1")
+    with pytest.raises(DiskFullError):
+        places.add(rows)
+    places._db.execute("PRAGMA max_page_count=1000000")
+    places.add([Placed("y", b)])
+    for again in (places, Placement(tmp_path)):
+        found = again.get(["x", "y", *(row.path for row in rows)])
+        assert found == {"x": Placed("x", a), "y": Placed("y", b), **{row.path: row for row in rows}}
+        again.close()
+
+
 class Kept:
     """A ledger in memory, which checks that the place of each file is known before."""
 

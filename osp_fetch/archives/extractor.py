@@ -315,7 +315,10 @@ def try_folder(root: Path, paths: Sequence[str]) -> Iterator[tuple[str, str | No
     with ProcessPoolExecutor(os.cpu_count() or 1, spawn, begin_worker) as pool:
         jobs = [(archive.name, pool.submit(why_broken, str(root), archive)) for archive in found]
         for name, job in jobs:
-            yield name, job.result()
+            try:
+                yield name, job.result()
+            except BrokenProcessPool:
+                yield name, "the process that read it was killed; run the same command again"
 
 
 def unpack_folder(

@@ -211,6 +211,7 @@ class NodePool:
         self._send_limits()
         self._context.places.limit = max(self._per_node, files_in_progress(self._context.pool.total) * count)
         self._context.places.changed()
+        self._changed.set()  # a node that rested may have become active
 
     # ---- commands
 

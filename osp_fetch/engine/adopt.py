@@ -14,6 +14,7 @@ from ..model.http import Request, Validator
 from ..model.ranges import NOTHING, ByteRange, RangeSet
 from ..model.record import Examined, Published, Record
 from .context import Context
+from .full_disk import FullDisk
 from .retry import persist
 from .state import SAMPLE
 
@@ -33,10 +34,11 @@ class Adoption:
 
     Args:
         context: The shared objects of this process.
+        full: The wait for free space.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    def __init__(self, context: Context, full: FullDisk) -> None:
+        self._context, self._full = context, full
 
     async def finished(
         self, entry: Entry, record: Record | None, seen: Published | None, order: int
@@ -91,7 +93,7 @@ class Adoption:
         same = before is not None and before.digests.get("sha256") == found.digests.get("sha256")
         held = before.held if before is not None and same else NOTHING
         adopted = Record(entry.path, key, seen.size, Validator(), held, found.digests, found.checksums, seen)
-        await self._context.ledger.put(adopted)
+        await self._full.record(adopted)
         return adopted
 
     async def _sampled(self, entry: Entry, size: int, order: int) -> Examined | None:
@@ -136,7 +138,7 @@ class Adoption:
         key = entry.source_key(entry.urls[0])
         digests = record.digests if record and not right else {}  # if they come again, once is enough
         taken = Record(entry.path, key, size if right else None, held=held, digests=digests)
-        await self._context.ledger.put(taken)
+        await self._full.record(taken)
         return taken
 
     async def _right_aside(self, entry: Entry, record: Record | None, size: int, order: int) -> bool:

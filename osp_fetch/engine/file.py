@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from ..model import events, urls
+from ..model import urls
 from ..model.dataclasses import dataclass
 from ..model.entry import Entry
 from ..model.errors import (
@@ -21,6 +21,7 @@ from ..model.record import Published, Record
 from ..model.report import Status
 from .adopt import Adoption
 from .context import Context
+from .full_disk import FullDisk
 from .part_fetcher import First
 from .small import SmallTransfer
 from .state import FileState
@@ -65,10 +66,8 @@ class FileFetcher:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._adoption, self._update = Adoption(context), Update(context)
-        self._full_since: float | None = (
-            None  # loop time since which the disk is full and no file was finished
-        )
+        self._full = FullDisk(context)
+        self._adoption, self._update = Adoption(context, self._full), Update(context)
 
     async def fetch(self, job: Job) -> tuple[Status, Record]:
         """Fetch the file of `job`, or adopt it if it already exists.
@@ -111,7 +110,7 @@ class FileFetcher:
             entry.path, entry.source_key(entry.urls[0]), placed.published.size, digests=digests,
             published=placed.published,
         )  # fmt: skip
-        await self._context.ledger.put(record)
+        await self._full.record(record)
         return record
 
     async def _updated(self, job: Job, record: Record) -> Record | None:
@@ -143,13 +142,12 @@ class FileFetcher:
         try:
             async with self._context.exchange(host, job.order, entry.path) as exchange:
                 part_size = self._context.part_size(host, entry.size, job.order)
-                small = SmallTransfer(self._context, entry)
+                small = SmallTransfer(self._context, entry, self._full)
                 if await small.receive(exchange, part_size):
                     await exchange.aclose()  # the slot is free while the file is published
                     with self._context.pool.waits.publishing:
                         record = await small.publish(exchange)
                     if record:
-                        self._full_since = None
                         return record
                 first = First(exchange, part_size)
                 return await self._fetch_in_parts(job, None, first)
@@ -174,16 +172,17 @@ class FileFetcher:
             if record and record.held - state.held:
                 # the record lists bytes of another file, or bytes that the disk has lost: once the partial
                 # has grown past them again, a later run would take them for held
-                await self._context.ledger.put(state.record(state.held))
+                await self._full.record(state.record(state.held))
             transfer = PartedTransfer(self._context, entry, state, job.order, first, replaces)
             first = None
             try:
                 record = await transfer.fetch()
-                self._full_since = None
+                self._full.progressed()
                 return record
             except DiskFullError as error:
                 if len(state.held) > most:
-                    most, self._full_since = len(state.held), None
+                    most = len(state.held)
+                    self._full.progressed()
                 await self._wait_for_room(transfer, error)
             (again,) = await self._context.ledger.get([entry.path])
             record = again or record
@@ -198,25 +197,10 @@ class FileFetcher:
             # uninterruptible work was finished first, and its error has replaced the cancellation
             raise asyncio.CancelledError from error
         if transfer.endless and self._context.store.in_progress > 1:
-            await transfer.give_up()  # it could fill the disk for ever: the other files must not wait for it
+            await transfer.give_up()  # it would fill the disk again: the other files must not wait for it
         try:
-            await self._until_room(error)
+            await self._full.until_room(error)
         except DiskFullError:
             if transfer.endless:
                 await transfer.give_up()
             raise
-
-    async def _until_room(self, error: DiskFullError) -> None:
-        """Wait for free space. Raises `error` after `storage.disk_patience` seconds."""
-        clock = asyncio.get_running_loop().time
-        patience = self._context.settings.storage.disk_patience
-        self._context.observe(events.DiskWaiting(str(error)))
-        while True:
-            if self._full_since is None:
-                self._full_since = clock()
-            if clock() - self._full_since >= patience:
-                raise error
-            # sleep even if space is reported free: a quota shows only when something is written
-            await asyncio.sleep(min(1.0, patience))
-            if await self._context.store.room() >= error.needed:
-                return

@@ -18,6 +18,7 @@ from ..model.protocols import Memory, Reply
 from ..model.ranges import ByteRange, RangeSet
 from ..model.record import Record
 from .context import Context
+from .full_disk import FullDisk
 
 SMALL: Final = 256 << 10  # bytes: the largest file that is fetched this way
 _GUESS: Final = 60 << 10  # bytes: memory for a file of unknown size
@@ -34,10 +35,11 @@ class SmallTransfer:
     Args:
         context: The shared objects of this process.
         entry: The manifest entry.
+        full: The wait for free space.
     """
 
-    def __init__(self, context: Context, entry: Entry) -> None:
-        self._context, self._entry = context, entry
+    def __init__(self, context: Context, entry: Entry, full: FullDisk) -> None:
+        self._context, self._entry, self._full = context, entry, full
         self._memory: Memory | None = None
 
     @staticmethod
@@ -146,7 +148,7 @@ class SmallTransfer:
             entry.path, source, length, validator,
             RangeSet((ByteRange(0, length),)), digests, (), placed.published,
         )  # fmt: skip
-        await self._context.ledger.put(record)
+        await self._full.record(record)
         return record
 
 

@@ -64,8 +64,8 @@ _OWN_FORMATS: Final = {
     "br": ("br",),
 }
 _EXPIRED: Final = (
-    "the link has expired; get a fresh link file and run the same command with it: the download resumes at the "
-    "same byte"
+    "the link has expired; get a fresh link file and run the same command with it: the download resumes at "
+    "the same byte"
 )
 # words by which a refusal with status 403 says that it is meant for these credentials, or for this file
 _REASON: Final = (

@@ -217,7 +217,10 @@ class Bucket:
             yield page
             if not page.get("IsTruncated"):
                 return
-            arguments |= {ours: page[theirs] for ours, theirs in tokens if page.get(theirs)}
+            following = {ours: page[theirs] for ours, theirs in tokens if page.get(theirs)}
+            if following.items() <= arguments.items():
+                raise StorageError(f"{what}: the store says that there is more, but not where it begins")
+            arguments |= following
 
 
 def _rewound(body: Any) -> Any:

@@ -184,6 +184,8 @@ class Peer:
             self._begun.add(event.path)
         elif isinstance(event, events.Closed):
             self._open[event.path, event.host] -= 1
+            if self._open[event.path, event.host] <= 0:
+                del self._open[event.path, event.host]
         elif isinstance(event, events.Cooling):
             self._cool(self.number, event)
         self._observe(event)

@@ -200,9 +200,8 @@ class _Worker:
                     self._suspects.add(message.job.entry.path)
                 self._waiting[message.job.entry.path] = self._begin(self._fetch_job(message))
             case messages.GiveBack():
-                for path, task in list(self._waiting.items()):
-                    if path not in self._begun:
-                        task.cancel(_GIVE_BACK)
+                # after the first step of the jobs that came with it: before, a task ends without a result
+                asyncio.get_running_loop().call_soon(self._give_back)
             case messages.StillHere():
                 pass
             case messages.LookAt():
@@ -260,6 +259,12 @@ class _Worker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def _give_back(self) -> None:
+        """Give back the jobs that have not begun to transfer."""
+        for path, task in list(self._waiting.items()):
+            if path not in self._begun:
+                task.cancel(_GIVE_BACK)
 
     async def _fetch_job(self, message: messages.FetchJob) -> None:
         """Fetch one job, and send its result."""

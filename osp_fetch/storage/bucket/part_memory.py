@@ -172,9 +172,9 @@ class PartMemory:
         """Give memory back."""
         size = len(buffer.view)
         self._used -= size
-        kept = self._free.setdefault(size, [])
-        if self._used + size * (len(kept) + 1) <= self._most:
-            kept.append(buffer)
+        free = sum(each * len(kept) for each, kept in self._free.items())
+        if self._used + free + size <= self._most:
+            self._free.setdefault(size, []).append(buffer)
         self._wake()
 
     def _wake(self) -> None:

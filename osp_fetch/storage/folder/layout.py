@@ -25,7 +25,7 @@ def folder_of(place: str) -> str:
 
 
 def temporary_name(state: Path, name: str) -> str:
-    """Return a path for a copy that is to become `name`: outside of the folders whose names files may have."""
+    """Return a path for a copy that is to become `name`, in no folder where files choose their names."""
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()
     return os.path.join(state, f"copy-{digest[:32]}")
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from ...model.dataclasses import dataclass
-from ...model.errors import StorageError
+from ...model.errors import DiskFullError, Remedy, StorageError
 from ...model.record import Published, Record
 from ..folder.disk import storage_error
+from .failures import ledger_error
 from .rows import PATIENCE
 
 PLACEMENT: Final = "placement.jsonl"
@@ -99,6 +100,7 @@ class Placement:
         self._place, self._writes = state / PLACEMENT, writes
         self._disks: dict[str, tuple[int, Disk]] = {}
         self._file: IO[bytes] | None = None
+        self._is_behind = False  # the index lacks lines, because it could not be written
         try:
             # what only reads has an index of its own: a run may be writing
             index = state / "placement.sqlite3" if writes else ""
@@ -115,6 +117,9 @@ class Placement:
             raise storage_error(error, f"{self._place} cannot be used") from None
 
     def _failed(self, error: sqlite3.Error) -> StorageError:
+        made = ledger_error(error, self._place, f"the index of {self._place} cannot be written")
+        if isinstance(made, DiskFullError) or made.remedy is Remedy.ABORT:
+            return made
         return StorageError(
             f"the index of {self._place} cannot be used: {error}; remove placement.sqlite3 beside it, and "
             "run the same command again"
@@ -149,7 +154,12 @@ class Placement:
             self._file.writelines(_encode(_line(row)).encode() + b"\n" for row in rows)
             self._file.flush()
             os.fsync(self._file.fileno())
-            self._add(rows, self._file.tell())
+            behind, self._is_behind = self._is_behind, True
+            if behind:
+                self._catch_up()
+            else:
+                self._add(rows, self._file.tell())
+            self._is_behind = False
         except sqlite3.Error as error:
             raise self._failed(error) from None
         except OSError as error:
@@ -157,14 +167,22 @@ class Placement:
 
     def _add(self, rows: Iterable[Placed], end: int) -> None:
         """Add lines to the index, which has all lines up to the byte `end` then."""
+        known = dict(self._disks)
         self._db.execute("BEGIN IMMEDIATE")
-        values = [
-            (row.path, self._number(row.where), *(row.published or (None, None)), row.digest) for row in rows
-        ]
-        self._db.executemany("INSERT OR REPLACE INTO places VALUES (?,?,?,?,?)", values)
-        self._db.execute("DELETE FROM read")
-        self._db.execute("INSERT INTO read VALUES (?)", (end,))
-        self._db.execute("COMMIT")
+        try:
+            values = [
+                (row.path, self._number(row.where), *(row.published or (None, None)), row.digest)
+                for row in rows
+            ]
+            self._db.executemany("INSERT OR REPLACE INTO places VALUES (?,?,?,?,?)", values)
+            self._db.execute("DELETE FROM read")
+            self._db.execute("INSERT INTO read VALUES (?)", (end,))
+            self._db.execute("COMMIT")
+        except sqlite3.Error:
+            self._disks = known  # the numbers of new disks are not in the index
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def _number(self, where: Disk) -> int:
         known = self._disks.get(where.disk)

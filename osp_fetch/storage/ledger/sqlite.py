@@ -22,12 +22,13 @@ from typing import Final, Literal, TypeVar
 from ...concurrency import outlast
 from ...model import events
 from ...model.entry import RelativePath
-from ...model.errors import DiskFullError, Remedy, StorageError
+from ...model.errors import Remedy, StorageError
 from ...model.record import Record
 from ..folder.disk import Disk, storage_error
 from ..folder.executors import in_thread, served_in_thread
 from ..folder.permissions import Permissions
 from ..ordered_log import OrderedLog
+from .failures import ledger_error
 from .rows import (
     COLUMNS,
     PATIENCE,
@@ -125,10 +126,8 @@ class SqliteLedger:
             self._db = self._patiently_connected()
         except sqlite3.DatabaseError as error:
             if not _is_wreck(error):
-                full = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
-                raise (DiskFullError if full else StorageError)(
-                    f"{self._place} cannot be opened: {error}", remedy=Remedy.ABORT
-                ) from None
+                made = ledger_error(error, self._place, f"{self._place} cannot be opened")
+                raise type(made)(str(made), remedy=Remedy.ABORT) from None
             self._begin_anew(error)
         try:
             self._or_anew(self._resume_log)
@@ -259,7 +258,8 @@ class SqliteLedger:
         try:
             return work()
         except (sqlite3.DatabaseError, ValueError) as error:
-            if isinstance(error, sqlite3.DatabaseError) and not _is_wreck(error):
+            # a path that is no valid text is a defect of the caller, and none of the ledger
+            if isinstance(error, UnicodeError) or not (isinstance(error, ValueError) or _is_wreck(error)):
                 raise
             self._db.close()
             self._begin_anew(error)
@@ -308,10 +308,8 @@ class SqliteLedger:
                 records = [record for record, _ in batch]
                 await served_in_thread(self._thread, partial(self._or_anew, partial(self._write, records)))
             except sqlite3.Error as error:
-                full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
-                failure = (DiskFullError if full else StorageError)(
-                    f"{self._place} cannot be written: {error}"
-                )
+                explained = partial(ledger_error, error, self._place, f"{self._place} cannot be written")
+                failure = await served_in_thread(self._thread, explained)
             except OSError as error:
                 failure = storage_error(error, f"{self._place} cannot be written")
             except Exception as error:  # callers of `put` must not wait forever

@@ -14,6 +14,7 @@ from typing import Final
 
 from ...model.dataclasses import dataclass
 from ...model.errors import StorageError
+from .failures import ledger_error
 from .rows import PATIENCE
 
 _SCHEMA: Final = """
@@ -90,9 +91,7 @@ class UploadLedger:
             raise self._failed(error) from None
 
     def _failed(self, error: sqlite3.Error) -> StorageError:
-        return StorageError(
-            f"{self._place} cannot be used: {error}; free disk space, or give another --state"
-        )
+        return ledger_error(error, self._place, f"{self._place} cannot be used")
 
     def get(self, path: str) -> Upload | None:
         """Return the unfinished upload of the file `path`, None if there is none."""
