@@ -13,6 +13,7 @@ import os
 import tarfile
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,7 +26,8 @@ from osp_fetch.archives.extract import Unpacked, unpack
 from osp_fetch.archives.extractor import UnpackOptions, lost_members, unpack_folder
 from osp_fetch.archives.splits import archives
 from osp_fetch.model.errors import StorageError
-from osp_fetch.storage.folder.disk import Disk
+from osp_fetch.model.record import Published
+from osp_fetch.storage.folder.disk import Disk, files_below
 from tests.origin import sha256
 from tests.test_archives import job, tar_bytes, tree, zip_bytes
 
@@ -382,6 +384,48 @@ def test_a_torn_list_of_members_proves_nothing(folder: Path) -> None:
     done = job(folder, "x.tar", delete_after=True)
     assert not done.already  # it was unpacked again, so that this run saw every member
     assert done.deleted
+
+
+@pytest.mark.parametrize("cut", [0, 20])
+def test_a_plan_whose_list_is_torn_is_made_anew(folder: Path, cut: int) -> None:
+    """A plan that publishes nothing must not pass for success."""
+    files = {f"{n:02}": bytes([n]) * 50 for n in range(30)}
+    (folder / "x.tar").write_bytes(tar_bytes(files))
+    (found,) = archives(["x.tar"])
+    options, listed = (
+        UnpackOptions(into="out", delete_after=True),
+        folder / ".osp-fetch/unpack/x.tar/members.gz",
+    )
+    for until in range(1, 40):
+        with suppress(Killed):
+            unpack(options.job(folder, found), MortalDisk(until))
+        if listed.exists() and (folder / "out").is_dir():
+            break
+    assert 0 < len(tree(folder / "out")) < 30
+    os.truncate(listed, cut)
+    assert unpack(options.job(folder, found)).deleted
+    assert tree(folder / "out") == files
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_empty(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot be read"):
+        list(files_below(tmp_path / "gone"))
+
+
+class Forgetful(Disk):
+    """A disk on which written files cannot be looked up: their folder has failed."""
+
+    def look(self, place: Path | str) -> Published | None:
+        return None if "tree" in str(place) else super().look(place)
+
+
+def test_an_archive_whose_members_have_vanished_is_neither_unpacked_nor_deleted(folder: Path) -> None:
+    (folder / "x.tar").write_bytes(tar_bytes({"a": b"a" * 99}))
+    (found,) = archives(["x.tar"])
+    with pytest.raises(StorageError, match="vanished"):
+        unpack(UnpackOptions(into="out", delete_after=True).job(folder, found), Forgetful())
+    assert (folder / "x.tar").exists()
+    assert not (folder / "out").exists()
 
 
 def test_what_was_kept_of_another_broken_archive_stays(folder: Path) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +25,8 @@ from ..model.entry import STATE_FOLDER
 from ..model.errors import DiskFullError, StorageError
 from ..model.record import Published
 from ..storage.folder import ownership
-from ..storage.folder.disk import Disk, storage_error
+from ..storage.folder.disk import Disk, files_below, storage_error
+from ..storage.folder.durability import FileSystemSync
 from ..storage.folder.ownership import Decision
 from ..storage.folder.tombstones import tombstones
 from . import marks, webdataset
@@ -38,6 +39,7 @@ from .splits import Archive
 _BLOCK: Final = 1 << 20  # bytes per read
 _ROOM_EVERY: Final = 64 << 20  # bytes written between two checks of the free space
 _NAMED: Final = 3  # members that a message lists
+_FEWER: Final = "two names may be one on this file system; unpack on another one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +195,10 @@ class _Unpacking:
     def _extract(self, pieces: list[Piece]) -> Mark:
         self.disk.remove_tree(self.work)
         self.tree.mkdir(parents=True)
+        with closing(FileSystemSync(self.tree)) as disk:  # opened before the first write, to see its error
+            return self._extracted(pieces, disk)
+
+    def _extracted(self, pieces: list[Piece], disk: FileSystemSync) -> Mark:
         disks, findings = self.job.archive.disks, Findings()
         if self.job.shard:
             count, _ = webdataset.regroup(
@@ -204,9 +210,12 @@ class _Unpacking:
             count = self._write(members(self.places, disks=disks, findings=findings))
         if not all(marks.same(place, then) for place, then in zip(self.places, pieces, strict=True)):
             raise StorageError(f"{self.name} changed while it was read; run the same command again")
+        listed = [self._looks(place) for place in files_below(self.tree)]
+        if len(listed) != count and not (self.job.shard and listed):
+            raise StorageError(f"{self.name}: {len(listed)} of {count} files are on the disk; {_FEWER}")
         if self.job.durable or self.job.delete_after:
-            os.sync()  # one call: fsync would wait for the disk once for each of thousands of files
-        listed = list(self._written())
+            # one call: fsync alone would wait for the disk once for each of thousands of files
+            disk.sync(self.tree / member.path for member in listed)
         plan = Mark(
             tuple(pieces), self.job.target, self.job.flat, self.job.shard, count, sum(f.size for f in listed),
             len(listed), durable=self.job.durable or self.job.delete_after, doubt=findings.doubt,
@@ -234,17 +243,11 @@ class _Unpacking:
             written.add(hash(name))
         return len(written)
 
-    def _written(self) -> Iterator[UnpackedFile]:
-        for place in self._files_of(self.tree):
-            look = self.disk.look(place)
-            if look is not None:
-                yield UnpackedFile(place.relative_to(self.tree).as_posix(), *look)
-
-    @staticmethod
-    def _files_of(folder: Path) -> Iterator[Path]:
-        for inside, _, names in os.walk(folder):
-            for name in names:
-                yield Path(inside, name)
+    def _looks(self, place: Path) -> UnpackedFile:
+        look = self.disk.look(place)
+        if look is None:
+            raise StorageError(f"{place} has vanished; run the same command again")
+        return UnpackedFile(place.relative_to(self.tree).as_posix(), *look)
 
     def _room(self, size: int) -> None:
         """Raise DiskFullError if `size` more bytes would leave less than `min_free` bytes free."""
@@ -260,10 +263,10 @@ class _Unpacking:
         Members kept of another archive of that name are not replaced: they are renamed to `NAME.1` and so on.
         """
         kept, folder = None, self.state / "broken" / self.name
-        if any(True for _ in self._files_of(self.tree)):
+        if any(True for _ in files_below(self.tree)):
             which = folder.with_name(f"{folder.name}.archive")
             this = Mark(tuple(piece for piece in pieces if piece), "")
-            if folder.exists() and not self._same_pieces(Mark.read(which), this):
+            if folder.exists() and not marks.are_alike(Mark.read(which), this):
                 number = next(
                     n for n in itertools.count(1) if not folder.with_name(f"{folder.name}.{n}").exists()
                 )
@@ -276,18 +279,12 @@ class _Unpacking:
         self.disk.remove_tree(self.work)
         return Unpacked(self.name, self.job.target, broken=str(error), kept=kept)
 
-    @staticmethod
-    def _same_pieces(then: Mark | None, now: Mark) -> bool:
-        return then is not None and [(p.size, p.mtime_ns) for p in then.pieces] == [
-            (p.size, p.mtime_ns) for p in now.pieces
-        ]
-
     # publishing
 
     def _left_plan(self) -> Mark | None:
         """Return the plan of a killed run, or None."""
         plan = Mark.read(self.plan)
-        return plan if plan is not None and self.plan_list.is_file() else None
+        return plan if plan is not None and marks.is_whole(self.plan_list, plan) else None
 
     def _finish_plan(self, plan: Mark, *, repeated: bool = False) -> Mark:
         """Publish all members of `plan` into the plan's target, and mark the archive as unpacked.
@@ -320,6 +317,8 @@ class _Unpacking:
         target = self.root / plan.target
         folders = _Folders(self.root, self.disk, self.name)
         listed = list(marks.read_members(self.plan_list))
+        if len(listed) != plan.files:
+            raise StorageError(f"{self.plan_list} cannot be read; run the same command again")
         moves: list[tuple[Path, Path]] = []
         older: list[Path] = []  # files of an earlier version
         found: list[UnpackedFile] = []
@@ -338,6 +337,9 @@ class _Unpacking:
         before.refuse_shared(older)
         left_out = before.left_out(plan, listed, self.disk)
         self._move(moves, older + left_out, durable=plan.durable)
+        for folder in {(target / member.path).parent for member in listed} if plan.durable else ():
+            if folder.exists():  # also where a killed run has moved its members
+                self.disk.sync_folder(folder)
         self._older, self._left_out = len(older), len(left_out)
         return found
 
@@ -374,9 +376,6 @@ class _Unpacking:
             if isinstance(error, FileExistsError):
                 raise self._conflict(final) from None
             raise
-        if durable:
-            for folder in {final.parent for _, final in moves}:
-                self.disk.sync_folder(folder)
 
     def _conflict(self, final: Path) -> StorageError:
         return StorageError(
@@ -389,7 +388,9 @@ class _Unpacking:
         deleted, note = False, note_of(self._older, self._left_out)
         if self.job.delete_after or delete:
             if not mark.durable:
-                os.sync()
+                places = (self.root / mark.target / member.path for member in self.file.members())
+                with closing(FileSystemSync(self.root)) as disk:
+                    disk.sync(place for place in places if place.exists())
                 mark = replace(mark, durable=True)
                 self.file.write(mark)
             deleted = self._delete(mark)

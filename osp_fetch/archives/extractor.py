@@ -20,7 +20,7 @@ from ..model.errors import FetchError, Remedy, StorageError
 from ..model.report import Status
 from ..model.settings import Settings
 from ..storage.destination import Destination
-from ..storage.folder.disk import Disk
+from ..storage.folder.disk import Disk, files_below
 from ..storage.folder.heartbeat import Heartbeat
 from . import marks, splits
 from .extract import Unpacked, UnpackJob, unpack
@@ -272,7 +272,8 @@ def loose_archives(root: Path) -> list[str]:
     Returns:
         Sorted paths relative to `root`.
     """
-    found = {path.relative_to(root).as_posix() for path in _walked(root) if splits.is_piece(path.name)}
+    below = files_below(root, leave_out=(STATE_FOLDER, ".cache"))
+    found = {path.relative_to(root).as_posix() for path in below if splits.is_piece(path.name)}
     for name, file, mark in marks.all_marks(root):
         if found:
             base = f"{mark.target}/" if mark.target else ""
@@ -280,12 +281,6 @@ def loose_archives(root: Path) -> list[str]:
         if mark.deleted:
             found.add(name)
     return sorted(found)
-
-
-def _walked(root: Path) -> Iterator[Path]:
-    for place, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in (STATE_FOLDER, ".cache")]
-        yield from (Path(place, name) for name in names)
 
 
 def any_marks(root: Path) -> bool:

@@ -260,6 +260,18 @@ def read_members(place: Path | IO[bytes]) -> Iterator[UnpackedFile]:
         return
 
 
+def are_alike(then: Mark | None, now: Mark) -> bool:
+    """Return whether the pieces of two marks have the same sizes and modification times."""
+    return then is not None and [(p.size, p.mtime_ns) for p in then.pieces] == [
+        (p.size, p.mtime_ns) for p in now.pieces
+    ]
+
+
+def is_whole(place: Path, mark: Mark) -> bool:
+    """Return whether the list of members at `place` has all files of `mark`."""
+    return sum(1 for _ in read_members(place)) == mark.files
+
+
 # the archive itself
 
 

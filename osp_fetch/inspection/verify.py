@@ -15,7 +15,7 @@ from ..model.entry import STATE_FOLDER
 from ..model.ranges import NOTHING
 from ..model.record import Published, Record
 from ..sources.join import NameJoin
-from ..storage.folder.disk import Disk
+from ..storage.folder.disk import Disk, files_below
 from ..storage.folder.hashing import digests_of
 from ..storage.folder.repair import reopened
 from ..storage.folder.run_lock import RunLock, state_folders
@@ -155,9 +155,8 @@ def _here(root: Path, listed: Iterable[str]) -> Iterator[str]:
         known = {record.path for record in published_files(root)}
         yield from sorted(known | {name for name in listed if (root / name).is_file()})
         return
-    for place, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in (STATE_FOLDER, ".cache")]
-        yield from (Path(place, name).relative_to(root).as_posix() for name in names)
+    for place in files_below(root, (STATE_FOLDER, ".cache")):
+        yield place.relative_to(root).as_posix()
 
 
 def _recorded(root: Path) -> Iterator[_Wanted]:

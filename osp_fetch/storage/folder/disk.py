@@ -9,7 +9,7 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -25,6 +25,8 @@ _COMPARED: Final = 1 << 20  # bytes per read when two files are compared
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 # errors of the disk as a whole: every other file would fail, too
 _GONE: Final = frozenset({errno.EROFS, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN})
+# `link` on file systems without hard links; FUSE answers ENOSYS to what it does not have
+_NO_LINKS: Final = (errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS)
 
 
 def storage_error(error: OSError, doing: str) -> StorageError:
@@ -65,6 +67,25 @@ def storage_error(error: OSError, doing: str) -> StorageError:
             f"{doing}: {why}; the file system, or `ulimit -f`, does not allow files of this size"
         )
     return StorageError(f"{doing}: {why}")
+
+
+def files_below(root: Path, leave_out: Collection[str] = ()) -> Iterator[Path]:
+    """Yield all files below a folder. Blocks.
+
+    Args:
+        root: The folder.
+        leave_out: Names of folders that are not looked into.
+
+    Raises:
+        StorageError: A folder cannot be read, so that files would be missed.
+    """
+
+    def failed(error: OSError) -> None:
+        raise storage_error(error, f"{os.fsdecode(error.filename)} cannot be read") from None
+
+    for inside, folders, names in os.walk(root, onerror=failed):
+        folders[:] = [name for name in folders if name not in leave_out]
+        yield from (Path(inside, name) for name in names)
 
 
 Kind = Literal["file", "link", "folder", "other"]
@@ -407,7 +428,7 @@ def _link_and_unlink(place: Path | str, final: Path | str) -> None:
     try:
         os.link(place, final, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.EMLINK, errno.EISDIR):
+        if error.errno not in (*_NO_LINKS, errno.EMLINK, errno.EISDIR):
             raise
         # no hard links either (FAT, some FUSE file systems): check and rename, which is not atomic
         if os.path.lexists(final):
