@@ -20,6 +20,7 @@ from osp_fetch import Event, FetchOptions, Report, Status, fetch_all
 from osp_fetch.demo.gdrive import Drive, DriveFile
 from osp_fetch.demo.server import Server
 from osp_fetch.model import events
+from osp_fetch.model.errors import CredentialsError
 from tests.conftest import quick
 from tests.origin import noise
 
@@ -114,6 +115,23 @@ async def test_gdown_and_ours_get_the_same_bytes(world: World, tmp_path: Path) -
     report = await get(world, f"gdrive://folders/{FOLDER}", tmp_path / "ours")
     assert report.ok, report.failures
     assert tree(tmp_path / "ours") == TREE
+
+
+@pytest.mark.parametrize("folder", [FOLDER, INSIDE])
+async def test_a_page_in_place_of_a_folder_is_not_an_empty_folder(
+    world: World, tmp_path: Path, folder: str
+) -> None:
+    pytest.importorskip("gdown")
+    world.drive.private = {folder}
+    with pytest.raises(CredentialsError, match="another page in place of the list"):
+        await get(world, f"gdrive://folders/{FOLDER}", tmp_path / "out")
+
+
+async def test_an_empty_folder_has_no_files_and_is_no_error(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("gdown")
+    world.drive.folders[INSIDE] = ("sub", [], [])
+    assert (await get(world, f"gdrive://folders/{FOLDER}", tmp_path / "out")).ok
+    assert set(tree(tmp_path / "out")) == {"notes.bin", "images.zip"}
 
 
 async def test_one_file_by_its_id(world: World, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Drive:
         clock: Returns the time in Unix seconds.
         requests: Number of requests by host and path; `bytes` counts the replies with a file.
         links: UUID of a confirmed link → its expiry in Unix seconds.
+        private: IDs of folders in whose place a page for signing in is sent, with status 200.
     """
 
     folders: dict[str, tuple[str, list[DriveFile], list[str]]] = field(default_factory=dict)
@@ -54,6 +55,7 @@ class Drive:
     clock: Callable[[], float] = time.time
     requests: Counter[str] = field(default_factory=Counter)
     links: dict[str, float] = field(default_factory=dict)
+    private: set[str] = field(default_factory=set)
 
     def file(self, file_id: str) -> DriveFile | None:
         """Return the file with this ID, None where there is none."""
@@ -90,6 +92,9 @@ class Drive:
         if folder not in self.folders:
             await self._page(exchange, 404, "<title>Error 404 (Not Found)</title>")
             return
+        if folder in self.private:
+            await self._page(exchange, 200, "<title>Sign in - Google Accounts</title><form></form>")
+            return
         name, files, inside = self.folders[folder]
         rows = [(f"https://drive.google.com/file/d/{f.id}/view?usp=drive_web", f.name) for f in files]
         rows += [(f"https://drive.google.com/drive/folders/{i}", self.folders[i][0]) for i in inside]
@@ -98,7 +103,11 @@ class Drive:
             f'<div class="flip-entry-title">{escape(text)}</div></a></div>'
             for href, text in rows
         )
-        await self._page(exchange, 200, f"<head><title>{escape(name)}</title></head><body>{shown}</body>")
+        await self._page(
+            exchange,
+            200,
+            f'<head><title>{escape(name)}</title></head><body><div class="flip-entries">{shown}</div></body>',
+        )
 
     async def _file(self, exchange: Exchange, file_id: str) -> None:
         """Send a small file, or the page that stands in place of another one."""

@@ -29,6 +29,7 @@ from ..model.errors import (
 from ..model.http import Request
 from ..model.protocols import Row
 from ..model.urls import shown
+from . import gdrive_view
 from .extras import need
 from .pages import Pages
 from .row_parser import Blocks, broken
@@ -84,7 +85,10 @@ def listing(text: str, pages: Pages) -> Blocks:
     """
     kind, name = check_address(text)
     key = os.environ.get("GOOGLE_API_KEY")
-    files = _by_key(kind, name, key, pages) if key else _by_gdown(kind, name)
+    if key:
+        files = _by_key(kind, name, key, pages)
+    else:
+        files = _by_view(name, pages) if kind == "folders" else _by_gdown(name)
     block: list[tuple[int, Row]] = []
     for number, row in enumerate(files, 1):
         block.append((number, row))
@@ -101,23 +105,29 @@ def _entry(path: str, file_id: str, size: int | None = None, digest: Digest | No
         return error
 
 
-# without an API key: gdown
+# without an API key: the folder's page, and gdown
 
 
-def _by_gdown(kind: str, name: str) -> Iterator[Row]:
+def _by_view(folder: str, pages: Pages) -> Iterator[Row]:
+    check_client()  # the links of large files need it
+    for path, item in gdrive_view.files(folder, pages):
+        if item.kind == "document":
+            yield ManifestError(
+                f"{path}: a document of Google has no bytes to fetch; export it, for example as PDF, and "
+                "share the result"
+            )
+        else:
+            yield _entry(path, item.id)
+
+
+def _by_gdown(name: str) -> Iterator[Row]:
     check_client()
     gdown: Any = import_module("gdown")
     try:
-        if kind == "folders":
-            found = gdown.download_folder(
-                id=name, skip_download=True, quiet=True, use_cookies=False, timeout=60.0
-            )
-        else:
-            found = [gdown.download(id=name, skip_download=True, quiet=True, use_cookies=False, timeout=60.0)]
+        file = gdown.download(id=name, skip_download=True, quiet=True, use_cookies=False, timeout=60.0)
     except Exception as error:  # gdown raises its own exceptions, and those of requests and bs4
-        raise _translated(error, f"gdrive://{kind}/{name}") from None
-    for file in found:
-        yield _entry(str(file.path), str(getattr(file, "id", None) or name))
+        raise _translated(error, f"gdrive://files/{name}") from None
+    yield _entry(str(file.path), str(getattr(file, "id", None) or name))
 
 
 def _translated(error: Exception, shown: str) -> FetchError:
@@ -137,25 +147,28 @@ def _translated(error: Exception, shown: str) -> FetchError:
 def _by_key(kind: str, name: str, key: str, pages: Pages) -> Iterator[Row]:
     fields = "id,name,mimeType,size,md5Checksum,sha256Checksum"
     if kind == "files":
-        yield _of_api("", _asked(f"{_API}/{name}", {"fields": fields}, key, pages))
+        query = {"fields": fields, "supportsAllDrives": "true"}
+        yield _of_api("", _asked(name, f"{_API}/{name}", query, key, pages))
         return
     folders = [("", name)]
     while folders:
         prefix, folder = folders.pop(0)
-        query: dict[str, str] | None = {
+        asked: dict[str, str] | None = {
             "q": f"'{folder}' in parents and trashed=false",
             "fields": f"nextPageToken,files({fields})",
             "pageSize": "1000",
+            "supportsAllDrives": "true",
+            "includeItemsFromAllDrives": "true",  # else folders of shared drives list as empty
         }
-        while query is not None:
-            page = _asked(_API, query, key, pages)
+        while asked is not None:
+            page = _asked(folder, _API, asked, key, pages)
             for file in page.get("files", []):
                 if file.get("mimeType") == _FOLDER:
                     folders.append((f"{prefix}{file['name']}/", file["id"]))
                 else:
                     yield _of_api(prefix, file)
             token = page.get("nextPageToken")
-            query = {**query, "pageToken": token} if token else None
+            asked = {**asked, "pageToken": token} if token else None
 
 
 def _of_api(prefix: str, file: dict[str, Any]) -> Row:
@@ -167,7 +180,7 @@ def _of_api(prefix: str, file: dict[str, Any]) -> Row:
     return _entry(prefix + str(file["name"]).replace("/", "_"), str(file["id"]), size, digest)
 
 
-def _asked(url: str, query: dict[str, str], key: str, pages: Pages) -> dict[str, Any]:
+def _asked(what: str, url: str, query: dict[str, str], key: str, pages: Pages) -> dict[str, Any]:
     request = Request(
         f"{url}?{urlencode(query)}",
         headers=(("X-Goog-Api-Key", key), ("Accept", "application/json")),
@@ -177,10 +190,14 @@ def _asked(url: str, query: dict[str, str], key: str, pages: Pages) -> dict[str,
         with pages.get(request) as reply:
             return dict(reply.json())
     except StatusError as error:
+        if error.status == 404:
+            raise CredentialsError(
+                f"{what}: Drive knows no such id, or it is not shared with everyone who has the link"
+            ) from None
         if error.status in (400, 401, 403):
             raise CredentialsError(
                 f"Drive refuses the API key, or the folder is not public (HTTP {error.status}); check "
-                "GOOGLE_API_KEY"
+                "GOOGLE_API_KEY, and whether its quota of requests is used up for now"
             ) from None
         raise NetworkError(
             f"Drive's API answered HTTP {error.status}; run again later", remedy=Remedy.ABORT
@@ -205,8 +222,9 @@ class DriveLeads:
         self._clock = clock
 
     def knows(self, url: str) -> bool:
-        """Return whether `url` is on a host of Google Drive."""
-        return urlsplit(url).hostname in _HOSTS
+        """Return whether `url` is that of a file on a host of Google Drive."""
+        parts = urlsplit(url)
+        return parts.hostname in _HOSTS and parts.path != gdrive_view.VIEW_PATH
 
     def target(self, url: str, page: bytes) -> str:
         """Return the link to the file that a confirmation page contains.
