@@ -877,6 +877,72 @@ DOCUMENTS: dict[str, tuple[dict[str, Any], str, str | None]] = {
 }
 
 
+LEFT_OUT: dict[str, tuple[dict[str, Any], dict[str, str], int]] = {
+    "a relative path of a data package": (
+        {"resources": [{"path": "http://h/a.csv"}, {"path": "data/b.csv"}]}, {"a.csv": "http://h/a.csv"}, 1,
+    ),
+    "only relative paths, and a homepage": (
+        {"homepage": "http://h/home", "resources": [{"path": "a.csv"}, {"path": "b.csv"}]}, {}, 2,
+    ),
+    "hrefs of STAC": (
+        {"assets": {"a": {"href": "http://h/a.tif"}, "b": {"href": "./b.tif"}, "c": {"href": "s3://b/c"}}},
+        {"a.tif": "http://h/a.tif"}, 2,
+    ),
+    "the members of an archive in Croissant": (
+        {"distribution": [{"contentUrl": "http://h/a.zip"}, {"contentUrl": "y", "containedIn": "a"}]},
+        {"a.zip": "http://h/a.zip"}, 0,
+    ),
+    "landing pages of a DCAT catalogue": (
+        {
+            "@context": "https://project-open-data.cio.gov/v1.1/schema/catalog.jsonld",
+            "dataset": [
+                {"distribution": [{"dcat:accessURL": "http://h/", "dcat:downloadURL": {"@id": link}}]}
+                for link in ("http://h/a.csv", "http://h/b.csv")
+            ] + [{"distribution": [{"accessURL": "http://h/page"}]}],
+        },
+        {"a.csv": "http://h/a.csv", "b.csv": "http://h/b.csv"}, 0,
+    ),
+    "Parquet files of one name": (
+        {"parquet_files": [
+            {"config": "c", "split": split, "filename": "0000.parquet", "url": f"http://h/{split}/0000.parquet"}
+            for split in ("train", "test")
+        ]},
+        {f"c/{split}/0000.parquet": f"http://h/{split}/0000.parquet" for split in ("train", "test")}, 0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_files_of_a_document_are_neither_missed_nor_invented(tmp_path: Path, kind: str) -> None:
+    document, links, bad = LEFT_OUT[kind]
+    place = tmp_path / "d.json"
+    place.write_text(json.dumps(document))
+    rows, _ = read(place)
+    assert {str(row.path): row.urls[0] for row in rows if isinstance(row, Entry)} == links
+    errors = [row for row in rows if isinstance(row, ManifestError)]
+    assert len(errors) == bad
+    assert all("no http(s) link" in str(error) for error in errors)
+
+
+@pytest.mark.parametrize("supplied", [["", ""], ["", EMPTY_MD5]])
+def test_the_digest_that_figshare_has_computed_is_used(tmp_path: Path, supplied: list[str]) -> None:
+    files = [
+        {"name": f"{n}", "download_url": f"http://h/{n}", "supplied_md5": md5, "computed_md5": EMPTY_MD5}
+        for n, md5 in enumerate(supplied)
+    ]
+    (tmp_path / "d.json").write_text(json.dumps({"files": files}))
+    rows = [row for row in read(tmp_path / "d.json")[0] if isinstance(row, Entry)]
+    assert [row.digest and row.digest.hex for row in rows] == [EMPTY_MD5, EMPTY_MD5]
+
+
+def test_of_two_columns_of_digests_the_fuller_one_is_used(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(
+        f"url,md5,computed_md5\nhttp://h/a,,{EMPTY_MD5}\nhttp://h/b,{EMPTY_MD5},{EMPTY_MD5}\n"
+    )
+    rows = [row for row in read(tmp_path / "t.csv")[0] if isinstance(row, Entry)]
+    assert all(row.digest is not None for row in rows)
+
+
 @pytest.mark.parametrize("kind", DOCUMENTS)
 @pytest.mark.parametrize("indent", [None, 2])
 def test_a_document_about_a_dataset_lists_its_files(tmp_path: Path, kind: str, indent: int | None) -> None:

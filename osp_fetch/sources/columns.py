@@ -45,7 +45,7 @@ _GENERIC: Final = (
     r"checksums?|multi|repr|x|goog|value|file|content|original|expected|source|archive|data|integrity|sri|shasum|sha2?|of|the)*"
 )
 _NOT_COMPUTED: Final = r"(?:blake3|blake2s|sha3|xxh|crc32|crc64|md4|ripemd|whirlpool|adler32|murmur)"
-_SECONDARY: Final = r"thumb|page|landing|licen[sc]e|profile|author|home|preview|referr?er"
+_SECONDARY: Final = r"thumb|page|landing|access|licen[sc]e|profile|author|home|preview|referr?er"
 _DIGEST_FORM: Final = r"(?:[A-Za-z][A-Za-z0-9-]{2,9}[:=])?[0-9A-Fa-f]{32,128}"
 _NEAR: Final = 0.82  # difflib ratio from which one name counts as a misspelling of the other
 _SAMPLE: Final = 200  # rows by whose values a column is judged
@@ -202,7 +202,10 @@ def _link_column(sample: _Sample, where: str) -> int:
     named = sample.named(LINKS, lambda values: not values or _share(values, holds_link) >= 0.5)
     if named is not None:
         return named
-    shares = {place: _share(sample.values(place), holds_link) for place in range(len(sample.columns))}
+    named_places = [
+        place for place, column in enumerate(sample.columns) if not column.startswith("@")
+    ]  # JSON-LD
+    shares = {place: _share(sample.values(place), holds_link) for place in named_places}
     # one bad row of a few is a large share
     found = [place for place, share in shares.items() if share >= 0.8]
     if not found and len(some := [place for place, share in shares.items() if share > 0.5]) == 1:
@@ -286,6 +289,7 @@ def _digest_columns(
 ) -> dict[str, int]:
     """Return the columns of digests, and add a note for each that looks like one and is not used."""
     found: dict[str, int] = {}
+    counts: dict[str, int] = {}  # digests in the columns of `found`
     for place, column in enumerate(sample.columns):
         if place in by_hand:
             continue
@@ -302,10 +306,19 @@ def _digest_columns(
             if meaning == "digest" and not any(re.match(_MAY_BE_DIGEST, str(value)) for value in values):
                 continue  # such as LAION's integers
             why = why or "its values are no digests; name the right column with --columns"
-        elif meaning in found:
-            why = f"{sample.columns[found[meaning]]!r} holds {meaning} digests, too"
+        elif meaning not in found:
+            found[meaning], counts[meaning] = place, fitting
         else:
-            found[meaning] = place
+            # the one with more values is used: digests of the other's blank rows would not be compared
+            unused = place
+            if fitting > counts[meaning]:
+                unused, found[meaning], counts[meaning] = found[meaning], place, fitting
+            if any(not is_unknown(value) for value in sample.values(unused)):
+                used = sample.columns[found[meaning]]
+                notes.append(
+                    f"{where}: the column {sample.columns[unused]!r} is not used: {used!r} holds {meaning} "
+                    "digests, too"
+                )
         if why:
             notes.append(f"{where}: the column {column!r} is not used: {why}")
     return found

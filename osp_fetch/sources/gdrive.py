@@ -29,7 +29,6 @@ from ..model.errors import (
 from ..model.http import Request
 from ..model.protocols import Row
 from ..model.urls import shown
-from . import gdrive_view
 from .extras import need
 from .pages import Pages
 from .row_parser import Blocks, broken
@@ -37,6 +36,7 @@ from .row_parser import Blocks, broken
 _ADDRESS: Final = r"gdrive://(?P<kind>folders|files)/(?P<id>[A-Za-z0-9_-]{10,})/?"
 _HOSTS: Final = frozenset({"drive.google.com", "docs.google.com", "drive.usercontent.google.com"})
 _LINK: Final = "https://drive.google.com/uc?id={id}"
+_VIEW_PATH: Final = "/embeddedfolderview"  # of the page that shows a folder
 _API: Final = "https://www.googleapis.com/drive/v3/files"
 _FOLDER: Final = "application/vnd.google-apps.folder"
 _QUOTA: Final = rb"(?i)Too many users have viewed or downloaded this file|Quota exceeded"
@@ -109,8 +109,10 @@ def _entry(path: str, file_id: str, size: int | None = None, digest: Digest | No
 
 
 def _by_view(folder: str, pages: Pages) -> Iterator[Row]:
+    from . import gdrive_view  # imports a parser of HTML, which few runs need
+
     check_client()  # the links of large files need it
-    for path, item in gdrive_view.files(folder, pages):
+    for path, item in gdrive_view.files(f"https://drive.google.com{_VIEW_PATH}?id=", folder, pages):
         if item.kind == "document":
             yield ManifestError(
                 f"{path}: a document of Google has no bytes to fetch; export it, for example as PDF, and "
@@ -224,7 +226,7 @@ class DriveLeads:
     def knows(self, url: str) -> bool:
         """Return whether `url` is that of a file on a host of Google Drive."""
         parts = urlsplit(url)
-        return parts.hostname in _HOSTS and parts.path != gdrive_view.VIEW_PATH
+        return parts.hostname in _HOSTS and parts.path != _VIEW_PATH
 
     def target(self, url: str, page: bytes) -> str:
         """Return the link to the file that a confirmation page contains.

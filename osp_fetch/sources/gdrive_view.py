@@ -11,8 +11,6 @@ from ..model.errors import CredentialsError, FetchError, NetworkError, Remedy, S
 from ..model.http import Request
 from .pages import Pages
 
-VIEW_PATH: Final = "/embeddedfolderview"
-_VIEW: Final = "https://drive.google.com" + VIEW_PATH + "?id={id}"
 _LINKS: Final = {
     "file": re.compile(r"https://drive\.google\.com/file/d/([\w-]{10,})"),
     "folder": re.compile(r"https://drive\.google\.com/(?:drive/)?(?:u/\d+/)?folders/([\w-]{10,})"),
@@ -33,10 +31,11 @@ class Item(NamedTuple):
     name: str
 
 
-def files(folder: str, pages: Pages) -> Iterator[tuple[str, Item]]:
+def files(view: str, folder: str, pages: Pages) -> Iterator[tuple[str, Item]]:
     """Yield the path and the item of each file and document below a public folder. Blocks.
 
     Args:
+        view: The URL of a folder's page, which an id completes.
         folder: The id of the folder.
         pages: Gets the pages.
 
@@ -48,7 +47,7 @@ def files(folder: str, pages: Pages) -> Iterator[tuple[str, Item]]:
     folders, seen = [("", folder)], {folder}
     while folders:
         prefix, ours = folders.pop(0)
-        for item in _items(ours, prefix, pages):
+        for item in _items(view, ours, prefix, pages):
             path = prefix + (re.sub(r"[/\\\0]", "_", item.name).strip() or "_")
             if item.kind != "folder":
                 yield path, item
@@ -57,26 +56,24 @@ def files(folder: str, pages: Pages) -> Iterator[tuple[str, Item]]:
                 folders.append((f"{path}/", item.id))
 
 
-def _items(folder: str, prefix: str, pages: Pages) -> list[Item]:
+def _items(view: str, folder: str, prefix: str, pages: Pages) -> list[Item]:
     shown = f"gdrive://folders/{folder}" + (f" ({prefix.rstrip('/')})" if prefix else "")
-    request = Request(
-        _VIEW.format(id=folder), headers=(("User-Agent", _BROWSER),), name="folder.html", sure=True
-    )
-    view = _View()
+    request = Request(f"{view}{folder}", headers=(("User-Agent", _BROWSER),), name="folder.html", sure=True)
+    found = _View()
     try:
         with pages.get(request) as page:
             for chunk in page.chunks():
-                view.feed(chunk)
+                found.feed(chunk)
     except StatusError as error:
         raise CredentialsError(
             f"{shown}: Drive refuses to list it (HTTP {error.status}): {_REFUSED}"
         ) from None
     except FetchError as error:
         raise NetworkError(f"{shown}: Drive cannot be listed ({error})", remedy=Remedy.ABORT) from None
-    view.close()
-    if not (view.items or view.is_list):
+    found.close()
+    if not (found.items or found.is_list):
         raise CredentialsError(f"{shown}: Drive sent another page in place of the list: {_REFUSED}")
-    return view.items
+    return found.items
 
 
 _REFUSED: Final = (

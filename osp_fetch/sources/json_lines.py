@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, Final
 
 from ..model.errors import ManifestError
 from .blocks import grouped
 from .columns import holds_link, is_link_name
-from .documents import files_of
+from .documents import File, files_of
 from .opening import ManifestFile
 from .reading import BLOCK, Objects, Reading
 from .row_parser import Blocks, broken, read_rows
@@ -64,9 +64,16 @@ def _opened(values: Iterator[tuple[int, Any]], name: str, reading: Reading) -> I
     first = list(islice(values, 2))
     if len(first) == 1 and isinstance(first[0][1], dict) and (found := files_of(first[0][1])):
         where, files = found
-        reading.note(f"{name}: its list {where!r} is read, with {len(files)} links")
-        return enumerate(files, start=1)
+        links = sum(isinstance(file, dict) for file in files)
+        reading.note(f"{name}: its list {where!r} is read, with {links} link{'s' * (links != 1)}")
+        return enumerate(_rows(files, f"{name}: {where}"), start=1)
     return chain(first, values)
+
+
+def _rows(files: Sequence[File], where: str) -> Iterator[dict[str, Any] | ManifestError]:
+    """Yield the files of a document; an error for each that cannot be fetched."""
+    for number, file in enumerate(files, start=1):
+        yield ManifestError(f"{where}, file {number}: {file}") if isinstance(file, str) else file
 
 
 def _is_name(key: str) -> bool:
