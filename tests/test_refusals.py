@@ -262,6 +262,32 @@ def test_a_link_that_expires_with_status_400_is_an_expired_link() -> None:
     assert type(refusal(400, b"<Code>InvalidArgument</Code>", PLAIN)) is StatusError
 
 
+def test_the_hub_says_that_a_repository_is_gated() -> None:
+    assert "accept its terms" in str(refusal(403, X_Error_Code="GatedRepo"))
+
+
+def test_a_link_that_was_cut_off_is_not_called_expired() -> None:
+    error = refusal(403, b"URL signature mismatch", SIGNED, now=0)
+    assert isinstance(error, LinkExpiredError)
+    assert "altered or cut off" in str(error)
+
+
+@pytest.mark.parametrize(("head", "is_error"), [
+    (b'{"Code": 500, "Success": false, "Message": "x"}', True),
+    (b'{"Code": 200, "Success": true}', False),
+    (b'"Success": false', False),
+    (None, False),
+])  # fmt: skip
+def test_an_error_of_modelscope_with_status_200_is_not_the_file(head: bytes | None, is_error: bool) -> None:
+    link = "https://m.example/api/v1/datasets/o/n/repo?Revision=master&FilePath=data.json"
+    refusals.check_envelope(Request("https://h/data.json", name="data.json"), head)
+    if not is_error:
+        refusals.check_envelope(Request(link, name="data.json"), head)
+        return
+    with pytest.raises(NotThePayloadError, match="an error instead of the file"):
+        refusals.check_envelope(Request(link, name="data.json"), head)
+
+
 def test_416_states_the_length() -> None:
     error = refusal(416, Content_Range="bytes */77")
     assert isinstance(error, RangeNotSatisfiableError)

@@ -63,10 +63,12 @@ _OWN_FORMATS: Final = {
     **dict.fromkeys(("xz", "txz"), ("xz", "x-xz")),
     "br": ("br",),
 }
-_EXPIRED: Final = (
-    "the link has expired; get a fresh link file and run the same command with it: the download resumes at "
-    "the same byte"
+_MISMATCH: Final = rb"(?i)URL signature mismatch"
+_FRESH: Final = (
+    "get a fresh link file and run the same command with it: the download resumes at the same byte"
 )
+_EXPIRED: Final = f"the link has expired; {_FRESH}"
+_ALTERED: Final = f"the link does not fit its signature: it was altered or cut off; {_FRESH}"
 # words by which a refusal with status 403 says that it is meant for these credentials, or for this file
 _REASON: Final = (
     rb"(?i)authori[sz]ed|authenticat|access ?denied|permission|credential|log ?in|sign ?in|restricted|gated|"
@@ -84,6 +86,9 @@ _MESSAGE: Final = (
     rb"exception|temporarily unavailable|internal server|bad request|"
     rb"invalid (?:token|request|signature|link))\b"
 )
+# ModelScope's API answers each request with status 200 and an object (docs/sources.md, "ModelScope")
+_REPO_FILE: Final = r"/api/v1/(?:datasets|models)/.+/repo\?"
+_FAILURE: Final = rb'"Success"\s*:\s*false'
 # Git LFS specification, "The Pointer": what a repository holds in place of a large file
 _POINTER: Final = (
     rb"version https://git-lfs\.github\.com/spec/v1\n(?:ext-.+\n)*oid \w+:[0-9a-f]+\nsize (\d{1,18})\n"
@@ -155,6 +160,22 @@ def _is_page(suffix: str, kind: str, head: bytes, length: int | None) -> bool:
         return False  # text with a name that promises nothing else is data
     small = length is None or length <= _LONGEST_MESSAGE
     return small and sniffing.is_text(head) and (bool(head) or kind in _PAGE_KINDS)
+
+
+def check_envelope(request: Request, head: bytes | None) -> None:
+    """Check that a reply of ModelScope is the file, and not an error that it sends with status 200.
+
+    Args:
+        request: The request that was sent.
+        head: The first bytes of its body, None where it starts at a later byte.
+
+    Raises:
+        NotThePayloadError: The reply is an error.
+    """
+    if head and head[:1] == b"{" and re.search(_REPO_FILE, request.url) and re.search(_FAILURE, head):
+        raise NotThePayloadError(
+            f"{_shown(request)} sent an error instead of the file: {head[:200].decode('utf-8', 'replace')}"
+        )
 
 
 def uncoded(name: str, headers: Mapping[str, str], head: bytes | None) -> tuple[str, bytes | None]:
@@ -307,8 +328,9 @@ def refusal(
     if borrowed and (is_dead or status == 403 or (status in _LINK_STATUSES and not fresh)):
         return BorrowedLinkSpentError(f"{shown}: the link of its redirect was refused ({status})")
     if is_dead:
-        return LinkExpiredError(f"{shown} answered {status}, {_EXPIRED}")
-    error = StatusError(f"{answered}{_advice(status)}", status=status, remedy=Remedy.FAIL)
+        why = _ALTERED if re.search(_MISMATCH, body) else _EXPIRED
+        return LinkExpiredError(f"{shown} answered {status}, {why}")
+    error = StatusError(f"{answered}{_advice(status, headers)}", status=status, remedy=Remedy.FAIL)
     error.unexplained = status == 403 and "WWW-Authenticate" not in headers and not re.search(_REASON, body)
     return error
 
@@ -353,15 +375,17 @@ def _is_dead(url: str, headers: Mapping[str, str], body: bytes, now: float) -> b
     return dies is not None and dies < (_date(headers.get("Date", "")) or now)
 
 
-def _advice(status: int) -> str:
+def _advice(status: int, headers: Mapping[str, str]) -> str:
     """Return the end of the message for a permanent status: its likely reason, and what to do."""
+    if headers.get("X-Error-Code") == "GatedRepo":  # of the Hugging Face Hub
+        return "; the repository is gated: accept its terms on its page, then set HF_TOKEN"
     match status:
         case 202:
             return "; the server has not prepared the file yet: run the same command again later"
         case 401:
             return (
                 "; the server requires credentials: pass --header, add the host to ~/.netrc, or, for the "
-                "Hugging Face Hub, set HF_TOKEN"
+                "Hugging Face Hub, set HF_TOKEN and name the files with hf://, whose links carry it"
             )
         case 403:
             return "; the server does not allow this link with these credentials"

@@ -249,6 +249,7 @@ class HttpTransport:
         kind = headers.get("Content-Type", "")
         inner, head = refusals.uncoded(request.name, headers, head)
         try:
+            refusals.check_envelope(request, head)
             refusals.check_page(request.name, kind, head, length, request.size, inner)
         except NotThePayloadError as error:
             begins = request.range is None or request.range.start == 0  # no byte is held that it could cost

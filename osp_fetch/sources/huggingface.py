@@ -86,12 +86,12 @@ def listing(text: str) -> Blocks:
     # huggingface_hub reads HF_ENDPOINT when it is imported, which may be before the caller has set it
     api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT", "").rstrip("/") or None)
     try:
-        info = api.repo_info(address.repo, revision=address.revision, repo_type=address.kind)
-        if info.sha is None:
+        commit = _got(f"{_api(api, address)}/revision/{quote(address.revision, safe='')}").json().get("sha")
+        if not isinstance(commit, str):
             raise broken(
                 f"{text}: the hub states no commit for revision {address.revision!r}; check the revision"
             )
-        yield from _pages(api, address, info.sha)
+        yield from _pages(api, address, commit)
     except (ManifestError, CredentialsError):
         raise
     except Exception as error:
@@ -105,22 +105,19 @@ def _pages(api: Any, address: HubAddress, commit: str) -> Blocks:
     so that it is listed twice where the address has brackets.
     """
     from huggingface_hub.hf_api import RepoFile
-    from huggingface_hub.utils import get_token
 
-    token = get_token()
+    token = _token()
     headers = {"Authorization": f"Bearer {token}"} if token else None
     folder = (
         f"{api.endpoint}/{'datasets/' if address.kind == 'dataset' else ''}{address.repo}/resolve/{commit}"
     )
     wanted = _wanted
     if "[" in address.glob and any(
-        _literally_wanted(item["path"], address.glob)
-        for page in _tree(api, address, commit, token)
-        for item in page
+        _literally_wanted(item["path"], address.glob) for page in _tree(api, address, commit) for item in page
     ):
         wanted = _literally_wanted
     number = 0
-    for page in _tree(api, address, commit, token):
+    for page in _tree(api, address, commit):
         block: list[Numbered] = []
         for item in page:
             if wanted(item["path"], address.glob):
@@ -133,18 +130,36 @@ def _pages(api: Any, address: HubAddress, commit: str) -> Blocks:
         raise broken(f"{address.glob!r} matches no file of {address.repo} at {commit[:12]}; check the path")
 
 
-def _tree(api: Any, address: HubAddress, commit: str, token: str | None) -> Iterator[list[dict[str, Any]]]:
+def _token() -> str | None:
+    """Return the user's token, None if there is none or HF_HUB_DISABLE_IMPLICIT_TOKEN is set."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_token
+
+    return None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+
+
+def _api(api: Any, address: HubAddress) -> str:
+    return f"{api.endpoint}/api/{address.kind}s/{address.repo}"
+
+
+def _got(url: str) -> Any:
+    """Return the hub's reply; a 429, a server error or a broken connection is retried."""
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+    reply = http_backoff("GET", url, headers=build_hf_headers(token=_token() or False))
+    hf_raise_for_status(reply)
+    return reply
+
+
+def _tree(api: Any, address: HubAddress, commit: str) -> Iterator[list[dict[str, Any]]]:
     """Yield the files of the tree, one list per page.
 
     The pages are followed here, not by huggingface_hub: the `Link` header of a mirror may name the original
     host, but the token belongs to the mirror.
     """
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
-
-    url: str | None = f"{api.endpoint}/api/{address.kind}s/{address.repo}/tree/{commit}?recursive=true"
+    url: str | None = f"{_api(api, address)}/tree/{commit}?recursive=true"
     while url is not None:
-        reply = http_backoff("GET", url, headers=build_hf_headers(token=token))
-        hf_raise_for_status(reply)
+        reply = _got(url)
         yield [item for item in reply.json() if item["type"] == "file"]
         following = reply.links.get("next", {}).get("url")
         url = _rehosted(following, api.endpoint) if following else None
