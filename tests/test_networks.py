@@ -17,6 +17,7 @@ import trustme
 from osp_fetch import Event, Report, SettingsError, Status, entry, fetch_all
 from osp_fetch.demo.server import Exchange, Server
 from osp_fetch.model import events
+from osp_fetch.model.errors import UnreachableError
 from osp_fetch.network.certificates import import_aiohttp
 from osp_fetch.network.credentials import Credentials, read_netrc
 from osp_fetch.network.proxies import Proxies
@@ -212,6 +213,25 @@ async def test_a_proxy_that_cannot_be_used_is_said_before_the_run(
     assert said in str(caught.value)
     assert "word" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(407, "USER:PASSWORD@"), (403, "answered 403"), (502, "check the proxy")]
+)
+async def test_what_a_proxy_refuses_is_not_laid_on_the_host(tmp_path: Path, status: int, said: str) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 {status} No\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        address = f"127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+        report = await get(tmp_path, "https://far.test/f", proxies={"https": address})
+    (failure,) = report.failures
+    assert f"the proxy {address} answered {status}" in str(failure.error)
+    assert said in str(failure.error)
+    assert not isinstance(failure.error, UnreachableError)
+    assert report.credentials == (status == 407)
 
 
 async def test_a_proxy_without_a_scheme_is_an_http_proxy(

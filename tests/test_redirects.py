@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -97,3 +98,32 @@ async def test_a_false_certificate_fails_at_once_and_sends_nothing(secure: Origi
     assert report.counts[Status.FAILED] == 1
     assert "certificate" in str(report.failures[0].error)
     assert secure.seen == []
+
+
+async def test_credentials_of_a_url_stay_with_it_in_utf8(origin: Origin, tmp_path: Path) -> None:
+    """As curl sends them: the password is no Latin-1, and an absolute redirect leads to the same origin."""
+    target = origin.add("g", DATA)
+    url = origin.add("f", b"", always=o.redirect(target)).replace("//", "//me:%E2%82%AC@")
+    report = await fetch_all([entry("f.bin", url)], tmp_path / "out", settings=quick())
+    assert report.ok, report.failures
+    sent = {e.headers.get("authorization") for e in origin.seen}
+    assert sent == {"Basic " + base64.b64encode("me:€".encode()).decode()}
+
+
+async def test_a_header_of_the_user_comes_before_the_credentials_of_a_url(
+    origin: Origin, tmp_path: Path
+) -> None:
+    url = origin.add("f", DATA).replace("//", "//me:pw@")
+    row = entry("f.bin", url, headers={"Authorization": "Bearer S"})
+    assert (await fetch_all([row], tmp_path / "out", settings=quick())).ok
+    assert {e.headers.get("authorization") for e in origin.seen} == {"Bearer S"}
+
+
+async def test_what_a_server_quotes_of_a_request_is_not_shown(origin: Origin, tmp_path: Path) -> None:
+    page = b"<!DOCTYPE html><title>Invalid key KEYSECRET3 for token GHSECRET4, pw URLSECRET5</title>"
+    url = origin.add("f.tar", page, headers={"Content-Type": "text/html"}).replace("//", "//me:URLSECRET5@")
+    headers = {"X-Api-Key": "KEYSECRET3", "X-Auth": "token GHSECRET4"}
+    report = await fetch_all([entry("f.tar", url, headers=headers)], tmp_path / "out", settings=quick())
+    said = str(report.failures[0].error)
+    assert "Invalid key …" in said
+    assert "SECRET" not in said

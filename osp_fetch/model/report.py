@@ -25,7 +25,7 @@ JSON_VERSION: Final = 1
 OUTCOMES_KEPT = 20_000
 _EXAMPLES: Final = 3  # errors with one cause that a report shows
 # Causes of failures by which a server or a source rejects the credentials.
-_CREDENTIALS: Final = ("status 401", "credentials")
+_CREDENTIALS: Final = ("status 401", "status 407", "credentials")
 
 
 class Status(StrEnum):

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import base64
 import netrc
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
+from typing import Final
+from urllib.parse import unquote_to_bytes
 
 from ..model import urls
 from ..model.dataclasses import dataclass
+from ..model.http import Request
+
+_PUBLIC: Final = frozenset({"user-agent", "accept", "accept-language", "referer", "range"})
+_SECRET: Final = 6  # characters from which a word of a header may be a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +78,41 @@ def read_netrc(environment: Mapping[str, str]) -> tuple[Credentials, str | None]
     made = {name.lower().strip("[]"): _basic(entry[0], entry[2]) for name, entry in stated.items()}
     default = made.pop("default", None)
     return Credentials(made, default), None
+
+
+def without_userinfo(url: str) -> tuple[str, str]:
+    """Return an absolute URL without the credentials in it, and these as they are written; empty for none."""
+    match = re.match(r"([^/?#]+//)([^/?#]*)@", url)
+    return (match[1] + url[match.end() :], match[2]) if match else (url, "")
+
+
+def with_userinfo(url: str, userinfo: str) -> str:
+    """Return an absolute URL with credentials as `without_userinfo` returns them."""
+    scheme, _, rest = url.partition("//")
+    return f"{scheme}//{userinfo}@{rest}"
+
+
+def authorization(userinfo: str) -> str:
+    """Return the Authorization header's value for the credentials of a URL: in UTF-8, as curl sends them."""
+    login, _, password = userinfo.partition(":")
+    return "Basic " + base64.b64encode(unquote_to_bytes(login) + b":" + unquote_to_bytes(password)).decode()
+
+
+def without_secrets(text: str, request: Request) -> str:
+    """Return a text that quotes a server without what the request has told it: a server may quote that.
+
+    Args:
+        text: The text.
+        request: The request. The values of its headers are replaced, and the credentials in its URL.
+    """
+    secrets = [value for name, value in request.headers if name.lower() not in _PUBLIC]
+    _, userinfo = without_userinfo(request.url)
+    secrets += [unquote_to_bytes(part).decode("utf-8", "replace") for part in userinfo.split(":")]
+    words = {word for value in secrets for word in (value, *re.split(r"[\s;,=:]+", value))}
+    for word in sorted(words, key=len, reverse=True):
+        if len(word) >= _SECRET:
+            text = text.replace(word, "…")
+    return text
 
 
 def _basic(login: str, password: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 import aiohttp
 
 from ..model import urls
-from ..model.errors import NetworkError, TransferError, Unreachable, unreachable
+from ..model.errors import NetworkError, Remedy, StatusError, TransferError, Unreachable, unreachable
 from .body import reason
 
 _NO_NAME: Final = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
@@ -36,6 +36,8 @@ def failure(name: str, url: str, error: BaseException, *, proxy: str | None = No
     host = urls.host(url)
     if isinstance(error, _NOT_VALID) and not isinstance(error, aiohttp.ClientHttpProxyError):
         return NetworkError(f"{name}: {host} answered, but not with valid HTTP ({_reason(error)})")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return _refused_by_proxy(name, host, urls.host(proxy or ""), error.status)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return unreachable(name, host, Unreachable.CERTIFICATE, reason(error.certificate_error))
     if proxy is not None and isinstance(error, aiohttp.ClientProxyConnectionError):
@@ -51,7 +53,19 @@ def _reason(error: BaseException) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, OSError) and cause.errno and not isinstance(cause, (socket.gaierror, ssl.SSLError)):
         return os.strerror(cause.errno).lower()
+    if cause is not error:  # aiohttp's own message contains objects
+        return reason(cause) if str(cause) not in ("", "None", "[None]") else "the TLS handshake failed"
     return reason(error)
+
+
+def _refused_by_proxy(name: str, host: str, proxy: str, status: int) -> TransferError:
+    """Return the error for a proxy that makes no tunnel to the host; it says nothing of the host."""
+    text = f"{name}: the proxy {proxy} answered {status} to the request for a tunnel to {host}"
+    if status == 407:
+        text += "; put USER:PASSWORD@ before the host of the proxy's address (https_proxy, all_proxy)"
+    if status >= 500:
+        return NetworkError(f"{text}; check the proxy")
+    return StatusError(text, status=status, remedy=Remedy.FAIL)
 
 
 def _kind(error: BaseException) -> Unreachable:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, Final, Self
+from urllib.parse import unquote
 
 import aiohttp
 from yarl import URL
@@ -39,7 +40,13 @@ from .chain import Chain
 from .connection import PlainReply
 from .connector import Connector, ConnectTo, NoCookies
 from .cookies import Cookies
-from .credentials import Credentials
+from .credentials import (
+    Credentials,
+    authorization,
+    with_userinfo,
+    without_secrets,
+    without_userinfo,
+)
 from .failures import failure
 from .fallback import Response, Wire
 from .head import extent, redirected, validator
@@ -251,11 +258,12 @@ class HttpTransport:
         try:
             refusals.check_envelope(request, head)
             refusals.check_page(request.name, kind, head, length, request.size, inner)
-        except NotThePayloadError as error:
+        except NotThePayloadError as raised:
+            error = NotThePayloadError(without_secrets(str(raised), request))
             begins = request.range is None or request.range.start == 0  # no byte is held that it could cost
             if request.sure and begins and (None in (request.size, length) or request.size == length):
-                return error.with_traceback(None)
-            raise
+                return error
+            raise error from None
         return None
 
     async def _follow(self, request: Request) -> Chain:
@@ -284,7 +292,11 @@ class HttpTransport:
             target = redirected(
                 request.name, url, location, status=response.status, downgrade=self._downgrade
             )
-            if urls.origin(target) != urls.origin(url):
+            if urls.origin(target) == urls.origin(url):
+                _, userinfo = without_userinfo(url)
+                if userinfo and without_userinfo(target) == (target, ""):
+                    target = with_userinfo(target, userinfo)
+            else:
                 # credentials never cross to another origin; the name of the client may
                 headers = {name: value for name, value in headers.items() if name.lower() == "user-agent"}
                 chain.headers_sent = home = False
@@ -325,6 +337,9 @@ class HttpTransport:
     async def _send(self, url: str, headers: dict[str, str], request: Request) -> Response | PlainReply:
         """Send one GET and return its response, whatever its status; translate aiohttp's exceptions."""
         sent = dict(headers)
+        url, userinfo = without_userinfo(url) if "@" in url else (url, "")
+        if userinfo and not any(name.lower() == "authorization" for name in sent):
+            sent["Authorization"] = authorization(userinfo)
         if request.range is not None:
             sent["Range"] = f"bytes={request.range.start}-{request.range.stop - 1}"
             if request.if_range:
@@ -348,7 +363,7 @@ class HttpTransport:
                     headers=sent,
                     allow_redirects=False,
                     ssl=self._tls.of(url, by_http),
-                    proxy=by_http,
+                    **_through(by_http),
                     read_bufsize=_STREAM,
                     trace_request_ctx=(clock, self._timeouts.head),
                 )
@@ -394,6 +409,17 @@ class HttpTransport:
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass  # the status alone determines the error
         return body[:most]
+
+
+def _through(proxy: str | None) -> dict[str, Any]:
+    """Return the arguments of aiohttp's session for an HTTP proxy, whose credentials are sent in UTF-8."""
+    if proxy is None:
+        return {}
+    address, userinfo = without_userinfo(proxy)
+    if not userinfo:
+        return {"proxy": address}
+    login, _, password = userinfo.partition(":")
+    return {"proxy": address, "proxy_auth": aiohttp.BasicAuth(unquote(login), unquote(password), "utf-8")}
 
 
 def _on_connected() -> aiohttp.TraceConfig:
