@@ -78,6 +78,17 @@ async def test_a_file_that_is_fetched_twice_to_confirm_its_end_is_named_once(
     assert [note.count("a.csv") for note in report.notes if "1 file was sent compressed" in note] == [1]
 
 
+async def test_a_compressed_body_that_is_cut_is_no_file_that_was_saved(
+    origin: Origin, tmp_path: Path
+) -> None:
+    report, place = await get(
+        origin, tmp_path, "a.csv", coded(gzip.compress(TEXT)[:-20], "gzip", ranges=False)
+    )
+    assert not report.ok
+    assert not place.exists()
+    assert not any("sent compressed" in note for note in report.notes)
+
+
 @pytest.mark.parametrize("form", ["decoded", "coded"])
 @pytest.mark.parametrize("size", [500, len(TEXT)])
 async def test_with_a_digest_whichever_form_matches(

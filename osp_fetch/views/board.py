@@ -87,6 +87,7 @@ class Board:
     expiring: int | None = 0
     set_aside: Few[events.SetAside] = field(default_factory=Few)
     decoded: Few[events.Decoded] = field(default_factory=Few)
+    _decoding: dict[str, events.Decoded] = field(default_factory=dict)
     sampled: Few[str] = field(default_factory=Few)
     widths: dict[str, int] = field(default_factory=dict)
     last_trouble: str = ""
@@ -175,8 +176,8 @@ class Board:
                 self.sampled.add(path)
             case events.WidthLearned(host, width):
                 self.widths[host] = width
-            case events.Decoded():
-                self.decoded.add(event)
+            case events.Decoded(path):
+                self._decoding[path] = event
             case events.Cooling(host, seconds, why):
                 self.last_trouble = f"no new connections to {host} for {seconds:.0f} s: {why}"
             case events.HostDown():
@@ -248,6 +249,8 @@ class Board:
         self.counts[outcome.status] += 1
         if self.nodes.any:
             self.nodes.finished(event)
+        if self._decoding and (decoded := self._decoding.pop(outcome.path, None)) and outcome.error is None:
+            self.decoded.add(decoded)
         line = self.files.pop(outcome.path, None)
         unknown = outcome.entry is None or outcome.entry.size is None
         if unknown and outcome.status is Status.FAILED and line is not None and line.length is not None:
