@@ -160,6 +160,7 @@ def announced(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> 
 def without_unpack(flags: dict[str, Any]) -> list[str]:
     """Return a sentence if flags were given that matter only with `--unpack`, which was not."""
     given = [name for name in ("into", "flat", "delete_after", "workers") if flags[name]]
+    given += ["format"] * (flags["form"] != "files") + ["shard_size"] * (flags["shard_size"] is not None)
     if flags["unpack"] or not given:
         return []
     names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -183,6 +184,10 @@ def check_run(sources: list[str], flags: dict[str, Any], made: PlainOptions) -> 
     from ..cluster.of_run import destination_of
     from ..storage.folder.run_lock import state_folder
 
+    if (kinds := made["settings"].notify.kinds) not in ("all", "problems"):
+        from ..views.notice import wanted_kinds
+
+        wanted_kinds(kinds)
     if flags["unpack"]:
         how_of(flags, made["settings"].storage.min_free)
     place = destination_of(flags["output"], made)
@@ -214,7 +219,7 @@ def _announced(
         yield "recheck", "finished files are hashed again; those that are wrong are fetched"
     if flags["update"]:
         yield "update", "finished files without a digest are fetched again if their source has changed"
-    if (limit := made.get("max_duration")) is not None:
+    if limit := made.get("max_duration"):
         yield "stops after", formatting.duration(limit)
     if (patience := made.get("wait_lock")) is not None:
         yield "waits", f"up to {formatting.duration(patience)} for another run in the folder"

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_SHARD_SIZE: Final = "1GiB"
 _OPTIONS: Final = (
     click.option("--into", default="", metavar="DIR", help="Unpack into this folder, below the output."),
     click.option("--flat", is_flag=True, help="Ignore folders inside archives."),
@@ -29,7 +30,7 @@ _OPTIONS: Final = (
         help="files: unpack. webdataset: regroup members by key into tars.",
     ),
     click.option(
-        "--shard-size", default="1GiB", metavar="SIZE", help="Size of a WebDataset tar.  [default: 1GiB]"
+        "--shard-size", metavar="SIZE", help=f"Size of a WebDataset tar.  [default: {_SHARD_SIZE}]"
     ),
     click.option("--delete-after", is_flag=True, help="Delete an archive once its files are safely on disk."),
     click.option("--workers", type=click.IntRange(1), metavar="N", help="Number of unpacking processes."),
@@ -61,7 +62,11 @@ def how_of(flags: Mapping[str, Any], min_free: int, *, durable: bool = True) -> 
 
     try:
         into = relative_path(flags["into"]) if flags["into"] else ""
-        shard = size(flags["shard_size"]) if flags["form"] == "webdataset" else 0
+        shard = size(flags["shard_size"] or _SHARD_SIZE) if flags["form"] == "webdataset" else 0
+        if flags["form"] == "webdataset" and not shard:
+            raise ValueError("--shard-size: a tar cannot have 0 bytes")
+        if flags["form"] != "webdataset" and flags["shard_size"] is not None:
+            raise ValueError("--shard-size is that of WebDataset tars: give --format webdataset, too")
     except (ManifestError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     return UnpackOptions(
