@@ -44,8 +44,9 @@ from osp_fetch.storage.folder.run_lock import RunLock
 from osp_fetch.workers.budget import OWN, Budget, shared
 from osp_fetch.workers.channel import Channel
 from osp_fetch.workers.limits import part_of
-from osp_fetch.workers.messages import EventSent, RecordKept, Setup
+from osp_fetch.workers.messages import EventSent, RecordKept, Setup, ShareRate
 from osp_fetch.workers.peer import WorkerDiedError
+from osp_fetch.workers.pool import WorkerPool
 from osp_fetch.workers.process import Process
 from osp_fetch.workers.reach import Reach
 from tests import origin as o
@@ -593,3 +594,44 @@ async def test_a_callers_own_row_travels_as_it_travels_anywhere(origin: Origin) 
 @pytest.mark.parametrize(("most", "workers"), [(1, 2), (2, 2), (3, 2), (7, 4)])
 def test_the_first_parts_of_a_hosts_own_limit_add_up(most: int, workers: int) -> None:
     assert sum(part_of(most, worker, workers) for worker in range(workers)) == most
+
+
+class Waiting:
+    """A worker that notes what it is sent, and whose files end when `done` is set."""
+
+    there = True
+
+    def __init__(self, number: int) -> None:
+        self.number, self.in_hand, self.done = number, 0, asyncio.Event()
+        self.rates: list[int | str] = []
+
+    def send(self, message: object) -> None:
+        if isinstance(message, ShareRate):
+            self.rates.append(message.rate)
+
+    async def fetch(self, job: Job, **_: object) -> tuple[Status, Record]:
+        self.in_hand += 1
+        await self.done.wait()
+        self.in_hand -= 1
+        return Status.FETCHED, Record(job.entry.path, "", None)
+
+
+async def test_the_byte_rate_belongs_to_the_workers_that_have_files() -> None:
+    """A large file at the end of a run gets all of it, and not the part of one of four workers."""
+    settings = Settings.load(("test", {"limits": {"rate": "8MiB"}}))
+    context = cast("Context", SimpleNamespace(settings=settings))
+    pool = WorkerPool([cast("Setup", None)] * 4, context, cast("Budget", None), 0)
+    workers = [Waiting(number) for number in range(4)]
+    pool._workers = cast("list[Process]", workers)
+    jobs = [
+        asyncio.create_task(pool.fetch(Job(entry(f"f{n}", "http://h/f"), None, None, n, "h:80")))
+        for n in range(2)
+    ]
+    await asyncio.sleep(0)
+    assert [worker.rates[-1] for worker in workers] == [4 << 20] * 4
+    workers[0].done.set()
+    await jobs[0]
+    assert [worker.rates[-1] for worker in workers] == [8 << 20] * 4
+    workers[1].done.set()
+    await jobs[1]
+    assert [worker.rates[-1] for worker in workers] == [8 << 20] * 4

@@ -216,6 +216,17 @@ class Steer:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareRate:
+    """This worker's part of the byte rate, which the workers that have files share.
+
+    Args:
+        rate: Byte rate, as `limits.rate` has it.
+    """
+
+    rate: int | str
+
+
+@dataclass(frozen=True, slots=True)
 class LastFiles:
     """All files have been started: those in progress are the last."""
 

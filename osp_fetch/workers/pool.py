@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import replace
 from typing import Final
 
@@ -40,6 +41,9 @@ class WorkerPool:
         self._setups, self._context, self._budget, self._lock = setups, context, budget, lock
         self._workers: list[Process] = []
         self._own = OwnShare(context, budget)
+        self._rate = Timetable.of(context.settings.limits.rate)  # of all workers together
+        self._sharing = len(setups)  # workers that it is divided among: those that have files
+        self._jobs: Counter[int] = Counter()  # worker → its files
         self._looking: asyncio.Task[None]
 
     async def __aenter__(self) -> WorkerPool:
@@ -98,7 +102,8 @@ class WorkerPool:
         count = len(self._workers)
         if limits.connections:
             self._budget.resize(limits.connections, limits.per_host)
-        rate, left = Timetable.of(limits.rate).divided(count), limits.most_open
+        self._rate, self._sharing = Timetable.of(limits.rate), self._busy
+        rate, left = self._rate.divided(self._sharing), limits.most_open
         for worker in self._workers:
             most = limits.connections
             most = part_of(most, worker.number, count) if limits.is_fixed else most
@@ -130,6 +135,7 @@ class WorkerPool:
         while True:
             there = [worker for worker in self._workers if worker.there]
             worker = min(there or self._workers, key=lambda each: each.in_hand)
+            self._share_rate(worker.number, 1)
             try:
                 status, record = await worker.fetch(job, is_suspect=was_lost)
                 # a file that was published just before its worker died counts as fetched by this run
@@ -140,6 +146,23 @@ class WorkerPool:
                 losses.add(error, len(known.held) if known else 0)
                 (seen,) = await self._context.store.stat([job.entry.path])
                 job = replace(job, record=known, seen=seen)
+            finally:
+                self._share_rate(worker.number, -1)
+
+    @property
+    def _busy(self) -> int:
+        """Number of workers that have files, at least one."""
+        return max(1, sum(count > 0 for count in self._jobs.values()))
+
+    def _share_rate(self, number: int, change: int) -> None:
+        """Divide the byte rate among the workers that have files, after the jobs of one have changed."""
+        self._jobs[number] += change
+        if not self._rate.is_limited or self._busy == self._sharing:
+            return
+        self._sharing = self._busy
+        rate = self._rate.divided(self._sharing)
+        for worker in self._workers:
+            worker.send(messages.ShareRate(rate))
 
     def notes(self) -> list[str]:
         """Return sentences for the report: none."""

@@ -44,7 +44,9 @@ class Process(Peer):
         self._process: asyncio.subprocess.Process
         self._serving: asyncio.Task[None] | None = None
         self._gone: WorkerDiedError | None = None  # why no process runs now
-        self._steered: messages.Steer | None = None  # the last one, which a replacement gets as well
+        # the last ones, which a replacement gets as well
+        self._steered: messages.Steer | None = None
+        self._shared: messages.ShareRate | None = None
 
     @property
     def there(self) -> bool:
@@ -78,6 +80,8 @@ class Process(Peer):
         self._wire.send(self._setup)
         if self._steered is not None:
             self._wire.send(self._steered)
+        if self._shared is not None:
+            self._wire.send(self._shared)
         self._serving = asyncio.create_task(self._serve())
         self._observe(events.WorkerStarted(self.number))
         if self._ending:
@@ -86,7 +90,9 @@ class Process(Peer):
     def send(self, message: object) -> None:
         """Send a message of `messages` to the process."""
         if isinstance(message, messages.Steer):
-            self._steered = message
+            self._steered, self._shared = message, None  # it states the rate, too
+        elif isinstance(message, messages.ShareRate):
+            self._shared = message
         self._wire.send(message)
 
     async def fetch(

@@ -227,6 +227,8 @@ class _Worker:
             case messages.Steer(rate, connections, is_fixed, most_open, parts):
                 self._context.pool.rate.change(rate)
                 self._context.pool.resize(connections, is_fixed=is_fixed, most_open=most_open, parts=parts)
+            case messages.ShareRate(rate):
+                self._context.pool.rate.change(rate)
             case messages.LastFiles():
                 self._context.pool.last_files = True
             case messages.StopWork():
