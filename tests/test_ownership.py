@@ -218,6 +218,22 @@ async def test_a_partial_with_another_name_is_not_written_through(origin: Origin
     assert (tmp_path / "other").read_bytes() == before
 
 
+async def test_a_folder_that_becomes_a_link_in_mid_run_is_not_followed(tmp_path: Path) -> None:
+    """Someone moves a full folder to another disk, and leaves a link."""
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    (root / ".osp-fetch").mkdir(parents=True)
+    (root / "d").mkdir()
+    layout = Layout(root, root / ".osp-fetch", Disk())
+    layout.check(layout.final(RelativePath("d/f")))
+    (root / "d").rename(elsewhere)
+    (root / "d").symlink_to(elsewhere)
+    with pytest.raises(PermissionError, match="symbolic link"):
+        async with asyncio.timeout(10):
+            while True:
+                layout.check(layout.final(RelativePath("d/f")))
+                await asyncio.sleep(0.02)
+
+
 # The folder that training reads.
 
 

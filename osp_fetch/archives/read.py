@@ -370,7 +370,7 @@ def _name(info: zipfile.ZipInfo) -> str:
 def _use_joined_offsets(joined: Joined, archive: zipfile.ZipFile) -> None:
     """Replace the offsets of members of a split zip, which count from their disk, by those in all pieces.
 
-    Newer zipfiles (Python 3.11.8, 3.12.2, 3.13) compare the end of a member with the begin of the next one,
+    Newer zipfiles (Python 3.11.8, 3.12.2, 3.13) compare the end of a member with the start of the next one,
     which they have noted by offsets that count from different disks.
     """
     for info in archive.infolist():

@@ -81,7 +81,7 @@ class Files:
         """Take note of a node."""
 
     def settled(self) -> None:
-        """Take note that the nodes of the start have joined, or that none can be started."""
+        """Record that the nodes of the start have joined, or that none can be started."""
 
     async def prefers(self, job: Job) -> int | None:
         """Return the number of the node that should get a job, None for any."""
@@ -101,7 +101,7 @@ class Files:
         return replace(job, record=known, seen=seen)
 
     def ended(self, path: str, node: Node) -> None:
-        """Take note that a node does not have the job of a file any more."""
+        """Record that a node does not have the job of a file any more."""
 
     async def lost(self) -> dict[str, int]:
         """Return node → files on its own disk, for nodes that took part and have left."""

@@ -124,7 +124,7 @@ class Members:
             return [self.name]
 
     def leave(self) -> None:
-        """Take part no more."""
+        """Leave the session: stop the heartbeat and remove the member file."""
         self._heartbeat.stop()
         with suppress(OSError):
             (self._folder / self.name).unlink()

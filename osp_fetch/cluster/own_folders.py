@@ -127,7 +127,7 @@ class PlacedLedger:
         await self._ledger.put(record)
 
     def ended(self, path: str) -> None:
-        """Take note that the node does not have the job of a file any more."""
+        """Record that the node does not have the job of a file any more."""
         self._begun.discard(path)
 
 
@@ -264,7 +264,7 @@ class OwnFolders(Files):
         return None if node.disk.cancelled() else node.disk.result()
 
     def settled(self) -> None:
-        """Take note that the nodes of the start have joined, or that none can be started."""
+        """Record that the nodes of the start have joined, or that none can be started."""
         self._settled.set()
 
     def _there(self) -> dict[str, Node]:
@@ -343,7 +343,7 @@ class OwnFolders(Files):
                 other.send(messages.DropPartial(job.entry.path))
 
     def ended(self, path: str, node: Node) -> None:
-        """Take note that a node does not have the job of a file any more."""
+        """Record that a node does not have the job of a file any more."""
         if (ledger := self._ledgers.get(node.number)) is not None:
             ledger.ended(path)
 

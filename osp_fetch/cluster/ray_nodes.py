@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -321,7 +321,6 @@ class _Actor:
     _process: Any = None
     _reader: Any = None
     _writer: Any = None
-    _unsent: list[bytes] = field(default_factory=list)
 
     async def start(self, probe: str) -> dict[str, Any]:
         """Start the worker, and return what the node has."""

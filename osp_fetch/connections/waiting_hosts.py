@@ -31,7 +31,7 @@ class WaitingHosts:
             self._line(state).add(state)
 
     def update(self, state: Host) -> None:
-        """Consider a host for which something has changed."""
+        """Update the place of a host after its queue, its limit or its state has changed."""
         if state.queue.first is None:
             self._hosts.discard(state)
         elif len(self._hosts) > 1:

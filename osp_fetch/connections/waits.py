@@ -31,7 +31,7 @@ class Gauge:
         self._count += count
 
     def credit(self, seconds: float) -> None:
-        """Add to the sum one that was counted elsewhere, for `seconds` seconds."""
+        """Add `seconds` seconds of one wait that was measured elsewhere."""
         self._sum += seconds
 
     def take(self) -> float:

@@ -49,7 +49,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Resume:
-    """Go on after `Pause`. Hosts that were paused by themselves stay paused."""
+    """Go on after `Pause`. Hosts that were paused by `host NAME pause` stay paused."""
 
 
 @dataclass(frozen=True, slots=True)

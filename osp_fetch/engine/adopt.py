@@ -89,7 +89,7 @@ class Adoption:
         self, entry: Entry, found: Examined, seen: Published, before: Record | None
     ) -> Record:
         key = entry.source_key(entry.urls[0])
-        # a file that a run has fetched stays its own, though it was looked at anew
+        # keep `held`: it marks the file as fetched by osp-fetch, not adopted
         same = before is not None and before.digests.get("sha256") == found.digests.get("sha256")
         held = before.held if before is not None and same else NOTHING
         adopted = Record(entry.path, key, seen.size, Validator(), held, found.digests, found.checksums, seen)

@@ -68,7 +68,7 @@ class PartFetcher:
         checkpoint: Records the written bytes.
         order: Position of the file in the manifest. Smaller numbers get slots first.
         first: The first exchange, None if it was not sent yet.
-        resumed: Whether bytes were held at the begin of the transfer.
+        resumed: Whether bytes were held at the start of the transfer.
 
     Attributes:
         doubt: Why the last reply from byte 0 looks like a page, None if it does not.

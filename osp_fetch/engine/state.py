@@ -145,8 +145,8 @@ class FileState:
         if self.trust.proven(link):
             return PartRequest(claim, link)
         start, stop = claim.range.start, claim.range.stop
-        # where a reply has ended at `start`, the next request begins later: a server that sends few bytes at
-        # a time then goes past it, and one whose file ends there does not
+        # halve the sample for each reply that has ended at `start`: a server that sends short ranges then
+        # sends new bytes, and one whose file ends there sends none
         sample = min(SAMPLE, self.held.before(start)) >> self._ends.count(start)
         sample = 0 if start == self._refused else sample
         if not (self.parts.busy or self.trust.unproven) or len(claim.range) < _SAMPLED:

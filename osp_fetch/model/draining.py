@@ -67,7 +67,7 @@ class Fillable(Protocol):
             receive: supplies them, in a thread.
             buffer: memory of at least one byte, used for each call of `receive`.
             length: as for `write`.
-            filled: bytes at the begin of `buffer` that were received before.
+            filled: bytes at the start of `buffer` that were received before.
 
         Returns:
             Number of bytes written, and why the next ones could not be written; None if nothing failed.

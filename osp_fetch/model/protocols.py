@@ -245,7 +245,7 @@ class Renewal(Protocol):
         """Wait until other links may be available. Return False if none are to be expected.
 
         Args:
-            progressed: whether the last links were good for anything.
+            progressed: whether a byte was received with the last links.
         """
         ...
 

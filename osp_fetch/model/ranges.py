@@ -1,7 +1,7 @@
 """Byte ranges as half-open intervals, and sets of them.
 
 All code uses half-open ranges, `start <= byte < stop`, so that lengths and gaps need no correction by one.
-The inclusive form of RFC 9110 section 14 exists only in `network.transport`.
+The inclusive form of RFC 9110 section 14 exists only where requests and replies are written and read.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 aiohttp resolves names, connects, speaks TLS, keeps the pool and parses replies. Its session also makes a URL,
 a request, a response, cookies, hooks and timers for each request, and for a small file these take longer than
 the transfer. Only a request that needs more than a few lines of text goes through the session: one through a
-proxy, or with credentials in its URL.
+proxy, or one whose URL has to be rewritten (`Connector.route`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GET requests with ranges over aiohttp: the only module that sends file requests.
+"""Redirects, checks and errors of one GET, which `fallback.Wire` or aiohttp's session sends.
 
 aiohttp's timers include the wait for a connection of its pool, restart with every byte and disappear after a
 1xx reply. This package therefore has its own: a timeout for the head of a reply, a timeout for each read, and
@@ -212,7 +212,7 @@ class HttpTransport:
             The reply.
 
         Raises:
-            TransferError: As in `get`.
+            TransferError: As in `send`.
         """
         chain = await self._follow(request)
         response = exchange.response = chain.response
@@ -436,11 +436,6 @@ def _on_connected() -> aiohttp.TraceConfig:
     hooks = aiohttp.TraceConfig()
     hooks.on_request_headers_sent.append(sent)
     return hooks
-
-
-def _host(url: str) -> str | None:
-    """Return the host of `url`, for error messages."""
-    return URL(url, encoded=url.isascii()).host
 
 
 def _invalid(name: str, why: str) -> StatusError:

@@ -79,7 +79,7 @@ def new_token(states: Mapping[str, str] | None = None) -> str:
     """Return random text by which an upload is recognized.
 
     Args:
-        states: what the metadata state of the file. The token ends with the begin of its sha256, if any:
+        states: what the metadata state of the file. The token ends with the start of its sha256, if any:
             metadata cannot be changed later, and `contradicts` has to find a sha256 that is corrected.
     """
     return secrets.token_hex(_RANDOM // 2) + (states or {}).get("sha256", "")[:_STATED]

@@ -52,7 +52,9 @@ class Heartbeat:
 
 
 class Pulse:
-    """Sees whether a file has a heartbeat. No clock of another machine counts.
+    """Sees whether a file has a heartbeat.
+
+    Only changes of its modification time are compared, so that the clocks of other machines do not matter.
 
     Args:
         place: the file.

@@ -15,6 +15,8 @@ from .disk import Disk, FolderGoneError
 
 # Number of folders that are remembered as checked. The bound limits memory for manifests with many folders.
 _KNOWN_MOST: Final = 10_000
+# Seconds for which the check of a folder holds: someone may move it to another disk then, and leave a link.
+_CHECKED: Final = 0.2
 # Seconds by which the time of a file may be behind: the clock for files ticks every few milliseconds.
 _CLOCKS: Final = 0.1
 
@@ -50,7 +52,7 @@ class Layout:
         self._identity = disk.identity(state)
         self._inside = disk.real(root)
         self._own = disk.real(state)
-        self._known: set[str] = set()
+        self._known: dict[str, float] = {}  # folder → when it was checked, in seconds of `time.monotonic`
         self._begun = time.time() - _CLOCKS
         # strings, because creating a Path takes longer than a system call on it
         self._finals, self._partials, self._asides = (
@@ -80,8 +82,8 @@ class Layout:
             PermissionError: the folder is a symbolic link, or is reached through one.
             OSError: the folder cannot be examined.
         """
-        known = folder_of(place)
-        if known in self._known:
+        known, now = folder_of(place), time.monotonic()
+        if now - self._known.get(known, -_CHECKED) < _CHECKED:
             return
         folder = Path(known)
         # links within the output folder are refused, too: two manifest paths could be one file
@@ -95,7 +97,7 @@ class Layout:
             )
         if len(self._known) >= _KNOWN_MOST:
             self._known.clear()
-        self._known.add(known)
+        self._known[known] = now
 
     def prepare(self, place: str, *, durable: bool) -> None:
         """Create the folder of `place`, after the checks of `check` and `check_there`.

@@ -47,7 +47,7 @@ class FolderStore:
 
     Attributes:
         is_new: as the argument.
-        widest: bytes that one request may fetch: as many as it likes.
+        widest: largest range of one request in bytes; a folder has no limit.
         folds: whether names that differ only in case are one name.
         in_progress: number of files that may come to be published.
         small_files: small files, published from memory.
