@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -326,3 +327,26 @@ async def test_bytes_written_in_order_are_hashed_without_being_read_again(tmp_pa
         await partial.close()
     assert digests["sha256"] == hashlib.sha256(data).hexdigest()
     assert disk.count == 0
+
+
+class _OnceFull(Disk):
+    """The real disk, on which the rename to `f` fails once the file of the user was moved aside."""
+
+    def rename_new(self, place: Path | str, final: Path | str) -> None:
+        if "partial" in str(place) and str(final).endswith("/f") and not Path(final).exists():
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        super().rename_new(place, final)
+
+
+async def test_a_file_of_the_user_comes_back_if_the_new_one_cannot_take_its_name(tmp_path: Path) -> None:
+    (tmp_path / ".osp-fetch").mkdir()
+    (tmp_path / "f").write_bytes(b"mine")
+    async with FolderStore(tmp_path, tmp_path / ".osp-fetch", QUICK.storage, _OnceFull()) as store:
+        partial = store.partial(RelativePath("f"), frozenset({"sha256"}), fresh=True)
+        await partial.write(0, memoryview(b"new"), 3)
+        partial.hashing.advance(3, 3)
+        await partial.hashing.digests(3)
+        with pytest.raises(StorageError):
+            await partial.publish(3)
+        await partial.close()
+    assert (tmp_path / "f").read_bytes() == b"mine"

@@ -269,8 +269,8 @@ class PartFetcher:
         minting = self._state.mirrors.unminted(part.url)
         if minting:
             await self._minting.acquire()
-        request = self._state.request(part)
         try:
+            request = self._state.request(part)
             reply = exchange.reply if is_sent else await exchange.send(request)
             held = len(self._state.held)
             supply = self._state.agree(part, reply)

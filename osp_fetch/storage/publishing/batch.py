@@ -212,7 +212,12 @@ class BatchPublisher:
                 self.disk.replace(finished.place, finished.final)
             case Decision.KEEP:
                 kept = ownership.set_aside(self.disk, self.places.root, self.places.path_of(finished.final))
-                self.disk.rename_new(finished.place, finished.final)
+                try:
+                    self.disk.rename_new(finished.place, finished.final)
+                except OSError:
+                    with suppress(OSError):  # else it would be gone from its name, and no message names it
+                        self.disk.rename_new(os.path.join(self.places.root, kept), finished.final)
+                    raise
             case _:
                 self.disk.rename_new(finished.place, finished.final)
         return kept
