@@ -247,12 +247,12 @@ class Run:
             if entry is None:
                 self._parked.append(job)
                 continue
-            host = urls.host(entry.urls[0])
-            ready.append(replace(job, entry=entry, record=record, host=host, error=None))
+            ready.append(replace(job, entry=entry, record=record, host=urls.host(entry.urls[0]), error=None))
         if ready:
             self._has_renewed = True
-            first = first_expiry(job.entry for job in ready)
-            self._context.observe(events.LinksRenewed(len(ready), first))
+            self._context.observe(events.LinksRenewed(len(ready), first_expiry(job.entry for job in ready)))
+        if self._parked:  # the fresh links are not theirs, or no other ones
+            self._context.observe(events.Parked(len(self._parked)))
         return ready
 
     async def _until_something_happens(self) -> None:
