@@ -24,7 +24,7 @@ from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from osp_fetch.cluster.coordinator import Coordinator, Lease
+from osp_fetch.cluster.coordinator import Coordinator, Lease, State
 from osp_fetch.concurrency import stop
 from osp_fetch.connections.controller import HostReport
 from osp_fetch.demo.server import Blob, Exchange
@@ -532,6 +532,8 @@ def test_a_node_that_receives_wrong_bytes_three_times_is_quarantined() -> None:
     bad, _ = coordinator.join("a", 0), coordinator.join("b", 0)
     assert [coordinator.blame(bad.number) for _ in range(4)] == [False, False, True, False]
     assert all(lease.node != bad.number for lease in (coordinator.deal() for _ in range(5)) if lease)
+    (gone,) = (each for each in coordinator.overdue(1e9) if each.number == bad.number)
+    assert gone.before is State.QUARANTINED  # which was reported, so that its end is not
 
 
 def test_the_only_node_is_not_quarantined() -> None:

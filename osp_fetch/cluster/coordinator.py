@@ -51,6 +51,7 @@ class Member:
         name: the machine, for people.
         heard: seconds of the coordinator's clock at which it was heard last.
         state: what it may do.
+        before: its state when it left.
         leases: numbers of its valid leases.
         wrong: files that it received with a wrong digest.
     """
@@ -61,6 +62,7 @@ class Member:
     state: State = State.ACTIVE
     leases: set[int] = field(default_factory=set)
     wrong: int = 0
+    before: State = State.ACTIVE
 
 
 class Coordinator:
@@ -186,7 +188,7 @@ class Coordinator:
         """Remove a node; its leases are void. Return it, None if it had gone before."""
         member = self._members.pop(node, None)
         if member is not None:
-            member.state = State.GONE
+            member.before, member.state = member.state, State.GONE
         return member
 
     def overdue(self, now: float) -> list[Member]:

@@ -177,9 +177,8 @@ class NodePool:
         """Take the jobs and the connections of a node that has ended or is lost."""
         if self._nodes.pop(node.number, None) is None:
             return
-        # which was reported as such
-        has_left = node.member.state in (State.QUARANTINED, State.FULL)
         self._coordinator.leave(node.number)
+        has_left = node.member.before in (State.QUARANTINED, State.FULL)  # which was reported as such
         self._ends[node.number] = has_ended
         if has_ended:
             self._budget.gone(node.number)
