@@ -902,6 +902,9 @@ LEFT_OUT: dict[str, tuple[dict[str, Any], dict[str, str], int]] = {
         },
         {"a.csv": "http://h/a.csv", "b.csv": "http://h/b.csv"}, 0,
     ),
+    "a row that lists what its archive has": (
+        {"url": "http://h/a.zip", "files": [{"path": "x/1.txt", "size": 1}]}, {"a.zip": "http://h/a.zip"}, 0,
+    ),
     "Parquet files of one name": (
         {"parquet_files": [
             {"config": "c", "split": split, "filename": "0000.parquet", "url": f"http://h/{split}/0000.parquet"}

@@ -99,7 +99,7 @@ def authorization(userinfo: str) -> str:
 
 
 def without_secrets(text: str, request: Request) -> str:
-    """Return a text that quotes a server without what the request has told it: a server may quote that.
+    """Return a text that quotes a server, without secrets of the request, which the server may have copied.
 
     Args:
         text: The text.

@@ -309,8 +309,8 @@ def refusal(
         borrowed: Whether the URL came out of a redirect.
         now: The local time in Unix seconds, used where the reply has no `Date`.
         longest_wait: The longest wait in seconds that the server may ask for (`retry.retry_after`).
-        fresh: The host of the URL, if a redirect has led there just now; empty for any other URL. What such a
-            target lacks, another redirect will hardly find.
+        fresh: The host of the URL, if a redirect has led there just now; empty for any other URL. A file
+            that is missing there is missing after another redirect, too.
 
     Returns:
         RangeNotSatisfiableError for 416, BorrowedLinkSpentError for a refused link that came out of a

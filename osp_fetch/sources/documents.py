@@ -33,9 +33,14 @@ def files_of(document: Mapping[str, Any]) -> tuple[str, list[File]] | None:
         each = list(value.values()) if isinstance(value, Mapping) else value
         if isinstance(each, list) and each and all(isinstance(item, Mapping) for item in each):
             files = [file for item in each if (file := _file(item)) is not None]
-            if files:
+            if any(isinstance(file, dict) for file in files) or (files and not _has_link(document)):
                 return name, _downloads(files)
     return None
+
+
+def _has_link(document: Mapping[str, Any]) -> bool:
+    """Return whether the document itself is a row: its list then says what is inside of its file."""
+    return any(is_link_name(name) and holds_link(value) for name, value in document.items())
 
 
 def _datasets(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -100,7 +100,7 @@ class Placement:
         self._place, self._writes = state / PLACEMENT, writes
         self._disks: dict[str, tuple[int, Disk]] = {}
         self._file: IO[bytes] | None = None
-        self._is_behind = False  # the index lacks lines, because it could not be written
+        self._is_behind = False  # the index could not be written, and does not have all lines
         try:
             # what only reads has an index of its own: a run may be writing
             index = state / "placement.sqlite3" if writes else ""
