@@ -120,10 +120,14 @@ async def test_a_header_of_the_user_comes_before_the_credentials_of_a_url(
 
 
 async def test_what_a_server_quotes_of_a_request_is_not_shown(origin: Origin, tmp_path: Path) -> None:
-    page = b"<!DOCTYPE html><title>Invalid key KEYSECRET3 for token GHSECRET4, pw URLSECRET5</title>"
+    page = (
+        b"<!DOCTYPE html><title>Invalid key KEYSECRET3 for token GHSECRET4, pw "
+        + b"x" * 30
+        + b" URLSECRET5</title>"
+    )
     url = origin.add("f.tar", page, headers={"Content-Type": "text/html"}).replace("//", "//me:URLSECRET5@")
     headers = {"X-Api-Key": "KEYSECRET3", "X-Auth": "token GHSECRET4"}
     report = await fetch_all([entry("f.tar", url, headers=headers)], tmp_path / "out", settings=quick())
     said = str(report.failures[0].error)
-    assert "Invalid key …" in said
-    assert "SECRET" not in said
+    assert "Invalid key *" in said
+    assert "SEC" not in said

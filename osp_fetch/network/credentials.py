@@ -16,7 +16,7 @@ from ..model.dataclasses import dataclass
 from ..model.http import Request
 
 _PUBLIC: Final = frozenset({"user-agent", "accept", "accept-language", "referer", "range"})
-_SECRET: Final = 6  # characters from which a word of a header may be a secret
+_SECRET: Final = 6  # bytes from which a word of a header may be a secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,21 +98,21 @@ def authorization(userinfo: str) -> str:
     return "Basic " + base64.b64encode(unquote_to_bytes(login) + b":" + unquote_to_bytes(password)).decode()
 
 
-def without_secrets(text: str, request: Request) -> str:
-    """Return a text that quotes a server, without secrets of the request, which the server may have copied.
+def without_secrets(head: bytes, request: Request) -> bytes:
+    """Return the first bytes of a page with stars for the secrets of the request, which it may have copied.
 
     Args:
-        text: The text.
-        request: The request. The values of its headers are replaced, and the credentials in its URL.
+        head: The bytes.
+        request: The request. Values of its headers are replaced, and the credentials in its URL.
     """
-    secrets = [value for name, value in request.headers if name.lower() not in _PUBLIC]
+    secrets = [value.encode() for name, value in request.headers if name.lower() not in _PUBLIC]
     _, userinfo = without_userinfo(request.url)
-    secrets += [unquote_to_bytes(part).decode("utf-8", "replace") for part in userinfo.split(":")]
-    words = {word for value in secrets for word in (value, *re.split(r"[\s;,=:]+", value))}
+    secrets += [unquote_to_bytes(part) for part in userinfo.split(":")]
+    words = {word for value in secrets for word in (value, *re.split(rb"[\s;,=:]+", value))}
     for word in sorted(words, key=len, reverse=True):
         if len(word) >= _SECRET:
-            text = text.replace(word, "…")
-    return text
+            head = head.replace(word, b"*" * len(word))
+    return head
 
 
 def _basic(login: str, password: str | None) -> str:

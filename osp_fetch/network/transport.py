@@ -255,15 +255,16 @@ class HttpTransport:
             return None
         kind = headers.get("Content-Type", "")
         inner, head = refusals.uncoded(request.name, headers, head)
+        if head and (request.headers or "@" in request.url):
+            head = without_secrets(head, request)  # before a quotation of it is cut
         try:
             refusals.check_envelope(request, head)
             refusals.check_page(request.name, kind, head, length, request.size, inner)
-        except NotThePayloadError as raised:
-            error = NotThePayloadError(without_secrets(str(raised), request))
+        except NotThePayloadError as error:
             begins = request.range is None or request.range.start == 0  # no byte is held that it could cost
             if request.sure and begins and (None in (request.size, length) or request.size == length):
-                return error
-            raise error from None
+                return error.with_traceback(None)
+            raise
         return None
 
     async def _follow(self, request: Request) -> Chain:

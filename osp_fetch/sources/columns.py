@@ -202,10 +202,9 @@ def _link_column(sample: _Sample, where: str) -> int:
     named = sample.named(LINKS, lambda values: not values or _share(values, holds_link) >= 0.5)
     if named is not None:
         return named
-    named_places = [
-        place for place, column in enumerate(sample.columns) if not column.startswith("@")
-    ]  # JSON-LD
-    shares = {place: _share(sample.values(place), holds_link) for place in named_places}
+    # a name such as `@context` is a keyword of JSON-LD
+    own = [place for place, column in enumerate(sample.columns) if not column.startswith("@")]
+    shares = {place: _share(sample.values(place), holds_link) for place in own}
     # one bad row of a few is a large share
     found = [place for place, share in shares.items() if share >= 0.8]
     if not found and len(some := [place for place, share in shares.items() if share > 0.5]) == 1:
